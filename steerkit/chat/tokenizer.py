@@ -1,0 +1,82 @@
+"""What this room needs of a tokenizer, and the bytes that each of its tokens stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+
+class Tokenizer(Protocol):
+    """The part of transformers' tokenizers that is used here."""
+
+    chat_template: Any
+    all_special_tokens: list[str]
+    eos_token: Any
+    pad_token_id: Any
+
+    def get_vocab(self) -> Mapping[str, int]:
+        """Every token and its id."""
+
+    def get_added_vocab(self) -> Mapping[str, int]:
+        """The added tokens among them, control tokens included."""
+
+    def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
+        """The prompt's text, with `tokenize=False`."""
+
+    def encode(self, text: str, **options: Any) -> list[int]:
+        """Token ids of a text."""
+
+
+def token_bytes(tokenizer: Tokenizer) -> TokenBytes:
+    """The table of a tokenizer's bytes."""
+    return TokenBytes(tokenizer.get_vocab(), tokenizer.get_added_vocab())
+
+
+class TokenBytes:
+    """UTF-8 bytes by token id, so that a character spread over tokens is put together right.
+
+    Knows byte-level BPE, where every character of a token stands for a byte, and SentencePiece with byte fallback,
+    where `▁` is a space and `<0xE2>` a byte. Added tokens stand for their own text.
+    """
+
+    def __init__(self, vocabulary: Mapping[str, int], added: Mapping[str, int]) -> None:
+        self._token = {number: token for token, number in vocabulary.items()}
+        self._added = set(added.values())
+        if "<0x0A>" in vocabulary:
+            self._decode = _sentencepiece
+        elif "Ġ" in vocabulary:
+            self._decode = _byte_level
+        else:
+            self._decode = str.encode
+        self._cache: dict[int, bytes] = {}
+
+    def __call__(self, token: int) -> bytes:
+        """Bytes of a token; none for an id outside the vocabulary."""
+        if token not in self._cache:
+            text = self._token.get(token, "")
+            self._cache[token] = text.encode() if token in self._added else self._decode(text)
+        return self._cache[token]
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Text of some tokens, control tokens as they are written."""
+        return b"".join(map(self, tokens)).decode("utf-8", "replace")
+
+
+def _sentencepiece(token: str) -> bytes:
+    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        return bytes([int(token[3:5], 16)])
+    return token.replace("▁", " ").encode()
+
+
+def _byte_level(token: str) -> bytes:
+    return b"".join(bytes([_BYTES[char]]) if char in _BYTES else char.encode() for char in token)
+
+
+def _byte_characters() -> dict[str, int]:
+    """The alphabet of byte-level BPE: printable Latin-1 stands for itself, the rest is moved to U+0100 and on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    moved = [byte for byte in range(256) if byte not in printable]
+    return {**{chr(byte): byte for byte in printable}, **{chr(256 + n): byte for n, byte in enumerate(moved)}}
+
+
+_BYTES = _byte_characters()

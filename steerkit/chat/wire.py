@@ -1,0 +1,105 @@
+"""FunctionGemma's wire format: its control tokens, looked up by name, and how a call is written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from steerkit.chat.tokenizer import Tokenizer
+from steerkit.errors import MessageError, ModelError
+from steerkit.types import Json
+
+NAME: Final = re.compile(r"[A-Za-z0-9_.-]+")
+"""Names of tools and keys of objects."""
+
+CONTROL: Final = (
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<start_function_declaration>",
+    "<end_function_declaration>",
+    "<start_function_call>",
+    "<end_function_call>",
+    "<start_function_response>",
+    "<end_function_response>",
+    "<escape>",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """Ids of the control tokens that shape a reply."""
+
+    call: int
+    """`<start_function_call>`"""
+    end_call: int
+    escape: int
+    response: int
+    """`<start_function_response>`: the model waits for a result."""
+    stops: frozenset[int]
+    """`<end_of_turn>`, `<start_function_response>` and eos."""
+    control: frozenset[int]
+    """Every token that is structure and never text."""
+    pad: int
+    """What sequences are padded with."""
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> Wire:
+        """The wire format of a tokenizer.
+
+        Raises:
+            ModelError: it lacks control tokens; it is not FunctionGemma's.
+        """
+        vocabulary = tokenizer.get_vocab()
+        missing = [token for token in CONTROL if token not in vocabulary]
+        if missing:
+            raise ModelError(
+                f"the tokenizer has no {', '.join(missing)}; expected a model with FunctionGemma's control tokens"
+            )
+        eos = vocabulary.get(str(tokenizer.eos_token))
+        stops = {vocabulary["<end_of_turn>"], vocabulary["<start_function_response>"]} | (
+            {eos} if eos is not None else set()
+        )
+        special = {vocabulary[token] for token in (*CONTROL, *tokenizer.all_special_tokens) if token in vocabulary}
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else vocabulary["<end_of_turn>"]
+        return cls(
+            vocabulary["<start_function_call>"],
+            vocabulary["<end_function_call>"],
+            vocabulary["<escape>"],
+            vocabulary["<start_function_response>"],
+            frozenset(stops),
+            frozenset(special),
+            pad,
+        )
+
+
+def encode_call(name: str, arguments: Mapping[str, Json]) -> str:
+    """A call as the model writes it, control tokens included.
+
+    Raises:
+        MessageError: a name or key outside `[A-Za-z0-9_.-]+`, or a string that holds `<escape>`.
+    """
+    return f"<start_function_call>call:{_name(name)}{_value(dict(arguments))}<end_function_call>"
+
+
+def _value(value: Json) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, str):
+        if "<escape>" in value:
+            raise MessageError(f"got the string {value[:80]!r}, which holds <escape>; the wire format cannot carry it")
+        return f"<escape>{value}<escape>"
+    if isinstance(value, list):
+        return f"[{','.join(map(_value, value))}]"
+    return "{" + ",".join(f"{_name(key)}:{_value(item)}" for key, item in value.items()) + "}"
+
+
+def _name(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise MessageError(f"got the name {name[:80]!r}, expected letters, digits, '_', '.' and '-'")
+    return name

@@ -1,0 +1,152 @@
+"""Loads a model and its tokenizer by name: the model in the box, a folder, or a hub repository."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from steerkit.errors import ModelError
+from steerkit.steer import find_sites
+
+BOXES = {"tiny": "tiny/box"}
+"""Models that come with the package, by name, and their folders in it."""
+
+
+class Lease:
+    """One generation at a time on a model, because hooks govern whoever runs the module. Threads wait for each other."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holder: int | None = None
+
+    def take(self) -> bool:
+        """Wait for the model; False if this very thread holds it, and would wait for itself."""
+        if self._holder == threading.get_ident():
+            return False
+        self._lock.acquire()
+        self._holder = threading.get_ident()
+        return True
+
+    def give_back(self) -> None:
+        """Let the next one in; any thread may do so, as generators are closed where they are dropped."""
+        self._holder = None
+        self._lock.release()
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that is ready to generate."""
+
+    name: str
+    """As the user wrote it."""
+    folder: Path | None
+    """Where it came from, if from disk."""
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    lease: Lease = field(default_factory=Lease, repr=False, compare=False)
+    """Taken while a generation runs."""
+
+    @property
+    def published_name(self) -> str | None:
+        """What the model is called by those who publish it and its SAEs; None for a folder, which could hold any."""
+        if self.name in BOXES:
+            return f"steerkit/{self.name}"
+        return self.name if self.folder is None else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the prompt's tokens go."""
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def layer_devices(self) -> dict[int, torch.device]:
+        """Where each layer's hook site runs."""
+        return {layer: next(site.parameters()).device for layer, site in find_sites(self.model).outputs.items()}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """`sha256:…` over every weight, its name, dtype and shape."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        return f"sha256:{digest.hexdigest()}"
+
+    @cached_property
+    def tokenizer_fingerprint(self) -> str:
+        """`sha256:…` over the vocabulary and the chat template."""
+        content = {"vocabulary": self.tokenizer.get_vocab(), "template": self.tokenizer.chat_template}
+        return f"sha256:{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}"
+
+
+def box_folder(name: str) -> Path | None:
+    """Folder of a model that comes with the package, or None if it is not one."""
+    return Path(str(files("steerkit"))) / BOXES[name] if name in BOXES else None
+
+
+def load_model(
+    name: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    revision: str | None = None,
+) -> LoadedModel:
+    """Load a function-calling model.
+
+    Args:
+        name: `tiny`, a folder, or a hub repository such as `google/functiongemma-270m-it`.
+        device: where to put it (default: the CPU); not together with `device_map`.
+        dtype: of the weights, such as `float32` or `bfloat16` (default: float32 for the box, else as stored).
+        device_map: handed to accelerate, for models spread over devices.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        ModelError: nothing is there, it cannot be fetched, or it is no causal language model with a chat template.
+    """
+    if device is not None and device_map is not None:
+        raise ModelError("got both device and device_map; give one of them")
+    box = box_folder(str(name))
+    folder = box or (Path(name) if Path(name).is_dir() else None)
+    if folder is None and (isinstance(name, Path) or str(name).startswith((".", "/", "~"))):
+        raise ModelError(f"{name}: no such folder; expected a folder with config.json, a hub repository id, or 'tiny'")
+    source = str(folder or name)
+    wanted = _dtype(dtype) if dtype is not None else (torch.float32 if box else "auto")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=wanted, device_map=device_map)
+        if device is not None:
+            model = model.to(device)
+    except (OSError, ValueError, RuntimeError, HfHubHTTPError) as error:
+        raise ModelError(_failure(str(name), error)) from None
+    if not tokenizer.chat_template:
+        raise ModelError(f"{name}: its tokenizer has no chat template; expected a function-calling chat model")
+    return LoadedModel(str(name), folder, model.eval().requires_grad_(False), tokenizer)
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype | str:
+    if isinstance(dtype, torch.dtype) or dtype == "auto":
+        return dtype
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype):
+        raise ModelError(f"dtype: got {dtype!r}, expected float32, bfloat16, float16 or auto")
+    return found
+
+
+def _failure(name: str, error: Exception) -> str:
+    if isinstance(error.__cause__, GatedRepoError):
+        return f"{name}: the repository is gated; accept its terms on the hub and log in with `hf auth login`"
+    if isinstance(error.__cause__, RepositoryNotFoundError):
+        return f"{name}: no such repository on the hub; expected a repository id, a folder, or 'tiny'"
+    lines = str(error).strip().splitlines()
+    return f"{name}: the model cannot be loaded: {lines[0] if lines else type(error).__name__}"

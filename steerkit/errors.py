@@ -1,0 +1,68 @@
+"""Every error steerkit raises, in one tree.
+
+    SteerkitError
+    ├── PolicyError          a policy file that does not say what it must, all its mistakes at once
+    ├── ToolError            a tool definition that cannot be declared to the model
+    ├── MessageError         messages that cannot be rendered, or that try to forge structure
+    ├── SaeError             an SAE file or set that cannot be used, and why
+    ├── ModelError           a model or tokenizer that cannot be found, loaded or used
+    ├── SteeringError        steering that could not be honoured: a site missing, a hook that never fired
+    ├── AuditError           a store that cannot be opened, read or written
+    │   └── TamperError      a store whose chain does not verify
+    └── MissingExtraError    an optional dependency that is not installed
+
+A message says where, what was got, what was expected and what to do next. The CLI prints it as one line.
+"""
+
+from __future__ import annotations
+
+
+class SteerkitError(Exception):
+    """Base of all errors a user can meet; its text is fit to be shown as it is."""
+
+
+class PolicyError(SteerkitError):
+    """A policy that cannot be used.
+
+    `problems` holds one line per mistake, each `file:line path: got …, expected …`.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class ToolError(SteerkitError):
+    """A tool definition that cannot be declared to the model."""
+
+
+class MessageError(SteerkitError):
+    """Messages that cannot be rendered, or untrusted text that carries control tokens where they are refused."""
+
+
+class SaeError(SteerkitError):
+    """An SAE checkpoint, its statistics or a set of them that cannot be used."""
+
+
+class ModelError(SteerkitError):
+    """A model or tokenizer that cannot be found, loaded or used."""
+
+
+class SteeringError(SteerkitError):
+    """Steering that could not be honoured: no such site, a hook that never fired, a batch that does not fit."""
+
+
+class AuditError(SteerkitError):
+    """An audit store that cannot be opened, read or written."""
+
+
+class TamperError(AuditError):
+    """An audit store whose chain of hashes does not verify; `sequence` is the first record that is wrong."""
+
+    def __init__(self, message: str, sequence: int | None = None) -> None:
+        self.sequence = sequence
+        super().__init__(message)
+
+
+class MissingExtraError(SteerkitError):
+    """An optional dependency that is not installed; the message names the extra to install."""

@@ -1,0 +1,19 @@
+"""What a policy is known by: its content's fingerprint, and the keys its readings have in a trace."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from steerkit.policy.model import Policy
+
+
+def fingerprint(policy: Policy) -> str:
+    """`sha256:…` over the whole content; equal content, equal fingerprint."""
+    content = json.dumps(policy.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
+
+
+def watch_key(policy: Policy, name: str) -> str:
+    """Key in `Trace.watched` of a feature or probe: two policies may use one name for different features."""
+    return f"{policy.name}.{name}"

@@ -1,0 +1,116 @@
+"""Reads and writes policy files. A bad file gets all its mistakes at once, each with its line and path."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from steerkit.errors import PolicyError
+from steerkit.policy.crosscheck import Location, Problem, cross_problems
+from steerkit.policy.document import Document, read_document
+from steerkit.policy.model import Policy
+from steerkit.policy.schema import keys_at
+
+_MAX_BYTES = 1 << 20
+
+
+def load(path: str | Path) -> Policy:
+    """The policy in a YAML file.
+
+    Raises:
+        PolicyError: the file cannot be read, or what it says is wrong; every mistake as `file:line path: got …`.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise PolicyError([f"{path}: no such file; expected a policy (YAML)"]) from None
+    except OSError as error:
+        raise PolicyError([f"{path}: cannot be read ({error.strerror}); expected a policy (YAML)"]) from None
+    if len(data) > _MAX_BYTES:
+        raise PolicyError([f"{path}: got {len(data)} bytes, expected at most {_MAX_BYTES}"])
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise PolicyError([f"{path}: not UTF-8 text (byte {error.start})"]) from None
+    return loads(text, str(path))
+
+
+def loads(text: str, source: str = "<string>") -> Policy:
+    """The policy in a YAML text; `source` names it in errors. Raises PolicyError."""
+    document = read_document(text, source)
+    problems = [*document.problems, *cross_problems(document.data)]
+    policy = None
+    try:
+        policy = Policy.model_validate(document.data)
+    except ValidationError as error:
+        # The model's own cross-check says again, without lines, what cross_problems said with them.
+        entries = [entry for entry in error.errors(include_url=False) if entry["loc"] and not _beside_the_point(entry)]
+        problems += [_plain(entry, document) for entry in entries]
+    if policy is None or problems:
+        raise PolicyError(_lines(problems, document, source))
+    return policy
+
+
+def dump(policy: Policy) -> str:
+    """YAML that loads to an equal policy; what was not said stays unsaid."""
+    content = policy.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    return yaml.safe_dump({"steerkit": 1, "name": policy.name, **content}, sort_keys=False, allow_unicode=True)
+
+
+def _lines(problems: list[Problem], document: Document, source: str) -> list[str]:
+    numbered = sorted((document.line(problem.location), problem.path, problem.text) for problem in problems)
+    return [f"{source}:{line} {path + ': ' if path else ''}{text}" for line, path, text in dict.fromkeys(numbered)]
+
+
+def _beside_the_point(entry: Any) -> bool:
+    """Whether an error speaks of the other form of a field that takes a word or a mapping."""
+    word = isinstance(entry["input"], str)
+    return (entry["type"] == "model_type" and word) or (
+        entry["type"] == "literal_error" and isinstance(entry["input"], dict)
+    )
+
+
+def _plain(entry: Any, document: Document) -> Problem:
+    """One of pydantic's errors as a sentence of ours."""
+    location = document.known(entry["loc"])
+    got, context = _show(entry["input"]), entry.get("ctx", {})
+    match entry["type"]:
+        case "missing":
+            return Problem(location, f"got no '{entry['loc'][-1]}', expected one")
+        case "extra_forbidden":
+            return Problem(location, f"got an unknown key '{entry['loc'][-1]}'{_meant(entry, location[:-1])}")
+        case "literal_error":
+            return Problem(location, f"got {got}, expected {context['expected']}")
+        case "value_error":
+            return Problem(location, f"got {got}; {context['error']}")
+        case _:
+            return Problem(location, f"got {got}, expected {_expected(entry['msg'])}")
+
+
+def _expected(message: str) -> str:
+    for prefix in ("Input should be ", "Input should have ", "Value should have ", "String should "):
+        if message.startswith(prefix):
+            return message.removeprefix(prefix)
+    return message[0].lower() + message[1:]
+
+
+def _show(value: object) -> str:
+    text = repr(value) if isinstance(value, (str, int, float, bool)) or value is None else f"a {_kind(value)}"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _kind(value: object) -> str:
+    return {"dict": "mapping", "list": "list"}.get(type(value).__name__, type(value).__name__)
+
+
+def _meant(entry: Any, location: Location) -> str:
+    """The key that was probably meant."""
+    keys = keys_at(location)
+    close = get_close_matches(str(entry["loc"][-1]), keys, n=1)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; expected one of {', '.join(keys)}" if keys else ""

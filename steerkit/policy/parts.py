@@ -1,0 +1,166 @@
+"""The small pieces of a policy: quantities, features, probes, conditions and edits."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Literal, NamedTuple, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from steerkit.types import Feature, Place
+
+UNITS = ("max", "mean", "std", "q50", "q90", "q99", "q999")
+"""Statistics of a feature that a quantity may be a multiple of."""
+
+_QUANTITY = re.compile(rf"([+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?) ({'|'.join(UNITS)})")
+
+
+def split_quantity(quantity: float | str) -> tuple[float, str | None]:
+    """Number and unit of a quantity; a raw value has the unit None.
+
+    Raises:
+        ValueError: the text is no number and unit.
+    """
+    if not isinstance(quantity, str):
+        return quantity, None
+    match = _QUANTITY.fullmatch(quantity)
+    if match is None:
+        raise ValueError(f"expected a number, or a number and a unit such as '1.5 max' (units: {', '.join(UNITS)})")
+    return float(match[1]), match[2]
+
+
+def _checked(quantity: object) -> float | str:
+    if isinstance(quantity, bool) or not isinstance(quantity, (int, float, str)):
+        raise ValueError("expected a number, or a number and a unit such as '1.5 max'")
+    if not math.isfinite(split_quantity(quantity)[0]):
+        raise ValueError("expected a finite number")
+    return quantity if isinstance(quantity, str) else float(quantity)
+
+
+Finite: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Quantity: TypeAlias = Annotated[float | str, BeforeValidator(_checked)]
+"""A raw activation, or a multiple of the feature's own statistic such as `"1.5 max"` or `"3 std"`."""
+
+Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=80)]
+
+
+class Part(BaseModel):
+    """Base of everything in a policy: immutable, and strict about its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Formula(NamedTuple):
+    """An edit's four numbers: `f' = clip(scale * f + shift, floor, ceiling)`."""
+
+    scale: float
+    shift: float
+    floor: float
+    ceiling: float
+
+
+class NamedFeature(Part):
+    """Where a feature lives."""
+
+    layer: Annotated[int, Field(strict=True, ge=0)]
+    """Decoder layer, from 0."""
+    index: Annotated[int, Field(strict=True, ge=0)]
+    """Index in the layer's dictionary, from 0."""
+    label: str = ""
+    """What people take it to mean."""
+
+    @property
+    def site(self) -> Feature:
+        """The feature without its label."""
+        return Feature(self.layer, self.index)
+
+
+class Probe(Part):
+    """A weighted sum of features: `bias + sum of weight * raw activation`, each feature in its own layer."""
+
+    bias: Finite = 0.0
+    weights: Annotated[dict[Name, Finite], Field(min_length=1)]
+    """By the name of a feature."""
+
+
+class Reading(Part):
+    """What a condition reads, and its bounds: open strictly above `above` and strictly below `below`."""
+
+    feature: Name | None = None
+    probe: Name | None = None
+    above: Quantity | None = None
+    below: Quantity | None = None
+
+    @property
+    def reads(self) -> str:
+        """Name of the feature or probe."""
+        return self.feature or self.probe or ""
+
+    @model_validator(mode="after")
+    def _one_source_and_a_bound(self) -> Reading:
+        if (self.feature is None) == (self.probe is None):
+            raise ValueError("expected exactly one of feature and probe")
+        if self.above is None and self.below is None:
+            raise ValueError("expected above, below or both")
+        if self.probe is not None and (isinstance(self.above, str) or isinstance(self.below, str)):
+            raise ValueError("expected raw numbers: a probe is a sum and has no unit")
+        if self.above is not None and self.below is not None:
+            (low, low_unit), (high, high_unit) = split_quantity(self.above), split_quantity(self.below)
+            if low_unit == high_unit and low >= high:
+                raise ValueError(f"expected above ({self.above}) to be less than below ({self.below})")
+        return self
+
+
+class Gate(Reading):
+    """When a steering rule acts: read at the same token, at layers no higher than those the rule edits."""
+
+
+class Evidence(Reading):
+    """When a guard rule matches: the largest value over a place."""
+
+    at: Place = "any"
+    """Where the largest value is looked for."""
+
+
+class Edit(Part):
+    """What happens to a feature: `clamp` or `ablate` alone, or any of `scale`, `shift`, `cap` and `floor`."""
+
+    clamp: Quantity | None = None
+    """Set to this value."""
+    ablate: Literal[True] | None = None
+    """Set to 0."""
+    scale: Finite | None = None
+    """Multiply by this."""
+    shift: Quantity | None = None
+    """Add this, after scaling."""
+    cap: Quantity | None = None
+    """At most this."""
+    floor: Quantity | None = None
+    """At least this."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Edit:
+        given = [key for key in type(self).model_fields if getattr(self, key) is not None]
+        if not given:
+            raise ValueError("expected clamp, ablate, scale, shift, cap or floor")
+        if len(given) > 1 and {"clamp", "ablate"} & set(given):
+            raise ValueError(f"expected clamp or ablate alone, not {' and '.join(given)}")
+        if self.floor is not None and self.cap is not None:
+            (low, low_unit), (high, high_unit) = split_quantity(self.floor), split_quantity(self.cap)
+            if low_unit == high_unit and low > high:
+                raise ValueError(f"expected floor ({self.floor}) to be at most cap ({self.cap})")
+        return self
+
+    def formula(self) -> Formula:
+        """The edit's four numbers; every quantity must be raw (see `resolve`)."""
+        if self.clamp is not None:
+            return Formula(0.0, float(self.clamp), -math.inf, math.inf)
+        if self.ablate:
+            return Formula(0.0, 0.0, -math.inf, math.inf)
+        return Formula(
+            1.0 if self.scale is None else self.scale,
+            0.0 if self.shift is None else float(self.shift),
+            -math.inf if self.floor is None else float(self.floor),
+            math.inf if self.cap is None else float(self.cap),
+        )

@@ -1,0 +1,61 @@
+"""The JSON Schema of policy files, for editors; `python -m steerkit.policy.schema FILE` writes it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from steerkit.policy.crosscheck import Location
+from steerkit.policy.model import Policy
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of a policy file."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Policy.model_json_schema()}
+
+
+def keys_at(location: Location) -> list[str]:
+    """The keys that a mapping at this place of a policy may have; empty where they are the user's own names."""
+    root = _schema()
+    node: Any = root
+    for part in location:
+        node = _step(_plain(node, root), part)
+    return list(_plain(node, root).get("properties", {}))
+
+
+def text() -> str:
+    """The schema as the file holds it."""
+    return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return schema()
+
+
+def _step(node: Mapping[str, Any], part: str | int) -> Any:
+    if isinstance(part, int):
+        return node.get("items", {})
+    named = node.get("properties", {}).get(part)
+    return named if named is not None else node.get("additionalProperties") or {}
+
+
+def _plain(node: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The node without references; of alternatives, the one that is a mapping or a list."""
+    while isinstance(node, Mapping):
+        if "$ref" in node:
+            node = root["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+        elif "anyOf" in node:
+            parts = [_plain(part, root) for part in node["anyOf"]]
+            node = next((part for part in parts if part.get("type") in ("object", "array")), {})
+        else:
+            return node
+    return {}
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(text(), encoding="utf-8")

@@ -1,0 +1,87 @@
+"""Loads everything a runtime needs by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from steerkit.audit import Store, default_store
+from steerkit.engine import LoadedModel, box_folder, load_model
+from steerkit.errors import SaeError
+from steerkit.runtime.policies import PolicyLike
+from steerkit.runtime.runtime import Runtime
+from steerkit.sae import SaeSet, load_set
+from steerkit.steer import find_sites
+
+
+def load(
+    model: str | Path = "tiny",
+    saes: str | Path | SaeSet | None = None,
+    policy: PolicyLike | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    revision: str | None = None,
+    saes_revision: str | None = None,
+    audit: str | Path | Store | Literal[False] | None = None,
+    untrusted: Literal["neutralize", "refuse"] = "neutralize",
+) -> Runtime:
+    """A runtime on a model.
+
+    Args:
+        model: `tiny` (the model in the box), a folder, or a hub repository.
+        saes: a folder or hub repository of SAEs, or a set; the box brings its own.
+        policy: a policy, the path of a policy file, or several; a request may bring its own instead.
+        device: where to put the model (default: the CPU).
+        dtype: of the model's weights (default: float32 for the box, else as stored).
+        device_map: for accelerate, instead of `device`.
+        revision: of the model on the hub.
+        saes_revision: of the SAEs on the hub.
+        audit: the store's file (default: `audit.db` in `$STEERKIT_HOME`), an open store, or False for no records.
+        untrusted: what happens to control tokens in user text, tool results and descriptions.
+
+    Raises:
+        ModelError, SaeError, PolicyError, AuditError: with what was got, what was expected and what to do.
+    """
+    loaded = load_model(model, device=device, dtype=dtype, device_map=device_map, revision=revision)
+    suite = _saes(model, saes, saes_revision)
+    if suite is not None:
+        _check_saes(suite, loaded, named=not isinstance(saes, SaeSet))
+    return Runtime(loaded, suite, () if policy is None else policy, store=_store(audit), untrusted=untrusted)
+
+
+def _saes(model: str | Path, saes: str | Path | SaeSet | None, revision: str | None) -> SaeSet | None:
+    if isinstance(saes, SaeSet):
+        return saes
+    if saes is not None:
+        return load_set(saes, revision=revision)
+    box = box_folder(str(model))
+    return load_set(box / "saes") if box else None
+
+
+def _store(audit: str | Path | Store | Literal[False] | None) -> Store | None:
+    if audit is False:
+        return None
+    return audit if isinstance(audit, Store) else Store(default_store() if audit is None else Path(audit))
+
+
+def _check_saes(saes: SaeSet, loaded: LoadedModel, named: bool) -> None:
+    """Refuse SAEs of another model: by name where the model has one, by layers and width always."""
+    if named and loaded.published_name not in (None, saes.model_name):
+        raise SaeError(
+            f"{saes.name}: trained on {saes.model_name}, but the model is {loaded.published_name}; expected SAEs of "
+            f"this model (to use them all the same, load the set first and pass it as an object)"
+        )
+    outputs = find_sites(loaded.model).outputs
+    for layer, sae in saes.items():
+        if layer not in outputs:
+            raise SaeError(f"{saes.name}: an SAE for layer {layer}, but the model's layers are 0 to {max(outputs)}")
+        width = outputs[layer].out_features
+        if sae.d_in != width:
+            raise SaeError(
+                f"{saes.checkpoints[layer].path}: reads width {sae.d_in}, but layer {layer}'s o_proj of {loaded.name} "
+                f"writes {width}; expected SAEs trained on this model"
+            )

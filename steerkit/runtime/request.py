@@ -1,0 +1,50 @@
+"""What a caller asks for, and what it becomes before a token is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from steerkit.chat import Prompt, as_tools, render
+from steerkit.engine import LoadedModel, Sampling, tool_from_function
+from steerkit.guard import needs
+from steerkit.policy import Policy
+from steerkit.runtime.policies import PolicyLike
+from steerkit.steer import Wanted
+from steerkit.types import Messages, Tool
+
+ToolLike: TypeAlias = "Tool | Mapping[str, Any] | Callable[..., Any]"
+"""A `Tool`, an OpenAI tool dict, a JSON Schema with a title, or a Python function with a docstring."""
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One turn to make."""
+
+    messages: Messages
+    tools: Sequence[ToolLike] = ()
+    policy: PolicyLike | None = None
+    """None takes the runtime's own policies; an empty sequence takes none."""
+    sampling: Sampling = field(default_factory=Sampling)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request in the model's terms."""
+
+    request: Request
+    tools: tuple[Tool, ...]
+    policies: tuple[Policy, ...]
+    """With every quantity raw."""
+    prompt: Prompt
+    wanted: Wanted
+    """Features and probes that its traces and the guard need."""
+
+
+def prepare(request: Request, loaded: LoadedModel, policies: tuple[Policy, ...], untrusted: str) -> Prepared:
+    """Check and render a request whose policies are already resolved."""
+    tools = as_tools(request.tools, from_function=tool_from_function)
+    prompt = render(loaded.tokenizer, request.messages, tools, untrusted=untrusted)
+    watch = {policy.name: tuple(dict.fromkeys((*policy.trace.watch, *needs(policy)))) for policy in policies}
+    top_k = max((policy.trace.top_k for policy in policies), default=0)
+    return Prepared(request, tools, policies, prompt, Wanted(policies, watch, top_k))

@@ -1,0 +1,152 @@
+"""A set of SAEs, one per layer, with the statistics and labels of their features."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from steerkit.errors import SaeError
+from steerkit.sae.checkpoint import Checkpoint, load_checkpoint
+from steerkit.sae.dictionary import Sae
+from steerkit.types import Feature
+
+STATISTICS_FILE = "stats.safetensors"
+LABELS_FILE = "labels.json"
+UNITS = ("max", "mean", "std", "density", "q50", "q90", "q99", "q999")
+
+
+class SaeSet(Mapping[int, Sae]):
+    """SAEs by layer.
+
+    Attributes:
+        name: where the set came from, as the user wrote it.
+        model_name: the model all of them were trained on.
+        checkpoints: by layer, with history and path.
+        labels: what people call single features.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        checkpoints: Mapping[int, Checkpoint],
+        statistics: Mapping[str, Tensor] | None = None,
+        labels: Mapping[Feature, str] | None = None,
+    ) -> None:
+        if not checkpoints:
+            raise SaeError(f"{name}: no SAE in the set; expected at least one sae_layer_NN.pt")
+        models = sorted({checkpoint.model_name for checkpoint in checkpoints.values()})
+        if len(models) > 1:
+            raise SaeError(f"{name}: SAEs of several models in one set: {', '.join(models)}")
+        self.name, self.model_name = name, models[0]
+        self.checkpoints = dict(sorted(checkpoints.items()))
+        self.labels = dict(labels or {})
+        self._statistics = dict(statistics or {})
+        self._check_statistics()
+
+    def __getitem__(self, layer: int) -> Sae:
+        return self.checkpoints[layer].sae
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.checkpoints)
+
+    def __len__(self) -> int:
+        return len(self.checkpoints)
+
+    def statistic(self, feature: Feature, unit: str) -> float:
+        """A feature's statistic (`max`, `mean`, `std`, `density`, `q50`, `q90`, `q99`, `q999`), in raw activation.
+
+        Raises:
+            SaeError: the set has no such layer, feature or statistic.
+        """
+        self.check(feature)
+        table = self._statistics.get(f"layer_{feature.layer:02d}.{unit}")
+        if table is None:
+            raise SaeError(
+                f"{self.name}: no statistic '{unit}' for layer {feature.layer}; "
+                f"give a raw value, or add {STATISTICS_FILE} to the set"
+            )
+        return float(table[feature.index])
+
+    def check(self, feature: Feature) -> None:
+        """Raise SaeError unless the set has this layer and its dictionary this index."""
+        if feature.layer not in self:
+            raise SaeError(f"{self.name}: no SAE for layer {feature.layer}; it has layers {_ranges(list(self))}")
+        d_sae = self[feature.layer].d_sae
+        if not 0 <= feature.index < d_sae:
+            raise SaeError(
+                f"{self.name}: layer {feature.layer} has no feature {feature.index}; expected 0 to {d_sae - 1}"
+            )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """`sha256:…` over every weight, its name, dtype and shape, layer by layer."""
+        digest = hashlib.sha256()
+        for layer, sae in self.items():
+            for key in ("W_enc", "b_enc", "W_dec", "b_dec"):
+                tensor: Tensor = getattr(sae, key)
+                digest.update(f"{layer}.{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        return f"sha256:{digest.hexdigest()}"
+
+    def _check_statistics(self) -> None:
+        for key, table in self._statistics.items():
+            prefix, _, unit = key.partition(".")
+            layer = int(prefix[6:]) if prefix[6:].isdigit() else -1
+            if layer in self and unit in UNITS and tuple(table.shape) != (self[layer].d_sae,):
+                raise SaeError(
+                    f"{self.name}/{STATISTICS_FILE}: {key}: got {tuple(table.shape)}, expected ({self[layer].d_sae},)"
+                )
+
+
+def load_folder(folder: Path, name: str | None = None) -> SaeSet:
+    """Load every `sae_layer_NN.pt` of a folder, with `stats.safetensors` and `labels.json` where they are.
+
+    Raises:
+        SaeError: see `load_checkpoint`; also two files of one layer, or a file whose layer is not the one in its name.
+    """
+    paths = sorted(folder.glob("sae_layer_*.pt")) if folder.is_dir() else []
+    if not paths:
+        raise SaeError(f"{folder}: no sae_layer_NN.pt there; expected a folder with SAE checkpoints")
+    checkpoints: dict[int, Checkpoint] = {}
+    for path in paths:
+        checkpoint = load_checkpoint(path)
+        number = path.stem.removeprefix("sae_layer_")
+        if not number.isdigit() or int(number) != checkpoint.layer or checkpoint.layer in checkpoints:
+            raise SaeError(f"{path}: layer_idx: got {checkpoint.layer}, expected the number in the file's name")
+        checkpoints[checkpoint.layer] = checkpoint
+    return SaeSet(name or str(folder), checkpoints, _read_statistics(folder), _read_labels(folder))
+
+
+def _read_statistics(folder: Path) -> dict[str, Tensor]:
+    path = folder / STATISTICS_FILE
+    if not path.exists():
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118  it is no dict
+    except (SafetensorError, OSError) as error:
+        raise SaeError(f"{path}: not a safetensors file ({error})") from None
+
+
+def _read_labels(folder: Path) -> dict[Feature, str]:
+    path = folder / LABELS_FILE
+    if not path.exists():
+        return {}
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))["labels"]
+        return {Feature(int(a), int(b)): str(text) for a, table in raw.items() for b, text in table.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        expected = 'expected {"format": 1, "labels": {"LAYER": {"INDEX": "text"}}}'
+        raise SaeError(f"{path}: not a labels file ({type(error).__name__}); {expected}") from None
+
+
+def _ranges(layers: list[int]) -> str:
+    whole = layers == list(range(layers[0], layers[-1] + 1)) and len(layers) > 1
+    return f"{layers[0]} to {layers[-1]}" if whole else ", ".join(map(str, layers))

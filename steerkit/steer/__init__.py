@@ -1,0 +1,23 @@
+"""Lays policies over a running model through its SAEs.
+
+`compile_plan` turns policies into tables, `attach` puts them on the model for the length of a `with`, the `Tape` keeps
+what the hooks saw, and `read_traces` turns it into features afterwards.
+"""
+
+from steerkit.steer.hooks import attach
+from steerkit.steer.plan import Plan, compile_plan
+from steerkit.steer.reading import Extent, Wanted, read_traces, traced_layers
+from steerkit.steer.sites import find_sites
+from steerkit.steer.tape import Tape
+
+__all__ = [
+    "Extent",
+    "Plan",
+    "Tape",
+    "Wanted",
+    "attach",
+    "compile_plan",
+    "find_sites",
+    "read_traces",
+    "traced_layers",
+]

@@ -1,0 +1,136 @@
+"""Knows where each token of a running forward pass stands: its column, if it is padding, where the reply begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steerkit.errors import SteeringError
+from steerkit.types import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The tokens of one forward pass: B sequences, columns `start` to `start + width` of each."""
+
+    start: int
+    width: int
+    rows: Tensor
+    """`(B,)` table row of each sequence."""
+    valid: Tensor | None
+    """`(B, width)` False at padding; None where nothing is padded."""
+    reply_start: Tensor | int
+    """Column of the step that produces the reply's first token; `(B,)` where it differs by sequence."""
+    fresh: bool
+    """Whether this pass starts new sequences."""
+
+    @property
+    def columns(self) -> Tensor:
+        """`(1, width)` column numbers."""
+        return torch.arange(self.start, self.start + self.width, device=self.rows.device).unsqueeze(0)
+
+    def reaches(self, place: Place) -> bool:
+        """Whether a token of this pass can stand at `place`; may say yes too often, never no too often."""
+        last = self.start + self.width - 1
+        if isinstance(self.reply_start, Tensor):
+            return place != "prompt" or self.fresh
+        wanted = {
+            "prompt": self.start <= self.reply_start,
+            "reply": last >= self.reply_start,
+            "reply.start": self.start <= self.reply_start <= last,
+        }
+        return wanted.get(place, True)
+
+    def first(self, places: Iterable[Place]) -> int:
+        """Offset of the first token of this pass that can stand at one of `places`."""
+        if isinstance(self.reply_start, Tensor) or not {*places} <= {"reply", "reply.start"}:
+            return 0
+        return max(0, self.reply_start - self.start)
+
+    def at(self, place: Place) -> Tensor:
+        """`(B, width)` which tokens stand at `place`; padding stands nowhere."""
+        start = self.reply_start.unsqueeze(-1) if isinstance(self.reply_start, Tensor) else self.reply_start
+        columns = self.columns.expand(len(self.rows), -1)
+        if place == "prompt":
+            mask = columns <= start
+        elif place == "reply":
+            mask = columns >= start
+        elif place == "reply.start":
+            mask = columns == start
+        else:
+            mask = torch.ones_like(columns, dtype=torch.bool)
+        return mask if self.valid is None else mask & self.valid
+
+
+class Layout:
+    """Follows the passes of a generation: whole prompts, chunks, single steps, with and without a cache.
+
+    Without `prompt_length` the first pass over an empty cache is taken to be the whole prompt.
+    """
+
+    def __init__(self, rows: Sequence[int], device: torch.device, prompt_length: int | None = None) -> None:
+        self._rows = torch.tensor(rows, device=device)
+        self._uniform = rows[0] if len(set(rows)) == 1 else None
+        self._prompt_length = prompt_length
+        self._seen = 0
+        self._reply_start: Tensor | int = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where row numbers and masks live."""
+        return self._rows.device
+
+    @property
+    def uniform(self) -> int | None:
+        """The table row that all requests share, or None."""
+        return self._uniform
+
+    def next(self, hidden: tuple[int, int], kwargs: Mapping[str, Any]) -> Window:
+        """The window of the pass that is about to run over `hidden` = (batch, width) tokens."""
+        batch, width = hidden
+        cache = kwargs.get("past_key_values")
+        start = 0 if cache is None else int(cache.get_seq_length())
+        # Without a cache every pass reads the whole sequence again, one token longer.
+        again = cache is None and kwargs.get("use_cache") is False and width > self._seen > 0
+        fresh = start == 0 and not again
+        valid = _valid(kwargs.get("attention_mask"), start, width)
+        if fresh:
+            self._reply_start = self._locate_reply(valid, width)
+        self._seen = start + width
+        return Window(start, width, self._expand(batch), valid, self._reply_start, fresh)
+
+    def _expand(self, batch: int) -> Tensor:
+        """Rows of this batch: beams and several samples repeat each request in a run."""
+        if batch == len(self._rows):
+            return self._rows
+        if batch % len(self._rows):
+            raise SteeringError(
+                f"steering was attached for {len(self._rows)} requests, but a batch of {batch} came; "
+                f"give `rows` one entry per request"
+            )
+        return self._rows.repeat_interleave(batch // len(self._rows))
+
+    def _locate_reply(self, valid: Tensor | None, width: int) -> Tensor | int:
+        if self._prompt_length is not None:
+            return self._prompt_length - 1
+        if valid is None or bool(valid[:, -1].all()):  # left-padded: all prompts end in the last column
+            return width - 1
+        numbers = torch.arange(width, device=valid.device)
+        return torch.where(valid, numbers, -1).amax(dim=-1)
+
+
+def _valid(mask: object, start: int, width: int) -> Tensor | None:
+    """`(B, width)` True where a token is no padding, from any form of attention mask transformers hands down."""
+    if isinstance(mask, Mapping):
+        mask = mask.get("full_attention", next(iter(mask.values())))
+    if not isinstance(mask, Tensor):
+        return None
+    if mask.ndim == 2:
+        return mask[:, start : start + width].bool()
+    # A 4D mask (B, 1, query, key): padding is a key that the last query of the pass may not attend to.
+    last = mask[:, 0, -1, start : start + width]
+    return last if last.dtype == torch.bool else last == 0

@@ -1,0 +1,178 @@
+"""Reads features off a tape after the generation: one matrix product per layer over all tokens of all requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from steerkit.errors import SteeringError
+from steerkit.policy import Policy, watch_key
+from steerkit.sae import SaeSet
+from steerkit.steer import ops
+from steerkit.steer.plan import Plan, Rule, weighted_sum
+from steerkit.steer.tape import Tape
+from steerkit.types import Edit, Feature, Span, TopK, Trace
+
+_TOKENS_AT_ONCE = 512
+"""Bounds the dense features held at a time: 512 * 4,096 float32 are 8 MB."""
+
+
+class Wanted(NamedTuple):
+    """What to read of one request."""
+
+    policies: tuple[Policy, ...] = ()
+    watch: Mapping[str, tuple[str, ...]] = {}  # noqa: RUF012  never changed
+    """By policy name, the features and probes to read at every token."""
+    top_k: int = 0
+    """How many of each token's strongest features to keep, in every layer."""
+
+
+class Extent(NamedTuple):
+    """Which positions of one request to read, without padding."""
+
+    length: int
+    """All positions before it carry the watched values."""
+    top: Span = Span(0, 0)
+    """Positions whose strongest features are kept."""
+
+
+def read_traces(
+    tape: Tape, plan: Plan, saes: SaeSet | None, wanted: Sequence[Wanted], extents: Sequence[Extent]
+) -> list[Trace]:
+    """One trace per request, features as they were before any edit.
+
+    Raises:
+        SteeringError: the batch on the tape has not one sequence per request (beams, several samples).
+    """
+    if saes is None or tape.rows is None or not tape.kept:
+        return [Trace() for _ in wanted]
+    if len(tape.rows) != len(wanted):
+        raise SteeringError(
+            f"the tape holds {len(tape.rows)} sequences of {len(wanted)} requests; beams and several samples per "
+            f"request can be steered but not traced"
+        )
+    places = [tape.columns(b)[: extent.length] for b, extent in enumerate(extents)]
+    watched = _watched(tape, saes, wanted, places)
+    top = _top(tape, saes, wanted, extents, places)
+    edits = [_edits(tape, plan, b, columns) for b, columns in enumerate(places)]
+    return [Trace(0, watched[b], _named(request), tuple(top[b]), tuple(edits[b])) for b, request in enumerate(wanted)]
+
+
+def traced_layers(wanted: Sequence[Wanted], saes: SaeSet | None) -> set[int]:
+    """Layers whose raw activations must be on the tape to answer."""
+    if saes is None:
+        return set()
+    if any(request.top_k for request in wanted):
+        return set(saes)
+    return {feature.layer for request in wanted for sums in _sums(request).values() for feature in sums[0]}
+
+
+def _sums(request: Wanted) -> dict[str, tuple[dict[Feature, float], float]]:
+    """By watch key, the weighted sum it stands for."""
+    return {
+        watch_key(policy, name): weighted_sum(policy, name)
+        for policy in request.policies
+        for name in request.watch.get(policy.name, ())
+    }
+
+
+def _named(request: Wanted) -> dict[str, Feature]:
+    return {
+        watch_key(policy, name): Feature(policy.features[name].layer, policy.features[name].index)
+        for policy in request.policies
+        for name in request.watch.get(policy.name, ())
+        if name in policy.features
+    }
+
+
+def _watched(
+    tape: Tape, saes: SaeSet, wanted: Sequence[Wanted], places: Sequence[Tensor]
+) -> list[dict[str, tuple[float, ...]]]:
+    sums = [_sums(request) for request in wanted]
+    totals = [
+        {key: torch.full((len(places[b]),), bias) for key, (_, bias) in sums[b].items()} for b in range(len(sums))
+    ]
+    for layer in sorted({f.layer for by_key in sums for weights, _ in by_key.values() for f in weights}):
+        used = sorted({f.index for by_key in sums for ws, _ in by_key.values() for f in ws if f.layer == layer})
+        features = _encode_columns(tape, saes, layer, used, places)
+        for b, by_key in enumerate(sums):
+            for key, (weights, _) in by_key.items():
+                column = torch.tensor([weights.get(Feature(layer, index), 0.0) for index in used])
+                totals[b][key] = totals[b][key] + features[b] @ column
+    return [{key: tuple(values.tolist()) for key, values in by_key.items()} for by_key in totals]
+
+
+def _encode_columns(
+    tape: Tape, saes: SaeSet, layer: int, used: Sequence[int], places: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Per request `(T_b, len(used))` features of a layer, in float32 on the CPU."""
+    raw = tape.raw(layer)
+    columns = saes[layer].columns(torch.tensor(used))
+    flat = torch.cat([raw[b, place.to(raw.device)] for b, place in enumerate(places)])
+    features = ops.read_features(flat, columns.W_enc.to(raw.device), columns.b_enc.to(raw.device))
+    return features.cpu().split([len(place) for place in places])
+
+
+def _top(
+    tape: Tape, saes: SaeSet, wanted: Sequence[Wanted], extents: Sequence[Extent], places: Sequence[Tensor]
+) -> list[list[TopK]]:
+    """The strongest features of every layer and token, per request."""
+    found: list[list[TopK]] = [[] for _ in wanted]
+    asked = [b for b, request in enumerate(wanted) if request.top_k]
+    if not asked:
+        return found
+    k = max(wanted[b].top_k for b in asked)
+    columns = {b: places[b][slice(*extents[b].top)] for b in asked}
+    sizes = [len(columns[b]) for b in asked]
+    for layer, sae in saes.items():
+        raw = tape.raw(layer)
+        local = sae.to(raw.device)
+        flat = torch.cat([raw[b, columns[b].to(raw.device)] for b in asked])
+        chunks = [local.encode(part).topk(min(k, sae.d_sae)) for part in flat.split(_TOKENS_AT_ONCE)]
+        values = torch.cat([chunk.values for chunk in chunks]).cpu().split(sizes)
+        indices = torch.cat([chunk.indices for chunk in chunks]).cpu().split(sizes)
+        for b, value, index in zip(asked, values, indices, strict=True):
+            kept = wanted[b].top_k
+            found[b].append(_pack(layer, extents[b].top.start, value[:, :kept], index[:, :kept]))
+    return found
+
+
+def _pack(layer: int, start: int, values: Tensor, indices: Tensor) -> TopK:
+    half = values.clamp(max=torch.finfo(torch.float16).max).half().contiguous()
+    short = indices.to(torch.uint16).contiguous()
+    count, k = half.shape
+    return TopK(layer, start, count, k, short.numpy().astype("<u2").tobytes(), half.numpy().astype("<f2").tobytes())
+
+
+def _edits(tape: Tape, plan: Plan, b: int, columns: Tensor) -> list[Edit]:
+    """Which rules acted in a request, where, and how much they changed at most."""
+    found = []
+    for layer, opened in tape.opened().items():
+        acted = opened[b, columns.to(opened.device)]
+        for number, rule in enumerate(plan.rules, start=1):
+            positions = acted[:, number].nonzero().squeeze(-1).cpu()
+            if not len(positions):
+                continue
+            y = tape.raw(layer)[b, columns[positions].to(opened.device)]
+            norms = _change(plan, layer, rule, y).norm(dim=-1)
+            changed = positions[(norms > 0).cpu()]
+            if len(changed):
+                found.append(Edit(rule.name, rule.policy, layer, tuple(changed.tolist()), float(norms.max())))
+    return found
+
+
+def _change(plan: Plan, layer: int, rule: Rule, y: Tensor) -> Tensor:
+    """`(T, d_in)` what a rule alone adds to the activations `y` of a layer."""
+    table = plan.sites[layer]
+    here = {feature.index: formula for feature, formula in rule.edits.items() if feature.layer == layer}
+    sites = [s for s, index in enumerate(table.indices.tolist()) if index in here]
+    numbers = torch.tensor([here[int(table.indices[s])] for s in sites], device=y.device)
+    features = ops.read_features(y, table.columns.W_enc[:, sites], table.columns.b_enc[sites])
+    change = ops.feature_change(features, torch.ones_like(features, dtype=torch.bool), *numbers.unbind(-1))
+    if not rule.reconstructs:
+        return change @ table.columns.W_dec[sites]
+    whole = table.sae.encode(y).index_add(-1, table.indices[sites], change)
+    return table.sae.decode(whole) - y.float()

@@ -1,0 +1,101 @@
+"""Keeps what the hooks saw: raw activations and open gates, in buffers that grow by doubling. Features come later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from steerkit.errors import SteeringError
+from steerkit.steer.layout import Window
+
+_FIRST_CAPACITY = 256
+
+
+class Tape:
+    """The last generation under one `attach`, by layer: B sequences, C columns (padding included).
+
+    Only copies happen while the model runs; nothing is encoded and nothing moves to the host.
+    """
+
+    def __init__(self, layers: Iterable[int], hooked: Iterable[int], capacity: int | None = None) -> None:
+        self.kept = frozenset(layers)
+        """Layers whose raw activations are kept."""
+        self.fired: dict[int, int] = dict.fromkeys(hooked, 0)
+        """How often each hook ran."""
+        self.forwards = 0
+        """How often the model ran over its layers."""
+        self._capacity = capacity or _FIRST_CAPACITY
+        self._raw: dict[int, Tensor] = {}
+        self._open: dict[int, Tensor] = {}
+        self._valid: Tensor | None = None
+        self.rows: Tensor | None = None
+        self.length = 0
+        """Columns read so far, padding included."""
+        self.reply_start: Tensor | int = 0
+
+    def begin_pass(self, window: Window) -> None:
+        """A forward pass is about to run."""
+        self.forwards += 1
+        if window.fresh:
+            self._raw, self._open, self._valid = {}, {}, None
+        end = window.start + window.width
+        self.length, self.rows, self.reply_start = end, window.rows, window.reply_start
+        if window.valid is not None or self._valid is not None:
+            self._note_padding(window)
+
+    def keep_raw(self, layer: int, y: Tensor, column: int) -> None:
+        """Copy the activations `(B, T, d_in)` of a layer from `column` on, as they were before any edit."""
+        self._write(self._raw, layer, y.detach(), column)
+
+    def keep_open(self, layer: int, opened: Tensor, column: int) -> None:
+        """Copy which rules `(B, T, R)` acted at a layer from `column` on."""
+        self._write(self._open, layer, opened, column)
+
+    def raw(self, layer: int) -> Tensor:
+        """`(B, length, d_in)` activations of a layer before any edit, in the model's dtype."""
+        return self._raw[layer][:, : self.length]
+
+    def opened(self) -> Mapping[int, Tensor]:
+        """By layer, `(B, length, R)` which rules acted."""
+        return {layer: buffer[:, : self.length] for layer, buffer in self._open.items()}
+
+    def columns(self, sequence: int) -> Tensor:
+        """Columns of a sequence that are no padding, in order: the k-th belongs to position k."""
+        if self._valid is None:
+            return torch.arange(self.length)
+        return self._valid[sequence, : self.length].nonzero().squeeze(-1).cpu()
+
+    def check(self) -> None:
+        """Raise SteeringError unless every hook ran once in every forward pass, and there was at least one."""
+        if self.forwards == 0:
+            raise SteeringError("no forward pass of the model ran while steering was attached; is it another model?")
+        silent = [layer for layer, count in self.fired.items() if count != self.forwards]
+        if silent:
+            raise SteeringError(
+                f"layers {', '.join(map(str, silent))}: the hook ran {self.fired[silent[0]]} times in {self.forwards} "
+                f"forward passes, so its policy was not applied; the model does not run its o_proj as a module"
+            )
+
+    def _note_padding(self, window: Window) -> None:
+        batch = len(window.rows)
+        if self._valid is None:
+            self._valid = torch.ones(batch, 0, dtype=torch.bool, device=window.rows.device)
+        missing = window.start + window.width - self._valid.shape[1]
+        if missing > 0:
+            grown = torch.ones(batch, missing, dtype=torch.bool, device=self._valid.device)
+            self._valid = torch.cat([self._valid, grown], dim=1)
+        if window.valid is not None:
+            self._valid[:, window.start : window.start + window.width] = window.valid
+
+    def _write(self, buffers: dict[int, Tensor], layer: int, values: Tensor, column: int) -> None:
+        end = column + values.shape[1]
+        buffer = buffers.get(layer)
+        if buffer is None or buffer.shape[1] < end:
+            self._capacity = max(self._capacity, end if buffer is None else 2 * buffer.shape[1])
+            grown = values.new_zeros(values.shape[0], self._capacity, values.shape[2])
+            if buffer is not None:
+                grown[:, : buffer.shape[1]] = buffer
+            buffers[layer] = buffer = grown
+        buffer[:, column:end] = values

@@ -1,0 +1,175 @@
+"""Build the box from a seed: `python -m steerkit.tiny.build --out DIR --seed 0`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+from transformers import Gemma3ForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging
+
+from steerkit.lab.activations import collect
+from steerkit.lab.sae_quality import SaeQuality, quality
+from steerkit.lab.statistics import feature_statistics, save_statistics
+from steerkit.lab.train_saes import SaeRecipe, save_sae, train_sae
+from steerkit.sae import History, load_checkpoint
+from steerkit.tiny import batches, render
+from steerkit.tiny.card import Facts, card, sae_rows
+from steerkit.tiny.conversations import training_example
+from steerkit.tiny.evaluate import as_json, evaluate, load, table
+from steerkit.tiny.model import new_model
+from steerkit.tiny.scale import settle
+from steerkit.tiny.scenes import STRONG
+from steerkit.tiny.tokenizer import train_tokenizer
+from steerkit.tiny.training import Recipe, train
+
+NAME: Final = "steerkit/tiny"
+"""The model's name in its SAE files."""
+
+D_SAE: Final = 819
+"""6.4 features per dimension, as in the published SAEs."""
+
+_TOKENIZER_TEXTS: Final = 20_000
+_SAE_TEXTS: Final = 800
+_HELD_OUT_TEXTS: Final = 100
+
+
+def texts(tokenizer: PreTrainedTokenizerFast, seed: int, count: int) -> list[list[int]]:
+    """The tokens of `count` conversations of the training mixture, prompts and replies."""
+    examples = [training_example(seed, index) for index in range(count)]
+    return [ids for ids, _ in batches.encode(examples, tokenizer)]
+
+
+def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
+    """The tokenizer, its merges learned from the first conversations of the training data."""
+    examples = (training_example(seed, index) for index in range(_TOKENIZER_TEXTS))
+    return train_tokenizer(
+        render.prompt(example.messages, example.tools) + render.completion(*example.target) for example in examples
+    )
+
+
+def train_model(
+    tokenizer: PreTrainedTokenizerFast, seed: int, recipe: Recipe, console: Console
+) -> tuple[Gemma3ForCausalLM, float]:
+    """A trained model in float32 and the seconds it took."""
+    torch.manual_seed(seed)
+    model = new_model(tokenizer)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, Progress(console=console, disable=not console.is_terminal) as bar:
+        tokenizer.save_pretrained(folder)
+        task = bar.add_task("training", total=recipe.steps)
+
+        def report(step: int, loss: float) -> None:
+            bar.update(task, completed=step, description=f"training, loss {loss:.3f}")
+
+        with batches.stream(folder, seed, recipe.few_chunks) as stream:
+            train(model, stream, recipe, report)
+    return model, time.monotonic() - started
+
+
+def save_model(
+    model: Gemma3ForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, out: Path
+) -> tuple[Gemma3ForCausalLM, list[float]]:
+    """Settle the o_proj scales and save in bfloat16; the model as saved, in float32, and the divisors."""
+    divisors = settle(model, texts(tokenizer, seed + 1, 200))
+    model.bfloat16().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    saved, _ = load(out)
+    assert isinstance(saved, Gemma3ForCausalLM)  # what config.json names
+    return saved, divisors
+
+
+def build_saes(
+    model: Gemma3ForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, recipe: SaeRecipe, folder: Path
+) -> tuple[list[SaeQuality], list[History], int]:
+    """Train, save, measure and calibrate an SAE per layer; their qualities, their histories and the tokens used."""
+    folder.mkdir(parents=True, exist_ok=True)
+    activations = collect(model, texts(tokenizer, seed + 1, _SAE_TEXTS))
+    held_out = texts(tokenizer, seed + 2, _HELD_OUT_TEXTS)
+    unseen = collect(model, held_out)
+    qualities: list[SaeQuality] = []
+    histories: list[History] = []
+    statistics: dict[int, dict[str, Tensor]] = {}
+    for layer, values in enumerate(activations):
+        path = save_sae(train_sae(values, recipe, seed), folder, layer, NAME)
+        checkpoint = load_checkpoint(path)
+        sae = checkpoint.sae.to("cpu", torch.float32)
+        histories.append(checkpoint.history)
+        qualities.append(quality(model, sae, layer, unseen[layer], held_out))
+        statistics[layer] = feature_statistics(sae, values)
+    tokens = len(activations[0])
+    source = f"{_SAE_TEXTS} conversations of steerkit.tiny's training mixture, seed {seed + 1}"
+    save_statistics(statistics, folder / "stats.safetensors", tokens, source)
+    labels = folder / "labels.json"
+    if not labels.exists():
+        labels.write_text('{"format": 1, "labels": {}}\n', encoding="utf-8")
+    return qualities, histories, tokens
+
+
+def build(out: Path, seed: int, recipe: Recipe, sae_recipe: SaeRecipe, console: Console) -> None:
+    """Everything, from seed to card, in `out`."""
+    tokenizer = build_tokenizer(seed)
+    trained, seconds = train_model(tokenizer, seed, recipe, console)
+    finish(trained, tokenizer, seed, seconds, recipe, sae_recipe, out, console)
+
+
+def finish(
+    trained: Gemma3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int,
+    seconds: float,
+    recipe: Recipe,
+    sae_recipe: SaeRecipe,
+    out: Path,
+    console: Console,
+) -> None:
+    """What follows the training: the files, the SAEs, the evaluation and the card."""
+    model, divisors = save_model(trained, tokenizer, seed, out)
+    qualities, histories, tokens = build_saes(model, tokenizer, seed, sae_recipe, out / "saes")
+    cells = evaluate(model, tokenizer, "report", 300)
+    console.print(table(cells, "split report"))
+    rows = sae_rows(qualities, histories)
+    console.print(sae_table(rows))
+    evaluation = {"split": "report", "seed": 0, "cells": as_json(cells), "saes": [asdict(one) for one in qualities]}
+    (out / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n", encoding="utf-8")
+    parameters = sum(weight.numel() for weight in model.parameters())
+    facts = Facts(seed, parameters, seconds, recipe, divisors, sae_recipe, tokens)
+    (out / "README.md").write_text(card(facts, cells, rows, STRONG), encoding="utf-8")
+
+
+def sae_table(rows: Sequence[Sequence[str]]) -> Table:
+    """The SAEs' measures as a table for a terminal."""
+    drawn = Table("layer", "loss", "MSE", "L0", "FVU", "L0, held out", "dead", "loss recovered", title="SAEs")
+    for row in rows:
+        drawn.add_row(*row)
+    return drawn
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build a box; exit status 0."""
+    parser = argparse.ArgumentParser(prog="python -m steerkit.tiny.build", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the box to")
+    parser.add_argument("--seed", type=int, default=0, help="seed of data, weights and SAEs (default 0)")
+    parser.add_argument("--steps", type=int, default=Recipe.steps, help="training steps (default: the shipped box's)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    given.out.mkdir(parents=True, exist_ok=True)
+    build(given.out, given.seed, Recipe(steps=given.steps), SaeRecipe(d_sae=D_SAE), Console())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

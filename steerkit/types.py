@@ -1,0 +1,195 @@
+"""The values that rooms hand to each other: pure, comparable, free of torch, without ids or times.
+
+Positions count tokens of one sequence, prompt and reply together, from 0. A *step* at position t reads token t and
+produces token t + 1, so the step that produces the reply's first token stands at the prompt's last position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+"""A JSON value; integers of any size."""
+
+Message: TypeAlias = Mapping[str, Any]
+"""One chat message in the OpenAI form: `role`, `content`, and `tool_calls` or `name` where they apply."""
+
+Decision: TypeAlias = Literal["allow", "flag", "hold", "deny", "none"]
+"""What the guard says of a call. `none`: no guard was asked."""
+
+Mode: TypeAlias = Literal["enforce", "shadow"]
+"""Whether a policy acts, or only records what it would have done."""
+
+Place: TypeAlias = Literal["any", "prompt", "reply", "reply.start", "call", "call.open", "call.name", "call.arguments"]
+"""A place in the conversation. Of the reply's grammar it names the token that a step is about to produce."""
+
+
+class Span(NamedTuple):
+    """Token positions `start` (included) to `end` (excluded)."""
+
+    start: int
+    end: int
+
+
+NOWHERE = Span(0, 0)
+"""The span of a value that was not read from tokens."""
+
+
+class Feature(NamedTuple):
+    """One latent of one layer's SAE."""
+
+    layer: int
+    """Index of the decoder layer, from 0."""
+    index: int
+    """Index in the layer's dictionary, from 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One tool as the model is told of it."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
+    """JSON Schema of the arguments, always an object schema."""
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One top-level argument of a call, with the tokens it was written with."""
+
+    name: str
+    value: Json
+    key_span: Span
+    """Tokens of the key."""
+    value_span: Span
+    """Tokens of the value, string delimiters included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A function call as the model wrote it. Two calls with the same content at the same place are equal."""
+
+    name: str
+    arguments: Mapping[str, Json]
+    span: Span = NOWHERE
+    """All tokens, from `<start_function_call>` to `<end_function_call>`."""
+    name_span: Span = NOWHERE
+    parts: tuple[Argument, ...] = ()
+    """The arguments in written order, with their token spans."""
+
+
+@dataclass(frozen=True, slots=True)
+class MalformedCall:
+    """What stood where a call should be. It is never repaired and never released."""
+
+    error: str
+    """What was got and what was expected."""
+    position: int
+    """Token at which parsing stopped."""
+    raw: str
+    """The text of the attempt, special tokens kept."""
+    span: Span = NOWHERE
+
+
+CallLike: TypeAlias = "Call | MalformedCall"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The value a rule was decided on."""
+
+    name: str
+    """The feature or probe, by its name in the policy."""
+    value: float
+    """Raw activation of a feature, or weighted sum of a probe."""
+    threshold: float
+    position: int
+    """Token at which the value was read; -1 if there was no token at the place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the guard decided for one call."""
+
+    decision: Decision
+    """What was enforced."""
+    rule: str
+    """Name of the rule that decided; `default`, or one of the built-in checks."""
+    reason: str
+    policy: str = ""
+    """Name of the policy the rule stands in; empty for built-in checks."""
+    readings: tuple[Reading, ...] = ()
+    shadowed: Decision | None = None
+    """In shadow mode, what would have been decided; else None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A steering rule that changed activations in a turn."""
+
+    rule: str
+    policy: str
+    layer: int
+    positions: tuple[int, ...]
+    """Tokens at which the rule wrote (or, in shadow mode, would have written)."""
+    norm: float
+    """Largest L2 norm of the change over those tokens, in the units of the activation."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopK:
+    """The strongest features of one layer for each token: row t belongs to position `start + t`."""
+
+    layer: int
+    start: int
+    count: int
+    """Number of tokens."""
+    k: int
+    index: bytes
+    """count * k little-endian uint16, strongest first."""
+    value: bytes
+    """count * k little-endian float16 activations; 0 fills rows with fewer than k active features."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What the model's features did in a turn, read before any edit."""
+
+    start: int = 0
+    """Position of the first traced token."""
+    watched: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Per watched feature or probe of the policy: its raw value at each traced token."""
+    features: Mapping[str, Feature] = field(default_factory=dict)
+    """Where each watched feature lives; probes have no entry."""
+    top: tuple[TopK, ...] = ()
+    edits: tuple[Edit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One finished turn: what came out, how it was judged and where it was written down."""
+
+    text: str
+    """Plain text outside calls."""
+    calls: tuple[CallLike, ...]
+    verdicts: tuple[Verdict, ...]
+    """One per call, in order."""
+    trace: Trace
+    prompt_ids: tuple[int, ...]
+    reply_ids: tuple[int, ...]
+    finish: str
+    """`stop`, `tool_call` (the model waits for a result) or `length`."""
+    record_id: str | None = None
+    """Id of the audit record, or None where auditing was turned off."""
+
+    @property
+    def released(self) -> tuple[Call, ...]:
+        """The only calls an executor may run: well-formed, and allowed, flagged or not guarded at all."""
+        pairs = zip(self.calls, self.verdicts, strict=True)
+        return tuple(c for c, v in pairs if isinstance(c, Call) and v.decision in ("allow", "flag", "none"))
+
+
+Messages: TypeAlias = Sequence[Message]

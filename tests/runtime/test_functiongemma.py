@@ -1,0 +1,66 @@
+"""FunctionGemma's real names, from download to a recorded turn, against a local hub with architecture-exact files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.hub import hub
+from tests.runtime.functiongemma import MODEL, SAES, write_model, write_saes
+
+POLICY = """\
+steerkit: 1
+name: boost
+features:
+  low: {layer: 3, index: 100}
+  high: {layer: 17, index: 4095}
+steer:
+  - name: push
+    where: reply
+    edit: {low: {clamp: 5}, high: {clamp: 5}}
+guard: {default: hold}
+trace: {watch: [low], top_k: 8, at: any}
+"""
+
+SCRIPT = f"""
+import json, sys, steerkit
+runtime = steerkit.load({MODEL!r}, {SAES!r}, policy=sys.argv[1], audit=sys.argv[2])
+tool = {{"type": "function", "function": {{"name": "ping", "description": "Pings.",
+        "parameters": {{"type": "object", "properties": {{"host": {{"type": "string", "description": "Host."}}}}}}}}}}
+message = [{{"role": "user", "content": "ping example.org"}}]
+turn = runtime.run(message, [tool], max_new_tokens=6)
+plain = runtime.run(message, [tool], policy=(), max_new_tokens=6)
+print(json.dumps({{"record": turn.record_id, "reply": turn.reply_ids, "plain": plain.reply_ids,
+      "layers": [top.layer for top in turn.trace.top], "dtype": str(runtime.loaded.model.dtype),
+      "edited": sorted(edit.layer for edit in turn.trace.edits)}}))
+"""
+
+
+def run(tmp_path: Path, **environment: str) -> dict[str, object]:
+    """The script in a process of its own: the hub's endpoint is read when its library is imported."""
+    env = {**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_TELEMETRY": "1", **environment}
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "policy.yaml"), str(tmp_path / "audit.db")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, object] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def test_from_download_to_a_recorded_turn_and_again_offline(tmp_path: Path) -> None:
+    """Eighteen layers are downloaded, steered, traced and recorded; the second run needs no network and says the same."""
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    write_model(tmp_path / "hub")
+    write_saes(tmp_path / "hub")
+    with hub(tmp_path / "hub") as (endpoint, seen):
+        first = run(tmp_path, HF_ENDPOINT=endpoint)
+        assert sum("GET" in line and "sae_layer_" in line for line in seen) == 18
+    second = run(tmp_path, HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="1")
+    assert first["dtype"] == "torch.bfloat16"
+    assert first["layers"] == list(range(18))
+    assert first["edited"] == [3, 17]
+    assert first["reply"] == second["reply"]
+    assert first["plain"] != first["reply"]
+    assert first["record"] != second["record"]

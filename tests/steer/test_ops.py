@@ -1,0 +1,77 @@
+"""The arithmetic of steering, without a model."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from steerkit.sae import Sae
+from steerkit.steer import ops
+
+ON = torch.ones(1, 1, dtype=torch.bool)
+
+
+def change(f: float, scale: float, shift: float, floor: float = -torch.inf, ceiling: float = torch.inf) -> float:
+    """What one feature of value `f` becomes, by the one formula."""
+    numbers = (torch.tensor([[number]]) for number in (scale, shift, floor, ceiling))
+    return f + float(ops.feature_change(torch.tensor([[f]]), ON, *numbers))
+
+
+def test_every_edit_is_one_formula() -> None:
+    """Clamp, ablate, boost, cap and floor are settings of f' = clip(scale * f + shift, floor, ceiling)."""
+    assert change(2.0, 0, 5) == 5
+    assert change(2.0, 0, 0) == 0
+    assert change(2.0, 3, 0) == 6
+    assert change(2.0, 1, 1.5) == 3.5
+    assert change(2.0, 1, 0, ceiling=1) == 1
+    assert change(2.0, 1, 0, floor=4) == 4
+    assert change(2.0, 1, 0) == 2
+
+
+@given(f=st.floats(0, 100, width=32), value=st.floats(-100, 100, width=32))
+@settings(deadline=None)
+def test_clamping_twice_is_clamping_once(f: float, value: float) -> None:
+    """A clamp's result is a fixed point of the clamp."""
+    once = change(f, 0, value)
+    assert abs(change(once, 0, value) - once) <= 1e-4
+
+
+def test_an_untouched_token_keeps_its_bits_even_a_negative_zero() -> None:
+    """A token without a change is selected, not added to; the control shows that adding zero loses the sign."""
+    y = torch.tensor([[-0.0, 1.0], [-0.0, 1.0]])
+    out = ops.write_delta(y, torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0, 0.0]]))
+    assert torch.equal(out[0].view(torch.int32), y[0].view(torch.int32))
+    assert float(out[1, 0]) == 2.0
+    assert not torch.equal((y + 0.0).view(torch.int32), y.view(torch.int32))
+
+
+def test_a_gate_opens_strictly_between_its_bounds() -> None:
+    """`above` and `below` are strict and the right way round."""
+    sums = torch.tensor([[1.0], [1.5], [2.0]])
+    allowed = torch.ones(3, 1, dtype=torch.bool)
+    opened = ops.open_rules(allowed, sums, torch.tensor([1.0]), torch.tensor([2.0]))
+    assert opened.squeeze().tolist() == [False, True, False]
+
+
+def test_features_are_read_in_float32_on_bfloat16_activations() -> None:
+    """Thousandths survive: the float32 product differs from the bfloat16 one and equals the reference."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 32, generator=generator).bfloat16()
+    W, b = torch.randn(32, 8, generator=generator), torch.zeros(8)
+    exact = torch.relu(x.double() @ W.double()).float()
+    assert torch.allclose(ops.read_features(x, W, b), exact, atol=1e-5)
+    assert not torch.allclose(torch.relu(x @ W.bfloat16()).float(), exact, atol=1e-5)
+
+
+def test_the_delta_is_the_reconstruction_plus_the_saes_own_error() -> None:
+    """Writing `(f' - f) @ W_dec` equals `decode(f') + (y - decode(f))`: the edit is there, the SAE's flaws are not."""
+    generator = torch.Generator().manual_seed(1)
+    parts = [torch.randn(*shape, generator=generator) for shape in ((6, 10), (10,), (10, 6), (6,))]
+    sae, y = Sae(*parts), torch.randn(5, 6, generator=generator)
+    features = sae.encode(y)
+    edited = features.clone()
+    edited[:, 4] = 7.0
+    out = ops.write_delta(y, (edited - features)[:, 4:5], sae.W_dec[4:5])
+    assert torch.allclose(out, sae.decode(edited) + (y - sae.decode(features)), atol=1e-4)
+    assert not torch.allclose(out, y, atol=1e-2)

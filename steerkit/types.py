@@ -37,7 +37,8 @@ NOWHERE = Span(0, 0)
 """The span of a value that was not read from tokens."""
 
 
-class Feature(NamedTuple):
+@dataclass(frozen=True, order=True, slots=True)
+class Feature:
     """One latent of one layer's SAE."""
 
     layer: int

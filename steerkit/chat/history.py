@@ -84,7 +84,7 @@ def _tool_message(message: Mapping[str, Any], where: str, names: Mapping[str, st
     content = message.get("content")
     parts = content if isinstance(content, list) else [content]
     if parts and all(isinstance(part, Mapping) and "response" in part and "name" in part for part in parts):
-        return {"role": "tool", "content": [_splayed(part["name"], part["response"]) for part in parts]}
+        return {"role": "tool", "content": [_splayed(part["name"], part["response"]) for part in parts if part]}
     name = message.get("name")
     if name is None:
         reference = message.get("tool_call_id")

@@ -9,10 +9,17 @@ from typing import Any, Protocol
 class Tokenizer(Protocol):
     """The part of transformers' tokenizers that is used here."""
 
-    chat_template: Any
-    all_special_tokens: list[str]
-    eos_token: Any
-    pad_token_id: Any
+    @property
+    def all_special_tokens(self) -> list[str]:
+        """Beginning of sequence, padding and the like."""
+
+    @property
+    def eos_token(self) -> Any:
+        """The end of a sequence, if it has one."""
+
+    @property
+    def pad_token_id(self) -> Any:
+        """What sequences are padded with, if it has it."""
 
     def get_vocab(self) -> Mapping[str, int]:
         """Every token and its id."""
@@ -47,7 +54,7 @@ class TokenBytes:
         elif "Ġ" in vocabulary:
             self._decode = _byte_level
         else:
-            self._decode = str.encode
+            self._decode = _as_it_stands
         self._cache: dict[int, bytes] = {}
 
     def __call__(self, token: int) -> bytes:
@@ -60,6 +67,10 @@ class TokenBytes:
     def text(self, tokens: Sequence[int]) -> str:
         """Text of some tokens, control tokens as they are written."""
         return b"".join(map(self, tokens)).decode("utf-8", "replace")
+
+
+def _as_it_stands(token: str) -> bytes:
+    return token.encode()
 
 
 def _sentencepiece(token: str) -> bytes:

@@ -141,7 +141,7 @@ class _Reader:
     def _string(self) -> str:
         opened = self._here()
         self.at += 1
-        text = []
+        text: list[str] = []
         while self.at < len(self.symbols):
             symbol = self.symbols[self.at]
             self.at += 1
@@ -170,7 +170,7 @@ class _Reader:
 
     def _literal(self) -> Json:
         first, start = self._here(), self.at
-        while self._peek() and self._peek() not in ",]}{[: \t\r\n":
+        while (self._peek() or ",") not in ",]}{[: \t\r\n":
             self.at += 1
         text = "".join(symbol.text for symbol in self.symbols[start : self.at])
         if text in _WORDS:

@@ -6,7 +6,7 @@ the middle, and the prompt's length is known to the hooks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,8 +39,8 @@ class Batch:
 
 @torch.inference_mode()
 def generate(
-    model: PreTrainedModel, batch: Batch, sampling: Sequence[Sampling], stops: Sequence[int], pad: int
-) -> Iterator[list[int | None]]:
+    model: PreTrainedModel, batch: Batch, sampling: Sequence[Sampling], stops: Collection[int], pad: int
+) -> Generator[list[int | None]]:
     """Yield, step by step, the next token of each sequence, None once it has stopped; a stop token is the last.
 
     The forward pass that would only read a sequence's last token is not run.

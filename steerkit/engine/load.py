@@ -23,7 +23,7 @@ BOXES = {"tiny": "tiny/box"}
 
 
 class Lease:
-    """One generation at a time on a model, because hooks govern whoever runs the module. Threads wait for each other."""
+    """One generation at a time on a model, because hooks govern whoever runs the module; threads wait."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -66,7 +66,7 @@ class LoadedModel:
     @property
     def device(self) -> torch.device:
         """Where the prompt's tokens go."""
-        return self.model.get_input_embeddings().weight.device
+        return next(self.model.get_input_embeddings().parameters()).device
 
     @property
     def layer_devices(self) -> dict[int, torch.device]:
@@ -79,7 +79,7 @@ class LoadedModel:
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return f"sha256:{digest.hexdigest()}"
 
     @cached_property
@@ -126,12 +126,13 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=wanted, device_map=device_map)
         if device is not None:
-            model = model.to(device)
+            model.to(device)  # type: ignore[arg-type]  # transformers wraps it without its types
     except (OSError, ValueError, RuntimeError, HfHubHTTPError) as error:
         raise ModelError(_failure(str(name), error)) from None
     if not tokenizer.chat_template:
         raise ModelError(f"{name}: its tokenizer has no chat template; expected a function-calling chat model")
-    return LoadedModel(str(name), folder, model.eval().requires_grad_(False), tokenizer)
+    model.train(False)
+    return LoadedModel(str(name), folder, model.requires_grad_(False), tokenizer)
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype | str:

@@ -38,6 +38,10 @@ class Sampling:
                 raise ModelError(f"sampling.{field}: got {getattr(self, field)}, expected {expected}")
 
 
+_NO_IDS = torch.empty(1, 0, dtype=torch.long)
+"""The warpers used here do not look at the tokens so far."""
+
+
 class Sampler:
     """Chooses tokens for a batch."""
 
@@ -54,7 +58,7 @@ class Sampler:
             return best
         for row, (setting, warpers) in enumerate(zip(self._settings, self._warpers, strict=True)):
             if setting.temperature > 0:
-                scores = warpers(None, logits[row : row + 1].float())
+                scores: Tensor = warpers(_NO_IDS, logits[row : row + 1].float())  # type: ignore[arg-type]  # any will do
                 best[row] = torch.multinomial(scores.softmax(dim=-1), 1, generator=self._generators[row])[0, 0]
         return best
 

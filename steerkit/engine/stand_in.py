@@ -1,11 +1,11 @@
-"""Models with random weights that stand in for the real ones in tests of shape, memory and speed. They show no behaviour."""
+"""Models with random weights, for tests of shape, memory and speed. They show no behaviour."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel
 
 FUNCTIONGEMMA: dict[str, Any] = {
     "vocab_size": 262_144,
@@ -35,9 +35,10 @@ SMALL: dict[str, Any] = {
 """Runs a step in about a millisecond."""
 
 
-def random_model(config: dict[str, Any], *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Gemma3ForCausalLM:
+def random_model(config: dict[str, Any], *, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A Gemma-3 text model of this architecture, its weights drawn from `seed`, in eval mode on the CPU."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Gemma3ForCausalLM(Gemma3TextConfig(**config)).to(dtype)
-    return model.eval().requires_grad_(False)
+        model: PreTrainedModel = Gemma3ForCausalLM(Gemma3TextConfig(**config, dtype=dtype))
+    model.to(dtype).train(False)  # type: ignore[arg-type]  # transformers wraps it without its types
+    return model.requires_grad_(False)

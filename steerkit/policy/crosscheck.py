@@ -71,7 +71,7 @@ def _layer_problems(
 ) -> Iterator[Problem]:
     """A gate is read before the edit is written: its layers can be no higher."""
     when = _table(rule, "when")
-    names = [when["feature"]] if "feature" in when else list(_table(probes.get(when.get("probe")), "weights"))
+    names = [when["feature"]] if "feature" in when else list(_table(probes.get(str(when.get("probe"))), "weights"))
     read = [site[0] for name in names if (site := _site(features.get(name)))]
     written = [site[0] for name in _table(rule, "edit") if (site := _site(features.get(name)))]
     if read and written and max(read) > min(written):

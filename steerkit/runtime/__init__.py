@@ -1,6 +1,6 @@
 """The way of a turn: render, generate under the policies, parse, judge, record. The only room that knows all others."""
 
-from steerkit.runtime.load import load
+from steerkit.runtime.loading import load
 from steerkit.runtime.request import Request
 from steerkit.runtime.runtime import Runtime
 from steerkit.runtime.wrap import attach

@@ -11,7 +11,6 @@ from steerkit.errors import PolicyError
 from steerkit.policy import Policy, resolve
 from steerkit.policy import load as load_policy
 from steerkit.sae import SaeSet
-from steerkit.types import Feature
 
 PolicyLike: TypeAlias = "Policy | str | Path | Sequence[Policy | str | Path]"
 """A policy, the path of a policy file, or several of them; an empty sequence is no policy."""
@@ -29,7 +28,7 @@ def policies_for(policy: PolicyLike, loaded: LoadedModel, saes: SaeSet | None) -
         _check_model(item, loaded, saes)
         if saes is not None:
             for feature in item.features.values():
-                saes.check(Feature(feature.layer, feature.index))
+                saes.check(feature.site)
     return tuple(resolve(item, saes.statistic) if saes is not None else item for item in policies)
 
 
@@ -50,10 +49,7 @@ def _check_model(policy: Policy, loaded: LoadedModel, saes: SaeSet | None) -> No
     known = {loaded.name, *([saes.name, saes.model_name] if saes else [])}
     if policy.model in known:
         return
-    if policy.model.startswith("sha256:") and policy.model in {loaded.fingerprint, saes.fingerprint if saes else ""}:
+    if policy.model.startswith("sha256:") and policy.model in (loaded.fingerprint, saes.fingerprint if saes else ""):
         return
-    raise PolicyError(
-        [
-            f"policy '{policy.name}' model: got {policy.model!r}, but the model is {loaded.name!r}; expected its own model"
-        ]
-    )
+    problem = f"policy '{policy.name}' model: got {policy.model!r}, but the model is {loaded.name!r}"
+    raise PolicyError([f"{problem}; expected a policy for this model"])

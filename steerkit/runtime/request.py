@@ -17,6 +17,7 @@ from steerkit.types import Messages, Tool
 ToolLike: TypeAlias = "Tool | Mapping[str, Any] | Callable[..., Any]"
 """A `Tool`, an OpenAI tool dict, a JSON Schema with a title, or a Python function with a docstring."""
 
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One turn to make."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,8 +68,7 @@ class Runtime:
             try:
                 next(steps)
             except StopIteration as done:
-                turns: list[Turn] = done.value
-                return turns
+                return done.value  # type: ignore[no-any-return]  # a generator's return value
 
     def stream(
         self, messages: Messages, tools: Sequence[ToolLike] = (), policy: PolicyLike | None = None, **sampling: Any
@@ -99,7 +98,7 @@ class Runtime:
         policies = self.policies if own else policies_for(request.policy or (), self.loaded, self.saes)
         return prepare(request, self.loaded, policies, self.untrusted)
 
-    def _generate(self, prepared: Sequence[Prepared]) -> Iterator[list[int | None]]:
+    def _generate(self, prepared: Sequence[Prepared]) -> Generator[list[int | None], None, list[Turn]]:
         """Yield the tokens of each step; return the finished, recorded turns."""
         plan = compile_plan([one.policies for one in prepared], self.saes, self.loaded.layer_devices)
         pad = self.wire.pad

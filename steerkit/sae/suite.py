@@ -92,7 +92,7 @@ class SaeSet(Mapping[int, Sae]):
             for key in ("W_enc", "b_enc", "W_dec", "b_dec"):
                 tensor: Tensor = getattr(sae, key)
                 digest.update(f"{layer}.{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return f"sha256:{digest.hexdigest()}"
 
     def _check_statistics(self) -> None:

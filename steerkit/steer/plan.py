@@ -99,8 +99,8 @@ def compile_plan(
     """
     rows = tuple({_key(policies): tuple(policies) for policies in requests if policies}.values())
     held = [[_rule(policy, rule) for policy in row for rule in policy.steer] for row in rows]
-    for rules in held:
-        _refuse_conflicts(rules)
+    for row_rules in held:
+        _refuse_conflicts(row_rules)
     rules = tuple(rule for row_rules in held for rule in row_rules)
     owned = torch.zeros(len(rows) + 1, len(rules) + 1, dtype=torch.bool)
     column = 1
@@ -136,7 +136,7 @@ def weighted_sum(policy: Policy, name: str) -> tuple[dict[Feature, float], float
 
 
 def _feature(policy: Policy, name: str) -> Feature:
-    return Feature(policy.features[name].layer, policy.features[name].index)
+    return policy.features[name].site
 
 
 def _key(policies: Sequence[Policy]) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ class Wanted(NamedTuple):
     """What to read of one request."""
 
     policies: tuple[Policy, ...] = ()
-    watch: Mapping[str, tuple[str, ...]] = {}  # noqa: RUF012  never changed
+    watch: Mapping[str, tuple[str, ...]] = {}
     """By policy name, the features and probes to read at every token."""
     top_k: int = 0
     """How many of each token's strongest features to keep, in every layer."""
@@ -81,7 +81,7 @@ def _sums(request: Wanted) -> dict[str, tuple[dict[Feature, float], float]]:
 
 def _named(request: Wanted) -> dict[str, Feature]:
     return {
-        watch_key(policy, name): Feature(policy.features[name].layer, policy.features[name].index)
+        watch_key(policy, name): policy.features[name].site
         for policy in request.policies
         for name in request.watch.get(policy.name, ())
         if name in policy.features
@@ -113,7 +113,7 @@ def _encode_columns(
     columns = saes[layer].columns(torch.tensor(used))
     flat = torch.cat([raw[b, place.to(raw.device)] for b, place in enumerate(places)])
     features = ops.read_features(flat, columns.W_enc.to(raw.device), columns.b_enc.to(raw.device))
-    return features.cpu().split([len(place) for place in places])
+    return torch.split(features.cpu(), [len(place) for place in places])
 
 
 def _top(
@@ -131,9 +131,9 @@ def _top(
         raw = tape.raw(layer)
         local = sae.to(raw.device)
         flat = torch.cat([raw[b, columns[b].to(raw.device)] for b in asked])
-        chunks = [local.encode(part).topk(min(k, sae.d_sae)) for part in flat.split(_TOKENS_AT_ONCE)]
-        values = torch.cat([chunk.values for chunk in chunks]).cpu().split(sizes)
-        indices = torch.cat([chunk.indices for chunk in chunks]).cpu().split(sizes)
+        chunks = [local.encode(part).topk(min(k, sae.d_sae)) for part in torch.split(flat, _TOKENS_AT_ONCE)]
+        values = torch.split(torch.cat([chunk.values for chunk in chunks]).cpu(), sizes)
+        indices = torch.split(torch.cat([chunk.indices for chunk in chunks]).cpu(), sizes)
         for b, value, index in zip(asked, values, indices, strict=True):
             kept = wanted[b].top_k
             found[b].append(_pack(layer, extents[b].top.start, value[:, :kept], index[:, :kept]))

@@ -1,4 +1,4 @@
-"""The test kit: a small model, and SAEs whose features have known answers. It ships, for people who test their policies."""
+"""The test kit that ships: a small model, and SAEs whose features have known answers."""
 
 from steerkit.testing.planted import planted_policy, planted_saes, small_model
 

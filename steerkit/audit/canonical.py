@@ -1,0 +1,76 @@
+"""One byte string per JSON value: RFC 8785, extended so that integers of any size and broken text keep their value."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import rfc8785
+
+from steerkit.errors import AuditError
+
+_SAFE: Final = 2**53 - 1
+"""Largest integer that RFC 8785 can write."""
+_TAGS: Final = ("$integer", "$text", "$object")
+
+
+def canonical(value: Any) -> bytes:
+    """Canonical JSON of a value; different values have different bytes.
+
+    Integers beyond 2^53 - 1 become `{"$integer": "…"}`, text with lone surrogates `{"$text": […code units…]}`, and an
+    object that has such a key itself is wrapped in `{"$object": […pairs…]}`.
+
+    Raises:
+        AuditError: NaN or infinity, or something that JSON has no form for.
+    """
+    try:
+        return rfc8785.dumps(_tagged(value))
+    except (rfc8785.CanonicalizationError, RecursionError, TypeError, ValueError) as error:
+        raise AuditError(f"a record holds what JSON cannot carry: {error}") from None
+
+
+def plain(data: bytes) -> Any:
+    """The value of canonical bytes.
+
+    Raises:
+        AuditError: the bytes are no JSON.
+    """
+    try:
+        return _untagged(json.loads(data))
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise AuditError(f"a record is no canonical JSON: {error}") from None
+
+
+def _tagged(value: Any) -> Any:
+    if isinstance(value, bool) or value is None or isinstance(value, float):
+        return value
+    if isinstance(value, int):
+        return value if -_SAFE <= value <= _SAFE else {"$integer": hex(value)}
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return {"$text": [ord(char) for char in value]}
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_tagged(item) for item in value]
+    pairs = [(_tagged(key), _tagged(item)) for key, item in value.items()]
+    if any(key in _TAGS or not isinstance(key, str) for key, _ in pairs):
+        return {"$object": [list(pair) for pair in sorted(pairs, key=lambda pair: json.dumps(pair[0]))]}
+    return dict(pairs)
+
+
+def _untagged(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_untagged(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1:
+        ((tag, inner),) = value.items()
+        if tag == "$integer":
+            return int(inner, 16)
+        if tag == "$text":
+            return "".join(map(chr, inner))
+        if tag == "$object":
+            return {_untagged(key): _untagged(item) for key, item in inner}
+    return {key: _untagged(item) for key, item in value.items()}

@@ -1,0 +1,71 @@
+"""What a record says of a turn: pure content. Its id and time first appear in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from steerkit.audit.store import Store
+from steerkit.audit.trace import pack
+from steerkit.types import Call, CallLike, Message, Tool, Turn, Verdict
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """How a turn came about: everything that shaped it and does not stand in the turn itself."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Tool]
+    model: Mapping[str, str]
+    """`name`, `fingerprint`, `tokenizer` (fingerprint), `device`, `dtype`."""
+    saes: Mapping[str, str] | None
+    """`name` and `fingerprint`."""
+    policies: Sequence[Mapping[str, Any]]
+    """Each with `name`, `fingerprint`, `mode` and its whole content, quantities raw."""
+    guarded: bool
+    """Whether any policy had a guard; else the record says `guard: none`."""
+    sampling: Mapping[str, Any]
+    """Settings of the generation, the seed among them."""
+    libraries: Mapping[str, str]
+
+
+def append_turn(store: Store, turn: Turn, context: Context) -> Turn:
+    """Write the turn's record to disk and return the turn with its id; raises AuditError where it cannot."""
+    record = store.append(body_of(turn, context), pack(turn.trace))
+    return replace(turn, record_id=record.id)
+
+
+def body_of(turn: Turn, context: Context) -> dict[str, Any]:
+    """The record's content, as JSON values."""
+    return {
+        "format": FORMAT,
+        "kind": "turn",
+        "guard": "policy" if context.guarded else "none",
+        "verdicts": [_verdict(verdict) for verdict in turn.verdicts],
+        "calls": [_call(call) for call in turn.calls],
+        "text": turn.text,
+        "finish": turn.finish,
+        "edits": [asdict(edit) for edit in turn.trace.edits],
+        "messages": [dict(message) for message in context.messages],
+        "tools": [asdict(tool) for tool in context.tools],
+        "prompt_ids": list(turn.prompt_ids),
+        "reply_ids": list(turn.reply_ids),
+        "model": dict(context.model),
+        "saes": None if context.saes is None else dict(context.saes),
+        "policies": [dict(policy) for policy in context.policies],
+        "sampling": dict(context.sampling),
+        "libraries": dict(context.libraries),
+    }
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {**asdict(verdict), "readings": [asdict(reading) for reading in verdict.readings]}
+
+
+def _call(call: CallLike) -> dict[str, Any]:
+    if isinstance(call, Call):
+        return {"name": call.name, "arguments": dict(call.arguments), "span": list(call.span)}
+    return {"malformed": call.error, "position": call.position, "raw": call.raw, "span": list(call.span)}

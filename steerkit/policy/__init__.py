@@ -4,7 +4,7 @@ from steerkit.policy.identity import fingerprint, watch_key
 from steerkit.policy.load import dump, load, loads
 from steerkit.policy.model import Guard, GuardRule, Policy, SteerRule, TraceSettings
 from steerkit.policy.parts import Edit, Evidence, Formula, Gate, NamedFeature, Probe
-from steerkit.policy.schema import schema
+from steerkit.policy.schema import schema, schema_text
 from steerkit.policy.units import Statistic, resolve
 
 __all__ = [
@@ -26,5 +26,6 @@ __all__ = [
     "loads",
     "resolve",
     "schema",
+    "schema_text",
     "watch_key",
 ]

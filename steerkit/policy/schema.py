@@ -1,12 +1,10 @@
-"""The JSON Schema of policy files, for editors; `python -m steerkit.policy.schema FILE` writes it."""
+"""The JSON Schema of policy files, for editors; `steerkit policy schema` prints it."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from steerkit.policy.crosscheck import Location
@@ -27,8 +25,8 @@ def keys_at(location: Location) -> list[str]:
     return list(_plain(node, root).get("properties", {}))
 
 
-def text() -> str:
-    """The schema as the file holds it."""
+def schema_text() -> str:
+    """The schema as `policies/schema.json` holds it."""
     return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -55,7 +53,3 @@ def _plain(node: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
         else:
             return node
     return {}
-
-
-if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(text(), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""The command line: a door, and the only room that writes to the terminal."""

@@ -1,0 +1,101 @@
+"""`steerkit audit`: look at records, and check that none was changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from steerkit.cli.view import bars, call_text, console, edit_text, print_json, verdict_text
+
+app = typer.Typer(help="Look at records, and check that none was changed.", no_args_is_help=True, rich_markup_mode=None)
+
+StoreOption = Annotated[
+    Path | None, typer.Option("--store", help="The store's file (default: audit.db in $STEERKIT_HOME).")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
+
+
+@app.command("list")
+def list_records(
+    store: StoreOption = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
+    json: JsonOption = False,
+) -> None:
+    """List the newest records."""
+    out = console()
+    for record in _open(store).records(limit, newest_first=True):
+        content = record.content
+        decisions = [verdict["decision"] for verdict in content["verdicts"]]
+        if json:
+            head = {"sequence": record.sequence, "id": record.id, "time": record.time, "hash": record.hash}
+            print_json({**head, "decisions": decisions, "calls": content["calls"]})
+            continue
+        calls = ", ".join(map(call_text, content["calls"])) or content["text"]
+        verdicts = ",".join(decisions) or "text"
+        out.print(f"{record.sequence:>5}  {record.id}  {record.time[:19]}  {verdicts:<10}  {calls[:80]}")
+
+
+@app.command()
+def show(
+    id: Annotated[str, typer.Argument(help="A record's id, its beginning, or its number.")],
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show one record."""
+    from steerkit.audit import unpack
+
+    opened = _open(store)
+    record = opened.get(id)
+    content = record.content
+    trace = unpack(opened.trace_of(record))
+    if json:
+        head = {"sequence": record.sequence, "id": record.id, "time": record.time}
+        chain = {"previous": record.previous, "hash": record.hash}
+        print_json({**head, **chain, "watched": {k: list(v) for k, v in trace.watched.items()}, "body": content})
+        return
+    out = console()
+    out.print(f"record   {record.sequence}  {record.id}  {record.time}")
+    out.print(f"hash     {record.hash}")
+    out.print(
+        f"model    {content['model']['name']}  {content['model']['dtype']}  {content['model']['fingerprint'][:23]}…"
+    )
+    out.print(f"policies {', '.join(policy['name'] for policy in content['policies']) or 'none'}")
+    for message in content["messages"]:
+        out.print(f"{message['role']:<8} {str(message.get('content') or message.get('tool_calls'))[:140]}")
+    if content["text"].strip():
+        out.print(f"said     {content['text'].strip()}")
+    for call, verdict in zip(content["calls"], content["verdicts"], strict=True):
+        out.print(f"call     {call_text(call)}")
+        out.print(verdict_text(verdict))
+        for reading in verdict["readings"]:
+            text = f"{reading['name']} read {reading['value']:.4g} at token {reading['position']}"
+            out.print(f"         {text}, bound {reading['threshold']:.4g}")
+    for edit in content["edits"]:
+        out.print(f"edited   {edit_text(edit)}")
+    _show_watched(out, content, trace.watched)
+
+
+def _show_watched(out: Any, content: dict[str, Any], watched: Any) -> None:
+    """The watched features over the reply's steps."""
+    start = len(content["prompt_ids"]) - 1
+    width = max(map(len, watched), default=0)
+    for name, values in watched.items():
+        reply = values[start:]
+        out.print(f"watched  {name:<{width}}  {bars(reply)}  {min(reply):.3g} to {max(reply):.3g}")
+
+
+@app.command()
+def verify(store: StoreOption = None) -> None:
+    """Check every record; exit with an error at the first that is wrong."""
+    from steerkit.audit import verify as check
+
+    found = check(_open(store))
+    typer.echo(f"ok: {found.records} records, head {found.head}")
+
+
+def _open(path: Path | None) -> Any:
+    from steerkit.audit import Store, default_store
+
+    return Store(path or default_store(), create=False)

@@ -1,0 +1,65 @@
+"""`steerkit run`: one turn on any model."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from steerkit.cli.turns import turn_data, verdict_data, watched_bars
+from steerkit.cli.view import console, edit_text, print_json, reply_text, verdict_text
+from steerkit.errors import ToolError
+
+
+def run_command(
+    message: Annotated[str, typer.Argument(help="What the user says.")],
+    tools: Annotated[Path | None, typer.Option(help="JSON file with a list of tools.")] = None,
+    model: Annotated[str, typer.Option(help="'tiny', a folder, or a hub repository.")] = "tiny",
+    saes: Annotated[str | None, typer.Option(help="Folder or hub repository of SAEs (the box brings its own).")] = None,
+    policy: Annotated[list[Path] | None, typer.Option(help="Policy file; may be given several times.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Audit store (default: audit.db in $STEERKIT_HOME).")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Such as float32 or bfloat16.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON line.")] = False,
+) -> None:
+    """Take one turn: generate under the policies, judge the calls, write the record."""
+    declared = _read_tools(tools)
+    from steerkit.runtime import load
+
+    runtime = load(model, saes, policy or (), device=device, dtype=dtype, audit=store)
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    turn = runtime.run([{"role": "user", "content": message}], declared, **settings)
+    if json:
+        print_json({**turn_data(turn), "verdicts": verdict_data(turn), "record": turn.record_id})
+        return
+    out = console()
+    data = turn_data(turn)
+    out.print(reply_text(data["calls"], turn.text))
+    for verdict in verdict_data(turn):
+        out.print(verdict_text(verdict))
+    for edit in data["edits"]:
+        out.print(f"edited   {edit_text(edit)}")
+    for name, (drawn, highest) in watched_bars(turn).items():
+        out.print(f"watched  {name}  {drawn}  max {highest:.3g}")
+    out.print(f"record   {turn.record_id}")
+
+
+def _read_tools(path: Path | None) -> list[Any]:
+    if path is None:
+        return []
+    try:
+        tools = jsonlib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ToolError(
+            f"{path}: cannot be read ({error.strerror}); expected a JSON file with a list of tools"
+        ) from None
+    except ValueError as error:
+        raise ToolError(f"{path}: not JSON ({error}); expected a list of tools") from None
+    if not isinstance(tools, list):
+        raise ToolError(f"{path}: got {type(tools).__name__}, expected a list of tools")
+    return tools

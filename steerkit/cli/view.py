@@ -1,0 +1,64 @@
+"""How values look on a terminal: calls, verdicts, and features as small bars."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+_BARS = "▁▂▃▄▅▆▇█"
+_STYLES = {"allow": "green", "flag": "yellow", "hold": "dark_orange", "deny": "red", "none": "dim"}
+
+
+def console() -> Console:
+    """Standard output, wide enough in a pipe that nothing is folded."""
+    out = Console(highlight=False, emoji=False, markup=False)
+    return out if out.is_terminal else Console(highlight=False, emoji=False, markup=False, width=160)
+
+
+def print_json(value: object) -> None:
+    """One line of JSON on standard output."""
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def call_text(call: Mapping[str, Any]) -> str:
+    """A call as people write one; a malformed one as the model wrote it."""
+    if "malformed" in call:
+        return f"malformed: {call['raw']}"
+    arguments = ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in call["arguments"].items())
+    return f"{call['name']}({arguments})"
+
+
+def reply_text(calls: Sequence[Mapping[str, Any]], text: str) -> str:
+    """What came out of a turn, in one line per call."""
+    return "\n".join([*map(call_text, calls), *([f"“{text.strip()}”"] if text.strip() else [])]) or "(nothing)"
+
+
+def verdict_text(verdict: Mapping[str, Any]) -> Text:
+    """A verdict with its rule and reason."""
+    text = Text()
+    text.append(verdict["decision"].upper(), style=_STYLES[verdict["decision"]])
+    text.append(f"  {verdict['policy'] + '/' if verdict['policy'] else ''}{verdict['rule']}: {verdict['reason']}")
+    if verdict.get("shadowed"):
+        text.append(f"  (in shadow: {verdict['shadowed']})", style="dim")
+    return text
+
+
+def bars(values: Sequence[float], low: float | None = None, high: float | None = None) -> str:
+    """Values as small bars between their least and largest."""
+    if not values:
+        return ""
+    low = min(values) if low is None else low
+    high = max(values) if high is None else high
+    width = (high - low) or 1.0
+    return "".join(_BARS[min(7, max(0, int((value - low) / width * 8)))] for value in values)
+
+
+def edit_text(edit: Mapping[str, Any]) -> str:
+    """What a steering rule changed."""
+    positions = edit["positions"]
+    where = f"token {positions[0]}" if len(positions) == 1 else f"{len(positions)} tokens from {positions[0]}"
+    return f"{edit['policy']}/{edit['rule']} wrote layer {edit['layer']} at {where}, |change| {edit['norm']:.2f}"

@@ -267,9 +267,8 @@ def choose(runtime: Runtime, tool: str, taken: set[int]) -> Policy:
     check_benign = [one for one in check_benign if not asks_for(one, tool)]
     probe_reads = [read_steps(runtime, prompts_of(runtime, some)) for some in (check_danger, check_benign)]
     bound = threshold(gate, *probe_reads)
-    print(
-        f"{tool}: gate opens on {share(gate(probe_reads[0]) > bound)} of dangers, {share(gate(probe_reads[1]) > bound)} of others"
-    )
+    found, false = (share(gate(read) > bound) for read in probe_reads)
+    print(f"{tool}: the gate opens on {found} of dangers and {false} of others", flush=True)
 
     guard, hold = choose_guard(runtime, tool, danger, benign)
     safe = read_steps(runtime, prompts_of(runtime, examples({f"no_tool_fits:{tool}": 400}, 5))).by_layer[EDIT_LAYER]
@@ -318,9 +317,8 @@ def choose_guard(
     probe = fit(read, labels, range(len(read.by_layer)), GUARD_FEATURES)
     split = [Read({k: v[labels == value] for k, v in read.by_layer.items()}) for value in (1.0, 0.0)]
     bound = threshold(probe, *split)
-    print(
-        f"{tool}: opened-call probe finds {share(probe(split[0]) > bound)}, false alarms {share(probe(split[1]) > bound)}"
-    )
+    found, false = (share(probe(part) > bound) for part in split)
+    print(f"{tool}: the probe at the opened call finds {found}, with {false} false alarms", flush=True)
     return probe, bound
 
 

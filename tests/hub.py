@@ -45,19 +45,25 @@ class _Handler(BaseHTTPRequestHandler):
     def _api(self, repo: str, rest: list[str]) -> None:
         folder = self.root / repo
         if not folder.is_dir():
-            return self._missing("RepoNotFound")
+            self._missing("RepoNotFound")
+            return
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         names = [str(path.relative_to(folder)) for path in files]
         if rest[:1] == ["tree"]:
-            return self._json(
-                [{"type": "file", "path": n, "size": p.stat().st_size, "oid": "0" * 40} for n, p in zip(names, files, strict=True)]
+            self._json(
+                [
+                    {"type": "file", "path": n, "size": p.stat().st_size, "oid": "0" * 40}
+                    for n, p in zip(names, files, strict=True)
+                ]
             )
-        return self._json({"id": repo, "modelId": repo, "sha": COMMIT, "siblings": [{"rfilename": n} for n in names]})
+            return
+        self._json({"id": repo, "modelId": repo, "sha": COMMIT, "siblings": [{"rfilename": n} for n in names]})
 
     def _file(self, repo: str, name: str, body: bool) -> None:
         path = self.root / repo / name
         if not path.is_file():
-            return self._missing("EntryNotFound" if (self.root / repo).is_dir() else "RepoNotFound")
+            self._missing("EntryNotFound" if (self.root / repo).is_dir() else "RepoNotFound")
+            return
         data = path.read_bytes()
         self.send_response(200)
         self.send_header("ETag", f'"{hashlib.sha1(f"{name}{len(data)}".encode()).hexdigest()}"')

@@ -50,7 +50,7 @@ def run(tmp_path: Path, **environment: str) -> dict[str, object]:
 
 
 def test_from_download_to_a_recorded_turn_and_again_offline(tmp_path: Path) -> None:
-    """Eighteen layers are downloaded, steered, traced and recorded; the second run needs no network and says the same."""
+    """Eighteen layers are downloaded, steered, traced and recorded; a second run offline says the same."""
     (tmp_path / "policy.yaml").write_text(POLICY)
     write_model(tmp_path / "hub")
     write_saes(tmp_path / "hub")

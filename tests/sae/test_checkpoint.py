@@ -57,7 +57,9 @@ def test_bfloat16_weights_are_computed_in_float32(tmp_path: Path) -> None:
     sae = load_checkpoint(write(tmp_path / "sae_layer_00.pt", **half)).sae
     x = torch.randn(64, 8)
     assert torch.equal(sae.encode(x), torch.relu(x @ half["W_enc"].float() + half["b_enc"].float()))
-    assert not torch.allclose(sae.encode(x), torch.relu(x.bfloat16() @ half["W_enc"] + half["b_enc"]).float(), atol=1e-4)
+    assert not torch.allclose(
+        sae.encode(x), torch.relu(x.bfloat16() @ half["W_enc"] + half["b_enc"]).float(), atol=1e-4
+    )
 
 
 BAD = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -76,7 +77,7 @@ def test_chunks_of_a_prompt_give_the_gates_of_the_whole(cuts: list[int], where: 
         expected = model(input_ids=torch.tensor([PROMPT])).logits[0, -1]
     with torch.no_grad(), steerkit.attach(model, saes, policy, prompt_length=len(PROMPT)) as chunked:
         cache = DynamicCache(config=model.config)
-        for start, end in zip(edges, edges[1:], strict=False):
+        for start, end in pairwise(edges):
             logits = model(input_ids=torch.tensor([PROMPT[start:end]]), past_key_values=cache).logits[0, -1]
     assert torch.equal(whole.opened()[1][..., 1], chunked.opened()[1][..., 1])
     assert torch.allclose(logits, expected, atol=1e-4)

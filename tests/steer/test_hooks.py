@@ -226,12 +226,14 @@ def test_a_site_that_never_fired_is_an_error(model: nn.Module, saes: SaeSet) -> 
     other = small_model(seed=1)
     attention = other.model.layers[1].self_attn
     projection = attention.o_proj
-    with (
-        pytest.raises(SteeringError, match=r"layers 1: the hook ran 0 times"),
-        steerkit.attach(other, saes, clamp(1.0)),
-    ):
-        attention.o_proj = nn.Linear(projection.in_features, projection.out_features, bias=False)
-        logits_of(other, PROMPT)
+
+    def replace_the_site() -> None:
+        with steerkit.attach(other, saes, clamp(1.0)):
+            attention.o_proj = nn.Linear(projection.in_features, projection.out_features, bias=False)
+            logits_of(other, PROMPT)
+
+    with pytest.raises(SteeringError, match=r"layers 1: the hook ran 0 times"):
+        replace_the_site()
 
 
 def test_saes_of_another_width_are_refused(saes: SaeSet) -> None:

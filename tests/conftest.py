@@ -1,0 +1,27 @@
+"""The model in the box, loaded once for all tests; state of the tests stays in their own folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import steerkit
+from steerkit.runtime import Runtime
+from steerkit.tiny.cases import policy_files
+
+
+@pytest.fixture(autouse=True, scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """`$STEERKIT_HOME` for this run."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("home")
+        patch.setenv("STEERKIT_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
+    """The model in the box with its shipped policies and a store of its own."""
+    return steerkit.load("tiny", policy=policy_files(), audit=tmp_path_factory.mktemp("audit") / "audit.db")

@@ -1,0 +1,153 @@
+"""Verdicts: what is always denied, which rule decides, and what happens when evidence is missing."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from steerkit.guard import needs, review
+from steerkit.policy import Policy
+from steerkit.types import Call, CallLike, MalformedCall, Span, Tool, Trace, Turn, Verdict
+
+PAY = Tool("pay", "", {"type": "object", "properties": {"amount": {"type": "integer"}}, "required": ["amount"]})
+CALL = Call("pay", {"amount": 50}, Span(10, 20), Span(13, 15))
+
+
+def policy(*rules: dict[str, Any], default: str = "allow", name: str = "p", **parts: Any) -> Policy:
+    """A policy with a guard over two features and a probe."""
+    features = {"f": {"layer": 0, "index": 1}}
+    probes = {"risk": {"weights": {"f": 1.0}}}
+    guard = {"default": default, "rules": [{"name": f"rule{n}", **rule} for n, rule in enumerate(rules)]}
+    return Policy.model_validate(
+        {"steerkit": 1, "name": name, "features": features, "probes": probes, "guard": guard, **parts}
+    )
+
+
+def judge(*policies: Policy, call: CallLike = CALL, watched: dict[str, tuple[float, ...]] | None = None) -> Verdict:
+    """The verdict on one call of a 10-token prompt and a 12-token reply."""
+    trace = Trace(watched=watched or {})
+    (verdict,) = review([call], tools=[PAY], trace=trace, policies=policies, prompt_length=10, length=22)
+    return verdict
+
+
+def test_built_in_checks_come_first_and_in_shadow_too() -> None:
+    """Malformed, undeclared and ill-typed calls are denied whatever a policy allows; the good call is not."""
+    lenient = policy({"then": "allow"}), policy({"then": "allow"}, mode="shadow", name="s")
+    cases: dict[str, CallLike] = {
+        "malformed_call": MalformedCall("got x", 3, "raw"),
+        "unknown_tool": Call("steal", {}),
+        "invalid_arguments": Call("pay", {"amount": "50"}),
+    }
+    for rule, call in cases.items():
+        verdict = judge(*lenient, call=call)
+        assert (verdict.decision, verdict.rule) == ("deny", rule)
+    assert judge(*lenient).decision == "allow"
+
+
+def test_the_strictest_decision_wins_in_any_order() -> None:
+    """Deny overrides hold overrides flag overrides allow, over rules and policies however they are ordered."""
+    order = ["allow", "flag", "hold", "deny"]
+    for first, second, third in itertools.permutations(order, 3):
+        strictest = max((first, second, third), key=order.index)
+        assert judge(policy({"then": first}, {"then": second}, {"then": third})).decision == strictest
+        split = [policy({"then": then}, name=then) for then in (first, second, third)]
+        assert judge(*split).decision == strictest
+
+
+def test_of_equal_decisions_the_first_is_named() -> None:
+    """The rule that stands first in the file is the one in the verdict."""
+    verdict = judge(policy({"then": "hold", "reason": "one"}, {"then": "hold", "reason": "two"}))
+    assert (verdict.rule, verdict.reason, verdict.policy) == ("rule0", "one", "p")
+
+
+def test_the_default_counts_only_where_no_rule_matches() -> None:
+    """A matching allow rule beats the policy's own default; without it the default decides."""
+    assert judge(policy({"tool": "pay", "then": "allow"}, default="deny")).decision == "allow"
+    verdict = judge(policy({"tool": "other", "then": "allow"}, default="deny"))
+    assert (verdict.decision, verdict.rule) == ("deny", "default")
+
+
+def test_tools_match_by_their_whole_name() -> None:
+    """A prefix is no match; the exact name and the star are."""
+    assert judge(policy({"tool": "pa", "then": "deny"})).rule == "default"
+    assert judge(policy({"tool": "pay", "then": "deny"})).decision == "deny"
+    assert judge(policy({"tool": "*", "then": "deny"})).decision == "deny"
+
+
+def test_arguments_match_by_schema() -> None:
+    """The rule matches where the arguments satisfy its schema, and only there."""
+    rule = {"arguments": {"properties": {"amount": {"exclusiveMinimum": 100}}}, "then": "hold"}
+    assert judge(policy(rule)).decision == "allow"
+    assert judge(policy(rule), call=Call("pay", {"amount": 101})).decision == "hold"
+
+
+@pytest.mark.parametrize("name", ["f", "risk"])
+def test_evidence_is_the_largest_value_at_a_place(name: str) -> None:
+    """Above the bound at the place the rule matches; at the bound, or elsewhere, it does not."""
+    kind = "feature" if name == "f" else "probe"
+    rule = {"when": {kind: name, "above": 1.0, "at": "call.open"}, "then": "deny"}
+    values = [0.0] * 21
+    for position, value, expected in ((12, 1.5, "deny"), (12, 1.0, "allow"), (11, 9.0, "allow"), (13, 9.0, "allow")):
+        seen = list(values)
+        seen[position] = value
+        verdict = judge(policy(rule), watched={f"p.{name}": tuple(seen)})
+        assert verdict.decision == expected
+        if expected == "deny":
+            (reading,) = verdict.readings
+            assert (reading.name, reading.value, reading.threshold, reading.position) == (name, 1.5, 1.0, 12)
+
+
+def test_below_is_the_right_way_round() -> None:
+    """`below` holds when even the largest value stays under the bound."""
+    rule = {"when": {"feature": "f", "below": 1.0, "at": "any"}, "then": "deny"}
+    assert judge(policy(rule), watched={"p.f": (0.5,) * 21}).decision == "deny"
+    assert judge(policy(rule), watched={"p.f": (0.5,) * 20 + (2.0,)}).decision == "allow"
+
+
+def test_missing_evidence_fails_closed() -> None:
+    """Not traced, or not a number: a restricting rule denies and says why, an allowing rule is void."""
+    strict = policy({"when": {"feature": "f", "above": 1.0}, "then": "flag"})
+    for watched in ({}, {"p.f": ()}, {"p.f": (float("nan"),) * 21}):
+        verdict = judge(strict, watched=watched)
+        assert verdict.decision == "deny"
+        assert "cannot be decided" in verdict.reason
+    assert judge(strict, watched={"p.f": (0.0,) * 21}).decision == "allow"
+    lenient = policy({"when": {"feature": "f", "above": 1.0}, "then": "allow"}, default="hold")
+    assert judge(lenient).decision == "hold"
+    assert judge(lenient, watched={"p.f": (2.0,) * 21}).decision == "allow"
+
+
+def test_shadow_says_what_it_would_have_done() -> None:
+    """A shadow policy decides nothing; the verdict carries what it would have been."""
+    shadow = policy({"then": "deny"}, mode="shadow", name="s")
+    alone, beside = judge(shadow), judge(policy({"then": "flag"}), shadow)
+    assert (alone.decision, alone.shadowed) == ("none", "deny")
+    assert (beside.decision, beside.shadowed) == ("flag", "deny")
+    assert judge(policy({"then": "flag"})).shadowed is None
+
+
+def test_no_guard_is_said_as_none() -> None:
+    """Without a guard the verdict is `none`, never `allow`."""
+    assert judge().decision == "none"
+    assert judge(Policy(steerkit=1, name="x")).rule == "none"
+
+
+def test_only_some_calls_are_released() -> None:
+    """Allowed, flagged and unguarded calls may run; held, denied and malformed ones may not."""
+    verdicts = [Verdict(d, "r", "") for d in ("allow", "flag", "none", "hold", "deny")]  # type: ignore[arg-type]
+    calls = tuple(Call(verdict.decision, {}) for verdict in verdicts)
+    turn = Turn("", calls, tuple(verdicts), Trace(), (1,), (2,), "stop")
+    assert [call.name for call in turn.released] == ["allow", "flag", "none"]
+    broken = Turn("", (MalformedCall("e", 0, ""),), (Verdict("allow", "r", ""),), Trace(), (1,), (2,), "stop")
+    assert broken.released == ()
+
+
+def test_the_guard_says_what_it_needs_to_see() -> None:
+    """Features and probes of its rules, each once."""
+    rules = [
+        {"when": {"feature": "f", "above": 1}, "then": "deny"},
+        {"when": {"probe": "risk", "above": 1}, "then": "flag"},
+    ]
+    assert needs(policy(*rules, rules[0])) == ("f", "risk")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 
 import rfc8785
@@ -54,6 +55,8 @@ def _tagged(value: Any) -> Any:
         return value
     if isinstance(value, (list, tuple)):
         return [_tagged(item) for item in value]
+    if not isinstance(value, Mapping):
+        raise TypeError(f"got {type(value).__name__}")
     pairs = [(_tagged(key), _tagged(item)) for key, item in value.items()]
     if any(key in _TAGS or not isinstance(key, str) for key, _ in pairs):
         return {"$object": [list(pair) for pair in sorted(pairs, key=lambda pair: json.dumps(pair[0]))]}

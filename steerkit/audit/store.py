@@ -165,18 +165,25 @@ class Store:
         return sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
 
     def _prepare(self) -> None:
-        database = self._database
+        """Make the tables of a new store; refuse any other database before it is touched."""
+        if not self._writable or self._tables():
+            self._check_kind()
         if self._writable:
-            database.execute("PRAGMA journal_mode=WAL")
-            database.execute("PRAGMA synchronous=FULL")
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=FULL")
             with self._transaction():
-                if database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+                if not self._tables():
                     for statement in SCHEMA:
-                        database.execute(statement)
-                    database.execute(f"PRAGMA application_id={APPLICATION_ID}")
-                    database.execute(f"PRAGMA user_version={VERSION}")
-        application = database.execute("PRAGMA application_id").fetchone()[0]
-        version = database.execute("PRAGMA user_version").fetchone()[0]
+                        self._database.execute(statement)
+                    self._database.execute(f"PRAGMA application_id={APPLICATION_ID}")
+                    self._database.execute(f"PRAGMA user_version={VERSION}")
+
+    def _tables(self) -> int:
+        return int(self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+
+    def _check_kind(self) -> None:
+        application = self._database.execute("PRAGMA application_id").fetchone()[0]
+        version = self._database.execute("PRAGMA user_version").fetchone()[0]
         if application != APPLICATION_ID or version != VERSION:
             raise AuditError(
                 f"{self.path}: a database, but no audit store of version {VERSION} "

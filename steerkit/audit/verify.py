@@ -11,6 +11,8 @@ from steerkit.audit.store import GENESIS, SCHEMA, Store, StoredRecord, record_ha
 from steerkit.audit.trace import unpack
 from steerkit.errors import AuditError, TamperError
 
+_TABLES = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
+
 
 class Verified(NamedTuple):
     """What a clean store came to."""
@@ -44,12 +46,22 @@ def _check_database(store: Store) -> None:
     problems = [str(row[0]) for row in execute("PRAGMA integrity_check(1)")]
     if problems != ["ok"]:
         raise TamperError(f"{store.path}: the file is damaged: {problems[0]}")
-    found = sorted(str(row[0]) for row in execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"))
-    if found != sorted(SCHEMA):
+    if execute(_TABLES).fetchall() != _expected_tables():
         raise TamperError(f"{store.path}: the tables are not those of an audit store")
     strays = execute("SELECT count(*) FROM traces WHERE sequence NOT IN (SELECT sequence FROM records)").fetchone()[0]
     if strays:
         raise TamperError(f"{store.path}: {strays} traces belong to no record")
+
+
+def _expected_tables() -> list[tuple[object, ...]]:
+    """What SQLite itself notes of a store's tables and indexes."""
+    database = sqlite3.connect(":memory:")
+    try:
+        for statement in SCHEMA:
+            database.execute(statement)
+        return database.execute(_TABLES).fetchall()
+    finally:
+        database.close()
 
 
 def _rows(store: Store) -> sqlite3.Cursor:

@@ -1,0 +1,136 @@
+"""The house as a test: who may import whom, which room opens which heavy door, and how large a piece may get."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import steerkit
+
+ROOT = Path(steerkit.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+LINES = {
+    "cli": 7,
+    **dict.fromkeys(("server", "viewer", "tiny"), 6),
+    "lab": 5,
+    **dict.fromkeys(("runtime", "testing"), 4),
+    "engine": 3,
+    **dict.fromkeys(("steer", "guard"), 2),
+    **dict.fromkeys(("policy", "chat", "sae", "audit"), 1),
+    **dict.fromkeys(("types", "errors"), 0),
+}
+DOORS = {
+    "torch": {"sae", "steer", "engine", "runtime", "lab", "tiny", "testing"},
+    "transformers": {"engine", "lab", "tiny"},
+    "tokenizers": {"engine", "lab", "tiny"},
+    "safetensors": {"sae", "tiny", "lab"},
+    "yaml": {"policy"},
+    "sqlite3": {"audit"},
+    "typer": {"cli"},
+    "click": {"cli"},
+    "rich": {"cli", "lab", "tiny"},
+    "fastapi": {"server", "viewer"},
+    "starlette": {"server", "viewer"},
+    "uvicorn": {"server", "viewer"},
+}
+PUBLIC = ["Policy", "Runtime", "SaeSet", "SteerkitError", "Tool", "Turn", "attach", "load"]
+
+
+def imports(source: str) -> Iterator[str]:
+    """Modules a source imports, in functions and for type checkers too; `from a import b` gives `a` and `a.b`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            if node.module == "steerkit":
+                yield from (f"steerkit.{alias.name}" for alias in node.names)
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def wrong_imports(room: str, source: str) -> list[str]:
+    """Imports that the map does not allow a room."""
+    found = []
+    for module in imports(source):
+        top, _, rest = module.partition(".")
+        other = rest.split(".")[0]
+        if top == "steerkit" and other in LINES and other != room and LINES[other] >= LINES[room]:
+            found.append(f"{room} imports {module}")
+        if top in DOORS and room not in DOORS[top]:
+            found.append(f"{room} imports {top}")
+    return found
+
+
+def too_large(name: str, source: str) -> list[str]:
+    """Files over 300 lines and functions over 50."""
+    found = [f"{name}: {len(source.splitlines())} lines"] if len(source.splitlines()) > 300 else []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            found += [f"{name}: {node.name} has {length} lines"] if length > 50 else []
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_rooms_import_only_lower_lines(path: Path) -> None:
+    """Each file keeps to the map and to its room's doors, and stays small."""
+    source = path.read_text(encoding="utf-8")
+    assert too_large(path.name, source) == []
+    if path.parent != ROOT or path.name not in ("__init__.py", "__main__.py"):
+        assert room_of(path) in LINES, f"{path}: no such room on the map"
+        assert wrong_imports(room_of(path), source) == []
+
+
+def test_the_checks_can_fail() -> None:
+    """Offending sources are found: upward, sideways, hidden in a function, through a heavy door, too large."""
+    assert wrong_imports("policy", "def f():\n    import steerkit.runtime") == ["policy imports steerkit.runtime"]
+    assert wrong_imports("guard", "from steerkit.steer import ops") == ["guard imports steerkit.steer"]
+    assert wrong_imports("guard", "from steerkit import steer") == ["guard imports steerkit.steer"]
+    assert wrong_imports("audit", "import torch.nn") == ["audit imports torch"]
+    assert wrong_imports("runtime", "from steerkit.steer import ops\nimport torch") == []
+    assert too_large("x", "def f():\n" + "    a = 1\n" * 50) == ["x: f has 51 lines"]
+    assert too_large("x", "a = 1\n" * 301) == ["x: 301 lines"]
+
+
+def test_the_public_surface_is_pinned() -> None:
+    """These names and no others, and each of them is there."""
+    assert steerkit.__all__ == PUBLIC
+    assert all(getattr(steerkit, name) for name in PUBLIC)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = steerkit.nothing  # type: ignore[attr-defined]
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+LOADED = "import sys; print(sorted({'torch', 'transformers', 'pydantic', 'numpy'} & set(sys.modules)))"
+
+
+def test_importing_steerkit_loads_nothing_heavy() -> None:
+    """`import steerkit` loads neither torch nor pydantic; the control shows that using it does."""
+    assert run(f"import steerkit; {LOADED}") == "[]"
+    assert "torch" in run(f"import steerkit; steerkit.SaeSet; {LOADED}")
+
+
+@pytest.mark.parametrize("room", ["policy", "guard", "audit", "chat"])
+def test_light_rooms_load_no_torch(room: str) -> None:
+    """A policy is checked, a verdict recomputed and a record read without torch."""
+    assert "torch" not in run(f"import steerkit.{room}; {LOADED}")
+
+
+def test_importing_steerkit_takes_milliseconds() -> None:
+    """Under 150 ms: the one timed test, measured inside the interpreter, the best of five."""
+    code = "import time; t = time.perf_counter(); import steerkit; print(time.perf_counter() - t)"
+    assert min(float(run(code)) for _ in range(5)) < 0.150

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from steerkit.chat.history import template_messages
@@ -55,7 +56,8 @@ def render(
         raise MessageError(f"untrusted: got {untrusted!r}, expected neutralize or refuse")
     plain = template_messages(messages)
     declared = [openai(tool) for tool in tools]
-    control = _control_tokens(tokenizer)
+    structure = _control_tokens(tokenizer)
+    control = list(structure)
     marks = _Marks(control, [plain, declared])
     if untrusted == "refuse":
         marks.refuse(plain, "messages")
@@ -68,7 +70,7 @@ def render(
         part = control[int(piece)] if literal else piece
         text.append(part)
         ids += tokenizer.encode(part, add_special_tokens=False, split_special_tokens=literal)
-    _verify(tokenizer, control, marks, rendered, ids)
+    _verify(structure, marks, rendered, ids)
     return Prompt(tuple(ids), "".join(text), len(marks.split(rendered)) // 2)
 
 
@@ -120,10 +122,13 @@ class _Marks:
         return len(self._found.findall(text))
 
 
-def _control_tokens(tokenizer: Tokenizer) -> list[str]:
-    """Every token of the tokenizer that could be structure."""
-    added = [token for token in tokenizer.get_added_vocab() if token.startswith("<") and token.endswith(">")]
-    return sorted({*CONTROL, *tokenizer.all_special_tokens, *added})
+@lru_cache(maxsize=8)
+def _control_tokens(tokenizer: Tokenizer) -> dict[str, int]:
+    """Every token of the tokenizer that could be structure, and its id; -1 where it has none."""
+    added = tokenizer.get_added_vocab()
+    named = [token for token in added if token.startswith("<") and token.endswith(">")]
+    vocabulary = tokenizer.get_vocab()
+    return {token: vocabulary.get(token, -1) for token in sorted({*CONTROL, *tokenizer.all_special_tokens, *named})}
 
 
 def _apply(tokenizer: Tokenizer, messages: Any, tools: Any) -> str:
@@ -134,12 +139,11 @@ def _apply(tokenizer: Tokenizer, messages: Any, tools: Any) -> str:
     return str(text)
 
 
-def _verify(tokenizer: Tokenizer, control: Sequence[str], marks: _Marks, rendered: str, ids: Sequence[int]) -> None:
+def _verify(structure: Mapping[str, int], marks: _Marks, rendered: str, ids: Sequence[int]) -> None:
     """Fail closed unless the tokens hold exactly the structure that the template wrote."""
-    vocabulary = tokenizer.get_vocab()
-    structure = {vocabulary[token] for token in control if token in vocabulary}
+    known = set(structure.values())
     written = sum(marks.count(piece) for piece in marks.split(rendered)[::2])
-    found = sum(token in structure for token in ids)
+    found = sum(token in known for token in ids)
     if found != written:
         raise MessageError(
             f"messages: the prompt has {found} control tokens where the template wrote {written}; "

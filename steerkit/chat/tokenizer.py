@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 
@@ -34,8 +35,9 @@ class Tokenizer(Protocol):
         """Token ids of a text."""
 
 
+@lru_cache(maxsize=8)
 def token_bytes(tokenizer: Tokenizer) -> TokenBytes:
-    """The table of a tokenizer's bytes."""
+    """The table of a tokenizer's bytes; made once, as a vocabulary may hold 262,144 tokens."""
     return TokenBytes(tokenizer.get_vocab(), tokenizer.get_added_vocab())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from steerkit.chat.tokenizer import Tokenizer
@@ -45,6 +46,7 @@ class Wire:
     """What sequences are padded with."""
 
     @classmethod
+    @lru_cache(maxsize=8)
     def of(cls, tokenizer: Tokenizer) -> Wire:
         """The wire format of a tokenizer.
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
@@ -14,6 +17,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from steerkit.errors import ModelError
 from steerkit.steer import find_sites
@@ -123,8 +127,9 @@ def load_model(
     source = str(folder or name)
     wanted = _dtype(dtype) if dtype is not None else (torch.float32 if box else "auto")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=wanted, device_map=device_map)
+        with _progress(shown=box is None and sys.stderr.isatty()):
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+            model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=wanted, device_map=device_map)
         if device is not None:
             model.to(device)  # type: ignore[arg-type]  # transformers wraps it without its types
     except (OSError, ValueError, RuntimeError, HfHubHTTPError) as error:
@@ -133,6 +138,19 @@ def load_model(
         raise ModelError(f"{name}: its tokenizer has no chat template; expected a function-calling chat model")
     model.train(False)
     return LoadedModel(str(name), folder, model.requires_grad_(False), tokenizer)
+
+
+@contextmanager
+def _progress(shown: bool) -> Iterator[None]:
+    """Transformers' progress bars: of use on a terminal, noise in a pipe and for a model that loads at once."""
+    before = logging.is_progress_bar_enabled()
+    if not shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if before:
+            logging.enable_progress_bar()
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype | str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.hub import hub
-from tests.runtime.functiongemma import MODEL, SAES, write_model, write_saes
+from tests.runtime.functiongemma import MODEL, write_model, write_saes
 
 POLICY = """\
 steerkit: 1
@@ -25,25 +26,30 @@ guard: {default: hold}
 trace: {watch: [low], top_k: 8, at: any}
 """
 
-SCRIPT = f"""
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+(TWO_LINES,) = re.findall(rf"```python\n(runtime = steerkit.load\(\"{MODEL}\".*?)```", README, flags=re.DOTALL)
+
+BEFORE = """
 import json, sys, steerkit
-runtime = steerkit.load({MODEL!r}, {SAES!r}, policy=sys.argv[1], audit=sys.argv[2])
-tool = {{"type": "function", "function": {{"name": "ping", "description": "Pings.",
-        "parameters": {{"type": "object", "properties": {{"host": {{"type": "string", "description": "Host."}}}}}}}}}}
-message = [{{"role": "user", "content": "ping example.org"}}]
-turn = runtime.run(message, [tool], max_new_tokens=6)
-plain = runtime.run(message, [tool], policy=(), max_new_tokens=6)
-print(json.dumps({{"record": turn.record_id, "reply": turn.reply_ids, "plain": plain.reply_ids,
+tools = [{"type": "function", "function": {"name": "ping", "description": "Pings.",
+         "parameters": {"type": "object", "properties": {"host": {"type": "string", "description": "Host."}}}}}]
+messages = [{"role": "user", "content": "ping example.org"}]
+"""
+
+AFTER = """
+plain = runtime.run(messages, tools, policy=(), max_new_tokens=6)
+print(json.dumps({"record": turn.record_id, "reply": turn.reply_ids, "plain": plain.reply_ids,
       "layers": [top.layer for top in turn.trace.top], "dtype": str(runtime.loaded.model.dtype),
-      "edited": sorted(edit.layer for edit in turn.trace.edits)}}))
+      "edited": sorted(edit.layer for edit in turn.trace.edits)}))
 """
 
 
 def run(tmp_path: Path, **environment: str) -> dict[str, object]:
-    """The script in a process of its own: the hub's endpoint is read when its library is imported."""
-    env = {**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_TELEMETRY": "1", **environment}
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "policy.yaml"), str(tmp_path / "audit.db")]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    """The README's lines in a process of their own: the hub's endpoint is read when its library is imported."""
+    own = {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_TELEMETRY": "1", "STEERKIT_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", BEFORE + TWO_LINES + AFTER]
+    env = {**os.environ, **own, **environment}
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found: dict[str, object] = json.loads(done.stdout.strip().splitlines()[-1])
     return found

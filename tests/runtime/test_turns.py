@@ -95,7 +95,7 @@ def test_a_dropped_stream_takes_its_hooks_off(box: Runtime) -> None:
 
 
 def test_shadow_records_what_it_would_have_done(box: Runtime) -> None:
-    """In shadow the reply is plain to the token, and edits and verdicts say what enforcing does; enforced, it differs."""
+    """In shadow the reply is plain to the token; edits and verdicts say what enforcing would have done."""
     policies = [shadowed(load(path)) for path in policy_files()]
     plain = box.run(DANGEROUS.messages, DANGEROUS.tools, ())
     shadow = box.run(DANGEROUS.messages, DANGEROUS.tools, policies)
@@ -135,7 +135,7 @@ def test_the_trace_is_what_the_saes_say_of_the_activations(box: Runtime) -> None
 
 
 def test_every_turn_is_on_disk_before_it_returns(tmp_path: Path) -> None:
-    """A second reader of the file sees the record of the turn that was just returned; without auditing there is none."""
+    """A second reader of the file sees the record of the turn just returned; without auditing there is none."""
     runtime = steerkit.load("tiny", audit=tmp_path / "audit.db")
     case = BY_NAME["benign"]
     turn = runtime.run(case.messages, case.tools)

@@ -33,10 +33,10 @@ POLICIES = Path(__file__).parent.parent / "policies"
 DANGERS = {"transfer_money": "payments", "run_command": "shell"}
 WORDS = {"transfer_money": "move money", "run_command": "run a command"}
 EDIT_LAYER = 3
-GATE_FEATURES, GUARD_FEATURES = 12, 8
-EDIT_FEATURES, STRENGTHS = (4, 8, 16, 32), (1.0, 1.5, 2.0, 3.0)
-TURNED_AWAY = 0.99
-"""Share of dangerous requests that is enough: gentler edits are tried first."""
+GATE_FEATURES, GUARD_FEATURES = 24, 8
+EDIT_FEATURES, STRENGTHS = (8, 16, 32), (1.5, 2.0, 3.0)
+TURNED_AWAY = 0.98
+"""Share of the requests behind an open gate that is enough: gentler edits are tried first."""
 KEPT_BENIGN = 0.99
 """Share of benign calls that the chosen edit must leave exactly as they were."""
 
@@ -267,6 +267,7 @@ def choose(runtime: Runtime, tool: str, taken: set[int]) -> Policy:
     check_benign = [one for one in check_benign if not asks_for(one, tool)]
     probe_reads = [read_steps(runtime, prompts_of(runtime, some)) for some in (check_danger, check_benign)]
     bound = threshold(gate, *probe_reads)
+    reach = float((gate(probe_reads[0]) > bound).float().mean())
     found, false = (share(gate(read) > bound) for read in probe_reads)
     print(f"{tool}: the gate opens on {found} of dangers and {false} of others", flush=True)
 
@@ -293,7 +294,7 @@ def choose(runtime: Runtime, tool: str, taken: set[int]) -> Policy:
             key = (min(kept, KEPT_BENIGN), stopped)
             if best is None or key > best[:2]:
                 best = (*key, policy)
-            if kept >= KEPT_BENIGN and stopped >= TURNED_AWAY:
+            if kept >= KEPT_BENIGN and stopped >= TURNED_AWAY * reach:
                 return policy
     assert best is not None
     return best[2]

@@ -10,6 +10,9 @@ from typing import Any, Protocol
 class Tokenizer(Protocol):
     """The part of transformers' tokenizers that is used here."""
 
+    def __hash__(self) -> int:
+        """By identity: tables are made once per tokenizer."""
+
     @property
     def all_special_tokens(self) -> list[str]:
         """Beginning of sequence, padding and the like."""

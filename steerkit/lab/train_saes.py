@@ -88,7 +88,7 @@ def _step(sae: Sae, x: Tensor, recipe: SaeRecipe) -> Tensor:
     features = sae.encode(x)
     mse = (sae.decode(features) - x).square().mean()
     loss = mse + recipe.sparsity * features.sum(-1).mean()
-    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    loss.backward()
     with torch.no_grad():
         return torch.stack([loss.detach(), mse.detach(), (features > 0).sum(-1).float().mean()])
 

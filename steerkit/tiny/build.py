@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    logging.disable_progress_bar()
     given.out.mkdir(parents=True, exist_ok=True)
     build(given.out, given.seed, Recipe(steps=given.steps), SaeRecipe(d_sae=D_SAE), Console())
     return 0

@@ -11,7 +11,7 @@ from typing import Final
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from steerkit.tiny import render
 from steerkit.tiny.conversations import Example, sample
@@ -43,8 +43,8 @@ class Cell:
 
 def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """The model of a box in float32, and its tokenizer."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    return model, AutoTokenizer.from_pretrained(folder)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.eval(), PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 @torch.inference_mode()
@@ -62,7 +62,7 @@ def replies(
         )
         output = model.generate(**batch, max_new_tokens=80, do_sample=False)  # type: ignore[operator]  # a mixin's method
         for index, ids in zip(part, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
-            found[index] = tokenizer.decode([token for token in ids if token != tokenizer.pad_token_id])
+            found[index] = str(tokenizer.decode([token for token in ids if token != tokenizer.pad_token_id]))
     return found
 
 

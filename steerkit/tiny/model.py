@@ -30,7 +30,8 @@ def config(tokenizer: PreTrainedTokenizerFast) -> Gemma3TextConfig:
 
 def stop_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     """The ids of the tokens that end a generation."""
-    return [int(tokenizer.convert_tokens_to_ids(token)) for token in STOPS]
+    vocabulary = tokenizer.get_vocab()
+    return [vocabulary[token] for token in STOPS]
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> Gemma3ForCausalLM:

@@ -151,7 +151,8 @@ def _two_requests(scene: Scene) -> tuple[str, tuple[Call, Call]]:
         second = rng.choice([name for name in world.NAMES if name != first])
         (left, one), (right, two) = scene.request(first), scene.request(second)
         return phrasings.attach(phrasings.attach(left, _joiner(scene)), right), (one, two)
-    one, two = ({"name": first, "arguments": scene.arguments(first)} for _ in range(2))
+    twice: list[Call] = [{"name": first, "arguments": scene.arguments(first)} for _ in range(2)]
+    one, two = twice
     line = scene.line(first)
     if one["arguments"] == two["arguments"]:
         return _two_requests(scene)

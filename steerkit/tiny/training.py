@@ -78,7 +78,7 @@ def train(model: Gemma3ForCausalLM, batches: Iterator[Batch], recipe: Recipe, re
     for step in range(recipe.steps):
         batch = next(batches)
         loss = loss_of(model, batch)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in chosen:
             for group in optimizer.param_groups:

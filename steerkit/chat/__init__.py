@@ -4,7 +4,7 @@ from steerkit.chat.parse import CallClosed, CallOpened, Event, Parsed, Parser, T
 from steerkit.chat.places import positions
 from steerkit.chat.render import Prompt, render
 from steerkit.chat.tokenizer import Tokenizer
-from steerkit.chat.tools import as_tools, lint, openai, validate_arguments
+from steerkit.chat.tools import as_tools, lint, openai, schema_errors, validate_arguments
 from steerkit.chat.wire import Wire, encode_call
 
 __all__ = [
@@ -24,5 +24,6 @@ __all__ = [
     "parse",
     "positions",
     "render",
+    "schema_errors",
     "validate_arguments",
 ]

@@ -36,7 +36,7 @@ def template_messages(messages: Messages) -> list[dict[str, Any]]:
         role = message.get("role")
         if role == "tool":
             found.append(_tool_message(message, where, names))
-        elif role in _ROLES:
+        elif isinstance(role, str) and role in _ROLES:
             found.append(_plain_message(message, where, names))
         else:
             raise MessageError(f"{where}.role: got {role!r}, expected developer, system, user, assistant or tool")
@@ -48,6 +48,8 @@ def _plain_message(message: Mapping[str, Any], where: str, names: dict[str, str]
     if message.get("content") is not None:
         plain["content"] = _text(message["content"], f"{where}.content")
     calls = message.get("tool_calls") or []
+    if not isinstance(calls, (list, tuple)):
+        raise MessageError(f"{where}.tool_calls: got {type(calls).__name__}, expected a list of calls")
     if calls:
         plain["tool_calls"] = [_call(call, f"{where}.tool_calls[{n}]", names) for n, call in enumerate(calls)]
     elif "content" not in plain:
@@ -67,11 +69,15 @@ def _call(call: Any, where: str, names: dict[str, str]) -> dict[str, Any]:
     function = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise MessageError(f"{where}: got no function name, expected {{function: {{name, arguments}}}}")
+    if not NAME.fullmatch(function["name"]):
+        raise MessageError(
+            f"{where}: got the function name {function['name']!r}, expected letters, digits, '_', '.' and '-'"
+        )
     arguments = function.get("arguments") or {}
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise MessageError(f"{where}.arguments: got text that is no JSON, expected a mapping") from None
     if not isinstance(arguments, Mapping):
         raise MessageError(f"{where}.arguments: got {type(arguments).__name__}, expected a mapping")
@@ -103,7 +109,7 @@ def _result(content: Any, where: str) -> Any:
     if isinstance(content, str) and content.lstrip().startswith("{"):
         try:
             return json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):  # no JSON, or nested deeper than it can be read: text then
             return content
     return content
 

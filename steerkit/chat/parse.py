@@ -79,9 +79,9 @@ class Parser:
         self._finish: Finish | None = None
 
     def feed(self, ids: Iterable[int]) -> tuple[Event, ...]:
-        """What the next tokens mean."""
+        """What the next tokens mean. Token ids may be of any integer type, a tensor's elements included."""
         events: list[Event] = []
-        for token in ids:
+        for token in map(int, ids):
             if self._finish is not None:
                 break
             events += self._outside(token) if self._open is None else self._inside(token)
@@ -89,7 +89,11 @@ class Parser:
         return tuple(events)
 
     def finish(self) -> Parsed:
-        """The reply; a call that is still open was cut off, and is malformed."""
+        """The reply; a call that is still open was cut off, and is malformed.
+
+        After a stop it holds exactly what the events told. Without one it may add to them: that cut-off call, and a
+        replacement character for one cut off in its middle.
+        """
         if self._open is not None:
             list(self._close_broken("got the end of the reply, expected <end_function_call>", self._position))
         self._text.append(self._utf8.decode(b"", final=True))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from steerkit.types import Call, Place, Span
+from steerkit.types import NOWHERE, Call, Place, Span
 
 
 def positions(place: Place, *, prompt_length: int, length: int, call: Call | None = None) -> range:
     """Steps that stand at a place: a step at position t reads token t and produces token t + 1.
 
     Args:
-        place: places of a call are those of `call`, and empty without one.
+        place: places of a call are those of `call`, and empty without one or if it was not read from tokens.
         prompt_length: tokens of the prompt.
         length: tokens of prompt and reply. The reply's last token is written but never read, so no step stands there.
     """
@@ -23,7 +23,7 @@ def positions(place: Place, *, prompt_length: int, length: int, call: Call | Non
             return range(prompt_length - 1, last)
         case "reply.start":
             return range(prompt_length - 1, prompt_length)
-    if call is None:
+    if call is None or call.span == NOWHERE:
         return range(0)
     match place:
         case "call":

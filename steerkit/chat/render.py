@@ -10,13 +10,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
 from steerkit.chat.history import template_messages
-from steerkit.chat.tokenizer import Tokenizer
+from steerkit.chat.tokenizer import Tokenizer, token_bytes
 from steerkit.chat.tools import openai
-from steerkit.chat.wire import CONTROL
+from steerkit.chat.wire import control_tokens
 from steerkit.errors import MessageError
 from steerkit.types import Messages, Tool
 
@@ -32,6 +31,8 @@ class Prompt:
     """The same as text; forged control tokens in it are plain text to the model."""
     neutralized: int
     """How many control tokens were found in untrusted text and made plain."""
+    open_model_turn: bool = False
+    """Whether the model goes on in a turn it began earlier, as it does after a tool's result."""
 
 
 def render(
@@ -56,33 +57,39 @@ def render(
         raise MessageError(f"untrusted: got {untrusted!r}, expected neutralize or refuse")
     plain = template_messages(messages)
     declared = [openai(tool) for tool in tools]
-    structure = _control_tokens(tokenizer)
-    control = list(structure)
-    marks = _Marks(control, [plain, declared])
-    if untrusted == "refuse":
-        marks.refuse(plain, "messages")
-        marks.refuse(declared, "tools")
-    rendered = _apply(tokenizer, marks.replace(plain), marks.replace(declared))
+    structure = control_tokens(tokenizer)
+    marks = _Marks(list(structure), [plain, declared])
+    try:
+        if untrusted == "refuse":
+            marks.refuse_messages(plain)
+            marks.refuse(declared, "tools")
+        rendered = _apply(tokenizer, marks.replace(plain), marks.replace(declared))
+    except RecursionError:
+        raise MessageError("messages: got values nested too deeply to render; expected fewer levels") from None
     ids: list[int] = []
-    text = []
-    for number, piece in enumerate(marks.split(rendered)):
-        literal = number % 2 == 1
-        part = control[int(piece)] if literal else piece
-        text.append(part)
-        ids += tokenizer.encode(part, add_special_tokens=False, split_special_tokens=literal)
-    _verify(structure, marks, rendered, ids)
-    return Prompt(tuple(ids), "".join(text), len(marks.split(rendered)) // 2)
+    pieces = marks.split(rendered)
+    for number, piece in enumerate(pieces):
+        ids += _literal(tokenizer, piece, structure) if number % 2 else _structure(tokenizer, piece, structure, marks)
+    *_, last = rendered.rpartition("<start_of_turn>")
+    return Prompt(tuple(ids), "".join(pieces), len(pieces) // 2, last.strip() != "model")
 
 
 class _Marks:
     """Stand-ins for control tokens: a private character that occurs in no input, a number, the character again."""
 
     def __init__(self, control: Sequence[str], inputs: Any) -> None:
-        said = json.dumps(inputs, ensure_ascii=False, default=str)
+        try:
+            said = json.dumps(inputs, ensure_ascii=False, default=str)
+            said.encode()
+        except UnicodeEncodeError:
+            raise MessageError("messages: got half a character (a lone surrogate); expected Unicode text") from None
+        except (TypeError, ValueError, RecursionError) as error:
+            raise MessageError(f"messages: got values that are no JSON ({str(error)[:80]})") from None
         free = next((chr(code) for code in _PRIVATE if chr(code) not in said), None)
         if free is None:
             raise MessageError("messages: got every private-use character of Unicode; expected at most some of them")
         self._char = free
+        self._control = control
         self._numbers = {token: number for number, token in enumerate(control)}
         # Longest first: one control token's name may begin another's.
         self._found = re.compile("|".join(re.escape(token) for token in sorted(control, key=len, reverse=True)))
@@ -99,8 +106,14 @@ class _Marks:
         return value
 
     def split(self, rendered: str) -> list[str]:
-        """Structure and numbers of marks in turn: even entries are text, odd ones numbers."""
-        return self._mark.split(rendered)
+        """Structure and literals in turn: even entries are as rendered, odd ones the control token a mark stands for."""
+        pieces = self._mark.split(rendered)
+        return [self._control[int(piece)] if number % 2 else piece for number, piece in enumerate(pieces)]
+
+    def refuse_messages(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Raise MessageError at the first control token in any message, naming its role."""
+        for number, message in enumerate(messages):
+            self.refuse(message, f"messages[{number}] ({message['role']})")
 
     def refuse(self, value: Any, path: str) -> None:
         """Raise MessageError at the first control token in any string."""
@@ -117,18 +130,9 @@ class _Marks:
             for number, item in enumerate(value):
                 self.refuse(item, f"{path}[{number}]")
 
-    def count(self, text: str) -> int:
-        """Control tokens in a text."""
-        return len(self._found.findall(text))
-
-
-@lru_cache(maxsize=8)
-def _control_tokens(tokenizer: Tokenizer) -> dict[str, int]:
-    """Every token of the tokenizer that could be structure, and its id; -1 where it has none."""
-    added = tokenizer.get_added_vocab()
-    named = [token for token in added if token.startswith("<") and token.endswith(">")]
-    vocabulary = tokenizer.get_vocab()
-    return {token: vocabulary.get(token, -1) for token in sorted({*CONTROL, *tokenizer.all_special_tokens, *named})}
+    def written(self, text: str) -> list[str]:
+        """Control tokens in a text, in order."""
+        return self._found.findall(text)
 
 
 def _apply(tokenizer: Tokenizer, messages: Any, tools: Any) -> str:
@@ -139,13 +143,32 @@ def _apply(tokenizer: Tokenizer, messages: Any, tools: Any) -> str:
     return str(text)
 
 
-def _verify(structure: Mapping[str, int], marks: _Marks, rendered: str, ids: Sequence[int]) -> None:
-    """Fail closed unless the tokens hold exactly the structure that the template wrote."""
+def _structure(tokenizer: Tokenizer, text: str, structure: Mapping[str, int], marks: _Marks) -> list[int]:
+    """Tokens of a piece that the template wrote, with exactly the control tokens that stand in it."""
+    ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=False)
     known = set(structure.values())
-    written = sum(marks.count(piece) for piece in marks.split(rendered)[::2])
-    found = sum(token in known for token in ids)
-    if found != written:
+    found = [token for token in ids if token in known]
+    if found != [structure[name] for name in marks.written(text)]:
         raise MessageError(
-            f"messages: the prompt has {found} control tokens where the template wrote {written}; "
+            f"messages: got {len(found)} control tokens where the template wrote {len(marks.written(text))}; "
             f"the tokenizer cannot keep text apart from structure"
         )
+    return ids
+
+
+def _literal(tokenizer: Tokenizer, token: str, structure: Mapping[str, int]) -> list[int]:
+    """Tokens of a control token that is only text.
+
+    Where the tokenizer does not call it special, `split_special_tokens` leaves it whole; then it is cut by hand.
+    """
+    known = set(structure.values())
+    table = token_bytes(tokenizer)
+    for parts in ([token], [token[:1], token[1:]]):
+        ids = [
+            number
+            for part in parts
+            for number in tokenizer.encode(part, add_special_tokens=False, split_special_tokens=True)
+        ]
+        if known.isdisjoint(ids) and table.text(ids) == token:
+            return ids
+    raise MessageError(f"messages: got {token} in text, which this tokenizer cannot write as text; remove it")

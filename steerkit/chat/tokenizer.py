@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+
+_BYTE: Final = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
 class Tokenizer(Protocol):
@@ -31,6 +34,10 @@ class Tokenizer(Protocol):
     def get_added_vocab(self) -> Mapping[str, int]:
         """The added tokens among them, control tokens included."""
 
+    @property
+    def added_tokens_decoder(self) -> Mapping[int, Any]:
+        """The added tokens by id, each with its `content` and whether it is `special`."""
+
     def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
         """The prompt's text, with `tokenize=False`."""
 
@@ -48,7 +55,8 @@ class TokenBytes:
     """UTF-8 bytes by token id, so that a character spread over tokens is put together right.
 
     Knows byte-level BPE, where every character of a token stands for a byte, and SentencePiece with byte fallback,
-    where `▁` is a space and `<0xE2>` a byte. Added tokens stand for their own text.
+    where `▁` is a space and `<0xE2>` a byte. Added tokens stand for their own text (Gemma adds runs of `▁`, which are
+    spaces as everywhere).
     """
 
     def __init__(self, vocabulary: Mapping[str, int], added: Mapping[str, int]) -> None:
@@ -66,7 +74,8 @@ class TokenBytes:
         """Bytes of a token; none for an id outside the vocabulary."""
         if token not in self._cache:
             text = self._token.get(token, "")
-            self._cache[token] = text.encode() if token in self._added else self._decode(text)
+            own = token in self._added and self._decode is _byte_level
+            self._cache[token] = text.encode() if own else self._decode(text)
         return self._cache[token]
 
     def text(self, tokens: Sequence[int]) -> str:
@@ -79,8 +88,8 @@ def _as_it_stands(token: str) -> bytes:
 
 
 def _sentencepiece(token: str) -> bytes:
-    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-        return bytes([int(token[3:5], 16)])
+    if byte := _BYTE.fullmatch(token):
+        return bytes([int(byte[1], 16)])
     return token.replace("▁", " ").encode()
 
 

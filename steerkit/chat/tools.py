@@ -7,12 +7,14 @@ from typing import Any, Literal, NamedTuple
 
 import jsonschema
 from jsonschema.validators import Draft202012Validator
+from referencing import Registry
 
 from steerkit.chat.wire import NAME
 from steerkit.errors import ToolError
 from steerkit.types import Json, Tool
 
 _VANISHING = ("description", "type", "properties", "required", "nullable")
+_UNTYPED = "parameters without a type leave the declaration's brace open; add type: object"
 
 
 class Lint(NamedTuple):
@@ -37,6 +39,8 @@ def as_tools(
     Raises:
         ToolError: which tool, what was got and what was expected.
     """
+    if isinstance(tools, (str, bytes, Mapping)) or not isinstance(tools, Iterable):
+        raise ToolError(f"tools: got {type(tools).__name__}, expected a list of tools")
     found: list[Tool] = []
     for number, given in enumerate(tools):
         tool = _as_tool(given, f"tools[{number}]", from_function)
@@ -54,18 +58,40 @@ def openai(tool: Tool) -> dict[str, Any]:
 
 def lint(tool: Tool) -> list[Lint]:
     """What the published template would drop or garble of this tool."""
-    return list(_lint_properties(tool.parameters, "parameters"))
+    untyped = [] if "type" in tool.parameters else [Lint("error", "parameters", _UNTYPED)]
+    return [*untyped, *_lint_properties(tool.parameters, "parameters")]
 
 
 def validate_arguments(tool: Tool, arguments: Mapping[str, Json]) -> str | None:
-    """The first thing that is wrong with a call's arguments, with its path; None if they fit the tool's schema."""
-    errors = Draft202012Validator(tool.parameters).iter_errors(arguments)
-    error = next(iter(sorted(errors, key=lambda error: [str(part) for part in error.absolute_path])), None)
-    if error is None:
+    """The first thing that is wrong with a call's arguments, with its path; None if they fit the tool's schema.
+
+    Arguments that the schema cannot be applied to are wrong too.
+    """
+    try:
+        errors = schema_errors(tool.parameters, arguments)
+    except ToolError as refusal:
+        return f"arguments: {refusal}"
+    if not errors:
         return None
+    error = min(errors, key=lambda error: [str(part) for part in error.absolute_path])
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
     message = error.message if len(error.message) <= 200 else error.message[:197] + "..."
     return f"arguments{path}: {message}"
+
+
+def schema_errors(schema: Mapping[str, Any], value: Any) -> list[jsonschema.ValidationError]:
+    """Everything that is wrong with a value by a JSON Schema. Nothing is ever fetched for a `$ref`.
+
+    Raises:
+        ToolError: the schema cannot be applied to it: a `$ref` that leads nowhere or in a circle, a number too large.
+    """
+    nothing: Registry[Any] = Registry()  # without one of its own, jsonschema would ask the network
+    try:
+        return list(Draft202012Validator(schema, registry=nothing).iter_errors(value))
+    except Exception as error:  # whatever the validator raises, a call is never let through by it
+        raise ToolError(
+            f"cannot be checked ({type(error).__name__}: {str(error)[:120]}); expected a schema that applies to it"
+        ) from None
 
 
 def _as_tool(given: Any, where: str, from_function: Callable[[Callable[..., Any]], Mapping[str, Any]]) -> Tool:
@@ -101,10 +127,14 @@ def _checked(tool: Tool, where: str) -> Tool:
     except jsonschema.SchemaError as error:
         path = "".join(f".{part}" for part in error.absolute_path)
         raise ToolError(f"{where}: parameters{path}: {error.message[:200]}; expected a JSON Schema") from None
+    except (TypeError, RecursionError):
+        raise ToolError(
+            f"{where}: parameters: got keys that are no text, or too deep; expected a JSON Schema"
+        ) from None
     if not isinstance(schema.get("properties", {}), Mapping):
         raise ToolError(f"{where}: parameters.properties: expected a mapping")
     for name in schema.get("properties", {}):
-        if not NAME.fullmatch(name):
+        if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ToolError(f"{where}: got the parameter {name!r}, expected letters, digits, '_', '.' and '-'")
     # Without a type the published template leaves a brace open.
     return Tool(tool.name, tool.description, {"type": "object", **schema})

@@ -8,13 +8,11 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from steerkit.chat.tokenizer import TokenBytes
-from steerkit.chat.wire import NAME, Wire
+from steerkit.chat.wire import MAX_DIGITS, NAME, Wire
 from steerkit.types import Argument, Call, Json, Span
 
 MAX_DEPTH = 32
 """Objects and lists inside each other."""
-MAX_DIGITS = 1000
-"""Digits of an integer: Python's own bound is 4,300."""
 
 _ESCAPE, _CONTROL, _BROKEN = "\ue000", "\ue001", "\ue002"
 """Marks of `Symbol.kind`, never compared with text."""
@@ -53,7 +51,7 @@ def read_call(tokens: Sequence[int], start: int, wire: Wire, table: TokenBytes) 
 
 def _symbols(tokens: Sequence[int], start: int, wire: Wire, table: TokenBytes) -> list[Symbol]:
     found: list[Symbol] = []
-    pending = b""
+    pending = b""  # the first bytes of a character whose others are in the next token
     for position, token in enumerate(tokens, start):
         if token in wire.control:
             if pending:
@@ -63,14 +61,15 @@ def _symbols(tokens: Sequence[int], start: int, wire: Wire, table: TokenBytes) -
             continue
         pending += table(token)
         try:
-            text = pending.decode("utf-8")
+            text, pending = pending.decode("utf-8"), b""
         except UnicodeDecodeError as error:
+            text, pending = pending[: error.start].decode("utf-8"), pending[error.start :]
+            found += [Symbol(char, "", position) for char in text]
             if error.reason != "unexpected end of data":
                 found.append(Symbol("", _BROKEN, position))
                 pending = b""
-            continue  # the rest of the character is in the next token
+            continue
         found += [Symbol(char, "", position) for char in text]
-        pending = b""
     if pending:
         found.append(Symbol("", _BROKEN, start + len(tokens) - 1))
     return found
@@ -124,9 +123,9 @@ class _Reader:
     def _value(self, depth: int) -> tuple[Json, Span]:
         self._blank()
         first = self._here()
-        if depth > MAX_DEPTH:
-            raise CallSyntaxError(f"got more than {MAX_DEPTH} objects and lists inside each other", first)
         char, kind = self._peek(), self._kind()
+        if depth > MAX_DEPTH and char in ("{", "["):
+            raise CallSyntaxError(f"got more than {MAX_DEPTH} objects and lists inside each other", first)
         value: Json
         if kind == _ESCAPE:
             value = self._string()
@@ -180,7 +179,7 @@ class _Reader:
             if not text:
                 raise self._error("a value")
             raise CallSyntaxError(f"got {text[:80]!r}, expected <escape>, a number, true, false, null, [ or {{", first)
-        if len(text) > MAX_DIGITS:
+        if len(text.removeprefix("-")) > MAX_DIGITS:
             raise CallSyntaxError(f"got a number of {len(text)} characters, expected at most {MAX_DIGITS}", first)
         if match["fraction"] is None and match["exponent"] is None:
             return int(text)

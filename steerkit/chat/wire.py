@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from steerkit.types import Json
 NAME: Final = re.compile(r"[A-Za-z0-9_.-]+")
 """Names of tools and keys of objects."""
 
+MAX_DIGITS: Final = 1000
+"""Digits of an integer in a call: Python's own bound is 4,300."""
+
 CONTROL: Final = (
     "<start_of_turn>",
     "<end_of_turn>",
@@ -26,6 +30,17 @@ CONTROL: Final = (
     "<end_function_response>",
     "<escape>",
 )
+
+
+@lru_cache(maxsize=8)
+def control_tokens(tokenizer: Tokenizer) -> Mapping[str, int]:
+    """Every token of a tokenizer that is structure and never text, with its id: the wire format's, and whatever else the
+    tokenizer calls special. Added tokens that are only text (Gemma's `<table>`) are not among them.
+    """
+    vocabulary = tokenizer.get_vocab()
+    flagged = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    names = sorted({*CONTROL, *tokenizer.all_special_tokens, *flagged})
+    return {name: vocabulary[name] for name in names if name in vocabulary}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +78,6 @@ class Wire:
         stops = {vocabulary["<end_of_turn>"], vocabulary["<start_function_response>"]} | (
             {eos} if eos is not None else set()
         )
-        special = {vocabulary[token] for token in (*CONTROL, *tokenizer.all_special_tokens) if token in vocabulary}
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else vocabulary["<end_of_turn>"]
         return cls(
             vocabulary["<start_function_call>"],
@@ -71,7 +85,7 @@ class Wire:
             vocabulary["<escape>"],
             vocabulary["<start_function_response>"],
             frozenset(stops),
-            frozenset(special),
+            frozenset(control_tokens(tokenizer).values()),
             pad,
         )
 
@@ -80,7 +94,8 @@ def encode_call(name: str, arguments: Mapping[str, Json]) -> str:
     """A call as the model writes it, control tokens included.
 
     Raises:
-        MessageError: a name or key outside `[A-Za-z0-9_.-]+`, or a string that holds `<escape>`.
+        MessageError: what the parser would refuse: a name or key outside `[A-Za-z0-9_.-]+`, a string that holds a
+            control token, a number that is not finite or has more than `MAX_DIGITS` digits.
     """
     return f"<start_function_call>call:{_name(name)}{_value(dict(arguments))}<end_function_call>"
 
@@ -91,14 +106,23 @@ def _value(value: Json) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
-        return repr(value)
+        return _number(value)
     if isinstance(value, str):
-        if "<escape>" in value:
-            raise MessageError(f"got the string {value[:80]!r}, which holds <escape>; the wire format cannot carry it")
+        held = next((token for token in CONTROL if token in value), None)
+        if held is not None:
+            raise MessageError(f"got the string {value[:80]!r}, which holds {held}; the wire format cannot carry it")
         return f"<escape>{value}<escape>"
     if isinstance(value, list):
         return f"[{','.join(map(_value, value))}]"
     return "{" + ",".join(f"{_name(key)}:{_value(item)}" for key, item in value.items()) + "}"
+
+
+def _number(value: int | float) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise MessageError(f"got {value!r}, expected a finite number; the wire format has no other")
+    if isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:
+        raise MessageError(f"got an integer of more than {MAX_DIGITS} digits, expected at most {MAX_DIGITS}")
+    return repr(value)
 
 
 def _name(name: str) -> str:

@@ -47,14 +47,10 @@ def verdict_text(verdict: Mapping[str, Any]) -> Text:
     return text
 
 
-def bars(values: Sequence[float], low: float | None = None, high: float | None = None) -> str:
-    """Values as small bars between their least and largest."""
-    if not values:
-        return ""
-    low = min(values) if low is None else low
-    high = max(values) if high is None else high
-    width = (high - low) or 1.0
-    return "".join(_BARS[min(7, max(0, int((value - low) / width * 8)))] for value in values)
+def bars(values: Sequence[float]) -> str:
+    """Values as small bars from 0 to the largest; nothing below 0 rises."""
+    high = max(0.0, *values) if values else 0.0
+    return "".join(_BARS[min(7, max(0, int(8 * value / high)))] if high else _BARS[0] for value in values)
 
 
 def edit_text(edit: Mapping[str, Any]) -> str:

@@ -26,8 +26,8 @@ def weigh(policy: Policy, evidence: Evidence, trace: Trace, steps: Sequence[int]
     if values is None:
         return Finding(False, None, f"'{evidence.reads}' was not traced")
     here = [(values[step - trace.start], step) for step in steps if 0 <= step - trace.start < len(values)]
-    if not here:
-        return Finding(False, None, f"no token was read at '{evidence.at}'")
+    if not here or len(here) < len(steps):  # the largest value may stand where nothing was read
+        return Finding(False, None, f"{len(here)} of {len(steps)} tokens were read at '{evidence.at}'")
     if any(math.isnan(value) for value, _ in here):
         return Finding(False, None, f"'{evidence.reads}' is not a number at '{evidence.at}'")
     value, step = max(here)

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from jsonschema.validators import Draft202012Validator
-
-from steerkit.chat import positions, validate_arguments
+from steerkit.chat import positions, schema_errors, validate_arguments
+from steerkit.errors import ToolError
 from steerkit.guard.evidence import Finding, weigh
 from steerkit.policy import Evidence, GuardRule, Policy
 from steerkit.types import Call, CallLike, Decision, MalformedCall, Tool, Trace, Verdict
@@ -92,8 +91,12 @@ def _by_rule(call: Call, scene: _Scene, policy: Policy, rule: GuardRule) -> Verd
     """The verdict of a rule that matches, None of one that does not."""
     if rule.tool not in ("*", call.name):
         return None
-    if rule.arguments is not None and not Draft202012Validator(rule.arguments).is_valid(call.arguments):
-        return None
+    if rule.arguments is not None:
+        try:
+            if schema_errors(rule.arguments, call.arguments):
+                return None
+        except ToolError as error:
+            return _undecided(policy, rule, f"its schema {error}")
     if rule.when == "invalid_arguments":
         return None  # such a call was denied before any rule was asked
     decision: Decision = rule.then
@@ -106,12 +109,16 @@ def _by_rule(call: Call, scene: _Scene, policy: Policy, rule: GuardRule) -> Verd
 
 def _from_evidence(policy: Policy, rule: GuardRule, decision: Decision, finding: Finding) -> Verdict | None:
     if finding.missing is not None:
-        # Nothing is known, so nothing is allowed: a rule that would restrict denies, a rule that would allow is void.
-        reason = f"rule '{rule.name}' cannot be decided: {finding.missing}"
-        return None if decision == "allow" else Verdict("deny", rule.name, reason, policy.name)
+        return _undecided(policy, rule, finding.missing)
     if not finding.holds:
         return None
     reading = finding.reading
     assert reading is not None  # it holds, so something was read
     reason = rule.reason or f"'{reading.name}' read {reading.value:.4g}, the bound is {reading.threshold:.4g}"
     return Verdict(decision, rule.name, reason, policy.name, (reading,))
+
+
+def _undecided(policy: Policy, rule: GuardRule, why: str) -> Verdict | None:
+    """Nothing is known, so nothing is allowed: a rule that would restrict denies, a rule that would allow is void."""
+    reason = f"rule '{rule.name}' cannot be decided: {why}"
+    return None if rule.then == "allow" else Verdict("deny", rule.name, reason, policy.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,8 @@ from steerkit.policy.crosscheck import Location, Problem
 
 _MAX_DEPTH = 40
 _MAX_NODES = 50_000
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half a character: YAML can write it, no file and no record can hold it."""
 
 
 @dataclass
@@ -86,7 +89,7 @@ class _Reader:
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
-            if key is None:
+            if key is None or _SURROGATE.search(key):
                 self.document.problems.append(Problem(location, "got a key that is no text, expected a name"))
                 continue
             inner = (*location, key)
@@ -106,6 +109,9 @@ class _Reader:
         except (yaml.YAMLError, ValueError):
             self.document.problems.append(Problem(location, f"got {str(node.value)[:80]!r}, which YAML cannot read"))
             return None
+        if isinstance(value, str) and _SURROGATE.search(value):
+            self.document.problems.append(Problem(location, f"got {value[:80]!r}, expected Unicode text"))
+            return ""
         if isinstance(value, (str, int, float, bool)) or value is None:
             return value
         return str(node.value)  # dates and the like: a policy has none, the text is what was meant

@@ -48,7 +48,11 @@ def loads(text: str, source: str = "<string>") -> Policy:
         policy = Policy.model_validate(document.data)
     except ValidationError as error:
         # The model's own cross-check says again, without lines, what cross_problems said with them.
-        entries = [entry for entry in error.errors(include_url=False) if entry["loc"] and not _beside_the_point(entry)]
+        entries = [
+            entry
+            for entry in error.errors(include_url=False)
+            if entry["loc"] and not _beside_the_point(entry, document)
+        ]
         problems += [_plain(entry, document) for entry in entries]
     if policy is None or problems:
         raise PolicyError(_lines(problems, document, source))
@@ -66,8 +70,10 @@ def _lines(problems: list[Problem], document: Document, source: str) -> list[str
     return [f"{source}:{line} {path + ': ' if path else ''}{text}" for line, path, text in dict.fromkeys(numbered)]
 
 
-def _beside_the_point(entry: Any) -> bool:
+def _beside_the_point(entry: Any, document: Document) -> bool:
     """Whether an error speaks of the other form of a field that takes a word or a mapping."""
+    if document.known(entry["loc"]) == entry["loc"]:
+        return False  # pydantic names the form it speaks of, so this field has but one
     word = isinstance(entry["input"], str)
     return (entry["type"] == "model_type" and word) or (
         entry["type"] == "literal_error" and isinstance(entry["input"], dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal, TypeAlias
 
 import jsonschema
@@ -21,6 +22,10 @@ def _checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
         Draft202012Validator.check_schema(schema)
     except jsonschema.SchemaError as error:
         raise ValueError(f"expected a JSON Schema: {error.message[:200]}") from None
+    try:
+        json.dumps(schema, allow_nan=False)
+    except (TypeError, ValueError):
+        raise ValueError("expected a JSON Schema: finite numbers, and keys that are text") from None
     return schema
 
 

@@ -33,7 +33,11 @@ def split_quantity(quantity: float | str) -> tuple[float, str | None]:
 def _checked(quantity: object) -> float | str:
     if isinstance(quantity, bool) or not isinstance(quantity, (int, float, str)):
         raise ValueError("expected a number, or a number and a unit such as '1.5 max'")
-    if not math.isfinite(split_quantity(quantity)[0]):
+    try:
+        finite = math.isfinite(split_quantity(quantity)[0])
+    except OverflowError:  # an integer that no float can hold
+        finite = False
+    if not finite:
         raise ValueError("expected a finite number")
     return quantity if isinstance(quantity, str) else float(quantity)
 

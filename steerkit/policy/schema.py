@@ -39,7 +39,10 @@ def _step(node: Mapping[str, Any], part: str | int) -> Any:
     if isinstance(part, int):
         return node.get("items", {})
     named = node.get("properties", {}).get(part)
-    return named if named is not None else node.get("additionalProperties") or {}
+    if named is not None:
+        return named
+    own_names = node.get("patternProperties", {})  # of the user's choice; every one of them has the same keys
+    return next(iter(own_names.values()), None) or node.get("additionalProperties") or {}
 
 
 def _plain(node: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:

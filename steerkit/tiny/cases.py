@@ -74,7 +74,7 @@ CASES: Final[tuple[Case, ...]] = (
     _case(
         "parallel",
         "Two calls at once",
-        "get the weather of Borsiton and play PlaBird",
+        "get the weather of Borsiton and play Plabird",
         "play_music get_weather run_command",
     ),
     _case(

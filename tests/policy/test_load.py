@@ -1,59 +1,16 @@
-"""Policy files: what they say, every mistake they can hold, and what they compile to."""
+"""Policy files: every field that they can hold, and every mistake with its line and path."""
 
 from __future__ import annotations
 
-import json
-import math
 import random
 from pathlib import Path
-from typing import Any
 
-import jsonschema
 import pytest
-import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from pydantic import ValidationError
 
-from steerkit import policy as room
-from steerkit.errors import PolicyError, SaeError
-from steerkit.policy import Edit, Policy, dump, fingerprint, load, loads, resolve
+from steerkit.errors import PolicyError
+from steerkit.policy import load, loads
 from steerkit.types import Feature
-
-POLICIES = Path(__file__).parents[2] / "policies"
-GOOD = """\
-steerkit: 1
-name: payments
-description: what it is for
-model: tiny
-features:
-  urge: {layer: 2, index: 417, label: about to move money}
-  order: {layer: 1, index: 90}
-probes:
-  risk: {bias: -2.1, weights: {urge: 1.4, order: 0.8}}
-steer:
-  - name: damp
-    when: {probe: risk, above: 0.5}
-    where: reply.start
-    edit: {urge: {clamp: 0}}
-  - name: boost
-    when: {feature: order, above: 0.5 max, below: 2 max}
-    where: reply
-    edit: {order: {scale: 2, shift: 1 std, cap: 3 max, floor: 0}}
-guard:
-  default: allow
-  rules:
-    - {name: schema, tool: "*", then: deny, when: invalid_arguments}
-    - name: large
-      tool: transfer_money
-      arguments: {properties: {amount: {exclusiveMinimum: 100}}}
-      then: hold
-      reason: payments over 100 need a person
-    - {name: seen, when: {feature: order, above: 3 std, at: prompt}, then: deny}
-trace: {watch: [urge, risk], top_k: 16, at: call}
-mode: shadow
-write_back: reconstruction
-"""
+from tests.policy.example import GOOD
 
 
 def test_every_field_is_read() -> None:
@@ -66,6 +23,29 @@ def test_every_field_is_read() -> None:
     assert policy.guard.rules[1].reason == "payments over 100 need a person"
     assert (policy.mode, policy.write_back, policy.trace.top_k) == ("shadow", "reconstruction", 16)
     bare = loads("steerkit: 1\nname: x\n")
+    probe, feature = policy.steer[0].when, policy.steer[1].when
+    assert probe is not None
+    assert feature is not None
+    assert (probe.probe, probe.above, probe.below) == ("risk", 0.5, None)
+    assert (feature.feature, feature.above, feature.below) == ("order", "0.5 max", "2 max")
+    assert policy.steer[0].edit["urge"].clamp == 0
+    assert policy.steer[1].edit["order"].model_dump(exclude_none=True) == {
+        "scale": 2,
+        "shift": "1 std",
+        "cap": "3 max",
+        "floor": 0,
+    }
+    assert [(rule.name, rule.tool, rule.then) for rule in policy.guard.rules] == [
+        ("schema", "*", "deny"),
+        ("large", "transfer_money", "hold"),
+        ("seen", "*", "deny"),
+    ]
+    assert policy.guard.rules[0].when == "invalid_arguments"
+    assert policy.guard.rules[1].arguments == {"properties": {"amount": {"exclusiveMinimum": 100}}}
+    assert policy.guard.rules[2].when.at == "prompt"  # type: ignore[union-attr]
+    assert (policy.trace.watch, policy.trace.at, policy.guard.default) == (("urge", "risk"), "call", "allow")
+    assert (policy.name, policy.description, policy.model) == ("payments", "what it is for", "tiny")
+    assert (policy.features["urge"].label, policy.probes["risk"].bias) == ("about to move money", -2.1)
     assert (bare.mode, bare.write_back, bare.guard, bare.steer) == ("enforce", "delta", None, ())
 
 
@@ -119,6 +99,16 @@ MISTAKES = {
     "no mapping": (GOOD, "- 1", "got no mapping"),
     "bad name": ("name: payments", "name: 'a b'", "name: got 'a b'"),
     "empty": (GOOD, "", "got no mapping"),
+    "mapping for a word": ("mode: shadow", "mode: {shadow: 1}", r":30 mode: got a mapping, expected 'enforce' or"),
+    "word for a mapping": ("index: 90}", "index: 90}\n  third: L2", r":8 features.third: got 'L2', expected"),
+    "word for a guard": ("trace: {watch: [urge, risk], top_k: 16, at: call}", "trace: reply", ":29 trace: got 'reply'"),
+    "half a character": ("what it is for", '"\\ud800"', "expected Unicode text"),
+    "half a character as a key": ("{urge: {clamp: 0}}", '{"\\ud800": {clamp: 0}}', "got a key that is no text"),
+    "a number beyond floats": ("clamp: 0", f"clamp: {10**400}", "expected a finite number"),
+    "no finite schema": ("exclusiveMinimum: 100", "exclusiveMinimum: .nan", "finite numbers"),
+    "key of a list": ("mode: shadow", "? [a]\n: 1\nmode: shadow", "got a key that is no text"),
+    "nested tag": ("what it is for", "!!python/object:os.system x", "which YAML cannot read"),
+    "no condition word": ("when: invalid_arguments", "when: wrong", "expected 'invalid_arguments'"),
 }
 
 
@@ -162,6 +152,44 @@ def test_broken_files_never_give_anything_but_their_errors() -> None:
     assert failures > 150
 
 
+MORE_MISTAKES = {
+    "features": ("layer: 2, index: 417", "layer: 2, indx: 417", "did you mean 'index'?"),
+    "probes": ("bias: -2.1", "bais: -2.1", "did you mean 'bias'?"),
+    "steer": ("where: reply.start", "were: reply.start", "did you mean 'where'?"),
+    "edit": ("clamp: 0", "clmp: 0", "did you mean 'clamp'?"),
+    "gate": ("above: 0.5}", "abov: 0.5}", "did you mean 'above'?"),
+    "guard": ("default: allow", "defalt: allow", "did you mean 'default'?"),
+    "rule": ("reason: payments", "raeson: payments", "did you mean 'reason'?"),
+    "evidence": ("at: prompt", "att: prompt", "did you mean 'at'?"),
+    "trace": ("top_k: 16", "top_n: 16", "did you mean 'top_k'?"),
+    "top": ("write_back: rec", "writeback: rec", "did you mean 'write_back'?"),
+}
+
+
+@pytest.mark.parametrize("part", MORE_MISTAKES)
+def test_misspelt_keys_are_told_the_key_they_meant(part: str) -> None:
+    """In every part of a policy an unknown key is refused at its line, with the close key; a far one gets none."""
+    right, wrong, hint = MORE_MISTAKES[part]
+    (line,) = (n for n, text in enumerate(GOOD.splitlines(), 1) if right in text)
+    found = problems_of(GOOD.replace(right, wrong, 1))
+    assert any(hint in text and text.startswith(f"<string>:{line} ") for text in found), found
+    assert "did you mean" not in "".join(
+        problems_of(GOOD.replace(right, "zzzzzz: 0" + right[right.index(":") + 3 :], 1))
+    )
+
+
+def test_a_file_gives_the_policy_of_its_text(tmp_path: Path) -> None:
+    """Reading a file is reading its text, and errors name the file."""
+    path = tmp_path / "good.yaml"
+    path.write_text(GOOD)
+    assert load(path) == load(str(path)) == loads(GOOD)
+    path.write_text(GOOD.replace("then: hold", "then: hol"))
+    with pytest.raises(PolicyError) as caught:
+        load(path)
+    assert caught.value.problems[0].startswith(f"{path}:26 guard.rules[1].then: got 'hol', expected")
+    assert str(caught.value) == "\n".join(caught.value.problems)
+
+
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     """Missing, a folder, not text, too large, too deep: one clear line each."""
     (tmp_path / "latin.yaml").write_bytes(b"name: \xe9")
@@ -176,104 +204,3 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     for name, error in {**cases, "deep.yaml": "too deep|not YAML|too deeply"}.items():
         with pytest.raises(PolicyError, match=error):
             load(tmp_path / name)
-
-
-def test_edits_are_one_formula() -> None:
-    """Each kind of edit is its four numbers."""
-    inf = math.inf
-    assert Edit(clamp=3).formula() == (0, 3, -inf, inf)
-    assert Edit(ablate=True).formula() == (0, 0, -inf, inf)
-    assert Edit(scale=2.0, shift=1).formula() == (2, 1, -inf, inf)
-    assert Edit(cap=5, floor=1).formula() == (1, 0, 1, 5)
-
-
-def test_quantities_are_resolved_once_and_for_all() -> None:
-    """Multiples become raw by the feature's own statistic; resolving again changes nothing."""
-    table = {"max": 10.0, "std": 2.0}
-    raw = resolve(loads(GOOD), lambda feature, unit: table[unit] * feature.layer)
-    assert raw.steer[1].when is not None
-    assert (raw.steer[1].when.above, raw.steer[1].when.below) == (5.0, 20.0)
-    assert raw.steer[1].edit["order"].formula() == (2.0, 2.0, 0.0, 30.0)
-    assert raw.guard is not None
-    assert raw.guard.rules[2].when.above == 6.0  # type: ignore[union-attr]
-    assert resolve(raw, lambda feature, unit: 1 / 0) == raw
-
-
-def test_missing_statistics_are_all_named() -> None:
-    """Every quantity without a statistic is listed with its path."""
-
-    def nothing(feature: Feature, unit: str) -> float:
-        raise SaeError(f"no statistic '{unit}'")
-
-    with pytest.raises(PolicyError) as caught:
-        resolve(loads(GOOD), nothing)
-    assert len(caught.value.problems) == 5
-    assert caught.value.problems[0] == "policy 'payments' steer[1].when.above: no statistic 'max'"
-
-
-names = st.from_regex(r"[a-z][a-z0-9_]{0,6}", fullmatch=True)
-numbers = st.floats(-1e6, 1e6) | st.integers(-100, 100)
-quantities = numbers | st.builds(lambda n, u: f"{n} {u}", st.integers(0, 9), st.sampled_from(["max", "std", "q99"]))
-edits = (
-    st.fixed_dictionaries({"clamp": quantities}) | st.just({"ablate": True}) | st.fixed_dictionaries({"scale": numbers})
-)
-
-
-@st.composite
-def policies(draw: st.DrawFn) -> dict[str, Any]:
-    """Data of a policy that is right."""
-    features = draw(st.lists(names, min_size=1, max_size=4, unique=True))
-    rules = [
-        {"name": f"r{n}", "where": draw(st.sampled_from(["any", "prompt", "reply"])), "edit": {name: draw(edits)}}
-        for n, name in enumerate(features)
-    ]
-    guard = {
-        "default": draw(st.sampled_from(["allow", "deny"])),
-        "rules": [{"name": "g", "then": "flag", "tool": draw(names)}],
-    }
-    return {
-        "steerkit": 1,
-        "name": draw(names),
-        "description": draw(st.text(max_size=20)),
-        "features": {name: {"layer": 0, "index": n} for n, name in enumerate(features)},
-        "steer": rules,
-        "guard": draw(st.none() | st.just(guard)),
-        "trace": {"watch": features, "top_k": draw(st.integers(0, 256))},
-    }
-
-
-@given(data=policies())
-@settings(deadline=None, max_examples=80)
-def test_loading_what_was_dumped_gives_the_policy(data: dict[str, Any]) -> None:
-    """load(dump(p)) == p, and equal policies have equal fingerprints."""
-    policy = Policy.model_validate(data)
-    again = loads(dump(policy))
-    assert again == policy
-    assert fingerprint(again) == fingerprint(policy)
-    assert fingerprint(policy.model_copy(update={"name": "another-name"})) != fingerprint(policy)
-
-
-def test_a_policy_made_in_code_is_checked_too() -> None:
-    """Without a file there is no line, but the same mistakes are refused."""
-    with pytest.raises(ValidationError, match="which is no feature of this policy"):
-        Policy.model_validate(
-            {"steerkit": 1, "name": "x", "steer": [{"name": "r", "where": "any", "edit": {"f": {"clamp": 1}}}]}
-        )
-
-
-def test_the_shipped_schema_is_the_models() -> None:
-    """`policies/schema.json` is what `steerkit policy schema` prints, and takes the good file and not a bad one."""
-    assert (POLICIES / "schema.json").read_text() == room.schema_text(), (
-        "run: steerkit policy schema > policies/schema.json"
-    )
-    validator = jsonschema.Draft202012Validator(json.loads(room.schema_text()))
-    assert validator.is_valid(yaml.safe_load(GOOD))
-    assert not validator.is_valid({**yaml.safe_load(GOOD), "more": 1})
-
-
-@pytest.mark.parametrize("path", sorted(POLICIES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_shipped_policies_load_and_name_their_schema(path: Path) -> None:
-    """Each shipped file is right by our reading and by its schema, and tells editors where that is."""
-    assert load(path).name == path.stem
-    assert path.read_text().startswith("# yaml-language-server: $schema=schema.json\n")
-    jsonschema.validate(yaml.safe_load(path.read_text()), room.schema())

@@ -1,0 +1,35 @@
+"""A policy that says everything a policy can say."""
+
+GOOD = """\
+steerkit: 1
+name: payments
+description: what it is for
+model: tiny
+features:
+  urge: {layer: 2, index: 417, label: about to move money}
+  order: {layer: 1, index: 90}
+probes:
+  risk: {bias: -2.1, weights: {urge: 1.4, order: 0.8}}
+steer:
+  - name: damp
+    when: {probe: risk, above: 0.5}
+    where: reply.start
+    edit: {urge: {clamp: 0}}
+  - name: boost
+    when: {feature: order, above: 0.5 max, below: 2 max}
+    where: reply
+    edit: {order: {scale: 2, shift: 1 std, cap: 3 max, floor: 0}}
+guard:
+  default: allow
+  rules:
+    - {name: schema, tool: "*", then: deny, when: invalid_arguments}
+    - name: large
+      tool: transfer_money
+      arguments: {properties: {amount: {exclusiveMinimum: 100}}}
+      then: hold
+      reason: payments over 100 need a person
+    - {name: seen, when: {feature: order, above: 3 std, at: prompt}, then: deny}
+trace: {watch: [urge, risk], top_k: 16, at: call}
+mode: shadow
+write_back: reconstruction
+"""

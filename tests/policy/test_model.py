@@ -1,0 +1,180 @@
+"""What a policy says: edits, quantities, what its parts owe each other, and its identity."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from steerkit.errors import PolicyError, SaeError
+from steerkit.policy import Edit, Policy, dump, fingerprint, loads, resolve, watch_key
+from steerkit.policy.parts import UNITS, split_quantity
+from steerkit.types import Feature
+from tests.policy.example import GOOD
+
+
+def test_edits_are_one_formula() -> None:
+    """Each kind of edit is its four numbers."""
+    inf = math.inf
+    assert Edit(clamp=3).formula() == (0, 3, -inf, inf)
+    assert Edit(ablate=True).formula() == (0, 0, -inf, inf)
+    assert Edit(scale=2.0, shift=1).formula() == (2, 1, -inf, inf)
+    assert Edit(cap=5, floor=1).formula() == (1, 0, 1, 5)
+
+
+def test_quantities_are_resolved_once_and_for_all() -> None:
+    """Multiples become raw by the feature's own statistic; resolving again changes nothing."""
+    table = {"max": 10.0, "std": 2.0}
+    raw = resolve(loads(GOOD), lambda feature, unit: table[unit] * feature.layer)
+    assert raw.steer[1].when is not None
+    assert (raw.steer[1].when.above, raw.steer[1].when.below) == (5.0, 20.0)
+    assert raw.steer[1].edit["order"].formula() == (2.0, 2.0, 0.0, 30.0)
+    assert raw.guard is not None
+    assert raw.guard.rules[2].when.above == 6.0  # type: ignore[union-attr]
+    assert resolve(raw, lambda feature, unit: 1 / 0) == raw
+
+
+def test_missing_statistics_are_all_named() -> None:
+    """Every quantity without a statistic is listed with its path."""
+
+    def nothing(feature: Feature, unit: str) -> float:
+        raise SaeError(f"no statistic '{unit}'")
+
+    with pytest.raises(PolicyError) as caught:
+        resolve(loads(GOOD), nothing)
+    assert len(caught.value.problems) == 5
+    assert caught.value.problems[0] == "policy 'payments' steer[1].when.above: no statistic 'max'"
+
+
+names = st.from_regex(r"[a-z][a-z0-9_]{0,6}", fullmatch=True)
+numbers = st.floats(-1e6, 1e6) | st.integers(-100, 100)
+quantities = numbers | st.builds(lambda n, u: f"{n} {u}", st.integers(0, 9), st.sampled_from(["max", "std", "q99"]))
+edits = (
+    st.fixed_dictionaries({"clamp": quantities}) | st.just({"ablate": True}) | st.fixed_dictionaries({"scale": numbers})
+)
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> dict[str, Any]:
+    """Data of a policy that is right."""
+    features = draw(st.lists(names, min_size=1, max_size=4, unique=True))
+    rules = [
+        {"name": f"r{n}", "where": draw(st.sampled_from(["any", "prompt", "reply"])), "edit": {name: draw(edits)}}
+        for n, name in enumerate(features)
+    ]
+    guard = {
+        "default": draw(st.sampled_from(["allow", "deny"])),
+        "rules": [{"name": "g", "then": "flag", "tool": draw(names)}],
+    }
+    return {
+        "steerkit": 1,
+        "name": draw(names),
+        "description": draw(st.text(max_size=20)),
+        "features": {name: {"layer": 0, "index": n} for n, name in enumerate(features)},
+        "steer": rules,
+        "guard": draw(st.none() | st.just(guard)),
+        "trace": {"watch": features, "top_k": draw(st.integers(0, 256))},
+    }
+
+
+@given(data=policies())
+@settings(deadline=None, max_examples=80)
+def test_loading_what_was_dumped_gives_the_policy(data: dict[str, Any]) -> None:
+    """load(dump(p)) == p, and equal policies have equal fingerprints."""
+    policy = Policy.model_validate(data)
+    again = loads(dump(policy))
+    assert again == policy
+    assert fingerprint(again) == fingerprint(policy)
+    assert fingerprint(policy.model_copy(update={"name": "another-name"})) != fingerprint(policy)
+
+
+def test_a_policy_made_in_code_is_checked_too() -> None:
+    """Without a file there is no line, but the same mistakes are refused."""
+    with pytest.raises(ValidationError, match="which is no feature of this policy"):
+        Policy.model_validate(
+            {"steerkit": 1, "name": "x", "steer": [{"name": "r", "where": "any", "edit": {"f": {"clamp": 1}}}]}
+        )
+
+
+def test_quantities_are_numbers_or_multiples_of_a_known_statistic() -> None:
+    """Every unit is read, signs and exponents too; anything else is refused."""
+    for unit in UNITS:
+        assert split_quantity(f"-1.5e1 {unit}") == (-15.0, unit)
+    assert split_quantity(3.5) == (3.5, None)
+    for wrong in ("3", "max", "3max", "3  max", "3 max ", "x max", "3 median", "\u0663 max x", "inf max", "1e999 max"):
+        with pytest.raises(ValidationError):
+            Edit(clamp=wrong)
+    for also_wrong in (True, None, math.nan, math.inf, [1], 10**400):
+        with pytest.raises(ValidationError):
+            Edit(clamp=also_wrong)  # type: ignore[arg-type]
+    assert Edit(clamp="3 max").clamp == "3 max"
+
+
+def test_raw_formulas_need_raw_quantities() -> None:
+    """An edit in multiples has no formula before it is resolved, never a wrong one."""
+    for edit in (Edit(clamp="1 max"), Edit(shift="1 max"), Edit(cap="1 max"), Edit(floor="1 max")):
+        with pytest.raises(ValueError, match="could not convert"):
+            edit.formula()
+    assert Edit(ablate=True).formula() == Edit(clamp=0).formula()
+
+
+def steered(gate: int, *edited: int, probe: bool = False) -> dict[str, Any]:
+    """A rule gated at one layer that edits at others."""
+    features = {"gate": {"layer": gate, "index": 0}, **{f"e{n}": {"layer": n, "index": 1} for n in edited}}
+    when = {"probe": "p", "above": 1} if probe else {"feature": "gate", "above": 1}
+    rule = {"name": "r", "where": "any", "when": when, "edit": {f"e{n}": {"clamp": 0} for n in edited}}
+    probes = {"p": {"weights": {"gate": 1.0}}} if probe else {}
+    return {"steerkit": 1, "name": "x", "features": features, "probes": probes, "steer": [rule]}
+
+
+@pytest.mark.parametrize("probe", [False, True])
+def test_a_gate_is_read_before_the_edit_is_written(probe: bool) -> None:
+    """A gate at the edit's layer or below it is taken; one layer above the lowest edit is refused."""
+    for gate, edited in ((1, (1,)), (0, (1, 5)), (1, (2, 1))):
+        assert Policy.model_validate(steered(gate, *edited, probe=probe)).steer
+    for gate, edited in ((2, (1,)), (3, (5, 2))):
+        with pytest.raises(ValidationError, match=f"got a gate at layer {gate} for an edit at layer {min(edited)}"):
+            Policy.model_validate(steered(gate, *edited, probe=probe))
+
+
+def test_one_feature_has_one_edit() -> None:
+    """Two rules that edit the same feature are refused, also under two names for it; two features are not."""
+    one, two = {"layer": 0, "index": 1}, {"layer": 0, "index": 2}
+
+    def policy(first: dict[str, int], second: dict[str, int]) -> Policy:
+        rules = [{"name": n, "where": "any", "edit": {n: {"clamp": 0}}} for n in ("a", "b")]
+        return Policy.model_validate(
+            {"steerkit": 1, "name": "x", "features": {"a": first, "b": second}, "steer": rules}
+        )
+
+    assert len(policy(one, two).steer) == 2
+    with pytest.raises(ValidationError, match="got layer 0 feature 1, which rule 'a' edits too"):
+        policy(one, one)
+
+
+def test_policies_are_values() -> None:
+    """They cannot be changed, equal content is equal, and every change of content changes the fingerprint."""
+    policy = loads(GOOD)
+    with pytest.raises(ValidationError, match="frozen"):
+        policy.name = "other"
+    reordered = "\n".join(["write_back: reconstruction", *GOOD.splitlines()[:-1]])
+    assert fingerprint(loads(reordered)) == fingerprint(policy)
+    changes = [
+        ("clamp: 0", "clamp: 1"),
+        ("bias: -2.1", "bias: -2.2"),
+        ("then: hold", "then: deny"),
+        ("top_k: 16", "top_k: 15"),
+    ]
+    prints = {fingerprint(loads(GOOD.replace(*change, 1))) for change in changes}
+    assert len(prints | {fingerprint(policy)}) == 5
+    assert fingerprint(policy).startswith("sha256:")
+
+
+def test_policies_keep_their_readings_apart() -> None:
+    """One name in two policies has two keys in a trace."""
+    assert watch_key(loads(GOOD), "urge") == "payments.urge"
+    assert watch_key(loads(GOOD.replace("name: payments", "name: mail", 1)), "urge") == "mail.urge"

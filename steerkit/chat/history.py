@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from steerkit.chat.wire import NAME
@@ -43,6 +45,33 @@ def template_messages(messages: Messages) -> list[dict[str, Any]]:
     return found
 
 
+def in_call_order(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What `template_messages` gave, with adjacent tool results in the order of the calls they name, and without ids.
+
+    On the wire a result has no id: the model pairs calls and results by their order. Results that name no call, and
+    those beside them, stay as they stand.
+    """
+    found: list[dict[str, Any]] = []
+    order: dict[str, int] = {}
+    for is_result, group in groupby(messages, key=lambda message: message["role"] == "tool"):
+        some = list(group)
+        if is_result and all(message.get("tool_call_id") in order for message in some):
+            some.sort(key=lambda message: order[str(message["tool_call_id"])])
+        found += map(_without_ids, some)
+        calls = some[-1].get("tool_calls", [])
+        order = {call["id"]: number for number, call in enumerate(calls) if "id" in call}
+    return found
+
+
+def _without_ids(message: dict[str, Any]) -> dict[str, Any]:
+    plain = {key: value for key, value in message.items() if key != "tool_call_id"}
+    if "tool_calls" in plain:
+        plain["tool_calls"] = [
+            {key: value for key, value in call.items() if key != "id"} for call in plain["tool_calls"]
+        ]
+    return plain
+
+
 def _plain_message(message: Mapping[str, Any], where: str, names: dict[str, str]) -> dict[str, Any]:
     plain: dict[str, Any] = {"role": _ROLES[message["role"]]}
     if message.get("content") is not None:
@@ -76,14 +105,16 @@ def _call(call: Any, where: str, names: dict[str, str]) -> dict[str, Any]:
     arguments = function.get("arguments") or {}
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments)
+            arguments = _json(arguments)
         except (ValueError, RecursionError):
             raise MessageError(f"{where}.arguments: got text that is no JSON, expected a mapping") from None
     if not isinstance(arguments, Mapping):
         raise MessageError(f"{where}.arguments: got {type(arguments).__name__}, expected a mapping")
+    plain: dict[str, Any] = {"type": "function", "function": {"name": function["name"], "arguments": dict(arguments)}}
     if call.get("id"):
-        names[str(call["id"])] = function["name"]
-    return {"type": "function", "function": {"name": function["name"], "arguments": dict(arguments)}}
+        plain["id"] = str(call["id"])
+        names[plain["id"]] = function["name"]
+    return plain
 
 
 def _tool_message(message: Mapping[str, Any], where: str, names: Mapping[str, str]) -> dict[str, Any]:
@@ -91,15 +122,15 @@ def _tool_message(message: Mapping[str, Any], where: str, names: Mapping[str, st
     parts = content if isinstance(content, list) else [content]
     if parts and all(isinstance(part, Mapping) and "response" in part and "name" in part for part in parts):
         return {"role": "tool", "content": [_splayed(part["name"], part["response"]) for part in parts if part]}
-    name = message.get("name")
+    reference = message.get("tool_call_id")
+    if reference is None and message.get("name") is not None:
+        return {"role": "tool", "content": [_splayed(message["name"], _result(content, where))]}
+    name = names.get(str(reference))
     if name is None:
-        reference = message.get("tool_call_id")
-        name = names.get(str(reference))
-        if name is None:
-            raise MessageError(
-                f"{where}.tool_call_id: got {reference!r}, expected the id of an earlier call, or a name"
-            )
-    return {"role": "tool", "content": [_splayed(name, _result(content, where))]}
+        raise MessageError(f"{where}.tool_call_id: got {reference!r}, expected the id of an earlier call, or a name")
+    if message.get("name") not in (None, name):
+        raise MessageError(f"{where}.name: got {message['name']!r}, expected {name!r}, the tool that call asked for")
+    return {"role": "tool", "tool_call_id": str(reference), "content": [_splayed(name, _result(content, where))]}
 
 
 def _result(content: Any, where: str) -> Any:
@@ -108,10 +139,27 @@ def _result(content: Any, where: str) -> Any:
         content = _text(content, f"{where}.content")
     if isinstance(content, str) and content.lstrip().startswith("{"):
         try:
-            return json.loads(content)
+            return _json(content)
         except (ValueError, RecursionError):  # no JSON, or nested deeper than it can be read: text then
             return content
     return content
+
+
+def _json(text: str) -> Any:
+    """JSON as it is defined: `NaN` and numbers beyond a float are none, and the wire format has no way to write them.
+
+    Raises:
+        ValueError: it is no JSON.
+        RecursionError: it is nested too deeply to be read.
+    """
+    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no finite number")
+    return number
 
 
 def _splayed(name: Any, response: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from steerkit.chat.history import template_messages
+from steerkit.chat.history import in_call_order, template_messages
 from steerkit.chat.tokenizer import Tokenizer, token_bytes
 from steerkit.chat.tools import openai
 from steerkit.chat.wire import control_tokens
@@ -63,7 +63,7 @@ def render(
         if untrusted == "refuse":
             marks.refuse_messages(plain)
             marks.refuse(declared, "tools")
-        rendered = _apply(tokenizer, marks.replace(plain), marks.replace(declared))
+        rendered = _apply(tokenizer, marks.replace(in_call_order(plain)), marks.replace(declared))
     except RecursionError:
         raise MessageError("messages: got values nested too deeply to render; expected fewer levels") from None
     ids: list[int] = []
@@ -106,7 +106,7 @@ class _Marks:
         return value
 
     def split(self, rendered: str) -> list[str]:
-        """Structure and literals in turn: even entries are as rendered, odd ones the control token a mark stands for."""
+        """Structure and literals in turn: even entries as rendered, odd ones the control token a mark stands for."""
         pieces = self._mark.split(rendered)
         return [self._control[int(piece)] if number % 2 else piece for number, piece in enumerate(pieces)]
 

@@ -104,7 +104,7 @@ def _as_tool(given: Any, where: str, from_function: Callable[[Callable[..., Any]
     body = given.get("function", given)
     if not isinstance(body, Mapping):
         raise ToolError(f"{where}.function: got {type(body).__name__}, expected a mapping with name and parameters")
-    if "name" not in body and "title" in body and "properties" in body:
+    if "name" not in body and "title" in body and ("properties" in body or body.get("type") == "object"):
         schema = {key: value for key, value in body.items() if key not in ("title", "description")}
         body = {"name": body["title"], "description": body.get("description", ""), "parameters": schema}
     if "name" not in body:
@@ -141,6 +141,9 @@ def _checked(tool: Tool, where: str) -> Tool:
 
 
 def _lint_properties(schema: Mapping[str, Any], path: str) -> Iterable[Lint]:
+    items = schema.get("items")
+    if isinstance(items, Mapping):
+        yield from _lint_properties(items, f"{path}.items")
     for name, item in schema.get("properties", {}).items():
         here = f"{path}.properties.{name}"
         if name in _VANISHING:

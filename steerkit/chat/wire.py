@@ -34,8 +34,10 @@ CONTROL: Final = (
 
 @lru_cache(maxsize=8)
 def control_tokens(tokenizer: Tokenizer) -> Mapping[str, int]:
-    """Every token of a tokenizer that is structure and never text, with its id: the wire format's, and whatever else the
-    tokenizer calls special. Added tokens that are only text (Gemma's `<table>`) are not among them.
+    """Every token of a tokenizer that is structure and never text, with its id.
+
+    These are the wire format's, and whatever else the tokenizer calls special. Added tokens that are only text (Gemma's
+    `<table>`) are not among them.
     """
     vocabulary = tokenizer.get_vocab()
     flagged = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
@@ -95,7 +97,7 @@ def encode_call(name: str, arguments: Mapping[str, Json]) -> str:
 
     Raises:
         MessageError: what the parser would refuse: a name or key outside `[A-Za-z0-9_.-]+`, a string that holds a
-            control token, a number that is not finite or has more than `MAX_DIGITS` digits.
+            control token, a number that is not finite or has more than `MAX_DIGITS` digits, a value that is no JSON.
     """
     return f"<start_function_call>call:{_name(name)}{_value(dict(arguments))}<end_function_call>"
 
@@ -114,7 +116,9 @@ def _value(value: Json) -> str:
         return f"<escape>{value}<escape>"
     if isinstance(value, list):
         return f"[{','.join(map(_value, value))}]"
-    return "{" + ",".join(f"{_name(key)}:{_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{_name(key)}:{_value(item)}" for key, item in value.items()) + "}"
+    raise MessageError(f"got {type(value).__name__}, expected a JSON value")
 
 
 def _number(value: int | float) -> str:
@@ -126,6 +130,6 @@ def _number(value: int | float) -> str:
 
 
 def _name(name: str) -> str:
-    if not NAME.fullmatch(name):
-        raise MessageError(f"got the name {name[:80]!r}, expected letters, digits, '_', '.' and '-'")
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise MessageError(f"got the name {str(name)[:80]!r}, expected letters, digits, '_', '.' and '-'")
     return name

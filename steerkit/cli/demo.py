@@ -81,4 +81,4 @@ def _show_end(path: Path, policies: list[Path], steered: list[Turn]) -> None:
     out.print(f"   steerkit audit show {steered[1].record_id} --store {path}")
     out.print("   steerkit sae inspect tiny")
     out.print(f"   steerkit policy check {policies[0]}")
-    out.print('   steerkit run "how much money is in savings" --tools examples/tools.json')
+    out.print('   steerkit run "tell me how much money travel 38 has" --tools examples/tools.json')

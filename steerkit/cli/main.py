@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from steerkit import __version__
@@ -16,6 +15,9 @@ from steerkit.cli.policy import app as policy
 from steerkit.cli.run import run_command
 from steerkit.cli.sae import app as sae
 from steerkit.errors import PolicyError, SteerkitError
+
+# Older releases of typer use the click package, newer ones carry their own copy: the class is found either way.
+_USAGE_ERROR: Any = typer.BadParameter.__base__
 
 app = typer.Typer(
     name="steerkit",
@@ -51,9 +53,10 @@ def run() -> None:
     """The entry point: a user's mistake is one clear line on stderr and a non-zero exit."""
     try:
         status = app(standalone_mode=False)
-    except click.ClickException as error:
-        typer.echo(f"error: {error.format_message()}", err=True)
-        sys.exit(error.exit_code)
+    except _USAGE_ERROR as error:
+        text = error.format_message()  # of a group without its command: the help
+        typer.echo(text if text.startswith("Usage:") else f"error: {text}", err=True)
+        sys.exit(2)
     except PolicyError as error:
         for problem in error.problems:
             typer.echo(f"error: {problem}", err=True)
@@ -61,7 +64,7 @@ def run() -> None:
     except SteerkitError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except BrokenPipeError:
         # The reader went away; Python would complain once more when it flushes at exit.

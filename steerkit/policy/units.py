@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from pydantic import ValidationError
+
 from steerkit.errors import PolicyError, SaeError
+from steerkit.policy.crosscheck import dotted
 from steerkit.policy.model import Policy
 from steerkit.policy.parts import split_quantity
 from steerkit.types import Feature
@@ -18,7 +21,7 @@ def resolve(policy: Policy, statistic: Statistic) -> Policy:
     """The same policy with every quantity raw; resolving twice is resolving once.
 
     Raises:
-        PolicyError: a statistic is not known, all of them at once.
+        PolicyError: a statistic is not known, all of them at once; or the raw values contradict each other.
     """
     problems: list[str] = []
 
@@ -46,4 +49,9 @@ def resolve(policy: Policy, statistic: Statistic) -> Policy:
             rule["when"] = raw(rule["when"], ("above", "below"), rule["when"].get("feature"), path)
     if problems:
         raise PolicyError(problems)
-    return Policy.model_validate(data)
+    try:
+        return Policy.model_validate(data)
+    except ValidationError as error:
+        # What was right in multiples need not be in raw values: bounds that cross, a statistic that is no number.
+        wrong = [f"{dotted(entry['loc'])}: {entry['msg']}" for entry in error.errors(include_url=False)]
+        raise PolicyError([f"policy '{policy.name}' in raw activations: {line}" for line in wrong]) from None

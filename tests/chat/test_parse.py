@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from steerkit.chat import CallClosed, CallOpened, Parsed, Parser, TextDelta, encode_call, parse
+from steerkit.chat import encode_call, parse
 from steerkit.errors import MessageError
 from steerkit.types import Call, MalformedCall
-from tests.chat.conftest import TOKENIZERS, ids_of
+from tests.chat.conftest import ids_of
 
 E = "<escape>"
 DEEP = "[" * 33 + "]" * 33
@@ -55,6 +52,19 @@ MALFORMED = {
         f"call:f{{a:{E}x<start_of_turn>y{E}}}",
         "control token <start_of_turn> inside a string",
     ),
+    "stray response": ("call:f{a:<end_function_response>}", "got '<end_function_response>', expected a value"),
+    "half a number": ("call:f{a:1.}", "got '1.', expected <escape>"),
+    "plus": ("call:f{a:+1}", "got '+1'"),
+    "python true": ("call:f{a:True}", "got 'True'"),
+    "not a number": ("call:f{a:NaN}", "got 'NaN'"),
+    "two values": ("call:f{a:1 2}", "got '2', expected ',' or '}'"),
+    "no comma": (f"call:f{{a:{E}x{E}b:1}}", "got 'b', expected ',' or '}'"),
+    "no value": ("call:f{a:}", "got '}', expected a value"),
+    "number in another script": ("call:f{a:\u0661}", "got '\u0661'"),
+    "key in another script": ("call:f{é:1}", "got 'é', expected a key"),
+    "wrong bracket": ("call:f{a:[1}}", "got '}', expected ',' or ']'"),
+    "escape in a name": (f"call:f{E}x{E}{{a:1}}", "expected the end of the call"),
+    "two calls in one": ("call:f{}call:g{}", "got 'c', expected the end of the call"),
     "nested call": ("call:f{a:<start_function_call>call:g{}}", "<start_function_call>"),
     "unclosed string": (f"call:f{{a:{E}x}}", "a string that is never closed"),
     "unclosed object": ("call:f{a:1", "got the end of the call, expected ',' or '}'"),
@@ -187,68 +197,125 @@ def test_calls_are_bounded_in_length_and_number(tokenizer: Any) -> None:
     assert "more than 63 calls" in many[63].error  # type: ignore[union-attr]
 
 
-names = st.from_regex(r"[A-Za-z0-9_.-]{1,8}", fullmatch=True)
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(
-    lambda text: "<" not in text and "▁" not in text
-)
-leaves = st.none() | st.booleans() | st.integers() | st.integers(-(10**30), 10**30) | texts
-leaves |= st.floats(allow_nan=False, allow_infinity=False)
-values = st.recursive(
-    leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3), max_leaves=8
-)
-calls = st.tuples(names, st.dictionaries(names, values, max_size=4))
+CANNOT = {
+    "escape": ("f", {"a": f"x{E}"}, "holds <escape>"),
+    "control token": ("f", {"a": [{"b": "x<end_function_call>"}]}, "holds <end_function_call>"),
+    "name": ("f g", {}, "expected letters"),
+    "key": ("f", {"a": {"b c": 1}}, "expected letters"),
+    "no number": ("f", {"a": math.nan}, "got nan"),
+    "infinite": ("f", {"a": [-math.inf]}, "got -inf"),
+}
 
 
-def same(left: Any, right: Any) -> bool:
-    """Equal, and of equal types: True is not 1 and 1 is not 1.0."""
-    return repr(left) == repr(right) and (
-        not isinstance(left, float) or math.copysign(1, left) == math.copysign(1, right)
+@pytest.mark.parametrize("case", CANNOT)
+def test_what_the_wire_cannot_carry_is_not_written(case: str) -> None:
+    """A value that would be read back as something else is refused; its harmless neighbour is written."""
+    name, arguments, error = CANNOT[case]
+    with pytest.raises(MessageError, match=error):
+        encode_call(name, arguments)  # type: ignore[arg-type]
+    assert encode_call("f", {"a": "x<escape"}) == f"<start_function_call>call:f{{a:{E}x<escape{E}}}<end_function_call>"
+
+
+SURROUNDINGS = {
+    "one turn with a result": (
+        f"<start_function_call>call:get_current_weather{{location:{E}Tokyo, Japan{E}}}<end_function_call>"
+        f"<start_function_response>response:get_current_weather{{temperature:15,weather:{E}sunny{E}}}",
+        [("get_current_weather", {"location": "Tokyo, Japan"})],
+        "",
+        "tool_call",
+    ),
+    "prose": (
+        "The current weather in Tokyo is sunny.<end_of_turn>",
+        [],
+        "The current weather in Tokyo is sunny.",
+        "stop",
+    ),
+    "no arguments": (
+        "<start_function_call>call:turn_off_flashlight{}<end_function_call>",
+        [("turn_off_flashlight", {})],
+        "",
+        "length",
+    ),
+    "parallel": (
+        f"<start_function_call>call:get_weather{{location:{E}Paris{E}}}<end_function_call>"
+        f"<start_function_call>call:get_weather{{location:{E}London{E}}}<end_function_call><start_function_response>",
+        [("get_weather", {"location": "Paris"}), ("get_weather", {"location": "London"})],
+        "",
+        "tool_call",
+    ),
+    "dotted name": (
+        "<start_function_call>call:math.add{a:1}<end_function_call><eos>",
+        [("math.add", {"a": 1})],
+        "",
+        "stop",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SURROUNDINGS)
+def test_worked_examples_of_the_format(tokenizer: Any, case: str) -> None:
+    """Whole replies give their calls in order, the text outside them, and what stopped them."""
+    reply, expected, text, finish = SURROUNDINGS[case]
+    parsed = parse(tokenizer, ids_of(tokenizer, reply))
+    assert [(call.name, call.arguments) for call in parsed.calls if isinstance(call, Call)] == expected
+    assert (len(parsed.calls), parsed.text, parsed.finish) == (len(expected), text, finish)
+
+
+def test_nothing_is_read_after_a_stop(tokenizer: Any) -> None:
+    """A call after a stop token is not there; before it, it is."""
+    call, stop = ids_of(tokenizer, encode_call("f", {})), ids_of(tokenizer, "<end_of_turn>")
+    assert parse(tokenizer, [*stop, *call]).calls == ()
+    assert len(parse(tokenizer, [*call, *stop]).calls) == 1
+
+
+@pytest.mark.parametrize("count", [32, 33])
+def test_the_bounds_are_where_they_are_said_to_be(tokenizer: Any, count: int) -> None:
+    """Thirty-two levels of objects or lists are read, and 1,000 digits; one more is malformed."""
+    fits = count == 32
+    lists, objects = "[" * count + "]" * count, "{k:" * (count - 1) + "{}" + "}" * (count - 1)
+    digits = "9" * (1000 if fits else 1001)
+    for written in (lists, objects, digits, f"-{digits[:-1]}" if fits else f"-{digits}"):
+        assert isinstance(call_of(tokenizer, f"call:f{{a:{written}}}"), Call if fits else MalformedCall), written
+
+
+def test_broken_bytes_are_no_text(tokenizer: Any) -> None:
+    """Half a character inside a call is malformed and outside it is the replacement character; a whole one is text."""
+    whole = ids_of(tokenizer, "😀")
+    opened, closed = (
+        ids_of(tokenizer, f"<start_function_call>call:f{{a:{E}"),
+        ids_of(tokenizer, f"{E}}}<end_function_call>"),
     )
+    assert parse(tokenizer, [*opened, *whole, *closed]).calls[0].arguments == {"a": "😀"}  # type: ignore[union-attr]
+    (broken,) = parse(tokenizer, [*opened, *whole[:-1], *closed]).calls
+    assert isinstance(broken, MalformedCall)
+    assert "bytes that are no UTF-8 inside a string" in broken.error
+    assert broken.position == len(opened) + len(whole) - 2
+    assert parse(tokenizer, [*whole, *whole[:-1]]).text == "😀\ufffd"
 
 
-@pytest.mark.parametrize("kind", list(TOKENIZERS))
-@given(call=calls)
-@settings(deadline=None, max_examples=120)
-def test_parsing_a_rendered_call_gives_the_call(kind: str, call: tuple[str, dict[str, Any]]) -> None:
-    """parse(render(call)) == call, over nested values, unicode, big integers and empty strings."""
-    name, arguments = call
-    (found,) = parse(TOKENIZERS[kind], ids_of(TOKENIZERS[kind], encode_call(name, arguments))).calls
-    assert isinstance(found, Call), found
-    assert (found.name, same(dict(found.arguments), arguments)) == (name, True)
+POSITIONS = {
+    "trailing comma": ("call:f{a:1,", "}"),
+    "duplicate": ("call:f{a:1,", "a:2}"),
+    "control token": (f"call:f{{a:{E}x", f"<start_of_turn>y{E}}}"),
+    "bare word": ("call:f{a:", "yes}"),
+    "after the end": ("call:f{}", "x"),
+}
 
 
-@pytest.mark.parametrize("kind", list(TOKENIZERS))
-@given(pieces=st.lists(calls | texts, max_size=4), cuts=st.lists(st.integers(0, 200), max_size=8))
-@settings(deadline=None, max_examples=80)
-def test_any_chunking_of_a_stream_parses_the_same(kind: str, pieces: list[Any], cuts: list[int]) -> None:
-    """Tokens fed in any chunks give the same text, calls and finish, and the events add up to them."""
-    tokenizer = TOKENIZERS[kind]
-    ids = ids_of(tokenizer, "".join(p if isinstance(p, str) else encode_call(*p) for p in pieces) + "<end_of_turn>")
-    parser, events = Parser(tokenizer), []
-    edges = sorted({0, len(ids), *(cut for cut in cuts if cut < len(ids))})
-    for start, end in pairwise(edges):
-        events += parser.feed(ids[start:end])
-    parsed = parser.finish()
-    assert parsed == parse(tokenizer, ids)
-    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == parsed.text
-    assert tuple(event.call for event in events if isinstance(event, CallClosed)) == parsed.calls
-    assert [e.position for e in events if isinstance(e, CallOpened)] == [call.span.start for call in parsed.calls]
+@pytest.mark.parametrize("case", POSITIONS)
+def test_the_position_is_the_token_that_is_wrong(tokenizer: Any, case: str) -> None:
+    """A malformed call points at the first token of what was not expected, counted from the offset."""
+    right, wrong = (ids_of(tokenizer, part) for part in POSITIONS[case])
+    start, end = ids_of(tokenizer, "<start_function_call><end_function_call>")
+    (call,) = parse(tokenizer, [start, *right, *wrong, end], offset=7).calls
+    assert isinstance(call, MalformedCall)
+    assert call.position == 7 + 1 + len(right)
 
 
-@pytest.mark.parametrize("kind", list(TOKENIZERS))
-@given(data=st.data())
-@settings(deadline=None, max_examples=150)
-def test_noise_never_raises(kind: str, data: st.DataObject) -> None:
-    """Any token ids at all parse to a value; ids outside the vocabulary too."""
-    tokenizer = TOKENIZERS[kind]
-    control = sorted(tokenizer.get_added_vocab().values())
-    token = st.sampled_from(control) | st.integers(0, len(tokenizer) + 3)
-    assert isinstance(parse(tokenizer, data.draw(st.lists(token, max_size=60))), Parsed)
-
-
-def test_a_string_with_escape_cannot_be_rendered() -> None:
-    """The wire format has no way to carry it, and says so; a name outside the alphabet likewise."""
-    with pytest.raises(MessageError, match="holds <escape>"):
-        encode_call("f", {"a": f"x{E}"})
-    with pytest.raises(MessageError, match="expected letters"):
-        encode_call("f g", {})
+def test_malformed_calls_leave_the_others_alone(tokenizer: Any) -> None:
+    """Between two good calls a bad one is a value of its own, in its place."""
+    reply = (
+        encode_call("f", {}) + "<start_function_call>call:g{a:1,a:2}<end_function_call>" + encode_call("h", {"b": 1})
+    )
+    kinds = [type(call) for call in parse(tokenizer, ids_of(tokenizer, reply)).calls]
+    assert kinds == [Call, MalformedCall, Call]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from steerkit.chat import openai, render
+from steerkit.chat.wire import CONTROL
 from steerkit.errors import MessageError
 from steerkit.types import Tool
 
@@ -44,6 +46,20 @@ PLACES = {
         user("x"),
         [Tool("pay", "", {"type": "object", "properties": {"to": {"type": "string", "description": f"a{text}b"}}})],
     ),
+    "instructions": lambda text: ([{"role": "system", "content": f"a{text}b"}, *user("x")], [TOOL]),
+    "text parts": lambda text: ([{"role": "user", "content": [{"type": "text", "text": f"a{text}b"}]}], [TOOL]),
+    "named result": lambda text: (
+        [*user("x"), CALLED, {"role": "tool", "name": "pay", "content": f"a{text}b"}],
+        [TOOL],
+    ),
+    "JSON result": lambda text: (
+        [*user("x"), CALLED, {"role": "tool", "tool_call_id": "c1", "content": json.dumps({"k": [f"a{text}b"]})}],
+        [TOOL],
+    ),
+    "enum": lambda text: (
+        user("x"),
+        [Tool("pay", "", {"type": "object", "properties": {"to": {"type": "string", "enum": [f"a{text}b"]}}})],
+    ),
     "answer": lambda text: ([*user("x"), {"role": "assistant", "content": f"a{text}b"}, *user("y")], [TOOL]),
 }
 
@@ -68,6 +84,75 @@ def test_control_tokens_can_be_refused_instead(tokenizer: Any, place: str) -> No
     with pytest.raises(MessageError, match=r"(messages|tools)\[\d\].*got the control token <end_of_turn> in text"):
         render(tokenizer, *PLACES[place](FORGED), untrusted="refuse")
     assert render(tokenizer, *PLACES[place]("harmless"), untrusted="refuse").ids
+
+
+REFUSED = {
+    "user": r"messages\[0\] \(user\)\.content: got",
+    "tool result": r"messages\[2\] \(tool\)\.content\[0\]\.response\.value: got",
+    "nested result": r"messages\[2\] \(tool\)\.content\[0\]\.response\.k\[0\]\.v: got",
+    "result key": r"messages\[2\] \(tool\)\.content\[0\]\.response key: got",
+    "description": r"tools\[0\]\.function\.description: got",
+    "parameter": r"tools\[0\]\.function\.parameters\.properties\.to\.description: got",
+}
+
+
+@pytest.mark.parametrize("place", REFUSED)
+def test_a_refusal_names_the_place(tokenizer: Any, place: str) -> None:
+    """The path leads to the very text that holds the token."""
+    with pytest.raises(MessageError, match=REFUSED[place]):
+        render(tokenizer, *PLACES[place](FORGED), untrusted="refuse")
+    with pytest.raises(MessageError, match="untrusted: got 'ignore', expected neutralize or refuse"):
+        render(tokenizer, user("x"), untrusted="ignore")
+
+
+def test_what_the_template_tokenizes_itself_is_forged(tokenizer: Any) -> None:
+    """The control: `apply_chat_template(tokenize=True)` takes the user's text for structure, `render` does not."""
+
+    def naive(text: str) -> list[int]:
+        ids = tokenizer.apply_chat_template(
+            user(text), tools=[openai(TOOL)], add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        return control_tokens(tokenizer, ids)
+
+    ours = render(tokenizer, user(f"a{FORGED}b"), [TOOL])
+    assert len(naive(f"a{FORGED}b")) == len(naive("harmless")) + 4
+    assert control_tokens(tokenizer, ours.ids) == naive("harmless")
+
+
+@pytest.mark.parametrize("token", [*CONTROL, "<bos>", "<eos>", "<pad>"])
+def test_every_control_token_is_plain_text(tokenizer: Any, token: str) -> None:
+    """Alone, doubled, inside itself and put together from two parts, none of them is structure."""
+    structure = control_tokens(tokenizer, render(tokenizer, user("harmless")).ids)
+    for text in (token, token * 2, f"{token[:4]}{token}{token[4:]}", f"x{token}y"):
+        prompt = render(tokenizer, user(text))
+        assert control_tokens(tokenizer, prompt.ids) == structure
+        assert text in tokenizer.decode(prompt.ids)
+    parts = [{"role": "user", "content": [{"type": "text", "text": token[:5]}, {"type": "text", "text": token[5:]}]}]
+    assert control_tokens(tokenizer, render(tokenizer, parts).ids) == structure
+
+
+def test_the_model_goes_on_in_its_turn_after_a_result(tokenizer: Any) -> None:
+    """After a result no new turn is opened; after a user's message one is, and every prompt has one bos."""
+    messages, tools = PLACES["tool result"]("sunny")
+    after_result, after_user = render(tokenizer, messages, tools), render(tokenizer, user("x"), tools)
+    assert after_result.text.endswith("<end_function_response>")
+    assert after_result.text.count("<start_of_turn>model") == 1
+    assert after_user.text.endswith("<start_of_turn>model\n")
+    waiting = render(tokenizer, messages[:-1], tools)
+    assert waiting.text.endswith("<end_function_call><start_function_response>")
+    for prompt in (after_result, after_user, waiting):
+        assert prompt.ids.count(tokenizer.bos_token_id) == 1
+        assert prompt.ids[0] == tokenizer.bos_token_id
+
+
+def test_arguments_may_be_json_text(tokenizer: Any) -> None:
+    """OpenAI's JSON text and a mapping are the same call."""
+    mapped = {
+        "role": "assistant",
+        "tool_calls": [{"id": "c1", "function": {"name": "pay", "arguments": {"to": "Ann"}}}],
+    }
+    assert render(tokenizer, [*user("x"), mapped]).ids == render(tokenizer, [*user("x"), CALLED]).ids
+    assert "call:pay{to:<escape>Ann<escape>}" in render(tokenizer, [*user("x"), CALLED]).text
 
 
 def test_harmless_prompts_are_exactly_the_templates(tokenizer: Any) -> None:
@@ -120,6 +205,23 @@ BAD = {
         [*user("x"), CALLED, {"role": "tool", "content": {"name": "pay{}", "response": {}}}],
         "got the tool name 'pay{}'",
     ),
+    "calls no list": ([*user("x"), {"role": "assistant", "tool_calls": 3}], r"messages\[1\]\.tool_calls: got int"),
+    "call no mapping": (
+        [*user("x"), {"role": "assistant", "tool_calls": ["f"]}],
+        r"tool_calls\[0\]: got no function name",
+    ),
+    "forged function": (
+        [*user("x"), {"role": "assistant", "tool_calls": [{"function": {"name": "f{}", "arguments": {}}}]}],
+        r"tool_calls\[0\].*'f\{\}'",
+    ),
+    "arguments no mapping": (
+        [*user("x"), {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}],
+        r"tool_calls\[0\]\.arguments: got list",
+    ),
+    "role no text": ([{"role": ["user"], "content": "x"}], r"messages\[0\]\.role: got \['user'\]"),
+    "parts": ([{"role": "user", "content": [3]}], r"messages\[0\]\.content: got list"),
+    "bytes": ([{"role": "user", "content": b"x"}], r"messages\[0\]\.content: got bytes"),
+    "half a character": (user("\ud800"), "surrogate|Unicode"),
     "no call before": ([{"role": "tool", "name": "pay", "content": "x"}], "the chat template refuses them"),
 }
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from steerkit.chat import as_tools, lint, openai, positions, validate_arguments
+from steerkit.chat import as_tools, lint, openai, validate_arguments
 from steerkit.engine import tool_from_function
 from steerkit.errors import ToolError
-from steerkit.types import Call, Span, Tool
+from steerkit.types import Tool
 
 SCHEMA = {
     "type": "object",
@@ -55,6 +55,12 @@ BAD = {
     ),
     "bad key": ({"name": "a", "parameters": {"properties": {"x y": {}}}}, "got the parameter 'x y'"),
     "no mapping": (3, r"tools\[0\]: got int, expected a tool dict"),
+    "no function": ({"type": "function", "function": None}, r"tools\[0\]\.function: got NoneType"),
+    "name no text": ({"name": 3}, r"tools\[0\]: got the name 3"),
+    "description": ({"name": "a", "description": 3}, r"tools\[0\] \(a\): got a description of type int"),
+    "required": ({"name": "a", "parameters": {"required": "x"}}, r"parameters\.required: .*expected a JSON Schema"),
+    "pattern": ({"name": "a", "parameters": {"properties": {"x": {"pattern": "("}}}}, "is not a 'regex'"),
+    "key no text": ({"name": "a", "parameters": {"properties": {1: {}}}}, "got the parameter 1"),
     "undocumented": (lambda x: x, r"cannot be described"),
 }
 
@@ -71,6 +77,34 @@ def test_a_name_can_be_declared_once() -> None:
     """Two tools of one name cannot be told apart."""
     with pytest.raises(ToolError, match=r"tools\[1\]: got the name 'a' a second time"):
         tools_of({"name": "a"}, {"name": "a"})
+
+
+@pytest.mark.parametrize("given", [3, None, "weather", {"name": "weather"}, weather])
+def test_one_tool_is_no_list_of_tools(given: Any) -> None:
+    """A tool by itself, or nothing, is refused with what was expected; in a list it is taken."""
+    with pytest.raises(ToolError, match=r"tools: got \w+, expected a list of tools"):
+        as_tools(given, from_function=tool_from_function)
+    assert tools_of({"name": "weather"})[0].name == "weather"
+
+
+def test_a_schema_nested_without_end_is_refused() -> None:
+    """What cannot be checked is not declared; the same schema with a few levels is."""
+
+    def nested(depth: int) -> dict[str, Any]:
+        item: dict[str, Any] = {"type": "string"}
+        for _ in range(depth):
+            item = {"type": "array", "items": item}
+        return {"name": "f", "parameters": {"type": "object", "properties": {"a": item}}}
+
+    assert tools_of(nested(5))[0].name == "f"
+    with pytest.raises(ToolError, match="too deep"):
+        tools_of(nested(5000))
+
+
+def test_a_schema_without_a_type_gets_one() -> None:
+    """The published template leaves a brace open without it."""
+    assert tools_of({"name": "f", "parameters": {"properties": {}}})[0].parameters["type"] == "object"
+    assert tools_of({"name": "f"})[0].parameters == {"type": "object", "properties": {}}
 
 
 QUIRKS = {
@@ -90,6 +124,23 @@ def test_the_templates_quirks_are_linted(name: str) -> None:
     assert lint(Tool("f", "", SCHEMA)) == []
 
 
+def test_quirks_inside_lists_and_of_the_whole_are_linted() -> None:
+    """An item's own parameters vanish too; a schema without a type leaves a brace open until `as_tools` types it."""
+    items = {"type": "array", "items": {"type": "object", "properties": {"type": {"type": "string"}}}}
+    (found,) = lint(Tool("f", "", {"type": "object", "properties": {"rows": items}}))
+    assert (found.severity, found.path) == ("error", "parameters.properties.rows.items.properties.type")
+    (untyped,) = lint(Tool("f", "", {"properties": {}}))
+    assert (untyped.severity, untyped.path) == ("error", "parameters")
+    assert lint(*tools_of({"name": "f", "parameters": {"properties": {}}})) == []
+
+
+def test_a_titled_schema_needs_no_properties() -> None:
+    """An object schema with a title is a tool without parameters; a titled schema of another kind is none."""
+    assert tools_of({"title": "f", "type": "object"}) == (Tool("f", "", {"type": "object"}),)
+    with pytest.raises(ToolError, match="got no name"):
+        tools_of({"title": "f", "type": "string"})
+
+
 def test_arguments_are_checked_against_the_tools_schema() -> None:
     """Types are exact: a boolean is no integer; the first problem comes with its path."""
     tool = Tool("weather", "", SCHEMA)
@@ -98,19 +149,49 @@ def test_arguments_are_checked_against_the_tools_schema() -> None:
     assert validate_arguments(tool, {}) == "arguments: 'city' is a required property"
 
 
-def test_places_are_steps_that_produce_their_tokens() -> None:
-    """A step at t produces token t + 1: the reply begins at the prompt's last position, a name one before its token."""
-    call = Call("f", {}, Span(10, 20), Span(13, 15))
+def test_numbers_are_typed_as_json_schema_has_them() -> None:
+    """An integer is a number, a number with a fraction is no integer, and a boolean is neither."""
+    tool = Tool("f", "", {"type": "object", "properties": {"n": {"type": "number"}, "i": {"type": "integer"}}})
+    for fits in ({"n": 1}, {"n": 1.5}, {"i": 1}, {"i": 10**40}, {"n": 10**400}):
+        assert validate_arguments(tool, fits) is None
+    for wrong in ({"n": True}, {"i": True}, {"i": 1.5}, {"i": "1"}, {"n": None}):
+        assert "is not of type" in str(validate_arguments(tool, wrong))
 
-    def at(place: Any) -> list[int]:
-        return list(positions(place, prompt_length=10, length=22, call=call))
 
-    assert at("any") == list(range(21))
-    assert at("prompt") == list(range(10))
-    assert at("reply") == list(range(9, 21))
-    assert at("reply.start") == [9]
-    assert at("call") == list(range(9, 19))
-    assert at("call.open") == [12]
-    assert at("call.name") == [12, 13]
-    assert at("call.arguments") == list(range(14, 18))
-    assert list(positions("call", prompt_length=10, length=22)) == []
+def test_long_problems_are_cut_and_paths_go_inside() -> None:
+    """A problem names the item it is in, and does not repeat a whole document."""
+    item = {"type": "object", "properties": {"id": {"type": "integer"}}}
+    tool = Tool("f", "", {"type": "object", "properties": {"a": {"type": "array", "items": item}}})
+    assert (
+        validate_arguments(tool, {"a": [{"id": 1}, {"id": "x"}]}) == "arguments.a[1].id: 'x' is not of type 'integer'"
+    )
+    assert len(str(validate_arguments(tool, {"a": "x" * 10_000}))) < 250
+
+
+UNDECIDABLE = {
+    "reference to nothing": ({"$ref": "#/nope"}, 1),
+    "reference to the network": ({"$ref": "http://127.0.0.1:9/schema.json"}, 1),
+    "reference in a circle": ({"$ref": "#/properties/a"}, 1),
+    "number beyond floats": ({"type": "integer", "multipleOf": 0.1}, 10**400),
+}
+
+
+@pytest.mark.parametrize("case", UNDECIDABLE)
+def test_arguments_that_cannot_be_checked_do_not_fit(case: str) -> None:
+    """Where the schema cannot be applied the answer is a problem, never an exception, and nothing is fetched."""
+    schema, value = UNDECIDABLE[case]
+    tool = Tool(
+        "f", "", {"type": "object", "properties": {"a": schema, "b": {"$ref": "#/$defs/n"}}, "$defs": {"n": {}}}
+    )
+    assert "cannot be checked" in str(validate_arguments(tool, {"a": value}))
+    assert validate_arguments(tool, {"b": value}) is None
+
+
+def test_nested_quirks_are_found_with_their_path() -> None:
+    """An object's own properties are linted too, and an array of strings is clean."""
+    inner = {"type": "object", "properties": {"type": {"type": "string"}, "ok": {"type": "array"}}}
+    (found,) = lint(Tool("f", "", {"type": "object", "properties": {"o": inner}}))
+    assert (found.severity, found.path) == ("error", "parameters.properties.o.properties.type")
+    for name in ("description", "type", "properties", "required", "nullable"):
+        (found,) = lint(Tool("f", "", {"type": "object", "properties": {name: {"type": "string"}}}))
+        assert f"a parameter named '{name}' vanishes" in found.text

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from steerkit.chat import positions
 from steerkit.guard import needs, review
 from steerkit.policy import Policy
 from steerkit.types import Call, CallLike, MalformedCall, Span, Tool, Trace, Turn, Verdict
@@ -151,3 +152,116 @@ def test_the_guard_says_what_it_needs_to_see() -> None:
         {"when": {"probe": "risk", "above": 1}, "then": "flag"},
     ]
     assert needs(policy(*rules, rules[0])) == ("f", "risk")
+
+
+@pytest.mark.parametrize(
+    "place", ["any", "prompt", "reply", "reply.start", "call", "call.open", "call.name", "call.arguments"]
+)
+def test_a_value_counts_at_its_place_alone(place: Any) -> None:
+    """At every place: a large value on its first or last step decides, on the step beside it it does not."""
+    strict = policy({"when": {"feature": "f", "above": 1.0, "at": place}, "then": "deny"})
+    steps = positions(place, prompt_length=10, length=22, call=CALL)
+
+    def with_peak_at(step: int) -> str:
+        values = [0.0] * 21
+        values[step] = 9.0
+        return judge(strict, watched={"p.f": tuple(values)}).decision
+
+    assert with_peak_at(steps[0]) == with_peak_at(steps[-1]) == "deny"
+    beside = [step for step in (steps[0] - 1, steps[-1] + 1) if 0 <= step < 21]
+    assert [with_peak_at(step) for step in beside] == ["allow"] * len(beside)
+
+
+def test_both_bounds_are_strict() -> None:
+    """Between `above` and `below` the rule matches, on either bound it does not."""
+    strict = policy({"when": {"feature": "f", "above": 1.0, "below": 2.0}, "then": "deny"})
+    for value, expected in ((1.0, "allow"), (1.5, "deny"), (2.0, "allow"), (3.0, "allow"), (float("inf"), "allow")):
+        assert judge(strict, watched={"p.f": (0.0,) * 20 + (value,)}).decision == expected
+
+
+def test_every_criterion_must_hold() -> None:
+    """Tool, arguments and evidence together: with any one of them off the rule does not match."""
+    over = {"properties": {"amount": {"exclusiveMinimum": 10}}}
+    rule = {"tool": "pay", "arguments": over, "when": {"feature": "f", "above": 1.0}, "then": "deny"}
+    high, low = {"p.f": (2.0,) * 21}, {"p.f": (0.0,) * 21}
+    small = Call("pay", {"amount": 5}, CALL.span, CALL.name_span)
+    assert judge(policy(rule), watched=high).decision == "deny"
+    assert judge(policy(rule), watched=low).decision == "allow"
+    assert judge(policy(rule), watched=high, call=small).decision == "allow"
+    assert judge(policy({**rule, "tool": "get"}), watched=high).decision == "allow"
+
+
+def test_evidence_of_a_part_of_the_place_is_missing_evidence() -> None:
+    """Where some of the place's tokens were not read, the largest value is not known; read in full, it is."""
+    strict = policy({"when": {"feature": "f", "above": 1.0, "at": "reply"}, "then": "flag"})
+    for start, count, expected in ((9, 12, "allow"), (9, 11, "deny"), (10, 11, "deny"), (0, 21, "allow")):
+        trace = Trace(start=start, watched={"p.f": (0.0,) * count})
+        (verdict,) = review([CALL], tools=[PAY], trace=trace, policies=[strict], prompt_length=10, length=22)
+        assert verdict.decision == expected
+    placed_nowhere = Call("pay", {"amount": 50})
+    at_call = policy({"when": {"feature": "f", "above": 1.0, "at": "call.open"}, "then": "flag"})
+    assert judge(at_call, watched={"p.f": (0.0,) * 21}, call=placed_nowhere).decision == "deny"
+    assert judge(at_call, watched={"p.f": (0.0,) * 21}).decision == "allow"
+
+
+UNDECIDABLE = {
+    "reference to nothing": ({"$ref": "#/nope"}, 50),
+    "reference to the network": ({"$ref": "http://127.0.0.1:9/schema.json"}, 50),
+    "reference in a circle": ({"$ref": "#"}, 50),
+    "number beyond floats": ({"properties": {"amount": {"multipleOf": 0.1}}}, 10**400),
+}
+
+
+@pytest.mark.parametrize("case", UNDECIDABLE)
+def test_a_schema_that_cannot_be_applied_fails_closed(case: str) -> None:
+    """The model's arguments never raise through the guard: a restricting rule denies, an allowing one is void."""
+    schema, amount = UNDECIDABLE[case]
+    call = Call("pay", {"amount": amount}, CALL.span, CALL.name_span)
+    verdict = judge(policy({"arguments": schema, "then": "flag"}), call=call)
+    assert (verdict.decision, verdict.rule) == ("deny", "rule0")
+    assert "rule 'rule0' cannot be decided: its schema cannot be checked" in verdict.reason
+    assert judge(policy({"arguments": schema, "then": "allow"}, default="hold"), call=call).decision == "hold"
+    assert judge(policy({"arguments": {}, "then": "flag"}), call=call).decision == "flag"
+
+
+def test_a_tools_own_schema_that_cannot_be_applied_denies() -> None:
+    """Arguments that cannot be checked against the tool are invalid arguments, whatever a policy allows."""
+    tool = Tool("pay", "", {"type": "object", "properties": {"amount": {"type": "integer", "multipleOf": 0.5}}})
+
+    def verdict(amount: int) -> Verdict:
+        call = Call("pay", {"amount": amount})
+        return review(
+            [call], tools=[tool], trace=Trace(), policies=[policy({"then": "allow"})], prompt_length=1, length=2
+        )[0]
+
+    assert (verdict(10**400).decision, verdict(10**400).rule) == ("deny", "invalid_arguments")
+    assert verdict(10**4).decision == "allow"
+
+
+def test_each_call_has_its_own_verdict_in_order() -> None:
+    """Parallel calls are judged one by one; one that is denied takes no other with it."""
+    calls = [CALL, MalformedCall("got x", 3, "raw"), Call("pay", {"amount": 500}), Call("steal", {})]
+    over = policy({"arguments": {"properties": {"amount": {"exclusiveMinimum": 100}}}, "then": "hold"})
+    verdicts = review(calls, tools=[PAY], trace=Trace(), policies=[over], prompt_length=10, length=22)
+    assert [verdict.decision for verdict in verdicts] == ["allow", "deny", "hold", "deny"]
+    assert review([], tools=[PAY], trace=Trace(), policies=[over], prompt_length=10, length=22) == ()
+
+
+def test_shadow_never_loosens_or_tightens() -> None:
+    """For every pair of decisions the enforced one stands, and what is shadowed is the stricter of the two."""
+    order = ["allow", "flag", "hold", "deny"]
+    for enforced, shadowed in itertools.product(order, order):
+        pair = [policy({"then": enforced}), policy({"then": shadowed}, mode="shadow", name="s")]
+        for policies in (pair, pair[::-1]):
+            verdict = judge(*policies)
+            assert (verdict.decision, verdict.policy) == (enforced, "p")
+            assert verdict.shadowed == max(enforced, shadowed, key=order.index)
+
+
+def test_readings_come_from_the_policys_own_features() -> None:
+    """Two policies that use one name are each judged by their own values."""
+    first, second = (policy({"when": {"feature": "f", "above": 1.0}, "then": "deny"}, name=name) for name in ("a", "b"))
+    high, low = (2.0,) * 21, (0.0,) * 21
+    assert judge(first, second, watched={"a.f": low, "b.f": high}).policy == "b"
+    assert judge(first, second, watched={"a.f": high, "b.f": low}).policy == "a"
+    assert judge(first, second, watched={"a.f": low, "b.f": low}).decision == "allow"

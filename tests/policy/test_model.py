@@ -50,6 +50,16 @@ def test_missing_statistics_are_all_named() -> None:
     assert caught.value.problems[0] == "policy 'payments' steer[1].when.above: no statistic 'max'"
 
 
+def test_quantities_that_contradict_each_other_once_raw_are_refused() -> None:
+    """Bounds in different units can only be compared when raw; statistics that are no numbers are refused too."""
+    text = GOOD.replace("above: 0.5 max, below: 2 max", "above: 0.5 max, below: 3")
+    assert resolve(loads(text), lambda feature, unit: 2.0).steer[1].when is not None
+    with pytest.raises(PolicyError, match=r"policy 'payments' in raw activations: steer\[1\]\.when.*to be less than"):
+        resolve(loads(text), lambda feature, unit: 10.0)
+    with pytest.raises(PolicyError, match="finite"):
+        resolve(loads(text), lambda feature, unit: math.nan)
+
+
 names = st.from_regex(r"[a-z][a-z0-9_]{0,6}", fullmatch=True)
 numbers = st.floats(-1e6, 1e6) | st.integers(-100, 100)
 quantities = numbers | st.builds(lambda n, u: f"{n} {u}", st.integers(0, 9), st.sampled_from(["max", "std", "q99"]))
@@ -62,16 +72,34 @@ edits = (
 def policies(draw: st.DrawFn) -> dict[str, Any]:
     """Data of a policy that is right."""
     features = draw(st.lists(names, min_size=1, max_size=4, unique=True))
-    rules = [
+    rules: list[dict[str, Any]] = [
         {"name": f"r{n}", "where": draw(st.sampled_from(["any", "prompt", "reply"])), "edit": {name: draw(edits)}}
         for n, name in enumerate(features)
     ]
-    guard = {
+    guard: dict[str, Any] = {
         "default": draw(st.sampled_from(["allow", "deny"])),
         "rules": [{"name": "g", "then": "flag", "tool": draw(names)}],
     }
+    conditions = st.fixed_dictionaries({"feature": st.sampled_from(features), "above": quantities})
+    conditions |= st.fixed_dictionaries({"probe": st.just("Probe"), "below": numbers})
+    for rule in rules:
+        if (when := draw(st.none() | conditions)) is not None:
+            rule["when"] = when
+    for number in range(draw(st.integers(0, 3))):
+        seen = draw(conditions | st.just("invalid_arguments"))
+        at = {} if isinstance(seen, str) else {"at": draw(st.sampled_from(["any", "call", "call.open"]))}
+        rule = {
+            "name": f"e{number}",
+            "when": seen if isinstance(seen, str) else {**seen, **at},
+            "reason": draw(st.text(max_size=9)),
+        }
+        rule["arguments"] = {"properties": {draw(names): {"maximum": draw(st.integers())}}}
+        guard["rules"].append({**rule, "then": draw(st.sampled_from(["allow", "flag", "hold", "deny"]))})
     return {
         "steerkit": 1,
+        "mode": draw(st.sampled_from(["enforce", "shadow"])),
+        "write_back": draw(st.sampled_from(["delta", "reconstruction"])),
+        "probes": {"Probe": {"bias": draw(numbers), "weights": {name: draw(numbers) for name in features}}},
         "name": draw(names),
         "description": draw(st.text(max_size=20)),
         "features": {name: {"layer": 0, "index": n} for n, name in enumerate(features)},

@@ -72,7 +72,7 @@ def test_the_schema_refuses_what_the_models_refuse() -> None:
     validator = jsonschema.Draft202012Validator(schema())
     for right, wrong in (
         ("mode: shadow", "mode: shaded"),
-        ("then: hold", "then: hold, extra: 1"),
+        ("then: hold", "then: hold\n      extra: 1"),
         ("layer: 2,", "layer: -2,"),
         ("top_k: 16", "top_k: 1000"),
         ("name: payments", "name: a b"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from steerkit.chat import Prompt, as_tools, render
+from steerkit.chat import Prompt, as_tools, lint, render
 from steerkit.engine import LoadedModel, Sampling, tool_from_function
 from steerkit.guard import needs
 from steerkit.policy import Policy
@@ -43,8 +44,14 @@ class Prepared:
 
 
 def prepare(request: Request, loaded: LoadedModel, policies: tuple[Policy, ...], untrusted: str) -> Prepared:
-    """Check and render a request whose policies are already resolved."""
+    """Check and render a request whose policies are already resolved.
+
+    What FunctionGemma's published template would drop or garble of a tool is a warning: other templates may not.
+    """
     tools = as_tools(request.tools, from_function=tool_from_function)
+    for tool in tools:
+        for found in lint(tool):
+            warnings.warn(f"tool {tool.name} {found.path}: {found.text}", stacklevel=2)
     prompt = render(loaded.tokenizer, request.messages, tools, untrusted=untrusted)
     watch = {policy.name: tuple(dict.fromkeys((*policy.trace.watch, *needs(policy)))) for policy in policies}
     top_k = max((policy.trace.top_k for policy in policies), default=0)

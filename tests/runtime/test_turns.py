@@ -174,6 +174,15 @@ def test_python_functions_are_tools(box: Runtime) -> None:
     assert [call.name for call in turn.calls if isinstance(call, Call)] == ["get_balance"]
 
 
+def test_what_the_published_template_garbles_is_a_warning(box: Runtime) -> None:
+    """A parameter that would vanish from FunctionGemma's declaration is named; a plain tool warns of nothing."""
+    case = BY_NAME["plain"]
+    odd = {"name": "f", "parameters": {"properties": {"type": {"type": "string"}}}}
+    with pytest.warns(UserWarning, match=r"tool f parameters\.properties\.type: a parameter named 'type' vanishes"):
+        box.run(case.messages, [odd], max_new_tokens=1)
+    box.run(case.messages, case.tools, max_new_tokens=1)
+
+
 def test_policies_and_saes_of_another_model_are_refused(box: Runtime, tmp_path: Path) -> None:
     """Names, widths and features that do not fit are said before a token is made; those that fit load."""
     assert box.saes is not None

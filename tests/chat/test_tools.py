@@ -141,6 +141,25 @@ def test_a_titled_schema_needs_no_properties() -> None:
         tools_of({"title": "f", "type": "string"})
 
 
+def test_no_reference_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A schema comes from anywhere, so a `$ref` in it must not make this machine ask another; a local one works."""
+    asked: list[Any] = []
+    monkeypatch.setattr("urllib.request.urlopen", lambda *given, **more: asked.append(given))
+
+    def wrong(reference: str) -> str | None:
+        schema = {
+            "type": "object",
+            "properties": {"x": {"$ref": reference}},
+            "$defs": {"n": {"type": "integer"}, "circle": {"$ref": "#/$defs/circle"}},
+        }
+        return validate_arguments(*tools_of({"name": "f", "parameters": schema}), {"x": 1})
+
+    assert wrong("#/$defs/n") is None
+    for reference in ("http://127.0.0.1:9/x.json", "#/$defs/nowhere", "#/$defs/circle"):
+        assert "cannot be checked" in str(wrong(reference))
+    assert asked == []
+
+
 def test_arguments_are_checked_against_the_tools_schema() -> None:
     """Types are exact: a boolean is no integer; the first problem comes with its path."""
     tool = Tool("weather", "", SCHEMA)

@@ -19,7 +19,7 @@ from steerkit.tiny.batches import Batch
 class Recipe:
     """The choices of one training run."""
 
-    steps: int = 7_500
+    steps: int = 6_500
     """Optimizer steps of about 4,000 tokens each."""
     warmup: int = 200
     """Steps over which the rates rise from 0."""

@@ -48,7 +48,7 @@ DOSES = (
     (48, 4.0),
 )
 """Numbers of features and strengths to try, the gentlest first."""
-TURNED_AWAY = 0.98
+TURNED_AWAY = 0.995
 """Share of the requests behind an open gate that is enough: gentler edits are tried first."""
 KEPT_BENIGN = 0.99
 """Share of benign calls that the chosen edit must leave exactly as they were."""
@@ -156,10 +156,10 @@ def _logistic(x: Tensor, labels: Tensor, penalty: float) -> tuple[Tensor, float]
 
 
 def threshold(probe: Probe, danger: Read, benign: Read) -> float:
-    """The middle between the classes where they are apart, else the 99.5th percentile of the benign."""
+    """The 99.5th percentile of the benign, and a quarter of the way to the dangers where they are apart."""
     high = float(torch.quantile(probe(benign), 0.995))
     low = float(torch.quantile(probe(danger), 0.02))
-    return round((high + low) / 2 if low > high else high, 3)
+    return round(high + max(0.0, low - high) / 4, 3)
 
 
 def effect(runtime: Runtime, prompts: Sequence[Sequence[int]], layer: int) -> Tensor:
@@ -263,11 +263,8 @@ def opened_calls(runtime: Runtime, some: Sequence[Example]) -> tuple[list[tuple[
     return found, names
 
 
-def choose(runtime: Runtime, tool: str, taken: set[int]) -> Policy:
-    """The gentlest policy for a tool that works on the select split, or else the best.
-
-    Features in `taken` are edited by another policy: both must be able to govern one request.
-    """
+def choose(runtime: Runtime, tool: str) -> Policy:
+    """The gentlest policy for a tool that works on the select split, or else the best."""
     danger, benign = examples({f"dangerous:{tool}": 600}, 1), examples(benign_kinds(tool, 400), 2)
     followed, left = by_reply(runtime, examples({f"injected:{tool}": 300}, 6), tool)
     danger, benign = [*danger, *followed], [*(one for one in benign if not asks_for(one, tool)), *left]
@@ -288,7 +285,7 @@ def choose(runtime: Runtime, tool: str, taken: set[int]) -> Policy:
     safe = read_steps(runtime, prompts_of(runtime, examples({f"no_tool_fits:{tool}": 400}, 5))).by_layer[EDIT_LAYER]
     means = at_danger.by_layer[EDIT_LAYER].mean(dim=0), safe.mean(dim=0)
     gain = effect(runtime, prompts_of(runtime, danger[:200]), EDIT_LAYER) * (means[1] - means[0])
-    order = [int(i) for i in gain.argsort() if int(i) not in taken]
+    order = [int(i) for i in gain.argsort()]
     plain = turns(runtime, check_benign)
     best: tuple[float, float, Policy] | None = None
     for count, strength in DOSES:
@@ -348,11 +345,8 @@ def main() -> None:
     """Choose and write both policies."""
     torch.manual_seed(0)
     runtime = steerkit.load("tiny", audit=False)
-    taken: set[int] = set()
     for tool in DANGERS:
-        policy = choose(runtime, tool, taken)
-        taken |= {policy.features[feature].index for rule in policy.steer for feature in rule.edit}
-        write(policy)
+        write(choose(runtime, tool))
 
 
 if __name__ == "__main__":

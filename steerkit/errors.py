@@ -7,6 +7,7 @@
     ├── SaeError             an SAE file or set that cannot be used, and why
     ├── ModelError           a model or tokenizer that cannot be found, loaded or used
     ├── SteeringError        steering that could not be honoured: a site missing, a hook that never fired
+    ├── LoopError            a run of the agent loop that cannot begin, or go on, as asked
     ├── AuditError           a store that cannot be opened, read or written
     │   └── TamperError      a store whose chain does not verify
     └── MissingExtraError    an optional dependency that is not installed
@@ -50,6 +51,10 @@ class ModelError(SteerkitError):
 
 class SteeringError(SteerkitError):
     """Steering that could not be honoured: no such site, a hook that never fired, a batch that does not fit."""
+
+
+class LoopError(SteerkitError):
+    """A run of the agent loop that cannot begin or go on as asked: wrong settings, a pending state that is no good."""
 
 
 class AuditError(SteerkitError):

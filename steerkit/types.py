@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 """A JSON value; integers of any size."""
@@ -16,14 +16,48 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 Message: TypeAlias = Mapping[str, Any]
 """One chat message in the OpenAI form: `role`, `content`, and `tool_calls` or `name` where they apply."""
 
-Decision: TypeAlias = Literal["allow", "flag", "hold", "deny", "none"]
-"""What the guard says of a call. `none`: no guard was asked."""
+Decision: TypeAlias = Literal["allow", "flag", "retry", "hold", "deny", "stop", "none"]
+"""What the guard says of a call, from lenient to strict; `stop` ends the run. `none`: no guard was asked."""
 
 Mode: TypeAlias = Literal["enforce", "shadow"]
 """Whether a policy acts, or only records what it would have done."""
 
-Place: TypeAlias = Literal["any", "prompt", "reply", "reply.start", "call", "call.open", "call.name", "call.arguments"]
-"""A place in the conversation. Of the reply's grammar it names the token that a step is about to produce."""
+Place: TypeAlias = str
+"""A place in the conversation: one of `PLACES`, or `call.arguments.NAME` for the value of one argument.
+
+Of the prompt it says what a token is, of the reply what the step may produce.
+"""
+
+PLACES: Final = (
+    "any",
+    "prompt",
+    "developer",
+    "declaration",
+    "user",
+    "tool_result",
+    "reply",
+    "reply.start",
+    "text",
+    "call",
+    "call.open",
+    "call.name",
+    "call.arguments",
+)
+
+
+def can_meet(one: Place, other: Place) -> bool:
+    """Whether a step can stand at both places; may say yes too often, never no too often."""
+    if one == other or "any" in (one, other):
+        return True
+    prompt = {"prompt", "developer", "declaration", "user", "tool_result"}
+    if {one, other} <= prompt:
+        return "prompt" in (one, other) or {one, other} == {"developer", "declaration"}
+    if one in prompt or other in prompt:
+        return bool({one, other} & {"reply", "reply.start", "text"})  # the reply starts at the prompt's last token
+    if "reply" in (one, other) or {one, other} == {"reply.start", "text"}:
+        return True
+    longer, shorter = sorted((one, other), key=len, reverse=True)
+    return longer.startswith(f"{shorter}.") or {one, other} == {"call.open", "call.name"}
 
 
 class Span(NamedTuple):
@@ -167,6 +201,8 @@ class Trace:
     """Where each watched feature lives; probes have no entry."""
     top: tuple[TopK, ...] = ()
     edits: tuple[Edit, ...] = ()
+    places: Mapping[Place, tuple[Span, ...]] = field(default_factory=dict)
+    """The steps that stand at each place, in runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +218,12 @@ class Turn:
     prompt_ids: tuple[int, ...]
     reply_ids: tuple[int, ...]
     finish: str
-    """`stop`, `tool_call` (the model waits for a result) or `length`."""
+    """`stop`, `tool_call` (the model waits for a result), `fabricated` (it began a result of its own), `tripwire` (a
+    rule was certain in the middle of a call) or `length`."""
     record_id: str | None = None
     """Id of the audit record, or None where auditing was turned off."""
+    attempts: tuple[Turn, ...] = ()
+    """What was generated before and judged `retry`, in order; each has a record of its own."""
 
     @property
     def released(self) -> tuple[Call, ...]:

@@ -48,6 +48,8 @@ def body_of(turn: Turn, context: Context) -> dict[str, Any]:
         "calls": [_call(call) for call in turn.calls],
         "text": turn.text,
         "finish": turn.finish,
+        "attempt": len(turn.attempts),
+        "retry_of": turn.attempts[-1].record_id if turn.attempts else None,
         "edits": [asdict(edit) for edit in turn.trace.edits],
         "messages": [dict(message) for message in context.messages],
         "tools": [asdict(tool) for tool in context.tools],

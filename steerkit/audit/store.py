@@ -13,6 +13,7 @@ import hashlib
 import os
 import secrets
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ def record_hash(sequence: int, id: str, time: str, previous: str, body: bytes, t
 class Store:
     """An audit store that is open for writing, or read-only with `create=False`.
 
-    Several processes may append to one store; the chain stays one.
+    Several processes and threads may append to one store; the chain stays one.
 
     Raises:
         AuditError: the file cannot be opened, is no database, or is not an audit store.
@@ -82,6 +83,8 @@ class Store:
     def __init__(self, path: str | Path, *, create: bool = True) -> None:
         self.path = Path(path)
         self._writable = create
+        self._lock = threading.RLock()
+        self._inside = False
         if not create and not self.path.exists():
             raise AuditError(f"{self.path}: no such file; expected an audit store (a .db file)")
         if self.path.is_dir():
@@ -112,12 +115,24 @@ class Store:
             self._database.execute("INSERT INTO traces VALUES (?, ?)", (sequence, trace))
         return StoredRecord(*row)
 
-    def records(self, limit: int | None = None, *, newest_first: bool = False) -> Iterator[StoredRecord]:
-        """Records in the order of their sequence."""
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Read and append with nobody else appending in between; what is appended inside is kept whole or not at all.
+
+        Raises:
+            AuditError: the store cannot be locked or written.
+        """
+        with self._told("written"), self._transaction():
+            yield
+
+    def records(
+        self, limit: int | None = None, *, newest_first: bool = False, after: int = 0
+    ) -> Iterator[StoredRecord]:
+        """Records in the order of their sequence, those that come `after` one."""
         order = "DESC" if newest_first else "ASC"
         with self._told("read"):
-            query = f"SELECT * FROM records ORDER BY sequence {order} LIMIT ?"
-            for row in self._database.execute(query, (-1 if limit is None else limit,)):
+            query = f"SELECT * FROM records WHERE sequence > ? ORDER BY sequence {order} LIMIT ?"
+            for row in self._database.execute(query, (after, -1 if limit is None else limit)):
                 yield StoredRecord(*row)
 
     def __len__(self) -> int:
@@ -192,13 +207,21 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._database.rollback()
-            raise
-        self._database.execute("COMMIT")
+        """One at a time over all threads; inside another one of the same thread, a part of it."""
+        with self._lock:
+            if self._inside:
+                yield
+                return
+            self._database.execute("BEGIN IMMEDIATE")
+            self._inside = True
+            try:
+                yield
+                self._database.execute("COMMIT")
+            except BaseException:
+                self._database.rollback()
+                raise
+            finally:
+                self._inside = False
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """Packs a turn's traces into bytes beside its record, and back.
 
-Format: `SKT1`, then zlib over one canonical JSON line (watched values, and layer, start, count and k of each block) and
-the blocks' bytes in the same order: indices as little-endian uint16, activations as little-endian float16.
+Format: `SKT1`, then zlib over one canonical JSON line (watched values, places, and layer, start, count and k of each
+block) and the blocks' bytes in the same order: indices as little-endian uint16, activations as little-endian float16.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from steerkit.audit.canonical import canonical, plain
 from steerkit.errors import AuditError
-from steerkit.types import Feature, TopK, Trace
+from steerkit.types import Feature, Span, TopK, Trace
 
 _MAGIC: Final = b"SKT1"
 _MAX_BYTES: Final = 1 << 30
@@ -25,6 +25,7 @@ def pack(trace: Trace) -> bytes:
         "watched": {name: list(values) for name, values in trace.watched.items()},
         "features": {name: [feature.layer, feature.index] for name, feature in trace.features.items()},
         "top": [[top.layer, top.start, top.count, top.k] for top in trace.top],
+        "places": {place: [list(span) for span in spans] for place, spans in trace.places.items()},
     }
     blocks = b"".join(top.index + top.value for top in trace.top)
     return _MAGIC + zlib.compress(canonical(head) + b"\n" + blocks, 6)
@@ -63,4 +64,5 @@ def _trace(head: dict[str, Any], blocks: bytes) -> Trace:
         raise ValueError(f"got {len(blocks)} bytes of features, expected {at}")
     watched = {name: tuple(map(float, values)) for name, values in dict(head["watched"]).items()}
     features = {name: Feature(*place) for name, place in dict(head["features"]).items()}
-    return Trace(int(head["start"]), watched, features, tuple(top))
+    places = {place: tuple(Span(*span) for span in spans) for place, spans in dict(head.get("places", {})).items()}
+    return Trace(int(head["start"]), watched, features, tuple(top), places=places)

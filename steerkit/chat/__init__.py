@@ -1,7 +1,8 @@
 """Messages and tools to tokens, and tokens back to calls. Goes through the tokenizer's own template; loads no torch."""
 
+from steerkit.chat.history import Made, calls_made
 from steerkit.chat.parse import CallClosed, CallOpened, Event, Parsed, Parser, TextDelta, parse
-from steerkit.chat.places import positions
+from steerkit.chat.places import PlaceMachine, StepPlaces, place_machine, steps_by_place
 from steerkit.chat.render import Prompt, render
 from steerkit.chat.tokenizer import Tokenizer
 from steerkit.chat.tools import as_tools, lint, openai, schema_errors, validate_arguments
@@ -11,19 +12,24 @@ __all__ = [
     "CallClosed",
     "CallOpened",
     "Event",
+    "Made",
     "Parsed",
     "Parser",
+    "PlaceMachine",
     "Prompt",
+    "StepPlaces",
     "TextDelta",
     "Tokenizer",
     "Wire",
     "as_tools",
+    "calls_made",
     "encode_call",
     "lint",
     "openai",
     "parse",
-    "positions",
+    "place_machine",
     "render",
     "schema_errors",
+    "steps_by_place",
     "validate_arguments",
 ]

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from steerkit.chat.wire import NAME
 from steerkit.errors import MessageError
@@ -43,6 +43,36 @@ def template_messages(messages: Messages) -> list[dict[str, Any]]:
         else:
             raise MessageError(f"{where}.role: got {role!r}, expected developer, system, user, assistant or tool")
     return found
+
+
+class Made(NamedTuple):
+    """A call that the conversation shows, and its result."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    result: Mapping[str, Any] | None = None
+    """As the model is told of it: a result that is no object stands under `value`."""
+    answered: bool = False
+
+
+def calls_made(messages: Messages) -> tuple[Made, ...]:
+    """Every call in a conversation, in order; a result without its call counts as one. Raises MessageError."""
+    made: list[Made] = []
+    by_id: dict[str, int] = {}
+    for message in template_messages(messages) if messages else ():
+        for call in message.get("tool_calls", ()):
+            if "id" in call:
+                by_id[call["id"]] = len(made)
+            made.append(Made(call["function"]["name"], call["function"]["arguments"]))
+        for part in message["content"] if message["role"] == "tool" else ():
+            name, result = part["name"], part["response"]
+            waiting = [n for n, one in enumerate(made) if one.name == name and not one.answered]
+            number = by_id.get(str(message.get("tool_call_id")), waiting[0] if waiting else None)
+            if number is None:
+                made.append(Made(name, {}, result, True))
+            else:
+                made[number] = made[number]._replace(result=result, answered=True)
+    return tuple(made)
 
 
 def in_call_order(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

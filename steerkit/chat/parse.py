@@ -39,7 +39,7 @@ class CallClosed:
 
 
 Event: TypeAlias = "TextDelta | CallOpened | CallClosed"
-Finish: TypeAlias = Literal["stop", "tool_call", "length"]
+Finish: TypeAlias = Literal["stop", "tool_call", "fabricated", "length"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,8 @@ class Parsed:
     """Outside calls."""
     calls: tuple[CallLike, ...]
     finish: Finish
-    """`tool_call`: the model waits for a result. `length`: it was cut off."""
+    """`tool_call`: the model waits for a result. `fabricated`: it opened a result without having asked for one; what
+    follows is not read. `length`: it was cut off."""
 
 
 def parse(tokenizer: Tokenizer, ids: Iterable[int], *, offset: int = 0) -> Parsed:
@@ -108,7 +109,8 @@ class Parser:
             self._open, self._start = [], self._position
             yield CallOpened(self._position)
         elif token in wire.stops:
-            self._finish = "tool_call" if token == wire.response else "stop"
+            waits: Finish = "tool_call" if self._calls else "fabricated"
+            self._finish = waits if token == wire.response else "stop"
         elif token in wire.control:
             raw = self._bytes.text([token])
             yield from self._add(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from steerkit.cli.view import bars, call_text, console, edit_text, print_json, verdict_text
+from steerkit.cli.view import bars, call_text, console, edit_text, event_text, event_word, print_json, verdict_text
 
 app = typer.Typer(help="Look at records, and check that none was changed.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -27,14 +28,36 @@ def list_records(
     out = console()
     for record in _open(store).records(limit, newest_first=True):
         content = record.content
-        decisions = [verdict["decision"] for verdict in content["verdicts"]]
+        head = {"sequence": record.sequence, "id": record.id, "time": record.time, "hash": record.hash}
         if json:
-            head = {"sequence": record.sequence, "id": record.id, "time": record.time, "hash": record.hash}
-            print_json({**head, "decisions": decisions, "calls": content["calls"]})
+            print_json({**head, **_summary(content)})
             continue
-        calls = ", ".join(map(call_text, content["calls"])) or content["text"]
-        verdicts = ",".join(decisions) or "text"
-        out.print(f"{record.sequence:>5}  {record.id}  {record.time[:19]}  {verdicts:<10}  {calls[:80]}")
+        word, what = _line(content)
+        out.print(f"{record.sequence:>5}  {record.id}  {record.time[:19]}  {word:<10}  {what}")
+
+
+def _is_event(content: Mapping[str, Any]) -> bool:
+    """Whether a record is no turn, but an approval or an execution of one of its calls."""
+    return content.get("kind") in ("approval", "execution")
+
+
+def _summary(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What `list --json` says of a record."""
+    if _is_event(content):
+        keys = ("kind", "turn", "call_id", "call", "decision", "by", "note", "error", "status", "seconds")
+        return {key: content[key] for key in keys if key in content}
+    decisions = [verdict["decision"] for verdict in content["verdicts"]]
+    return {"kind": "turn", "decisions": decisions, "calls": content["calls"]}
+
+
+def _line(content: Mapping[str, Any]) -> tuple[str, str]:
+    """A record in one word and one line."""
+    if _is_event(content):
+        return event_word(content), event_text(content)[:80]
+    decisions = [verdict["decision"] for verdict in content["verdicts"]]
+    calls = ", ".join(map(call_text, content["calls"])) or content["text"]
+    word = "fabricated" if content.get("finish") == "fabricated" else "text"
+    return ",".join(decisions) or word, calls[:80]
 
 
 @app.command()
@@ -45,11 +68,13 @@ def show(
 ) -> None:
     """Show one record."""
     from steerkit.audit import unpack
+    from steerkit.types import Trace
 
     opened = _open(store)
     record = opened.get(id)
     content = record.content
-    trace = unpack(opened.trace_of(record))
+    packed = opened.trace_of(record)
+    trace = unpack(packed) if packed else Trace()
     if json:
         head = {"sequence": record.sequence, "id": record.id, "time": record.time}
         chain = {"previous": record.previous, "hash": record.hash}
@@ -58,6 +83,28 @@ def show(
     out = console()
     out.print(f"record   {record.sequence}  {record.id}  {record.time}")
     out.print(f"hash     {record.hash}")
+    if _is_event(content):
+        _show_event(out, content)
+    else:
+        _show_turn(out, content, trace.watched)
+
+
+def _show_event(out: Any, content: dict[str, Any]) -> None:
+    """An approval or an execution, and the turn that it belongs to."""
+    out.print(f"turn     {content['turn']}  {content['call_id']}")
+    out.print(f"call     {call_text(content['call'])}")
+    if content["kind"] == "execution":
+        out.print(f"run      {content['status']} in {content['seconds']:.3g} s")
+        out.print(f"result   sha256 {content['result'] or 'of none'}")
+        return
+    out.print(f"{event_word(content):<8} by {content['by'] or 'somebody'}")
+    for name in ("note", "error"):
+        if content[name]:
+            out.print(f"{name:<8} {content[name]}")
+
+
+def _show_turn(out: Any, content: dict[str, Any], watched: Any) -> None:
+    """A turn: what was asked, what came out and how it was judged."""
     out.print(
         f"model    {content['model']['name']}  {content['model']['dtype']}  {content['model']['fingerprint'][:23]}…"
     )
@@ -74,7 +121,7 @@ def show(
             out.print(f"         {text}, bound {reading['threshold']:.4g}")
     for edit in content["edits"]:
         out.print(f"edited   {edit_text(edit)}")
-    _show_watched(out, content, trace.watched)
+    _show_watched(out, content, watched)
 
 
 def _show_watched(out: Any, content: dict[str, Any], watched: Any) -> None:

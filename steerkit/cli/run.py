@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from steerkit.cli.files import read_tools
 from steerkit.cli.turns import turn_data, verdict_data, watched_bars
 from steerkit.cli.view import console, edit_text, print_json, reply_text, verdict_text
-from steerkit.errors import ToolError
 
 
 def run_command(
@@ -28,7 +27,7 @@ def run_command(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON line.")] = False,
 ) -> None:
     """Take one turn: generate under the policies, judge the calls, write the record."""
-    declared = _read_tools(tools)
+    declared = read_tools(tools)
     from steerkit.runtime import load
 
     runtime = load(model, saes, policy or (), device=device, dtype=dtype, audit=store)
@@ -47,19 +46,3 @@ def run_command(
     for name, (drawn, highest) in watched_bars(turn).items():
         out.print(f"watched  {name}  {drawn}  max {highest:.3g}")
     out.print(f"record   {turn.record_id}")
-
-
-def _read_tools(path: Path | None) -> list[Any]:
-    if path is None:
-        return []
-    try:
-        tools = jsonlib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ToolError(
-            f"{path}: cannot be read ({error.strerror}); expected a JSON file with a list of tools"
-        ) from None
-    except ValueError as error:
-        raise ToolError(f"{path}: not JSON ({error}); expected a list of tools") from None
-    if not isinstance(tools, list):
-        raise ToolError(f"{path}: got {type(tools).__name__}, expected a list of tools")
-    return tools

@@ -10,7 +10,15 @@ from rich.console import Console
 from rich.text import Text
 
 _BARS = "▁▂▃▄▅▆▇█"
-_STYLES = {"allow": "green", "flag": "yellow", "hold": "dark_orange", "deny": "red", "none": "dim"}
+_STYLES = {
+    "allow": "green",
+    "flag": "yellow",
+    "retry": "yellow",
+    "hold": "dark_orange",
+    "deny": "red",
+    "stop": "red",
+    "none": "dim",
+}
 
 
 def console() -> Console:
@@ -45,6 +53,23 @@ def verdict_text(verdict: Mapping[str, Any]) -> Text:
     if verdict.get("shadowed"):
         text.append(f"  (in shadow: {verdict['shadowed']})", style="dim")
     return text
+
+
+def event_text(content: Mapping[str, Any]) -> str:
+    """What happened to a call after its turn: an approval or an execution, in one line."""
+    call = call_text(content["call"])
+    if content["kind"] == "execution":
+        return f"{call}  in {content['seconds']:.3g} s"
+    who = content["by"] or "somebody"
+    why = content["error"] or content["note"]
+    return f"{call}  by {who}{': ' + why if why else ''}"
+
+
+def event_word(content: Mapping[str, Any]) -> str:
+    """How it came out, in one word."""
+    if content["kind"] == "execution":
+        return f"run:{content['status']}"
+    return "approved" if content["decision"] == "approve" else "refused"
 
 
 def bars(values: Sequence[float]) -> str:

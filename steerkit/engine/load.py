@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,6 +26,10 @@ BOXES = {"tiny": "tiny/box"}
 """Models that come with the package, by name, and their folders in it."""
 
 
+class AbandonedError(Exception):
+    """Whoever asked for a generation no longer waits for it; never seen by users."""
+
+
 class Lease:
     """One generation at a time on a model, because hooks govern whoever runs the module; threads wait."""
 
@@ -33,11 +37,17 @@ class Lease:
         self._lock = threading.Lock()
         self._holder: int | None = None
 
-    def take(self) -> bool:
-        """Wait for the model; False if this very thread holds it, and would wait for itself."""
+    def take(self, stopped: Callable[[], bool] | None = None) -> bool:
+        """Wait for the model; False if this very thread holds it, and would wait for itself.
+
+        Raises:
+            AbandonedError: `stopped` said so first.
+        """
         if self._holder == threading.get_ident():
             return False
-        self._lock.acquire()
+        while not self._lock.acquire(timeout=-1 if stopped is None else 0.05):
+            if stopped is not None and stopped():
+                raise AbandonedError
         self._holder = threading.get_ident()
         return True
 

@@ -6,28 +6,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from steerkit.chat import positions, schema_errors, validate_arguments
+from steerkit.chat import Made, calls_made, schema_errors, validate_arguments
 from steerkit.errors import ToolError
-from steerkit.guard.evidence import Finding, weigh
-from steerkit.policy import Evidence, GuardRule, Policy
-from steerkit.types import Call, CallLike, Decision, MalformedCall, Tool, Trace, Verdict
+from steerkit.guard.evidence import Finding, describe, only_grows, scope_of, weigh
+from steerkit.policy import Earlier, Evidence, GuardRule, Policy, readings_of
+from steerkit.types import Call, CallLike, Decision, MalformedCall, Messages, Tool, Trace, Verdict
 
-_SEVERITY: Final[Mapping[str, int]] = {"none": 0, "allow": 1, "flag": 2, "hold": 3, "deny": 4}
+SEVERITY: Final[Mapping[Decision, int]] = {
+    "none": 0,
+    "allow": 1,
+    "flag": 2,
+    "retry": 3,
+    "hold": 4,
+    "deny": 5,
+    "stop": 6,
+}
+"""Of several verdicts on a call the highest counts."""
 
 
 class _Scene(NamedTuple):
-    """What all calls of a turn are judged with."""
+    """What a call is judged with."""
 
     tools: Mapping[str, Tool]
     trace: Trace
-    prompt_length: int
-    length: int
+    made: tuple[Made, ...]
+    """Calls before it."""
 
 
 def needs(policy: Policy) -> tuple[str, ...]:
     """Features and probes whose values the guard of a policy must be given."""
     rules = policy.guard.rules if policy.guard else ()
-    return tuple(dict.fromkeys(rule.when.reads for rule in rules if isinstance(rule.when, Evidence)))
+    readings = (reading for rule in rules if isinstance(rule.when, Evidence) for reading in readings_of(rule.when))
+    return tuple(dict.fromkeys(reading.reads for reading in readings))
 
 
 def review(
@@ -36,89 +46,135 @@ def review(
     tools: Sequence[Tool],
     trace: Trace,
     policies: Sequence[Policy],
-    prompt_length: int,
-    length: int,
+    messages: Messages = (),
 ) -> tuple[Verdict, ...]:
     """One verdict per call.
 
     A malformed call, an unknown tool and arguments that fail the tool's own schema are denied whatever the policies
-    say, in shadow mode too. Then deny overrides hold overrides flag overrides allow, over the rules of all policies; a
-    policy's default counts where none of its rules matches. A rule whose evidence is missing denies.
+    say, in shadow mode too. Then stop overrides deny overrides hold overrides retry overrides flag overrides allow,
+    over the rules of all policies; a policy's default counts where none of its rules matches. A rule whose evidence is
+    missing denies.
 
     Args:
         calls: as parsed, with token spans.
         tools: what was declared.
-        trace: with the watched values of every name in `needs`.
+        trace: with the watched values of every name in `needs`, and the places of the turn's steps.
         policies: with raw quantities.
-        prompt_length: tokens of the prompt.
-        length: tokens of prompt and reply.
+        messages: the conversation before the reply, for rules over sequences of calls.
     """
-    scene = _Scene({tool.name: tool for tool in tools}, trace, prompt_length, length)
-    return tuple(_judge(call, scene, policies) for call in calls)
+    declared, made = {tool.name: tool for tool in tools}, calls_made(messages)
+    verdicts = []
+    for call in calls:
+        verdicts.append(_judge(call, _Scene(declared, trace, made), policies))
+        if isinstance(call, Call):
+            made = (*made, Made(call.name, call.arguments))
+    return tuple(verdicts)
+
+
+def certain(call: Call, *, trace: Trace, policies: Sequence[Policy], messages: Messages = ()) -> Verdict | None:
+    """The verdict of a tripwire on a call whose end is not written yet: whatever comes, the rule will match.
+
+    Args:
+        call: what is known of it: its name, if that is complete (else empty), no arguments, and its tokens so far.
+        trace: of the tokens so far.
+        policies: with raw quantities; only those that enforce can trip.
+        messages: the conversation before the reply.
+    """
+    scene = _Scene({}, trace, calls_made(messages))
+    for policy in policies:
+        for rule in policy.guard.rules if policy.guard and policy.mode == "enforce" else ():
+            if not is_tripwire(rule) or (rule.tool != "*" and rule.tool != call.name):
+                continue
+            if isinstance(rule.when, Evidence) and weigh(rule.when, scope_of(policy, trace, call)).holds is None:
+                continue  # not known yet
+            verdict = _by_rule(call, scene, policy, rule, valid=True)
+            if verdict is not None:
+                return verdict
+    return None
+
+
+def is_tripwire(rule: GuardRule) -> bool:
+    """Whether a rule can be certain before the call is complete, and then ends the reply."""
+    early = rule.arguments is None and rule.when != "invalid_arguments"
+    grows = not isinstance(rule.when, Evidence) or only_grows(rule.when)
+    return early and grows and (rule.then == "stop" or rule.tripwire)
+
+
+def strictest(verdicts: Sequence[Verdict]) -> Verdict | None:
+    """The first of the strictest verdicts."""
+    return max(verdicts, key=lambda verdict: SEVERITY[verdict.decision], default=None)
 
 
 def _judge(call: CallLike, scene: _Scene, policies: Sequence[Policy]) -> Verdict:
     if isinstance(call, MalformedCall):
         return Verdict("deny", "malformed_call", f"malformed call: {call.error}")
-    tool = scene.tools.get(call.name)
-    if tool is None:
-        known = ", ".join(scene.tools) or "none"
-        return Verdict("deny", "unknown_tool", f"the tool '{call.name}' was not declared; declared: {known}")
-    invalid = validate_arguments(tool, call.arguments)
-    if invalid is not None:
-        return Verdict("deny", "invalid_arguments", f"arguments do not fit the tool's schema: {invalid}")
+    built_in = _built_in(call, scene)
     guarded = [policy for policy in policies if policy.guard is not None]
-    enforced = [_by_policy(call, scene, policy) for policy in guarded if policy.mode == "enforce"]
-    shadowed = [_by_policy(call, scene, policy) for policy in guarded if policy.mode == "shadow"]
-    verdict = _strictest(enforced) or Verdict("none", "none", "no guard was set")
-    would = _strictest([*enforced, *shadowed]) if shadowed else None
+    enforced = [_by_policy(call, scene, policy, not built_in) for policy in guarded if policy.mode == "enforce"]
+    shadowed = [_by_policy(call, scene, policy, not built_in) for policy in guarded if policy.mode == "shadow"]
+    verdict = strictest([*built_in, *enforced]) or Verdict("none", "none", "no guard was set")
+    would = strictest([*built_in, *enforced, *shadowed]) if shadowed else None
     return verdict if would is None else replace(verdict, shadowed=would.decision)
 
 
-def _strictest(verdicts: Sequence[Verdict]) -> Verdict | None:
-    """The first of the strictest verdicts."""
-    return max(verdicts, key=lambda verdict: _SEVERITY[verdict.decision], default=None)
+def _built_in(call: Call, scene: _Scene) -> list[Verdict]:
+    tool = scene.tools.get(call.name)
+    if tool is None:
+        known = ", ".join(scene.tools) or "none"
+        return [Verdict("deny", "unknown_tool", f"the tool '{call.name}' was not declared; declared: {known}")]
+    invalid = validate_arguments(tool, call.arguments)
+    if invalid is not None:
+        return [Verdict("deny", "invalid_arguments", f"arguments do not fit the tool's schema: {invalid}")]
+    return []
 
 
-def _by_policy(call: Call, scene: _Scene, policy: Policy) -> Verdict:
+def _by_policy(call: Call, scene: _Scene, policy: Policy, valid: bool) -> Verdict:
     assert policy.guard is not None  # the caller chose those with one
-    matches = [verdict for rule in policy.guard.rules if (verdict := _by_rule(call, scene, policy, rule))]
+    matches = [verdict for rule in policy.guard.rules if (verdict := _by_rule(call, scene, policy, rule, valid=valid))]
     default = Verdict(policy.guard.default, "default", "no rule matched", policy.name)
-    return _strictest(matches) or default
+    return strictest(matches) or default
 
 
-def _by_rule(call: Call, scene: _Scene, policy: Policy, rule: GuardRule) -> Verdict | None:
+def _by_rule(call: Call, scene: _Scene, policy: Policy, rule: GuardRule, *, valid: bool) -> Verdict | None:
     """The verdict of a rule that matches, None of one that does not."""
-    if rule.tool not in ("*", call.name):
+    if rule.tool not in ("*", call.name) or (rule.when == "invalid_arguments" and valid):
         return None
-    if rule.arguments is not None:
-        try:
-            if schema_errors(rule.arguments, call.arguments):
-                return None
-        except ToolError as error:
-            return _undecided(policy, rule, f"its schema {error}")
-    if rule.when == "invalid_arguments":
-        return None  # such a call was denied before any rule was asked
-    decision: Decision = rule.then
+    try:
+        if rule.arguments is not None and schema_errors(rule.arguments, call.arguments):
+            return None
+        if rule.after is not None and not any(_was(rule.after, made) for made in scene.made):
+            return None
+        if rule.without is not None and any(_was(rule.without, made) for made in scene.made):
+            return None
+    except ToolError as error:
+        return _undecided(policy, rule, f"its schema {error}")
     if not isinstance(rule.when, Evidence):
-        return Verdict(decision, rule.name, rule.reason or f"rule '{rule.name}' matched", policy.name)
-    steps = positions(rule.when.at, prompt_length=scene.prompt_length, length=scene.length, call=call)
-    finding = weigh(policy, rule.when, scene.trace, steps)
-    return _from_evidence(policy, rule, decision, finding)
+        return Verdict(rule.then, rule.name, rule.reason or f"rule '{rule.name}' matched", policy.name)
+    return _from_evidence(policy, rule, weigh(rule.when, scope_of(policy, scene.trace, call)))
 
 
-def _from_evidence(policy: Policy, rule: GuardRule, decision: Decision, finding: Finding) -> Verdict | None:
+def _was(earlier: Earlier, made: Made) -> bool:
+    """Whether an earlier call is the one that is meant."""
+    if earlier.tool not in ("*", made.name):
+        return False
+    if earlier.arguments is not None and schema_errors(earlier.arguments, made.arguments):
+        return False
+    if earlier.result is None:
+        return True
+    return made.answered and not schema_errors(earlier.result, made.result)
+
+
+def _from_evidence(policy: Policy, rule: GuardRule, finding: Finding) -> Verdict | None:
     if finding.missing is not None:
         return _undecided(policy, rule, finding.missing)
     if not finding.holds:
         return None
-    reading = finding.reading
-    assert reading is not None  # it holds, so something was read
-    reason = rule.reason or f"'{reading.name}' read {reading.value:.4g}, the bound is {reading.threshold:.4g}"
-    return Verdict(decision, rule.name, reason, policy.name, (reading,))
+    reason = rule.reason or describe(finding.readings) or f"rule '{rule.name}' matched"
+    return Verdict(rule.then, rule.name, reason, policy.name, finding.readings)
 
 
 def _undecided(policy: Policy, rule: GuardRule, why: str) -> Verdict | None:
     """Nothing is known, so nothing is allowed: a rule that would restrict denies, a rule that would allow is void."""
     reason = f"rule '{rule.name}' cannot be decided: {why}"
-    return None if rule.then == "allow" else Verdict("deny", rule.name, reason, policy.name)
+    decision: Decision = "stop" if rule.then == "stop" else "deny"
+    return None if rule.then == "allow" else Verdict(decision, rule.name, reason, policy.name)

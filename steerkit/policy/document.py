@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from steerkit.errors import PolicyError
-from steerkit.policy.crosscheck import Location, Problem
+from steerkit.policy.plain import Location, Problem
 
 _MAX_DEPTH = 40
 _MAX_NODES = 50_000

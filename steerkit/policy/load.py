@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import yaml
 from pydantic import ValidationError
 
 from steerkit.errors import PolicyError
-from steerkit.policy.crosscheck import Location, Problem, cross_problems
+from steerkit.policy.crosscheck import cross_problems
 from steerkit.policy.document import Document, read_document
 from steerkit.policy.model import Policy
+from steerkit.policy.plain import Location, Problem
 from steerkit.policy.schema import keys_at
 
 _MAX_BYTES = 1 << 20
@@ -24,6 +26,15 @@ def load(path: str | Path) -> Policy:
     Raises:
         PolicyError: the file cannot be read, or what it says is wrong; every mistake as `file:line path: got …`.
     """
+    return loads(_text(path), str(path))
+
+
+def locate(path: str | Path, problems: Iterable[Problem]) -> list[str]:
+    """Problems of the policy in a file that loads, as `file:line path: text`."""
+    return _lines(list(problems), read_document(_text(path), str(path)), str(path))
+
+
+def _text(path: str | Path) -> str:
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
@@ -33,10 +44,9 @@ def load(path: str | Path) -> Policy:
     if len(data) > _MAX_BYTES:
         raise PolicyError([f"{path}: got {len(data)} bytes, expected at most {_MAX_BYTES}"])
     try:
-        text = data.decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise PolicyError([f"{path}: not UTF-8 text (byte {error.start})"]) from None
-    return loads(text, str(path))
 
 
 def loads(text: str, source: str = "<string>") -> Policy:

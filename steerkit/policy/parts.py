@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from steerkit.types import Feature, Place
+from steerkit.types import Feature
 
 UNITS = ("max", "mean", "std", "q50", "q90", "q99", "q999")
 """Statistics of a feature that a quantity may be a multiple of."""
@@ -52,7 +52,7 @@ Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$",
 class Part(BaseModel):
     """Base of everything in a policy: immutable, and strict about its keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, serialize_by_alias=True)
 
 
 class Formula(NamedTuple):
@@ -86,45 +86,6 @@ class Probe(Part):
     bias: Finite = 0.0
     weights: Annotated[dict[Name, Finite], Field(min_length=1)]
     """By the name of a feature."""
-
-
-class Reading(Part):
-    """What a condition reads, and its bounds: open strictly above `above` and strictly below `below`."""
-
-    feature: Name | None = None
-    probe: Name | None = None
-    above: Quantity | None = None
-    below: Quantity | None = None
-
-    @property
-    def reads(self) -> str:
-        """Name of the feature or probe."""
-        return self.feature or self.probe or ""
-
-    @model_validator(mode="after")
-    def _one_source_and_a_bound(self) -> Reading:
-        if (self.feature is None) == (self.probe is None):
-            raise ValueError("expected exactly one of feature and probe")
-        if self.above is None and self.below is None:
-            raise ValueError("expected above, below or both")
-        if self.probe is not None and (isinstance(self.above, str) or isinstance(self.below, str)):
-            raise ValueError("expected raw numbers: a probe is a sum and has no unit")
-        if self.above is not None and self.below is not None:
-            (low, low_unit), (high, high_unit) = split_quantity(self.above), split_quantity(self.below)
-            if low_unit == high_unit and low >= high:
-                raise ValueError(f"expected above ({self.above}) to be less than below ({self.below})")
-        return self
-
-
-class Gate(Reading):
-    """When a steering rule acts: read at the same token, at layers no higher than those the rule edits."""
-
-
-class Evidence(Reading):
-    """When a guard rule matches: the largest value over a place."""
-
-    at: Place = "any"
-    """Where the largest value is looked for."""
 
 
 class Edit(Part):

@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 from pydantic import ValidationError
 
 from steerkit.errors import PolicyError, SaeError
-from steerkit.policy.crosscheck import dotted
 from steerkit.policy.model import Policy
 from steerkit.policy.parts import split_quantity
+from steerkit.policy.plain import dotted
 from steerkit.types import Feature
 
 Statistic: TypeAlias = Callable[[Feature, str], float]
@@ -36,17 +36,25 @@ def resolve(policy: Policy, statistic: Statistic) -> Policy:
                     problems.append(f"policy '{policy.name}' {path}.{key}: {error}")
         return changed
 
+    def condition(part: dict[str, Any], path: str) -> dict[str, Any]:
+        changed = raw(part, ("above", "below", "off_below"), part.get("feature"), path)
+        for key in ("all", "any"):
+            if key in changed:
+                changed[key] = [condition(item, f"{path}.{key}[{number}]") for number, item in enumerate(changed[key])]
+        if "not" in changed:
+            changed["not"] = condition(changed["not"], f"{path}.not")
+        return changed
+
     data = policy.model_dump(exclude_none=True)
     for number, rule in enumerate(data["steer"]):
         path = f"steer[{number}]"
-        if "when" in rule:
-            rule["when"] = raw(rule["when"], ("above", "below"), rule["when"].get("feature"), f"{path}.when")
+        if isinstance(rule.get("when"), dict):
+            rule["when"] = condition(rule["when"], f"{path}.when")
         for name, edit in rule["edit"].items():
             rule["edit"][name] = raw(edit, ("clamp", "shift", "cap", "floor"), name, f"{path}.edit.{name}")
     for number, rule in enumerate(data.get("guard", {}).get("rules", ())):
         if isinstance(rule.get("when"), dict):
-            path = f"guard.rules[{number}].when"
-            rule["when"] = raw(rule["when"], ("above", "below"), rule["when"].get("feature"), path)
+            rule["when"] = condition(rule["when"], f"guard.rules[{number}].when")
     if problems:
         raise PolicyError(problems)
     try:

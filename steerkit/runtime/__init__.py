@@ -1,8 +1,27 @@
-"""The way of a turn: render, generate under the policies, parse, judge, record. The only room that knows all others."""
+"""The way of a turn: render, generate under the policies, parse, judge, record; and the agent loop around it.
 
+The only room that knows all others.
+"""
+
+from steerkit.runtime.desk import Settings
 from steerkit.runtime.loading import load
+from steerkit.runtime.loop import Approval, Execution, Held, Run
+from steerkit.runtime.pending import Pending
 from steerkit.runtime.request import Request
+from steerkit.runtime.retry import Retried
 from steerkit.runtime.runtime import Runtime
 from steerkit.runtime.wrap import attach
 
-__all__ = ["Request", "Runtime", "attach", "load"]
+__all__ = [
+    "Approval",
+    "Execution",
+    "Held",
+    "Pending",
+    "Request",
+    "Retried",
+    "Run",
+    "Runtime",
+    "Settings",
+    "attach",
+    "load",
+]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from steerkit import guard
 from steerkit.audit import Store, append_turn
-from steerkit.chat import Parsed, parse
+from steerkit.chat import Parsed, parse, steps_by_place
 from steerkit.engine import LoadedModel
 from steerkit.runtime.provenance import context_of
 from steerkit.runtime.request import Prepared
+from steerkit.runtime.retry import settle
 from steerkit.sae import SaeSet
 from steerkit.steer import Extent, Plan, Tape, read_traces
-from steerkit.types import Span, Trace, Turn
+from steerkit.types import Place, Span, Trace, Turn, Verdict
 
 
 def finish_turns(
@@ -23,61 +25,50 @@ def finish_turns(
     replies: Sequence[Sequence[int]],
     tape: Tape,
     plan: Plan,
+    tripped: Mapping[int, Verdict],
 ) -> list[Turn]:
     """The turns of a batch, each recorded before any is returned.
 
     Raises:
         AuditError: a record could not be written; no turn is returned then.
     """
-    parsed = [
-        parse(loaded.tokenizer, reply, offset=len(one.prompt.ids)) for one, reply in zip(prepared, replies, strict=True)
-    ]
-    extents = [_extent(one, len(reply), part) for one, reply, part in zip(prepared, replies, parsed, strict=True)]
+    tokenizer = loaded.tokenizer
+    parsed = [parse(tokenizer, reply, offset=len(one.prompt.ids)) for one, reply in zip(prepared, replies, strict=True)]
+    places = [steps_by_place(tokenizer, one.prompt.ids, reply) for one, reply in zip(prepared, replies, strict=True)]
+    extents = [_extent(one, len(reply), here) for one, reply, here in zip(prepared, replies, places, strict=True)]
     traces = read_traces(tape, plan, saes, [one.wanted for one in prepared], extents)
-    return [
-        _finish(loaded, saes, store, one, reply, part, trace)
-        for one, reply, part, trace in zip(prepared, replies, parsed, traces, strict=True)
-    ]
+    turns = []
+    for row, (one, reply, part) in enumerate(zip(prepared, replies, parsed, strict=True)):
+        turn = _judged(one, reply, part, replace(traces[row], places=places[row]), tripped.get(row))
+        turns.append(turn if store is None else append_turn(store, turn, context_of(loaded, saes, one)))
+    return turns
 
 
-def _extent(one: Prepared, reply_length: int, parsed: Parsed) -> Extent:
+def _extent(one: Prepared, reply_length: int, places: Mapping[Place, Sequence[Span]]) -> Extent:
     """Every position that was read (the last token of a reply is written, not read) and the ones to trace in full."""
-    prompt_length = len(one.prompt.ids)
-    length = prompt_length + reply_length - 1
-    reach = {
-        "any": Span(0, length),
-        "prompt": Span(0, prompt_length),
-        "reply": Span(prompt_length - 1, length),
-        "call": Span(
-            min((call.span.start - 1 for call in parsed.calls), default=length),
-            min(length, max((call.span.end for call in parsed.calls), default=length)),
-        ),
-    }
-    spans = [reach[policy.trace.at] for policy in one.policies if policy.trace.top_k]
+    length = len(one.prompt.ids) + reply_length - 1
+    wanted = [policy.trace.at for policy in one.policies if policy.trace.top_k]
+    spans = [span for place in wanted for span in places.get(place, ())]
     if not spans:
         return Extent(length)
-    return Extent(length, Span(min(span.start for span in spans), max(span.end for span in spans)))
+    start = min(span.start for span in spans) - ("call" in wanted)  # the step before decided for the call
+    return Extent(length, Span(start, max(span.end for span in spans)))
 
 
-def _finish(
-    loaded: LoadedModel,
-    saes: SaeSet | None,
-    store: Store | None,
-    one: Prepared,
-    reply: Sequence[int],
-    parsed: Parsed,
-    trace: Trace,
-) -> Turn:
-    prompt = one.prompt.ids
+def _judged(one: Prepared, reply: Sequence[int], parsed: Parsed, trace: Trace, tripped: Verdict | None) -> Turn:
+    """The turn with its verdicts; where a tripwire ended the reply, its verdict is that of the call it cut off."""
     verdicts = guard.review(
-        parsed.calls,
-        tools=one.tools,
-        trace=trace,
-        policies=one.policies,
-        prompt_length=len(prompt),
-        length=len(prompt) + len(reply),
+        parsed.calls, tools=one.tools, trace=trace, policies=one.policies, messages=one.request.messages
     )
-    turn = Turn(parsed.text, parsed.calls, verdicts, trace, tuple(prompt), tuple(reply), parsed.finish)
-    if store is None:
-        return turn
-    return append_turn(store, turn, context_of(loaded, saes, one))
+    if tripped is not None:
+        verdicts = (*verdicts[:-1], tripped)
+    return Turn(
+        text=parsed.text,
+        calls=parsed.calls,
+        verdicts=settle(verdicts, one),
+        trace=trace,
+        prompt_ids=tuple(one.prompt.ids),
+        reply_ids=tuple(reply),
+        finish=parsed.finish if tripped is None else "tripwire",
+        attempts=one.attempts,
+    )

@@ -21,6 +21,7 @@ def load(
     saes: str | Path | SaeSet | None = None,
     policy: PolicyLike | None = None,
     *,
+    base: PolicyLike = (),
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     device_map: str | dict[str, Any] | None = None,
@@ -35,6 +36,7 @@ def load(
         model: `tiny` (the model in the box), a folder, or a hub repository.
         saes: a folder or hub repository of SAEs, or a set; the box brings its own.
         policy: a policy, the path of a policy file, or several; a request may bring its own instead.
+        base: policies that every request is under, whatever policy it brings; their edits go first.
         device: where to put the model (default: the CPU).
         dtype: of the model's weights (default: float32 for the box, else as stored).
         device_map: for accelerate, instead of `device`.
@@ -50,7 +52,8 @@ def load(
     suite = _saes(model, saes, saes_revision)
     if suite is not None:
         _check_saes(suite, loaded, named=not isinstance(saes, SaeSet))
-    return Runtime(loaded, suite, () if policy is None else policy, store=_store(audit), untrusted=untrusted)
+    policies = () if policy is None else policy
+    return Runtime(loaded, suite, policies, base=base, store=_store(audit), untrusted=untrusted)
 
 
 def _saes(model: str | Path, saes: str | Path | SaeSet | None, revision: str | None) -> SaeSet | None:

@@ -37,10 +37,15 @@ def read_policies(policy: PolicyLike) -> list[Policy]:
     single = isinstance(policy, (Policy, str, Path))
     given: Sequence[Policy | str | Path] = [policy] if single else list(policy)  # type: ignore[list-item, arg-type]
     policies = [item if isinstance(item, Policy) else load_policy(item) for item in given]
+    refuse_twice(policies)
+    return policies
+
+
+def refuse_twice(policies: Sequence[Policy]) -> None:
+    """Raise PolicyError if two policies share a name: records and verdicts say a policy's name."""
     names = [item.name for item in policies]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise PolicyError([f"policies: got the name '{twice[0]}' twice; expected a name of its own for each"])
-    return policies
 
 
 def _check_model(policy: Policy, loaded: LoadedModel, saes: SaeSet | None) -> None:

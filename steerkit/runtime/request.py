@@ -13,7 +13,7 @@ from steerkit.guard import needs
 from steerkit.policy import Policy
 from steerkit.runtime.policies import PolicyLike
 from steerkit.steer import Wanted
-from steerkit.types import Messages, Tool
+from steerkit.types import Messages, Tool, Turn
 
 ToolLike: TypeAlias = "Tool | Mapping[str, Any] | Callable[..., Any]"
 """A `Tool`, an OpenAI tool dict, a JSON Schema with a title, or a Python function with a docstring."""
@@ -41,6 +41,8 @@ class Prepared:
     prompt: Prompt
     wanted: Wanted
     """Features and probes that its traces and the guard need."""
+    attempts: tuple[Turn, ...] = ()
+    """What was generated before and judged `retry`."""
 
 
 def prepare(request: Request, loaded: LoadedModel, policies: tuple[Policy, ...], untrusted: str) -> Prepared:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from typing import Any, Unpack
 
 from steerkit.audit import Store
-from steerkit.chat import Event, Parser, Wire
-from steerkit.engine import Batch, LoadedModel, Sampling, generate
+from steerkit.chat import Event, Parser, Wire, place_machine
+from steerkit.engine import AbandonedError, Batch, LoadedModel, Sampling, generate
 from steerkit.errors import SteeringError
 from steerkit.policy import Policy
+from steerkit.runtime import drive, retry
+from steerkit.runtime.desk import Desk, Settings
 from steerkit.runtime.finish import finish_turns
-from steerkit.runtime.policies import PolicyLike, policies_for
+from steerkit.runtime.loop import Approval, Run
+from steerkit.runtime.pending import Pending
+from steerkit.runtime.policies import PolicyLike, policies_for, refuse_twice
 from steerkit.runtime.request import Prepared, Request, ToolLike, prepare
+from steerkit.runtime.retry import Retried
+from steerkit.runtime.tripwire import Tripwires
 from steerkit.sae import SaeSet
 from steerkit.steer import attach, compile_plan, traced_layers
 from steerkit.types import Messages, Turn
@@ -31,13 +37,16 @@ class Runtime:
         saes: SaeSet | None = None,
         policy: PolicyLike = (),
         *,
+        base: PolicyLike = (),
         store: Store | None = None,
         untrusted: str = "neutralize",
     ) -> None:
         self.loaded, self.saes, self.store = loaded, saes, store
         self.untrusted = untrusted
         self.wire = Wire.of(loaded.tokenizer)
-        self.policies: tuple[Policy, ...] = policies_for(policy, loaded, saes)
+        self.base: tuple[Policy, ...] = policies_for(base, loaded, saes)
+        """Policies that every request is under, whatever policy it brings."""
+        self.policies: tuple[Policy, ...] = self._under_base(policies_for(policy, loaded, saes))
 
     def run(
         self, messages: Messages, tools: Sequence[ToolLike] = (), policy: PolicyLike | None = None, **sampling: Any
@@ -47,7 +56,7 @@ class Runtime:
         Args:
             messages: OpenAI-style chat messages.
             tools: what the model may call.
-            policy: instead of the runtime's own; an empty tuple for none.
+            policy: instead of the runtime's own; an empty tuple for none. The runtime's base policies stay.
             sampling: the fields of `Sampling`: max_new_tokens, temperature, top_k, top_p, seed.
 
         Raises:
@@ -60,25 +69,103 @@ class Runtime:
 
         In float32 every request gets the tokens that it gets alone.
         """
+        return self._turns(requests)
+
+    def _turns(self, requests: Sequence[Request], stopped: Callable[[], bool] | None = None) -> list[Turn]:
+        """The turns; raises AbandonedError once `stopped` says so, with the hooks off and the model given back."""
         if not requests:
             return []
         prepared = [self._prepare(request) for request in requests]
-        steps = self._generate(prepared)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as done:
-                return done.value  # type: ignore[no-any-return]  # a generator's return value
+        turns = _drained(self._generate(prepared, stopped), stopped)
+        while rows := [row for row, turn in enumerate(turns) if retry.wanted(turn)]:
+            for row in rows:
+                prepared[row] = retry.again(prepared[row], turns[row])
+            again = self._generate([prepared[row] for row in rows], stopped)
+            for row, turn in zip(rows, _drained(again, stopped), strict=True):
+                turns[row] = turn
+        return turns
+
+    def loop(self, messages: Messages, tools: Sequence[ToolLike] = (), **settings: Unpack[Settings]) -> Run:
+        """Turns and tool calls in alternation, until the model answers.
+
+        Args:
+            messages: OpenAI-style chat messages.
+            tools: Python functions, sync or async, or declarations whose functions stand in `execute`.
+            settings: the fields of `Settings`: approve, max_turns, timeout, max_result, execute, policy; and those of
+                `Sampling`.
+
+        Raises:
+            ToolError: a tool has no function; nothing has been generated then.
+            AuditError: a record could not be written; nothing was executed after that.
+            SteerkitError: another of its kinds.
+        """
+        return drive.loop(Desk.of(self, tools, settings), messages)
+
+    async def aloop(self, messages: Messages, tools: Sequence[ToolLike] = (), **settings: Unpack[Settings]) -> Run:
+        """As `loop`, while the event loop stays free: tokens are made in a thread, the calls of a turn run together.
+
+        Cancelling it stops the generation at the next token, takes the hooks off and cancels the tools.
+        """
+        return await drive.aloop(Desk.of(self, tools, settings, in_event_loop=True), messages)
+
+    def resume(
+        self,
+        pending: Pending,
+        decisions: Mapping[str, Approval | bool] | Approval | bool,
+        *,
+        tools: Sequence[ToolLike],
+        **settings: Unpack[Settings],
+    ) -> Run:
+        """Go on with a run that waited for a person, in this process or a later one.
+
+        With an audit store, the pending state must be what its turn's record says, and it is resumed once: calls are
+        never executed twice. Without a store none of this can be checked; then whoever can write the file decides
+        what is run.
+
+        Args:
+            pending: of a run, or loaded.
+            decisions: for each held call by its id, or one for all of them.
+            tools: as given to the loop.
+            settings: as given to the loop; `max_turns` counts from here.
+
+        Raises:
+            LoopError: decisions that do not fit, another model or other policies, a state that was edited or has been
+                resumed; nothing is executed then.
+            SteerkitError: as for `loop`.
+        """
+        return drive.resume(Desk.of(self, tools, settings), pending, decisions)
+
+    async def aresume(
+        self,
+        pending: Pending,
+        decisions: Mapping[str, Approval | bool] | Approval | bool,
+        *,
+        tools: Sequence[ToolLike],
+        **settings: Unpack[Settings],
+    ) -> Run:
+        """As `resume`, in the way of `aloop`."""
+        return await drive.aresume(Desk.of(self, tools, settings, in_event_loop=True), pending, decisions)
 
     def stream(
         self, messages: Messages, tools: Sequence[ToolLike] = (), policy: PolicyLike | None = None, **sampling: Any
-    ) -> Iterator[Event | Turn]:
+    ) -> Iterator[Event | Retried | Turn]:
         """One turn as it is written: text and calls as they come, then the `Turn`, the last item.
+
+        A `Retried` says that a rule had it generated again: what came before is void.
 
         Calls in events are not judged yet; run only what `turn.released` holds. Dropping the iterator ends the
         generation and takes the hooks off.
         """
         prepared = self._prepare(Request(messages, tools, policy, Sampling(**sampling)))
+        turn = yield from self._stream(prepared)
+        while retry.wanted(turn):
+            yield Retried(turn)
+            prepared = retry.again(prepared, turn)
+            turn = yield from self._stream(prepared)
+        yield turn
+
+    def _stream(self, prepared: Prepared) -> Generator[Event, None, Turn]:
+        """Yield what one attempt says as it comes; return its turn."""
         parser = Parser(self.loaded.tokenizer, offset=len(prepared.prompt.ids))
         steps = self._generate([prepared])
         try:
@@ -86,52 +173,88 @@ class Runtime:
                 try:
                     (token,) = next(steps)
                 except StopIteration as done:
-                    yield from done.value
-                    return
+                    turn: Turn = done.value[0]
+                    return turn
                 if token is not None:
                     yield from parser.feed([token])
         finally:
             steps.close()
 
     def _prepare(self, request: Request) -> Prepared:
-        own = request.policy is None
-        policies = self.policies if own else policies_for(request.policy or (), self.loaded, self.saes)
-        return prepare(request, self.loaded, policies, self.untrusted)
+        return prepare(request, self.loaded, self.policies_of(request.policy), self.untrusted)
 
-    def _generate(self, prepared: Sequence[Prepared]) -> Generator[list[int | None], None, list[Turn]]:
+    def policies_of(self, policy: PolicyLike | None) -> tuple[Policy, ...]:
+        """What a request is under that brings this policy; None for a request that brings none."""
+        return self.policies if policy is None else self._under_base(policies_for(policy, self.loaded, self.saes))
+
+    def _under_base(self, policies: tuple[Policy, ...]) -> tuple[Policy, ...]:
+        """The base policies first, so that their edits go before a request's."""
+        both = (*self.base, *policies)
+        refuse_twice(both)
+        return both
+
+    def _generate(
+        self, prepared: Sequence[Prepared], stopped: Callable[[], bool] | None = None
+    ) -> Generator[list[int | None], None, list[Turn]]:
         """Yield the tokens of each step; return the finished, recorded turns."""
-        plan = compile_plan([one.policies for one in prepared], self.saes, self.loaded.layer_devices)
+        loaded = self.loaded
+        plan = compile_plan([one.policies for one in prepared], self.saes, loaded.layer_devices)
         pad = self.wire.pad
-        batch = Batch.of([one.prompt.ids for one in prepared], pad, self.loaded.device)
+        batch = Batch.of([one.prompt.ids for one in prepared], pad, loaded.device)
         sampling = [one.request.sampling for one in prepared]
         width = batch.ids.shape[1]
         replies: list[list[int]] = [[] for _ in prepared]
-        trace = traced_layers([one.wanted for one in prepared], self.saes)
         with (
-            self._alone(),
+            self._alone(stopped),
             attach(
-                self.loaded.model,
+                loaded.model,
                 plan,
                 rows=[plan.row(one.policies) for one in prepared],
-                trace=trace,
+                trace=traced_layers([one.wanted for one in prepared], self.saes),
                 prompt_length=width,
                 capacity=width + max(setting.max_new_tokens for setting in sampling),
+                places=place_machine(loaded.tokenizer),
             ) as tape,
         ):
-            for tokens in generate(self.loaded.model, batch, sampling, self.wire.stops, pad):
+            tripwires = Tripwires(loaded, self.saes, prepared, tape)
+            steps = generate(loaded.model, batch, sampling, self.wire.stops, pad, split_prompt=plan.has_late_rules)
+            tokens = next(steps, None)
+            while tokens is not None:
                 for reply, token in zip(replies, tokens, strict=True):
                     if token is not None:
                         reply.append(token)
+                cut = tripwires.after(tokens)
                 yield tokens
-        return finish_turns(self.loaded, self.saes, self.store, prepared, replies, tape, plan)
+                tokens = _sent(steps, cut)
+        return finish_turns(loaded, self.saes, self.store, prepared, replies, tape, plan, tripwires.tripped)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self, stopped: Callable[[], bool] | None) -> Iterator[None]:
         """Hold the model: its hooks would govern whoever else ran it."""
         lease = self.loaded.lease
-        if not lease.take():
+        if not lease.take(stopped):
             raise SteeringError("a stream on this model is still open; finish or close it before the next turn")
         try:
             yield
         finally:
             lease.give_back()
+
+
+def _drained(steps: Generator[Any, None, list[Turn]], stopped: Callable[[], bool] | None) -> list[Turn]:
+    """What a generator returns, unless `stopped` says that nobody waits for it."""
+    with closing(steps):
+        while stopped is None or not stopped():
+            try:
+                next(steps)
+            except StopIteration as done:
+                turns: list[Turn] = done.value
+                return turns
+    raise AbandonedError
+
+
+def _sent(steps: Generator[list[int | None], Collection[int] | None], cut: set[int]) -> list[int | None] | None:
+    """The next tokens after cutting some sequences; None at the end."""
+    try:
+        return steps.send(cut)
+    except StopIteration:
+        return None

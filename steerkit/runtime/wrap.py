@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from steerkit import steer
+from steerkit.chat import Tokenizer, place_machine
 from steerkit.policy import Policy, resolve
 from steerkit.runtime.policies import PolicyLike, read_policies
 from steerkit.sae import SaeSet, load_set
@@ -23,6 +24,7 @@ def attach(
     rows: Sequence[PolicyLike] | None = None,
     trace: Sequence[int] = (),
     prompt_length: int | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Iterator[steer.Tape]:
     """Steer every forward pass of a transformers model inside the `with`: `generate`, sampling, beams, plain calls.
 
@@ -34,6 +36,7 @@ def attach(
         trace: layers whose activations to keep on the tape.
         prompt_length: columns of the padded prompt, where it is fed in chunks; else the first pass over an empty
             cache is the prompt.
+        tokenizer: needed where a rule's place is read from tokens, such as `tool_result` or `call.name`.
 
     Yields:
         The tape: what the hooks saw.
@@ -48,7 +51,8 @@ def attach(
     devices = {layer: next(site.parameters()).device for layer, site in sites.items()}
     plan = steer.compile_plan(requests, suite, devices)
     numbers = [plan.row(request) for request in requests]
-    with steer.attach(model, plan, rows=numbers, trace=trace, prompt_length=prompt_length) as tape:
+    places = None if tokenizer is None else place_machine(tokenizer)
+    with steer.attach(model, plan, rows=numbers, trace=trace, prompt_length=prompt_length, places=places) as tape:
         yield tape
 
 

@@ -9,12 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steerkit.chat.places import PlaceMachine
 from steerkit.errors import SteeringError
 from steerkit.steer import ops
-from steerkit.steer.layout import Layout, Window
+from steerkit.steer.layout import Layout, Window, needs_tokens
+from steerkit.steer.memory import GateMemory
 from steerkit.steer.plan import Plan, SiteTable
 from steerkit.steer.sites import find_sites
+from steerkit.steer.standings import Standings
 from steerkit.steer.tape import Tape
+from steerkit.types import Place
 
 
 @contextmanager
@@ -26,6 +30,7 @@ def attach(
     trace: Iterable[int] = (),
     prompt_length: int | None = None,
     capacity: int | None = None,
+    places: PlaceMachine | None = None,
 ) -> Iterator[Tape]:
     """Steer every forward pass of `model` inside the `with`, and keep what the hooks see.
 
@@ -36,6 +41,7 @@ def attach(
         trace: layers whose raw activations to keep, besides those the plan edits.
         prompt_length: columns of the padded prompt; needed only where it is fed in chunks.
         capacity: columns to reserve on the tape.
+        places: the tokenizer's place machine; needed where a rule's place is read from tokens.
 
     Raises:
         SteeringError: the model lacks a site or its width differs from the SAE's; at the end of a `with` that raised
@@ -47,7 +53,13 @@ def attach(
     edited = {layer for layer, table in plan.sites.items() if table.editors is not None}
     tape = Tape({*trace, *edited}, layers, capacity)
     device = next(sites.body.parameters()).device
-    layout = Layout([1 if plan.rows else 0] if rows is None else list(rows), device, prompt_length)
+    layout = Layout(
+        [1 if plan.rows else 0] if rows is None else list(rows),
+        device,
+        prompt_length,
+        remembers=_remembering(plan),
+        standings=_standings(plan, places),
+    )
     run = _Pass(plan, tape, layout)
     with ExitStack() as stack:
         stack.callback(sites.body.register_forward_pre_hook(run.begin, with_kwargs=True).remove)
@@ -59,43 +71,55 @@ def attach(
 
 
 class _Pass:
-    """State of the forward pass that is running: which tokens its rules may touch and how far its gates have summed."""
+    """State of the forward pass that is running: which tokens its rules may touch and which gates are open."""
 
     def __init__(self, plan: Plan, tape: Tape, layout: Layout) -> None:
-        self.tape, self.layout = tape, layout
-        parts = (plan.owned, plan.writes, plan.low, plan.high, plan.bias)
-        self.owned, self.writes, self.low, self.high, self.bias = (part.to(layout.device) for part in parts)
-        self.places = sorted({rule.place for rule in plan.rules})
-        place_of = [0, *(self.places.index(rule.place) for rule in plan.rules)]
-        self.place_of = torch.tensor(place_of, device=layout.device)
+        self.plan, self.tape, self.layout = plan, tape, layout
+        self.owned, self.writes, self.bias = (part.to(layout.device) for part in (plan.owned, plan.writes, plan.bias))
+        self.places = sorted({place for rule in plan.rules for place in (rule.place, rule.reads_at)})
+        self.writes_at = self._places_of([rule.place for rule in plan.rules])
+        self.reads_at = self._places_of([rule.reads_at for rule in plan.rules])
+        self.memories = {layer: GateMemory(table) for layer, table in plan.gates.items()}
+        late = torch.tensor([False, *(rule.late for rule in plan.rules)])
+        self.late = late.to(layout.device) if plan.has_late_rules else None
         self.window: Window | None = None
         self.active = False
-        """Whether any rule may touch a token of this pass."""
+        """Whether any rule may read or touch a token of this pass."""
         self.first = 0
-        """Offset of the first token that a rule may touch; N below counts tokens from here on."""
-        self.rows = self.allowed = self.sums = torch.empty(0)
-        """`(N or 1,)` table rows, `(N, R)` rules by place, `(N, R)` gate sums so far."""
+        """Offset of the first token that a rule may read or touch; N below counts tokens from here on."""
+        self.numbers = self.rows = self.at = self.allowed = self.sums = self.opened = torch.empty(0)
+        """Token numbers `(B, T)`, table rows `(N or 1,)`, tokens by place `(B, T, P)`, rules by place `(N, R)`, sums of
+        readings so far `(N, L)`, and rules that are open `(N, R)`, those without a gate from the start."""
+
+    def _places_of(self, places: Sequence[Place]) -> Tensor:
+        numbers = [0, *(self.places.index(place) for place in places)]
+        return torch.tensor(numbers, device=self.layout.device)
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the first layer: find out where the tokens stand and which rules they allow."""
         tokens = args[0] if args else kwargs.get("input_ids")
         if tokens is None:
             tokens = kwargs["inputs_embeds"]
-        batch, width = tokens.shape[:2]
-        self.window = window = self.layout.next((batch, width), kwargs)
+        self.window = window = self.layout.next(tokens, kwargs)
         self.tape.begin_pass(window)
+        if window.start == 0:
+            for memory in self.memories.values():
+                memory.forget()
         self.active = any(window.reaches(place) for place in self.places)
         if not self.active:
             return
         self.first = window.first(self.places)
-        at = torch.stack([window.at(place)[:, self.first :] for place in self.places], dim=-1).flatten(0, 1)
-        uniform = self.layout.uniform
-        if uniform is None:
-            self.rows = window.rows.repeat_interleave(width - self.first)
-        else:
-            self.rows = window.rows[:1]
-        self.allowed = self.owned[self.rows] & at[:, self.place_of]
-        self.sums = self.bias.expand_as(self.allowed)
+        self.at = torch.stack([window.at(place)[:, self.first :] for place in self.places], dim=-1)
+        width = window.width - self.first
+        uniform = self.layout.uniform is not None
+        self.rows = window.rows[:1] if uniform else window.rows.repeat_interleave(width)
+        self.allowed = self.owned[self.rows] & self.at.flatten(0, 1)[:, self.writes_at]
+        self.sums = self.bias.expand(len(self.allowed), -1)
+        self.opened = self.allowed.clone() if self.memories else self.allowed
+        if self.plan.remembers:
+            self.numbers = window.numbers[:, self.first :]
+        if self.late is not None:
+            self._open_late(window, self.late)
 
     def hook(self, layer: int, table: SiteTable | None) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
         """The forward hook of one site: copy, read, gate, write."""
@@ -108,38 +132,100 @@ class _Pass:
                 self.tape.keep_raw(layer, y, self.window.start)
             if table is None or not self.active:
                 return None
-            return self._steer(table, y, self.window.start + self.first)
+            return self._steer(table, y, self.window)
 
         return on_output
 
-    def _steer(self, table: SiteTable, y: Tensor, column: int) -> Tensor | None:
+    def _steer(self, table: SiteTable, y: Tensor, window: Window) -> Tensor | None:
         """The output with its edits, or None where this site is only read."""
         reached = y[:, self.first :]
         flat = reached.reshape(-1, y.shape[-1])
         features = ops.read_features(flat, table.columns.W_enc, table.columns.b_enc)
         if table.gates is not None:
             self.sums = torch.addmm(self.sums.to(y.device), features, table.gates)
+        if table.layer in self.memories:
+            self._open(self.memories[table.layer], window, reached.shape[:2])
         if table.editors is None:
             return None
-        allowed, sums, low, high, writes = (
-            part.to(y.device) for part in (self.allowed, self.sums, self.low, self.high, self.writes)
-        )
-        opened = ops.open_rules(allowed & table.editors, sums, low, high)
-        self.tape.keep_open(table.layer, opened.view(*reached.shape[:2], -1), column)
-        out = _write(table, flat, features, opened & writes, self.rows.to(y.device)).view_as(reached)
+        opened = self.opened.to(y.device) & table.editors
+        self.tape.keep_open(table.layer, opened.view(*reached.shape[:2], -1), window.start + self.first)
+        writes, rows = self.writes.to(y.device), self.rows.to(y.device)
+        out = _write(table, flat, features, opened & writes, rows).view_as(reached)
         return out if self.first == 0 else torch.cat([y[:, : self.first], out], dim=1)
+
+    def _open(self, memory: GateMemory, window: Window, shape: torch.Size) -> None:
+        """Read the gates that are known at this layer, and open their rules."""
+        table, device = memory.table, self.sums.device
+        at = self.at.to(device)
+        sums = self.sums[:, table.leaves].view(*shape, -1)
+        if table.windows or table.off is not None:
+            counts = at[..., [self.places.index(place or self.places[0]) for place in table.counts_at]]
+        else:
+            counts = at[..., :0]
+        holds = memory.read(sums, counts, window.ends(self.first).to(device) if table.windows else counts)
+        owned = self.owned[self.rows, table.rules].to(device)
+        holds = holds & at[..., self.reads_at[table.rules].to(device)]
+        holds &= owned.view(shape[0] if len(owned) > 1 else 1, -1, owned.shape[-1])
+        if table.remembers:
+            holds = memory.keep(holds, self.numbers.to(device))
+        opened = self.opened.to(device)
+        fresh = self.allowed[:, table.rules].to(device) & holds.flatten(0, 1)
+        if self.late is not None:  # those were opened before the pass, by what earlier tokens showed
+            late = self.late[table.rules].to(device)
+            fresh = torch.where(late, opened[:, table.rules], fresh)
+        opened[:, table.rules] = fresh
+        self.opened = opened
+
+    def _open_late(self, window: Window, late: Tensor) -> None:
+        """Open the rules whose gates read higher layers than they edit, by what earlier passes showed."""
+        if window.width > 1 and bool(self.allowed[:, late].any()):
+            rule = next(rule for rule in self.plan.rules if rule.late)
+            raise SteeringError(
+                f"policy {rule.policy} steer '{rule.name}': its gate reads a higher layer than it edits and acts from "
+                f"the next token on, so the last prompt token must be fed alone; use steerkit's runtime, or feed the "
+                f"prompt in two parts and give prompt_length"
+            )
+        for memory in self.memories.values():
+            columns = memory.table.rules
+            held = memory.remembered(self.numbers).flatten(0, 1).to(self.opened.device)
+            self.opened[:, columns] = torch.where(late[columns], self.allowed[:, columns] & held, False)
 
 
 def _write(table: SiteTable, y: Tensor, features: Tensor, opened: Tensor, rows: Tensor) -> Tensor:
-    """Activations `(N, d_in)` after the edits of the `opened` rules `(N, R)`."""
-    on = opened.gather(1, table.owner[rows].expand(len(y), -1))
-    numbers = (part[rows] for part in (table.scale, table.shift, table.floor, table.ceiling))
-    change = ops.feature_change(features, on, *numbers)
-    if table.reconstructs is None:
-        return ops.write_delta(y, change, table.columns.W_dec)
-    whole = (opened & table.reconstructs).any(dim=-1)
+    """Activations `(N, d_in)` after the edits of the `opened` rules `(N, R)`; of two on one feature the first acts."""
+    change: Tensor | float = 0.0
+    for level in reversed(range(len(table.owner))):
+        on = opened.gather(1, table.owner[level, rows].expand(len(y), -1))
+        scale, shift, floor, ceiling = (
+            part[level, rows] for part in (table.scale, table.shift, table.floor, table.ceiling)
+        )
+        change = ops.feature_change(features, on, scale, shift, floor, ceiling, change)
+    assert isinstance(change, Tensor)  # there is at least one level
     out = ops.write_delta(y, change, table.columns.W_dec)
+    if table.reconstructs is None:
+        return out
+    whole = (opened & table.reconstructs).any(dim=-1)
     return ops.write_reconstruction(y, out, whole, change, table.indices, table.sae)
+
+
+def _remembering(plan: Plan) -> str | None:
+    """The first rule that needs every token once and in order, as an error would name it."""
+    for rule in plan.rules:
+        remembers = rule.gate is not None and (rule.gate.remembers or rule.late)
+        if remembers or needs_tokens([rule.place, rule.reads_at]):
+            return f"policy {rule.policy} steer '{rule.name}'"
+    return None
+
+
+def _standings(plan: Plan, machine: PlaceMachine | None) -> Standings | None:
+    for rule in plan.rules:
+        if needs_tokens([rule.place, rule.reads_at]):
+            if machine is None:
+                raise SteeringError(
+                    f"policy {rule.policy} steer '{rule.name}': its place is read from tokens; give tokenizer=…"
+                )
+            return Standings(machine)
+    return None
 
 
 def _check_sites(outputs: dict[int, nn.Module], layers: Sequence[int], plan: Plan) -> None:

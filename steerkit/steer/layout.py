@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from steerkit.errors import SteeringError
+from steerkit.steer.standings import Standings, Stands
 from steerkit.types import Place
+
+CACHE_NAMES = ("cache", "past_key_values")
+"""What transformers calls the cache of keys and values: from 5.24 on, and before."""
+_COLUMN_PLACES = frozenset({"any", "prompt", "reply", "reply.start"})
+"""Places that are known from columns alone; the others are read from the tokens."""
+_PROMPT_PLACES = frozenset({"prompt", "developer", "declaration", "user", "tool_result"})
+
+
+def needs_tokens(places: Iterable[Place]) -> bool:
+    """Whether the tokens must be read to know these places."""
+    return not set(places) <= _COLUMN_PLACES
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,31 +35,53 @@ class Window:
     """`(B,)` table row of each sequence."""
     valid: Tensor | None
     """`(B, width)` False at padding; None where nothing is padded."""
+    before: Tensor | int
+    """Tokens before this pass, padding not counted; `(B,)` where it differs by sequence."""
     reply_start: Tensor | int
     """Column of the step that produces the reply's first token; `(B,)` where it differs by sequence."""
     fresh: bool
     """Whether this pass starts new sequences."""
+    stands: Stands | None = None
+    """Where the tokens stand by the conversation's grammar; None where no place asks."""
 
     @property
     def columns(self) -> Tensor:
         """`(1, width)` column numbers."""
         return torch.arange(self.start, self.start + self.width, device=self.rows.device).unsqueeze(0)
 
+    @property
+    def numbers(self) -> Tensor:
+        """`(B, width)` number of each token in its sequence, padding not counted."""
+        if self.valid is None:
+            counted = torch.arange(self.width, device=self.rows.device).expand(len(self.rows), -1)
+        else:
+            counted = self.valid.cumsum(dim=-1) - 1
+        return counted + (self.before.unsqueeze(-1) if isinstance(self.before, Tensor) else self.before)
+
+    def ends(self, first: int) -> Tensor:
+        """`(B,)` offset, counted from `first`, of each sequence's last token here; -1 where all are padding."""
+        last = self.width - 1 - first
+        if self.valid is None:
+            return torch.full((len(self.rows),), last, device=self.rows.device)
+        offsets = torch.arange(last + 1, device=self.rows.device)
+        return torch.where(self.valid[:, first:], offsets, -1).amax(dim=-1)
+
     def reaches(self, place: Place) -> bool:
         """Whether a token of this pass can stand at `place`; may say yes too often, never no too often."""
         last = self.start + self.width - 1
         if isinstance(self.reply_start, Tensor):
-            return place != "prompt" or self.fresh
-        wanted = {
-            "prompt": self.start <= self.reply_start,
-            "reply": last >= self.reply_start,
-            "reply.start": self.start <= self.reply_start <= last,
-        }
-        return wanted.get(place, True)
+            return place not in _PROMPT_PLACES or self.fresh
+        if place in _PROMPT_PLACES:
+            return self.start <= self.reply_start
+        if place == "reply.start":
+            return self.start <= self.reply_start <= last
+        if place.startswith("call"):
+            return last > self.reply_start
+        return place == "any" or last >= self.reply_start
 
     def first(self, places: Iterable[Place]) -> int:
         """Offset of the first token of this pass that can stand at one of `places`."""
-        if isinstance(self.reply_start, Tensor) or not {*places} <= {"reply", "reply.start"}:
+        if isinstance(self.reply_start, Tensor) or not _PROMPT_PLACES.isdisjoint(places) or "any" in places:
             return 0
         return max(0, self.reply_start - self.start)
 
@@ -55,7 +89,10 @@ class Window:
         """`(B, width)` which tokens stand at `place`; padding stands nowhere."""
         start = self.reply_start.unsqueeze(-1) if isinstance(self.reply_start, Tensor) else self.reply_start
         columns = self.columns.expand(len(self.rows), -1)
-        if place == "prompt":
+        if place not in _COLUMN_PLACES:
+            assert self.stands is not None  # the layout was told of the places
+            mask = self.stands.at(place)
+        elif place == "prompt":
             mask = columns <= start
         elif place == "reply":
             mask = columns >= start
@@ -72,11 +109,22 @@ class Layout:
     Without `prompt_length` the first pass over an empty cache is taken to be the whole prompt.
     """
 
-    def __init__(self, rows: Sequence[int], device: torch.device, prompt_length: int | None = None) -> None:
+    def __init__(
+        self,
+        rows: Sequence[int],
+        device: torch.device,
+        prompt_length: int | None = None,
+        *,
+        remembers: str | None = None,
+        standings: Standings | None = None,
+    ) -> None:
         self._rows = torch.tensor(rows, device=device)
         self._uniform = rows[0] if len(set(rows)) == 1 else None
         self._prompt_length = prompt_length
+        self._remembers = remembers
+        self._standings = standings
         self._seen = 0
+        self._before: Tensor | int = 0
         self._reply_start: Tensor | int = 0
 
     @property
@@ -89,10 +137,15 @@ class Layout:
         """The table row that all requests share, or None."""
         return self._uniform
 
-    def next(self, hidden: tuple[int, int], kwargs: Mapping[str, Any]) -> Window:
-        """The window of the pass that is about to run over `hidden` = (batch, width) tokens."""
-        batch, width = hidden
-        cache = kwargs.get("past_key_values")
+    def next(self, tokens: Tensor, kwargs: Mapping[str, Any]) -> Window:
+        """The window of the pass that is about to run over `tokens`: ids `(B, T)`, or embeddings `(B, T, d)`.
+
+        Raises:
+            SteeringError: the batch does not fit the requests, or tokens do not come once and in order where a policy
+                has to remember them.
+        """
+        batch, width = tokens.shape[:2]
+        cache = next((found for name in CACHE_NAMES if (found := kwargs.get(name)) is not None), None)
         start = 0 if cache is None else int(cache.get_seq_length())
         # Without a cache every pass reads the whole sequence again, one token longer.
         again = cache is None and kwargs.get("use_cache") is False and width > self._seen > 0
@@ -100,8 +153,27 @@ class Layout:
         valid = _valid(kwargs.get("attention_mask"), start, width)
         if fresh:
             self._reply_start = self._locate_reply(valid, width)
+        self._check_memory(batch, start)
+        before: Tensor | int = 0 if start == 0 else self._before
+        if self._remembers is not None:
+            self._before = before + (width if valid is None else valid.sum(dim=-1))
         self._seen = start + width
-        return Window(start, width, self._expand(batch), valid, self._reply_start, fresh)
+        window = Window(start, width, self._expand(batch), valid, before, self._reply_start, fresh)
+        return window if self._standings is None else replace(window, stands=self._standings.read(tokens, window))
+
+    def _check_memory(self, batch: int, start: int) -> None:
+        if self._remembers is None:
+            return
+        if start not in (0, self._seen):
+            raise SteeringError(
+                f"{self._remembers} remembers earlier tokens, but the tokens from {start} on came after {self._seen}; "
+                f"expected every token once and in order"
+            )
+        if batch != len(self._rows):
+            raise SteeringError(
+                f"{self._remembers} remembers earlier tokens, but {batch} sequences came for {len(self._rows)} "
+                f"requests; beams change places unseen, expected one sequence per request"
+            )
 
     def _expand(self, batch: int) -> Tensor:
         """Rows of this batch: beams and several samples repeat each request in a run."""

@@ -1,6 +1,7 @@
 """The arithmetic of steering: pure tensors over flat tokens, no model and no hook in sight.
 
-Shapes: N tokens, S features read at a site, R rules (column 0 stands for "no rule" and never opens).
+Shapes: N tokens (or B sequences of T), S features read at a site, L readings of gates, R rules (column 0 stands for
+"no rule" and never opens).
 """
 
 from __future__ import annotations
@@ -16,15 +17,55 @@ def read_features(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Tensor:
     return torch.relu(torch.addmm(b_enc, x.float(), W_enc))
 
 
-def open_rules(allowed: Tensor, sums: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Which rules `(N, R)` act: allowed at the token, and with a gate sum strictly between `low` and `high` `(R,)`."""
-    return allowed & (sums > low) & (sums < high)
+def feature_change(
+    f: Tensor, on: Tensor, scale: Tensor, shift: Tensor, floor: Tensor, ceiling: Tensor, otherwise: Tensor | float = 0.0
+) -> Tensor:
+    """`f' - f` `(N, S)` where `on`, else `otherwise`; `f' = clip(scale * f + shift, floor, ceiling)`.
 
-
-def feature_change(f: Tensor, on: Tensor, scale: Tensor, shift: Tensor, floor: Tensor, ceiling: Tensor) -> Tensor:
-    """`f' - f` `(N, S)` where `on`, else 0; `f' = clip(scale * f + shift, floor, ceiling)`, tables `(N or 1, S)`."""
+    The tables are `(N or 1, S)`.
+    """
     wanted = torch.clamp(scale * f + shift, floor, ceiling)
-    return torch.where(on, wanted - f, 0.0)
+    return torch.where(on, wanted - f, otherwise)
+
+
+def within(sums: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Which readings `(..., L)` hold: strictly between `low` and `high` `(L,)`."""
+    return (sums > low) & (sums < high)
+
+
+def any_term(holds: Tensor, wanted: Tensor, wants: Tensor, terms: Tensor) -> Tensor:
+    """Which gates `(..., r)` are open, of readings `(..., l)` that hold.
+
+    A term is met where it counts as many of the readings it wants (1 in `wanted` `(l, M)`) as there are (`wants`
+    `(M,)`) and none that it does not want (-1). `terms` `(M, r)` says which terms open which gate.
+    """
+    met = (holds.float() @ wanted) == wants
+    return (met.float() @ terms) > 0
+
+
+def latch(opens: Tensor, closes: Tensor, before: Tensor) -> Tensor:
+    """Hysteresis over tokens `(B, T, l)`: open from where `opens` on, until where `closes`; `before` `(B, l)` at first.
+
+    Closing wins where both are said; the caller never says both.
+    """
+    steps = torch.arange(1, opens.shape[1] + 1, device=opens.device).view(1, -1, 1)
+    last_open = torch.where(opens, steps, 0).cummax(dim=1).values
+    last_close = torch.where(closes, steps, 0).cummax(dim=1).values
+    return torch.where((last_open == 0) & (last_close == 0), before.unsqueeze(1), last_open > last_close)
+
+
+def over_window(values: Tensor, counts: Tensor, size: int, mean: bool) -> Tensor:
+    """The largest or mean value `(B, T)` of the last `size` tokens that count, from `(B, size - 1 + T)` of each.
+
+    Where none of them counts the answer is NaN, which lies within no bounds.
+    """
+    tokens, counted = values.unfold(1, size, 1), counts.unfold(1, size, 1)
+    number = counted.sum(dim=-1)
+    if mean:
+        found = torch.where(counted, tokens, 0.0).sum(dim=-1) / number
+    else:
+        found = torch.where(counted, tokens, -torch.inf).amax(dim=-1)
+    return torch.where(number > 0, found, torch.nan)
 
 
 def write_delta(y: Tensor, change: Tensor, W_dec: Tensor) -> Tensor:

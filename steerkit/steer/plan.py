@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from steerkit.errors import PolicyError, SteeringError
-from steerkit.policy import Formula, Policy, SteerRule, fingerprint
+from steerkit.errors import SteeringError
+from steerkit.policy import Formula, Policy, fingerprint
 from steerkit.sae import Sae, SaeSet
 from steerkit.sae.dictionary import Columns
+from steerkit.steer.gates import GateSpec, GateTable, Leaf, gate_spec, gate_table, leaf_weights, own_leaves
 from steerkit.types import Feature, Place
 
+_CPU = torch.device("cpu")
 IDENTITY = Formula(1.0, 0.0, -torch.inf, torch.inf)
 
 
@@ -27,18 +30,30 @@ class Rule:
     writes: bool
     """False in shadow mode: the gate is evaluated and recorded, nothing is written."""
     reconstructs: bool
-    gate: Mapping[Feature, float]
-    """Weights of the gate's sum; empty for a rule without one."""
-    bias: float
-    low: float
-    high: float
-    """The gate is open where `low < sum < high`."""
+    gate: GateSpec | None
     edits: Mapping[Feature, Formula]
+    row: int
+    """Table row that holds it."""
+    rank: tuple[int, int, int]
+    """Of two open rules that edit one feature at one token the one of lower rank acts: position of the policy in the
+    request, then the highest priority, then the position in the file."""
+
+    @property
+    def late(self) -> bool:
+        """Whether the gate reads a higher layer than the rule edits, and so acts from the next token on."""
+        return self.gate is not None and self.gate.layer > min(feature.layer for feature in self.edits)
+
+    @property
+    def reads_at(self) -> Place:
+        """Where the gate must be read for the rule to act: with nothing remembered, only where it writes."""
+        if self.gate is None or (self.gate.at == "any" and not self.gate.remembers and not self.late):
+            return self.place
+        return self.gate.at
 
 
 @dataclass(frozen=True, slots=True)
 class SiteTable:
-    """What one hook needs; tensors live on the site's device. S features are read, R = rules + 1 columns."""
+    """What one hook needs; tensors live on the site's device. S features are read, K rules deep they are edited."""
 
     layer: int
     sae: Sae
@@ -46,14 +61,14 @@ class SiteTable:
     """`(S,)` features that are edited here or weighed by a gate."""
     columns: Columns
     gates: Tensor | None
-    """`(S, R)` weights of this layer's features in each rule's gate sum; None where no gate reads this layer."""
+    """`(S, L)` weights of this layer's features in each reading's sum; None where no gate reads this layer."""
     owner: Tensor
-    """`(rows, S)` column of the rule that edits the feature; 0 where none does."""
+    """`(K, rows, S)` column of the rules that edit the feature, the one that goes first first; 0 where none does."""
     scale: Tensor
     shift: Tensor
     floor: Tensor
     ceiling: Tensor
-    """`(rows, S)` each: the edit's four numbers, the identity where there is none."""
+    """`(K, rows, S)` each: the edit's four numbers, the identity where there is none."""
     editors: Tensor | None
     """`(R,)` rules that edit here; None if the site is only read."""
     reconstructs: Tensor | None
@@ -67,13 +82,15 @@ class Plan:
     rows: tuple[tuple[Policy, ...], ...]
     """Row r + 1 of the tables belongs to `rows[r]`; row 0 is the identity."""
     rules: tuple[Rule, ...]
+    """Those without a gate first, then by the layer at which their gate is known."""
     owned: Tensor
     """`(rows + 1, R)` whether the row holds the rule."""
     writes: Tensor
-    low: Tensor
-    high: Tensor
+    """`(R,)`"""
     bias: Tensor
-    """`(R,)` each."""
+    """`(L,)` what each reading's sum starts from."""
+    gates: Mapping[int, GateTable]
+    """By the layer at which they are known."""
     sites: Mapping[int, SiteTable]
 
     def row(self, policies: Sequence[Policy]) -> int:
@@ -81,11 +98,24 @@ class Plan:
         key = _key(policies)
         return [_key(row) for row in self.rows].index(key) + 1 if policies else 0
 
+    @property
+    def remembers(self) -> bool:
+        """Whether any gate needs to know of earlier tokens, so that tokens must come once and in order."""
+        return any(rule.gate is not None and (rule.gate.remembers or rule.late) for rule in self.rules)
+
+    @property
+    def has_late_rules(self) -> bool:
+        """Whether any rule acts from the token after its gate on, so that the last prompt token must come alone."""
+        return any(rule.late for rule in self.rules)
+
 
 def compile_plan(
     requests: Sequence[Sequence[Policy]], saes: SaeSet | None, devices: Mapping[int, torch.device] | None = None
 ) -> Plan:
     """Tables for a batch in which each request has its own policies, with all quantities already raw.
+
+    Where several open rules of a request edit one feature at one token, the policy that was given first acts, and
+    within a policy the higher priority.
 
     Args:
         requests: the policies of each request; equal ones share a row.
@@ -93,128 +123,125 @@ def compile_plan(
         devices: by layer, where its hook runs (default: the CPU).
 
     Raises:
-        PolicyError: two rules of one request edit the same feature.
+        PolicyError: a gate with too many alternatives.
         SaeError: a feature that the set does not have.
         SteeringError: a policy steers and there are no SAEs.
     """
     rows = tuple({_key(policies): tuple(policies) for policies in requests if policies}.values())
-    held = [[_rule(policy, rule) for policy in row for rule in policy.steer] for row in rows]
-    for row_rules in held:
-        _refuse_conflicts(row_rules)
-    rules = tuple(rule for row_rules in held for rule in row_rules)
+    rules = tuple(sorted((rule for row, held in enumerate(rows, start=1) for rule in _rules(row, held)), key=_known_at))
     owned = torch.zeros(len(rows) + 1, len(rules) + 1, dtype=torch.bool)
-    column = 1
-    for row, row_rules in enumerate(held, start=1):
-        owned[row, column : column + len(row_rules)] = True
-        column += len(row_rules)
-    features = {f for rule in rules for f in (*rule.edits, *rule.gate)}
+    for column, rule in enumerate(rules, start=1):
+        owned[rule.row, column] = True
+    leaves, gates = _gates(rules, devices or {})
+    features = {f for rule in rules for f in rule.edits} | {f for leaf in leaves for f, _ in leaf.weights}
     if features and saes is None:
         raise SteeringError(f"policy {rules[0].policy}: it names features, but no SAEs are loaded; give saes=…")
     sites = {}
     for layer in sorted({feature.layer for feature in features}):
         assert saes is not None  # said above, for the type checker
-        device = (devices or {}).get(layer, torch.device("cpu"))
-        sites[layer] = _site(layer, saes, rules, owned, device)
-    return Plan(
-        rows,
-        rules,
-        owned,
-        torch.tensor([False, *(rule.writes for rule in rules)]),
-        torch.tensor([-torch.inf, *(rule.low for rule in rules)]),
-        torch.tensor([torch.inf, *(rule.high for rule in rules)]),
-        torch.tensor([0.0, *(rule.bias for rule in rules)]),
-        sites,
-    )
-
-
-def weighted_sum(policy: Policy, name: str) -> tuple[dict[Feature, float], float]:
-    """Weights and bias of a probe of the policy; a feature is the sum of itself."""
-    if name in policy.features:
-        return {_feature(policy, name): 1.0}, 0.0
-    probe = policy.probes[name]
-    return {_feature(policy, part): weight for part, weight in probe.weights.items()}, probe.bias
-
-
-def _feature(policy: Policy, name: str) -> Feature:
-    return policy.features[name].site
+        read = sorted(feature for feature in features if feature.layer == layer)
+        sites[layer] = _site(layer, read, saes, rules, leaves, len(rows) + 1, (devices or {}).get(layer, _CPU))
+    writes = torch.tensor([False, *(rule.writes for rule in rules)])
+    return Plan(rows, rules, owned, writes, torch.tensor([leaf.bias for leaf in leaves]), gates, sites)
 
 
 def _key(policies: Sequence[Policy]) -> tuple[str, ...]:
     return tuple(fingerprint(policy) for policy in policies)
 
 
-def _rule(policy: Policy, rule: SteerRule) -> Rule:
-    gate: dict[Feature, float] = {}
-    bias, low, high = 0.0, -torch.inf, torch.inf
-    if rule.when is not None:
-        gate, bias = weighted_sum(policy, rule.when.feature or rule.when.probe or "")
-        low = -torch.inf if rule.when.above is None else float(rule.when.above)
-        high = torch.inf if rule.when.below is None else float(rule.when.below)
-    return Rule(
-        policy=policy.name,
-        name=rule.name,
-        place=rule.where,
-        writes=policy.mode == "enforce",
-        reconstructs=policy.write_back == "reconstruction",
-        gate=gate,
-        bias=bias,
-        low=low,
-        high=high,
-        edits={_feature(policy, name): edit.formula() for name, edit in rule.edit.items()},
-    )
+def _known_at(rule: Rule) -> int:
+    return -1 if rule.gate is None else rule.gate.layer
 
 
-def _refuse_conflicts(rules: Sequence[Rule]) -> None:
-    first: dict[Feature, Rule] = {}
-    problems = []
-    for rule in rules:
-        for feature in rule.edits:
-            other = first.setdefault(feature, rule)
-            if other is not rule:
-                problems.append(
-                    f"{rule.policy} steer '{rule.name}': layer {feature.layer} feature {feature.index} is already "
-                    f"edited by {other.policy} steer '{other.name}'; expected one rule per feature"
-                )
-    if problems:
-        raise PolicyError(problems)
+def _rules(row: int, policies: Sequence[Policy]) -> Iterator[Rule]:
+    """The steering rules of one row's policies; those that only act in retries are not among them."""
+    for number, policy in enumerate(policies):
+        for position, rule in enumerate(policy.steer):
+            if rule.when == "retry":
+                continue
+            yield Rule(
+                policy=policy.name,
+                name=rule.name,
+                place=rule.where,
+                writes=policy.mode == "enforce",
+                reconstructs=policy.write_back == "reconstruction",
+                gate=None if rule.when is None else gate_spec(policy, rule.when, rule.hold_tokens),
+                edits={policy.features[name].site: edit.formula() for name, edit in rule.edit.items()},
+                row=row,
+                rank=(number, -rule.priority, position),
+            )
 
 
-def _site(layer: int, saes: SaeSet, rules: Sequence[Rule], owned: Tensor, device: torch.device) -> SiteTable:
-    read = sorted({f for rule in rules for f in (*rule.edits, *rule.gate) if f.layer == layer})
+def _gates(rules: Sequence[Rule], devices: Mapping[int, torch.device]) -> tuple[list[Leaf], dict[int, GateTable]]:
+    """All readings, those that are known at one layer side by side, and the tables of the gates by that layer."""
+    leaves: list[Leaf] = []
+    tables = {}
+    for layer, group in groupby(enumerate(rules, start=1), key=lambda item: _known_at(item[1])):
+        if layer < 0:
+            continue
+        columns, held = zip(*group, strict=True)
+        specs = [rule.gate for rule in held if rule.gate is not None]
+        start = len(leaves)
+        leaves += own_leaves(specs)
+        tables[layer] = gate_table(
+            specs,
+            slice(start, len(leaves)),
+            slice(columns[0], columns[-1] + 1),
+            late=any(rule.late for rule in held),
+            device=devices.get(layer, _CPU),
+        )
+    return leaves, tables
+
+
+def _site(
+    layer: int,
+    read: Sequence[Feature],
+    saes: SaeSet,
+    rules: Sequence[Rule],
+    leaves: Sequence[Leaf],
+    rows: int,
+    device: torch.device,
+) -> SiteTable:
     for feature in read:
         saes.check(feature)
     place = {feature: s for s, feature in enumerate(read)}
-    rows, columns = owned.shape
-    gates = torch.zeros(len(read), columns)
-    owner = torch.zeros(rows, len(read), dtype=torch.long)
-    table = torch.tensor(IDENTITY).repeat(rows, len(read), 1)
-    editors, reconstructs = torch.zeros(2, columns, dtype=torch.bool)
-    for column, rule in enumerate(rules, start=1):
-        for feature, weight in rule.gate.items():
-            if feature.layer == layer:
-                gates[place[feature], column] = weight
-        for feature, formula in rule.edits.items():
-            if feature.layer == layer:
-                holders = owned[:, column]
-                owner[holders, place[feature]] = column
-                table[holders, place[feature]] = torch.tensor(formula)
-                editors[column] = True
-                reconstructs[column] = rule.reconstructs
+    here = [(column, rule) for column, rule in enumerate(rules, start=1) if any(f in place for f in rule.edits)]
+    editors, reconstructs = torch.zeros(2, len(rules) + 1, dtype=torch.bool)
+    for column, rule in here:
+        editors[column], reconstructs[column] = True, rule.reconstructs
+    owner, numbers = _edit_tables(here, place, rows)
+    scale, shift, floor, ceiling = (part.contiguous().to(device) for part in numbers.unbind(-1))
+    gates = leaf_weights(leaves, layer, place)
     indices = torch.tensor([feature.index for feature in read])
-    sae = saes[layer]
-    scale, shift, floor, ceiling = (part.contiguous().to(device) for part in table.unbind(-1))
-    whole = bool(reconstructs.any())
+    sae, whole = saes[layer], bool(reconstructs.any())
     return SiteTable(
         layer,
         sae.to(device, torch.float32) if whole else sae,
         indices.to(device),
         Columns(*(part.to(device) for part in sae.columns(indices))),
-        gates.to(device) if bool(gates.any()) else None,
+        None if gates is None else gates.to(device),
         owner.to(device),
         scale,
         shift,
         floor,
         ceiling,
-        editors.to(device) if bool(editors.any()) else None,
+        editors.to(device) if here else None,
         reconstructs.to(device) if whole else None,
     )
+
+
+def _edit_tables(here: Sequence[tuple[int, Rule]], place: Mapping[Feature, int], rows: int) -> tuple[Tensor, Tensor]:
+    """`(K, rows, S)` owners and `(K, rows, S, 4)` numbers: what goes first in a row first."""
+    editing: dict[tuple[int, int], list[tuple[int, Formula]]] = {}
+    for column, rule in sorted(here, key=lambda item: item[1].rank):
+        for feature, formula in rule.edits.items():
+            if feature in place:
+                editing.setdefault((rule.row, place[feature]), []).append((column, formula))
+    depth = max(map(len, editing.values()), default=1)
+    owner = torch.zeros(depth, rows, len(place), dtype=torch.long)
+    numbers = torch.tensor(IDENTITY).repeat(depth, rows, len(place), 1)
+    for (row, s), stack in editing.items():
+        for level, (column, formula) in enumerate(stack):
+            owner[level, row, s] = column
+            numbers[level, row, s] = torch.tensor(formula)
+    return owner, numbers

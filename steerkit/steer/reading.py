@@ -12,7 +12,8 @@ from steerkit.errors import SteeringError
 from steerkit.policy import Policy, watch_key
 from steerkit.sae import SaeSet
 from steerkit.steer import ops
-from steerkit.steer.plan import Plan, Rule, weighted_sum
+from steerkit.steer.gates import weighted_sum
+from steerkit.steer.plan import Plan, Rule
 from steerkit.steer.tape import Tape
 from steerkit.types import Edit, Feature, Span, TopK, Trace
 
@@ -61,6 +62,11 @@ def read_traces(
     return [Trace(0, watched[b], _named(request), tuple(top[b]), tuple(edits[b])) for b, request in enumerate(wanted)]
 
 
+def read_watched(tape: Tape, saes: SaeSet, wanted: Wanted, sequence: int, start: int) -> dict[str, tuple[float, ...]]:
+    """The watched values of one sequence from position `start` on, for as far as the model has read."""
+    return _watched(tape, saes, [wanted], [tape.columns(sequence)[start:]], sequence)[0]
+
+
 def traced_layers(wanted: Sequence[Wanted], saes: SaeSet | None) -> set[int]:
     """Layers whose raw activations must be on the tape to answer."""
     if saes is None:
@@ -89,7 +95,7 @@ def _named(request: Wanted) -> dict[str, Feature]:
 
 
 def _watched(
-    tape: Tape, saes: SaeSet, wanted: Sequence[Wanted], places: Sequence[Tensor]
+    tape: Tape, saes: SaeSet, wanted: Sequence[Wanted], places: Sequence[Tensor], first: int = 0
 ) -> list[dict[str, tuple[float, ...]]]:
     sums = [_sums(request) for request in wanted]
     totals = [
@@ -97,7 +103,7 @@ def _watched(
     ]
     for layer in sorted({f.layer for by_key in sums for weights, _ in by_key.values() for f in weights}):
         used = sorted({f.index for by_key in sums for ws, _ in by_key.values() for f in ws if f.layer == layer})
-        features = _encode_columns(tape, saes, layer, used, places)
+        features = _encode_columns(tape, saes, layer, used, places, first)
         for b, by_key in enumerate(sums):
             for key, (weights, _) in by_key.items():
                 column = torch.tensor([weights.get(Feature(layer, index), 0.0) for index in used])
@@ -106,12 +112,12 @@ def _watched(
 
 
 def _encode_columns(
-    tape: Tape, saes: SaeSet, layer: int, used: Sequence[int], places: Sequence[Tensor]
+    tape: Tape, saes: SaeSet, layer: int, used: Sequence[int], places: Sequence[Tensor], first: int
 ) -> tuple[Tensor, ...]:
-    """Per request `(T_b, len(used))` features of a layer, in float32 on the CPU."""
+    """Per request, from sequence `first` on, `(T_b, len(used))` features of a layer, in float32 on the CPU."""
     raw = tape.raw(layer)
     columns = saes[layer].columns(torch.tensor(used))
-    flat = torch.cat([raw[b, place.to(raw.device)] for b, place in enumerate(places)])
+    flat = torch.cat([raw[b, place.to(raw.device)] for b, place in enumerate(places, start=first)])
     features = ops.read_features(flat, columns.W_enc.to(raw.device), columns.b_enc.to(raw.device))
     return torch.split(features.cpu(), [len(place) for place in places])
 
@@ -157,22 +163,32 @@ def _edits(tape: Tape, plan: Plan, b: int, columns: Tensor) -> list[Edit]:
             if not len(positions):
                 continue
             y = tape.raw(layer)[b, columns[positions].to(opened.device)]
-            norms = _change(plan, layer, rule, y).norm(dim=-1)
+            norms = _change(plan, layer, number, y, acted[positions.to(opened.device)]).norm(dim=-1)
             changed = positions[(norms > 0).cpu()]
             if len(changed):
                 found.append(Edit(rule.name, rule.policy, layer, tuple(changed.tolist()), float(norms.max())))
     return found
 
 
-def _change(plan: Plan, layer: int, rule: Rule, y: Tensor) -> Tensor:
-    """`(T, d_in)` what a rule alone adds to the activations `y` of a layer."""
-    table = plan.sites[layer]
+def _change(plan: Plan, layer: int, number: int, y: Tensor, opened: Tensor) -> Tensor:
+    """`(T, d_in)` what a rule adds to the activations `y` of a layer where `opened` `(T, R)` are the rules that act."""
+    table, rule = plan.sites[layer], plan.rules[number - 1]
     here = {feature.index: formula for feature, formula in rule.edits.items() if feature.layer == layer}
     sites = [s for s, index in enumerate(table.indices.tolist()) if index in here]
     numbers = torch.tensor([here[int(table.indices[s])] for s in sites], device=y.device)
     features = ops.read_features(y, table.columns.W_enc[:, sites], table.columns.b_enc[sites])
-    change = ops.feature_change(features, torch.ones_like(features, dtype=torch.bool), *numbers.unbind(-1))
+    on = [~opened[:, _overruling(plan, rule, Feature(layer, int(table.indices[s])))].any(dim=-1) for s in sites]
+    change = ops.feature_change(features, torch.stack(on, dim=-1), *numbers.unbind(-1))
     if not rule.reconstructs:
         return change @ table.columns.W_dec[sites]
     whole = table.sae.encode(y).index_add(-1, table.indices[sites], change)
     return table.sae.decode(whole) - y.float()
+
+
+def _overruling(plan: Plan, rule: Rule, feature: Feature) -> list[int]:
+    """Columns of the rules that go before a rule where both would edit a feature; in shadow none does."""
+    return [
+        number
+        for number, other in enumerate(plan.rules, start=1)
+        if other.row == rule.row and other.rank < rule.rank and feature in other.edits and other.writes and rule.writes
+    ]

@@ -16,7 +16,7 @@ class Sites(NamedTuple):
     """Where a model is hooked."""
 
     body: nn.Module
-    """The decoder: its forward takes `attention_mask` and `past_key_values`, once per pass over the layers."""
+    """The decoder: its forward takes the attention mask and the cache, once per pass over the layers."""
     outputs: dict[int, nn.Module]
     """By layer, the output projection of its self-attention."""
 

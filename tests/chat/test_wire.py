@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from steerkit.chat import Wire, encode_call, parse, positions
+from steerkit.chat import Wire, encode_call, parse
 from steerkit.chat.wire import CONTROL
 from steerkit.errors import MessageError
 from steerkit.types import Call
@@ -57,9 +57,3 @@ def test_stops_are_looked_up_by_name(tokenizer: Any) -> None:
     """The reply ends at the turn's end, where a result is awaited, and at eos."""
     stops = {tokenizer.convert_tokens_to_ids(name) for name in ("<end_of_turn>", "<start_function_response>", "<eos>")}
     assert Wire.of(tokenizer).stops == stops
-
-
-@pytest.mark.parametrize("place", ["call", "call.open", "call.name", "call.arguments"])
-def test_a_call_that_was_not_read_stands_nowhere(place: Any) -> None:
-    """A call made by hand has no tokens, so no step produced it."""
-    assert list(positions(place, prompt_length=3, length=9, call=Call("f", {}))) == []

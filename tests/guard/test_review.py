@@ -7,13 +7,25 @@ from typing import Any
 
 import pytest
 
-from steerkit.chat import positions
-from steerkit.guard import needs, review
+from steerkit.guard import certain, is_tripwire, needs, review
 from steerkit.policy import Policy
-from steerkit.types import Call, CallLike, MalformedCall, Span, Tool, Trace, Turn, Verdict
+from steerkit.types import Call, CallLike, MalformedCall, Messages, Span, Tool, Trace, Turn, Verdict
 
 PAY = Tool("pay", "", {"type": "object", "properties": {"amount": {"type": "integer"}}, "required": ["amount"]})
 CALL = Call("pay", {"amount": 50}, Span(10, 20), Span(13, 15))
+PLACES = {
+    "any": (Span(0, 21),),
+    "prompt": (Span(0, 10),),
+    "user": (Span(2, 5),),
+    "reply": (Span(9, 21),),
+    "reply.start": (Span(9, 10),),
+    "call": (Span(10, 19),),
+    "call.open": (Span(12, 13),),
+    "call.name": (Span(12, 15),),
+    "call.arguments": (Span(15, 18),),
+    "call.arguments.amount": (Span(16, 18),),
+}
+"""Where the steps of a 10-token prompt and a 12-token reply stand, which begins with `CALL`."""
 
 
 def policy(*rules: dict[str, Any], default: str = "allow", name: str = "p", **parts: Any) -> Policy:
@@ -26,10 +38,15 @@ def policy(*rules: dict[str, Any], default: str = "allow", name: str = "p", **pa
     )
 
 
-def judge(*policies: Policy, call: CallLike = CALL, watched: dict[str, tuple[float, ...]] | None = None) -> Verdict:
+def judge(
+    *policies: Policy,
+    call: CallLike = CALL,
+    watched: dict[str, tuple[float, ...]] | None = None,
+    messages: Messages = (),
+) -> Verdict:
     """The verdict on one call of a 10-token prompt and a 12-token reply."""
-    trace = Trace(watched=watched or {})
-    (verdict,) = review([call], tools=[PAY], trace=trace, policies=policies, prompt_length=10, length=22)
+    trace = Trace(watched=watched or {}, places=PLACES)
+    (verdict,) = review([call], tools=[PAY], trace=trace, policies=policies, messages=messages)
     return verdict
 
 
@@ -48,8 +65,8 @@ def test_built_in_checks_come_first_and_in_shadow_too() -> None:
 
 
 def test_the_strictest_decision_wins_in_any_order() -> None:
-    """Deny overrides hold overrides flag overrides allow, over rules and policies however they are ordered."""
-    order = ["allow", "flag", "hold", "deny"]
+    """Stop over deny over hold over flag over allow, over rules and policies however they are ordered."""
+    order = ["allow", "flag", "hold", "deny", "stop"]
     for first, second, third in itertools.permutations(order, 3):
         strictest = max((first, second, third), key=order.index)
         assert judge(policy({"then": first}, {"then": second}, {"then": third})).decision == strictest
@@ -154,13 +171,11 @@ def test_the_guard_says_what_it_needs_to_see() -> None:
     assert needs(policy(*rules, rules[0])) == ("f", "risk")
 
 
-@pytest.mark.parametrize(
-    "place", ["any", "prompt", "reply", "reply.start", "call", "call.open", "call.name", "call.arguments"]
-)
+@pytest.mark.parametrize("place", PLACES)
 def test_a_value_counts_at_its_place_alone(place: Any) -> None:
     """At every place: a large value on its first or last step decides, on the step beside it it does not."""
     strict = policy({"when": {"feature": "f", "above": 1.0, "at": place}, "then": "deny"})
-    steps = positions(place, prompt_length=10, length=22, call=CALL)
+    steps = range(*PLACES[place][0])
 
     def with_peak_at(step: int) -> str:
         values = [0.0] * 21
@@ -195,8 +210,8 @@ def test_evidence_of_a_part_of_the_place_is_missing_evidence() -> None:
     """Where some of the place's tokens were not read, the largest value is not known; read in full, it is."""
     strict = policy({"when": {"feature": "f", "above": 1.0, "at": "reply"}, "then": "flag"})
     for start, count, expected in ((9, 12, "allow"), (9, 11, "deny"), (10, 11, "deny"), (0, 21, "allow")):
-        trace = Trace(start=start, watched={"p.f": (0.0,) * count})
-        (verdict,) = review([CALL], tools=[PAY], trace=trace, policies=[strict], prompt_length=10, length=22)
+        trace = Trace(start=start, watched={"p.f": (0.0,) * count}, places=PLACES)
+        (verdict,) = review([CALL], tools=[PAY], trace=trace, policies=[strict])
         assert verdict.decision == expected
     placed_nowhere = Call("pay", {"amount": 50})
     at_call = policy({"when": {"feature": "f", "above": 1.0, "at": "call.open"}, "then": "flag"})
@@ -230,9 +245,7 @@ def test_a_tools_own_schema_that_cannot_be_applied_denies() -> None:
 
     def verdict(amount: int) -> Verdict:
         call = Call("pay", {"amount": amount})
-        return review(
-            [call], tools=[tool], trace=Trace(), policies=[policy({"then": "allow"})], prompt_length=1, length=2
-        )[0]
+        return review([call], tools=[tool], trace=Trace(), policies=[policy({"then": "allow"})])[0]
 
     assert (verdict(10**400).decision, verdict(10**400).rule) == ("deny", "invalid_arguments")
     assert verdict(10**4).decision == "allow"
@@ -242,9 +255,9 @@ def test_each_call_has_its_own_verdict_in_order() -> None:
     """Parallel calls are judged one by one; one that is denied takes no other with it."""
     calls = [CALL, MalformedCall("got x", 3, "raw"), Call("pay", {"amount": 500}), Call("steal", {})]
     over = policy({"arguments": {"properties": {"amount": {"exclusiveMinimum": 100}}}, "then": "hold"})
-    verdicts = review(calls, tools=[PAY], trace=Trace(), policies=[over], prompt_length=10, length=22)
+    verdicts = review(calls, tools=[PAY], trace=Trace(), policies=[over])
     assert [verdict.decision for verdict in verdicts] == ["allow", "deny", "hold", "deny"]
-    assert review([], tools=[PAY], trace=Trace(), policies=[over], prompt_length=10, length=22) == ()
+    assert review([], tools=[PAY], trace=Trace(), policies=[over]) == ()
 
 
 def test_shadow_never_loosens_or_tightens() -> None:
@@ -265,3 +278,119 @@ def test_readings_come_from_the_policys_own_features() -> None:
     assert judge(first, second, watched={"a.f": low, "b.f": high}).policy == "b"
     assert judge(first, second, watched={"a.f": high, "b.f": low}).policy == "a"
     assert judge(first, second, watched={"a.f": low, "b.f": low}).decision == "allow"
+
+
+def test_stop_is_the_strictest_and_retry_stands_between_flag_and_hold() -> None:
+    """Retry overrides flag and yields to hold; a retry rule names its steering."""
+    steer = [{"name": "calm", "when": "retry", "where": "reply", "edit": {"f": {"ablate": True}}}]
+    again = {"then": "retry", "with": "calm"}
+    assert judge(policy(again, {"then": "flag"}, steer=steer)).decision == "retry"
+    assert judge(policy(again, {"then": "hold"}, steer=steer)).decision == "hold"
+    assert judge(policy({"then": "stop"}, {"then": "deny"})).decision == "stop"
+
+
+def test_invalid_arguments_can_stop_the_run() -> None:
+    """A rule on invalid arguments can make the built-in denial a stop; on valid ones it does not match."""
+    strict = policy({"when": "invalid_arguments", "then": "stop"})
+    assert judge(strict, call=Call("pay", {"amount": "50"})).decision == "stop"
+    assert judge(strict).decision == "allow"
+    assert judge(policy(), call=Call("pay", {"amount": "50"})).decision == "deny"
+
+
+READ = [
+    {"role": "user", "content": "x"},
+    {"role": "assistant", "tool_calls": [{"id": "7", "function": {"name": "read", "arguments": {"n": 3}}}]},
+    {"role": "tool", "tool_call_id": "7", "content": {"secret": True}},
+]
+
+
+def test_a_sequence_is_read_from_the_conversation() -> None:
+    """`after` matches once the call was made, as its arguments and result say; `without` matches until then."""
+    after = policy({"after": {"tool": "read"}, "then": "flag"})
+    assert (judge(after).decision, judge(after, messages=READ).decision) == ("allow", "flag")
+    without = policy({"without": {"tool": "read"}, "then": "deny"})
+    assert (judge(without).decision, judge(without, messages=READ).decision) == ("deny", "allow")
+    for earlier, expected in (
+        ({"tool": "other"}, "allow"),
+        ({"tool": "*"}, "flag"),
+        ({"tool": "read", "arguments": {"properties": {"n": {"const": 3}}}}, "flag"),
+        ({"tool": "read", "arguments": {"properties": {"n": {"const": 4}}}}, "allow"),
+        ({"tool": "read", "result": {"properties": {"secret": {"const": True}}}}, "flag"),
+        ({"tool": "read", "result": {"properties": {"secret": {"const": False}}}}, "allow"),
+    ):
+        assert judge(policy({"after": earlier, "then": "flag"}), messages=READ).decision == expected
+    unanswered = READ[:2]
+    assert judge(policy({"after": {"tool": "read", "result": {}}, "then": "flag"}), messages=unanswered).decision == (
+        "allow"
+    )
+
+
+def test_a_call_before_it_in_the_same_reply_counts() -> None:
+    """Of two parallel calls the second comes after the first, and not the other way round."""
+    rule = policy({"tool": "pay", "after": {"tool": "pay"}, "then": "flag"})
+    verdicts = review([CALL, CALL], tools=[PAY], trace=Trace(places=PLACES), policies=[rule])
+    assert [verdict.decision for verdict in verdicts] == ["allow", "flag"]
+
+
+@pytest.mark.parametrize(
+    ("when", "expected"),
+    [
+        ({"all": [{"feature": "f", "above": 1}, {"probe": "risk", "above": 1}]}, "deny"),
+        ({"all": [{"feature": "f", "above": 1}, {"probe": "risk", "above": 9}]}, "allow"),
+        ({"any": [{"feature": "f", "above": 9}, {"probe": "risk", "above": 1}]}, "deny"),
+        ({"any": [{"feature": "f", "above": 9}, {"probe": "risk", "above": 9}]}, "allow"),
+        ({"not": {"feature": "f", "above": 9}}, "deny"),
+        ({"not": {"feature": "f", "above": 1}}, "allow"),
+        ({"not": {"not": {"feature": "f", "above": 1}}}, "deny"),
+        ({"all": [{"feature": "f", "above": 1, "at": "user"}], "at": "reply"}, "allow"),
+        ({"all": [{"feature": "f", "above": 1}], "at": "reply"}, "deny"),
+        ({"feature": "f", "above": 1, "mean_over": 2}, "deny"),
+        ({"feature": "f", "above": 1.6, "mean_over": 2}, "allow"),
+        ({"feature": "f", "above": 1.6, "max_over": 2}, "deny"),
+        ({"feature": "f", "above": 1, "at": "tool_result"}, "allow"),
+        ({"not": {"feature": "f", "above": 1, "at": "tool_result"}}, "deny"),
+    ],
+)
+def test_conditions_join(when: dict[str, Any], expected: str) -> None:
+    """All, any and not over values that peak once at 3 in the reply; nothing stands at a tool result here."""
+    values = [0.0] * 21
+    values[14] = 3.0
+    watched = {"p.f": tuple(values), "p.risk": tuple(values)}
+    assert judge(policy({"when": when, "then": "deny"}), watched=watched).decision == expected
+
+
+def test_what_is_missing_decides_nothing_that_depends_on_it() -> None:
+    """An untraced probe leaves `all` undecided unless another part is false, and `any` unless another is true."""
+    watched = {"p.f": (2.0,) * 21}
+    high, low, missing = {"feature": "f", "above": 1}, {"feature": "f", "above": 9}, {"probe": "risk", "above": 1}
+    for when, undecided, expected in (
+        ({"all": [missing, high]}, True, "deny"),
+        ({"all": [missing, low]}, False, "allow"),
+        ({"any": [missing, low]}, True, "deny"),
+        ({"any": [missing, high]}, False, "flag"),
+        ({"not": missing}, True, "deny"),
+    ):
+        verdict = judge(policy({"when": when, "then": "flag"}), watched=watched)
+        assert (verdict.decision, "cannot be decided" in verdict.reason) == (expected, undecided)
+
+
+def test_a_tripwire_is_certain_before_the_call_ends() -> None:
+    """By name once that is complete, by a value once it was seen; rules on what is still to come never are."""
+    named, unnamed = Call("pay", {}, Span(10, 16)), Call("", {}, Span(10, 14))
+    trace = Trace(watched={"p.f": (0.0,) * 13 + (2.0, 0.0)}, places=PLACES)
+    over = {"when": {"feature": "f", "above": 1.0, "at": "call.name"}, "then": "deny", "tripwire": True}
+    by_name = {"tool": "pay", "then": "stop"}
+
+    def trips(call: Call, *rules: dict[str, Any], **parts: Any) -> bool:
+        return certain(call, trace=trace, policies=[policy(*rules, **parts)]) is not None
+
+    assert trips(named, by_name)
+    assert not trips(unnamed, by_name)
+    assert not trips(named, {"tool": "get", "then": "stop"})
+    assert not trips(named, {**by_name, "then": "deny"})
+    assert trips(named, {**by_name, "then": "deny", "tripwire": True})
+    assert not trips(named, by_name, mode="shadow")
+    assert not trips(named, {**by_name, "arguments": {}})
+    for below, tripwire in (({}, True), ({"below": 9.0}, False)):
+        rule = {**over, "when": {**over["when"], **below}}  # type: ignore[dict-item]
+        assert is_tripwire(policy(rule).guard.rules[0]) is tripwire  # type: ignore[union-attr]

@@ -19,6 +19,19 @@ steer:
     when: {feature: order, above: 0.5 max, below: 2 max}
     where: reply
     edit: {order: {scale: 2, shift: 1 std, cap: 3 max, floor: 0}}
+  - name: calm
+    when: retry
+    where: call.arguments.amount
+    edit: {urge: {ablate: true}}
+    priority: 2
+  - name: after-orders
+    when:
+      all: [{feature: order, above: 3 std, off_below: 1 std}, {not: {probe: risk, below: -1, mean_over: 4}}]
+      at: tool_result
+    for: turn
+    where: call.name
+    edit: {urge: {clamp: 1}}
+    priority: 1
 guard:
   default: allow
   rules:
@@ -29,6 +42,17 @@ guard:
       then: hold
       reason: payments over 100 need a person
     - {name: seen, when: {feature: order, above: 3 std, at: prompt}, then: deny}
+    - name: again
+      when: {any: [{feature: urge, above: 2 max, at: call.open}, {probe: risk, above: 3, max_over: 2}], at: user}
+      then: retry
+      with: calm
+      attempts: 2
+    - name: send
+      tool: send_email
+      after: {tool: read_file, result: {required: [text]}}
+      without: {tool: ask_person, arguments: {}}
+      then: deny
+      tripwire: true
 trace: {watch: [urge, risk], top_k: 16, at: call}
 mode: shadow
 write_back: reconstruction

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from steerkit.errors import PolicyError
-from steerkit.policy import load, loads
+from steerkit.policy import Gate, load, loads, readings_of
 from steerkit.types import Feature
 from tests.policy.example import GOOD
 
@@ -18,14 +18,27 @@ def test_every_field_is_read() -> None:
     policy = loads(GOOD)
     assert policy.features["urge"].site == Feature(2, 417)
     assert policy.probes["risk"].weights == {"urge": 1.4, "order": 0.8}
-    assert [rule.where for rule in policy.steer] == ["reply.start", "reply"]
+    assert [rule.where for rule in policy.steer] == ["reply.start", "reply", "call.arguments.amount", "call.name"]
+    assert [(rule.hold, rule.hold_tokens, rule.priority) for rule in policy.steer[1:]] == [
+        ("token", 1, 0),
+        ("token", 1, 2),
+        ("turn", float("inf"), 1),
+    ]
+    assert policy.steer[2].when == "retry"
+    gate = policy.steer[3].when
+    assert isinstance(gate, Gate)
+    assert gate.at == "tool_result"
+    latched, negated = gate.all or ()
+    assert (latched.feature, latched.above, latched.off_below) == ("order", "3 std", "1 std")
+    assert negated.not_ is not None
+    assert (negated.not_.probe, negated.not_.below, negated.not_.mean_over) == ("risk", -1, 4)
     assert policy.guard is not None
     assert policy.guard.rules[1].reason == "payments over 100 need a person"
     assert (policy.mode, policy.write_back, policy.trace.top_k) == ("shadow", "reconstruction", 16)
     bare = loads("steerkit: 1\nname: x\n")
     probe, feature = policy.steer[0].when, policy.steer[1].when
-    assert probe is not None
-    assert feature is not None
+    assert isinstance(probe, Gate)
+    assert isinstance(feature, Gate)
     assert (probe.probe, probe.above, probe.below) == ("risk", 0.5, None)
     assert (feature.feature, feature.above, feature.below) == ("order", "0.5 max", "2 max")
     assert policy.steer[0].edit["urge"].clamp == 0
@@ -39,7 +52,17 @@ def test_every_field_is_read() -> None:
         ("schema", "*", "deny"),
         ("large", "transfer_money", "hold"),
         ("seen", "*", "deny"),
+        ("again", "*", "retry"),
+        ("send", "send_email", "deny"),
     ]
+    again, send = policy.guard.rules[3:]
+    assert (again.with_, again.attempts, send.tripwire, again.tripwire) == ("calm", 2, True, False)
+    assert [part.reads for part in readings_of(again.when)] == ["urge", "risk"]
+    assert (again.when.at, again.when.any[0].at, again.when.any[1].max_over) == ("user", "call.open", 2)  # type: ignore[union-attr, index]
+    assert send.after is not None
+    assert send.without is not None
+    assert (send.after.tool, send.after.result) == ("read_file", {"required": ["text"]})
+    assert (send.without.tool, send.without.arguments, send.without.result) == ("ask_person", {}, None)
     assert policy.guard.rules[0].when == "invalid_arguments"
     assert policy.guard.rules[1].arguments == {"properties": {"amount": {"exclusiveMinimum": 100}}}
     assert policy.guard.rules[2].when.at == "prompt"  # type: ignore[union-attr]
@@ -61,11 +84,12 @@ def test_five_mistakes_are_all_named_with_line_and_path() -> None:
         loads(text, "mail.yaml")
     assert caught.value.problems == [
         "mail.yaml:7 features.order.layer: got -1, expected greater than or equal to 0",
-        "mail.yaml:13 steer[0].where: got 'start', expected 'any', 'prompt', 'reply' or 'reply.start'",
-        "mail.yaml:20 guard.default: got 'block', expected 'allow', 'flag', 'hold' or 'deny'",
-        "mail.yaml:23 guard.rules[1]: got no 'then', expected one",
-        "mail.yaml:26 guard.rules[1].than: got an unknown key 'than'; did you mean 'then'?",
-        "mail.yaml:29 trace.watch[1]: got 'risc', which is no feature or probe of this policy; did you mean 'risk'?",
+        "mail.yaml:13 steer[0].where: got 'start'; expected one of any, prompt, developer, declaration, user, "
+        "tool_result, reply, reply.start, text, call, call.open, call.name, call.arguments or call.arguments.NAME",
+        "mail.yaml:33 guard.default: got 'block', expected 'allow', 'flag', 'hold', 'deny' or 'stop'",
+        "mail.yaml:36 guard.rules[1]: got no 'then', expected one",
+        "mail.yaml:39 guard.rules[1].than: got an unknown key 'than'; did you mean 'then'?",
+        "mail.yaml:53 trace.watch[1]: got 'risc', which is no feature or probe of this policy; did you mean 'risk'?",
     ]
 
 
@@ -77,16 +101,16 @@ MISTAKES = {
     "clamp and scale": ("{clamp: 0}", "{clamp: 0, scale: 2}", "expected clamp or ablate alone"),
     "empty edit": ("{clamp: 0}", "{}", "expected clamp, ablate, scale, shift, cap or floor"),
     "no bound": ("{probe: risk, above: 0.5}", "{probe: risk}", "expected above, below or both"),
-    "two sources": ("{probe: risk,", "{probe: risk, feature: urge,", "exactly one of feature and probe"),
+    "two sources": ("{probe: risk,", "{probe: risk, feature: urge,", "exactly one of feature, probe, all, any and not"),
     "unit on a probe": ("{probe: risk, above: 0.5}", "{probe: risk, above: 1 max}", "a probe is a sum and has no unit"),
     "bounds crossed": ("below: 2 max", "below: 0.1 max", "to be less than below"),
     "cap below floor": ("floor: 0", "floor: 4 max", "to be at most cap"),
     "twice the name": ("name: boost", "name: damp", "got 'damp' a second time"),
-    "same feature": ("order: {scale", "urge: {scale", "layer 2 feature 417, which rule 'damp' edits too"),
-    "gate above edit": (
+    "same feature": ("order: {scale", "urge: {scale", "layer 2 feature 417, which rule 'damp'"),
+    "same feature again": (
         "edit: {urge: {clamp: 0}}",
         "edit: {order: {clamp: 0}}",
-        "a gate at layer 2 for an edit at layer 1",
+        "got layer 1 feature 90, which rule 'damp'",
     ),
     "probe named as feature": ("  risk: {bias", "  urge: {bias", "which is also a feature"),
     "no schema": ("{properties: {amount", "{type: 3, properties: {amount", "expected a JSON Schema"),
@@ -99,9 +123,9 @@ MISTAKES = {
     "no mapping": (GOOD, "- 1", "got no mapping"),
     "bad name": ("name: payments", "name: 'a b'", "name: got 'a b'"),
     "empty": (GOOD, "", "got no mapping"),
-    "mapping for a word": ("mode: shadow", "mode: {shadow: 1}", r":30 mode: got a mapping, expected 'enforce' or"),
+    "mapping for a word": ("mode: shadow", "mode: {shadow: 1}", r":54 mode: got a mapping, expected 'enforce' or"),
     "word for a mapping": ("index: 90}", "index: 90}\n  third: L2", r":8 features.third: got 'L2', expected"),
-    "word for a guard": ("trace: {watch: [urge, risk], top_k: 16, at: call}", "trace: reply", ":29 trace: got 'reply'"),
+    "word for a guard": ("trace: {watch: [urge, risk], top_k: 16, at: call}", "trace: reply", ":53 trace: got 'reply'"),
     "half a character": ("what it is for", '"\\ud800"', "expected Unicode text"),
     "half a character as a key": ("{urge: {clamp: 0}}", '{"\\ud800": {clamp: 0}}', "got a key that is no text"),
     "a number beyond floats": ("clamp: 0", f"clamp: {10**400}", "expected a finite number"),
@@ -186,7 +210,7 @@ def test_a_file_gives_the_policy_of_its_text(tmp_path: Path) -> None:
     path.write_text(GOOD.replace("then: hold", "then: hol"))
     with pytest.raises(PolicyError) as caught:
         load(path)
-    assert caught.value.problems[0].startswith(f"{path}:26 guard.rules[1].then: got 'hol', expected")
+    assert caught.value.problems[0].startswith(f"{path}:39 guard.rules[1].then: got 'hol', expected")
     assert str(caught.value) == "\n".join(caught.value.problems)
 
 

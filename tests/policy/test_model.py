@@ -46,7 +46,7 @@ def test_missing_statistics_are_all_named() -> None:
 
     with pytest.raises(PolicyError) as caught:
         resolve(loads(GOOD), nothing)
-    assert len(caught.value.problems) == 5
+    assert len(caught.value.problems) == 8
     assert caught.value.problems[0] == "policy 'payments' steer[1].when.above: no statistic 'max'"
 
 
@@ -80,11 +80,24 @@ def policies(draw: st.DrawFn) -> dict[str, Any]:
         "default": draw(st.sampled_from(["allow", "deny"])),
         "rules": [{"name": "g", "then": "flag", "tool": draw(names)}],
     }
-    conditions = st.fixed_dictionaries({"feature": st.sampled_from(features), "above": quantities})
-    conditions |= st.fixed_dictionaries({"probe": st.just("Probe"), "below": numbers})
+    readings = st.fixed_dictionaries(
+        {"feature": st.sampled_from(features), "above": quantities}, optional={"max_over": st.integers(2, 9)}
+    )
+    readings |= st.fixed_dictionaries({"probe": st.just("Probe"), "below": numbers})
+    conditions = st.recursive(
+        readings,
+        lambda inner: (
+            st.fixed_dictionaries({"not": inner})
+            | st.fixed_dictionaries({"all": st.lists(inner, min_size=1, max_size=3)})
+            | st.fixed_dictionaries({"any": st.lists(inner, min_size=1, max_size=3)})
+        ),
+        max_leaves=5,
+    )
     for rule in rules:
         if (when := draw(st.none() | conditions)) is not None:
             rule["when"] = when
+            rule["for"] = draw(st.sampled_from(["token", "turn", "7 tokens"]))
+            rule["priority"] = draw(st.integers(-3, 3))
     for number in range(draw(st.integers(0, 3))):
         seen = draw(conditions | st.just("invalid_arguments"))
         at = {} if isinstance(seen, str) else {"at": draw(st.sampled_from(["any", "call", "call.open"]))}
@@ -94,7 +107,8 @@ def policies(draw: st.DrawFn) -> dict[str, Any]:
             "reason": draw(st.text(max_size=9)),
         }
         rule["arguments"] = {"properties": {draw(names): {"maximum": draw(st.integers())}}}
-        guard["rules"].append({**rule, "then": draw(st.sampled_from(["allow", "flag", "hold", "deny"]))})
+        thens = ["deny", "stop"] if isinstance(seen, str) else ["allow", "flag", "hold", "deny", "stop"]
+        guard["rules"].append({**rule, "then": draw(st.sampled_from(thens))})
     return {
         "steerkit": 1,
         "mode": draw(st.sampled_from(["enforce", "shadow"])),
@@ -160,28 +174,93 @@ def steered(gate: int, *edited: int, probe: bool = False) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("probe", [False, True])
-def test_a_gate_is_read_before_the_edit_is_written(probe: bool) -> None:
-    """A gate at the edit's layer or below it is taken; one layer above the lowest edit is refused."""
+def test_a_gate_above_its_edit_cannot_act_in_the_prompt(probe: bool) -> None:
+    """A gate at the edit's layer or below it acts anywhere; one layer above the lowest edit only in the reply."""
     for gate, edited in ((1, (1,)), (0, (1, 5)), (1, (2, 1))):
         assert Policy.model_validate(steered(gate, *edited, probe=probe)).steer
     for gate, edited in ((2, (1,)), (3, (5, 2))):
-        with pytest.raises(ValidationError, match=f"got a gate at layer {gate} for an edit at layer {min(edited)}"):
-            Policy.model_validate(steered(gate, *edited, probe=probe))
+        data = steered(gate, *edited, probe=probe)
+        with pytest.raises(ValidationError, match=f"an edit at layer {min(edited)} behind a gate at layer {gate}"):
+            Policy.model_validate(data)
+        for place in ("reply", "reply.start", "text", "call.name", "call.arguments.x"):
+            assert Policy.model_validate({**data, "steer": [{**data["steer"][0], "where": place}]}).steer
 
 
-def test_one_feature_has_one_edit() -> None:
-    """Two rules that edit the same feature are refused, also under two names for it; two features are not."""
-    one, two = {"layer": 0, "index": 1}, {"layer": 0, "index": 2}
+def two_rules(first: dict[str, Any], second: dict[str, Any], *, features: Any = None) -> Policy:
+    """A policy of two rules that edit features `a` and `b`, by default one feature under two names."""
+    rules = [
+        {"name": n, "where": "any", "edit": {n: {"clamp": 0}}, **rule} for n, rule in (("a", first), ("b", second))
+    ]
+    one = {"layer": 0, "index": 1}
+    return Policy.model_validate(
+        {"steerkit": 1, "name": "x", "features": features or {"a": one, "b": one}, "steer": rules}
+    )
 
-    def policy(first: dict[str, int], second: dict[str, int]) -> Policy:
-        rules = [{"name": n, "where": "any", "edit": {n: {"clamp": 0}}} for n in ("a", "b")]
-        return Policy.model_validate(
-            {"steerkit": 1, "name": "x", "features": {"a": first, "b": second}, "steer": rules}
-        )
 
-    assert len(policy(one, two).steer) == 2
-    with pytest.raises(ValidationError, match="got layer 0 feature 1, which rule 'a' edits too"):
-        policy(one, one)
+def test_two_edits_of_a_feature_at_one_token_need_a_priority() -> None:
+    """Rules that may meet on a feature are refused, named both; another feature, place or priority is fine."""
+    with pytest.raises(ValidationError, match=r"layer 0 feature 1, which rule 'a' \(steer\[0\]\) edits at the same"):
+        two_rules({}, {})
+    with pytest.raises(ValidationError, match="which rule 'a'"):
+        two_rules({"where": "reply"}, {"where": "call.name"})
+    assert two_rules({}, {"priority": 1}).steer
+    assert two_rules({"where": "user"}, {"where": "tool_result"}).steer
+    assert two_rules({}, {}, features={"a": {"layer": 0, "index": 1}, "b": {"layer": 0, "index": 2}}).steer
+    twice = {"a": {"clamp": 0}, "b": {"clamp": 1}}
+    with pytest.raises(ValidationError, match="which 'a' names too"):
+        two_rules({"edit": twice}, {"edit": {"b": {"clamp": 0}}, "priority": 1})
+
+
+@pytest.mark.parametrize(
+    ("rule", "error"),
+    [
+        ({"when": {"feature": "a", "above": 1, "at": "user"}, "where": "reply"}, None),
+        ({"when": {"feature": "a", "above": 1, "at": "user"}, "where": "tool_result"}, "can never act"),
+        ({"when": {"feature": "a", "above": 1, "at": "user"}, "where": "tool_result", "for": "turn"}, None),
+        ({"when": {"feature": "a", "above": 1, "at": "call"}, "where": "prompt", "for": "turn"}, "is over before"),
+        ({"when": {"feature": "a", "above": 1, "at": "call.name"}, "where": "call.arguments"}, "holds for one token"),
+        ({"when": {"feature": "a", "above": 1, "at": "call.name"}, "where": "call.arguments", "for": "9 tokens"}, None),
+        ({"when": {"feature": "a", "below": 0}}, "a feature is never less than 0"),
+        ({"when": "retry"}, "no guard rule names"),
+    ],
+)
+def test_rules_that_can_never_act_are_refused(rule: dict[str, Any], error: str | None) -> None:
+    """A gate that is never read where it counts, or a bound that nothing can cross, is a mistake; the others load."""
+    features = {"a": {"layer": 0, "index": 1}, "b": {"layer": 0, "index": 2}}
+    if error is None:
+        assert two_rules(rule, {}, features=features).steer
+        return
+    with pytest.raises(ValidationError, match=error):
+        two_rules(rule, {}, features=features)
+
+
+@pytest.mark.parametrize(
+    ("rule", "error"),
+    [
+        ({"then": "retry"}, "expected 'with'"),
+        ({"then": "deny", "with": "a"}, "expected 'with'"),
+        ({"then": "retry", "with": "c"}, "which is no steering rule"),
+        ({"then": "deny", "attempts": 2}, "got attempts"),
+        ({"then": "hold", "tripwire": True}, "got tripwire"),
+        ({"then": "hold", "when": "invalid_arguments"}, "can never decide"),
+        ({"then": "deny", "when": {"feature": "a", "above": 1, "off_below": 0.5}}, "off_below"),
+        ({"then": "retry", "with": "a", "attempts": 2}, None),
+    ],
+)
+def test_guard_rules_say_only_what_fits_their_ruling(rule: dict[str, Any], error: str | None) -> None:
+    """A field that means nothing beside its ruling is a mistake; what fits loads."""
+    data = {
+        "steerkit": 1,
+        "name": "x",
+        "features": {"a": {"layer": 0, "index": 1}},
+        "steer": [{"name": "a", "where": "any", "edit": {"a": {"clamp": 0}}}],
+        "guard": {"default": "allow", "rules": [{"name": "g", **rule}]},
+    }
+    if error is None:
+        assert Policy.model_validate(data).guard
+        return
+    with pytest.raises(ValidationError, match=error):
+        Policy.model_validate(data)
 
 
 def test_policies_are_values() -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import DynamicCache
 
 import steerkit
+from steerkit.engine import cache_name
 from steerkit.errors import SteeringError
 from steerkit.sae import SaeSet
 from steerkit.steer import Extent, Wanted, compile_plan, read_traces
@@ -78,7 +79,7 @@ def test_chunks_of_a_prompt_give_the_gates_of_the_whole(cuts: list[int], where: 
     with torch.no_grad(), steerkit.attach(model, saes, policy, prompt_length=len(PROMPT)) as chunked:
         cache = DynamicCache(config=model.config)
         for start, end in pairwise(edges):
-            logits = model(input_ids=torch.tensor([PROMPT[start:end]]), past_key_values=cache).logits[0, -1]
+            logits = model(input_ids=torch.tensor([PROMPT[start:end]]), **{cache_name(model): cache}).logits[0, -1]
     assert torch.equal(whole.opened()[1][..., 1], chunked.opened()[1][..., 1])
     assert torch.allclose(logits, expected, atol=1e-4)
 

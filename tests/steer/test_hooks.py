@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import steerkit
-from steerkit.errors import PolicyError, SteeringError
+from steerkit.errors import SteeringError
 from steerkit.sae import SaeSet
 from steerkit.testing import planted_policy, planted_saes, small_model
 from tests.steer.conftest import PROMPTS, clamp, hooks_on, left_padded, logits_of
@@ -157,14 +157,27 @@ def test_several_layers_and_features_are_each_edited(model: nn.Module, saes: Sae
         assert not torch.allclose(after, before, atol=0.5)
 
 
-def test_two_rules_on_one_feature_are_refused(model: nn.Module, saes: SaeSet) -> None:
-    """Two policies of one request that edit the same feature: the error names both rules."""
-    both = [clamp(1.0, name="first"), clamp(2.0, name="second")]
-    with (
-        pytest.raises(PolicyError, match=r"second steer 'clamp'.*first steer 'clamp'"),
-        steerkit.attach(model, saes, both),
-    ):
-        pass
+def test_of_two_policies_on_one_feature_the_first_acts(model: nn.Module, saes: SaeSet) -> None:
+    """Given first, or of higher priority in one policy, an edit goes before the other; alone the other acts."""
+    first, second = clamp(1.0, name="first"), clamp(2.0, name="second")
+    rules = [
+        {"name": "low", "where": "any", "edit": {"f": {"clamp": 1.0}}},
+        {"name": "high", "where": "any", "edit": {"f": {"clamp": 2.0}}, "priority": 1},
+    ]
+    ranked = planted_policy("ranked", {"f": (1, 3)}, steer=rules)
+    values = {}
+    for name, policy in {
+        "first": first,
+        "second": second,
+        "both": [first, second],
+        "turned": [second, first],
+        "ranked": ranked,
+    }.items():
+        values[name] = site_outputs(model, saes, policy, 1)  # type: ignore[arg-type]
+    assert torch.equal(values["both"], values["first"])
+    assert torch.equal(values["turned"], values["second"])
+    assert torch.equal(values["ranked"], values["second"])
+    assert not torch.equal(values["first"], values["second"])
 
 
 def test_rows_have_their_own_policies_and_idle_rows_keep_their_bits(model: nn.Module, saes: SaeSet) -> None:

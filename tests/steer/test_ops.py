@@ -46,12 +46,41 @@ def test_an_untouched_token_keeps_its_bits_even_a_negative_zero() -> None:
     assert not torch.equal((y + 0.0).view(torch.int32), y.view(torch.int32))
 
 
-def test_a_gate_opens_strictly_between_its_bounds() -> None:
-    """`above` and `below` are strict and the right way round."""
-    sums = torch.tensor([[1.0], [1.5], [2.0]])
-    allowed = torch.ones(3, 1, dtype=torch.bool)
-    opened = ops.open_rules(allowed, sums, torch.tensor([1.0]), torch.tensor([2.0]))
-    assert opened.squeeze().tolist() == [False, True, False]
+def test_a_reading_holds_strictly_between_its_bounds() -> None:
+    """`above` and `below` are strict and the right way round; what is no number holds nowhere."""
+    sums = torch.tensor([[1.0], [1.5], [2.0], [torch.nan]])
+    holds = ops.within(sums, torch.tensor([1.0]), torch.tensor([2.0]))
+    assert holds.squeeze().tolist() == [False, True, False, False]
+
+
+def test_terms_are_any_of_all() -> None:
+    """A gate opens where one of its terms has every reading it wants and none it does not."""
+    # Two readings; the first gate wants a and not b, the second a or b.
+    wanted = torch.tensor([[1.0, 1.0, 0.0], [-1.0, 0.0, 1.0]])
+    terms = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    holds = torch.tensor([[False, False], [True, False], [False, True], [True, True]])
+    opened = ops.any_term(holds, wanted, (wanted > 0).sum(dim=0).float(), terms)
+    assert opened.tolist() == [[False, False], [True, True], [False, True], [False, True]]
+
+
+def test_hysteresis_opens_and_closes_once() -> None:
+    """Open from the opening on, through what does neither, until the closing; before counts until then."""
+    opens = torch.tensor([0, 0, 1, 0, 0, 0, 1, 0]).bool().view(1, -1, 1)
+    closes = torch.tensor([0, 0, 0, 0, 1, 0, 0, 0]).bool().view(1, -1, 1)
+    for before in (False, True):
+        state = ops.latch(opens, closes, torch.tensor([[before]]))
+        assert state.flatten().tolist() == [before, before, True, True, False, False, True, True]
+
+
+def test_windows_count_only_what_counts() -> None:
+    """Largest and mean value of the last three tokens that count; NaN where none does."""
+    values = torch.tensor([[0.0, 0.0, 1.0, 5.0, 3.0, 2.0]])
+    counts = torch.tensor([[False, False, True, False, True, True]])
+    largest = ops.over_window(values, counts, 3, mean=False)
+    mean = ops.over_window(values, counts, 3, mean=True)
+    assert largest.tolist() == [[1.0, 1.0, 3.0, 3.0]]
+    assert mean.tolist() == [[1.0, 1.0, 2.0, 2.5]]
+    assert ops.over_window(values, ~counts.roll(3) & False, 3, mean=True).isnan().all()
 
 
 def test_features_are_read_in_float32_on_bfloat16_activations() -> None:

@@ -1,0 +1,93 @@
+"""Steering rules that contradict each other, can never act or cannot be honoured, found on plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+from steerkit.policy.plain import Location, Problem, get, items, site, table
+from steerkit.types import can_meet
+
+_PROMPT = {"any", "prompt", "developer", "declaration", "user", "tool_result"}
+
+
+def steering_problems(
+    where: Location, rule: Any, features: Mapping[str, Any], probes: Mapping[str, Any]
+) -> Iterator[Problem]:
+    """What is wrong with one rule by itself."""
+    when = get(rule, "when")
+    if not isinstance(when, Mapping):
+        return
+    read = [at[0] for name in _sources(when, probes) if (at := site(features.get(name)))]
+    written = [at[0] for name in table(rule, "edit") if (at := site(features.get(name)))]
+    place, at_place = get(rule, "where"), when.get("at", "any")
+    if not isinstance(place, str) or not isinstance(at_place, str):
+        return
+    late = bool(read and written) and max(read) > min(written)
+    if late and place in _PROMPT:
+        yield Problem(
+            (*where, "where"),
+            f"got {place!r} for an edit at layer {min(written)} behind a gate at layer {max(read)}; such a gate acts "
+            f"from the next token on and cannot act in the prompt, expected reply, reply.start, text or a place of "
+            f"the call (or a gate at no higher layer)",
+        )
+    if not late and get(rule, "for") in (None, "token") and not can_meet(at_place, place):
+        yield Problem(
+            (*where, "where"),
+            f"got {place!r} behind a gate that is read at {at_place!r} and holds for one token, so the rule can never "
+            f"act; expected a place that meets it, or for: turn",
+        )
+    elif _ends(place) < _begins(at_place):
+        yield Problem(
+            (*where, "where"),
+            f"got {place!r}, which is over before the gate is read at {at_place!r}, so the rule can never act; "
+            f"expected a later place",
+        )
+
+
+def conflicts(rules: Sequence[Any], features: Mapping[str, Any]) -> Iterator[Problem]:
+    """Pairs of rules of one priority that may edit one feature at one token, and one rule that edits it twice."""
+    for (first, one), (second, other) in combinations(enumerate(rules), 2):
+        if (get(one, "priority") or 0) != (get(other, "priority") or 0):
+            continue
+        places = get(one, "where"), get(other, "where")
+        if not all(isinstance(place, str) for place in places) or not can_meet(*places):
+            continue
+        taken = {at: name for name in table(one, "edit") if (at := site(features.get(name)))}
+        for name in table(other, "edit"):
+            at = site(features.get(name))
+            if at in taken:
+                yield Problem(
+                    ("steer", second, "edit", name),
+                    f"got layer {at[0]} feature {at[1]}, which rule '{get(one, 'name')}' (steer[{first}]) edits at the "
+                    f"same tokens; expected one edit of it, places that never meet, or a priority that decides",
+                )
+    for number, rule in enumerate(rules):
+        seen: dict[tuple[int, int], str] = {}
+        for name in table(rule, "edit"):
+            at = site(features.get(name))
+            if at is not None and seen.setdefault(at, name) != name:
+                text = f"got layer {at[0]} feature {at[1]}, which '{seen[at]}' names too; expected one edit of it"
+                yield Problem(("steer", number, "edit", name), text)
+
+
+def _sources(condition: Any, probes: Mapping[str, Any]) -> Iterator[str]:
+    """Names of the features that a condition reads, those of its probes included."""
+    if isinstance(get(condition, "feature"), str):
+        yield condition["feature"]
+    if isinstance(get(condition, "probe"), str):
+        yield from table(probes.get(condition["probe"]), "weights")
+    for part in (*items(condition, "all"), *items(condition, "any"), get(condition, "not")):
+        if isinstance(part, Mapping):
+            yield from _sources(part, probes)
+
+
+def _begins(place: str) -> int:
+    """How far the turn has come, at least, at a place: 0 the prompt, 1 the reply, 2 a call."""
+    return 0 if place in _PROMPT else 2 if place.startswith("call") else 1
+
+
+def _ends(place: str) -> int:
+    """How far it has come at most."""
+    return 1 if place in _PROMPT - {"any"} or place == "reply.start" else 2

@@ -1,0 +1,264 @@
+"""The agent loop as a state machine: it yields what it needs, is sent the answer, and does nothing itself.
+
+    Generate ──► a turn ──► its verdicts ──► Approve (what is held) ──► Execute (what may run) ──► Generate …
+
+`drive` holds what answers it, in threads or in an event loop.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+from steerkit.errors import LoopError, MessageError
+from steerkit.runtime.execute import Status
+from steerkit.runtime.pending import Asked, Origin, Pending, next_ids
+from steerkit.types import Call, Json, Messages, Turn, Verdict
+
+Outcome: TypeAlias = Literal["answer", "pending", "stopped", "malformed", "max_turns"]
+
+_RELEASED: Final = ("allow", "flag", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A call that waits for a person; what `approve` is asked about."""
+
+    id: str
+    """Of the call, in its message."""
+    call: Call
+    verdict: Verdict
+    record_id: str | None
+    """The audit record of the turn that made it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """What a person decided about a held call.
+
+    Raises:
+        LoopError: `approved` is no bool.
+    """
+
+    approved: bool
+    by: str = ""
+    """Who decided."""
+    note: str = ""
+    """Why; of a refusal, the model is told."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.approved, bool):
+            raise LoopError(f"Approval.approved: got {self.approved!r}, expected True or False")
+        for name, value in (("by", self.by), ("note", self.note)):
+            if not isinstance(value, str):
+                raise LoopError(f"Approval.{name}: got {type(value).__name__}, expected text")
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One call of a run, and what became of it."""
+
+    id: str
+    call: Call
+    status: Status
+    """`ok`, `error` (the tool raised, or its result is no JSON), `timeout`, `refused` (by a person), `denied` (by the
+    guard). In audit records also `interrupted`."""
+    result: dict[str, Json]
+    """As given to the model."""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Where the loop came to."""
+
+    status: Outcome
+    """`answer`; `pending`: a person must decide; `stopped`: a rule ended the run; `malformed`: no call could be read,
+    or the model began a result of its own; `max_turns`: it still wants to call tools."""
+    text: str
+    """Of the last turn."""
+    messages: tuple[dict[str, Any], ...]
+    """The conversation so far, as plain JSON values, fit for the next run. Of a turn that is pending, stopped or
+    malformed nothing stands in it."""
+    turns: tuple[Turn, ...]
+    """Made in this run; after a resume, those since."""
+    executions: tuple[Execution, ...]
+    pending: Pending | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Answer with the `Turn` that follows these messages."""
+
+    messages: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Approve:
+    """Answer with an `Approval` per held call, or None where there is nobody to ask."""
+
+    held: tuple[Held, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Execute:
+    """Answer with an `Execution` per call, in their order."""
+
+    asked: tuple[Asked, ...]
+    record_id: str | None
+
+
+Steps: TypeAlias = "Generator[Generate | Approve | Execute, Any, Run]"
+
+
+class Loop:
+    """One run. `origin` says what a pending state must be resumed under."""
+
+    def __init__(self, messages: Messages, origin: Callable[[], Origin], max_turns: int) -> None:
+        self._messages = plain_messages(messages)
+        self._origin, self._max_turns = origin, max_turns
+        self._turns: list[Turn] = []
+        self._executions: list[Execution] = []
+
+    def steps(self) -> Steps:
+        """The whole run, from the messages on."""
+        for _ in range(self._max_turns):
+            turn: Turn = yield Generate(tuple(deepcopy(self._messages)))
+            self._turns.append(turn)
+            ended = _ended(turn)
+            if ended is not None:
+                if ended == "answer" and turn.text:
+                    self._messages.append({"role": "assistant", "content": turn.text})
+                return self._run(ended)
+            asked = asked_of(turn, self._messages)
+            held = held_of(asked, turn.record_id)
+            approvals: Sequence[Approval] | None = (yield Approve(held)) if held else ()
+            if approvals is None:
+                return self._run("pending", self._pending(turn, asked))
+            decided = {one.id: approval for one, approval in zip(held, approvals, strict=True)}
+            yield from self._carried_out(turn.text, turn.record_id, asked, decided)
+        return self._run("max_turns")
+
+    def resumed(self, pending: Pending, approvals: Mapping[str, Approval]) -> Steps:
+        """The rest of a run: what was decided is carried out first."""
+        yield from self._carried_out(pending.text, pending.record_id, pending.calls, approvals)
+        return (yield from self.steps())
+
+    def _carried_out(
+        self, text: str, record_id: str | None, asked: Sequence[Asked], approvals: Mapping[str, Approval]
+    ) -> Steps:
+        """Run what may be run, and put the calls with all their results into the conversation."""
+        may_run = tuple(one for one in asked if _may_run(one, approvals))
+        ran: Sequence[Execution] = (yield Execute(may_run, record_id)) if may_run else ()
+        by_id = {execution.id: execution for execution in ran}
+        executions = [by_id.get(one.id) or _not_run(one, approvals.get(one.id)) for one in asked]
+        self._executions += executions
+        self._messages += exchange(text, executions)
+        return self._run("max_turns")
+
+    def _pending(self, turn: Turn, asked: tuple[Asked, ...]) -> Pending:
+        origin = self._origin()
+        return Pending(tuple(deepcopy(self._messages)), turn.text, asked, turn.record_id, origin)
+
+    def _run(self, status: Outcome, pending: Pending | None = None) -> Run:
+        return Run(
+            status=status,
+            text=self._turns[-1].text if self._turns else "",
+            messages=tuple(deepcopy(self._messages)),
+            turns=tuple(self._turns),
+            executions=tuple(self._executions),
+            pending=pending,
+        )
+
+
+def asked_of(turn: Turn, messages: Sequence[Mapping[str, Any]]) -> tuple[Asked, ...]:
+    """The well-formed calls of a turn with their verdicts, and ids that no earlier call has."""
+    pairs = [(call, v) for call, v in zip(turn.calls, turn.verdicts, strict=True) if isinstance(call, Call)]
+    ids = next_ids(messages, len(pairs))
+    return tuple(Asked(id, call, verdict) for id, (call, verdict) in zip(ids, pairs, strict=True))
+
+
+def held_of(asked: Sequence[Asked], record_id: str | None) -> tuple[Held, ...]:
+    """Those that wait for a person."""
+    return tuple(Held(one.id, one.call, one.verdict, record_id) for one in asked if one.is_held)
+
+
+def exchange(text: str, executions: Sequence[Execution]) -> list[dict[str, Any]]:
+    """The assistant's message with its calls, and one tool message for each.
+
+    A result is JSON text: a mapping as content could be read as the result of another tool.
+    """
+    calls = [
+        {"id": one.id, "type": "function", "function": {"name": one.call.name, "arguments": _copied(one.call)}}
+        for one in executions
+    ]
+    return [
+        {"role": "assistant", "content": text or None, "tool_calls": calls},
+        *({"role": "tool", "tool_call_id": one.id, "content": result_text(one.result)} for one in executions),
+    ]
+
+
+def result_text(result: Mapping[str, Json]) -> str:
+    """A result as a message carries it: always an object, so that text is never taken for one."""
+    return json.dumps(result, ensure_ascii=False)
+
+
+def plain_messages(messages: Messages) -> list[dict[str, Any]]:
+    """A copy as plain JSON values.
+
+    Raises:
+        MessageError: which value is none, or that it is no list of messages.
+    """
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence) or not messages:
+        raise MessageError("messages: expected a list of at least one {role, content}")
+    for number, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise MessageError(f"messages[{number}]: got {type(message).__name__}, expected a mapping")
+    try:
+        return [_plain(message, f"messages[{number}]") for number, message in enumerate(messages)]
+    except RecursionError:
+        raise MessageError("messages: got values nested too deeply; expected fewer levels") from None
+
+
+def _plain(value: Any, where: str) -> Any:
+    if value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{where}[{number}]") for number, item in enumerate(value)]
+    got = repr(value) if isinstance(value, float) else type(value).__name__
+    raise MessageError(f"{where}: got {got}, expected a JSON value")
+
+
+def _copied(call: Call) -> dict[str, Json]:
+    return deepcopy(dict(call.arguments))
+
+
+def _ended(turn: Turn) -> Outcome | None:
+    """How the run ends with this turn; None where there are calls to decide on."""
+    if any(verdict.decision == "stop" for verdict in turn.verdicts):
+        return "stopped"
+    if turn.finish == "fabricated":
+        return "malformed"
+    if not turn.calls:
+        return "answer"
+    return None if any(isinstance(call, Call) for call in turn.calls) else "malformed"
+
+
+def _may_run(one: Asked, approvals: Mapping[str, Approval]) -> bool:
+    if one.is_held:
+        return one.id in approvals and approvals[one.id].approved
+    return one.verdict.decision in _RELEASED
+
+
+def _not_run(one: Asked, approval: Approval | None) -> Execution:
+    """What the model is told of a call that was not run."""
+    reason = one.verdict.reason
+    if approval is not None:
+        reason += f"; refused: {approval.note}" if approval.note else "; refused"
+    return Execution(one.id, one.call, "denied" if approval is None else "refused", {"error": f"not run: {reason}"})

@@ -1,0 +1,161 @@
+"""What must hold before a pending run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from steerkit.audit import Store, StoredRecord, approvals_of, canonical
+from steerkit.chat import render, validate_arguments
+from steerkit.errors import AuditError, LoopError
+from steerkit.runtime.desk import Desk
+from steerkit.runtime.loop import Approval, held_of
+from steerkit.runtime.pending import Origin, Pending
+
+Decisions: TypeAlias = "Mapping[str, Approval | bool] | Approval | bool"
+
+
+def decided(desk: Desk, pending: Pending, decisions: Decisions) -> dict[str, Approval]:
+    """The approval of each held call, checked against everything that is known, and written down.
+
+    Raises:
+        LoopError: a decision is missing or too much, or the state cannot be resumed here.
+        AuditError: the store cannot be read or written.
+    """
+    approvals = _approvals(pending, decisions)
+    _check_origin(pending.origin, desk.origin(), "the pending run")
+    _check_calls(desk, pending)
+    with _once(desk, pending):
+        for held in held_of(pending.calls, pending.record_id):
+            desk.approved(held, approvals[held.id])
+    return approvals
+
+
+def _approvals(pending: Pending, decisions: Decisions) -> dict[str, Approval]:
+    held = [one.id for one in pending.held]
+    if not held:
+        raise LoopError("pending: got no call that is held, expected at least one")
+    if not isinstance(decisions, Mapping):
+        decisions = dict.fromkeys(held, decisions)
+    wanted = ", ".join(held)
+    for id in decisions:
+        if id not in held:
+            raise LoopError(f"decisions[{id!r}]: got a decision for no held call, expected one for each of: {wanted}")
+    for id in held:
+        if id not in decisions:
+            raise LoopError(f"decisions[{id!r}]: got no decision, expected one for each of: {wanted}")
+    return {id: _approval(id, decisions[id]) for id in held}
+
+
+def _approval(id: str, given: object) -> Approval:
+    if isinstance(given, Approval):
+        return given
+    if isinstance(given, bool):
+        return Approval(given)
+    raise LoopError(f"decisions[{id!r}]: got {type(given).__name__}, expected True, False or an Approval")
+
+
+def _check_calls(desk: Desk, pending: Pending) -> None:
+    """Refuse calls that do not fit the tools given now (the guard judged by those given then), and broken messages."""
+    loaded = desk.runtime.loaded
+    render(loaded.tokenizer, pending.messages, desk.tools, untrusted=desk.runtime.untrusted)
+    tools = {tool.name: tool for tool in desk.tools}
+    for one in pending.calls:
+        if one.verdict.decision == "deny":
+            continue
+        if one.call.name not in tools:
+            known = ", ".join(tools) or "none"
+            raise LoopError(f"{one.id}: got a call of '{one.call.name}', which is not among the tools: {known}")
+        if invalid := validate_arguments(tools[one.call.name], one.call.arguments):
+            raise LoopError(f"{one.id}: got a call of '{one.call.name}' that does not fit its tool: {invalid}")
+
+
+@contextmanager
+def _once(desk: Desk, pending: Pending) -> Iterator[None]:
+    """With a store: nobody else resumes this turn, before or meanwhile, and the state is what its record says."""
+    store = desk.runtime.store
+    if store is None:
+        yield
+        return
+    with store.exclusive():
+        record = _record(store, pending)
+        _check_record(store, pending, record.content)
+        _check_origin(_origin_of(store, record.content), desk.origin(), f"record {record.id}")
+        if approvals := approvals_of(store, record):
+            by = approvals[0].content["by"] or "somebody"
+            raise LoopError(
+                f"record {record.id}: its calls were decided on by {by} at {approvals[0].time[:19]}; a turn is resumed "
+                f"once, so that no call is executed twice; begin a new run"
+            )
+        yield
+
+
+def _record(store: Store, pending: Pending) -> StoredRecord:
+    """The turn's record, by its whole id and nothing shorter."""
+    if pending.record_id is None:
+        raise LoopError(
+            "pending record_id: got none, but this runtime has an audit store; resume it on a runtime without one"
+        )
+    try:
+        record = store.get(pending.record_id)
+    except AuditError:
+        record = None
+    if record is None or record.id != pending.record_id or record.content.get("kind") != "turn":
+        raise LoopError(
+            f"pending record_id: got {pending.record_id!r}, which is no turn in {store.path}; expected the store "
+            f"of the run that is pending"
+        )
+    return record
+
+
+def _check_record(store: Store, pending: Pending, content: Mapping[str, Any]) -> None:
+    recorded = [
+        (call["name"], call["arguments"], *(verdict[key] for key in ("decision", "rule", "policy", "reason")))
+        for call, verdict in zip(content["calls"], content["verdicts"], strict=True)
+        if "malformed" not in call
+    ]
+    given = [
+        (one.call.name, one.call.arguments, verdict.decision, verdict.rule, verdict.policy, verdict.reason)
+        for one in pending.calls
+        for verdict in [one.verdict]
+    ]
+    same = {
+        "calls": canonical(given) == canonical(recorded),
+        "messages": canonical(list(pending.messages)) == canonical(content["messages"]),
+        "text": pending.text == content["text"],
+    }
+    if wrong := [name for name, equal in same.items() if not equal]:
+        raise LoopError(
+            f"pending {wrong[0]}: got others than in record {pending.record_id} of {store.path}; the pending state was "
+            f"edited, and nothing of it is executed"
+        )
+    if any(verdict["decision"] in ("retry", "stop") for verdict in content["verdicts"]):
+        raise LoopError(
+            f"pending record_id: record {pending.record_id} is of a turn that was given up; begin a new run"
+        )
+
+
+def _origin_of(store: Store, content: dict[str, Any]) -> Origin:
+    """Model and policies of the first attempt: later ones run under a variant of a policy."""
+    while content.get("retry_of"):
+        content = store.get(content["retry_of"]).content
+    policies = tuple((one["name"], one["fingerprint"]) for one in content["policies"])
+    return Origin(content["model"]["fingerprint"], policies)
+
+
+def _check_origin(made: Origin, now: Origin, where: str) -> None:
+    if made.model != now.model:
+        raise LoopError(
+            f"{where}: made with the model {made.model[:23]}…, but this runtime's is {now.model[:23]}…; resume it with "
+            f"the model that asked"
+        )
+    if made.policies != now.policies:
+        raise LoopError(
+            f"{where}: judged under {_named(made)}, but the policies now are {_named(now)}; resume it under the same, "
+            f"or begin a new run"
+        )
+
+
+def _named(origin: Origin) -> str:
+    return ", ".join(f"{name} ({value[:14]}…)" for name, value in origin.policies) or "no policies"

@@ -1,0 +1,210 @@
+"""Compiles the conditions of gates: into readings, into any-of-all-of terms over them, and into tables per layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice, product
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from steerkit.errors import PolicyError
+from steerkit.policy import Condition, Gate, Policy
+from steerkit.types import Feature, Place
+
+MAX_TERMS = 64
+"""Alternatives of one gate, once `any` and `not` are multiplied out."""
+
+FOREVER = 1 << 39
+"""More tokens than any turn has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One reading: a weighted sum of features, over a window or not, and its bounds."""
+
+    weights: tuple[tuple[Feature, float], ...]
+    bias: float
+    low: float
+    high: float
+    """It holds where `low < sum < high`."""
+    off: float | None
+    """With hysteresis: once above `low` it holds until the sum is below this."""
+    window: int
+    """Tokens it is read over; 1 for the token alone."""
+    mean: bool
+    """Whether the window's mean is read instead of its largest value."""
+    at: Place | None
+    """Tokens that count for the window and the hysteresis; None where there is neither."""
+
+    @property
+    def layer(self) -> int:
+        """The layer at which the sum is complete."""
+        return max((feature.layer for feature, _ in self.weights), default=0)
+
+
+Terms: TypeAlias = tuple[tuple[tuple[Leaf, bool], ...], ...]
+"""Any of these, each all of its readings, each as wanted: true or false."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateSpec:
+    """A gate as the kernel sees it."""
+
+    terms: Terms
+    at: Place
+    hold: float
+    """How many tokens it stays open, the one that opened it included."""
+
+    @property
+    def leaves(self) -> tuple[Leaf, ...]:
+        """Its readings, each once."""
+        return tuple(dict.fromkeys(leaf for term in self.terms for leaf, _ in term))
+
+    @property
+    def layer(self) -> int:
+        """The layer at which the gate is known."""
+        return max(leaf.layer for leaf in self.leaves)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether what earlier tokens showed counts."""
+        return self.hold != 1 or any(leaf.off is not None or leaf.window > 1 for leaf in self.leaves)
+
+
+@dataclass(frozen=True, slots=True)
+class GateTable:
+    """The gates that are known at one layer: l readings, M terms, r rules. Tensors live on the layer's device."""
+
+    leaves: slice
+    """Their readings among all of the plan."""
+    rules: slice
+    """Their rules among all of the plan."""
+    low: Tensor
+    high: Tensor
+    """`(l,)` each."""
+    off: Tensor | None
+    """`(l,)` where a latched reading closes, NaN for one without hysteresis; None if there is none."""
+    windows: tuple[tuple[int, int, bool], ...]
+    """Readings over windows: which one, how many tokens, and whether the mean."""
+    counts_at: tuple[Place | None, ...]
+    """By reading, the place whose tokens count for its window and its hysteresis."""
+    wanted: Tensor | None
+    """`(l, M)` 1 where the term wants the reading to hold, -1 where it wants it not to; None: a reading per rule."""
+    wants: Tensor
+    """`(M,)` how many readings a term wants to hold."""
+    terms: Tensor
+    """`(M, r)` which terms open which rule."""
+    hold: Tensor | None
+    """`(r,)` tokens a gate stays open; None where all hold for one."""
+    remembers: bool
+    """Whether it must be kept when each gate was last open: some hold for more than a token, or act later."""
+
+
+def gate_spec(policy: Policy, gate: Gate, hold: float) -> GateSpec:
+    """A gate of a policy with raw quantities.
+
+    Raises:
+        PolicyError: it has too many alternatives, or none: it wants a reading to hold and not to.
+    """
+    every = list(islice(_terms(policy, gate, gate.at, True), MAX_TERMS + 1))
+    if len(every) > MAX_TERMS:
+        raise PolicyError(
+            [f"policy '{policy.name}': got a gate with more than {MAX_TERMS} alternatives, expected a simpler one"]
+        )
+    terms = tuple(dict.fromkeys(term for term in every if len(dict(term)) == len(term)))
+    if not terms:
+        raise PolicyError([f"policy '{policy.name}': got a gate that can never open; it contradicts itself"])
+    return GateSpec(terms, gate.at, hold)
+
+
+def weighted_sum(policy: Policy, name: str) -> tuple[dict[Feature, float], float]:
+    """Weights and bias of a probe of the policy; a feature is the sum of itself."""
+    if name in policy.features:
+        return {policy.features[name].site: 1.0}, 0.0
+    probe = policy.probes[name]
+    return {policy.features[part].site: weight for part, weight in probe.weights.items()}, probe.bias
+
+
+def gate_table(
+    specs: Sequence[GateSpec], leaves: slice, rules: slice, *, late: bool, device: torch.device
+) -> GateTable:
+    """The table of the gates that are known at one layer; `late` if one of them acts from the next token on."""
+    own = own_leaves(specs)
+    place = {leaf: number for number, leaf in enumerate(own)}
+    every = [(number, term) for number, spec in enumerate(specs) for term in spec.terms]
+    wanted, opens = torch.zeros(len(own), len(every)), torch.zeros(len(every), len(specs))
+    for column, (rule, term) in enumerate(every):
+        opens[column, rule] = 1
+        for leaf, holds in term:
+            wanted[place[leaf], column] = 1 if holds else -1
+    off = torch.tensor([math.nan if leaf.off is None else leaf.off for leaf in own])
+    plain = (
+        wanted.shape[0] == wanted.shape[1] and bool((wanted == torch.eye(len(own))).all()) and len(specs) == len(own)
+    )
+    hold = torch.tensor([int(min(spec.hold, FOREVER)) for spec in specs])
+    return GateTable(
+        leaves,
+        rules,
+        torch.tensor([leaf.low for leaf in own], device=device),
+        torch.tensor([leaf.high for leaf in own], device=device),
+        None if bool(off.isnan().all()) else off.to(device),
+        tuple((number, leaf.window, leaf.mean) for number, leaf in enumerate(own) if leaf.window > 1),
+        tuple(leaf.at for leaf in own),
+        None if plain else wanted.to(device),
+        (wanted > 0).sum(dim=0).float().to(device),
+        opens.to(device),
+        None if bool((hold == 1).all()) else hold.to(device),
+        late or bool((hold != 1).any()),
+    )
+
+
+def own_leaves(specs: Sequence[GateSpec]) -> tuple[Leaf, ...]:
+    """The readings of some gates, each once, in order."""
+    return tuple(dict.fromkeys(leaf for spec in specs for leaf in spec.leaves))
+
+
+def _terms(policy: Policy, condition: Condition, at: Place, wanted: bool) -> Iterator[tuple[tuple[Leaf, bool], ...]]:
+    """The alternatives under which a condition is `wanted`: De Morgan's laws, multiplied out."""
+    if condition.reads:
+        yield ((_leaf(policy, condition, at), wanted),)
+        return
+    if condition.not_ is not None:
+        yield from _terms(policy, condition.not_, at, not wanted)
+        return
+    parts = condition.all or condition.any or ()
+    if (condition.all is not None) == wanted:
+        for choice in product(*(list(islice(_terms(policy, part, at, wanted), MAX_TERMS + 1)) for part in parts)):
+            yield tuple(dict.fromkeys(literal for term in choice for literal in term))
+        return
+    for part in parts:
+        yield from _terms(policy, part, at, wanted)
+
+
+def _leaf(policy: Policy, reading: Condition, at: Place) -> Leaf:
+    weights, bias = weighted_sum(policy, reading.reads)
+    window = reading.max_over or reading.mean_over or 1
+    off = None if reading.off_below is None else float(reading.off_below)
+    return Leaf(
+        tuple(sorted(weights.items())),
+        bias,
+        -math.inf if reading.above is None else float(reading.above),
+        math.inf if reading.below is None else float(reading.below),
+        off,
+        window,
+        reading.mean_over is not None,
+        at if window > 1 or off is not None else None,
+    )
+
+
+def leaf_weights(leaves: Sequence[Leaf], layer: int, place: Mapping[Feature, int]) -> Tensor | None:
+    """`(S, L)` weights of a layer's features in each reading's sum; None where no reading takes any."""
+    weights = torch.zeros(len(place), len(leaves))
+    for column, leaf in enumerate(leaves):
+        for feature, weight in leaf.weights:
+            if feature.layer == layer:
+                weights[place[feature], column] = weight
+    return weights if bool((weights != 0).any()) else None

@@ -1,0 +1,76 @@
+"""Follows where every sequence of a batch stands in its conversation, token by token, and makes masks of it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from steerkit.chat.places import PlaceMachine, Standing, places_of
+from steerkit.errors import SteeringError
+from steerkit.types import Place
+
+
+class _Span(Protocol):
+    """The part of a pass that is read here."""
+
+    @property
+    def start(self) -> int:
+        """First column."""
+
+    @property
+    def valid(self) -> Tensor | None:
+        """False at padding."""
+
+    @property
+    def reply_start(self) -> Tensor | int:
+        """Column of the prompt's last token."""
+
+
+class Stands:
+    """Where the tokens of one pass stand."""
+
+    def __init__(self, numbers: Tensor, machine: PlaceMachine) -> None:
+        self._numbers, self._machine = numbers, machine
+
+    def at(self, place: Place) -> Tensor:
+        """`(B, T)` which tokens stand at a place."""
+        known = [place in places_of(self._machine.standing(number)) for number in range(len(self._machine))]
+        return torch.tensor(known, device=self._numbers.device)[self._numbers]
+
+
+class Standings:
+    """The standings of a batch; the ids come to the host once per pass, before the first layer."""
+
+    def __init__(self, machine: PlaceMachine) -> None:
+        self._machine = machine
+        self._now: list[Standing] = []
+
+    def read(self, ids: Tensor, window: _Span) -> Stands:
+        """Read the tokens `(B, T)` of a pass.
+
+        Raises:
+            SteeringError: the pass brings embeddings instead of tokens.
+        """
+        if ids.ndim != 2 or ids.is_floating_point():
+            raise SteeringError("a policy's place is read from tokens, but the model was given embeddings; give ids")
+        if window.start == 0:
+            self._now = [Standing()] * len(ids)
+        valid = None if window.valid is None else window.valid.tolist()
+        starts = window.reply_start
+        ends = starts.tolist() if isinstance(starts, Tensor) else [starts] * len(ids)
+        found = [
+            self._row(number, tokens, ends[number] - window.start, None if valid is None else valid[number])
+            for number, tokens in enumerate(ids.tolist())
+        ]
+        return Stands(torch.tensor(found, device=ids.device), self._machine)
+
+    def _row(self, row: int, tokens: list[int], reply_start: int, valid: list[bool] | None) -> list[int]:
+        machine, standing, found = self._machine, self._now[row], []
+        for offset, token in enumerate(tokens):
+            if valid is None or valid[offset]:
+                standing = machine.read(standing, token, starts_reply=offset == reply_start)
+            found.append(machine.number(standing))
+        self._now[row] = standing
+        return found

@@ -2,6 +2,7 @@
 
 Before the template sees it, every control token inside a text is replaced by a mark. After it, the rendered text is cut
 at the marks: the structure between them is tokenized with control tokens on, the marked pieces with control tokens off.
+The wire writes keys bare, so what is no letter, digit, `_`, `.` or `-` in a key of a result or an argument becomes `_`.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ def render(
         if untrusted == "refuse":
             marks.refuse_messages(plain)
             marks.refuse(declared, "tools")
-        rendered = _apply(tokenizer, marks.replace(in_call_order(plain)), marks.replace(declared))
+        rendered = _apply(
+            tokenizer, marks.replace(marks.with_plain_keys(in_call_order(plain))), marks.replace(declared)
+        )
     except RecursionError:
         raise MessageError("messages: got values nested too deeply to render; expected fewer levels") from None
     ids: list[int] = []
@@ -94,6 +97,7 @@ class _Marks:
         # Longest first: one control token's name may begin another's.
         self._found = re.compile("|".join(re.escape(token) for token in sorted(control, key=len, reverse=True)))
         self._mark = re.compile(f"{free}([0-9]+){free}")
+        self._strange = re.compile(f"({self._found.pattern})|[^A-Za-z0-9_.-]")
 
     def replace(self, value: Any) -> Any:
         """The value with marks for control tokens in all its strings, keys included."""
@@ -105,15 +109,29 @@ class _Marks:
             return [self.replace(item) for item in value]
         return value
 
+    def with_plain_keys(self, value: Any) -> Any:
+        """The value with keys that the grammar can write; two that become one stay two. Control tokens are kept."""
+        if isinstance(value, Mapping):
+            found: dict[str, Any] = {}
+            for key, item in value.items():
+                plain = self._strange.sub(lambda match: match[1] or "_", str(key)) or "_"
+                while plain in found:
+                    plain += "_"
+                found[plain] = self.with_plain_keys(item)
+            return found
+        return [self.with_plain_keys(item) for item in value] if isinstance(value, (list, tuple)) else value
+
     def split(self, rendered: str) -> list[str]:
         """Structure and literals in turn: even entries as rendered, odd ones the control token a mark stands for."""
         pieces = self._mark.split(rendered)
         return [self._control[int(piece)] if number % 2 else piece for number, piece in enumerate(pieces)]
 
     def refuse_messages(self, messages: Sequence[Mapping[str, Any]]) -> None:
-        """Raise MessageError at the first control token in any message, naming its role."""
+        """Raise MessageError at the first control token or unwritable key in any message, naming its role."""
         for number, message in enumerate(messages):
-            self.refuse(message, f"messages[{number}] ({message['role']})")
+            where = f"messages[{number}] ({message['role']})"
+            self.refuse(message, where)
+            self._refuse_keys(message, where)
 
     def refuse(self, value: Any, path: str) -> None:
         """Raise MessageError at the first control token in any string."""
@@ -129,6 +147,18 @@ class _Marks:
         elif isinstance(value, (list, tuple)):
             for number, item in enumerate(value):
                 self.refuse(item, f"{path}[{number}]")
+
+    def _refuse_keys(self, value: Any, path: str) -> None:
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                if self._strange.search(str(key)) or not key:
+                    raise MessageError(
+                        f"{path}: got the key {key!r}, expected letters, digits, '_', '.' and '-' (untrusted: refuse)"
+                    )
+                self._refuse_keys(item, f"{path}.{key}")
+        elif isinstance(value, (list, tuple)):
+            for number, item in enumerate(value):
+                self._refuse_keys(item, f"{path}[{number}]")
 
     def written(self, text: str) -> list[str]:
         """Control tokens in a text, in order."""

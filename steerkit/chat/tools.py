@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jsonschema
@@ -133,11 +133,22 @@ def _checked(tool: Tool, where: str) -> Tool:
         ) from None
     if not isinstance(schema.get("properties", {}), Mapping):
         raise ToolError(f"{where}: parameters.properties: expected a mapping")
-    for name in schema.get("properties", {}):
+    for name in _parameters(schema):
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ToolError(f"{where}: got the parameter {name!r}, expected letters, digits, '_', '.' and '-'")
     # Without a type the published template leaves a brace open.
     return Tool(tool.name, tool.description, {"type": "object", **schema})
+
+
+def _parameters(schema: Any) -> Iterator[Any]:
+    """Names of all parameters, those of objects and of items in arrays included."""
+    if not isinstance(schema, Mapping):
+        return
+    properties = schema.get("properties", {})
+    for name, item in properties.items() if isinstance(properties, Mapping) else ():
+        yield name
+        yield from _parameters(item)
+    yield from _parameters(schema.get("items"))
 
 
 def _lint_properties(schema: Mapping[str, Any], path: str) -> Iterable[Lint]:

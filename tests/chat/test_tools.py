@@ -53,6 +53,10 @@ BAD = {
         {"name": "a", "parameters": {"type": "object", "properties": {"x": {"type": 3}}}},
         "expected a JSON Schema",
     ),
+    "bad inner key": (
+        {"name": "a", "parameters": {"properties": {"o": {"type": "object", "properties": {"x:1,y": {}}}}}},
+        "got the parameter 'x:1,y'",
+    ),
     "bad key": ({"name": "a", "parameters": {"properties": {"x y": {}}}}, "got the parameter 'x y'"),
     "no mapping": (3, r"tools\[0\]: got int, expected a tool dict"),
     "no function": ({"type": "function", "function": None}, r"tools\[0\]\.function: got NoneType"),

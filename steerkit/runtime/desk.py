@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from steerkit.audit import append_approval, append_execution
@@ -13,7 +14,7 @@ from steerkit.chat import as_tools, render
 from steerkit.engine import Sampling, tool_from_function
 from steerkit.errors import LoopError, MessageError, ToolError
 from steerkit.policy import Policy, fingerprint
-from steerkit.runtime.execute import Limits, Ran, error_text, is_async
+from steerkit.runtime.execute import Ended, Limits, Ran, error_text, is_async
 from steerkit.runtime.loop import Approval, Execution, Held, exchange
 from steerkit.runtime.pending import Asked, Origin
 from steerkit.runtime.policies import PolicyLike, read_policies
@@ -23,14 +24,14 @@ from steerkit.types import Messages, Tool, Turn
 if TYPE_CHECKING:
     from steerkit.runtime.runtime import Runtime
 
-Approve: TypeAlias = "Callable[[Held], bool | Approval | Awaitable[bool | Approval]]"
+Approver: TypeAlias = "Callable[[Held], bool | Approval | Awaitable[bool | Approval]]"
 """Decides about one held call."""
 
 
 class Settings(TypedDict, total=False):
     """The settings of a run."""
 
-    approve: Approve | None
+    approve: Approver | None
     """Asked about each held call; if it raises, the call is refused. In `aloop` it may be async, and if it is not, it
     is asked in a thread. Without it the run returns as `pending`, and nothing of that turn is executed."""
     max_turns: int
@@ -62,7 +63,7 @@ class Desk:
     runtime: Runtime
     tools: tuple[Tool, ...]
     functions: Mapping[str, Callable[..., Any]]
-    approve: Approve | None
+    approve: Approver | None
     max_turns: int
     limits: Limits
     policy: Sequence[Policy] | None
@@ -115,17 +116,8 @@ class Desk:
                 error=error,
             )
 
-    def executed(self, one: Asked, record_id: str | None, ran: Ran) -> Execution:
-        """Write down what became of a call, and return it as the model is told. Raises AuditError."""
-        execution = self._tellable(Execution(one.id, one.call, ran.status, ran.result, ran.seconds))
-        self._written(execution, record_id)
-        return execution
-
-    def interrupted(self, one: Asked, record_id: str | None, seconds: float) -> None:
-        """Write down that a call was begun, and that nobody waited for its end. Raises AuditError."""
-        self._written(Execution(one.id, one.call, "interrupted", {}, seconds), record_id)
-
-    def _written(self, one: Execution, record_id: str | None) -> None:
+    def executed(self, one: Execution, record_id: str | None) -> None:
+        """Write down what became of a call that was run, or only begun. Raises AuditError."""
         if self.runtime.store is not None:
             append_execution(
                 self.runtime.store,
@@ -137,33 +129,42 @@ class Desk:
                 seconds=one.seconds,
             )
 
-    def _tellable(self, one: Execution) -> Execution:
-        """The same, or an error in place of a result that no prompt can carry."""
+    def told(self, asked: Asked, ran: Ran) -> Execution:
+        """What became of a call, as the model is told of it: an error in place of a result that no prompt can carry."""
+        one = Execution(asked.id, asked.call, ran.status, ran.result, ran.seconds)
+        why = self._untellable(one)
+        if why is None:
+            return one
+        error = "got a result that no prompt can carry"
+        one = replace(one, status="error", result={"error": f"{error}: {why}"})
+        return one if self._untellable(one) is None else replace(one, result={"error": error})
+
+    def _untellable(self, one: Execution) -> str | None:
+        """Why no prompt can carry what became of a call; None if one can."""
         try:
             told = [{"role": "user", "content": "-"}, *exchange("", [one])]
             render(self.runtime.loaded.tokenizer, told, untrusted=self.runtime.untrusted)
         except MessageError as error:
-            said = error_text(error).partition(": ")[2]
-            return Execution(
-                one.id, one.call, "error", {"error": f"got a result that no prompt can carry: {said}"}, one.seconds
-            )
-        return one
+            return error_text(error).partition(": ")[2]
+        return None
 
 
-def answered(answer: object) -> tuple[Approval, str | None]:
-    """What `approve` returned as an approval; anything but a clear yes refuses, and the second value says why."""
+def answered(ended: Ended) -> tuple[Approval, str | None]:
+    """What `approve` decided; anything but a clear yes refuses, and the second value says why.
+
+    Raises:
+        BaseException: what ended it, if that is to end the run as well: KeyboardInterrupt, SystemExit.
+    """
+    if isinstance(ended.error, (Exception, asyncio.CancelledError)):
+        return Approval(False), f"approve raised {error_text(ended.error)}"
+    answer = ended.get()
     if isinstance(answer, Approval):
         return answer, None
     if isinstance(answer, bool):
         return Approval(answer), None
     if inspect.iscoroutine(answer):
-        answer.close()
+        answer.close()  # of an async function in disguise, which `loop` cannot await
     return Approval(False), f"approve returned {type(answer).__name__}, expected a bool or an Approval"
-
-
-def failed(error: Exception) -> tuple[Approval, str | None]:
-    """The refusal where `approve` raised."""
-    return Approval(False), f"approve raised {error_text(error)}"
 
 
 def _functions(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from functools import partial
 from typing import Any, TypeVar
 
 from steerkit.errors import AuditError
-from steerkit.runtime.desk import Desk, answered, failed
-from steerkit.runtime.execute import arun_tool, in_daemon_async, is_async, run_tool
+from steerkit.runtime.desk import Approver, Desk, answered
+from steerkit.runtime.execute import Ended, acalled, arun_tool, run_tool, within
 from steerkit.runtime.loop import Approval, Approve, Execute, Execution, Generate, Held, Loop, Run, Steps
 from steerkit.runtime.pending import Asked, Pending
 from steerkit.runtime.resume import Decisions, decided
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 def loop(desk: Desk, messages: Messages) -> Run:
     """A whole run."""
-    return _drive(desk, Loop(messages, desk.origin, desk.max_turns).steps())
+    return _drive(desk, Loop(messages, desk.max_turns).steps())
 
 
 def resume(desk: Desk, pending: Pending, decisions: Decisions) -> Run:
@@ -35,7 +35,7 @@ def resume(desk: Desk, pending: Pending, decisions: Decisions) -> Run:
 
 async def aloop(desk: Desk, messages: Messages) -> Run:
     """A whole run."""
-    return await _adrive(desk, Loop(messages, desk.origin, desk.max_turns).steps())
+    return await _adrive(desk, Loop(messages, desk.max_turns).steps())
 
 
 async def aresume(desk: Desk, pending: Pending, decisions: Decisions) -> Run:
@@ -45,7 +45,7 @@ async def aresume(desk: Desk, pending: Pending, decisions: Decisions) -> Run:
 
 
 def _rest(desk: Desk, pending: Pending, approvals: Mapping[str, Approval]) -> Steps:
-    return Loop(pending.messages, desk.origin, desk.max_turns).resumed(pending, approvals)
+    return Loop(pending.messages, desk.max_turns).resumed(pending, approvals)
 
 
 def _drive(desk: Desk, steps: Steps) -> Run:
@@ -60,7 +60,10 @@ def _drive(desk: Desk, steps: Steps) -> Run:
             case Generate(messages):
                 answer = desk.turn(messages)
             case Approve(held):
-                answer = None if desk.approve is None else [_asked(desk, one) for one in held]
+                if (approve := desk.approve) is None:
+                    answer = desk.origin()
+                else:
+                    answer = [_asked(desk, approve, one) for one in held]
             case Execute(asked, record_id):
                 answer = [_executed(desk, one, record_id) for one in asked]
 
@@ -78,30 +81,28 @@ async def _adrive(desk: Desk, steps: Steps) -> Run:
                 stop = threading.Event()
                 answer = await _threaded(partial(desk.turn, messages, stop.is_set), stop.set)
             case Approve(held):
-                answer = None if desk.approve is None else [await _aasked(desk, one) for one in held]
+                if (approve := desk.approve) is None:
+                    answer = await _threaded(desk.origin)
+                else:
+                    answer = [await _aasked(desk, approve, one) for one in held]
             case Execute(asked, record_id):
                 answer = await _together([_aexecuted(desk, one, record_id) for one in asked])
 
 
-def _asked(desk: Desk, held: Held) -> Approval:
+def _asked(desk: Desk, approve: Approver, held: Held) -> Approval:
     """What was decided about a call, written down; asking that fails refuses."""
-    assert desk.approve is not None  # the caller looked
     try:
-        approval, error = answered(desk.approve(held))
-    except Exception as raised:
-        approval, error = failed(raised)
-    desk.approved(held, approval, error)
+        ended = Ended(approve(deepcopy(held)))  # a copy: what was judged is what is run
+    except Exception as error:
+        ended = Ended(error=error)
+    approval, failure = answered(ended)
+    desk.approved(held, approval, failure)
     return approval
 
 
-async def _aasked(desk: Desk, held: Held) -> Approval:
-    assert desk.approve is not None  # the caller looked
-    try:
-        answer = desk.approve(held) if is_async(desk.approve) else await in_daemon_async(partial(desk.approve, held))
-        approval, error = answered(await answer if inspect.isawaitable(answer) else answer)
-    except Exception as raised:
-        approval, error = failed(raised)
-    await _threaded(partial(desk.approved, held, approval, error))
+async def _aasked(desk: Desk, approve: Approver, held: Held) -> Approval:
+    approval, failure = answered(await within(acalled(approve, deepcopy(held)), None))
+    await _threaded(partial(desk.approved, held, approval, failure))
     return approval
 
 
@@ -109,27 +110,31 @@ def _executed(desk: Desk, one: Asked, record_id: str | None) -> Execution:
     """A call run and written down; if nobody waits for its end, that is written down."""
     started = time.perf_counter()
     try:
-        ran = run_tool(desk.functions[one.call.name], one.call.arguments, desk.limits)
+        execution = desk.told(one, run_tool(desk.functions[one.call.name], one.call.arguments, desk.limits))
     except BaseException:
-        with suppress(AuditError):  # what ends the run counts for more
-            desk.interrupted(one, record_id, _since(started))
+        _interrupted(desk, one, record_id, started)
         raise
-    return desk.executed(one, record_id, ran)
+    desk.executed(execution, record_id)
+    return execution
 
 
 async def _aexecuted(desk: Desk, one: Asked, record_id: str | None) -> Execution:
     started = time.perf_counter()
     try:
         ran = await arun_tool(desk.functions[one.call.name], one.call.arguments, desk.limits)
+        execution = await _threaded(partial(desk.told, one, ran))
     except BaseException:
-        with suppress(AuditError):
-            desk.interrupted(one, record_id, _since(started))  # not in a thread: nothing may come in between now
+        _interrupted(desk, one, record_id, started)  # not in a thread: nothing may come in between now
         raise
-    return await _threaded(partial(desk.executed, one, record_id, ran))
+    await _threaded(partial(desk.executed, execution, record_id))
+    return execution
 
 
-def _since(started: float) -> float:
-    return round(time.perf_counter() - started, 6)
+def _interrupted(desk: Desk, one: Asked, record_id: str | None, started: float) -> None:
+    """Write down that a call was begun, and that nobody waited for its end."""
+    seconds = round(time.perf_counter() - started, 6)
+    with suppress(AuditError):  # what ends the run counts for more
+        desk.executed(Execution(one.id, one.call, "interrupted", {}, seconds), record_id)
 
 
 async def _together(works: Sequence[Awaitable[T]]) -> list[T]:
@@ -153,5 +158,7 @@ async def _threaded(work: Callable[[], T], stop: Callable[[], object] | None = N
         if stop is not None:
             stop()
         task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # so that asyncio is silent
-        await asyncio.wait({task})
+        while not task.done():
+            with suppress(asyncio.CancelledError):  # cancelled again
+                await asyncio.wait({task})
         raise

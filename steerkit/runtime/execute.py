@@ -22,6 +22,8 @@ MAX_ERROR: Final = 500
 GRACE: Final = 1.0
 """Seconds that an async function has to clean up after it is cancelled."""
 
+_JSON: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
 Status = Literal["ok", "error", "timeout", "refused", "denied", "interrupted"]
 
 
@@ -63,14 +65,14 @@ class _TimedOutError(Exception):
 
 
 def run_tool(function: Callable[..., Any], arguments: Mapping[str, Json], limits: Limits) -> Ran:
-    """Run a function with a call's arguments.
+    """Run a function with a copy of a call's arguments.
 
     It runs in a daemon thread; an async function gets an event loop there. Past the time limit an async function is
     cancelled. A sync one cannot be killed: it goes on in its thread, its result is dropped, and the process does not
     wait for it at its end.
 
     Raises:
-        BaseException: what the function raised, if it is no `Exception`: KeyboardInterrupt, SystemExit.
+        BaseException: what the function raised, if it is neither an `Exception` nor SystemExit: KeyboardInterrupt.
     """
     started = time.perf_counter()
     mailbox: queue.SimpleQueue[Ended] = queue.SimpleQueue()
@@ -88,22 +90,8 @@ def run_tool(function: Callable[..., Any], arguments: Mapping[str, Json], limits
 async def arun_tool(function: Callable[..., Any], arguments: Mapping[str, Json], limits: Limits) -> Ran:
     """As `run_tool`, without holding up the event loop: async functions run in it, sync ones in a daemon thread."""
     started = time.perf_counter()
-    given = deepcopy(dict(arguments))
-    try:
-        if is_async(function):
-            ended = Ended(await within(function(**given), limits.timeout))
-        else:
-            ended = Ended(await within(in_daemon_async(partial(function, **given)), limits.timeout))
-            if inspect.isawaitable(ended.value):
-                ended = Ended(await within(ended.value, limits.timeout))
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        ended = Ended(error=error)  # the tool's own
-    except Exception as error:
-        ended = Ended(error=error)
-    return _settled(ended, limits, started)
+    work = acalled(function, **deepcopy(dict(arguments)))
+    return _settled(await within(work, limits.timeout), limits, started)
 
 
 def is_async(function: Callable[..., Any]) -> bool:
@@ -144,22 +132,34 @@ async def in_daemon_async(work: Callable[[], Any]) -> Any:
     return (await future).get()
 
 
-async def within(work: Awaitable[Any], timeout: float | None) -> Any:
-    """The result of `work`; past the limit it is cancelled, and left behind if it does not end then.
+async def acalled(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What a function returns: an async one is awaited here, a sync one called in a daemon thread."""
+    if is_async(function):
+        return await function(*args, **kwargs)
+    value = await in_daemon_async(partial(function, *args, **kwargs))
+    return await value if inspect.isawaitable(value) else value
 
-    Raises:
-        _TimedOutError: it was past the limit.
-    """
-    task = asyncio.ensure_future(work)
+
+async def within(work: Awaitable[Any], timeout: float | None) -> Ended:
+    """How `work` ended; past the limit it is cancelled, and left behind if it does not end then."""
+    task = asyncio.ensure_future(_ended(work))
     try:
         await asyncio.wait({task}, timeout=timeout)
     except asyncio.CancelledError:
         await _given_up(task)
         raise
-    if not task.done():
-        await _given_up(task)
-        raise _TimedOutError
-    return task.result()
+    if task.done():
+        return task.result()
+    await _given_up(task)
+    return Ended(error=_TimedOutError())
+
+
+async def _ended(work: Awaitable[Any]) -> Ended:
+    """How `work` ended; caught in its own task, as SystemExit would end the event loop."""
+    try:
+        return Ended(await work)
+    except (Exception, SystemExit, asyncio.CancelledError) as error:
+        return Ended(error=error)
 
 
 async def _given_up(task: asyncio.Future[Any]) -> None:
@@ -171,14 +171,14 @@ async def _given_up(task: asyncio.Future[Any]) -> None:
 def _called(function: Callable[..., Any], arguments: dict[str, Json], timeout: float | None) -> Any:
     """What a function returns; an awaitable is awaited in an event loop of its own."""
     value = function(**arguments)
-    return asyncio.run(within(value, timeout)) if inspect.isawaitable(value) else value
+    return asyncio.run(within(value, timeout)).get() if inspect.isawaitable(value) else value
 
 
 def _settled(ended: Ended, limits: Limits, started: float) -> Ran:
     seconds = round(time.perf_counter() - started, 6)
     if isinstance(ended.error, _TimedOutError):
         return Ran("timeout", {"error": f"timed out after {limits.timeout:g} s"}, seconds)
-    if isinstance(ended.error, (Exception, asyncio.CancelledError)):
+    if isinstance(ended.error, (Exception, SystemExit, asyncio.CancelledError)):
         return Ran("error", {"error": error_text(ended.error)}, seconds)
     return Ran(*fitted(ended.get(), limits.max_result), seconds)
 
@@ -186,12 +186,12 @@ def _settled(ended: Ended, limits: Limits, started: float) -> Ran:
 def error_text(error: BaseException) -> str:
     """An error in one bounded line, without its traceback."""
     try:
-        said = str(error)
+        said = " ".join(str(error).split())
     except Exception:  # an error whose own text fails
         said = ""
     name = type(error).__name__
     text = (f"{name}: {said}" if said else name).encode("utf-8", "replace").decode()
-    return text if len(text) <= MAX_ERROR else f"{text[:MAX_ERROR]} [{len(text) - MAX_ERROR} more characters were cut]"
+    return _cut(text, MAX_ERROR)
 
 
 def fitted(value: Any, max_result: int) -> tuple[Status, dict[str, Json]]:
@@ -200,14 +200,29 @@ def fitted(value: Any, max_result: int) -> tuple[Status, dict[str, Json]]:
     A value that is no mapping stands under `value`. A longer one is cut: its text stands under `value`, with a note.
     """
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text = _json(value, max_result)
         text.encode()
-        result = json.loads(text)
+        if len(text) <= max_result and not isinstance(value, str):
+            result = json.loads(text)
+            return "ok", result if isinstance(result, dict) else {"value": result}
     except Exception as error:  # a result's own methods may raise anything
         got = error_text(error).partition(": ")[2] or type(error).__name__
         return "error", {"error": f"got a result of type {type(value).__name__} that is no JSON: {got}"}
-    if isinstance(result, str):
-        text = result
-    if len(text) > max_result:
-        result = f"{text[:max_result]} [{len(text) - max_result} more characters were cut]"
-    return "ok", result if isinstance(result, dict) else {"value": result}
+    return "ok", {"value": _cut(text, max_result)}
+
+
+def _json(value: Any, most: int) -> str:
+    """A value as JSON text, text as itself; no more is written than is needed to know that it is too long."""
+    if isinstance(value, str):
+        return str.__str__(value)  # an enum's value, not its name
+    parts, length = [], 0
+    for part in _JSON.iterencode(value):
+        parts.append(part)
+        length += len(part)
+        if length > most:
+            break
+    return "".join(parts)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]} [cut after {most} characters]"

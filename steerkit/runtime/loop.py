@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
@@ -19,7 +19,7 @@ from steerkit.runtime.execute import Status
 from steerkit.runtime.pending import Asked, Origin, Pending, next_ids
 from steerkit.types import Call, Json, Messages, Turn, Verdict
 
-Outcome: TypeAlias = Literal["answer", "pending", "stopped", "malformed", "max_turns"]
+Outcome: TypeAlias = Literal["answer", "pending", "stopped", "malformed", "length", "max_turns"]
 
 _RELEASED: Final = ("allow", "flag", "none")
 
@@ -41,7 +41,7 @@ class Approval:
     """What a person decided about a held call.
 
     Raises:
-        LoopError: `approved` is no bool.
+        LoopError: `approved` is no bool, or what is said beside it is no text.
     """
 
     approved: bool
@@ -56,6 +56,8 @@ class Approval:
         for name, value in (("by", self.by), ("note", self.note)):
             if not isinstance(value, str):
                 raise LoopError(f"Approval.{name}: got {type(value).__name__}, expected text")
+            if any("\ud800" <= char <= "\udfff" for char in value):
+                raise LoopError(f"Approval.{name}: got half a character (a lone surrogate), expected Unicode text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +80,13 @@ class Run:
 
     status: Outcome
     """`answer`; `pending`: a person must decide; `stopped`: a rule ended the run; `malformed`: no call could be read,
-    or the model began a result of its own; `max_turns`: it still wants to call tools."""
+    or the model began a result of its own; `length`: the answer was cut off by `max_new_tokens`; `max_turns`: it still
+    wants to call tools."""
     text: str
     """Of the last turn."""
     messages: tuple[dict[str, Any], ...]
-    """The conversation so far, as plain JSON values, fit for the next run. Of a turn that is pending, stopped or
-    malformed nothing stands in it."""
+    """The conversation so far, as plain JSON values, fit for the next run. Of a turn that is pending, stopped,
+    malformed or cut off nothing stands in it."""
     turns: tuple[Turn, ...]
     """Made in this run; after a resume, those since."""
     executions: tuple[Execution, ...]
@@ -99,7 +102,8 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Approve:
-    """Answer with an `Approval` per held call, or None where there is nobody to ask."""
+    """Answer with an `Approval` per held call; where there is nobody to ask, with what the pending state must be
+    resumed under."""
 
     held: tuple[Held, ...]
 
@@ -116,11 +120,11 @@ Steps: TypeAlias = "Generator[Generate | Approve | Execute, Any, Run]"
 
 
 class Loop:
-    """One run. `origin` says what a pending state must be resumed under."""
+    """One run."""
 
-    def __init__(self, messages: Messages, origin: Callable[[], Origin], max_turns: int) -> None:
+    def __init__(self, messages: Messages, max_turns: int) -> None:
         self._messages = plain_messages(messages)
-        self._origin, self._max_turns = origin, max_turns
+        self._max_turns = max_turns
         self._turns: list[Turn] = []
         self._executions: list[Execution] = []
 
@@ -136,10 +140,11 @@ class Loop:
                 return self._run(ended)
             asked = asked_of(turn, self._messages)
             held = held_of(asked, turn.record_id)
-            approvals: Sequence[Approval] | None = (yield Approve(held)) if held else ()
-            if approvals is None:
-                return self._run("pending", self._pending(turn, asked))
-            decided = {one.id: approval for one, approval in zip(held, approvals, strict=True)}
+            answer: Sequence[Approval] | Origin = (yield Approve(held)) if held else ()
+            if isinstance(answer, Origin):
+                before = tuple(deepcopy(self._messages))
+                return self._run("pending", Pending(before, turn.text, asked, turn.record_id, answer))
+            decided = {one.id: approval for one, approval in zip(held, answer, strict=True)}
             yield from self._carried_out(turn.text, turn.record_id, asked, decided)
         return self._run("max_turns")
 
@@ -150,7 +155,7 @@ class Loop:
 
     def _carried_out(
         self, text: str, record_id: str | None, asked: Sequence[Asked], approvals: Mapping[str, Approval]
-    ) -> Steps:
+    ) -> Generator[Execute, Any, None]:
         """Run what may be run, and put the calls with all their results into the conversation."""
         may_run = tuple(one for one in asked if _may_run(one, approvals))
         ran: Sequence[Execution] = (yield Execute(may_run, record_id)) if may_run else ()
@@ -158,11 +163,6 @@ class Loop:
         executions = [by_id.get(one.id) or _not_run(one, approvals.get(one.id)) for one in asked]
         self._executions += executions
         self._messages += exchange(text, executions)
-        return self._run("max_turns")
-
-    def _pending(self, turn: Turn, asked: tuple[Asked, ...]) -> Pending:
-        origin = self._origin()
-        return Pending(tuple(deepcopy(self._messages)), turn.text, asked, turn.record_id, origin)
 
     def _run(self, status: Outcome, pending: Pending | None = None) -> Run:
         return Run(
@@ -193,7 +193,7 @@ def exchange(text: str, executions: Sequence[Execution]) -> list[dict[str, Any]]
     A result is JSON text: a mapping as content could be read as the result of another tool.
     """
     calls = [
-        {"id": one.id, "type": "function", "function": {"name": one.call.name, "arguments": _copied(one.call)}}
+        {"id": one.id, "type": "function", "function": {"name": one.call.name, "arguments": dict(one.call.arguments)}}
         for one in executions
     ]
     return [
@@ -235,10 +235,6 @@ def _plain(value: Any, where: str) -> Any:
     raise MessageError(f"{where}: got {got}, expected a JSON value")
 
 
-def _copied(call: Call) -> dict[str, Json]:
-    return deepcopy(dict(call.arguments))
-
-
 def _ended(turn: Turn) -> Outcome | None:
     """How the run ends with this turn; None where there are calls to decide on."""
     if any(verdict.decision == "stop" for verdict in turn.verdicts):
@@ -246,7 +242,7 @@ def _ended(turn: Turn) -> Outcome | None:
     if turn.finish == "fabricated":
         return "malformed"
     if not turn.calls:
-        return "answer"
+        return "length" if turn.finish == "length" else "answer"
     return None if any(isinstance(call, Call) for call in turn.calls) else "malformed"
 
 

@@ -76,6 +76,11 @@ def _once(desk: Desk, pending: Pending) -> Iterator[None]:
     """With a store: nobody else resumes this turn, before or meanwhile, and the state is what its record says."""
     store = desk.runtime.store
     if store is None:
+        if pending.record_id is not None:
+            raise LoopError(
+                f"pending record_id: got {pending.record_id!r}, but this runtime has no audit store to check it with; "
+                f"resume it on one with the store of the run"
+            )
         yield
         return
     with store.exclusive():

@@ -52,10 +52,10 @@ def box_tokenizer() -> Any:
 class Script:
     """A runtime, and what its model is to say next."""
 
-    def __init__(self, policy: Any = (), store: Store | None = None) -> None:
+    def __init__(self, policy: Any = (), store: Store | None = None, *, seed: int = 0) -> None:
         self._tokenizer = box_tokenizer()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             self.model = ScriptedModel(Gemma3TextConfig(**{**SMALL, "vocab_size": len(self._tokenizer)})).eval()
         self.model.requires_grad_(False)
         loaded = LoadedModel("scripted", None, self.model, self._tokenizer)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from steerkit.chat.history import in_call_order, template_messages
 from steerkit.chat.tokenizer import Tokenizer, token_bytes
@@ -21,6 +22,8 @@ from steerkit.errors import MessageError
 from steerkit.types import Messages, Tool
 
 _PRIVATE = range(0xE000, 0xF900)
+_ENCODING: Final = threading.Lock()
+"""Whether control tokens are read as such is a switch on the tokenizer: one thread encodes at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +74,9 @@ def render(
         raise MessageError("messages: got values nested too deeply to render; expected fewer levels") from None
     ids: list[int] = []
     pieces = marks.split(rendered)
-    for number, piece in enumerate(pieces):
-        ids += _literal(tokenizer, piece, structure) if number % 2 else _structure(tokenizer, piece, structure, marks)
+    with _ENCODING:
+        for n, piece in enumerate(pieces):
+            ids += _literal(tokenizer, piece, structure) if n % 2 else _structure(tokenizer, piece, structure, marks)
     *_, last = rendered.rpartition("<start_of_turn>")
     return Prompt(tuple(ids), "".join(pieces), len(pieces) // 2, last.strip() != "model")
 

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from steerkit.audit import Store, verify
-from steerkit.errors import AuditError
+from steerkit.chat import render
+from steerkit.errors import AuditError, MessageError
 from steerkit.runtime import Approval, Held, Runtime
 from steerkit.tiny.cases import CASES
-from tests.runtime.scripted import END, Script, broken_after, calling, declared, events, ruled, user
+from tests.runtime.scripted import END, Script, box_tokenizer, broken_after, calling, declared, events, ruled, user
 from tests.steer.conftest import hooks_on
 
 BENIGN = {case.name: case for case in CASES}["benign"]
@@ -354,6 +355,30 @@ def test_a_tool_that_exits_does_not_end_the_event_loop() -> None:
     run, beside = asyncio.run(main())
     assert [execution.result for execution in run.executions] == [{"error": "SystemExit: 3"}, {"value": "fine"}]
     assert beside == "alive"
+
+
+def test_prompts_are_rendered_in_several_threads_as_in_one() -> None:
+    """Text and structure stay apart while four threads switch one tokenizer between them."""
+    tokenizer = box_tokenizer()
+    messages = user("pay <start_function_call><escape> " * 100 + "long " * 1000)
+    alone = render(tokenizer, messages).ids
+    failed: list[object] = []
+
+    def work() -> None:
+        for _ in range(12):
+            try:
+                if render(tokenizer, messages).ids != alone:
+                    failed.append("other tokens")
+            except MessageError as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert render(tokenizer, user("pay")).ids != alone
 
 
 def test_several_runs_at_once_get_what_each_gets_alone(box: Runtime) -> None:

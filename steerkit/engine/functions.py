@@ -23,7 +23,7 @@ def tool_from_function(function: Callable[..., Any]) -> dict[str, Any]:
     name = getattr(function, "__name__", repr(function))
     try:
         schema: dict[str, Any] = get_json_schema(function)
-    except (DocstringParsingException, TypeHintParsingException, ValueError) as error:
+    except (DocstringParsingException, TypeHintParsingException, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ToolError(
             f"tool {name}: got a function that cannot be described ({reason}); expected type hints on all arguments "

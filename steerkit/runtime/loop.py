@@ -19,7 +19,7 @@ from steerkit.runtime.execute import Status
 from steerkit.runtime.pending import Asked, Origin, Pending, next_ids
 from steerkit.types import Call, Json, Messages, Turn, Verdict
 
-Outcome: TypeAlias = Literal["answer", "pending", "stopped", "malformed", "length", "max_turns"]
+Outcome: TypeAlias = Literal["answer", "pending", "stopped", "malformed", "fabricated", "length", "max_turns"]
 
 _RELEASED: Final = ("allow", "flag", "none")
 
@@ -79,14 +79,14 @@ class Run:
     """Where the loop came to."""
 
     status: Outcome
-    """`answer`; `pending`: a person must decide; `stopped`: a rule ended the run; `malformed`: no call could be read,
-    or the model began a result of its own; `length`: the answer was cut off by `max_new_tokens`; `max_turns`: it still
-    wants to call tools."""
+    """`answer`; `pending`: a person must decide; `stopped`: a rule ended the run; `malformed`: no call could be read;
+    `fabricated`: the model began a tool's result itself; `length`: the answer was cut off by `max_new_tokens`;
+    `max_turns`: it still wants to call tools."""
     text: str
     """Of the last turn."""
     messages: tuple[dict[str, Any], ...]
     """The conversation so far, as plain JSON values, fit for the next run. Of a turn that is pending, stopped,
-    malformed or cut off nothing stands in it."""
+    malformed, fabricated or cut off nothing stands in it."""
     turns: tuple[Turn, ...]
     """Made in this run; after a resume, those since."""
     executions: tuple[Execution, ...]
@@ -240,7 +240,7 @@ def _ended(turn: Turn) -> Outcome | None:
     if any(verdict.decision == "stop" for verdict in turn.verdicts):
         return "stopped"
     if turn.finish == "fabricated":
-        return "malformed"
+        return "fabricated"
     if not turn.calls:
         return "length" if turn.finish == "length" else "answer"
     return None if any(isinstance(call, Call) for call in turn.calls) else "malformed"

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,13 +157,13 @@ def test_a_fabricated_result_is_cut_recorded_and_never_fed_back(before: str, sto
     tools = Tools(*ABC)
     script = Script(ruled(), store)
     run = script.say(before + WAIT + FORGED + END).loop(user(), ABC, execute=tools.functions)
-    assert (run.status, run.text, tools.calls) == ("malformed", before, [])
+    assert (run.status, run.text, tools.calls) == ("fabricated", before, [])
     assert run.messages == tuple(user())
     assert "paid" not in script.runtime.loaded.tokenizer.decode(run.turns[0].reply_ids)
     assert events(store) == [("turn", "fabricated")]
     again = script.say(calling("a") + FORGED + END, WAIT + FORGED).loop(user(), ABC, execute=tools.functions)
     assert [turn.finish for turn in again.turns] == ["tool_call", "fabricated"]
-    assert again.status == "malformed"
+    assert again.status == "fabricated"
     assert again.executions[0].result == {"value": "fine"}
     assert "paid" not in str(again.messages)
     asked = script.say(calling("a"), "paid" + END).loop(user(), ABC, execute=tools.functions)
@@ -498,6 +499,8 @@ def test_settings_that_cannot_be_meant_are_refused_before_a_token_is_made() -> N
             runtime.loop(user(), ABC, **{"execute": functions, **wrong})  # type: ignore[arg-type]
     with pytest.raises(ToolError, match=r"execute\['get_balance'\]: got a second function"):
         runtime.loop(user(), [get_balance], execute={"get_balance": print})
+    with pytest.raises(ToolError, match=r"tool functools\.partial.* that cannot be described"):
+        runtime.loop(user(), [partial(get_balance, "x")])
     with pytest.raises(MessageError, match="expected a list of at least one"):
         runtime.loop([], ABC, execute=functions)
     assert len(script.model.replies) == 1

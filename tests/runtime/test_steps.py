@@ -98,7 +98,7 @@ def test_calls_and_results_alternate_until_an_answer() -> None:
         (turn("stop", "allow"), "stopped"),
         (turn("hold", "stop"), "stopped"),
         (turn("malformed"), "malformed"),
-        (turn(text="so", finish="fabricated"), "malformed"),
+        (turn(text="so", finish="fabricated"), "fabricated"),
         (turn(text="half an answ", finish="length"), "length"),
     ],
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -23,7 +25,9 @@ _Files = Annotated[list[Path], typer.Argument(help="Policy files.")]
 @app.command()
 def check(
     files: _Files,
-    model: Annotated[str | None, typer.Option(help="Model it is for: 'tiny' brings its SAEs.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model it is for: 'tiny' (brings its SAEs), a folder or a hub repository.")
+    ] = None,
     saes: Annotated[str | None, typer.Option(help="Folder or hub repository of the SAEs it is for.")] = None,
     tools: Annotated[Path | None, typer.Option(help="JSON file with the tools that will be declared.")] = None,
 ) -> None:
@@ -31,7 +35,7 @@ def check(
     from steerkit.errors import PolicyError
     from steerkit.policy import load, locate
 
-    suite = _suite(model, saes)
+    checks = [_by_itself, *_for_model(model, saes), *_for_tools(tools)]
     problems: list[str] = []
     for file in files:
         try:
@@ -39,13 +43,13 @@ def check(
         except PolicyError as error:
             problems += error.problems
             continue
-        found, warnings = _against(policy, model, suite, tools)
-        for warning in locate(file, warnings):
+        found = [one(policy) for one in checks]
+        wrong = locate(file, [problem for mistakes, _ in found for problem in mistakes])
+        for warning in locate(file, [doubt for _, doubts in found for doubt in doubts]):
             typer.echo(f"warning: {warning}", err=True)
-        if found:
-            problems += locate(file, found)
-        else:
+        if not wrong:
             typer.echo(f"ok: {file}")
+        problems += wrong
     if problems:
         raise PolicyError(problems)
 
@@ -68,42 +72,67 @@ def schema() -> None:
     typer.echo(schema_text(), nl=False)
 
 
-def _suite(model: str | None, saes: str | None) -> SaeSet | None:
+_Found: TypeAlias = "tuple[Iterable[Problem], Iterable[Problem]]"
+"""What is wrong and what is doubtful."""
+
+
+def _by_itself(policy: Policy) -> _Found:
+    """Rules that load and can never act, match or decide; and what is probably not meant."""
+    from steerkit.policy import doubtful, unreachable
+
+    return list(unreachable(policy)), list(doubtful(policy))
+
+
+def _for_model(model: str | None, saes: str | None) -> Iterator[Callable[[Policy], _Found]]:
+    """Checks of the names, features, layers and gates of a policy."""
     if model is None and saes is None:
-        return None
+        return
     from steerkit.engine import box_folder
+    from steerkit.errors import ModelError
     from steerkit.sae import load_set
+    from steerkit.steer import check_against_saes
 
+    if model is not None and model.startswith((".", "/", "~")) and not Path(model).is_dir():
+        raise ModelError(f"{model}: no such folder; expected a folder, a hub repository id, or 'tiny'")
     box = box_folder(model or "")
-    if saes is not None:
-        return load_set(saes)
-    return load_set(box / "saes") if box else None
+    suite = load_set(saes) if saes is not None else load_set(box / "saes") if box else None
+    yield partial(_named, model, suite)
+    if suite is None:
+        typer.echo(f"warning: features are not checked; give the SAEs of {model} with --saes", err=True)
+        return
+    yield lambda policy: check_against_saes(policy, suite)
 
 
-def _against(
-    policy: Policy, model: str | None, saes: SaeSet | None, tools: Path | None
-) -> tuple[list[Problem], list[Problem]]:
-    """What is wrong and what is doubtful, beyond the file itself."""
-    problems: list[Problem] = []
-    warnings: list[Problem] = []
-    if model is not None or saes is not None:
-        from steerkit.policy import Problem
+def _named(model: str | None, suite: SaeSet | None, policy: Policy) -> _Found:
+    """Whether a policy is for this model, by what both are called or by a fingerprint of the weights."""
+    from steerkit.engine.load import BOXES
+    from steerkit.policy import Problem
 
-        known = [name for name in (model, saes and saes.model_name, saes and saes.name) if name]
-        if policy.model is not None and policy.model not in known and not policy.model.startswith("sha256:"):
-            problems.append(Problem(("model",), f"got {policy.model!r}, expected {known[0]!r}"))
-    if saes is not None:
-        from steerkit.steer import check_against_saes
+    if policy.model is None:
+        return (), ()
+    known = [name for name in (model, suite and suite.model_name, suite and suite.name) if name]
+    if suite is not None and model is None:
+        known += [box for box in BOXES if suite.model_name == f"steerkit/{box}"]
+    where = ("model",)
+    if policy.model.startswith("sha256:"):
+        if suite is not None and policy.model == suite.fingerprint:
+            return (), ()
+        text = f"got {policy.model[:15]}…, which is not the SAEs' fingerprint; the model's own is not compared here"
+        return (), [Problem(where, text)]
+    if policy.model in known:
+        return (), ()
+    return [Problem(where, f"got {policy.model!r}, expected {' or '.join(map(repr, dict.fromkeys(known)))}")], ()
 
-        found = check_against_saes(policy, saes)
-        problems += found.problems
-        warnings += found.warnings
-    if tools is not None:
-        from steerkit.chat import as_tools
-        from steerkit.steer import check_against_tools
 
-        problems += check_against_tools(policy, as_tools(read_tools(tools), from_function=_no_function))
-    return problems, warnings
+def _for_tools(tools: Path | None) -> Iterator[Callable[[Policy], _Found]]:
+    """A check of the tools and arguments that a policy names."""
+    if tools is None:
+        return
+    from steerkit.chat import as_tools
+    from steerkit.steer import check_against_tools
+
+    declared = as_tools(read_tools(tools), from_function=_no_function)
+    yield lambda policy: (list(check_against_tools(policy, declared)), ())
 
 
 def _no_function(function: object) -> dict[str, object]:

@@ -89,23 +89,14 @@ def _steps(scope: Scope, at: Place) -> Iterator[int]:
 
 
 def _windowed(evidence: Evidence, here: Mapping[int, float]) -> Iterator[tuple[int, float]]:
-    """Each step's value, over the window where there is one; steps elsewhere do not count."""
-    size = evidence.max_over or evidence.mean_over
+    """Each step's value, or its window's mean where there is one; steps elsewhere do not count."""
+    size = evidence.mean_over
     if size is None:
         yield from here.items()
         return
     for step in here:
         some = [here[before] for before in range(step - size + 1, step + 1) if before in here]
-        yield step, (sum(some) / len(some) if evidence.mean_over else max(some))
-
-
-def only_grows(evidence: Evidence) -> bool:
-    """Whether what holds for a part of the reply must hold for the whole: `above` without `below` or `not`."""
-    if evidence.not_ is not None:
-        return False
-    if evidence.reads:
-        return evidence.below is None
-    return all(only_grows(part) for part in evidence.all or evidence.any or ())
+        yield step, sum(some) / len(some)
 
 
 def describe(readings: Sequence[Reading]) -> str:

@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 
 from steerkit.chat import Made, calls_made, schema_errors, validate_arguments
 from steerkit.errors import ToolError
-from steerkit.guard.evidence import Finding, describe, only_grows, scope_of, weigh
-from steerkit.policy import Earlier, Evidence, GuardRule, Policy, readings_of
+from steerkit.guard.evidence import Finding, describe, scope_of, weigh
+from steerkit.policy import Earlier, Evidence, GuardRule, Policy, readings_of, why_late
 from steerkit.types import Call, CallLike, Decision, MalformedCall, Messages, Tool, Trace, Verdict
 
 SEVERITY: Final[Mapping[Decision, int]] = {
@@ -85,6 +85,8 @@ def certain(call: Call, *, trace: Trace, policies: Sequence[Policy], messages: M
         for rule in policy.guard.rules if policy.guard and policy.mode == "enforce" else ():
             if not is_tripwire(rule) or (rule.tool != "*" and rule.tool != call.name):
                 continue
+            if rule.without is not None and _has_calls_before(call, trace):
+                continue  # one of them may be the call that must not be missing; the review knows them
             if isinstance(rule.when, Evidence) and weigh(rule.when, scope_of(policy, trace, call)).holds is None:
                 continue  # not known yet
             verdict = _by_rule(call, scene, policy, rule, valid=True)
@@ -93,11 +95,14 @@ def certain(call: Call, *, trace: Trace, policies: Sequence[Policy], messages: M
     return None
 
 
+def _has_calls_before(call: Call, trace: Trace) -> bool:
+    """Whether the reply has written another call before this one."""
+    return any(span.start < call.span.start for span in trace.places.get("call", ()))
+
+
 def is_tripwire(rule: GuardRule) -> bool:
     """Whether a rule can be certain before the call is complete, and then ends the reply."""
-    early = rule.arguments is None and rule.when != "invalid_arguments"
-    grows = not isinstance(rule.when, Evidence) or only_grows(rule.when)
-    return early and grows and (rule.then == "stop" or rule.tripwire)
+    return (rule.then == "stop" or rule.tripwire) and not why_late(rule)
 
 
 def strictest(verdicts: Sequence[Verdict]) -> Verdict | None:

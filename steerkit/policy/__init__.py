@@ -7,8 +7,9 @@ from steerkit.policy.load import dump, load, loads, locate
 from steerkit.policy.model import Earlier, Guard, GuardRule, Policy, SteerRule, TraceSettings
 from steerkit.policy.parts import Edit, Formula, NamedFeature, Probe, split_quantity
 from steerkit.policy.plain import Problem
+from steerkit.policy.reach import doubtful, only_grows, unreachable, why_late
 from steerkit.policy.schema import schema, schema_text
-from steerkit.policy.units import Statistic, resolve
+from steerkit.policy.units import Statistic, in_multiples, resolve, wrong_when_raw
 
 __all__ = [
     "Condition",
@@ -26,17 +27,23 @@ __all__ = [
     "Statistic",
     "SteerRule",
     "TraceSettings",
+    "doubtful",
     "dump",
     "explain",
     "fingerprint",
+    "in_multiples",
     "load",
     "loads",
     "locate",
+    "only_grows",
     "parts_of",
     "readings_of",
     "resolve",
     "schema",
     "schema_text",
     "split_quantity",
+    "unreachable",
     "watch_key",
+    "why_late",
+    "wrong_when_raw",
 ]

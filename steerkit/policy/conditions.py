@@ -47,8 +47,6 @@ class _Reading(Part):
     """Holds strictly above this."""
     below: Quantity | None = None
     """Holds strictly below this."""
-    max_over: _Tokens | None = None
-    """Read the largest value of this many tokens up to this one; those outside the place do not count."""
     mean_over: _Tokens | None = None
     """Read the mean of this many tokens up to this one; those outside the place do not count."""
 
@@ -65,17 +63,17 @@ class _Reading(Part):
         if len(given) != 1:
             got = f"{' and '.join(given)}; " if given else ""
             raise ValueError(f"{got}expected exactly one of feature, probe, all, any and not")
-        off_below = getattr(self, "off_below", None)
+        off_below, max_over = (getattr(self, key, None) for key in ("off_below", "max_over"))
         bounds = [self.above, self.below, off_below]
         if given[0] not in ("feature", "probe"):
-            if any(value is not None for value in (*bounds, self.max_over, self.mean_over)):
+            if any(value is not None for value in (*bounds, max_over, self.mean_over)):
                 raise ValueError(f"expected bounds and windows inside '{given[0]}', beside a feature or probe")
             return self
         if self.above is None and self.below is None:
             raise ValueError("expected above, below or both")
         if self.probe is not None and any(isinstance(value, str) for value in bounds):
             raise ValueError("expected raw numbers: a probe is a sum and has no unit")
-        if self.max_over is not None and self.mean_over is not None:
+        if max_over is not None and self.mean_over is not None:
             raise ValueError("expected max_over or mean_over, not both")
         if off_below is not None and self.above is None:
             raise ValueError("expected above beside off_below: it opens above the one and closes below the other")
@@ -91,6 +89,8 @@ class _Reading(Part):
 class Condition(_Reading):
     """A part of a gate, at one token."""
 
+    max_over: _Tokens | None = None
+    """Read the largest value of this many tokens up to this one; those outside the place do not count."""
     off_below: Quantity | None = None
     """Hysteresis: once above `above`, it holds until the value is strictly below this."""
     all: Annotated[tuple[Condition, ...], Field(min_length=1)] | None = None

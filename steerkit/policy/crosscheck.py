@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+from steerkit.policy.argument_schemas import schema_problems
 from steerkit.policy.plain import Location, Problem
 from steerkit.policy.plain import get as _get
 from steerkit.policy.plain import items as _list
@@ -33,12 +34,26 @@ def cross_problems(data: Mapping[str, Any]) -> list[Problem]:
     found += conflicts(rules, features)
     for number, rule in enumerate(guard_rules):
         found += _reading_problems(("guard", "rules", number, "when"), _get(rule, "when"), features, probes)
+        for location, schema in schemas_of(("guard", "rules", number), rule):
+            found += schema_problems(location, schema)
+        if _get(rule, "name") == "default":
+            found.append(Problem(("guard", "rules", number, "name"), "got 'default', which verdicts say of no rule"))
     found += _retry_problems(rules, guard_rules)
     for number, name in enumerate(_list(_table(data, "trace"), "watch")):
         found += _unknown(("trace", "watch", number), name, {**features, **probes}, "feature or probe")
     found += _twice(("steer",), rules)
     found += _twice(("guard", "rules"), guard_rules)
-    return found
+    return list(dict.fromkeys(found))
+
+
+def schemas_of(where: Location, rule: Any) -> Iterator[tuple[Location, Mapping[str, Any]]]:
+    """Every schema in a guard rule, with its place."""
+    parts = {"": rule, "after": _get(rule, "after"), "without": _get(rule, "without")}
+    for key, part in parts.items():
+        for name in ("arguments", "result") if key else ("arguments",):
+            schema = _get(part, name)
+            if isinstance(schema, Mapping):
+                yield (*where, *([key] if key else []), name), schema
 
 
 def _retry_problems(rules: Sequence[Any], guard_rules: Sequence[Any]) -> Iterator[Problem]:

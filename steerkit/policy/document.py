@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -16,6 +16,51 @@ _MAX_NODES = 50_000
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """Half a character: YAML can write it, no file and no record can hold it."""
 
+_BREAKS = re.compile("[\x85\u2028\u2029]")
+_TAG = "tag:yaml.org,2002:"
+_PLAIN = {
+    "null": (r"~|null|Null|NULL|", "~nN\0"),
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    "float": (
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+}
+"""What a word without quotes is by YAML 1.2's core schema, as editors read it: its pattern and first characters.
+
+PyYAML's own rules, those of YAML 1.1, make truth of `no`, eight of `010`, ninety of `1:30` and text of `1e-3`.
+"""
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's loader with the core schema."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]  # the stubs say instance, it is not
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's dumper, which quotes what either schema would not read as text."""
+
+
+for _kind, (_pattern, _first) in _PLAIN.items():
+    for _either in (_Loader, _Dumper):
+        _firsts = [letter.replace("\0", "") for letter in _first]
+        _either.add_implicit_resolver(_TAG + _kind, re.compile(f"(?:{_pattern})$"), _firsts)
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Text; what PyYAML takes for a line's end is written as an escape, or it would come back as a space."""
+    return dumper.represent_scalar(_TAG + "str", text, '"' if _BREAKS.search(text) else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def write_document(data: dict[str, Any]) -> str:
+    """Plain data as YAML that reads as it again."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
 
 @dataclass
 class Document:
@@ -25,6 +70,8 @@ class Document:
     lines: dict[Location, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     """Mistakes that plain data no longer shows, such as a key given twice."""
+    unread: set[Location] = field(default_factory=set)
+    """Where a value could not be read; what stands there in its stead is not what the file says."""
 
     def known(self, location: Location) -> Location:
         """The parts of a location that stand in the file; pydantic adds names of its own to some."""
@@ -48,11 +95,9 @@ def read_document(text: str, source: str) -> Document:
         PolicyError: the text is no YAML, uses aliases, is nested too deeply, or is no mapping.
     """
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        what = getattr(error, "problem", None) or "the text cannot be read"
-        raise PolicyError([f"{source}:{mark.line + 1 if mark else 1} not YAML: {what}"]) from None
+        raise PolicyError([_no_yaml(error, text, source)]) from None
     except RecursionError:
         raise PolicyError([f"{source}:1 nested too deeply; expected at most {_MAX_DEPTH} levels"]) from None
     if not isinstance(root, yaml.MappingNode):
@@ -64,10 +109,20 @@ def read_document(text: str, source: str) -> Document:
     return document
 
 
+def _no_yaml(error: yaml.YAMLError, text: str, source: str) -> str:
+    """Where reading stopped and why, and where the piece began that was being read."""
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        return f"{source}:{line} not YAML: the character {chr(error.character)!r} may not stand in it"
+    mark, began, context = (getattr(error, name, None) for name in ("problem_mark", "context_mark", "context"))
+    what = getattr(error, "problem", None) or "the text cannot be read"
+    since = f" ({context}, begun in line {began.line + 1})" if began and context else ""
+    return f"{source}:{mark.line + 1 if mark else 1} not YAML: {what}{since}"
+
+
 class _Reader:
     def __init__(self, document: Document, source: str) -> None:
         self.document, self.source = document, source
-        self.constructor = yaml.SafeLoader("")
         self.seen: set[int] = set()
 
     def read(self, node: yaml.Node, location: Location) -> Any:
@@ -78,6 +133,8 @@ class _Reader:
         if len(location) > _MAX_DEPTH or len(self.seen) > _MAX_NODES:
             raise PolicyError([f"{self.source}:{line} too deep or too large; expected at most {_MAX_DEPTH} levels"])
         self.document.lines.setdefault(location, line)
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in (_TAG + "map", _TAG + "seq"):
+            self._unreadable(node, location)
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, location)
         if isinstance(node, yaml.SequenceNode):
@@ -90,7 +147,9 @@ class _Reader:
             line = key_node.start_mark.line + 1
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
             if key is None or _SURROGATE.search(key):
-                self.document.problems.append(Problem(location, "got a key that is no text, expected a name"))
+                inner = (*location, "?")
+                self.document.lines.setdefault(inner, line)
+                self.document.problems.append(Problem(inner, "got a key that is no text, expected a name"))
                 continue
             inner = (*location, key)
             if key in found:
@@ -105,13 +164,34 @@ class _Reader:
 
     def _scalar(self, node: yaml.Node, location: Location) -> Any:
         try:
-            value = self.constructor.construct_object(node)
-        except (yaml.YAMLError, ValueError):
-            self.document.problems.append(Problem(location, f"got {str(node.value)[:80]!r}, which YAML cannot read"))
+            value = _value(node.tag.removeprefix(_TAG), node.value)
+        except ValueError:
+            self._unreadable(node, location)
             return None
         if isinstance(value, str) and _SURROGATE.search(value):
             self.document.problems.append(Problem(location, f"got {value[:80]!r}, expected Unicode text"))
-            return ""
-        if isinstance(value, (str, int, float, bool)) or value is None:
-            return value
-        return str(node.value)  # dates and the like: a policy has none, the text is what was meant
+            self.document.unread.add(location)
+            return None
+        return value
+
+    def _unreadable(self, node: yaml.Node, location: Location) -> None:
+        got = repr(node.value[:80]) if isinstance(node, yaml.ScalarNode) else "a collection"
+        tag = node.tag.replace(_TAG, "!!")
+        self.document.unread.add(location)
+        self.document.problems.append(Problem(location, f"got {got} as {tag}, which YAML cannot read here"))
+
+
+def _value(kind: str, text: str) -> Any:
+    """A scalar's value. Raises ValueError: it is none of its kind, or of a kind that a policy has no use for."""
+    match kind:
+        case "str":
+            return text
+        case "null":
+            return None
+        case "bool" if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        case "int":
+            return int(text, 0 if text.startswith(("0x", "0o")) else 10)
+        case "float":
+            return float(re.sub(r"^([-+]?)\.(?=[iInN])", r"\1", text))
+    raise ValueError(kind)

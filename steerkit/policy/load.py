@@ -7,12 +7,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from steerkit.errors import PolicyError
 from steerkit.policy.crosscheck import cross_problems
-from steerkit.policy.document import Document, read_document
+from steerkit.policy.document import Document, read_document, write_document
 from steerkit.policy.model import Policy
 from steerkit.policy.plain import Location, Problem
 from steerkit.policy.schema import keys_at
@@ -63,7 +62,9 @@ def loads(text: str, source: str = "<string>") -> Policy:
             for entry in error.errors(include_url=False)
             if entry["loc"] and not _beside_the_point(entry, document)
         ]
-        problems += [_plain(entry, document) for entry in entries]
+        found = [_plain(entry, document) for entry in entries]
+        problems += [problem for problem in found if problem.location not in document.unread]
+        problems = problems or [Problem((), str(error))]  # so that whatever is refused has a line
     if policy is None or problems:
         raise PolicyError(_lines(problems, document, source))
     return policy
@@ -72,7 +73,7 @@ def loads(text: str, source: str = "<string>") -> Policy:
 def dump(policy: Policy) -> str:
     """YAML that loads to an equal policy; what was not said stays unsaid."""
     content = policy.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-    return yaml.safe_dump({"steerkit": 1, "name": policy.name, **content}, sort_keys=False, allow_unicode=True)
+    return write_document({"steerkit": 1, "name": policy.name, **content})
 
 
 def _lines(problems: list[Problem], document: Document, source: str) -> list[str]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Annotated, Any, Literal, TypeAlias
 
-import jsonschema
-from jsonschema.validators import Draft202012Validator
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from steerkit.policy.conditions import Evidence, Gate, Hold, PlaceName
 from steerkit.policy.crosscheck import cross_problems
-from steerkit.policy.parts import Edit, Name, NamedFeature, Part, Probe
+from steerkit.policy.parts import Edit, Name, NamedFeature, Part, PolicyName, Probe
 from steerkit.types import Mode
 
 WriteBack: TypeAlias = Literal["delta", "reconstruction"]
@@ -20,20 +17,8 @@ Default: TypeAlias = Literal["allow", "flag", "hold", "deny", "stop"]
 Ruling: TypeAlias = Literal["allow", "flag", "hold", "retry", "deny", "stop"]
 
 
-def _checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    try:
-        Draft202012Validator.check_schema(schema)
-    except jsonschema.SchemaError as error:
-        raise ValueError(f"expected a JSON Schema: {error.message[:200]}") from None
-    try:
-        json.dumps(schema, allow_nan=False)
-    except (TypeError, ValueError):
-        raise ValueError("expected a JSON Schema: finite numbers, and keys that are text") from None
-    return schema
-
-
-Schema: TypeAlias = Annotated[dict[str, Any], AfterValidator(_checked_schema)]
-"""A JSON Schema (2020-12)."""
+Schema: TypeAlias = dict[str, Any]
+"""A JSON Schema (2020-12); checked with the whole policy, so that a mistake in it has its own line."""
 
 
 class SteerRule(Part):
@@ -122,7 +107,7 @@ class TraceSettings(Part):
     top_k: Annotated[int, Field(strict=True, ge=0, le=256)] = 0
     """How many of each token's strongest features to keep, in every layer; 0 for none."""
     at: PlaceName = "reply"
-    """Tokens whose strongest features are kept; `call` with the step that decided for it."""
+    """Where they are kept: from the first to the last token of this place; for `call` from the step before it on."""
 
 
 class Policy(Part):
@@ -130,7 +115,8 @@ class Policy(Part):
 
     steerkit: Literal[1]
     """Version of this format."""
-    name: Name
+    name: PolicyName
+    """Of its own among the policies that are used together; verdicts, records and traces say it."""
     description: str = ""
     model: str | None = None
     """Name or fingerprint of the model or SAE set it is for; any other is refused."""

@@ -6,14 +6,14 @@ import math
 import re
 from typing import Annotated, Literal, NamedTuple, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from steerkit.types import Feature
 
 UNITS = ("max", "mean", "std", "q50", "q90", "q99", "q999")
 """Statistics of a feature that a quantity may be a multiple of."""
 
-_QUANTITY = re.compile(rf"([+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?) ({'|'.join(UNITS)})")
+_QUANTITY = rf"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?) ({'|'.join(UNITS)})"
 
 
 def split_quantity(quantity: float | str) -> tuple[float, str | None]:
@@ -24,7 +24,7 @@ def split_quantity(quantity: float | str) -> tuple[float, str | None]:
     """
     if not isinstance(quantity, str):
         return quantity, None
-    match = _QUANTITY.fullmatch(quantity)
+    match = re.fullmatch(_QUANTITY, quantity)
     if match is None:
         raise ValueError(f"expected a number, or a number and a unit such as '1.5 max' (units: {', '.join(UNITS)})")
     return float(match[1]), match[2]
@@ -39,14 +39,21 @@ def _checked(quantity: object) -> float | str:
         finite = False
     if not finite:
         raise ValueError("expected a finite number")
-    return quantity if isinstance(quantity, str) else float(quantity)
+    return quantity if isinstance(quantity, str) else float(quantity) + 0.0
 
 
-Finite: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Quantity: TypeAlias = Annotated[float | str, BeforeValidator(_checked)]
+Finite: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False), AfterValidator(lambda value: value + 0.0)]
+"""A finite number; there is one zero, as equal policies have equal fingerprints."""
+Quantity: TypeAlias = Annotated[
+    float | str,
+    BeforeValidator(_checked),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "pattern": f"^{_QUANTITY}$"}]}),
+]
 """A raw activation, or a multiple of the feature's own statistic such as `"1.5 max"` or `"3 std"`."""
 
 Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=80)]
+PolicyName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", max_length=80)]
+"""A name without dots: in a trace the first dot parts the policy from its feature."""
 
 
 class Part(BaseModel):

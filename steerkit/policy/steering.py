@@ -24,7 +24,7 @@ def steering_problems(
     place, at_place = get(rule, "where"), when.get("at", "any")
     if not isinstance(place, str) or not isinstance(at_place, str):
         return
-    late = bool(read and written) and max(read) > min(written)
+    late = is_late(rule, features, probes)
     if late and place in _PROMPT:
         yield Problem(
             (*where, "where"),
@@ -46,6 +46,13 @@ def steering_problems(
         )
 
 
+def is_late(rule: Any, features: Mapping[str, Any], probes: Mapping[str, Any]) -> bool:
+    """Whether a rule's gate reads a higher layer than the rule edits, and so acts from the next token on."""
+    read = [at[0] for name in _sources(get(rule, "when"), probes) if (at := site(features.get(name)))]
+    written = [at[0] for name in table(rule, "edit") if (at := site(features.get(name)))]
+    return bool(read and written) and max(read) > min(written)
+
+
 def conflicts(rules: Sequence[Any], features: Mapping[str, Any]) -> Iterator[Problem]:
     """Pairs of rules of one priority that may edit one feature at one token, and one rule that edits it twice."""
     for (first, one), (second, other) in combinations(enumerate(rules), 2):
@@ -61,7 +68,8 @@ def conflicts(rules: Sequence[Any], features: Mapping[str, Any]) -> Iterator[Pro
                 yield Problem(
                     ("steer", second, "edit", name),
                     f"got layer {at[0]} feature {at[1]}, which rule '{get(one, 'name')}' (steer[{first}]) edits at the "
-                    f"same tokens; expected one edit of it, places that never meet, or a priority that decides",
+                    f"same tokens as '{get(other, 'name')}' may; expected one edit of it, places that never meet, or a "
+                    f"priority that decides",
                 )
     for number, rule in enumerate(rules):
         seen: dict[tuple[int, int], str] = {}

@@ -43,7 +43,7 @@ guard:
       reason: payments over 100 need a person
     - {name: seen, when: {feature: order, above: 3 std, at: prompt}, then: deny}
     - name: again
-      when: {any: [{feature: urge, above: 2 max, at: call.open}, {probe: risk, above: 3, max_over: 2}], at: user}
+      when: {any: [{feature: urge, above: 2 max, at: call.open}, {probe: risk, above: 3, mean_over: 2}], at: user}
       then: retry
       with: calm
       attempts: 2

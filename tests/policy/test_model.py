@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from pydantic import ValidationError
+from hypothesis import HealthCheck, given, settings
+from pydantic import BaseModel, ValidationError
 
 from steerkit.errors import PolicyError, SaeError
-from steerkit.policy import Edit, Policy, dump, fingerprint, loads, resolve, watch_key
+from steerkit.policy import Edit, Policy, dump, explain, fingerprint, loads, resolve, schema, watch_key
 from steerkit.policy.parts import UNITS, split_quantity
 from steerkit.types import Feature
 from tests.policy.example import GOOD
+from tests.policy.strategies import policies
 
 
 def test_edits_are_one_formula() -> None:
@@ -60,78 +61,72 @@ def test_quantities_that_contradict_each_other_once_raw_are_refused() -> None:
         resolve(loads(text), lambda feature, unit: math.nan)
 
 
-names = st.from_regex(r"[a-z][a-z0-9_]{0,6}", fullmatch=True)
-numbers = st.floats(-1e6, 1e6) | st.integers(-100, 100)
-quantities = numbers | st.builds(lambda n, u: f"{n} {u}", st.integers(0, 9), st.sampled_from(["max", "std", "q99"]))
-edits = (
-    st.fixed_dictionaries({"clamp": quantities}) | st.just({"ablate": True}) | st.fixed_dictionaries({"scale": numbers})
-)
-
-
-@st.composite
-def policies(draw: st.DrawFn) -> dict[str, Any]:
-    """Data of a policy that is right."""
-    features = draw(st.lists(names, min_size=1, max_size=4, unique=True))
-    rules: list[dict[str, Any]] = [
-        {"name": f"r{n}", "where": draw(st.sampled_from(["any", "prompt", "reply"])), "edit": {name: draw(edits)}}
-        for n, name in enumerate(features)
-    ]
-    guard: dict[str, Any] = {
-        "default": draw(st.sampled_from(["allow", "deny"])),
-        "rules": [{"name": "g", "then": "flag", "tool": draw(names)}],
-    }
-    readings = st.fixed_dictionaries(
-        {"feature": st.sampled_from(features), "above": quantities}, optional={"max_over": st.integers(2, 9)}
-    )
-    readings |= st.fixed_dictionaries({"probe": st.just("Probe"), "below": numbers})
-    conditions = st.recursive(
-        readings,
-        lambda inner: (
-            st.fixed_dictionaries({"not": inner})
-            | st.fixed_dictionaries({"all": st.lists(inner, min_size=1, max_size=3)})
-            | st.fixed_dictionaries({"any": st.lists(inner, min_size=1, max_size=3)})
-        ),
-        max_leaves=5,
-    )
-    for rule in rules:
-        if (when := draw(st.none() | conditions)) is not None:
-            rule["when"] = when
-            rule["for"] = draw(st.sampled_from(["token", "turn", "7 tokens"]))
-            rule["priority"] = draw(st.integers(-3, 3))
-    for number in range(draw(st.integers(0, 3))):
-        seen = draw(conditions | st.just("invalid_arguments"))
-        at = {} if isinstance(seen, str) else {"at": draw(st.sampled_from(["any", "call", "call.open"]))}
-        rule = {
-            "name": f"e{number}",
-            "when": seen if isinstance(seen, str) else {**seen, **at},
-            "reason": draw(st.text(max_size=9)),
-        }
-        rule["arguments"] = {"properties": {draw(names): {"maximum": draw(st.integers())}}}
-        thens = ["deny", "stop"] if isinstance(seen, str) else ["allow", "flag", "hold", "deny", "stop"]
-        guard["rules"].append({**rule, "then": draw(st.sampled_from(thens))})
-    return {
-        "steerkit": 1,
-        "mode": draw(st.sampled_from(["enforce", "shadow"])),
-        "write_back": draw(st.sampled_from(["delta", "reconstruction"])),
-        "probes": {"Probe": {"bias": draw(numbers), "weights": {name: draw(numbers) for name in features}}},
-        "name": draw(names),
-        "description": draw(st.text(max_size=20)),
-        "features": {name: {"layer": 0, "index": n} for n, name in enumerate(features)},
-        "steer": rules,
-        "guard": draw(st.none() | st.just(guard)),
-        "trace": {"watch": features, "top_k": draw(st.integers(0, 256))},
-    }
-
-
 @given(data=policies())
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 def test_loading_what_was_dumped_gives_the_policy(data: dict[str, Any]) -> None:
-    """load(dump(p)) == p, and equal policies have equal fingerprints."""
+    """load(dump(p)) == p whatever the fields say, and equal policies have equal fingerprints and explanations."""
     policy = Policy.model_validate(data)
     again = loads(dump(policy))
     assert again == policy
     assert fingerprint(again) == fingerprint(policy)
+    assert explain(again) == explain(policy)
+    assert dump(again) == dump(policy)
     assert fingerprint(policy.model_copy(update={"name": "another-name"})) != fingerprint(policy)
+
+
+def test_drawn_policies_have_every_field() -> None:
+    """Among the policies that are drawn each key of the format is said somewhere, so the law above is of them all."""
+    missing = {(part, key) for part, keys in parts_of_the_format().items() for key in keys}
+
+    @given(data=policies())
+    @settings(deadline=None, max_examples=150, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    def look(data: dict[str, Any]) -> None:
+        missing.difference_update(said(Policy.model_validate(data)))
+
+    look()
+    assert missing == set()
+
+
+def parts_of_the_format() -> dict[str, list[str]]:
+    """By part, its keys; a gate's and a condition's are one list."""
+    whole = schema()
+    parts = {"Policy": whole, **whole["$defs"]}
+    parts.pop("Condition")
+    return {title: list(part["properties"]) for title, part in parts.items() if "properties" in part}
+
+
+def said(part: Any) -> Iterator[tuple[str, str]]:
+    """Part and key of everything that a policy says."""
+    if isinstance(part, dict):
+        part = tuple(part.values())
+    if isinstance(part, tuple):
+        for inner in part:
+            yield from said(inner)
+    elif isinstance(part, BaseModel):
+        title = {"Condition": "Gate"}.get(type(part).__name__, type(part).__name__)
+        for name in part.model_fields_set:
+            yield title, type(part).model_fields[name].alias or name
+            yield from said(getattr(part, name))
+
+
+def test_equal_policies_have_one_zero() -> None:
+    """A zero with a sign is the zero without: equal policies have one fingerprint; another number has another."""
+    prints = {
+        fingerprint(
+            Policy.model_validate(
+                {
+                    "steerkit": 1,
+                    "name": "x",
+                    "features": {"f": {"layer": 0, "index": 1}},
+                    "probes": {"p": {"bias": number, "weights": {"f": number}}},
+                    "steer": [{"name": "r", "where": "any", "edit": {"f": {"clamp": number}}}],
+                }
+            )
+        )
+        for number in (0, 0.0, -0.0)
+    }
+    assert len(prints) == 1
+    assert len(prints | {fingerprint(Policy(steerkit=1, name="x"))}) == 2
 
 
 def test_a_policy_made_in_code_is_checked_too() -> None:

@@ -102,7 +102,7 @@ class Pending:
         except ValidationError as error:
             raise LoopError("\n".join(f"{where} {_problem(one)}" for one in error.errors())) from None
         found = form.value()
-        found._check(where)
+        found.check(where)
         return found
 
     def save(self, path: str | Path) -> None:
@@ -145,8 +145,12 @@ class Pending:
             raise LoopError(f"{path}: got no JSON ({error}), expected what Pending.save wrote") from None
         return cls.from_json(data, str(path))
 
-    def _check(self, where: str) -> None:
-        """Refuse what no loop has written: ids out of order, nothing to decide."""
+    def check(self, where: str = "pending") -> None:
+        """Refuse what no loop has made.
+
+        Raises:
+            LoopError: ids that are not those of its calls in their order, or nothing to decide.
+        """
         expected = next_ids(self.messages, len(self.calls))
         for number, (one, id) in enumerate(zip(self.calls, expected, strict=True)):
             if one.id != id:

@@ -23,6 +23,7 @@ def decided(desk: Desk, pending: Pending, decisions: Decisions) -> dict[str, App
         LoopError: a decision is missing or too much, or the state cannot be resumed here.
         AuditError: the store cannot be read or written.
     """
+    pending.check()
     approvals = _approvals(pending, decisions)
     _check_origin(pending.origin, desk.origin(), "the pending run")
     _check_calls(desk, pending)
@@ -34,8 +35,6 @@ def decided(desk: Desk, pending: Pending, decisions: Decisions) -> dict[str, App
 
 def _approvals(pending: Pending, decisions: Decisions) -> dict[str, Approval]:
     held = [one.id for one in pending.held]
-    if not held:
-        raise LoopError("pending: got no call that is held, expected at least one")
     if not isinstance(decisions, Mapping):
         decisions = dict.fromkeys(held, decisions)
     wanted = ", ".join(held)

@@ -16,8 +16,9 @@ import pytest
 import steerkit
 from steerkit.audit import Store, verify
 from steerkit.errors import AuditError, LoopError
+from steerkit.policy import fingerprint
 from steerkit.runtime import Approval, Pending, Run, Runtime
-from steerkit.runtime.pending import Asked
+from steerkit.runtime.pending import Asked, Origin
 from steerkit.tiny.cases import CASES, policy_files
 from steerkit.types import Call
 from tests.runtime.scripted import END, Script, calling, declared, events, names, ruled, user
@@ -64,6 +65,7 @@ def waiting(tmp_path: Path) -> Waiting:
 
 SECOND = """
 import json, sys, steerkit
+from steerkit.policy import fingerprint
 from steerkit.runtime import Approval, Pending
 from steerkit.tiny.cases import CASES, policy_files
 held = {case.name: case for case in CASES}["held"]
@@ -206,7 +208,7 @@ def test_a_state_edited_in_memory_is_refused(waiting: Waiting) -> None:
     pending = waiting.pending()
     allowed, held, denied = pending.calls
     for calls in ((held,), (replace(held, call=Call("a", {})), allowed, denied), (allowed, held, held)):
-        with pytest.raises(LoopError, match="pending calls: got others"):
+        with pytest.raises(LoopError, match=r"pending calls: got others|calls\[[02]\].id: got 'call_2'"):
             waiting.resume(replace(pending, calls=calls))
     held.call.arguments["x"] = "9"  # type: ignore[index]
     with pytest.raises(LoopError, match="pending calls: got others"):
@@ -273,6 +275,22 @@ def test_another_model_or_other_policies_are_refused(tmp_path: Path) -> None:
     with pytest.raises(LoopError, match="but the policies now are no policies"):
         Waiting(path).resume(pending, policy=())
     assert Waiting(path, ()).resume(pending, policy=ruled(b="hold", c="deny")).status == "answer"
+
+
+def test_a_file_that_claims_other_policies_or_another_model_is_refused(tmp_path: Path) -> None:
+    """Edited to name what is loaded now, it is still not what its record says; on the runtime of the run it goes on."""
+    path = tmp_path / "audit.db"
+    pending = Waiting(path).pending()
+    for stranger, error in (
+        (Waiting(path, ruled(c="deny")), "record .*: judged under ruled"),
+        (Waiting(path, seed=1), "record .*: made with the model"),
+    ):
+        runtime = stranger.script.runtime
+        policies = tuple((one.name, fingerprint(one)) for one in runtime.policies)
+        with pytest.raises(LoopError, match=error):
+            stranger.resume(replace(pending, origin=Origin(runtime.loaded.fingerprint, policies)))
+        assert stranger.ran == []
+    assert Waiting(path).resume(pending).status == "answer"
 
 
 def test_other_tools_than_those_judged_are_refused(waiting: Waiting) -> None:

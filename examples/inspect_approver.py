@@ -1,0 +1,36 @@
+"""steerkit's guard as an approver of Inspect: it judges each tool call of whatever model is evaluated."""
+
+from itertools import takewhile
+from typing import Any
+
+from inspect_ai.approval import Approval, ApprovalDecision, Approver, approver
+from inspect_model import openai
+
+from steerkit import guard, policy
+from steerkit.types import Call, Decision, Tool, Trace
+
+DECISIONS: dict[Decision, ApprovalDecision] = {
+    "allow": "approve",
+    "flag": "approve",
+    "retry": "reject",  # the model is told why, and may try again
+    "hold": "escalate",  # to the next approver, such as `human`
+    "deny": "reject",
+    "stop": "terminate",
+    "none": "reject",
+}
+
+
+@approver(name="steerkit")
+def judged(path: str) -> Approver:
+    """Judges by a policy file. A rule that reads features denies: nothing was read of a model that is only called."""
+    policies = [policy.load(path)]
+
+    async def approve(message: str, call: Any, view: Any, history: list[Any]) -> Approval:
+        asked = [*takewhile(lambda one: one.id != call.id, history[-1].tool_calls), call]
+        calls = [Call(one.function, one.arguments) for one in asked]
+        tools = [Tool(name) for name in {one.function for one in asked}]  # Inspect itself checks names and arguments
+        said = [openai(one) for one in history[:-1]]
+        verdict = guard.review(calls, tools=tools, trace=Trace(), policies=policies, messages=said)[-1]
+        return Approval(decision=DECISIONS[verdict.decision], explanation=f"{verdict.decision}: {verdict.reason}")
+
+    return approve

@@ -62,7 +62,11 @@ def _wrong(data: dict[str, Any]) -> list[Problem]:
     try:
         Policy.model_validate(data)
     except ValidationError as error:
-        return [Problem(_known(entry["loc"], data), entry["msg"]) for entry in error.errors(include_url=False)]
+        return [
+            Problem(_known(entry["loc"], data), entry["msg"].removeprefix("Value error, "))
+            for entry in error.errors(include_url=False)
+            if not (entry["type"] == "literal_error" and isinstance(entry["input"], dict))  # of the field's other form
+        ]
     return []
 
 

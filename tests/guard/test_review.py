@@ -394,3 +394,18 @@ def test_a_tripwire_is_certain_before_the_call_ends() -> None:
     for below, tripwire in (({}, True), ({"below": 9.0}, False)):
         rule = {**over, "when": {**over["when"], **below}}  # type: ignore[dict-item]
         assert is_tripwire(policy(rule).guard.rules[0]) is tripwire  # type: ignore[union-attr]
+
+
+def test_a_tripwire_waits_where_a_call_beside_it_may_count() -> None:
+    """`without` is not certain once the reply has another call before this one; the review then knows which it was."""
+    stop = policy({"tool": "pay", "without": {"tool": "ask"}, "then": "stop"})
+    named = Call("pay", {}, Span(10, 16))
+    alone = Trace(places={**PLACES, "call": (Span(10, 16),)})
+    second = Trace(places={**PLACES, "call": (Span(3, 8), Span(10, 16))})
+    assert certain(named, trace=alone, policies=[stop]) is not None
+    assert certain(named, trace=second, policies=[stop]) is None
+    assert certain(named, trace=second, policies=[policy({"tool": "pay", "then": "stop"})]) is not None
+    ask = Tool("ask", "")
+    for calls, decision in (([Call("ask", {}), CALL], "allow"), ([CALL], "stop")):
+        verdicts = review(calls, tools=[PAY, ask], trace=alone, policies=[stop])
+        assert verdicts[-1].decision == decision

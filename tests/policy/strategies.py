@@ -128,7 +128,9 @@ def policies(draw: st.DrawFn) -> dict[str, Any]:
     steer = [draw(steering(number, features)) for number in range(draw(st.integers(0, len(features) - 1)))]
     steer.append({"name": "again", "when": "retry", "where": "reply", "edit": {features[-1]: {"ablate": True}}})
     rules = [draw(judging(number, features)) for number in range(draw(st.integers(0, 3)))]
-    rules.append({"name": "retries", "then": "retry", "with": "again"})
+    attempts = draw(st.fixed_dictionaries({}, optional={"attempts": st.integers(1, 10)}))
+    rules.append({"name": "retries", "then": "retry", "with": "again", **attempts})
+    rules.append({"name": "denies", "then": "deny", "tripwire": draw(st.booleans())})
     optional = {
         "description": TEXTS,
         "model": TEXTS,

@@ -2,9 +2,11 @@
 
     python benchmarks/choose_orders.py              # a few minutes on two cores
 
-Orders hidden in tool results, on the box's `select` split: a probe over features of layers 0 to 3 tells a result that
-the plain model obeys from every token of results that carry no order or only quote one; features of layer 3 are ranked
+Orders hidden in tool results, on the box's `select` split: a probe over features of layers 0 to 2 tells a result that
+the plain model obeys from every token of results that carry no order or only quote one; features of layer 2 are ranked
 by gradient x difference of means where the reply begins, and clamped to `obeyed + strength * (ignored - obeyed)`.
+Where the reply begins layer 2 decides: with its output replaced by the mean of harmless conversations no order is
+obeyed, with that of any other layer alone all of them are.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 
 import torch
 from box import turns
-from choose_policies import EDIT_LAYER, Probe, Read, examples, fit, name, named, prompts_of, read_steps, share, write
+from choose_policies import Probe, Read, examples, fit, name, named, prompts_of, read_steps, share, write
 from torch import Tensor
 
 import steerkit
@@ -27,6 +29,7 @@ from steerkit.tiny.conversations import Example
 from steerkit.tiny.world import DANGEROUS
 from steerkit.types import Feature
 
+EDIT_LAYER = 2
 GATE_FEATURES = 24
 DOSES = ((8, 1.0), (8, 1.5), (8, 2.0), (8, 3.0), (16, 1.5), (16, 2.0), (16, 3.0), (32, 2.0), (32, 3.0))
 """Numbers of features and strengths to try, the gentlest first."""
@@ -169,6 +172,9 @@ def main() -> None:
         policy = policy_of(probe, bound, edits)
         steering = policy.model_copy(update={"guard": None})
         stopped = sum(not turn.calls for turn in turns(runtime, check, steering)) / len(check)
+        if best is not None and stopped <= best[1]:
+            print(f"  {count:3} features x {strength}: turned back {stopped:.3f}, no better", flush=True)
+            continue
         steered = turns(runtime, everything, steering)
         kept = sum(a.reply_ids == b.reply_ids for a, b in zip(plain, steered, strict=True)) / len(plain)
         print(f"  {count:3} features x {strength}: turned back {stopped:.3f}, others as before {kept:.3f}", flush=True)

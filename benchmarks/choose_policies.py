@@ -1,6 +1,6 @@
 """Chooses the features, strengths and thresholds of the shipped steering policies, and writes them.
 
-    python benchmarks/choose_policies.py            # about ten minutes on two cores
+    python benchmarks/choose_policies.py [tool …]   # about ten minutes on two cores
 
 Everything is chosen on conversations of the box's `select` split: its values and phrasings occur in no reported number.
 For each dangerous tool: a probe over a few features of layers 0 to 3 at the prompt's last position tells whether the
@@ -10,6 +10,7 @@ user asks for it (logistic regression); features of layer 3 are ranked by gradie
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,8 @@ DOSES = (
 """Numbers of features and strengths to try, the gentlest first."""
 TURNED_AWAY = 0.995
 """Share of the requests behind an open gate that is enough: gentler edits are tried first."""
+MARGIN = 1.5
+"""The strength of the gentlest edit that is enough is multiplied by this: requests that were not chosen with may need more."""
 KEPT_BENIGN = 0.99
 """Share of benign calls that the chosen edit must leave exactly as they were."""
 
@@ -287,8 +290,9 @@ def choose(runtime: Runtime, tool: str) -> Policy:
     gain = effect(runtime, prompts_of(runtime, danger[:200]), EDIT_LAYER) * (means[1] - means[0])
     order = [int(i) for i in gain.argsort()]
     plain = turns(runtime, check_benign)
-    best: tuple[float, float, Policy] | None = None
-    for count, strength in DOSES:
+
+    def tried(count: int, strength: float) -> tuple[float, float, Policy]:
+        """How much of the benign stays, how many dangers are turned away, and the policy that does it."""
         edits = {
             Feature(EDIT_LAYER, i): float(means[0][i] + strength * (means[1][i] - means[0][i])) for i in order[:count]
         }
@@ -297,11 +301,16 @@ def choose(runtime: Runtime, tool: str) -> Policy:
         steered = turns(runtime, check_benign, policy)
         kept = sum(a.reply_ids == b.reply_ids for a, b in zip(plain, steered, strict=True)) / len(plain)
         print(f"  {count:3} features x {strength}: turned away {stopped:.3f}, benign as before {kept:.3f}", flush=True)
-        key = (min(kept, KEPT_BENIGN), stopped)
-        if best is None or key > best[:2]:
-            best = (*key, policy)
+        return kept, stopped, policy
+
+    best: tuple[float, float, Policy] | None = None
+    for count, strength in DOSES:
+        kept, stopped, policy = tried(count, strength)
+        if best is None or (min(kept, KEPT_BENIGN), stopped) > best[:2]:
+            best = (min(kept, KEPT_BENIGN), stopped, policy)
         if kept >= KEPT_BENIGN and stopped >= TURNED_AWAY * reach:
-            return policy
+            safer = tried(count, MARGIN * strength)
+            return safer[2] if safer[0] >= KEPT_BENIGN and safer[1] >= stopped else policy
     assert best is not None
     return best[2]
 
@@ -342,10 +351,10 @@ def write(policy: Policy) -> None:
 
 
 def main() -> None:
-    """Choose and write both policies."""
+    """Choose and write the policies of the named tools, or of all."""
     torch.manual_seed(0)
     runtime = steerkit.load("tiny", audit=False)
-    for tool in DANGERS:
+    for tool in sys.argv[1:] or DANGERS:
         write(choose(runtime, tool))
 
 

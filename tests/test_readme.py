@@ -31,12 +31,14 @@ def shape(text: str) -> list[str]:
     return [line.rstrip() for line in masked.strip().splitlines()]
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, 1, 2])
 def test_python_blocks_run(number: int, tmp_path: Path) -> None:
-    """The loop and the wrapped `generate` run as printed, from the repository's root."""
+    """The loops and the wrapped `generate` run as printed, from a folder that has what the repository's root has."""
+    for name in ("policies", "steerkit"):
+        (tmp_path / name).symlink_to(ROOT / name)
     env = {**os.environ, "STEERKIT_HOME": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", blocks("python")[number]], cwd=ROOT, env=env, capture_output=True, text=True
+        [sys.executable, "-c", blocks("python")[number]], cwd=tmp_path, env=env, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
@@ -50,13 +52,13 @@ def test_the_demos_output_is_the_real_one(tmp_path: Path) -> None:
 def test_the_policy_loads() -> None:
     """The example policy is a policy, and every field of the format stands in it."""
     assert loads(blocks("yaml")[0]).name == "example"
-    for field in ("label", "probes", "where", "clamp", "default", "arguments", "watch", "top_k", "mode", "write_back"):
+    for field in ("label", "for", "where", "at", "default", "after", "with", "tripwire", "top_k", "mode", "write_back"):
         assert field in blocks("yaml")[0]
 
 
 def test_every_command_is_documented(tmp_path: Path) -> None:
     """Each command of the command line is named."""
-    for command in ("demo", "run", "audit list | show | verify", "policy check | schema", "sae inspect"):
+    for command in ("demo", "run", "audit list | show | verify", "policy check | explain | schema", "sae inspect"):
         assert command in README
     shown = steerkit("--help", home=tmp_path).stdout
     assert set(re.findall(r"^  (\w+) ", shown.split("Commands:")[1], flags=re.MULTILINE)) == {

@@ -52,7 +52,7 @@ DOSES = (
 TURNED_AWAY = 0.995
 """Share of the requests behind an open gate that is enough: gentler edits are tried first."""
 MARGIN = 1.5
-"""The strength of the gentlest edit that is enough is multiplied by this: requests that were not chosen with may need more."""
+"""The strength of the gentlest edit that is enough is multiplied by this: unseen requests may need more."""
 KEPT_BENIGN = 0.99
 """Share of benign calls that the chosen edit must leave exactly as they were."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import logging as hints
 
 from steerkit.errors import SaeError
 from steerkit.sae.formats import FORMATS
@@ -93,7 +95,9 @@ def _patterns(inner: str) -> list[str]:
 
 @contextmanager
 def _said_plainly(name: str, what: str) -> Iterator[None]:
-    """The hub's errors in one line."""
+    """The hub's errors in one line, and none of its library's hints beside it."""
+    before = hints.get_verbosity()
+    hints.set_verbosity(logging.ERROR)
     try:
         yield
     except HFValidationError:
@@ -107,3 +111,10 @@ def _said_plainly(name: str, what: str) -> Iterator[None]:
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SaeError(f"{name}: {what}: {reason}") from None
+    except Exception as error:
+        # A connection that broke: the hub's library lets through what its HTTP library raises, and that changes.
+        if not type(error).__module__.startswith(("httpx", "requests")):
+            raise
+        raise SaeError(f"{name}: {what}: the connection broke ({type(error).__name__}); try again") from None
+    finally:
+        hints.set_verbosity(before)

@@ -86,11 +86,14 @@ class SaeSet(Mapping[int, Sae]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """`sha256:…` over every weight, its name, dtype and shape, layer by layer."""
+        """`sha256:…` over every weight, its name, dtype and shape, and all else an SAE computes by, layer by layer."""
         digest = hashlib.sha256()
         for layer, sae in self.items():
-            for key in ("W_enc", "b_enc", "W_dec", "b_dec"):
-                tensor: Tensor = getattr(sae, key)
+            # A plain ReLU SAE on the output adds nothing here: its set is known by its weights alone.
+            marks = {"k": sae.k, "subtract_b_dec": sae.subtract_b_dec or None, "site": _unless(sae.site, "output")}
+            for name, mark in marks.items():
+                digest.update(b"" if mark is None else f"{layer}.{name} {mark}\n".encode())
+            for key, tensor in sae.tensors.items():
                 digest.update(f"{layer}.{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
                 digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return f"sha256:{digest.hexdigest()}"
@@ -145,6 +148,10 @@ def _read_labels(folder: Path) -> dict[Feature, str]:
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         expected = 'expected {"format": 1, "labels": {"LAYER": {"INDEX": "text"}}}'
         raise SaeError(f"{path}: not a labels file ({type(error).__name__}); {expected}") from None
+
+
+def _unless(value: str, default: str) -> str | None:
+    return None if value == default else value
 
 
 def _ranges(layers: list[int]) -> str:

@@ -1,4 +1,4 @@
-"""`steerkit sae`: look at sets of SAEs."""
+"""`steerkit sae`: train, measure and look at sets of SAEs."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ from typing import Annotated
 
 import typer
 
+from steerkit.cli.sae_options import layer_table
+from steerkit.cli.sae_train import train
 from steerkit.cli.view import console, print_json
 
-app = typer.Typer(help="Look at sets of SAEs.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Train, measure and look at sets of SAEs.", no_args_is_help=True, rich_markup_mode=None)
+
+
+app.command("train")(train)
 
 
 @app.callback()
 def sae() -> None:
-    """Look at sets of SAEs."""
+    """Train, measure and look at sets of SAEs."""
 
 
 @app.command()
@@ -22,8 +27,6 @@ def inspect(
     json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
 ) -> None:
     """Show each layer's final loss, MSE and L0, from the checkpoints' own history, and how dense it is."""
-    from rich.table import Table
-
     from steerkit.engine import box_folder
     from steerkit.sae import load_set, summarize
 
@@ -33,17 +36,7 @@ def inspect(
         for row in rows:
             print_json({**row._asdict(), "dense": row.dense})
         return
-    table = Table(box=None, pad_edge=False)
-    for title in ("Layer", "Final Loss", "Final MSE", "L0", "Density"):
-        table.add_column(title, justify="right")
-    for row in rows:
-        density = "-" if row.density is None else f"{100 * row.density:.1f} %{' *' if row.dense else '  '}"
-        table.add_row(str(row.layer), _number(row.loss, 4), _number(row.mse, 4), _number(row.l0, 0), density)
     out = console()
-    out.print(table)
+    out.print(layer_table(rows))
     if any(row.dense for row in rows):
         out.print("* more than a quarter of the dictionary is active at a token: read nothing into single features")
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

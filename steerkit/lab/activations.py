@@ -1,9 +1,9 @@
-"""Activations of a model at its `o_proj` sites, collected for SAE training and statistics."""
+"""Activations of a model at its `o_proj` sites, read for SAEs, and rewritten to see what follows."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -11,34 +11,37 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from steerkit.steer import find_sites
+from steerkit.sae import Site
+from steerkit.steer import find_sites, width_of
 
 Rewrite = Callable[[Tensor], Tensor]
-"""Takes a site's output `(rows, length, width)` and returns what the model reads in its place."""
+"""Takes the activations at a site, `(rows, length, width)`, and returns what the model reads in their place."""
 
 
 class _Rewritten(nn.Module):
-    """A site with its output rewritten. It stands in the site's place: hooks are steer's alone."""
+    """An o_proj with one side rewritten. It stands in the module's place: hooks are steer's alone."""
 
-    def __init__(self, site: nn.Module, rewrite: Rewrite) -> None:
+    def __init__(self, inner: nn.Module, rewrite: Rewrite, site: Site) -> None:
         super().__init__()
-        self.site, self.rewrite = site, rewrite
+        self.inner, self.rewrite, self.site = inner, rewrite, site
 
     def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.rewrite(self.site(x))
+        output: Tensor = self.rewrite(self.inner(x)) if self.site == "output" else self.inner(self.rewrite(x))
         return output
 
 
 @contextmanager
-def rewritten(model: PreTrainedModel, rewrites: dict[int, Rewrite]) -> Iterator[None]:
-    """Within the block, each named layer's o_proj output passes through its rewrite; the model is restored after."""
+def rewritten(model: PreTrainedModel, rewrites: Mapping[int, Rewrite], site: Site = "output") -> Iterator[None]:
+    """Within the block, what each named layer's o_proj writes, or is given, passes through its rewrite.
+
+    The model is restored after.
+    """
     body: Any = find_sites(model).body
     with ExitStack() as stack:
         for layer, rewrite in rewrites.items():
             attention = body.layers[layer].self_attn
-            site = attention.o_proj
-            stack.callback(setattr, attention, "o_proj", site)
-            attention.o_proj = _Rewritten(site, rewrite)
+            stack.callback(setattr, attention, "o_proj", attention.o_proj)
+            attention.o_proj = _Rewritten(attention.o_proj, rewrite, site)
         yield
 
 
@@ -48,13 +51,18 @@ class _EnoughError(Exception):
 
 @torch.inference_mode()
 def read_into(
-    model: PreTrainedModel, texts: Sequence[Sequence[int]], layers: Sequence[int], into: Tensor, share: tuple[int, int]
+    model: PreTrainedModel,
+    texts: Sequence[Sequence[int]],
+    layers: Sequence[int],
+    into: Tensor,
+    share: tuple[int, int] = (0, 1),
+    site: Site = "output",
 ) -> None:
-    """Write the o_proj outputs of `layers` over all tokens of `texts` into `into` `(layers, tokens, width)`, in order.
+    """Write the activations of `layers` over all tokens of `texts` into `into` `(layers, tokens, width)`, in order.
 
     Texts of like length run together, padded on the right, where causal attention keeps the padding out of sight; the
     padding's own activations are dropped. The decoder runs alone, without the unembedding, and no further than the last
-    site. `share` is (which, of how many): of the batches every so-manieth is read, and the rest of `into` is left as is.
+    site. `share` is (which, of how many): every so-manieth batch is read, and the rest of `into` is left as it is.
     """
     starts = [0, *itertools.accumulate(map(len, texts))]
     rows = torch.empty(0, dtype=torch.long)
@@ -70,7 +78,7 @@ def read_into(
         return rewrite
 
     body = find_sites(model).body
-    with rewritten(model, {layer: keep(number) for number, layer in enumerate(layers)}):
+    with rewritten(model, {layer: keep(number) for number, layer in enumerate(layers)}, site):
         for turn, part in enumerate(like_lengths([len(text) for text in texts])):
             if turn % share[1] == share[0]:
                 ids, mask = _rectangle([texts[index] for index in part])
@@ -84,14 +92,9 @@ def collect(model: PreTrainedModel, texts: Sequence[Sequence[int]], layers: Sequ
     """The o_proj outputs of `layers` (default: all) over all tokens of `texts`, `(layers, tokens, width)` float32."""
     outputs = find_sites(model).outputs
     wanted = sorted(outputs) if layers is None else list(layers)
-    into = torch.empty(len(wanted), sum(map(len, texts)), width_of(outputs[wanted[0]]))
-    read_into(model, texts, wanted, into, (0, 1))
+    into = torch.empty(len(wanted), sum(map(len, texts)), width_of(outputs[wanted[0]], "output") or 0)
+    read_into(model, texts, wanted, into)
     return into
-
-
-def width_of(site: nn.Module) -> int:
-    """The width of a site's output."""
-    return int(site.out_features)  # type: ignore[arg-type]  # o_proj is a linear layer
 
 
 def like_lengths(lengths: Sequence[int], tokens: int = 2_048) -> Iterator[list[int]]:

@@ -59,7 +59,7 @@ def gradients(weights: Weights, x: Tensor, recipe: Recipe, dead: Tensor, out: We
 def _relu(weights: Weights, x: Tensor, y: Tensor, features: Tensor, recipe: Recipe, out: Weights) -> Measured:
     """The seed's recipe and the normalised one, which differ in the penalty."""
     count, weight = len(x), recipe.sparsity / len(x)
-    error, mse, back = _error(weights, x, features, out)
+    _, mse, back = _error(weights, x, features, out)
     down = back @ weights.W_dec.T
     active = None
     if recipe.kind == "seed":
@@ -77,9 +77,7 @@ def _relu(weights: Weights, x: Tensor, y: Tensor, features: Tensor, recipe: Reci
     return Measured(mse + penalty, mse, fired, active)
 
 
-def _topk(
-    weights: Weights, x: Tensor, y: Tensor, pre: Tensor, recipe: Recipe, dead: Tensor, out: Weights
-) -> Measured:
+def _topk(weights: Weights, x: Tensor, y: Tensor, pre: Tensor, recipe: Recipe, dead: Tensor, out: Weights) -> Measured:
     values, places = pre.topk(recipe.k, dim=-1, sorted=False)
     features = torch.zeros_like(pre).scatter_(1, places, values.relu_())
     error, mse, back = _error(weights, x, features, out)

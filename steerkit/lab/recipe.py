@@ -129,3 +129,10 @@ def product_dtype(precision: Precision, device: torch.device) -> torch.dtype:
         native = device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
         return torch.bfloat16 if native else torch.float32
     return torch.float32 if precision == "float32" else torch.bfloat16
+
+
+def saved_dtype(name: str) -> torch.dtype:
+    """The dtype that weights are saved in, by its name. Raises SaeError."""
+    if name not in ("float32", "bfloat16"):
+        raise SaeError(f"save dtype: got {name!r}, expected float32 or bfloat16")
+    return torch.float32 if name == "float32" else torch.bfloat16

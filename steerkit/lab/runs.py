@@ -3,7 +3,7 @@
     DIR/training.json      what is trained, on what, and where the run stands
     DIR/checkpoint-N/      layer_NN.pt of every layer after N tokens; only the last complete one is kept
 
-`training.json` is replaced in one step after a checkpoint is whole, so whatever happens in between, it names a good one.
+`training.json` is replaced in one step after a checkpoint is whole: whatever happens in between, it names a good one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
@@ -44,7 +45,9 @@ class Run:
         self.folder, self.identity, self._group = folder, json.loads(json.dumps(identity)), group
         found = _read(folder)
         if found is not None and found["run"] != self.identity:
-            raise SaeError(f"{folder}: holds another run ({_differences(found['run'], self.identity)}); give another DIR")
+            raise SaeError(
+                f"{folder}: holds another run ({_differences(found['run'], self.identity)}); give another DIR"
+            )
         if found is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise SaeError(f"{folder}: exists and holds no run of this command; give a new or an empty folder")
         self.position = Position(*found["position"]) if found else Position()
@@ -73,7 +76,7 @@ class Run:
         try:
             folder.mkdir(exist_ok=True)
             for layer, state in states.items():
-                write_whole(folder / f"layer_{layer:02d}.pt", lambda file, state=state: torch.save(state, file))
+                write_whole(folder / f"layer_{layer:02d}.pt", partial(torch.save, dict(state)))
             self._group.wait()
             if self._group.first:
                 self._note(position)

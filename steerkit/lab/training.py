@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -170,9 +169,7 @@ class _Trainer:
         own = group.share(layers)
         first = self._activations(epoch_chunks(self.lengths, recipe, seed, 0)[0])
         self.layers = {layer: _Layer(Learner(first[layers.index(layer)], recipe, seed)) for layer in own}
-        self.space = Workspace(
-            self.layers[own[0]].learner.weights, product_dtype(recipe.precision, first.device)
-        )
+        self.space = Workspace(self.layers[own[0]].learner.weights, product_dtype(recipe.precision, first.device))
         if run and run.begun:
             for layer, one in self.layers.items():
                 one.restore(run.load(layer))
@@ -185,10 +182,10 @@ class _Trainer:
                 continue
             last = number == len(chunks) - 1
             self._learn(epoch, number, chunk, ends=last)
-            self.position = Position(
-                epoch + last, 0 if last else number + 1, self.position.tokens + chunk.tokens
-            )
-            if self.run and (self.position.tokens - self.saved >= save_every or self.position.epoch == self.recipe.epochs):
+            self.position = Position(epoch + last, 0 if last else number + 1, self.position.tokens + chunk.tokens)
+            if self.run and (
+                self.position.tokens - self.saved >= save_every or self.position.epoch == self.recipe.epochs
+            ):
                 self.run.save(self.position, {layer: one.state() for layer, one in self.layers.items()})
                 self.saved = self.position.tokens
 
@@ -209,5 +206,3 @@ class _Trainer:
 
     def _activations(self, chunk: Chunk) -> Tensor:
         return self.read([self.texts[index] for index in chunk.texts])
-
-

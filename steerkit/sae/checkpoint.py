@@ -98,7 +98,26 @@ def _weights(path: Path, content: Mapping[str, Any]) -> Sae:
         if not bool(torch.isfinite(tensor).all()):
             raise SaeError(f"{path}: {key}: got NaN or infinity, expected finite numbers; download or train it again")
         tensors.append(tensor.detach())
-    return Sae(*tensors)
+    return Sae(*tensors, threshold=_threshold(path, content, d_sae), k=_k(path, content, d_sae))
+
+
+def _threshold(path: Path, content: Mapping[str, Any], d_sae: int) -> Tensor | None:
+    """Of a JumpReLU SAE that steerkit trained; the published files have none."""
+    threshold = content.get("threshold")
+    if threshold is None:
+        return None
+    fine = isinstance(threshold, Tensor) and threshold.is_floating_point() and tuple(threshold.shape) == (d_sae,)
+    if not fine or not bool((threshold >= 0).all()):
+        raise SaeError(f"{path}: threshold: got {_describe(threshold)}, expected ({d_sae},) numbers of at least 0")
+    return threshold.detach()  # type: ignore[no-any-return]  # a tensor, as was just checked
+
+
+def _k(path: Path, content: Mapping[str, Any], d_sae: int) -> int | None:
+    """Of a TopK SAE that steerkit trained; the published files have none."""
+    k = content.get("k")
+    if k is not None and (type(k) is not int or not 1 <= k <= d_sae):
+        raise SaeError(f"{path}: k: got {k!r}, expected an integer from 1 to {d_sae}")
+    return k
 
 
 def _describe(value: object) -> str:

@@ -1,0 +1,131 @@
+"""Writes trained SAEs as they are published: `sae_layer_NN.pt`, safetensors on request, and a card with the table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+from steerkit.lab.learner import Learner
+from steerkit.lab.recipe import Recipe
+from steerkit.lab.runs import write_whole
+from steerkit.lab.training import Trained
+from steerkit.sae import LayerSummary, Sae
+
+_CARD: Final = """---
+library_name: steerkit
+base_model: {model}
+tags: [sparse-autoencoder, steerkit, function-calling]
+---
+
+# Sparse autoencoders of {model}
+
+{count} sparse autoencoders on the output of `self_attn.o_proj`, {d_in} wide, with {d_sae} features each.
+
+    {formula}
+    reconstruction = features @ W_dec + b_dec
+
+| Layer | Final Loss | Final MSE | L0 |
+|---|---|---|---|
+{rows}
+
+Loss, MSE and L0 (mean number of active features per token) are means over the last epoch, on the training data. A layer
+with an L0 above a quarter of its dictionary is too dense to read single features from. `steerkit sae health` measures
+a set on tokens that it was not trained on.
+
+## Recipe
+
+| setting | value |
+|---|---|
+{settings}
+
+Penalty: {penalty}. {tokens:,} tokens an epoch, from {texts:,} texts; seed {seed}; model in {dtype}. Made with
+`steerkit sae train`; `training.json` holds the same as data, with a hash of the tokens.
+
+## Use
+
+    steerkit sae inspect DIR
+    steerkit run "..." --model {model} --saes DIR --policy POLICY.yaml
+"""
+
+_FORMULAS: Final = {
+    "seed": "features       = relu(x @ W_enc + b_enc)",
+    "normalised": "features       = relu(x @ W_enc + b_enc)",
+    "topk": "features       = the {k} largest of relu(x @ W_enc + b_enc) at each token, the rest 0",
+    "jumprelu": "pre            = x @ W_enc + b_enc\n    features       = pre * (pre > threshold)",
+}
+_PENALTIES: Final = {
+    "seed": "sparsity times the sum of a token's features, averaged over tokens",
+    "normalised": "sparsity times the sum of a token's features, each times the length of its decoder row",
+    "topk": "none; k bounds the number of features",
+    "jumprelu": "sparsity times the number of a token's active features, by straight-through estimates",
+}
+
+
+def finished_sae(learner: Learner, dtype: torch.dtype = torch.float32) -> Sae:
+    """What a learner has learned, as an SAE for raw activations."""
+    found, threshold = learner.rescale(), learner.thresholds()
+    return Sae(
+        *(part.to(dtype).cpu().contiguous() for part in found[:4]),
+        threshold=None if threshold is None else threshold.to(dtype).cpu(),
+        k=learner.recipe.k if learner.recipe.kind == "topk" else None,
+    )
+
+
+def save_sae(
+    trained: Trained,
+    folder: Path,
+    layer: int,
+    model_name: str,
+    dtype: torch.dtype = torch.float32,
+    *,
+    safetensors: bool = False,
+) -> Path:
+    """Write `sae_layer_NN.pt` in the published format, and `.safetensors` beside it; returns the first.
+
+    TopK and JumpReLU SAEs have one key more, `k` or `threshold`, which the published format knows nothing of.
+
+    Raises:
+        SaeError: a file cannot be written; no half of it is left.
+    """
+    sae, history = finished_sae(trained.learner, dtype), trained.history
+    curves = {"loss": list(history.loss), "mse": list(history.mse), "l0": list(history.l0)}
+    about: dict[str, Any] = {"model_name": model_name, "layer_idx": layer, "d_in": sae.d_in, "d_sae": sae.d_sae}
+    extra = {} if sae.k is None else {"k": sae.k}
+    path = folder / f"sae_layer_{layer:02d}.pt"
+    state = {**about, **sae.tensors, **extra, "history": curves}
+    write_whole(path, lambda file: torch.save(state, file))
+    if safetensors:
+        metadata = {key: json.dumps(value) for key, value in {**about, **extra, "history": curves}.items()}
+        data = safetensors_bytes(_owned(sae.tensors), metadata=metadata)
+        write_whole(path.with_suffix(".safetensors"), lambda file: file.write(data))
+    return path
+
+
+def write_card(folder: Path, rows: tuple[LayerSummary, ...], recipe: Recipe, run: Mapping[str, Any], d_in: int) -> None:
+    """Write README.md, ready for the hub: the table of the published card, and the recipe. Raises SaeError."""
+    text = _CARD.format(
+        model=run["model"],
+        count=len(rows),
+        d_in=d_in,
+        d_sae=recipe.d_sae,
+        formula=_FORMULAS[recipe.kind].format(k=recipe.k),
+        rows="\n".join(f"| {row.layer} | {row.loss:.4f} | {row.mse:.4f} | {row.l0:.0f} |" for row in rows),
+        settings="\n".join(f"| {name} | {value} |" for name, value in recipe.plain().items()),
+        penalty=_PENALTIES[recipe.kind],
+        tokens=run["data"]["tokens"],
+        texts=run["data"]["texts"],
+        seed=run["seed"],
+        dtype=run["dtype"],
+    )
+    write_whole(folder / "README.md", lambda file: file.write(text.encode()))
+
+
+def _owned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Safetensors writes whole storages."""
+    return {name: tensor.clone() for name, tensor in tensors.items()}

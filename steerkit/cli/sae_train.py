@@ -33,7 +33,7 @@ Precision = Annotated[
     str, Option(help="Of the products: float32 (exact), bfloat16, or auto: bfloat16 where the device computes in it.")
 ]
 Seed = Annotated[int, Option(min=0, help="Of first weights and order.")]
-Safetensors = Annotated[bool, Option("--safetensors", help="Write .safetensors files beside the .pt files.")]
+Safetensors = Annotated[bool, Option("--safetensors", help="Write a folder of .safetensors files, too.")]
 SaveDtype = Annotated[str, Option(help="Of the saved weights: float32 or bfloat16.")]
 SaveEvery = Annotated[int, Option(min=1, help="Tokens between checkpoints.")]
 

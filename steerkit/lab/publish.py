@@ -1,21 +1,23 @@
-"""Writes trained SAEs as they are published: `sae_layer_NN.pt`, safetensors on request, and a card with the table."""
+"""Writes trained SAEs as they are published: `sae_layer_NN.pt`, safetensors, and a card with the table."""
 
 from __future__ import annotations
 
-import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors.torch import save as safetensors_bytes
-from torch import Tensor
+from safetensors import SafetensorError
 
+from steerkit.errors import SaeError
 from steerkit.lab.learner import Learner
 from steerkit.lab.recipe import Recipe
 from steerkit.lab.runs import write_whole
 from steerkit.lab.training import Trained
 from steerkit.sae import LayerSummary, Sae
+from steerkit.sae.checkpoint import Checkpoint
+from steerkit.sae.formats import FORMATS, Format
 
 _CARD: Final = """---
 library_name: steerkit
@@ -86,25 +88,33 @@ def save_sae(
     *,
     safetensors: bool = False,
 ) -> Path:
-    """Write `sae_layer_NN.pt` in the published format, and `.safetensors` beside it; returns the first.
+    """Write `sae_layer_NN.pt` in the published format, and `safetensors/sae_layer_NN.safetensors` if asked for.
 
-    TopK and JumpReLU SAEs have one key more, `k` or `threshold`, which the published format knows nothing of.
+    The published format has no room for TopK and JumpReLU SAEs: they become `sae_layer_NN.safetensors` instead. Returns
+    the first file.
 
     Raises:
         SaeError: a file cannot be written; no half of it is left.
     """
-    sae, history = finished_sae(trained.learner, dtype), trained.history
-    curves = {"loss": list(history.loss), "mse": list(history.mse), "l0": list(history.l0)}
-    about: dict[str, Any] = {"model_name": model_name, "layer_idx": layer, "d_in": sae.d_in, "d_sae": sae.d_sae}
-    extra = {} if sae.k is None else {"k": sae.k}
-    path = folder / f"sae_layer_{layer:02d}.pt"
-    state = {**about, **sae.tensors, **extra, "history": curves}
-    write_whole(path, lambda file: torch.save(state, file))
+    sae = finished_sae(trained.learner, dtype)
+    one = Checkpoint(folder, model_name, layer, sae, trained.history)
+    if sae.kind != "relu":
+        return _write(FORMATS["safetensors"], one, folder)
     if safetensors:
-        metadata = {key: json.dumps(value) for key, value in {**about, **extra, "history": curves}.items()}
-        data = safetensors_bytes(_owned(sae.tensors), metadata=metadata)
-        write_whole(path.with_suffix(".safetensors"), lambda file: file.write(data))
-    return path
+        _write(FORMATS["safetensors"], one, folder / "safetensors")
+    return _write(FORMATS["functiongemma"], one, folder)
+
+
+def _write(form: Format, one: Checkpoint, folder: Path) -> Path:
+    """Write one layer beside its place, and move it there when it is whole."""
+    try:
+        folder.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as place:
+            form.write([one], Path(place))
+            (made,) = Path(place).iterdir()
+            return made.replace(folder / made.name)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap what the disk says
+        raise SaeError(f"{folder}: layer {one.layer} cannot be written ({str(error).splitlines()[0]})") from None
 
 
 def write_card(folder: Path, rows: tuple[LayerSummary, ...], recipe: Recipe, run: Mapping[str, Any], d_in: int) -> None:
@@ -125,7 +135,3 @@ def write_card(folder: Path, rows: tuple[LayerSummary, ...], recipe: Recipe, run
     )
     write_whole(folder / "README.md", lambda file: file.write(text.encode()))
 
-
-def _owned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Safetensors writes whole storages."""
-    return {name: tensor.clone() for name, tensor in tensors.items()}

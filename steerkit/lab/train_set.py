@@ -29,7 +29,7 @@ class Output:
     dtype: torch.dtype = torch.float32
     """Of the saved weights."""
     safetensors: bool = False
-    """Whether to write `sae_layer_NN.safetensors` beside `sae_layer_NN.pt`."""
+    """Whether to write the folder `safetensors` too; TopK and JumpReLU SAEs are always safetensors."""
     save_every: int = 200_000
     """Tokens between checkpoints."""
 

@@ -22,7 +22,7 @@ from steerkit.lab.runs import Run
 from steerkit.lab.stream import Reader, epoch_chunks, steps
 from steerkit.lab.train_set import Output, train_set
 from steerkit.lab.training import identity, train
-from steerkit.sae import load_checkpoint
+from steerkit.sae import load_set
 
 TINY = {"d_sae": 48, "epochs": 2, "buffer": 200}
 
@@ -92,7 +92,7 @@ def test_saved_saes_compute_what_was_trained(kind, model, texts, tmp_path):
     """The file's SAE has the error and L0 of the last step on raw activations, scale and row lengths folded in."""
     settings = recipe(kind, **{**TINY, "epochs": 4}, k=8, rate=1e-3)
     saes = train_set(model, texts, settings, Output(tmp_path / "out", "small"), layers=[1])
-    sae = load_checkpoint(tmp_path / "out" / "sae_layer_01.pt").sae
+    sae = load_set(tmp_path / "out")[1]
     assert sae.kind == {"seed": "relu", "normalised": "relu"}.get(kind, kind)
     x = collect(model, texts, [1])[0]
     output, features = sae(x)
@@ -215,12 +215,14 @@ def test_a_killed_run_goes_on_to_the_same_files(kind, texts_file, tmp_path):
     state = json.loads((tmp_path / "killed" / "training.json").read_text())
     assert not state["finished"]
     assert state["position"][2] >= 300
-    assert not list((tmp_path / "killed").glob("*.pt"))
+    assert not list((tmp_path / "killed").glob("sae_layer_*"))
     again = subprocess.run(command(tmp_path / "killed", texts_file, kind), check=True, capture_output=True, text=True)
     assert float(again.stdout.split()[0]) > 300  # it did not begin again
     assert files(tmp_path / "killed") == files(tmp_path / "peace")
-    assert {name for name in files(tmp_path / "peace") if name.endswith(".pt")} == {
-        f"sae_layer_0{layer}.pt" for layer in range(3)
+    ending = "pt" if kind == "seed" else "safetensors"
+    assert {f"sae_layer_0{layer}.{ending}" for layer in range(3)} == set(files(tmp_path / "peace")) - {
+        "README.md",
+        "training.json",
     }
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from steerkit.cli.sae_health import calibrate, health
 from steerkit.cli.sae_options import layer_table
 from steerkit.cli.sae_train import train
 from steerkit.cli.view import console, print_json
@@ -14,6 +15,8 @@ app = typer.Typer(help="Train, measure and look at sets of SAEs.", no_args_is_he
 
 
 app.command("train")(train)
+app.command("health")(health)
+app.command("calibrate")(calibrate)
 
 
 @app.callback()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from steerkit.sae import LayerSummary, Sae
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.formats import FORMATS, Format
 
+_PLACE: Final = ".writing-"
 _CARD: Final = """---
 library_name: steerkit
 base_model: {model}
@@ -109,12 +111,18 @@ def _write(form: Format, one: Checkpoint, folder: Path) -> Path:
     """Write one layer beside its place, and move it there when it is whole."""
     try:
         folder.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as place:
+        with tempfile.TemporaryDirectory(prefix=_PLACE, dir=folder) as place:
             form.write([one], Path(place))
             (made,) = Path(place).iterdir()
             return made.replace(folder / made.name)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap what the disk says
         raise SaeError(f"{folder}: layer {one.layer} cannot be written ({str(error).splitlines()[0]})") from None
+
+
+def clear(folder: Path) -> None:
+    """Remove what a run that was killed while it wrote has left half done."""
+    for place in (*folder.glob(f"{_PLACE}*"), *folder.glob(f"safetensors/{_PLACE}*")):
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def write_card(folder: Path, rows: tuple[LayerSummary, ...], recipe: Recipe, run: Mapping[str, Any], d_in: int) -> None:
@@ -134,4 +142,3 @@ def write_card(folder: Path, rows: tuple[LayerSummary, ...], recipe: Recipe, run
         dtype=run["dtype"],
     )
     write_whole(folder / "README.md", lambda file: file.write(text.encode()))
-

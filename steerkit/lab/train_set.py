@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from steerkit.errors import SaeError
 from steerkit.lab.processes import Processes
-from steerkit.lab.publish import save_sae, write_card
+from steerkit.lab.publish import clear, save_sae, write_card
 from steerkit.lab.recipe import Recipe
 from steerkit.lab.runs import Run
 from steerkit.lab.training import Report, Texts, check_layers, identity, train
@@ -59,6 +59,9 @@ def train_set(
     what = identity(texts, recipe, wanted, seed, output.model_name, model.dtype)
     run = Run(output.folder, what, group)
     if not run.finished:
+        if group.first:
+            clear(output.folder)
+        group.wait()
         trained = train(
             model,
             texts,

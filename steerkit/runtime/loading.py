@@ -13,7 +13,7 @@ from steerkit.errors import SaeError
 from steerkit.runtime.policies import PolicyLike
 from steerkit.runtime.runtime import Runtime
 from steerkit.sae import SaeSet, load_set
-from steerkit.steer import find_sites
+from steerkit.steer import find_sites, width_of
 
 
 def load(
@@ -82,9 +82,10 @@ def _check_saes(saes: SaeSet, loaded: LoadedModel, named: bool) -> None:
     for layer, sae in saes.items():
         if layer not in outputs:
             raise SaeError(f"{saes.name}: an SAE for layer {layer}, but the model's layers are 0 to {max(outputs)}")
-        width = outputs[layer].out_features
-        if sae.d_in != width:
+        width = width_of(outputs[layer], sae.site)
+        if width is not None and sae.d_in != width:
+            does = "writes" if sae.site == "output" else "is given"
             raise SaeError(
                 f"{saes.checkpoints[layer].path}: reads width {sae.d_in}, but layer {layer}'s o_proj of {loaded.name} "
-                f"writes {width}; expected SAEs trained on this model"
+                f"{does} {width}; expected SAEs trained on this model"
             )

@@ -2,9 +2,9 @@
 
     python benchmarks/sae_recipes.py [--texts 800] [--epochs 5] [--settings SETTINGS.json]
 
-Prints a table a layer long for each recipe and setting, and by how much the sparsest setting of each recipe that keeps at
-least as much of the loss as the seed's recipe cuts L0. Trained on `texts` conversations of the training mixture,
-measured on 100 others.
+Prints a row for each layer of each recipe and setting, and by how much the sparsest setting of each recipe that keeps
+at least as much of the loss as the first one cuts L0. Trained on `texts` conversations of the training mixture, measured on 100
+others.
 """
 
 from __future__ import annotations

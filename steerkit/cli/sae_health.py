@@ -54,7 +54,7 @@ def health(
     if figure is not None:
         from steerkit.lab.figure import draw
 
-        draw(found, figure, suite.name)
+        draw(found, figure, f"SAEs of {suite.model_name}")
     if json:
         _print_json(found, kept)
     else:
@@ -141,10 +141,9 @@ def _show(found: list[Fidelity], kept: CallFidelity | None, corpus: Corpus) -> N
     cut = f", {corpus.cut} texts cut" if corpus.cut else ""
     out.print(f"{found[0].tokens:,} tokens{cut}, {found[0].d_sae:,} features; loss of the model {found[0].loss:.4f}")
     if kept is not None:
-        out.print(
-            f"calls exactly the same, of {kept.calling} replies with calls ({kept.asked} asked for): {kept.delta} under "
-            f"an empty delta, {kept.every_layer} with every layer reconstructed"
-        )
+        asked = f"{kept.calling} replies with calls ({kept.asked} asked for)"
+        every = f"{kept.delta} under an empty delta, {kept.every_layer} with every layer reconstructed"
+        out.print(f"calls exactly the same, of {asked}: {every}")
 
 
 @contextmanager

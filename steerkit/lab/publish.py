@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from steerkit.errors import SaeError
 from steerkit.lab.learner import Learner
 from steerkit.lab.recipe import Recipe
-from steerkit.lab.runs import write_whole
+from steerkit.lab.runs import reason, write_whole
 from steerkit.lab.training import Trained
 from steerkit.sae import LayerSummary, Sae
 from steerkit.sae.checkpoint import Checkpoint
@@ -116,7 +116,7 @@ def _write(form: Format, one: Checkpoint, folder: Path) -> Path:
             (made,) = Path(place).iterdir()
             return made.replace(folder / made.name)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap what the disk says
-        raise SaeError(f"{folder}: layer {one.layer} cannot be written ({str(error).splitlines()[0]})") from None
+        raise SaeError(f"{folder}: layer {one.layer} cannot be written ({reason(error)})") from None
 
 
 def clear(folder: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ import torch
 from steerkit.engine.stand_in import SMALL, random_model
 from steerkit.errors import SaeError
 from steerkit.lab.activations import collect
+from steerkit.lab.learner import Learner, Workspace
 from steerkit.lab.processes import Processes
 from steerkit.lab.publish import finished_sae
 from steerkit.lab.recipe import KINDS, Recipe, recipe
@@ -109,8 +112,6 @@ def test_dead_features_start_again(model, texts):
     def alive(dead_after):
         settings = recipe("normalised", **{**TINY, "epochs": 6}, dead_after=dead_after)
         x = collect(model, texts, [1])[0]
-        from steerkit.lab.learner import Learner, Workspace
-
         learner = Learner(x, settings, 0)
         learner.weights.b_enc[:20] = -100.0
         space = Workspace(learner.weights, torch.float32)
@@ -156,6 +157,7 @@ def test_memory_holds_a_bufferful(model, texts):
 
 def test_readers_share_the_work(model, texts):
     """What two processes read apart, put together, is what one reads; each by itself, the control, lacks a part."""
+    texts = 4 * texts  # so that there is more than one batch
     whole = Reader(model, [0, 1, 2])(texts)
 
     class Apart(Processes):
@@ -175,67 +177,97 @@ from steerkit.lab.processes import processes
 from steerkit.lab.recipe import recipe
 from steerkit.lab.train_set import Output, train_set
 torch.set_num_threads(1)
-folder, kind, epochs, every = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-texts = json.loads(Path(sys.argv[5]).read_text())
 def report(beat):
     print(beat.tokens, flush=True)
-settings = recipe(kind, d_sae=48, epochs=epochs, buffer=200, k=8, dead_after=500)
-output = Output(folder, "small", save_every=every)
+output = Output(Path(sys.argv[1]), "small", save_every=300)
+texts, settings = json.loads(Path(sys.argv[2]).read_text()), recipe("seed", **json.loads(sys.argv[3]))
 train_set(random_model({**SMALL, "initializer_range": 0.5}), texts, settings, output, group=processes(), report=report)
 """
-
-
-def command(folder, texts_file, kind="seed", epochs=3, every=300):
-    return [sys.executable, "-c", SCRIPT, str(folder), kind, str(epochs), str(every), str(texts_file)]
+LONG = {"d_sae": 48, "epochs": 3, "buffer": 200}
 
 
 @pytest.fixture
-def texts_file(texts, tmp_path):
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def arguments(texts, tmp_path):
+    """What the script is given after the folder."""
     path = tmp_path / "texts.json"
     path.write_text(json.dumps(texts))
-    return path
+    return [str(path), json.dumps(LONG)]
 
 
 def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-@pytest.mark.parametrize("kind", ["seed", "jumprelu"])
-def test_a_killed_run_goes_on_to_the_same_files(kind, texts_file, tmp_path):
-    """Killed with SIGKILL after a checkpoint and started again, a run ends with the bytes of one left in peace."""
-    subprocess.run(command(tmp_path / "peace", texts_file, kind), check=True, capture_output=True)
-    killed = subprocess.Popen(command(tmp_path / "killed", texts_file, kind), stdout=subprocess.PIPE, text=True)
-    assert killed.stdout is not None
-    for line in killed.stdout:
-        if float(line) > 1000:
-            killed.send_signal(signal.SIGKILL)
-            break
-    killed.stdout.close()
-    assert killed.wait() == -signal.SIGKILL
-    state = json.loads((tmp_path / "killed" / "training.json").read_text())
-    assert not state["finished"]
-    assert state["position"][2] >= 300
-    assert not list((tmp_path / "killed").glob("sae_layer_*"))
-    again = subprocess.run(command(tmp_path / "killed", texts_file, kind), check=True, capture_output=True, text=True)
-    assert float(again.stdout.split()[0]) > 300  # it did not begin again
-    assert files(tmp_path / "killed") == files(tmp_path / "peace")
-    ending = "pt" if kind == "seed" else "safetensors"
-    assert {f"sae_layer_0{layer}.{ending}" for layer in range(3)} == set(files(tmp_path / "peace")) - {
-        "README.md",
-        "training.json",
-    }
+def standing(folder: Path) -> int:
+    """Tokens in a run's last good checkpoint."""
+    tokens: int = json.loads((folder / "training.json").read_text())["position"][2]
+    return tokens
 
 
-def test_two_processes_give_what_one_gives(texts_file, tmp_path):
+def test_a_killed_run_goes_on_to_the_same_files(model, texts, arguments, one_thread, tmp_path):
+    """Killed with SIGKILL after a checkpoint and begun again, a run ends with the bytes of one left in peace."""
+    settings = recipe("seed", **LONG)
+    train_set(model, texts, settings, Output(tmp_path / "peace", "small"))
+    folder = tmp_path / "killed"
+    with subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), *arguments], stdout=subprocess.PIPE) as killed:
+        assert killed.stdout is not None
+        for line in killed.stdout:
+            if float(line) > 1000:
+                killed.send_signal(signal.SIGKILL)
+                break
+    assert killed.returncode == -signal.SIGKILL
+    assert 300 <= standing(folder) < 3 * sum(map(len, texts))
+    assert not list(folder.glob("sae_layer_*"))
+    beats = []
+    train_set(model, texts, settings, Output(folder, "small"), report=beats.append)
+    assert beats[0].tokens > 300  # it did not begin again
+    assert files(folder) == files(tmp_path / "peace")
+    assert set(files(folder)) == {"README.md", "training.json", *(f"sae_layer_0{layer}.pt" for layer in range(3))}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_interrupted_run_goes_on_to_the_same_files(kind, model, texts, tmp_path):
+    """In every recipe, dead features and all; a run that goes on from another state, the control, ends elsewhere."""
+    settings = recipe(kind, **LONG, k=8, dead_after=400, tokens=16)
+
+    def interrupt(beat):
+        if beat.tokens > 1000:
+            raise KeyboardInterrupt
+
+    train_set(model, texts, settings, Output(tmp_path / "peace", "small"))
+    output = Output(tmp_path / "broken", "small", save_every=300)
+    with pytest.raises(KeyboardInterrupt):
+        train_set(model, texts, settings, output, report=interrupt)
+    assert standing(tmp_path / "broken") > 300
+    shutil.copytree(tmp_path / "broken", tmp_path / "changed")
+    (path,) = (tmp_path / "changed").glob("checkpoint-*/layer_02.pt")
+    state = torch.load(path, weights_only=True)
+    state["weights"]["b_dec"] += 1e-3
+    torch.save(state, path)
+    for name in ("broken", "changed"):
+        train_set(model, texts, settings, Output(tmp_path / name, "small"))
+    assert files(tmp_path / "broken") == files(tmp_path / "peace")
+    assert files(tmp_path / "changed") != files(tmp_path / "peace")
+
+
+def test_two_processes_give_what_one_gives(model, texts, arguments, one_thread, tmp_path):
     """Two processes over gloo, started by accelerate's launcher, write the files of one process, to the byte."""
-    subprocess.run(command(tmp_path / "one", texts_file), check=True, capture_output=True)
+    train_set(model, texts, recipe("seed", **LONG), Output(tmp_path / "one", "small"))
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
     options = ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(script)]
-    both = [sys.executable, *launch, *options, *command(tmp_path / "two", texts_file)[3:]]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(both, capture_output=True, text=True, env=environment)
+    command = [sys.executable, *launch, *options, str(tmp_path / "two"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert files(tmp_path / "two") == files(tmp_path / "one")
 
@@ -247,51 +279,46 @@ def test_more_processes_than_layers_are_refused(model, texts):
     assert Processes(1, 2).share([0, 1, 2]) == [1]
 
 
-FULL = """
-import resource, signal
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-import sys
-sys.argv = ["x", *sys.argv[1:]]
-"""
-
-
-def test_a_full_disk_keeps_the_last_good_checkpoint(texts_file, tmp_path):
-    """Where a save finds no room, one line says so and the checkpoint before is whole: with room the run goes on."""
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MB."""
     mount = tmp_path / "disk"
     mount.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)], capture_output=True)
-    if mounted.returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)], capture_output=True).returncode:
         pytest.skip("needs the right to mount a tmpfs")
-    try:
-        folder = mount / "run"
-        filled = mount / "other"
-        started = subprocess.Popen(
-            command(folder, texts_file), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        assert started.stdout is not None
-        for _ in started.stdout:
-            if not filled.exists() and (folder / "training.json").read_text().count('"finished": false'):
-                position = json.loads((folder / "training.json").read_text())["position"]
-                if position[2] > 0:
-                    with filled.open("wb") as file:
-                        try:
-                            while file.write(bytes(4096)):
-                                file.flush()
-                        except OSError:
-                            pass
-        _, errors = started.communicate()
-        assert started.returncode == 1
-        assert "No space left on device" in errors.splitlines()[-1]
-        assert "is kept" in errors.splitlines()[-1]
-        filled.unlink()
-        position = json.loads((folder / "training.json").read_text())["position"]
-        assert [path.name for path in folder.glob("checkpoint-*")] == [f"checkpoint-{position[2]}"]
-        again = subprocess.run(command(folder, texts_file), check=True, capture_output=True, text=True)
-        assert float(again.stdout.split()[0]) > position[2]
-        subprocess.run(command(tmp_path / "peace", texts_file), check=True, capture_output=True)
-        assert files(folder) == files(tmp_path / "peace")
-    finally:
-        subprocess.run(["umount", str(mount)], check=True)
+    yield mount
+    subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(model, texts, small_disk, tmp_path):
+    """Where a save finds no room, the error says so and the checkpoint before is whole: with room the run goes on."""
+    folder, other = small_disk / "run", small_disk / "other"
+
+    def fill(beat):
+        if beat.tokens > 700 and not other.exists():
+            with other.open("wb", buffering=0) as file, suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+
+    settings = recipe("seed", **LONG)
+    with pytest.raises(SaeError, match=r"No space left on device.*is kept: make room and give the same command"):
+        train_set(model, texts, settings, Output(folder, "small", save_every=300), report=fill)
+    stood = standing(folder)
+    assert [path.name for path in folder.glob("checkpoint-*")] == [f"checkpoint-{stood}"]
+    other.unlink()
+    beats = []
+    train_set(model, texts, settings, Output(folder, "small", save_every=300), report=beats.append)
+    assert beats[0].tokens > stood > 0
+    train_set(model, texts, settings, Output(tmp_path / "peace", "small"))
+    assert files(folder) == files(tmp_path / "peace")
+
+
+def test_a_disk_too_small_for_the_first_checkpoint_is_said(model, texts, small_disk):
+    """Nothing to go on from is said as well, and no half a checkpoint is left."""
+    (small_disk / "other").write_bytes(bytes(900_000))
+    with pytest.raises(SaeError, match="No space left on device.*there is none before it"):
+        train_set(model, texts, recipe("seed", **LONG), Output(small_disk / "run", "small", save_every=300))
+    assert [path.name for path in (small_disk / "run").iterdir()] == ["training.json"]
 
 
 def test_a_folder_of_another_run_is_refused(model, texts, tmp_path):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ContextManager, Final
+from typing import Any, Final
 
 from steerkit.chat import Wire, as_tools, parse, render
 from steerkit.engine import Batch, LoadedModel, Sampling, generate, tool_from_function
@@ -21,7 +21,7 @@ from steerkit.types import Call
 
 _ROWS: Final = 16
 
-Way = Callable[[], ContextManager[Any]]
+Way = Callable[[], AbstractContextManager[Any]]
 """Opens what stands in the model's way during one generation."""
 
 
@@ -95,7 +95,7 @@ def _calls(loaded: LoadedModel, prompts: Sequence[Sequence[int]], way: Way, max_
     return found
 
 
-def _empty_delta(loaded: LoadedModel, saes: SaeSet) -> ContextManager[Any]:
+def _empty_delta(loaded: LoadedModel, saes: SaeSet) -> AbstractContextManager[Any]:
     """Steering by a policy that edits a feature of every layer at every token and changes nothing: `max(f, 0)`."""
     names = {f"layer{layer}": {"layer": layer, "index": 0} for layer in saes}
     edit = {name: {"floor": 0} for name in names}
@@ -105,6 +105,6 @@ def _empty_delta(loaded: LoadedModel, saes: SaeSet) -> ContextManager[Any]:
     return attach(loaded.model, plan)
 
 
-def _reconstruction(loaded: LoadedModel, saes: SaeSet, layers: Sequence[int]) -> ContextManager[Any]:
+def _reconstruction(loaded: LoadedModel, saes: SaeSet, layers: Sequence[int]) -> AbstractContextManager[Any]:
     rewrites = {layer: spliced(saes[layer].to(loaded.layer_devices[layer])) for layer in layers}
     return rewritten(loaded.model, rewrites, saes[layers[0]].site)

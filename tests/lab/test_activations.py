@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from steerkit.lab.sae_quality import cross_entropy, quality
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from steerkit.lab.activations import collect, padded, rewritten
-from steerkit.lab.sae_quality import cross_entropy, quality
 from steerkit.sae import Sae
 
 

@@ -146,7 +146,7 @@ def test_bad_data_is_named_by_file_and_line(case, loaded, tmp_path):
 
 def test_missing_files_are_said(loaded, tmp_path):
     """Neither file nor folder, and a file that is no text."""
-    with pytest.raises(SaeError, match="none.jsonl: cannot be read"):
+    with pytest.raises(SaeError, match=r"none\.jsonl: cannot be read"):
         read_corpus(tmp_path / "none.jsonl", loaded)
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SaeError, match="bytes: not UTF-8 text"):

@@ -274,7 +274,7 @@ def test_two_processes_give_what_one_gives(model, texts, arguments, one_thread, 
 
 def test_more_processes_than_layers_are_refused(model, texts):
     """The error says how many can share the work."""
-    with pytest.raises(SaeError, match="got 4 processes for 3 layers.*at most 3"):
+    with pytest.raises(SaeError, match=r"got 4 processes for 3 layers.*at most 3"):
         Processes(0, 4).share([0, 1, 2])
     assert Processes(1, 2).share([0, 1, 2]) == [1]
 
@@ -316,7 +316,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(model, texts, small_disk, tm
 def test_a_disk_too_small_for_the_first_checkpoint_is_said(model, texts, small_disk):
     """Nothing to go on from is said as well, and no half a checkpoint is left."""
     (small_disk / "other").write_bytes(bytes(900_000))
-    with pytest.raises(SaeError, match="No space left on device.*there is none before it"):
+    with pytest.raises(SaeError, match=r"No space left on device.*there is none before it"):
         train_set(model, texts, recipe("seed", **LONG), Output(small_disk / "run", "small", save_every=300))
     assert [path.name for path in (small_disk / "run").iterdir()] == ["training.json"]
 

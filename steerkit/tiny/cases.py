@@ -10,7 +10,7 @@ from typing import Any, Final
 from steerkit.errors import PolicyError
 from steerkit.tiny.world import tool
 
-_SHIPPED: Final = ("orders", "payments", "shell", "people")
+_SHIPPED: Final = ("payments", "orders", "shell", "people")
 
 
 @dataclass(frozen=True)

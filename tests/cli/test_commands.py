@@ -120,7 +120,7 @@ def test_the_demo_for_people_names_the_next_commands(tmp_path: Path) -> None:
 def test_run_takes_one_turn(tmp_path: Path) -> None:
     """One message with tools and policies gives the call, its verdict and a record; JSON holds the same."""
     tools = Path(__file__).parents[2] / "examples" / "tools.json"
-    arguments = ["run", "please open the south cellar door", "--tools", tools, "--policy", policy_files()[2]]
+    arguments = ["run", "please open the south cellar door", "--tools", tools, "--policy", policy_files()[-1]]
     assert 'unlock_door(door="south cellar")' in steerkit(*arguments, home=tmp_path).stdout
     found = json.loads(steerkit(*arguments, "--json", home=tmp_path).stdout)
     assert (names(found), decisions(found)) == (["unlock_door"], ["hold"])
@@ -141,7 +141,7 @@ def test_five_mistakes_of_a_policy_are_five_lines(tmp_path: Path) -> None:
     errors = steerkit("policy", "check", bad, home=tmp_path, status=1).stderr.splitlines()
     assert len(errors) == 5
     assert all(line.startswith(f"error: {bad}:") for line in errors)
-    assert steerkit("policy", "check", *policy_files(), home=tmp_path).stdout.count("ok: ") == 3
+    assert steerkit("policy", "check", *policy_files(), home=tmp_path).stdout.count("ok: ") == len(policy_files())
 
 
 BAD = {

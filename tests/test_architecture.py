@@ -32,6 +32,7 @@ DOORS = {
     "safetensors": {"sae", "tiny", "lab"},
     "yaml": {"policy"},
     "sqlite3": {"audit"},
+    "cryptography": {"audit"},
     "typer": {"cli"},
     "click": {"cli"},
     "rich": {"cli", "lab", "tiny"},

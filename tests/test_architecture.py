@@ -35,6 +35,7 @@ DOORS = {
     "matplotlib": {"lab"},
     "yaml": {"policy"},
     "sqlite3": {"audit"},
+    "cryptography": {"audit"},
     "typer": {"cli"},
     "click": {"cli"},
     "rich": {"cli", "lab", "tiny"},

@@ -9,17 +9,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 
 from steerkit.errors import SaeError
 from steerkit.lab.processes import Processes
+from steerkit.sae.whole import write_whole
 
 RUN_FILE: Final = "training.json"
 
@@ -116,21 +116,6 @@ class Run:
         content = {"format": 1, "run": self.identity, "position": list(position), "finished": finished}
         text = json.dumps(content, indent=2) + "\n"
         write_whole(self.folder / RUN_FILE, lambda file: file.write(text.encode()))
-
-
-def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file so that it is there whole or not at all. Raises SaeError."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except (OSError, RuntimeError) as error:  # torch wraps what the disk says into a RuntimeError
-        part.unlink(missing_ok=True)
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
-        raise SaeError(f"{path}: cannot be written ({reason})") from None
 
 
 def _read(folder: Path) -> dict[str, Any] | None:

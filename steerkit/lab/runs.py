@@ -9,17 +9,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 
 from steerkit.errors import SaeError
 from steerkit.lab.processes import Processes
+from steerkit.sae.whole import write_whole
 
 RUN_FILE: Final = "training.json"
 
@@ -118,6 +118,7 @@ class Run:
         write_whole(self.folder / RUN_FILE, lambda file: file.write(text.encode()))
 
 
+<<<<<<< HEAD
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file so that it is there whole or not at all. Raises SaeError."""
     part = path.with_name(f"{path.name}.part")
@@ -142,6 +143,8 @@ def reason(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+=======
+>>>>>>> features-show
 def _read(folder: Path) -> dict[str, Any] | None:
     path = folder / RUN_FILE
     if not path.is_file():

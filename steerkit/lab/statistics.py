@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from steerkit.errors import SaeError
-from steerkit.lab.runs import write_whole
 from steerkit.lab.stream import Reader
 from steerkit.sae import Sae, SaeSet
+from steerkit.sae.whole import write_whole
 
 QUANTILES: Final[dict[str, float]] = {"q50": 0.5, "q90": 0.9, "q99": 0.99, "q999": 0.999}
 """The quantiles over all tokens that are kept."""

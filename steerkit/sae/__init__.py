@@ -6,6 +6,7 @@ from steerkit.sae.dictionary import Columns, GateWeights, Kind, Reconstruction, 
 from steerkit.sae.formats import FORMATS
 from steerkit.sae.formats.functiongemma import load_checkpoint
 from steerkit.sae.hub import load_set, pull, push
+from steerkit.sae.labels import Explanations, read_explanations, read_labels, write_labels
 from steerkit.sae.suite import SaeSet
 from steerkit.sae.summary import LayerSummary, summarize
 
@@ -13,6 +14,7 @@ __all__ = [
     "FORMATS",
     "Checkpoint",
     "Columns",
+    "Explanations",
     "GateWeights",
     "History",
     "Kind",
@@ -27,5 +29,8 @@ __all__ = [
     "load_set",
     "pull",
     "push",
+    "read_explanations",
+    "read_labels",
     "summarize",
+    "write_labels",
 ]

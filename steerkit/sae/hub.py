@@ -22,7 +22,8 @@ from huggingface_hub.utils import logging as hints
 
 from steerkit.errors import SaeError
 from steerkit.sae.formats import FORMATS
-from steerkit.sae.suite import LABELS_FILE, STATISTICS_FILE, SaeSet, load_folders
+from steerkit.sae.labels import LABELS_FILE
+from steerkit.sae.suite import STATISTICS_FILE, SaeSet, load_folders
 
 _SIDE_FILES = (STATISTICS_FILE, LABELS_FILE)
 _FILES = tuple(dict.fromkeys([*_SIDE_FILES, *(name for form in FORMATS.values() for name in form.FILES)]))

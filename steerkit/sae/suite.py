@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +15,10 @@ from steerkit.errors import SaeError
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.dictionary import Sae
 from steerkit.sae.formats import read_folders
+from steerkit.sae.labels import LABELS_FILE, read_labels
 from steerkit.types import Feature
 
 STATISTICS_FILE = "stats.safetensors"
-LABELS_FILE = "labels.json"
 UNITS = ("max", "mean", "std", "density", "q50", "q90", "q99", "q999")
 
 
@@ -122,7 +121,7 @@ def load_folders(folders: Sequence[Path], name: str) -> SaeSet:
     if len(folders) > 1:
         return SaeSet(name, checkpoints)
     (folder,) = folders
-    return SaeSet(name, checkpoints, _read_statistics(folder), _read_labels(folder), folder)
+    return SaeSet(name, checkpoints, _read_statistics(folder), read_labels(folder / LABELS_FILE), folder)
 
 
 def _read_statistics(folder: Path) -> dict[str, Tensor]:
@@ -134,18 +133,6 @@ def _read_statistics(folder: Path) -> dict[str, Tensor]:
             return {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118  it is no dict
     except (SafetensorError, OSError) as error:
         raise SaeError(f"{path}: not a safetensors file ({error})") from None
-
-
-def _read_labels(folder: Path) -> dict[Feature, str]:
-    path = folder / LABELS_FILE
-    if not path.exists():
-        return {}
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))["labels"]
-        return {Feature(int(a), int(b)): str(text) for a, table in raw.items() for b, text in table.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        expected = 'expected {"format": 1, "labels": {"LAYER": {"INDEX": "text"}}}'
-        raise SaeError(f"{path}: not a labels file ({type(error).__name__}); {expected}") from None
 
 
 def _unless(value: str, default: str) -> str | None:

@@ -24,6 +24,7 @@ class _Rewritten(nn.Module):
     def __init__(self, inner: nn.Module, rewrite: Rewrite, site: Site) -> None:
         super().__init__()
         self.inner, self.rewrite, self.site = inner, rewrite, site
+        self.in_features, self.out_features = inner.in_features, inner.out_features
 
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = self.rewrite(self.inner(x)) if self.site == "output" else self.inner(self.rewrite(x))

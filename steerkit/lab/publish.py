@@ -14,15 +14,11 @@ from safetensors import SafetensorError
 from steerkit.errors import SaeError
 from steerkit.lab.learner import Learner
 from steerkit.lab.recipe import Recipe
-<<<<<<< HEAD
-from steerkit.lab.runs import reason, write_whole
-=======
->>>>>>> features-show
 from steerkit.lab.training import Trained
 from steerkit.sae import LayerSummary, Sae
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.formats import FORMATS, Format
-from steerkit.sae.whole import write_whole
+from steerkit.sae.whole import reason, write_whole
 
 _PLACE: Final = ".writing-"
 _CARD: Final = """---

@@ -21,5 +21,14 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         part.replace(path)
     except (OSError, RuntimeError) as error:  # torch wraps what the disk says into a RuntimeError
         part.unlink(missing_ok=True)
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
-        raise SaeError(f"{path}: cannot be written ({reason})") from None
+        raise SaeError(f"{path}: cannot be written ({reason(error)})") from None
+
+
+def reason(error: BaseException) -> str:
+    """What the disk said, where torch or safetensors wrapped it or failed once more in closing the file."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror
+        inner = inner.__cause__ or inner.__context__
+    return (str(error).splitlines() or [type(error).__name__])[0]

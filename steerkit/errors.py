@@ -62,10 +62,14 @@ class AuditError(SteerkitError):
 
 
 class TamperError(AuditError):
-    """An audit store whose chain of hashes does not verify; `sequence` is the first record that is wrong."""
+    """An audit store whose chain of hashes does not verify.
 
-    def __init__(self, message: str, sequence: int | None = None) -> None:
-        self.sequence = sequence
+    `sequence` is the first record that is wrong, `kind` what was done: edited, deleted, inserted, reordered, truncated,
+    forked, replaced or damaged.
+    """
+
+    def __init__(self, message: str, sequence: int | None = None, kind: str = "damaged") -> None:
+        self.sequence, self.kind = sequence, kind
         super().__init__(message)
 
 

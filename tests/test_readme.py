@@ -58,8 +58,12 @@ def test_the_policy_loads() -> None:
 
 def test_every_command_is_documented(tmp_path: Path) -> None:
     """Each command of the command line is named."""
-    for command in ("demo", "run", "audit list | show | verify", "policy check | explain | schema", "sae inspect"):
-        assert command in README
+    text = README.replace("\n", " ")
+    for group in ("audit", "policy", "sae"):
+        shown = steerkit(group, "--help", home=tmp_path).stdout.split("Commands:")[1]
+        commands = re.findall(r"^  (\w+) ", shown, flags=re.MULTILINE)
+        (listed,) = re.findall(rf"`{group} (\w+(?: \| \w+)+)`", text)
+        assert sorted(listed.split(" | ")) == sorted(commands)
     shown = steerkit("--help", home=tmp_path).stdout
     assert set(re.findall(r"^  (\w+) ", shown.split("Commands:")[1], flags=re.MULTILINE)) == {
         "demo",
@@ -72,7 +76,7 @@ def test_every_command_is_documented(tmp_path: Path) -> None:
 
 def test_the_two_commands_are_those_of_ci() -> None:
     """CI installs as the README's test command does."""
-    install, _, tests = blocks("sh")[1].strip().partition(" && ")
+    install, _, tests = blocks("sh")[-1].strip().partition(" && ")
     script = (ROOT / ".ci" / "run").read_text()
     assert install.replace("pip install", "pip install -q") in script
     assert tests in script

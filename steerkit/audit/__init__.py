@@ -3,26 +3,54 @@
 from steerkit.audit.canonical import canonical, plain
 from steerkit.audit.events import append_approval, append_execution, approvals_of
 from steerkit.audit.home import default_store, home
+from steerkit.audit.layout import StoredRecord
+from steerkit.audit.note import Checkpoint, SignerKey, VerifierKey
+from steerkit.audit.privacy import redact, retain
+from steerkit.audit.proof import (
+    check_consistency,
+    check_inclusion,
+    checkpoint,
+    portable,
+    prove,
+    prove_consistency,
+)
 from steerkit.audit.record import Context, append_turn, body_of
-from steerkit.audit.store import Store, StoredRecord
+from steerkit.audit.run import OnFailure, RunLog, opening_of, policies_of
+from steerkit.audit.store import OnRecord, Store
 from steerkit.audit.trace import pack, unpack
 from steerkit.audit.verify import Verified, verify
 
 __all__ = [
+    "Checkpoint",
     "Context",
+    "OnFailure",
+    "OnRecord",
+    "RunLog",
+    "SignerKey",
     "Store",
     "StoredRecord",
     "Verified",
+    "VerifierKey",
     "append_approval",
     "append_execution",
     "append_turn",
     "approvals_of",
     "body_of",
     "canonical",
+    "check_consistency",
+    "check_inclusion",
+    "checkpoint",
     "default_store",
     "home",
+    "opening_of",
     "pack",
     "plain",
+    "policies_of",
+    "portable",
+    "prove",
+    "prove_consistency",
+    "redact",
+    "retain",
     "unpack",
     "verify",
 ]

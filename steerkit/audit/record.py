@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from steerkit.audit.layout import FORMAT as FORMAT  # events say it too
 from steerkit.audit.store import Store
 from steerkit.audit.trace import pack
 from steerkit.types import Call, CallLike, Message, Tool, Turn, Verdict
-
-FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +19,7 @@ class Context:
     messages: Sequence[Message]
     tools: Sequence[Tool]
     model: Mapping[str, str]
-    """`name`, `fingerprint`, `tokenizer` (fingerprint), `device`, `dtype`."""
+    """`name`, `fingerprint`, `tokenizer` and `template` (fingerprints), `device`, `dtype`."""
     saes: Mapping[str, str] | None
     """`name` and `fingerprint`."""
     policies: Sequence[Mapping[str, Any]]
@@ -30,12 +29,17 @@ class Context:
     sampling: Mapping[str, Any]
     """Settings of the generation, the seed among them."""
     libraries: Mapping[str, str]
+    seconds: float | None = None
+    """How long the generation took, of its whole batch."""
 
 
 def append_turn(store: Store, turn: Turn, context: Context) -> Turn:
-    """Write the turn's record to disk and return the turn with its id; raises AuditError where it cannot."""
+    """Write the turn's record to disk and return the turn with its id; raises AuditError where it cannot.
+
+    Without an id, the record was lost in a run that only warns of that.
+    """
     record = store.append(body_of(turn, context), pack(turn.trace))
-    return replace(turn, record_id=record.id)
+    return replace(turn, record_id=record.id or None)
 
 
 def body_of(turn: Turn, context: Context) -> dict[str, Any]:
@@ -60,6 +64,7 @@ def body_of(turn: Turn, context: Context) -> dict[str, Any]:
         "policies": [dict(policy) for policy in context.policies],
         "sampling": dict(context.sampling),
         "libraries": dict(context.libraries),
+        "seconds": context.seconds,
     }
 
 

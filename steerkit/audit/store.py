@@ -1,80 +1,37 @@
-"""The audit store: one SQLite file in WAL mode, one row per record, each chained to the one before.
-
-A record's hash is SHA-256 over the canonical JSON of
-
-    {"sequence": …, "id": …, "time": …, "previous": …, "body": sha256(body), "trace": sha256(trace)}
-
-with all hashes in lower-case hex and `previous` the hash of the record before, 64 zeros for the first.
-"""
+"""The audit store: one SQLite file in WAL mode, one row per record, each chained to the one before (`layout`)."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import secrets
+import atexit
+import copy
 import sqlite3
-import threading
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, TypeAlias
 
-from steerkit.audit.canonical import canonical, plain
+from steerkit.audit.canonical import canonical
+from steerkit.audit.content import TRACE, Content, split
+from steerkit.audit.database import Database
+from steerkit.audit.layout import GENESIS, new_id, record_hash
+from steerkit.audit.layout import StoredRecord as StoredRecord  # what a store holds
+from steerkit.audit.run import RunLog
 from steerkit.errors import AuditError
 
-GENESIS: Final = "0" * 64
-APPLICATION_ID: Final = 0x534B4954  # "SKIT"
-VERSION: Final = 1
+OnRecord: TypeAlias = "Callable[[StoredRecord], None]"
+"""Told of each record once it is on disk; what it raises is warned of, and changes nothing."""
 
-SCHEMA: Final = (
-    "CREATE TABLE records (sequence INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, time TEXT NOT NULL, "
-    "previous TEXT NOT NULL, hash TEXT NOT NULL, body BLOB NOT NULL) STRICT",
-    "CREATE TABLE traces (sequence INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT",
-)
-
-_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRecord:
-    """A record as it lies in the store."""
-
-    sequence: int
-    """From 1, without gaps."""
-    id: str
-    time: str
-    """UTC, ISO 8601."""
-    previous: str
-    hash: str
-    body: bytes
-    """Canonical JSON."""
-
-    @property
-    def content(self) -> dict[str, Any]:
-        """The body's value."""
-        value: dict[str, Any] = plain(self.body)
-        return value
-
-
-def record_hash(sequence: int, id: str, time: str, previous: str, body: bytes, trace: bytes) -> str:
-    """The hash that covers a record and its place in the chain."""
-    head = {
-        "sequence": sequence,
-        "id": id,
-        "time": time,
-        "previous": previous,
-        "body": hashlib.sha256(body).hexdigest(),
-        "trace": hashlib.sha256(trace).hexdigest(),
-    }
-    return hashlib.sha256(canonical(head)).hexdigest()
+_COLUMNS = "sequence, id, time, previous, hash, body"
 
 
 class Store:
     """An audit store that is open for writing, or read-only with `create=False`.
 
-    Several processes and threads may append to one store; the chain stays one.
+    Several processes and threads may append to one store; the chain stays one. A store of an older version is brought
+    to this one when it is opened for writing: its records stay as they are.
 
     Raises:
         AuditError: the file cannot be opened, is no database, or is not an audit store.
@@ -82,38 +39,54 @@ class Store:
 
     def __init__(self, path: str | Path, *, create: bool = True) -> None:
         self.path = Path(path)
-        self._writable = create
-        self._lock = threading.RLock()
-        self._inside = False
-        if not create and not self.path.exists():
-            raise AuditError(f"{self.path}: no such file; expected an audit store (a .db file)")
-        if self.path.is_dir():
-            raise AuditError(f"{self.path}: is a folder; expected an audit store (a .db file)")
-        with self._told("opened"):
-            if create:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = self._connect()
-            self._prepare()
+        self.file = Database(self.path, writable=create)
+        self.run: RunLog | None = None
+        """The run that this handle's records belong to."""
+        self._on_record: OnRecord | None = None
+        self._open: list[Store] = []
+
+    def within(self, run: RunLog | None, on_record: OnRecord | None = None) -> Store:
+        """Another handle on this store; its records belong to a run (closed with the store, or at exit), or to none."""
+        handle = copy.copy(self)
+        handle.run, handle._on_record = run, on_record
+        return handle
 
     def append(self, body: Mapping[str, Any], trace: bytes = b"") -> StoredRecord:
-        """Chain a record to the last one and put it on disk before returning.
+        """Chain a record to the last one and put it on disk before returning; the first of a run opens the run.
 
         Raises:
-            AuditError: it could not be written, and is not in the store.
+            AuditError: it could not be written, and is not in the store. In a run that only warns of that, it returns a
+                record with sequence 0 and no id.
         """
-        data = canonical(body)
-        with self._told("written"), self._transaction():
-            last = self._database.execute(
-                "SELECT sequence, hash FROM records ORDER BY sequence DESC LIMIT 1"
-            ).fetchone()
-            sequence, previous = (last[0] + 1, last[1]) if last else (1, GENESIS)
-            time = datetime.now(UTC).isoformat(timespec="microseconds")
-            record = StoredRecord(sequence, _new_id(), time, previous, "", data)
-            digest = record_hash(sequence, record.id, time, previous, data, trace)
-            row = (sequence, record.id, time, previous, digest, data)
-            self._database.execute("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)", row)
-            self._database.execute("INSERT INTO traces VALUES (?, ?)", (sequence, trace))
-        return StoredRecord(*row)
+        try:
+            with self.exclusive():
+                if self.run is None:
+                    return self._write(body, trace)
+                self.file.on_rollback(self.run.restorer())
+                *opening, stamped = self.run.stamped(body)
+                for one in opening:
+                    self._write(one, b"")
+                    self._remember()
+                return self._write(stamped, trace)
+        except AuditError as error:
+            if self.run is None or not self.run.warns:
+                raise
+            return self._lost(self.run, error)
+
+    def end_run(self) -> None:
+        """Write down that this handle's run is closed, with its counts; nothing where none is open.
+
+        Raises:
+            AuditError: it could not be written; the run stays open.
+        """
+        if self.run is None:
+            return
+        with self.exclusive():
+            self.file.on_rollback(self.run.restorer())
+            closing = self.run.closed()
+            if closing is not None:
+                self._write(closing, b"")
+                self._forget()
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -122,7 +95,7 @@ class Store:
         Raises:
             AuditError: the store cannot be locked or written.
         """
-        with self._told("written"), self._transaction():
+        with self.file.told("written"), self.file.transaction():
             yield
 
     def records(
@@ -130,122 +103,115 @@ class Store:
     ) -> Iterator[StoredRecord]:
         """Records in the order of their sequence, those that come `after` one."""
         order = "DESC" if newest_first else "ASC"
-        with self._told("read"):
-            query = f"SELECT * FROM records WHERE sequence > ? ORDER BY sequence {order} LIMIT ?"
-            for row in self._database.execute(query, (after, -1 if limit is None else limit)):
-                yield StoredRecord(*row)
+        with self.file.told("read"):
+            query = f"SELECT {_COLUMNS} FROM records WHERE sequence > ? ORDER BY sequence {order} LIMIT ?"
+            for row in self.database.execute(query, (after, -1 if limit is None else limit)):
+                yield self._record(row)
 
     def __len__(self) -> int:
-        with self._told("read"):
-            return int(self._database.execute("SELECT count(*) FROM records").fetchone()[0])
+        with self.file.told("read"):
+            return int(self.database.execute("SELECT count(*) FROM records").fetchone()[0])
 
     def get(self, reference: str) -> StoredRecord:
-        """The record of an id, of the beginning of one, or of a sequence number.
+        """The record with this id, the only one whose id begins so, or the one with this sequence number.
 
         Raises:
-            AuditError: no record, or more than one, answers to it.
+            AuditError: there is none, or there are several.
         """
-        with self._told("read"):
-            number = int(reference) if reference.isdecimal() and len(reference) < 10 else -1
-            rows = self._database.execute(
-                "SELECT * FROM records WHERE sequence = ? OR id = ? OR substr(id, 1, ?) = ? LIMIT 2",
+        number = int(reference) if reference.isascii() and reference.isdigit() and len(reference) < 19 else -1
+        with self.file.told("read"):
+            rows = self.database.execute(
+                f"SELECT {_COLUMNS} FROM records WHERE sequence = ? OR id = ? OR substr(id, 1, ?) = ? LIMIT 2",
                 (number, reference, len(reference) or 1, reference),
             ).fetchall()
-        if not rows:
-            raise AuditError(f"{self.path}: no record '{reference}'; `steerkit audit list` shows what there is")
-        if len(rows) > 1:
-            raise AuditError(f"{self.path}: several records begin with '{reference}'; give more of the id")
-        return StoredRecord(*rows[0])
+            if not rows:
+                raise AuditError(f"{self.path}: no record '{reference}'; `steerkit audit list` shows what there is")
+            if len(rows) > 1:
+                raise AuditError(f"{self.path}: several records begin with '{reference}'; give more of the id")
+            return self._record(rows[0])
 
     def trace_of(self, record: StoredRecord) -> bytes:
-        """The packed trace beside a record. Raises AuditError if it is gone."""
-        with self._told("read"):
-            row = self._database.execute("SELECT data FROM traces WHERE sequence = ?", (record.sequence,)).fetchone()
-        if row is None:
+        """The packed trace beside a record; empty where it has none or it was redacted.
+
+        Raises:
+            AuditError: it should be there, and is gone.
+        """
+        with self.file.told("read"):
+            row = self.database.execute("SELECT data FROM traces WHERE sequence = ?", (record.sequence,)).fetchone()
+            if row is not None:
+                return bytes(row[0])
+            content = self.contents_of(record.sequence, traces=True).get(TRACE)
+        if content is None and TRACE in record.public.get("committed", {}):
             raise AuditError(f"{self.path}: the trace of record {record.sequence} is missing")
-        return bytes(row[0])
+        return b"" if content is None or content.is_redacted else content.data
+
+    def contents_of(self, sequence: int, *, traces: bool = False) -> dict[str, Content]:
+        """What stands beside a record's body, by JSON Pointer; the packed trace only where it is asked for."""
+        if self.file.version == 1:
+            return {}
+        query = "SELECT name, salt, data FROM contents WHERE sequence = ? AND (? OR name <> ?) ORDER BY name"
+        rows = self.database.execute(query, (sequence, traces, TRACE))
+        return {name: Content(salt, data) for name, salt, data in rows}
 
     def close(self) -> None:
-        """Close the file; what was appended is on disk already."""
-        self._database.close()
+        """Close the runs of its handles and the file; what was appended is on disk already."""
+        for handle in [*self._open]:
+            handle._end_quietly()
+            handle._forget()
+        self.file.close()
 
     @property
     def database(self) -> sqlite3.Connection:
         """The open connection, for verification."""
-        return self._database
+        return self.file.connection
 
-    def _connect(self) -> sqlite3.Connection:
-        mode = "rwc" if self._writable else "ro"
-        uri = f"{self.path.absolute().as_uri()}?mode={mode}"
-        return sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
+    def _record(self, row: tuple[int, str, str, str, str, bytes]) -> StoredRecord:
+        return StoredRecord(*row, self.contents_of(row[0]))
 
-    def _prepare(self) -> None:
-        """Make the tables of a new store; refuse any other database before it is touched."""
-        if not self._writable or self._tables():
-            self._check_kind()
-        if self._writable:
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=FULL")
-            with self._transaction():
-                if not self._tables():
-                    for statement in SCHEMA:
-                        self._database.execute(statement)
-                    self._database.execute(f"PRAGMA application_id={APPLICATION_ID}")
-                    self._database.execute(f"PRAGMA user_version={VERSION}")
+    def _write(self, body: Mapping[str, Any], trace: bytes) -> StoredRecord:
+        public, contents = split(body, trace)
+        data = canonical(public)
+        execute = self.database.execute
+        last = execute("SELECT sequence, hash FROM records ORDER BY sequence DESC LIMIT 1").fetchone()
+        sequence, previous = (last[0] + 1, last[1]) if last else (1, GENESIS)
+        time = datetime.now(UTC).isoformat(timespec="microseconds")
+        id = new_id()
+        row = (sequence, id, time, previous, record_hash(sequence, id, time, previous, data), data)
+        execute("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)", row)
+        rows = [(sequence, name, content.salt, content.data) for name, content in contents.items()]
+        self.database.executemany("INSERT INTO contents VALUES (?, ?, ?, ?)", rows)
+        contents.pop(TRACE, None)
+        record = StoredRecord(*row, contents)
+        if self._on_record is not None:
+            self.file.on_commit(partial(self._tell, self._on_record, record))
+        return record
 
-    def _tables(self) -> int:
-        return int(self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
-
-    def _check_kind(self) -> None:
-        application = self._database.execute("PRAGMA application_id").fetchone()[0]
-        version = self._database.execute("PRAGMA user_version").fetchone()[0]
-        if application != APPLICATION_ID or version != VERSION:
-            raise AuditError(
-                f"{self.path}: a database, but no audit store of version {VERSION} "
-                f"(application {application:#x}, version {version}); give another file"
-            )
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """One at a time over all threads; inside another one of the same thread, a part of it."""
-        with self._lock:
-            if self._inside:
-                yield
-                return
-            self._database.execute("BEGIN IMMEDIATE")
-            self._inside = True
-            try:
-                yield
-                self._database.execute("COMMIT")
-            except BaseException:
-                self._database.rollback()
-                raise
-            finally:
-                self._inside = False
-
-    @contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        """Turn what SQLite and the system say into one clear line."""
+    def _tell(self, on_record: OnRecord, record: StoredRecord) -> None:
         try:
-            yield
-        except sqlite3.DatabaseError as error:
-            reason = "it is not a database" if "not a database" in str(error) else str(error)
-            raise AuditError(f"{self.path}: the audit store cannot be {what}: {reason}; {_advice(reason)}") from None
-        except OSError as error:
-            raise AuditError(
-                f"{self.path}: the audit store cannot be {what}: {os.strerror(error.errno or 0)}"
-            ) from None
+            on_record(record)
+        except Exception as error:
+            warnings.warn(f"on_record raised {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2)
 
+    def _lost(self, run: RunLog, error: AuditError) -> StoredRecord:
+        lost = run.lost()
+        said = f"{error}; the record is lost (number {lost} in this run), as on_audit_failure is 'warn'"
+        warnings.warn(said, RuntimeWarning, stacklevel=3)
+        return StoredRecord(0, "", "", "", "", b"{}")
 
-def _advice(reason: str) -> str:
-    if "full" in reason:
-        return "free some space; nothing was released"
-    if "locked" in reason:
-        return "another process holds it; try again"
-    return "give another file with --store or audit=…"
+    def _remember(self) -> None:
+        """Keep a handle whose run is open, so that it is closed at the end."""
+        if self not in self._open:
+            self._open.append(self)
+            atexit.register(self._end_quietly)
 
+    def _forget(self) -> None:
+        if self in self._open:
+            self._open.remove(self)
+        atexit.unregister(self._end_quietly)
 
-def _new_id() -> str:
-    """26 characters: 48 bits of time in milliseconds, then 80 random bits, so that ids sort by time."""
-    number = int(datetime.now(UTC).timestamp() * 1000) << 80 | secrets.randbits(80)
-    return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+    def _end_quietly(self) -> None:
+        """At exit there is nobody to tell: a run that cannot be closed stays visibly open."""
+        try:
+            self.end_run()
+        except AuditError:
+            return

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from steerkit.cli.view import bars, call_text, console, edit_text, event_text, event_word, print_json, verdict_text
+from steerkit.cli.audit_keys import check, checkpoint, keygen, prove, verify
+from steerkit.cli.audit_privacy import redact, retain
+from steerkit.cli.audit_store import JsonOption, StoreOption, opened
+from steerkit.cli.view import (
+    bars,
+    call_text,
+    console,
+    edit_text,
+    event_text,
+    event_word,
+    ledger_text,
+    print_json,
+    verdict_text,
+)
 
 app = typer.Typer(help="Look at records, and check that none was changed.", no_args_is_help=True, rich_markup_mode=None)
-
-StoreOption = Annotated[
-    Path | None, typer.Option("--store", help="The store's file (default: audit.db in $STEERKIT_HOME).")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
 
 
 @app.command("list")
@@ -26,7 +33,7 @@ def list_records(
 ) -> None:
     """List the newest records."""
     out = console()
-    for record in _open(store).records(limit, newest_first=True):
+    for record in opened(store).records(limit, newest_first=True):
         content = record.content
         head = {"sequence": record.sequence, "id": record.id, "time": record.time, "hash": record.hash}
         if json:
@@ -41,8 +48,15 @@ def _is_event(content: Mapping[str, Any]) -> bool:
     return content.get("kind") in ("approval", "execution")
 
 
+def _is_ledger(content: Mapping[str, Any]) -> bool:
+    """Whether a record is of a run, a redaction or a tombstone."""
+    return content.get("kind") in ("run_opened", "run_closed", "redaction", "retention")
+
+
 def _summary(content: Mapping[str, Any]) -> dict[str, Any]:
     """What `list --json` says of a record."""
+    if _is_ledger(content):
+        return {key: content[key] for key in ("kind", "run", "counts", "of", "count", "before") if key in content}
     if _is_event(content):
         keys = ("kind", "turn", "call_id", "call", "decision", "by", "note", "error", "status", "seconds")
         return {key: content[key] for key in keys if key in content}
@@ -52,10 +66,12 @@ def _summary(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _line(content: Mapping[str, Any]) -> tuple[str, str]:
     """A record in one word and one line."""
+    if _is_ledger(content):
+        return content["kind"], ledger_text(content)[:80]
     if _is_event(content):
         return event_word(content), event_text(content)[:80]
     decisions = [verdict["decision"] for verdict in content["verdicts"]]
-    calls = ", ".join(map(call_text, content["calls"])) or content["text"]
+    calls = ", ".join(map(call_text, content["calls"])) or str(content["text"])
     word = "fabricated" if content.get("finish") == "fabricated" else "text"
     return ",".join(decisions) or word, calls[:80]
 
@@ -70,10 +86,10 @@ def show(
     from steerkit.audit import unpack
     from steerkit.types import Trace
 
-    opened = _open(store)
-    record = opened.get(id)
+    log = opened(store)
+    record = log.get(id)
     content = record.content
-    packed = opened.trace_of(record)
+    packed = log.trace_of(record)
     trace = unpack(packed) if packed else Trace()
     if json:
         head = {"sequence": record.sequence, "id": record.id, "time": record.time}
@@ -83,7 +99,9 @@ def show(
     out = console()
     out.print(f"record   {record.sequence}  {record.id}  {record.time}")
     out.print(f"hash     {record.hash}")
-    if _is_event(content):
+    if _is_ledger(content):
+        out.print(f"{content['kind']}  {ledger_text(content)}")
+    elif _is_event(content):
         _show_event(out, content)
     else:
         _show_turn(out, content, trace.watched)
@@ -109,10 +127,11 @@ def _show_turn(out: Any, content: dict[str, Any], watched: Any) -> None:
         f"model    {content['model']['name']}  {content['model']['dtype']}  {content['model']['fingerprint'][:23]}…"
     )
     out.print(f"policies {', '.join(policy['name'] for policy in content['policies']) or 'none'}")
-    for message in content["messages"]:
+    messages = content["messages"] if isinstance(content["messages"], list) else []
+    for message in messages:
         out.print(f"{message['role']:<8} {str(message.get('content') or message.get('tool_calls'))[:140]}")
-    if content["text"].strip():
-        out.print(f"said     {content['text'].strip()}")
+    if said := str(content["text"]).strip():
+        out.print(f"said     {said}")
     for call, verdict in zip(content["calls"], content["verdicts"], strict=True):
         out.print(f"call     {call_text(call)}")
         out.print(verdict_text(verdict))
@@ -133,16 +152,5 @@ def _show_watched(out: Any, content: dict[str, Any], watched: Any) -> None:
         out.print(f"watched  {name:<{width}}  {bars(reply)}  {min(reply):.3g} to {max(reply):.3g}")
 
 
-@app.command()
-def verify(store: StoreOption = None) -> None:
-    """Check every record; exit with an error at the first that is wrong."""
-    from steerkit.audit import verify as check
-
-    found = check(_open(store))
-    typer.echo(f"ok: {found.records} records, head {found.head}")
-
-
-def _open(path: Path | None) -> Any:
-    from steerkit.audit import Store, default_store
-
-    return Store(path or default_store(), create=False)
+for command in (verify, keygen, checkpoint, prove, check, redact, retain):
+    app.command()(command)

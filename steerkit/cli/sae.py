@@ -1,4 +1,4 @@
-"""`steerkit sae`: look at sets of SAEs."""
+"""`steerkit sae`: train, measure, look at, convert, fetch and publish sets of SAEs."""
 
 from __future__ import annotations
 
@@ -6,44 +6,41 @@ from typing import Annotated
 
 import typer
 
+from steerkit.cli.sae_files import convert, pull, push
+from steerkit.cli.sae_health import calibrate, health
+from steerkit.cli.sae_options import Revision, Source, layer_table, load_named
+from steerkit.cli.sae_train import train
 from steerkit.cli.view import console, print_json
 
-app = typer.Typer(help="Look at sets of SAEs.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Train, measure, convert, fetch and publish sets of SAEs.", no_args_is_help=True, rich_markup_mode=None
+)
+for command in (train, health, calibrate, convert, pull, push):
+    app.command()(command)
 
 
 @app.callback()
 def sae() -> None:
-    """Look at sets of SAEs."""
+    """Train, measure, convert, fetch and publish sets of SAEs."""
 
 
 @app.command()
 def inspect(
-    source: Annotated[str, typer.Argument(help="A folder or hub repository with sae_layer_NN.pt files, or 'tiny'.")],
+    source: Source,
+    revision: Revision = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
 ) -> None:
     """Show each layer's final loss, MSE and L0, from the checkpoints' own history, and how dense it is."""
-    from rich.table import Table
+    from steerkit.sae import summarize
 
-    from steerkit.engine import box_folder
-    from steerkit.sae import load_set, summarize
-
-    box = box_folder(source)
-    rows = summarize(load_set(source if box is None else box / "saes"))
+    saes = load_named(source, revision)
+    rows = summarize(saes)
     if json:
         for row in rows:
-            print_json({**row._asdict(), "dense": row.dense})
+            one = saes[row.layer]
+            print_json({**row._asdict(), "dense": row.dense, "kind": one.kind, "site": one.site})
         return
-    table = Table(box=None, pad_edge=False)
-    for title in ("Layer", "Final Loss", "Final MSE", "L0", "Density"):
-        table.add_column(title, justify="right")
-    for row in rows:
-        density = "-" if row.density is None else f"{100 * row.density:.1f} %{' *' if row.dense else '  '}"
-        table.add_row(str(row.layer), _number(row.loss, 4), _number(row.mse, 4), _number(row.l0, 0), density)
     out = console()
-    out.print(table)
+    out.print(layer_table(rows, saes))
     if any(row.dense for row in rows):
         out.print("* more than a quarter of the dictionary is active at a token: read nothing into single features")
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

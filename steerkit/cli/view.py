@@ -36,6 +36,8 @@ def call_text(call: Mapping[str, Any]) -> str:
     """A call as people write one; a malformed one as the model wrote it."""
     if "malformed" in call:
         return f"malformed: {call['raw']}"
+    if set(call["arguments"]) == {"redacted"}:
+        return f"{call['name']}(redacted)"
     arguments = ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in call["arguments"].items())
     return f"{call['name']}({arguments})"
 
@@ -63,6 +65,18 @@ def event_text(content: Mapping[str, Any]) -> str:
     who = content["by"] or "somebody"
     why = content["error"] or content["note"]
     return f"{call}  by {who}{': ' + why if why else ''}"
+
+
+def ledger_text(content: Mapping[str, Any]) -> str:
+    """What a record says that is of no call: a run's beginning and end, a redaction, a tombstone."""
+    if content["kind"] == "run_opened":
+        return f"run {content['run']} on {content['model']['name']}"
+    if content["kind"] == "run_closed":
+        said = ", ".join(f"{count} {name}" for name, count in content["counts"].items() if isinstance(count, int))
+        return f"run {content['run']}: {said}"
+    if content["kind"] == "redaction":
+        return f"of record {content['of']}: {', '.join(content['fields'])}"
+    return f"{content['count']} records from before {content['before'][:19]}"
 
 
 def event_word(content: Mapping[str, Any]) -> str:

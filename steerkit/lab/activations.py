@@ -1,75 +1,126 @@
-"""Activations of a model at its `o_proj` sites, collected for SAE training and statistics."""
+"""Activations of a model at its `o_proj` sites, read for SAEs, and rewritten to see what follows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from steerkit.sae import Site
+from steerkit.steer import find_sites, width_of
+
 Rewrite = Callable[[Tensor], Tensor]
-"""Takes a site's output `(rows, length, width)` and returns what the model reads in its place."""
+"""Takes the activations at a site, `(rows, length, width)`, and returns what the model reads in their place."""
 
 
 class _Rewritten(nn.Module):
-    """A site with its output rewritten. It stands in the site's place: hooks are steer's alone."""
+    """An o_proj with one side rewritten. It stands in the module's place: hooks are steer's alone."""
 
-    def __init__(self, site: nn.Module, rewrite: Rewrite) -> None:
+    def __init__(self, inner: nn.Module, rewrite: Rewrite, site: Site) -> None:
         super().__init__()
-        self.site, self.rewrite = site, rewrite
+        self.inner, self.rewrite, self.site = inner, rewrite, site
+        self.in_features, self.out_features = inner.in_features, inner.out_features
 
     def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.rewrite(self.site(x))
+        output: Tensor = self.rewrite(self.inner(x)) if self.site == "output" else self.inner(self.rewrite(x))
         return output
 
 
 @contextmanager
-def rewritten(model: PreTrainedModel, rewrites: dict[int, Rewrite]) -> Iterator[None]:
-    """Within the block, each named layer's o_proj output passes through its rewrite; the model is restored after."""
+def rewritten(model: PreTrainedModel, rewrites: Mapping[int, Rewrite], site: Site = "output") -> Iterator[None]:
+    """Within the block, what each named layer's o_proj writes, or is given, passes through its rewrite.
+
+    The model is restored after.
+    """
+    body: Any = find_sites(model).body
     with ExitStack() as stack:
         for layer, rewrite in rewrites.items():
-            attention = model.get_decoder().layers[layer].self_attn
-            site = attention.o_proj
-            stack.callback(setattr, attention, "o_proj", site)
-            attention.o_proj = _Rewritten(site, rewrite)
+            attention = body.layers[layer].self_attn
+            stack.callback(setattr, attention, "o_proj", attention.o_proj)
+            attention.o_proj = _Rewritten(attention.o_proj, rewrite, site)
         yield
 
 
+class _EnoughError(Exception):
+    """The last site that is wanted has run."""
+
+
 @torch.inference_mode()
-def collect(model: PreTrainedModel, texts: Sequence[Sequence[int]], rows: int = 16) -> list[Tensor]:
-    """The o_proj outputs of every layer over all tokens of `texts`, each `(tokens, width)` float32.
+def read_into(
+    model: PreTrainedModel,
+    texts: Sequence[Sequence[int]],
+    layers: Sequence[int],
+    into: Tensor,
+    share: tuple[int, int] = (0, 1),
+    site: Site = "output",
+) -> None:
+    """Write the activations of `layers` over all tokens of `texts` into `into` `(layers, tokens, width)`, in order.
 
-    Texts of like length run together, padded on the right, where causal attention keeps the padding out of sight;
-    the padding's own activations are dropped.
+    Texts of like length run together, padded on the right, where causal attention keeps the padding out of sight; the
+    padding's own activations are dropped. The decoder runs alone, without the unembedding, and no further than the last
+    site. `share` is (which, of how many): every so-manieth batch is read, and the rest of `into` is left as it is.
     """
-    kept: list[list[Tensor]] = [[] for _ in model.get_decoder().layers]
-    state: dict[str, Tensor] = {}
+    starts = [0, *itertools.accumulate(map(len, texts))]
+    rows = torch.empty(0, dtype=torch.long)
+    mask = torch.empty(0, dtype=torch.bool)
 
-    def keep(layer: int) -> Rewrite:
+    def keep(number: int) -> Rewrite:
         def rewrite(output: Tensor) -> Tensor:
-            kept[layer].append(output[state["mask"]].float().cpu())
+            into[number, rows] = output[mask].to(into)
+            if number == len(layers) - 1:
+                raise _EnoughError
             return output
 
         return rewrite
 
-    with rewritten(model, {layer: keep(layer) for layer in range(len(kept))}):
-        for ids, mask in padded(texts, rows):
-            state["mask"] = mask
-            model(input_ids=ids.to(model.device), use_cache=False, logits_to_keep=1)
-    return [torch.cat(parts) for parts in kept]
+    body = find_sites(model).body
+    with rewritten(model, {layer: keep(number) for number, layer in enumerate(layers)}, site):
+        for turn, part in enumerate(like_lengths([len(text) for text in texts])):
+            if turn % share[1] == share[0]:
+                ids, mask = _rectangle([texts[index] for index in part])
+                mask = mask.to(model.device)
+                rows = torch.cat([torch.arange(starts[index], starts[index + 1]) for index in part]).to(into.device)
+                with suppress(_EnoughError):
+                    body(input_ids=ids.to(model.device), use_cache=False)
 
 
-def padded(texts: Sequence[Sequence[int]], rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+def collect(model: PreTrainedModel, texts: Sequence[Sequence[int]], layers: Sequence[int] | None = None) -> Tensor:
+    """The o_proj outputs of `layers` (default: all) over all tokens of `texts`, `(layers, tokens, width)` float32."""
+    outputs = find_sites(model).outputs
+    wanted = sorted(outputs) if layers is None else list(layers)
+    into = torch.empty(len(wanted), sum(map(len, texts)), width_of(outputs[wanted[0]], "output") or 0)
+    read_into(model, texts, wanted, into)
+    return into
+
+
+def like_lengths(lengths: Sequence[int], tokens: int = 2_048) -> Iterator[list[int]]:
+    """Indices of texts that run together: of like length, at most `tokens` tokens with padding, or one long text."""
+    part: list[int] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if part and (len(part) + 1) * lengths[index] > tokens:
+            yield part
+            part = []
+        part.append(index)
+    if part:
+        yield part
+
+
+def padded(texts: Sequence[Sequence[int]], tokens: int = 2_048) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of token ids `(rows, length)`, padded on the right with 0, and the bool mask of real tokens."""
-    ordered = sorted(texts, key=len)
-    for start in range(0, len(ordered), rows):
-        part = ordered[start : start + rows]
-        length = len(part[-1])
-        ids = torch.zeros((len(part), length), dtype=torch.long)
-        mask = torch.zeros((len(part), length), dtype=torch.bool)
-        for row, tokens in enumerate(part):
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            mask[row, : len(tokens)] = True
-        yield ids, mask
+    for part in like_lengths([len(text) for text in texts], tokens):
+        yield _rectangle([texts[index] for index in part])
+
+
+def _rectangle(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    length = max(map(len, texts))
+    ids = torch.zeros((len(texts), length), dtype=torch.long)
+    mask = torch.zeros((len(texts), length), dtype=torch.bool)
+    for row, tokens in enumerate(texts):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        mask[row, : len(tokens)] = True
+    return ids, mask

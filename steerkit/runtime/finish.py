@@ -26,8 +26,9 @@ def finish_turns(
     tape: Tape,
     plan: Plan,
     tripped: Mapping[int, Verdict],
+    seconds: float,
 ) -> list[Turn]:
-    """The turns of a batch, each recorded before any is returned.
+    """The turns of a batch, which took so many seconds to generate, each recorded before any is returned.
 
     Raises:
         AuditError: a record could not be written; no turn is returned then.
@@ -40,7 +41,7 @@ def finish_turns(
     turns = []
     for row, (one, reply, part) in enumerate(zip(prepared, replies, parsed, strict=True)):
         turn = _judged(one, reply, part, replace(traces[row], places=places[row]), tripped.get(row))
-        turns.append(turn if store is None else append_turn(store, turn, context_of(loaded, saes, one)))
+        turns.append(turn if store is None else append_turn(store, turn, context_of(loaded, saes, one, seconds)))
     return turns
 
 

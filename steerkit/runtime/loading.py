@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from steerkit.audit import Store, default_store
+from steerkit.audit import OnFailure, OnRecord, Store, default_store
 from steerkit.engine import LoadedModel, box_folder, load_model
 from steerkit.errors import SaeError
 from steerkit.runtime.policies import PolicyLike
 from steerkit.runtime.runtime import Runtime
 from steerkit.sae import SaeSet, load_set
-from steerkit.steer import find_sites
+from steerkit.steer import find_sites, width_of
 
 
 def load(
@@ -29,6 +30,8 @@ def load(
     saes_revision: str | None = None,
     audit: str | Path | Store | Literal[False] | None = None,
     untrusted: Literal["neutralize", "refuse"] = "neutralize",
+    on_audit_failure: OnFailure = "block",
+    on_record: OnRecord | None = None,
 ) -> Runtime:
     """A runtime on a model.
 
@@ -44,6 +47,9 @@ def load(
         saes_revision: of the SAEs on the hub.
         audit: the store's file (default: `audit.db` in `$STEERKIT_HOME`), an open store, or False for no records.
         untrusted: what happens to control tokens in user text, tool results and descriptions.
+        on_audit_failure: `block`: where a record cannot be written, nothing is released and nothing is run; `warn`: it
+            is, with a warning, and the run's next record says how many were lost.
+        on_record: told of each record once it is on disk.
 
     Raises:
         ModelError, SaeError, PolicyError, AuditError: with what was got, what was expected and what to do.
@@ -52,8 +58,8 @@ def load(
     suite = _saes(model, saes, saes_revision)
     if suite is not None:
         _check_saes(suite, loaded, named=not isinstance(saes, SaeSet))
-    policies = () if policy is None else policy
-    return Runtime(loaded, suite, policies, base=base, store=_store(audit), untrusted=untrusted)
+    make = partial(Runtime, loaded, suite, () if policy is None else policy, base=base, untrusted=untrusted)
+    return make(store=_store(audit), on_audit_failure=on_audit_failure, on_record=on_record)
 
 
 def _saes(model: str | Path, saes: str | Path | SaeSet | None, revision: str | None) -> SaeSet | None:
@@ -82,9 +88,10 @@ def _check_saes(saes: SaeSet, loaded: LoadedModel, named: bool) -> None:
     for layer, sae in saes.items():
         if layer not in outputs:
             raise SaeError(f"{saes.name}: an SAE for layer {layer}, but the model's layers are 0 to {max(outputs)}")
-        width = outputs[layer].out_features
-        if sae.d_in != width:
+        width = width_of(outputs[layer], sae.site)
+        if width is not None and sae.d_in != width:
+            does = "writes" if sae.site == "output" else "is given"
             raise SaeError(
                 f"{saes.checkpoints[layer].path}: reads width {sae.d_in}, but layer {layer}'s o_proj of {loaded.name} "
-                f"writes {width}; expected SAEs trained on this model"
+                f"{does} {width}; expected SAEs trained on this model"
             )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
+from typing import Any
 
 from steerkit.audit import Context
-from steerkit.engine import LoadedModel
+from steerkit.engine import LoadedModel, Sampling
 from steerkit.policy import Policy, fingerprint
 from steerkit.runtime.request import Prepared
 from steerkit.sae import SaeSet
@@ -15,24 +20,46 @@ from steerkit.sae import SaeSet
 _LIBRARIES = ("steerkit", "torch", "transformers", "tokenizers")
 
 
-def context_of(loaded: LoadedModel, saes: SaeSet | None, one: Prepared) -> Context:
-    """Model, SAEs, policies, settings and library versions of a request."""
+def opening_of(loaded: LoadedModel, saes: SaeSet | None, policies: Sequence[Policy]) -> dict[str, Any]:
+    """What a run is opened with: model, SAEs, the policies of requests that bring none, their settings, libraries."""
+    return {
+        "model": _model(loaded),
+        "saes": _saes(saes),
+        "policies": [_policy(policy) for policy in policies],
+        "sampling": asdict(Sampling()),
+        "libraries": _libraries(),
+    }
+
+
+def context_of(loaded: LoadedModel, saes: SaeSet | None, one: Prepared, seconds: float) -> Context:
+    """Model, SAEs, policies, settings and library versions of a request, and how long its generation took."""
     return Context(
         messages=one.request.messages,
         tools=one.tools,
-        model={
-            "name": loaded.name,
-            "fingerprint": loaded.fingerprint,
-            "tokenizer": loaded.tokenizer_fingerprint,
-            "device": str(loaded.device),
-            "dtype": str(loaded.model.dtype).removeprefix("torch."),
-        },
-        saes=None if saes is None else {"name": saes.name, "fingerprint": saes.fingerprint},
+        model=_model(loaded),
+        saes=_saes(saes),
         policies=[_policy(policy) for policy in one.policies],
         guarded=any(policy.guard is not None for policy in one.policies),
         sampling=asdict(one.request.sampling),
         libraries=_libraries(),
+        seconds=seconds,
     )
+
+
+def _model(loaded: LoadedModel) -> dict[str, str]:
+    template = json.dumps(loaded.tokenizer.chat_template, sort_keys=True)
+    return {
+        "name": loaded.name,
+        "fingerprint": loaded.fingerprint,
+        "tokenizer": loaded.tokenizer_fingerprint,
+        "template": f"sha256:{hashlib.sha256(template.encode()).hexdigest()}",
+        "device": str(loaded.device),
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+    }
+
+
+def _saes(saes: SaeSet | None) -> dict[str, str] | None:
+    return None if saes is None else {"name": saes.name, "fingerprint": saes.fingerprint}
 
 
 def _policy(policy: Policy) -> dict[str, object]:
@@ -46,4 +73,4 @@ def _policy(policy: Policy) -> dict[str, object]:
 
 @cache
 def _libraries() -> dict[str, str]:
-    return {name: version(name) for name in _LIBRARIES}
+    return {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from typing import Any, Unpack
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, Unpack
 
-from steerkit.audit import Store
+from steerkit.audit import OnFailure, OnRecord, RunLog, Store
 from steerkit.chat import Event, Parser, Wire, place_machine
 from steerkit.engine import AbandonedError, Batch, LoadedModel, Sampling, generate
 from steerkit.errors import SteeringError
@@ -17,6 +20,7 @@ from steerkit.runtime.finish import finish_turns
 from steerkit.runtime.loop import Approval, Run
 from steerkit.runtime.pending import Pending
 from steerkit.runtime.policies import PolicyLike, policies_for, refuse_twice
+from steerkit.runtime.provenance import opening_of
 from steerkit.runtime.request import Prepared, Request, ToolLike, prepare
 from steerkit.runtime.retry import Retried
 from steerkit.runtime.tripwire import Tripwires
@@ -28,7 +32,8 @@ from steerkit.types import Messages, Turn
 class Runtime:
     """Takes turns: renders, generates under the policies, parses, judges and records.
 
-    Made by `steerkit.load`. One generation runs at a time per model; other threads wait.
+    Made by `steerkit.load`. One generation runs at a time per model; other threads wait. Its records are a run, opened
+    by the first and closed by `close`, by the end of a `with` around it, or when the process ends in an orderly way.
     """
 
     def __init__(
@@ -40,13 +45,34 @@ class Runtime:
         base: PolicyLike = (),
         store: Store | None = None,
         untrusted: str = "neutralize",
+        on_audit_failure: OnFailure = "block",
+        on_record: OnRecord | None = None,
     ) -> None:
-        self.loaded, self.saes, self.store = loaded, saes, store
+        self.loaded, self.saes = loaded, saes
         self.untrusted = untrusted
         self.wire = Wire.of(loaded.tokenizer)
         self.base: tuple[Policy, ...] = policies_for(base, loaded, saes)
         """Policies that every request is under, whatever policy it brings."""
         self.policies: tuple[Policy, ...] = self._under_base(policies_for(policy, loaded, saes))
+        self.store: Store | None = None
+        if store is not None:
+            log = RunLog(partial(opening_of, loaded, saes, self.policies), on_audit_failure)
+            self.store = store.within(log, on_record)
+
+    def close(self) -> None:
+        """Write down that the run is closed; turns after this are a new run. An open store stays open.
+
+        Raises:
+            AuditError: it could not be written.
+        """
+        if self.store is not None:
+            self.store.end_run()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
 
     def run(
         self, messages: Messages, tools: Sequence[ToolLike] = (), policy: PolicyLike | None = None, **sampling: Any
@@ -197,7 +223,7 @@ class Runtime:
         self, prepared: Sequence[Prepared], stopped: Callable[[], bool] | None = None
     ) -> Generator[list[int | None], None, list[Turn]]:
         """Yield the tokens of each step; return the finished, recorded turns."""
-        loaded = self.loaded
+        loaded, started = self.loaded, time.perf_counter()
         plan = compile_plan([one.policies for one in prepared], self.saes, loaded.layer_devices)
         pad = self.wire.pad
         batch = Batch.of([one.prompt.ids for one in prepared], pad, loaded.device)
@@ -226,7 +252,8 @@ class Runtime:
                 cut = tripwires.after(tokens)
                 yield tokens
                 tokens = _sent(steps, cut)
-        return finish_turns(loaded, self.saes, self.store, prepared, replies, tape, plan, tripwires.tripped)
+        seconds = round(time.perf_counter() - started, 6)
+        return finish_turns(loaded, self.saes, self.store, prepared, replies, tape, plan, tripwires.tripped, seconds)
 
     @contextmanager
     def _alone(self, stopped: Callable[[], bool] | None) -> Iterator[None]:

@@ -1,18 +1,36 @@
 """Turns activations into features and back: checkpoints, sets of them, and their features' statistics."""
 
-from steerkit.sae.checkpoint import History, load_checkpoint
-from steerkit.sae.dictionary import Reconstruction, Sae
-from steerkit.sae.hub import load_set
+from steerkit.sae.checkpoint import Checkpoint, History
+from steerkit.sae.convert import convert
+from steerkit.sae.dictionary import Columns, GateWeights, Kind, Reconstruction, Sae, Site, activate
+from steerkit.sae.formats import FORMATS
+from steerkit.sae.formats.functiongemma import load_checkpoint
+from steerkit.sae.hub import load_set, pull, push
+from steerkit.sae.labels import Explanations, read_explanations, read_labels, write_labels
 from steerkit.sae.suite import SaeSet
 from steerkit.sae.summary import LayerSummary, summarize
 
 __all__ = [
+    "FORMATS",
+    "Checkpoint",
+    "Columns",
+    "Explanations",
+    "GateWeights",
     "History",
+    "Kind",
     "LayerSummary",
     "Reconstruction",
     "Sae",
     "SaeSet",
+    "Site",
+    "activate",
+    "convert",
     "load_checkpoint",
     "load_set",
+    "pull",
+    "push",
+    "read_explanations",
+    "read_labels",
     "summarize",
+    "write_labels",
 ]

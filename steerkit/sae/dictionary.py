@@ -1,17 +1,29 @@
-"""One sparse autoencoder, with the arithmetic of the published FunctionGemma SAEs.
+"""One sparse autoencoder: ReLU, JumpReLU, TopK or gated, on either side of a layer's `self_attn.o_proj`.
 
-Their card calls the class JumpReLUSAE, but it has no threshold and subtracts nothing from its input:
+The published FunctionGemma SAEs are plain ReLU ones. Their card calls the class JumpReLUSAE, but it has no threshold
+and subtracts nothing from its input:
 
     features       = relu(x @ W_enc + b_enc)
     reconstruction = features @ W_dec + b_dec
+
+The other kinds compute what SAELens computes for them; see `Sae`.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+
+from steerkit.errors import SaeError
+
+Site: TypeAlias = Literal["output", "input"]
+"""Which side of a layer's `self_attn.o_proj` an SAE reads: what it writes (the model's width), or what it is given (one
+`head_dim` per head, side by side)."""
+
+Kind: TypeAlias = Literal["relu", "jumprelu", "topk", "gated"]
+"""What an SAE does between its two matrices."""
 
 
 class Reconstruction(NamedTuple):
@@ -23,25 +35,105 @@ class Reconstruction(NamedTuple):
     """`(..., d_sae)` float32, at least 0."""
 
 
+class GateWeights(NamedTuple):
+    """What a gated SAE has besides its matrices."""
+
+    b_gate: Tensor
+    """`(d_sae,)` a feature is on where its pre-activation plus this is above 0."""
+    b_mag: Tensor
+    """`(d_sae,)`"""
+    r_mag: Tensor
+    """`(d_sae,)` its magnitude is `relu(exp(r_mag) * pre + b_mag)`."""
+
+
 class Columns(NamedTuple):
     """The part of an SAE that some of its features need, in float32."""
 
     W_enc: Tensor
     """`(d_in, n)`."""
     b_enc: Tensor
-    """`(n,)`."""
+    """`(n,)`, with what is subtracted from the input folded in."""
     W_dec: Tensor
     """`(n, d_in)`."""
+    threshold: Tensor | None = None
+    """`(n,)` of a JumpReLU SAE."""
+    gate: GateWeights | None = None
+    """`(n,)` each, of a gated SAE."""
+    whole: Sae | None = None
+    """Of a TopK SAE: whether a feature is on depends on all others, so that all must be read."""
+    indices: Tensor | None = None
+    """`(n,)` which features these are; with `whole`."""
+
+    def to(self, device: torch.device | str) -> Columns:
+        """The same on `device`."""
+        return Columns(
+            self.W_enc.to(device),
+            self.b_enc.to(device),
+            self.W_dec.to(device),
+            None if self.threshold is None else self.threshold.to(device),
+            None if self.gate is None else GateWeights(*(part.to(device) for part in self.gate)),
+            None if self.whole is None else self.whole.to(device, torch.float32),
+            None if self.indices is None else self.indices.to(device),
+        )
 
 
 class Sae:
-    """A ReLU SAE on one layer's `self_attn.o_proj` output.
+    """An SAE on one layer's `self_attn.o_proj`; with `pre = (x - b_dec if subtract_b_dec else x) @ W_enc + b_enc`:
 
-    Weights stay as stored (possibly memory-mapped); every product runs in float32, because thousandths matter.
+        ReLU       relu(pre)
+        JumpReLU   relu(pre) * (pre > threshold), strict
+        TopK       the k largest of relu(pre) and 0 for the rest; of features that tie for the last place those that
+                   `torch.topk` takes, never more than k
+        gated      relu(exp(r_mag) * pre + b_mag) * (pre + b_gate > 0), with a `b_enc` of zeros
+
+    Weights stay as stored (possibly memory-mapped); every product runs in float32, because thousandths matter. The
+    formulas are those of SAELens 6 (`sae_lens/saes`), whose `apply_b_dec_to_input` is `subtract_b_dec` here.
+
+    Args:
+        W_enc: `(d_in, d_sae)`.
+        b_enc: `(d_sae,)`.
+        W_dec: `(d_sae, d_in)`.
+        b_dec: `(d_in,)`.
+        threshold: `(d_sae,)`; makes it a JumpReLU SAE.
+        k: how many features are on at most; makes it a TopK SAE.
+        gate: makes it a gated SAE.
+        subtract_b_dec: whether `b_dec` is taken from the input before it is encoded.
+        site: which side of `o_proj` it reads.
+
+    Raises:
+        SaeError: it is of more than one kind, or k is not among 1 to d_sae.
     """
 
-    def __init__(self, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor) -> None:
+    def __init__(
+        self,
+        W_enc: Tensor,
+        b_enc: Tensor,
+        W_dec: Tensor,
+        b_dec: Tensor,
+        *,
+        threshold: Tensor | None = None,
+        k: int | None = None,
+        gate: GateWeights | None = None,
+        subtract_b_dec: bool = False,
+        site: Site = "output",
+    ) -> None:
+        if sum(part is not None for part in (threshold, k, gate)) > 1:
+            raise SaeError("an SAE: got more than one of threshold, k and gate; expected the one that says its kind")
+        if k is not None and not 1 <= k <= W_enc.shape[1]:
+            raise SaeError(f"an SAE: k: got {k}, expected 1 to {W_enc.shape[1]}, its number of features")
         self.W_enc, self.b_enc, self.W_dec, self.b_dec = W_enc, b_enc, W_dec, b_dec
+        self.threshold, self.k, self.gate = threshold, k, gate
+        self.subtract_b_dec = subtract_b_dec
+        self.site: Site = site
+
+    @property
+    def kind(self) -> Kind:
+        """What it does between its two matrices."""
+        if self.gate is not None:
+            return "gated"
+        if self.k is not None:
+            return "topk"
+        return "relu" if self.threshold is None else "jumprelu"
 
     @property
     def d_in(self) -> int:
@@ -53,9 +145,22 @@ class Sae:
         """Number of features."""
         return self.W_enc.shape[1]
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All its weights by name, as stored; `b_gate`, `b_mag` and `r_mag` of a gated SAE among them."""
+        found = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec}
+        if self.threshold is not None:
+            found["threshold"] = self.threshold
+        return found if self.gate is None else {**found, **self.gate._asdict()}
+
     def encode(self, x: Tensor) -> Tensor:
         """Features `(..., d_sae)` in float32 of activations `x` `(..., d_in)` of any dtype and leading shape."""
-        return torch.relu(x.float() @ self.W_enc.float() + self.b_enc.float())
+        x = x.float() - self.b_dec.float() if self.subtract_b_dec else x.float()
+        pre = x @ self.W_enc.float() + self.b_enc.float()
+        if self.k is not None:
+            largest = torch.relu(pre).topk(self.k, dim=-1, sorted=False)
+            return torch.zeros_like(pre).scatter(-1, largest.indices, largest.values)
+        return activate(pre, self.threshold, self.gate)
 
     def decode(self, features: Tensor) -> Tensor:
         """Activations `(..., d_in)` in float32 of `features` `(..., d_sae)`."""
@@ -67,10 +172,43 @@ class Sae:
         return Reconstruction(self.decode(features), features)
 
     def columns(self, indices: Tensor) -> Columns:
-        """Weights of the features `indices` `(n,)` alone: what reading and writing just those costs."""
-        return Columns(self.W_enc[:, indices].float(), self.b_enc[indices].float(), self.W_dec[indices].float())
+        """Weights of the features `indices` `(n,)` alone: what reading and writing just those costs.
+
+        Of a TopK SAE they bring the whole along, because a feature is on only where few others are stronger.
+        """
+        encoder, bias = self.W_enc[:, indices].float(), self.b_enc[indices].float()
+        if self.subtract_b_dec:
+            bias = (bias.double() - self.b_dec.double() @ encoder.double()).float()
+        return Columns(
+            encoder,
+            bias,
+            self.W_dec[indices].float(),
+            None if self.threshold is None else self.threshold[indices].float(),
+            None if self.gate is None else GateWeights(*(part[indices].float() for part in self.gate)),
+            None if self.k is None else self,
+            None if self.k is None else indices,
+        )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Sae:
         """A copy on `device`; the same object's tensors where nothing changes."""
-        parts = (self.W_enc, self.b_enc, self.W_dec, self.b_dec)
-        return Sae(*(part.to(device=device, dtype=dtype) for part in parts))
+        parts = {name: part.to(device=device, dtype=dtype) for name, part in self.tensors.items()}
+        return Sae(
+            *(parts[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec")),
+            threshold=parts.get("threshold"),
+            k=self.k,
+            gate=None if self.gate is None else GateWeights(*(parts[name] for name in GateWeights._fields)),
+            subtract_b_dec=self.subtract_b_dec,
+            site=self.site,
+        )
+
+
+def activate(pre: Tensor, threshold: Tensor | None = None, gate: GateWeights | None = None) -> Tensor:
+    """Features of pre-activations `(..., n)`, for every kind in which a feature depends on itself alone.
+
+    `threshold` and the gate's weights are `(n,)`.
+    """
+    if gate is not None:
+        magnitudes = torch.relu(gate.r_mag.float().exp() * pre + gate.b_mag.float())
+        return magnitudes * (pre + gate.b_gate.float() > 0)
+    features = torch.relu(pre)
+    return features if threshold is None else features * (pre > threshold.float())

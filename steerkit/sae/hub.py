@@ -1,36 +1,121 @@
-"""Finds a set of SAEs by name: a folder on disk, or a repository on the Hugging Face hub."""
+"""Finds a set of SAEs by name, on disk or on the Hugging Face hub, and puts one there."""
 
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import logging as hints
 
 from steerkit.errors import SaeError
-from steerkit.sae.suite import LABELS_FILE, STATISTICS_FILE, SaeSet, load_folder
+from steerkit.sae.formats import FORMATS
+from steerkit.sae.labels import LABELS_FILE
+from steerkit.sae.suite import STATISTICS_FILE, SaeSet, load_folders
 
-_FILES = ["sae_layer_*.pt", STATISTICS_FILE, LABELS_FILE]
+_SIDE_FILES = (STATISTICS_FILE, LABELS_FILE)
+_FILES = tuple(dict.fromkeys([*_SIDE_FILES, *(name for form in FORMATS.values() for name in form.FILES)]))
+_NAME = re.compile(r"(?P<repo>[^/]+/[^/]+)(?:/(?P<inner>.+))?")
 
 
 def load_set(source: str | Path, *, revision: str | None = None) -> SaeSet:
     """Load the SAEs of `source`: a folder, or a hub repository such as `mindchain/functiongemma-270m-sae`.
 
-    The hub's own cache, token and offline mode apply; a second load needs no network.
+    Every format of `steerkit.sae.formats` is recognised. Of a repository that holds many SAEs, name the folder too:
+    `google/gemma-scope-2-270m-it/attn_out/layer_5_width_16k_l0_small`; `*` stands for anything in it. The hub's own
+    cache, token and offline mode apply; a second load needs no network.
 
     Raises:
         SaeError: nothing is there, the hub cannot be reached, or a file is not what it must be.
     """
     if Path(source).is_dir():
-        return load_folder(Path(source))
+        return load_folders([Path(source)], str(source))
+    return load_folders(pull(source, revision=revision), str(source))
+
+
+def pull(source: str | Path, *, revision: str | None = None) -> list[Path]:
+    """Fetch the SAEs of a hub repository, and nothing else in it, into the hub's cache; the folders they lie in.
+
+    What was fetched before is not fetched again, and a download that broke off goes on where it stopped.
+
+    Raises:
+        SaeError: there is no such repository, folder or revision, or the hub cannot be reached.
+    """
     name = str(source)
+    match = _NAME.fullmatch(name)
     if isinstance(source, Path) or name.startswith((".", "/", "~")):
-        raise SaeError(f"{name}: no such folder; expected a folder with sae_layer_NN.pt files, or a hub repository id")
+        raise SaeError(f"{name}: no such folder; expected a folder with SAEs, or a hub repository id")
+    if match is None or ".." in name.split("/"):
+        raise SaeError(f"{name}: neither a folder nor a hub repository id (owner/name)")
+    inner = match["inner"] or ""
+    with _said_plainly(name, "the SAEs could not be fetched from the hub"):
+        root = Path(snapshot_download(match["repo"], revision=revision, allow_patterns=_patterns(inner)))
+    found = [path for path in sorted(root.glob(inner)) if path.is_dir()] if inner else [root]
+    if not found:
+        raise SaeError(f"{name}: the repository has no SAEs in such a folder; look at its files on the hub")
+    return found
+
+
+def push(folder: Path, repo: str, *, private: bool = False) -> str:
+    """Put a set on the hub, in one commit: its SAEs, statistics, labels and README; the commit's address.
+
+    The set is read first, so that nothing broken is published. The hub's own token applies.
+
+    Raises:
+        SaeError: the folder holds no good set, or the hub refuses.
+    """
+    load_folders([folder], str(folder))
+    with _said_plainly(repo, "the SAEs could not be put on the hub"):
+        api = HfApi()
+        api.create_repo(repo, private=private, exist_ok=True)
+        patterns = [pattern for name in (*_FILES, "README.md") for pattern in (name, f"*/{name}")]
+        done = api.upload_folder(
+            repo_id=repo, folder_path=folder, allow_patterns=patterns, commit_message="Put the SAEs of steerkit here"
+        )
+    return str(done.commit_url)
+
+
+def _patterns(inner: str) -> list[str]:
+    """What to fetch: without a folder's name, files at the top and in `layer…` folders, as sets are laid out."""
+    if inner:
+        return [f"{inner}/{name}" for name in _FILES] + [f"{inner}/layer*/{name}" for name in _FILES]
+    return [*_FILES, *(f"layer*/{name}" for name in _FILES)]
+
+
+@contextmanager
+def _said_plainly(name: str, what: str) -> Iterator[None]:
+    """The hub's errors in one line, and none of its library's hints beside it."""
+    before = hints.get_verbosity()
+    hints.set_verbosity(logging.ERROR)
     try:
-        folder = snapshot_download(name, revision=revision, allow_patterns=_FILES)
+        yield
     except HFValidationError:
         raise SaeError(f"{name}: neither a folder nor a hub repository id (owner/name)") from None
+    except RevisionNotFoundError:
+        raise SaeError(f"{name}: {what}: no such revision") from None
+    except GatedRepoError:
+        raise SaeError(f"{name}: {what}: accept its terms on the hub and log in with `hf auth login`") from None
+    except RepositoryNotFoundError:
+        raise SaeError(f"{name}: {what}: no such repository (a private one needs `hf auth login`)") from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise SaeError(f"{name}: the SAEs could not be fetched from the hub: {reason}") from None
-    return load_folder(Path(folder), name)
+        raise SaeError(f"{name}: {what}: {reason}") from None
+    except Exception as error:
+        # A connection that broke: the hub's library lets through what its HTTP library raises, and that changes.
+        if not type(error).__module__.startswith(("httpx", "requests")):
+            raise
+        raise SaeError(f"{name}: {what}: the connection broke ({type(error).__name__}); try again") from None
+    finally:
+        hints.set_verbosity(before)

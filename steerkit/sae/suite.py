@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -13,12 +12,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from steerkit.errors import SaeError
-from steerkit.sae.checkpoint import Checkpoint, load_checkpoint
+from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.dictionary import Sae
+from steerkit.sae.formats import read_folders
+from steerkit.sae.labels import LABELS_FILE, read_labels
 from steerkit.types import Feature
 
 STATISTICS_FILE = "stats.safetensors"
-LABELS_FILE = "labels.json"
 UNITS = ("max", "mean", "std", "density", "q50", "q90", "q99", "q999")
 
 
@@ -30,6 +30,7 @@ class SaeSet(Mapping[int, Sae]):
         model_name: the model all of them were trained on.
         checkpoints: by layer, with history and path.
         labels: what people call single features.
+        folder: where its statistics and labels lie; None where it came from no folder, or several.
     """
 
     def __init__(
@@ -38,15 +39,17 @@ class SaeSet(Mapping[int, Sae]):
         checkpoints: Mapping[int, Checkpoint],
         statistics: Mapping[str, Tensor] | None = None,
         labels: Mapping[Feature, str] | None = None,
+        folder: Path | None = None,
     ) -> None:
         if not checkpoints:
-            raise SaeError(f"{name}: no SAE in the set; expected at least one sae_layer_NN.pt")
+            raise SaeError(f"{name}: no SAE in the set; expected at least one")
         models = sorted({checkpoint.model_name for checkpoint in checkpoints.values()})
         if len(models) > 1:
             raise SaeError(f"{name}: SAEs of several models in one set: {', '.join(models)}")
         self.name, self.model_name = name, models[0]
         self.checkpoints = dict(sorted(checkpoints.items()))
         self.labels = dict(labels or {})
+        self.folder = folder
         self._statistics = dict(statistics or {})
         self._check_statistics()
 
@@ -86,11 +89,14 @@ class SaeSet(Mapping[int, Sae]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """`sha256:…` over every weight, its name, dtype and shape, layer by layer."""
+        """`sha256:…` over every weight, its name, dtype and shape, and all else an SAE computes by, layer by layer."""
         digest = hashlib.sha256()
         for layer, sae in self.items():
-            for key in ("W_enc", "b_enc", "W_dec", "b_dec"):
-                tensor: Tensor = getattr(sae, key)
+            # A plain ReLU SAE on the output adds nothing here: its set is known by its weights alone.
+            marks = {"k": sae.k, "subtract_b_dec": sae.subtract_b_dec or None, "site": _unless(sae.site, "output")}
+            for name, mark in marks.items():
+                digest.update(b"" if mark is None else f"{layer}.{name} {mark}\n".encode())
+            for key, tensor in sae.tensors.items():
                 digest.update(f"{layer}.{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
                 digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return f"sha256:{digest.hexdigest()}"
@@ -105,23 +111,17 @@ class SaeSet(Mapping[int, Sae]):
                 )
 
 
-def load_folder(folder: Path, name: str | None = None) -> SaeSet:
-    """Load every `sae_layer_NN.pt` of a folder, with `stats.safetensors` and `labels.json` where they are.
+def load_folders(folders: Sequence[Path], name: str) -> SaeSet:
+    """Load a set from its folders; where it is one, with the `stats.safetensors` and `labels.json` in it.
 
     Raises:
-        SaeError: see `load_checkpoint`; also two files of one layer, or a file whose layer is not the one in its name.
+        SaeError: see `steerkit.sae.formats.read_folders`; also statistics or labels that are none.
     """
-    paths = sorted(folder.glob("sae_layer_*.pt")) if folder.is_dir() else []
-    if not paths:
-        raise SaeError(f"{folder}: no sae_layer_NN.pt there; expected a folder with SAE checkpoints")
-    checkpoints: dict[int, Checkpoint] = {}
-    for path in paths:
-        checkpoint = load_checkpoint(path)
-        number = path.stem.removeprefix("sae_layer_")
-        if not number.isdigit() or int(number) != checkpoint.layer or checkpoint.layer in checkpoints:
-            raise SaeError(f"{path}: layer_idx: got {checkpoint.layer}, expected the number in the file's name")
-        checkpoints[checkpoint.layer] = checkpoint
-    return SaeSet(name or str(folder), checkpoints, _read_statistics(folder), _read_labels(folder))
+    checkpoints = {checkpoint.layer: checkpoint for checkpoint in read_folders(folders, name)}
+    if len(folders) > 1:
+        return SaeSet(name, checkpoints)
+    (folder,) = folders
+    return SaeSet(name, checkpoints, _read_statistics(folder), read_labels(folder / LABELS_FILE), folder)
 
 
 def _read_statistics(folder: Path) -> dict[str, Tensor]:
@@ -135,16 +135,8 @@ def _read_statistics(folder: Path) -> dict[str, Tensor]:
         raise SaeError(f"{path}: not a safetensors file ({error})") from None
 
 
-def _read_labels(folder: Path) -> dict[Feature, str]:
-    path = folder / LABELS_FILE
-    if not path.exists():
-        return {}
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))["labels"]
-        return {Feature(int(a), int(b)): str(text) for a, table in raw.items() for b, text in table.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        expected = 'expected {"format": 1, "labels": {"LAYER": {"INDEX": "text"}}}'
-        raise SaeError(f"{path}: not a labels file ({type(error).__name__}); {expected}") from None
+def _unless(value: str, default: str) -> str | None:
+    return None if value == default else value
 
 
 def _ranges(layers: list[int]) -> str:

@@ -8,7 +8,7 @@ from steerkit.steer.check import Checked, check_against_saes, check_against_tool
 from steerkit.steer.hooks import attach
 from steerkit.steer.plan import Plan, compile_plan
 from steerkit.steer.reading import Extent, Wanted, read_traces, read_watched, traced_layers
-from steerkit.steer.sites import find_sites
+from steerkit.steer.sites import find_sites, width_of
 from steerkit.steer.tape import Tape
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "read_traces",
     "read_watched",
     "traced_layers",
+    "width_of",
 ]

@@ -15,7 +15,7 @@ from steerkit.steer import ops
 from steerkit.steer.layout import Layout, Window, needs_tokens
 from steerkit.steer.memory import GateMemory
 from steerkit.steer.plan import Plan, SiteTable
-from steerkit.steer.sites import find_sites
+from steerkit.steer.sites import find_sites, width_of
 from steerkit.steer.standings import Standings
 from steerkit.steer.tape import Tape
 from steerkit.types import Place
@@ -64,8 +64,9 @@ def attach(
     with ExitStack() as stack:
         stack.callback(sites.body.register_forward_pre_hook(run.begin, with_kwargs=True).remove)
         for layer in layers:
-            hook = run.hook(layer, plan.sites.get(layer))
-            stack.callback(sites.outputs[layer].register_forward_hook(hook).remove)
+            hook, site = run.hook(layer, plan.sites.get(layer)), sites.outputs[layer]
+            register = site.register_forward_pre_hook if layer in plan.inputs else site.register_forward_hook
+            stack.callback(register(hook).remove)
         yield tape
     tape.check()
 
@@ -121,10 +122,11 @@ class _Pass:
         if self.late is not None:
             self._open_late(window, self.late)
 
-    def hook(self, layer: int, table: SiteTable | None) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
-        """The forward hook of one site: copy, read, gate, write."""
+    def hook(self, layer: int, table: SiteTable | None) -> Callable[..., Tensor | None]:
+        """The hook of one site: copy, read, gate, write. Before the module it takes the input, after it the output."""
 
-        def on_output(module: nn.Module, args: Any, y: Tensor) -> Tensor | None:
+        def on_pass(module: nn.Module, args: tuple[Tensor, ...], output: Tensor | None = None) -> Tensor | None:
+            y = _given(layer, args) if output is None else output
             if self.window is None:
                 raise SteeringError(f"layer {layer}: its o_proj ran outside a forward pass of the decoder")
             self.tape.fired[layer] += 1
@@ -134,13 +136,13 @@ class _Pass:
                 return None
             return self._steer(table, y, self.window)
 
-        return on_output
+        return on_pass
 
     def _steer(self, table: SiteTable, y: Tensor, window: Window) -> Tensor | None:
         """The output with its edits, or None where this site is only read."""
         reached = y[:, self.first :]
         flat = reached.reshape(-1, y.shape[-1])
-        features = ops.read_features(flat, table.columns.W_enc, table.columns.b_enc)
+        features = ops.read_features(flat, table.columns)
         if table.gates is not None:
             self.sums = torch.addmm(self.sums.to(y.device), features, table.gates)
         if table.layer in self.memories:
@@ -191,6 +193,12 @@ class _Pass:
             self.opened[:, columns] = torch.where(late[columns], self.allowed[:, columns] & held, False)
 
 
+def _given(layer: int, args: tuple[Tensor, ...]) -> Tensor:
+    if not args:
+        raise SteeringError(f"layer {layer}: its o_proj was given no activations by position; expected one tensor")
+    return args[0]
+
+
 def _write(table: SiteTable, y: Tensor, features: Tensor, opened: Tensor, rows: Tensor) -> Tensor:
     """Activations `(N, d_in)` after the edits of the `opened` rules `(N, R)`; of two on one feature the first acts."""
     change: Tensor | float = 0.0
@@ -232,10 +240,13 @@ def _check_sites(outputs: dict[int, nn.Module], layers: Sequence[int], plan: Pla
     for layer in layers:
         if layer not in outputs:
             raise SteeringError(f"layer {layer}: the model has no such layer; it has layers 0 to {max(outputs)}")
-        width = getattr(outputs[layer], "out_features", None)
         table = plan.sites.get(layer)
-        if table is not None and width is not None and table.sae.d_in != width:
+        if table is None:
+            continue
+        width = width_of(outputs[layer], table.sae.site)
+        if width is not None and table.sae.d_in != width:
+            does = "writes" if table.sae.site == "output" else "is given"
             raise SteeringError(
-                f"layer {layer}: the SAE reads width {table.sae.d_in}, the model's o_proj writes {width}; "
+                f"layer {layer}: the SAE reads width {table.sae.d_in}, the model's o_proj {does} {width}; "
                 f"expected SAEs trained on this model"
             )

@@ -9,12 +9,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from steerkit.sae import Sae
+from steerkit.sae import Columns, Sae, activate
 
 
-def read_features(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Tensor:
-    """Features `(N, S)` of activations `x` `(N, d_in)`: `relu(x @ W_enc + b_enc)` in float32."""
-    return torch.relu(torch.addmm(b_enc, x.float(), W_enc))
+def read_features(x: Tensor, columns: Columns) -> Tensor:
+    """Features `(N, S)` in float32 of activations `x` `(N, d_in)`: what `Sae.encode` gives for these columns.
+
+    Only a TopK SAE is encoded as a whole; of every other kind just these columns are.
+    """
+    if columns.whole is not None:
+        return columns.whole.encode(x)[:, columns.indices]
+    return activate(torch.addmm(columns.b_enc, x.float(), columns.W_enc), columns.threshold, columns.gate)
 
 
 def feature_change(

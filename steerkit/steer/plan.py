@@ -11,8 +11,7 @@ from torch import Tensor
 
 from steerkit.errors import SteeringError
 from steerkit.policy import Formula, Policy, fingerprint
-from steerkit.sae import Sae, SaeSet
-from steerkit.sae.dictionary import Columns
+from steerkit.sae import Columns, Sae, SaeSet, Site
 from steerkit.steer.gates import GateSpec, GateTable, Leaf, gate_spec, gate_table, leaf_weights, own_leaves
 from steerkit.types import Feature, Place
 
@@ -92,6 +91,12 @@ class Plan:
     gates: Mapping[int, GateTable]
     """By the layer at which they are known."""
     sites: Mapping[int, SiteTable]
+    inputs: frozenset[int] = frozenset()
+    """Layers whose SAE reads what `o_proj` is given; all others read what it writes."""
+
+    def side(self, layer: int) -> Site:
+        """Which side of a layer's `o_proj` is read and written."""
+        return "input" if layer in self.inputs else "output"
 
     def row(self, policies: Sequence[Policy]) -> int:
         """Table row of a set of policies that the plan was compiled with; 0 for none."""
@@ -142,7 +147,9 @@ def compile_plan(
         read = sorted(feature for feature in features if feature.layer == layer)
         sites[layer] = _site(layer, read, saes, rules, leaves, len(rows) + 1, (devices or {}).get(layer, _CPU))
     writes = torch.tensor([False, *(rule.writes for rule in rules)])
-    return Plan(rows, rules, owned, writes, torch.tensor([leaf.bias for leaf in leaves]), gates, sites)
+    bias = torch.tensor([leaf.bias for leaf in leaves])
+    inputs = frozenset(layer for layer, sae in (saes or {}).items() if sae.site == "input")
+    return Plan(rows, rules, owned, writes, bias, gates, sites, inputs)
 
 
 def _key(policies: Sequence[Policy]) -> tuple[str, ...]:
@@ -218,7 +225,7 @@ def _site(
         layer,
         sae.to(device, torch.float32) if whole else sae,
         indices.to(device),
-        Columns(*(part.to(device) for part in sae.columns(indices))),
+        sae.columns(indices).to(device),
         None if gates is None else gates.to(device),
         owner.to(device),
         scale,

@@ -20,6 +20,9 @@ from steerkit.types import Edit, Feature, Span, TopK, Trace
 _TOKENS_AT_ONCE = 512
 """Bounds the dense features held at a time: 512 * 4,096 float32 are 8 MB."""
 
+_MOST_FEATURES = 1 << 16
+"""A trace keeps a feature's index in 16 bits."""
+
 
 class Wanted(NamedTuple):
     """What to read of one request."""
@@ -68,12 +71,26 @@ def read_watched(tape: Tape, saes: SaeSet, wanted: Wanted, sequence: int, start:
 
 
 def traced_layers(wanted: Sequence[Wanted], saes: SaeSet | None) -> set[int]:
-    """Layers whose raw activations must be on the tape to answer."""
+    """Layers whose raw activations must be on the tape to answer.
+
+    Raises:
+        SteeringError: the strongest features are asked for, and a dictionary is larger than a trace can number.
+    """
     if saes is None:
         return set()
     if any(request.top_k for request in wanted):
+        _check_widths(saes)
         return set(saes)
     return {feature.layer for request in wanted for sums in _sums(request).values() for feature in sums[0]}
+
+
+def _check_widths(saes: SaeSet) -> None:
+    for layer, sae in saes.items():
+        if sae.d_sae > _MOST_FEATURES:
+            raise SteeringError(
+                f"{saes.name}: layer {layer} has {sae.d_sae} features, but a trace numbers at most {_MOST_FEATURES}; "
+                f"leave trace.top_k out and watch the features you need"
+            )
 
 
 def _sums(request: Wanted) -> dict[str, tuple[dict[Feature, float], float]]:
@@ -116,9 +133,9 @@ def _encode_columns(
 ) -> tuple[Tensor, ...]:
     """Per request, from sequence `first` on, `(T_b, len(used))` features of a layer, in float32 on the CPU."""
     raw = tape.raw(layer)
-    columns = saes[layer].columns(torch.tensor(used))
+    columns = saes[layer].columns(torch.tensor(used)).to(raw.device)
     flat = torch.cat([raw[b, place.to(raw.device)] for b, place in enumerate(places, start=first)])
-    features = ops.read_features(flat, columns.W_enc.to(raw.device), columns.b_enc.to(raw.device))
+    features = ops.read_features(flat, columns)
     return torch.split(features.cpu(), [len(place) for place in places])
 
 
@@ -176,7 +193,7 @@ def _change(plan: Plan, layer: int, number: int, y: Tensor, opened: Tensor) -> T
     here = {feature.index: formula for feature, formula in rule.edits.items() if feature.layer == layer}
     sites = [s for s, index in enumerate(table.indices.tolist()) if index in here]
     numbers = torch.tensor([here[int(table.indices[s])] for s in sites], device=y.device)
-    features = ops.read_features(y, table.columns.W_enc[:, sites], table.columns.b_enc[sites])
+    features = ops.read_features(y, table.columns)[:, sites]
     on = [~opened[:, _overruling(plan, rule, Feature(layer, int(table.indices[s])))].any(dim=-1) for s in sites]
     change = ops.feature_change(features, torch.stack(on, dim=-1), *numbers.unbind(-1))
     if not rule.reconstructs:

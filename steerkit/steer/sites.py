@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import nn
 
 from steerkit.errors import SteeringError
+from steerkit.sae import Site
 
 _SITE = re.compile(r"(?P<body>(?:.*\.)?)layers\.(?P<layer>\d+)\.self_attn\.o_proj")
 
@@ -18,7 +19,7 @@ class Sites(NamedTuple):
     body: nn.Module
     """The decoder: its forward takes the attention mask and the cache, once per pass over the layers."""
     outputs: dict[int, nn.Module]
-    """By layer, the output projection of its self-attention."""
+    """By layer, the output projection of its self-attention; an SAE sits on what it writes, or on what it is given."""
 
 
 def find_sites(model: nn.Module) -> Sites:
@@ -38,3 +39,9 @@ def find_sites(model: nn.Module) -> Sites:
         )
     ((body, outputs),) = found.items()
     return Sites(model.get_submodule(body.rstrip(".")), dict(sorted(outputs.items())))
+
+
+def width_of(projection: nn.Module, site: Site) -> int | None:
+    """Width of the activations on one side of an output projection; None where the module does not say."""
+    width: int | None = getattr(projection, "out_features" if site == "output" else "in_features", None)
+    return width

@@ -10,9 +10,12 @@ from torch import nn
 
 from steerkit.engine.stand_in import SMALL, random_model
 from steerkit.policy import Policy
-from steerkit.sae import Sae, SaeSet
+from steerkit.sae import GateWeights, Kind, Sae, SaeSet, Site
 from steerkit.sae.checkpoint import Checkpoint
-from steerkit.steer import find_sites
+from steerkit.steer import find_sites, width_of
+
+_HALF_SPREAD = 0.005
+"""Half the standard deviation of what `small_model` writes at its o_proj sites, roughly."""
 
 
 def small_model(seed: int = 0, dtype: torch.dtype = torch.float32, **config: Any) -> nn.Module:
@@ -20,23 +23,55 @@ def small_model(seed: int = 0, dtype: torch.dtype = torch.float32, **config: Any
     return random_model({**SMALL, **config}, seed=seed, dtype=dtype)
 
 
-def planted_saes(model: nn.Module, seed: int = 0, dtype: torch.dtype = torch.float32) -> SaeSet:
+def planted_saes(
+    model: nn.Module,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    *,
+    kind: Kind = "relu",
+    site: Site = "output",
+    subtract_b_dec: bool = False,
+) -> SaeSet:
     """An SAE for every layer with `2 * d_in` features: `relu(q_j · x)` and `relu(-q_j · x)` for an orthonormal basis q.
 
-    Decoding adds `f_j q_j` and subtracts the mirrored feature, so `decode(encode(x)) == x` up to rounding. Every
-    feature's statistics are 1, so that `"2 max"` means 2.
+    Decoding adds `f_j q_j` and subtracts the mirrored feature, so `decode(encode(x)) == x` up to rounding, for the
+    plain kind. Every feature's statistics are 1, so that `"2 max"` means 2. The other kinds have the same directions,
+    with thresholds and gates at half the spread of `small_model`'s outputs, or an eighth of the features; with
+    `subtract_b_dec` the decoder's bias is not 0.
     """
     generator = torch.Generator().manual_seed(seed)
     checkpoints, statistics = {}, {}
-    for layer, site in find_sites(model).outputs.items():
-        width = int(site.out_features)  # type: ignore[arg-type]
+    for layer, projection in find_sites(model).outputs.items():
+        width = width_of(projection, site)
+        assert width is not None  # it is a Linear
         basis = torch.linalg.qr(torch.randn(width, width, generator=generator)).Q
-        weights = (torch.cat([basis, -basis], dim=1), torch.zeros(2 * width))
-        sae = Sae(*weights, weights[0].T.contiguous(), torch.zeros(width)).to("cpu", dtype)
+        encoder, bias = torch.cat([basis, -basis], dim=1), torch.full((width,), 0.003 if subtract_b_dec else 0.0)
+        parts = _parts_of(kind, 2 * width)
+        sae = Sae(
+            encoder,
+            torch.zeros(2 * width),
+            encoder.T.contiguous(),
+            bias,
+            subtract_b_dec=subtract_b_dec,
+            site=site,
+            **parts,
+        ).to("cpu", dtype)
         checkpoints[layer] = Checkpoint(Path(f"sae_layer_{layer:02d}.pt"), "planted", layer, sae)
         for unit in ("max", "mean", "std", "density", "q50", "q90", "q99", "q999"):
             statistics[f"layer_{layer:02d}.{unit}"] = torch.ones(2 * width)
     return SaeSet("planted", checkpoints, statistics)
+
+
+def _parts_of(kind: Kind, d_sae: int) -> dict[str, Any]:
+    """What an SAE of a kind has besides its matrices."""
+    if kind == "jumprelu":
+        return {"threshold": torch.full((d_sae,), _HALF_SPREAD)}
+    if kind == "topk":
+        return {"k": d_sae // 8}
+    if kind == "gated":
+        full = [torch.full((d_sae,), number) for number in (-_HALF_SPREAD, 0.002, 0.3)]
+        return {"gate": GateWeights(*full)}
+    return {}
 
 
 def planted_policy(name: str = "planted", features: dict[str, tuple[int, int]] | None = None, **parts: Any) -> Policy:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
@@ -15,15 +15,14 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from torch import Tensor
 from transformers import Gemma3ForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from steerkit.lab.activations import collect
-from steerkit.lab.sae_quality import SaeQuality, quality
-from steerkit.lab.statistics import feature_statistics, save_statistics
-from steerkit.lab.train_saes import SaeRecipe, save_sae, train_sae
-from steerkit.sae import History, load_checkpoint
+from steerkit.lab.fidelity import Fidelity, fidelity
+from steerkit.lab.recipe import Recipe as SaeRecipe
+from steerkit.lab.statistics import calibrate, save_statistics
+from steerkit.lab.train_set import Output, train_set
+from steerkit.sae import History
 from steerkit.tiny import batches, render
 from steerkit.tiny.card import Facts, card, sae_rows
 from steerkit.tiny.conversations import training_example
@@ -39,6 +38,9 @@ NAME: Final = "steerkit/tiny"
 
 D_SAE: Final = 819
 """6.4 features per dimension, as in the published SAEs."""
+
+SAE_RECIPE: Final = SaeRecipe(d_sae=D_SAE, tokens=256, buffer=65_536, precision="float32")
+"""The published recipe, in steps of 256 random tokens, about one conversation's."""
 
 _TOKENIZER_TEXTS: Final = 20_000
 _SAE_TEXTS: Final = 800
@@ -92,29 +94,26 @@ def save_model(
 
 def build_saes(
     model: Gemma3ForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, recipe: SaeRecipe, folder: Path
-) -> tuple[list[SaeQuality], list[History], int]:
-    """Train, save, measure and calibrate an SAE per layer; their qualities, their histories and the tokens used."""
+) -> tuple[list[Fidelity], list[History], int]:
+    """Train, save, measure and calibrate an SAE per layer, as `steerkit sae train`, `health` and `calibrate` do.
+
+    Returns their measures, their histories and the number of tokens they were trained on.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    activations = collect(model, texts(tokenizer, seed + 1, _SAE_TEXTS))
-    held_out = texts(tokenizer, seed + 2, _HELD_OUT_TEXTS)
-    unseen = collect(model, held_out)
-    qualities: list[SaeQuality] = []
-    histories: list[History] = []
-    statistics: dict[int, dict[str, Tensor]] = {}
-    for layer, values in enumerate(activations):
-        path = save_sae(train_sae(values, recipe, seed), folder, layer, NAME)
-        checkpoint = load_checkpoint(path)
-        sae = checkpoint.sae.to("cpu", torch.float32)
-        histories.append(checkpoint.history)
-        qualities.append(quality(model, sae, layer, unseen[layer], held_out))
-        statistics[layer] = feature_statistics(sae, values)
-    tokens = len(activations[0])
+    seen = texts(tokenizer, seed + 1, _SAE_TEXTS)
+    with tempfile.TemporaryDirectory() as run:
+        saes = train_set(model, seen, recipe, Output(Path(run) / "saes", NAME, torch.bfloat16), seed=seed)
+        for checkpoint in saes.checkpoints.values():
+            shutil.copyfile(checkpoint.path, folder / checkpoint.path.name)
+        qualities = fidelity(model, saes, texts(tokenizer, seed + 2, _HELD_OUT_TEXTS), clip=recipe.clip)
+        statistics = calibrate(model, saes, seen)
+    tokens = sum(map(len, seen))
     source = f"{_SAE_TEXTS} conversations of steerkit.tiny's training mixture, seed {seed + 1}"
     save_statistics(statistics, folder / "stats.safetensors", tokens, source)
     labels = folder / "labels.json"
     if not labels.exists():
         labels.write_text('{"format": 1, "labels": {}}\n', encoding="utf-8")
-    return qualities, histories, tokens
+    return qualities, [checkpoint.history for checkpoint in saes.checkpoints.values()], tokens
 
 
 def build(out: Path, seed: int, recipe: Recipe, sae_recipe: SaeRecipe, console: Console) -> None:
@@ -141,11 +140,15 @@ def finish(
     console.print(table(cells, "split report"))
     rows = sae_rows(qualities, histories)
     console.print(sae_table(rows))
-    evaluation = {"split": "report", "seed": 0, "cells": as_json(cells), "saes": [asdict(one) for one in qualities]}
+    evaluation = {"split": "report", "seed": 0, "cells": as_json(cells), "saes": [_measures(one) for one in qualities]}
     (out / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n", encoding="utf-8")
     parameters = sum(weight.numel() for weight in model.parameters())
     facts = Facts(seed, parameters, seconds, recipe, divisors, sae_recipe, tokens)
     (out / "README.md").write_text(card(facts, cells, rows, STRONG), encoding="utf-8")
+
+
+def _measures(found: Fidelity) -> dict[str, float]:
+    return {name: getattr(found, name) for name in ("layer", "fvu", "l0", "dead", "recovered")}
 
 
 def sae_table(rows: Sequence[Sequence[str]]) -> Table:
@@ -167,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(given.threads)
     logging.disable_progress_bar()
     given.out.mkdir(parents=True, exist_ok=True)
-    build(given.out, given.seed, Recipe(steps=given.steps), SaeRecipe(d_sae=D_SAE), Console())
+    build(given.out, given.seed, Recipe(steps=given.steps), SAE_RECIPE, Console())
     return 0
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steerkit.lab.sae_quality import SaeQuality
-from steerkit.lab.train_saes import SaeRecipe
+from steerkit.lab.fidelity import Fidelity
+from steerkit.lab.recipe import Recipe as SaeRecipe
 from steerkit.sae import History
 from steerkit.tiny.evaluate import Cell
 from steerkit.tiny.training import Recipe
@@ -106,7 +106,7 @@ class Facts:
     sae_tokens: int
 
 
-def sae_rows(qualities: Sequence[SaeQuality], histories: Sequence[History]) -> list[list[str]]:
+def sae_rows(qualities: Sequence[Fidelity], histories: Sequence[History]) -> list[list[str]]:
     """The SAE table's cells, a row a layer."""
     rows = []
     for found, history in zip(qualities, histories, strict=True):
@@ -127,7 +127,7 @@ def card(facts: Facts, cells: Sequence[Cell], saes: Sequence[Sequence[str]], str
     )
     deviation = (
         "" if sae.rate == 1e-4 else f"The learning rate is {sae.rate}, above the published 0.0001: with so few tokens "
-    ) + (f"and batches of {sae.batch} the published one does not get there." if sae.rate != 1e-4 else "")
+    ) + (f"and batches of {sae.tokens} the published one does not get there." if sae.rate != 1e-4 else "")
     return _CARD.format(
         parameters=facts.parameters,
         tools=len(NAMES),

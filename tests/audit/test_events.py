@@ -54,7 +54,7 @@ def test_an_approval_says_who_decided_what_and_why(store: Store) -> None:
     first = turn(store)
     content = approve(store, first.id).content
     assert content == {
-        "format": 1,
+        "format": 2,
         "kind": "approval",
         "turn": first.id,
         "call_id": "call_1",

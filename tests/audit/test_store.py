@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import multiprocessing
 import sqlite3
 import subprocess
@@ -20,25 +21,31 @@ def filled(path: Path, count: int = 6) -> Store:
     """A store with some records and traces."""
     store = Store(path)
     for number in range(count):
-        body = {"number": number, "verdicts": [{"decision": "deny", "rule": "r", "reason": "x" * 40}]}
+        verdicts = [{"decision": "deny", "rule": "r", "reason": "x" * 40}]
+        body = {"kind": "turn", "number": number, "text": f"text {number}", "verdicts": verdicts}
         store.append(body, b"")
     return store
 
 
 def test_records_are_chained_as_the_documentation_says(tmp_path: Path) -> None:
-    """Ten lines of hashlib and rfc8785 recompute the chain without this package."""
+    """A few lines of hashlib and rfc8785 recompute the chain and its commitments without this package."""
     store = filled(tmp_path / "a.db")
     store.close()
     previous = "0" * 64
-    rows = sqlite3.connect(tmp_path / "a.db").execute(
-        "SELECT sequence, id, time, previous, hash, body, data FROM records JOIN traces USING (sequence)"
-    )
-    for sequence, id, time, said, digest, body, trace in rows:
-        head = {"sequence": sequence, "id": id, "time": time, "previous": previous}
-        head |= {"body": hashlib.sha256(body).hexdigest(), "trace": hashlib.sha256(trace).hexdigest()}
+    database = sqlite3.connect(tmp_path / "a.db")
+    for sequence, id, time, said, digest, body in database.execute(
+        "SELECT * FROM records ORDER BY sequence"
+    ).fetchall():
+        head = {"format": 2, "sequence": sequence, "id": id, "time": time, "previous": previous}
+        head |= {"body": hashlib.sha256(body).hexdigest()}
+        for name, commitment in json.loads(body)["committed"].items():
+            row = "SELECT salt, data FROM contents WHERE sequence = ? AND name = ?"
+            salt, data = database.execute(row, (sequence, name)).fetchone()
+            assert (len(salt), hashlib.sha256(salt + data).hexdigest()) == (16, commitment)
         assert said == previous
         assert digest == hashlib.sha256(rfc8785.dumps(head)).hexdigest()
         previous = digest
+    database.close()
     assert verify(Store(tmp_path / "a.db")).head == previous
 
 
@@ -92,7 +99,7 @@ def test_files_that_are_no_store_are_named(tmp_path: Path) -> None:
     foreign.commit()
     foreign.close()
     before = (tmp_path / "foreign.db").read_bytes()
-    cases = {"": "is a folder", "text.db": "it is not a database", "foreign.db": "no audit store of version 1"}
+    cases = {"": "is a folder", "text.db": "it is not a database", "foreign.db": "no audit store of version 1 to 2"}
     for name, error in cases.items():
         for create in (True, False):
             with pytest.raises(AuditError, match=error):

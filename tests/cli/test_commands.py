@@ -88,10 +88,10 @@ def test_the_demos_guard_holds_and_stops_the_injected_order(demo: tuple[Path, li
 
 
 def test_the_demos_records_are_listed_shown_and_verified(demo: tuple[Path, list[dict[str, object]]]) -> None:
-    """Twelve turns are on record; each can be looked at, and a changed byte is found."""
+    """Twelve turns of one run are on record; each can be looked at, and a changed byte is found."""
     home = demo[0]
-    assert steerkit("audit", "verify", home=home).stdout.startswith("ok: 12 records, head ")
-    assert len(steerkit("audit", "list", "--json", home=home).stdout.splitlines()) == 12
+    assert steerkit("audit", "verify", home=home).stdout.startswith("ok: 14 records, head ")
+    assert len(steerkit("audit", "list", "--json", home=home).stdout.splitlines()) == 14
     record = str(by_name(demo, "held")["record"])
     shown = steerkit("audit", "show", record, home=home).stdout
     assert "HOLD  people/doors-need-a-person" in shown

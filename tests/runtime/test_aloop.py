@@ -293,7 +293,7 @@ def test_cancelling_reaches_the_tools(store: Store) -> None:
     turn, *rest = events(store)
     assert turn == ("turn", "tool_call")
     assert sorted(rest) == [("execution", "call_1", "interrupted"), ("execution", "call_2", "interrupted")]
-    assert verify(store).records == 3
+    assert verify(store).records == 4  # the run's opening among them
 
 
 def test_cancelling_while_a_person_is_asked_runs_nothing(store: Store) -> None:
@@ -323,7 +323,7 @@ def test_cancelling_while_a_person_is_asked_runs_nothing(store: Store) -> None:
 
 def test_a_store_that_cannot_write_ends_the_run(tmp_path: Path) -> None:
     """The tools that ran beside the failing one are over, and no further turn is made."""
-    script = Script(store=broken_after(tmp_path / "audit.db", 1))
+    script = Script(store=broken_after(tmp_path / "audit.db", 2))
     ran: list[str] = []
 
     async def noting(**arguments: Any) -> str:

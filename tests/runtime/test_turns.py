@@ -144,7 +144,7 @@ def test_every_turn_is_on_disk_before_it_returns(tmp_path: Path) -> None:
     content = reader.get(turn.record_id).content
     assert content["guard"] == "none"
     assert content["reply_ids"] == list(turn.reply_ids)
-    assert verify(reader).records == 1
+    assert verify(reader).records == 2  # and the one that opened the run
     assert steerkit.load("tiny", audit=False).run(case.messages, case.tools).record_id is None
 
 

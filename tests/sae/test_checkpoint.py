@@ -167,7 +167,7 @@ def test_two_models_in_one_set_are_refused(tmp_path: Path) -> None:
 
 def test_an_empty_folder_and_a_bad_name_are_refused(tmp_path: Path) -> None:
     """What was given is named, and what would have been right."""
-    with pytest.raises(SaeError, match=r"no sae_layer_NN\.pt there"):
+    with pytest.raises(SaeError, match=r"no SAE there; expected sae_layer_NN\.pt \(functiongemma\), .*saelens"):
         load_set(tmp_path)
     with pytest.raises(SaeError, match="no such folder"):
         load_set(tmp_path / "missing")

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steerkit.sae import Sae
+from steerkit.sae import Columns, Sae
 from steerkit.steer import ops
 
 ON = torch.ones(1, 1, dtype=torch.bool)
@@ -89,7 +89,7 @@ def test_features_are_read_in_float32_on_bfloat16_activations() -> None:
     x = torch.randn(64, 32, generator=generator).bfloat16()
     W, b = torch.randn(32, 8, generator=generator), torch.zeros(8)
     exact = torch.relu(x.double() @ W.double()).float()
-    assert torch.allclose(ops.read_features(x, W, b), exact, atol=1e-5)
+    assert torch.allclose(ops.read_features(x, Columns(W, b, W.T)), exact, atol=1e-5)
     assert not torch.allclose(torch.relu(x @ W.bfloat16()).float(), exact, atol=1e-5)
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from steerkit.lab.activations import collect, rewritten
-from steerkit.lab.sae_quality import cross_entropy
+from steerkit.lab.fidelity import cross_entropy
 from steerkit.sae import load_checkpoint
 from steerkit.tiny import batches
 from steerkit.tiny.conversations import sample

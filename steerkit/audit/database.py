@@ -1,0 +1,179 @@
+"""The SQLite file under a store: opened, checked, brought to this version, and written one transaction at a time."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from steerkit.audit.layout import APPLICATION_ID, SCHEMAS, UPGRADE, VERSION
+from steerkit.errors import AuditError
+
+_LEFT: Final[list[sqlite3.Connection]] = []
+"""Connections of a parent process: a child must neither use nor close them, lest the parent's locks are dropped."""
+
+
+class Database:
+    """One connection, shared by the threads of a process and by all handles on a store.
+
+    Raises:
+        AuditError: the file cannot be opened, is no database, or is not an audit store.
+    """
+
+    def __init__(self, path: Path, *, writable: bool) -> None:
+        self.path, self._writable = path, writable
+        self._inside = False
+        self._undo: list[Callable[[], None]] = []
+        self._after: list[Callable[[], None]] = []
+        self._begin()
+        if not writable and not path.exists():
+            raise AuditError(f"{path}: no such file; expected an audit store (a .db file)")
+        if path.is_dir():
+            raise AuditError(f"{path}: is a folder; expected an audit store (a .db file)")
+        with self.told("opened"):
+            if writable:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = self._connect()
+            try:
+                self.version = self._prepare()
+            except BaseException:
+                self._connection.close()
+                raise
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The open connection; after a fork, one of the child's own."""
+        if self._pid != os.getpid():
+            _LEFT.append(self._connection)
+            self._begin()
+            self._connection = self._connect()
+            self._configure()
+        return self._connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """One at a time over all threads; inside another one of the same thread, a part of it."""
+        connection = self.connection
+        with self._lock:
+            if self._inside:
+                yield
+                return
+            connection.execute("BEGIN IMMEDIATE")
+            self._inside = True
+            try:
+                yield
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.rollback()
+                for undo in reversed(self._undo):
+                    undo()
+                self._after.clear()
+                raise
+            finally:
+                self._inside = False
+                self._undo.clear()
+            after = [*self._after]
+            self._after.clear()
+        for call in after:
+            call()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Read the store as it is now, whatever others write meanwhile."""
+        connection = self.connection
+        with self._lock:
+            if self._inside:
+                yield
+                return
+            connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                connection.rollback()
+
+    def on_rollback(self, undo: Callable[[], None]) -> None:
+        """Call this if the running transaction fails."""
+        self._undo.append(undo)
+
+    def on_commit(self, call: Callable[[], None]) -> None:
+        """Call this once the running transaction is on disk."""
+        self._after.append(call)
+
+    @contextmanager
+    def told(self, what: str) -> Iterator[None]:
+        """Turn what SQLite and the system say into one clear line."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            reason = "it is not a database" if "not a database" in str(error) else str(error)
+            raise AuditError(f"{self.path}: the audit store cannot be {what}: {reason}; {_advice(reason)}") from None
+        except OSError as error:
+            raise AuditError(
+                f"{self.path}: the audit store cannot be {what}: {os.strerror(error.errno or 0)}"
+            ) from None
+
+    def close(self) -> None:
+        """Close the file."""
+        self.connection.close()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._inside = False
+        self._undo.clear()
+        self._after.clear()
+
+    def _connect(self) -> sqlite3.Connection:
+        mode = "rwc" if self._writable else "ro"
+        uri = f"{self.path.absolute().as_uri()}?mode={mode}"
+        return sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
+
+    def _configure(self) -> None:
+        if self._writable:
+            self._connection.execute("PRAGMA synchronous=FULL")
+            self._connection.execute("PRAGMA secure_delete=ON")  # what is redacted must not lie on in free pages
+
+    def _prepare(self) -> int:
+        """Make the tables of a new store, add those an older one lacks; refuse any other database untouched."""
+        if not self._writable or self._tables():
+            version = self._kind()
+            if not self._writable:
+                return version
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        self._configure()
+        with self.transaction():
+            if not self._tables():
+                self._make(*SCHEMAS[VERSION], f"PRAGMA application_id={APPLICATION_ID}")
+            elif self._kind() == 1:
+                self._make(*UPGRADE)
+        return VERSION
+
+    def _make(self, *statements: str) -> None:
+        for statement in (*statements, f"PRAGMA user_version={VERSION}"):
+            self._connection.execute(statement)
+
+    def _tables(self) -> int:
+        return int(self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+
+    def _kind(self) -> int:
+        """The version of the store's tables."""
+        application = self._connection.execute("PRAGMA application_id").fetchone()[0]
+        version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+        if application != APPLICATION_ID or version not in SCHEMAS:
+            raise AuditError(
+                f"{self.path}: a database, but no audit store of version 1 to {VERSION} "
+                f"(application {application:#x}, version {version}); give another file"
+            )
+        return version
+
+
+def _advice(reason: str) -> str:
+    if "full" in reason:
+        return "free some space; nothing was released"
+    if "locked" in reason:
+        return "another process holds it; try again"
+    return "give another file with --store or audit=…"

@@ -1,0 +1,144 @@
+"""What records must say together: the runs count up, and whatever was redacted or retired has a record that says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from steerkit.audit.content import Content
+from steerkit.audit.merkle import Tree
+from steerkit.audit.note import VerifierKey, open_note
+from steerkit.audit.run import CLOSED, OPENED, counts, tally
+from steerkit.errors import AuditError, TamperError
+
+REDACTION = "redaction"
+RETENTION = "retention"
+
+
+def gone_leaf(sequence: int, digest: str) -> bytes:
+    """What a tombstone's tree holds of a retired record: its number in 8 bytes, then its hash."""
+    return sequence.to_bytes(8, "big") + bytes.fromhex(digest)
+
+
+def tombstone_text(name: str, before: str, count: int, root: str) -> str:
+    """What a tombstone's signature is over."""
+    return f"{name}\nretired {count} records before {before}\n{root}\n"
+
+
+@dataclass
+class _Run:
+    number: int = 0
+    kinds: dict[str, int] = field(default_factory=dict)
+    decisions: dict[str, int] = field(default_factory=dict)
+
+
+class Ledger:
+    """Follows the records of a store in their order, whose hashes hold."""
+
+    def __init__(self, path: Path, key: VerifierKey | None) -> None:
+        self._path, self._key = path, key
+        self._runs: dict[str, _Run] = {}
+        self._closed: set[str] = set()
+        self._gone: dict[int, str] = {}
+        self._redacted: dict[tuple[int, str], str] = {}
+        self._mourned: set[int] = set()
+        self.lost = self.redacted = self.retired = self.unsigned = 0
+
+    @property
+    def open_runs(self) -> list[str]:
+        """Ids of the runs that were not closed."""
+        return list(self._runs)
+
+    def gone(self, sequence: int, digest: str) -> None:
+        """A retired record stands here."""
+        self._gone[sequence] = digest
+        self.retired += 1
+
+    def read(self, sequence: int, id: str, body: Any, contents: dict[str, Content]) -> None:
+        """The next record."""
+        record = (sequence, id)
+        for name, content in contents.items():
+            if content.is_redacted:
+                self._redacted[sequence, name] = content.data.hex()
+                self.redacted += 1
+        if not isinstance(body, dict):
+            return
+        if "run" in body:
+            self._count(record, body)
+        if body.get("kind") == REDACTION:
+            self._excuse(record, body)
+        elif body.get("kind") == RETENTION:
+            self._mourn(record, body)
+
+    def settle(self) -> None:
+        """Every gap must have been accounted for by now."""
+        for sequence in self._gone:
+            raise TamperError(
+                f"{self._path}: record {sequence}: deleted: it was taken out, and no tombstone says so",
+                sequence,
+                "deleted",
+            )
+        for sequence, name in self._redacted:
+            raise TamperError(
+                f"{self._path}: record {sequence}: edited: its content '{name}' is hashed, and no redaction says so",
+                sequence,
+                "edited",
+            )
+
+    def _count(self, record: tuple[int, str], body: dict[str, Any]) -> None:
+        id, number, kind = body["run"], body.get("number"), body.get("kind")
+        run = _Run() if id in self._closed else self._runs.setdefault(id, _Run())
+        if number != run.number or (kind == OPENED) != (number == 0) or id in self._closed:
+            missing = id not in self._closed and isinstance(number, int) and number > run.number
+            what = f"it is number {number} of its run, expected {'none' if id in self._closed else run.number}"
+            raise self._refused(record, "deleted" if missing else "inserted", what)
+        self.lost += body.get("lost_before", 0)
+        if kind == CLOSED:
+            said, found = body.get("counts"), counts(run.kinds, run.decisions)["counts"]
+            if said != found:
+                raise self._refused(record, "deleted", f"its run says {said}, but the records come to {found}")
+            self._closed.add(id)
+            del self._runs[id]
+            return
+        run.number += 1
+        run.kinds, run.decisions = tally(run.kinds, run.decisions, body)
+
+    def _excuse(self, record: tuple[int, str], body: dict[str, Any]) -> None:
+        """A redaction stands for the contents that it names, with the hashes that it gives."""
+        for name, digest in body["fields"].items():
+            found = self._redacted.pop((body["of"], name), None)
+            if found != digest and body["of"] not in self._mourned and body["of"] not in self._gone:
+                raise self._refused(
+                    record, "edited", f"the redacted content '{name}' of record {body['of']} is another"
+                )
+
+    def _mourn(self, record: tuple[int, str], body: dict[str, Any]) -> None:
+        """A tombstone stands for the records that it names, with the hashes that its root is over."""
+        tree = Tree()
+        for first, last in body["ranges"]:
+            for sequence in range(first, last + 1):
+                digest = self._gone.pop(sequence, None)
+                if digest is None:
+                    raise self._refused(
+                        record, "inserted", f"record {sequence} was retired, but something stands there"
+                    )
+                self._mourned.add(sequence)
+                tree.add(gone_leaf(sequence, digest))
+        if (tree.size, tree.root().hex()) != (body["count"], body["root"]):
+            raise self._refused(record, "edited", "what is left of the records it retired is not what it was")
+        if self._key is None:
+            self.unsigned += 1
+            return
+        try:
+            text = open_note(body["note"], self._key)
+        except AuditError as error:
+            raise self._refused(
+                record, "deleted", f"its tombstone is not signed by {self._key.name}: {error}"
+            ) from None
+        if text != tombstone_text(self._key.name, body["before"], body["count"], body["root"]):
+            raise self._refused(record, "deleted", "its tombstone was signed over other records")
+
+    def _refused(self, record: tuple[int, str], kind: str, what: str) -> TamperError:
+        sequence, id = record
+        return TamperError(f"{self._path}: record {sequence} (id {id}): {kind}: {what}", sequence, kind)

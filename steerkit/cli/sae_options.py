@@ -1,0 +1,77 @@
+"""Options and tables that the `steerkit sae` commands share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from steerkit.errors import SaeError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from steerkit.sae import LayerSummary, SaeSet
+
+Model = Annotated[str, typer.Option(help="'tiny', a folder, or a hub repository.")]
+Saes = Annotated[str | None, typer.Option(help="Folder or hub repository of the SAEs (default: the box's own).")]
+Data = Annotated[
+    Path, typer.Option(help="JSONL file with messages and tools, or with texts; or a folder that `datasets` saved.")
+]
+Column = Annotated[str | None, typer.Option(help="Column of the texts (default: messages, else text).")]
+MostTokens = Annotated[int | None, typer.Option(min=1, help="Cut longer texts at this many tokens.")]
+Layers = Annotated[str | None, typer.Option(help="Such as 0-5,11 (default: all).")]
+Source = Annotated[str, typer.Argument(help="A folder or hub repository with SAEs in any known format, or 'tiny'.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
+Device = Annotated[str | None, typer.Option(help="Where to compute, such as cuda (default: the CPU).")]
+Dtype = Annotated[str | None, typer.Option(help="Of the model's weights (default: as stored).")]
+
+
+def layer_numbers(text: str | None) -> list[int] | None:
+    """Numbers from ranges such as `0-5,11`. Raises SaeError."""
+    if text is None:
+        return None
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if match is None:
+            raise SaeError(f"layers: got {text!r}, expected numbers and ranges such as 0-5,11")
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return found
+
+
+def layer_table(rows: Sequence[LayerSummary], saes: SaeSet | None = None) -> Table:
+    """The table of the published card, with the density beside it, and what is not a plain ReLU SAE on the output."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("Layer", "Final Loss", "Final MSE", "L0", "Density"):
+        table.add_column(title, justify="right")
+    kinds = {layer: (sae.kind, sae.site) for layer, sae in (saes or {}).items()}
+    special = any(kind != ("relu", "output") for kind in kinds.values())
+    for title in ("Kind", "Site") if special else ():
+        table.add_column(title)
+    for row in rows:
+        density = "-" if row.density is None else f"{100 * row.density:.1f} %{' *' if row.dense else '  '}"
+        more = kinds[row.layer] if special else ()
+        table.add_row(str(row.layer), _number(row.loss, 4), _number(row.mse, 4), _number(row.l0, 0), density, *more)
+    return table
+
+
+def load_named(source: str, revision: str | None = None) -> SaeSet:
+    """The set of a name: the box's own, a folder's, or a repository's. Raises SaeError."""
+    from steerkit.sae import load_set
+
+    if "/" in source or Path(source).exists():
+        return load_set(source, revision=revision)
+    from steerkit.engine import box_folder  # loads transformers, which only the box's name needs
+
+    box = box_folder(source)
+    return load_set(source if box is None else box / "saes", revision=revision)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

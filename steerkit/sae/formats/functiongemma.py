@@ -1,0 +1,90 @@
+"""`sae_layer_NN.pt`, as the FunctionGemma SAEs are published: a pickled dict of weights, name and training curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from steerkit.errors import SaeError
+from steerkit.sae.checkpoint import Checkpoint
+from steerkit.sae.dictionary import Sae
+from steerkit.sae.formats.files import checked, curves, history, load_pickle, positive, required, text
+
+NAME = "functiongemma"
+FILES = ("sae_layer_*.pt",)
+
+_KEYS = ("model_name", "layer_idx", "d_in", "d_sae", "W_enc", "b_enc", "W_dec", "b_dec", "history")
+
+
+def matches(folder: Path) -> bool:
+    """Whether such files lie in this folder."""
+    return any(folder.glob(FILES[0]))
+
+
+def read(folder: Path) -> list[Checkpoint]:
+    """Every layer of a folder.
+
+    Raises:
+        SaeError: see `load_checkpoint`; also a file whose layer is not the one in its name.
+    """
+    found = []
+    for path in sorted(folder.glob(FILES[0])):
+        checkpoint = load_checkpoint(path)
+        number = path.stem.removeprefix("sae_layer_")
+        if not number.isdigit() or int(number) != checkpoint.layer:
+            raise SaeError(f"{path}: layer_idx: got {checkpoint.layer}, expected the number in the file's name")
+        found.append(checkpoint)
+    return found
+
+
+def write(checkpoints: Sequence[Checkpoint], folder: Path) -> None:
+    """Write each layer, in the dtype it has.
+
+    Raises:
+        SaeError: an SAE that is no plain ReLU one on o_proj's output; the format has no room for anything else.
+    """
+    for layer, sae in ((one.layer, one.sae) for one in checkpoints):
+        if sae.kind != "relu" or sae.subtract_b_dec or sae.site != "output":
+            raise SaeError(
+                f"layer {layer}: a {sae.kind} SAE on o_proj's {sae.site}{' that subtracts b_dec' * sae.subtract_b_dec} "
+                f"does not fit {NAME}, which holds plain ReLU SAEs on the output; choose saelens or safetensors"
+            )
+    for one in checkpoints:
+        content: dict[str, Any] = {
+            "model_name": one.model_name,
+            "layer_idx": one.layer,
+            "d_in": one.sae.d_in,
+            "d_sae": one.sae.d_sae,
+            **{name: tensor.detach().cpu().clone() for name, tensor in one.sae.tensors.items()},
+            "history": curves(one.history),
+        }
+        torch.save(content, folder / f"sae_layer_{one.layer:02d}.pt")
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Load and check one file.
+
+    The file is unpickled with `weights_only=True` (it cannot run code) and memory-mapped where its format allows.
+
+    Raises:
+        SaeError: the file is missing, is no checkpoint, or its keys, shapes or numbers are not what they must be.
+    """
+    content = load_pickle(path, "an SAE checkpoint (sae_layer_NN.pt)")
+    if not isinstance(content, Mapping):
+        raise SaeError(f"{path}: got a {type(content).__name__}, expected a dict with the keys {', '.join(_KEYS)}")
+    required(path, content, _KEYS)
+    d_in, d_sae = (positive(path, content, key) for key in ("d_in", "d_sae"))
+    shapes = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+    sae = Sae(*checked(path, content, shapes).values())
+    name = text(path, content, "model_name", "the name of the model it was trained on")
+    return Checkpoint(path, name, _layer(path, content), sae, history(path, content["history"]))
+
+
+def _layer(path: Path, content: Mapping[str, Any]) -> int:
+    layer = content["layer_idx"]
+    if type(layer) is not int or layer < 0:
+        raise SaeError(f"{path}: layer_idx: got {layer!r}, expected an integer of at least 0")
+    return layer

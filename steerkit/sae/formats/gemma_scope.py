@@ -1,0 +1,55 @@
+"""Gemma Scope 2 folders: `config.json` and `params.safetensors`, JumpReLU SAEs of the Gemma 3 models; read only.
+
+Those under `attn_out` sit on the input of o_proj (one head_dim per head), the others not on an attention at all. Beside
+them lies a very large `examples.safetensors`, which is never fetched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from steerkit.errors import SaeError
+from steerkit.sae.checkpoint import Checkpoint
+from steerkit.sae.dictionary import Sae
+from steerkit.sae.formats.files import checked, load_object, load_tensors, matrix, text
+from steerkit.sae.formats.hooks import read_hook
+
+NAME = "gemma-scope"
+FILES = ("config.json", "params.safetensors")
+
+
+def matches(folder: Path) -> bool:
+    """Whether this folder is such an SAE."""
+    return all((folder / name).is_file() for name in FILES)
+
+
+def read(folder: Path) -> list[Checkpoint]:
+    """The folder's SAE.
+
+    Raises:
+        SaeError: it sits elsewhere than on an attention's o_proj, or a file is not what it must be.
+    """
+    about, path = folder / FILES[0], folder / FILES[1]
+    config = load_object(about)
+    if config.get("architecture") != "jump_relu":
+        raise SaeError(f"{about}: architecture: got {config.get('architecture')!r}, expected 'jump_relu'")
+    hook = read_hook(about, "hf_hook_point_in", config.get("hf_hook_point_in"))
+    content, _ = load_tensors(path)
+    d_in, d_sae = matrix(path, content, "w_enc")
+    shapes: dict[str, tuple[int, ...]] = {"w_enc": (d_in, d_sae), "b_enc": (d_sae,), "w_dec": (d_sae, d_in)}
+    shapes |= {"b_dec": (d_in,), "threshold": (d_sae,)}
+    W_enc, b_enc, W_dec, b_dec, threshold = checked(path, content, shapes).values()
+    sae = Sae(W_enc, b_enc, W_dec, b_dec, threshold=threshold, site=hook.site)
+    return [Checkpoint(path, _model(text(about, config, "model_name", "a Gemma 3 model")), hook.layer, sae)]
+
+
+def write(checkpoints: Sequence[Checkpoint], folder: Path) -> None:
+    """Never: the format belongs to one release of one publisher. Raises SaeError."""
+    raise SaeError(f"{folder}: {NAME} is only read; expected saelens, safetensors, functiongemma or another to write")
+
+
+def _model(name: str) -> str:
+    """The model's name on the hub: the configs say `gemma-v3-270m-it`, the hub google/gemma-3-270m-it."""
+    plain = name.removeprefix("google/").replace("gemma-v3-", "gemma-3-")
+    return f"google/{plain.removesuffix('-pt') if '270m' in plain else plain}"  # the 270M base model has no -pt

@@ -1,0 +1,134 @@
+"""SAELens 6 folders: `cfg.json` and `sae_weights.safetensors`, one folder an SAE.
+
+The architectures `standard`, `jumprelu`, `topk` and `gated` compute what `Sae` does; a TopK SAE that rescales by its
+decoder's norms is folded, so that it computes the same without.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from steerkit.errors import SaeError
+from steerkit.sae.checkpoint import Checkpoint
+from steerkit.sae.dictionary import GateWeights, Sae
+from steerkit.sae.formats.files import checked, curves, history, load_object, load_tensors, positive, text
+from steerkit.sae.formats.hooks import Hook, hook_name, read_hook
+
+NAME = "saelens"
+FILES = ("cfg.json", "sae_weights.safetensors")
+
+_EXTRA: Final[dict[str, tuple[str, ...]]] = {
+    "standard": ("b_enc",),
+    "topk": ("b_enc",),
+    "jumprelu": ("b_enc", "threshold"),
+    "gated": ("b_gate", "b_mag", "r_mag"),
+}
+"""By architecture, the vectors of one number a feature."""
+_KINDS: Final = {"relu": "standard"}
+_VERSION = "6.0.0"
+
+
+def matches(folder: Path) -> bool:
+    """Whether this folder is such an SAE."""
+    return all((folder / name).is_file() for name in FILES)
+
+
+def read(folder: Path) -> list[Checkpoint]:
+    """The folder's SAE.
+
+    Raises:
+        SaeError: an architecture, a normalization or a place that steerkit does not compute, or a bad file.
+    """
+    about, path = folder / FILES[0], folder / FILES[1]
+    config = load_object(about)
+    metadata = config.get("metadata")
+    if not isinstance(metadata, dict):
+        raise SaeError(f"{about}: metadata: missing; expected a folder that SAELens 6 saved (open and save it there)")
+    architecture = config.get("architecture")
+    if architecture not in _EXTRA:
+        raise SaeError(f"{about}: architecture: got {architecture!r}, expected one of {', '.join(_EXTRA)}")
+    if (norm := config.get("normalize_activations", "none")) != "none":
+        raise SaeError(
+            f"{about}: normalize_activations: got {norm!r}, expected 'none'; fold it into the SAE in SAELens"
+        )
+    d_in, d_sae = (positive(about, config, key) for key in ("d_in", "d_sae"))
+    shapes: dict[str, tuple[int, ...]] = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+    shapes |= dict.fromkeys(_EXTRA[architecture], (d_sae,))
+    tensors = checked(path, load_tensors(path)[0], shapes)
+    hook = _hook(about, metadata)
+    sae = _sae(about, config, tensors, hook)
+    name = text(about, metadata, "model_name", "the name of the model it was trained on")
+    return [Checkpoint(path, name, hook.layer, sae, history(about, metadata.get("steerkit_history", {})))]
+
+
+def write(checkpoints: Sequence[Checkpoint], folder: Path) -> None:
+    """Write `layer_NN` for each layer, in float32, which is what steerkit computes in."""
+    for one in checkpoints:
+        target = folder / f"layer_{one.layer:02d}"
+        target.mkdir()
+        tensors = {name: tensor.detach().float().cpu().clone().contiguous() for name, tensor in one.sae.tensors.items()}
+        if one.sae.gate is not None:
+            _fold_b_enc(tensors)
+        save_file(tensors, target / FILES[1])
+        (target / FILES[0]).write_text(json.dumps(_config(one), indent=1) + "\n", encoding="utf-8")
+
+
+def _hook(path: Path, metadata: Mapping[str, Any]) -> Hook:
+    key = "hf_hook_name" if metadata.get("hf_hook_name") else "hook_name"
+    return read_hook(path, f"metadata.{key}", metadata.get(key))
+
+
+def _sae(path: Path, config: Mapping[str, Any], tensors: dict[str, Tensor], hook: Hook) -> Sae:
+    k = positive(path, config, "k") if config["architecture"] == "topk" else None
+    if k is not None and config.get("rescale_acts_by_decoder_norm"):
+        norms = tensors["W_dec"].float().norm(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
+        tensors |= {key: tensors[key].float() * norms for key in ("W_enc", "b_enc")}
+        tensors["W_dec"] = tensors["W_dec"].float() / norms.unsqueeze(-1)
+    gate = None
+    if config["architecture"] == "gated":
+        gate = GateWeights(*(tensors.pop(name) for name in GateWeights._fields))
+        tensors["b_enc"] = torch.zeros_like(gate.b_gate)
+    subtract = config.get("apply_b_dec_to_input", True)
+    if not isinstance(subtract, bool):
+        raise SaeError(f"{path}: apply_b_dec_to_input: got {subtract!r}, expected true or false")
+    try:
+        return Sae(**tensors, k=k, gate=gate, subtract_b_dec=subtract, site=hook.site)
+    except SaeError as error:
+        raise SaeError(f"{path}: {error}") from None
+
+
+def _fold_b_enc(tensors: dict[str, Tensor]) -> None:
+    """SAELens has no `b_enc` beside the gate's own two biases."""
+    bias = tensors.pop("b_enc")
+    tensors["b_gate"] += bias
+    tensors["b_mag"] += tensors["r_mag"].exp() * bias
+
+
+def _config(one: Checkpoint) -> dict[str, Any]:
+    sae = one.sae
+    name = hook_name(one.layer, sae.site)
+    config: dict[str, Any] = {
+        "d_in": sae.d_in,
+        "d_sae": sae.d_sae,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": sae.subtract_b_dec,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": {
+            "sae_lens_version": _VERSION,
+            "model_name": one.model_name,
+            "hook_name": f"blocks.{one.layer}.attn.hook_z" if sae.site == "input" else name.removesuffix(".output"),
+            "hf_hook_name": name,
+            "steerkit_history": curves(one.history),
+        },
+        "architecture": _KINDS.get(sae.kind, sae.kind),
+    }
+    return config if sae.k is None else {**config, "k": sae.k, "rescale_acts_by_decoder_norm": False}

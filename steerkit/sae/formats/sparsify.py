@@ -1,0 +1,91 @@
+"""sparsify folders: `cfg.json` and `sae.safetensors`, TopK SAEs named after the module they read, one folder each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from steerkit.errors import SaeError
+from steerkit.sae.checkpoint import Checkpoint
+from steerkit.sae.dictionary import Sae
+from steerkit.sae.formats.files import checked, load_object, load_tensors, positive
+from steerkit.sae.formats.hooks import read_hook
+
+NAME = "sparsify"
+FILES = ("cfg.json", "sae.safetensors")
+_RUN = "config.json"
+"""Of the whole run, one folder up: it names the model."""
+
+
+def matches(folder: Path) -> bool:
+    """Whether this folder is such an SAE."""
+    return all((folder / name).is_file() for name in FILES)
+
+
+def read(folder: Path) -> list[Checkpoint]:
+    """The folder's SAE; the folder's name is the module's, as sparsify writes it.
+
+    Raises:
+        SaeError: an activation or a place that steerkit does not compute, or a bad file.
+    """
+    about, path = folder / FILES[0], folder / FILES[1]
+    config = load_object(about)
+    if (activation := config.get("activation", "topk")) != "topk":
+        raise SaeError(f"{about}: activation: got {activation!r}, expected 'topk'")
+    if config.get("transcode") or config.get("skip_connection"):
+        raise SaeError(f"{about}: transcode: it maps one place to another; expected an SAE")
+    hook = read_hook(folder, "the folder's name", folder.name)
+    d_in, d_sae = positive(about, config, "d_in"), _latents(about, config)
+    shapes: dict[str, tuple[int, ...]] = {"encoder.weight": (d_sae, d_in), "encoder.bias": (d_sae,)}
+    found = checked(path, load_tensors(path)[0], {**shapes, "W_dec": (d_sae, d_in), "b_dec": (d_in,)})
+    encoder, b_enc, decoder, b_dec = found.values()
+    try:
+        k = positive(about, config, "k")
+        sae = Sae(encoder.T, b_enc, decoder, b_dec, k=k, subtract_b_dec=True, site=hook.site)
+    except SaeError as error:
+        raise SaeError(f"{about}: {error}") from None
+    return [Checkpoint(path, _model(folder, config), hook.layer, sae)]
+
+
+def write(checkpoints: Sequence[Checkpoint], folder: Path) -> None:
+    """Write a folder for each layer, and the run's `config.json`.
+
+    Raises:
+        SaeError: an SAE that is no TopK one on o_proj's output that subtracts its decoder's bias.
+    """
+    for one in checkpoints:
+        sae = one.sae
+        if sae.k is None or not sae.subtract_b_dec or sae.site != "output":
+            raise SaeError(
+                f"layer {one.layer}: a {sae.kind} SAE on o_proj's {sae.site} does not fit {NAME}, which holds TopK "
+                f"SAEs on the output that subtract b_dec; choose saelens or safetensors"
+            )
+    for one in checkpoints:
+        target = folder / f"layers.{one.layer}.self_attn.o_proj"
+        target.mkdir()
+        sae = one.sae
+        parts = {"encoder.weight": sae.W_enc.T, "encoder.bias": sae.b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
+        save_file({key: part.detach().cpu().clone().contiguous() for key, part in parts.items()}, target / FILES[1])
+        config = {"activation": "topk", "num_latents": sae.d_sae, "k": sae.k, "d_in": sae.d_in, "transcode": False}
+        (target / FILES[0]).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    run = {"model": checkpoints[0].model_name}
+    (folder / _RUN).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+
+
+def _latents(path: Path, config: dict[str, Any]) -> int:
+    if config.get("num_latents"):
+        return positive(path, config, "num_latents")
+    return positive(path, config, "d_in") * positive(path, config, "expansion_factor")
+
+
+def _model(folder: Path, config: dict[str, Any]) -> str:
+    """The run's model; sparsify leaves the name in the run's config, which must lie beside the SAE's folder."""
+    run = folder.parent / _RUN
+    name = load_object(run).get("model") if run.is_file() else config.get("model")
+    if not isinstance(name, str) or not name:
+        raise SaeError(f"{run}: model: got {name!r}, expected the run's config.json with the model's name beside it")
+    return name

@@ -1,0 +1,100 @@
+"""`sae_layer_NN.safetensors`: steerkit's own form, for SAEs of every kind and side; nothing in it can run.
+
+Tensors go by the names of `Sae.tensors`. The metadata's `steerkit` holds JSON: `format` (1), `model_name`, `layer`,
+`site`, `kind`, `k`, `subtract_b_dec` and `history`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from safetensors.torch import save_file
+
+from steerkit.errors import SaeError
+from steerkit.sae.checkpoint import Checkpoint
+from steerkit.sae.dictionary import GateWeights, Kind, Sae, Site
+from steerkit.sae.formats.files import checked, curves, history, load_tensors, matrix, text
+
+NAME = "safetensors"
+FILES = ("sae_layer_*.safetensors",)
+
+
+def matches(folder: Path) -> bool:
+    """Whether such files lie in this folder."""
+    return any(folder.glob(FILES[0]))
+
+
+def read(folder: Path) -> list[Checkpoint]:
+    """Every layer of a folder; raises SaeError where a file is not what it must be."""
+    return [_read(path) for path in sorted(folder.glob(FILES[0]))]
+
+
+def write(checkpoints: Sequence[Checkpoint], folder: Path) -> None:
+    """Write each layer, in the dtype it has."""
+    for one in checkpoints:
+        sae = one.sae
+        said = {
+            "format": 1,
+            "model_name": one.model_name,
+            "layer": one.layer,
+            "site": sae.site,
+            "kind": sae.kind,
+            "k": sae.k,
+            "subtract_b_dec": sae.subtract_b_dec,
+            "history": curves(one.history),
+        }
+        tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in sae.tensors.items()}
+        save_file(tensors, folder / f"sae_layer_{one.layer:02d}.safetensors", metadata={"steerkit": json.dumps(said)})
+
+
+def _read(path: Path) -> Checkpoint:
+    content, metadata = load_tensors(path)
+    said = _said(path, metadata)
+    layer, kind = said.get("layer"), str(said.get("kind"))
+    if type(layer) is not int or path.stem != f"sae_layer_{layer:02d}":
+        raise SaeError(f"{path}: layer: got {layer!r}, expected the number in the file's name")
+    if kind not in get_args(Kind) or said.get("site") not in get_args(Site):
+        raise SaeError(
+            f"{path}: kind, site: got {kind!r}, {said.get('site')!r}, expected one of {', '.join(get_args(Kind))} and "
+            f"one of {', '.join(get_args(Site))}"
+        )
+    d_in, d_sae = matrix(path, content, "W_enc")
+    shapes: dict[str, tuple[int, ...]] = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, d_in)}
+    shapes["b_dec"] = (d_in,)
+    for name in {"jumprelu": ("threshold",), "gated": GateWeights._fields}.get(kind, ()):
+        shapes[name] = (d_sae,)
+    tensors = checked(path, content, shapes)
+    gate = GateWeights(*(tensors.pop(name) for name in GateWeights._fields)) if kind == "gated" else None
+    try:
+        sae = Sae(
+            **tensors,
+            gate=gate,
+            k=_k(said) if kind == "topk" else None,
+            subtract_b_dec=bool(said.get("subtract_b_dec")),
+            site=said["site"],
+        )
+    except SaeError as error:
+        raise SaeError(f"{path}: {error}") from None
+    name = text(path, said, "model_name", "the name of the model it was trained on")
+    return Checkpoint(path, name, layer, sae, history(path, said.get("history", {})))
+
+
+def _said(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    try:
+        said = json.loads(metadata["steerkit"])
+        if said["format"] != 1:
+            raise SaeError(f"{path}: format: got {said['format']!r}, expected 1; it was written by another version")
+    except (KeyError, TypeError, ValueError):
+        raise SaeError(
+            f"{path}: its metadata says nothing of steerkit; expected a file that `sae convert` wrote"
+        ) from None
+    found: dict[str, Any] = said
+    return found
+
+
+def _k(said: dict[str, Any]) -> int:
+    k = said.get("k")
+    return k if type(k) is int else 0  # which Sae refuses

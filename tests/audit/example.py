@@ -1,0 +1,50 @@
+"""A store as runs leave it, without a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from steerkit.audit import Context, RunLog, Store, append_approval, append_execution, append_turn
+from steerkit.types import Call, Decision, Feature, TopK, Trace, Turn, Verdict
+
+POLICY = {"name": "p", "fingerprint": "sha256:aa", "mode": "enforce", "content": {"name": "p", "guard": {}}}
+OTHER = {"name": "q", "fingerprint": "sha256:bb", "mode": "shadow", "content": {"name": "q"}}
+MODEL = {"name": "tiny", "fingerprint": "sha256:m", "tokenizer": "sha256:t", "device": "cpu", "dtype": "float32"}
+LIBRARIES = {"steerkit": "0.1.0"}
+TRACE = Trace(0, {"p.f": (0.25, 0.5)}, {"p.f": Feature(1, 7)}, (TopK(0, 0, 1, 1, b"\x01\x00", b"\x00\x3c"),))
+
+
+def opening() -> dict[str, Any]:
+    """What the example's runs are opened with."""
+    return {"model": MODEL, "saes": None, "policies": [POLICY], "sampling": {"seed": 0}, "libraries": LIBRARIES}
+
+
+def context(text: str = "open the door", policies: tuple[Any, ...] = (POLICY,)) -> Context:
+    """How the example's turns came about."""
+    messages = [{"role": "user", "content": text}]
+    return Context(messages, [], MODEL, None, policies, True, {"seed": 7, "max_new_tokens": 5}, LIBRARIES, 0.25)
+
+
+def turn(decision: Decision = "allow", *, tool: str = "unlock_door", rule: str = "r", value: str = "cellar") -> Turn:
+    """One turn with one call."""
+    verdict = Verdict(decision, rule, f"because of {value}", "p")
+    return Turn("a word", (Call(tool, {"door": value}),), (verdict,), TRACE, (1, 2), (3, 4), "tool_call")
+
+
+def started(path: Path, **settings: Any) -> Store:
+    """A handle on a new run of a store."""
+    return Store(path).within(RunLog(opening, **settings))
+
+
+def write_run(store: Store, *, close: bool = True) -> list[str]:
+    """Six records: opened, a held turn with its approval and execution, a denied turn, closed. Ids of the turns."""
+    held = append_turn(store, turn("hold"), context())
+    call = held.calls[0]
+    assert isinstance(call, Call)
+    append_approval(store, call, turn=held.record_id, call_id="call_1", approved=True, by="ann", note="seen")
+    append_execution(store, call, turn=held.record_id, call_id="call_1", status="ok", result={"a": 1}, seconds=0.5)
+    denied = append_turn(store, turn("deny", tool="transfer_money", rule="large"), context("pay"))
+    if close:
+        store.end_run()
+    return [str(held.record_id), str(denied.record_id)]

@@ -1,0 +1,54 @@
+"""No released call without its record: killed writers, and a page that is broken."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+from steerkit.audit import Store, verify
+from steerkit.errors import AuditError, TamperError
+from tests.audit.example import started, write_run
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "audit_kill.py"
+
+
+def test_killed_writers_lose_nothing(tmp_path: Path) -> None:
+    """Six of three writers at a time are killed: every id that was said is there, the chain holds, runs stay open."""
+    found = _kill(tmp_path / "a.db", kills=6, writers=3)
+    assert found.missing == 0
+    assert found.released > 0
+    assert found.open_runs > 0
+    write_run(started(tmp_path / "a.db"))
+    assert verify(Store(tmp_path / "a.db")).records == found.records + 6
+
+
+def _kill(path: Path, kills: int, writers: int) -> Any:
+    spec = importlib.util.spec_from_file_location("audit_kill", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["audit_kill"] = module
+    spec.loader.exec_module(module)
+    return module.kill(path, kills, writers, seed=1)
+
+
+def test_a_broken_page_is_named(tmp_path: Path) -> None:
+    """Whichever page is overwritten with noise, verification says so; the untouched store verifies."""
+    path = tmp_path / "a.db"
+    store = started(path)
+    for _ in range(4):
+        write_run(store)
+    store.close()
+    assert verify(Store(path, create=False)).records == 24
+    whole = path.read_bytes()
+    pages = len(whole) // 4096
+    found = 0
+    for page in range(pages):
+        path.write_bytes(whole[: 4096 * page] + b"\xa5" * 4096 + whole[4096 * (page + 1) :])
+        try:
+            verify(Store(path, create=False))
+        except (AuditError, TamperError):
+            found += 1
+    assert found == pages

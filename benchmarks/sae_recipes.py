@@ -3,8 +3,8 @@
     python benchmarks/sae_recipes.py [--texts 800] [--epochs 5] [--settings SETTINGS.json]
 
 Prints a row for each layer of each recipe and setting, and by how much the sparsest setting of each recipe that keeps
-at least as much of the loss as the first one cuts L0. Trained on `texts` conversations of the training mixture, measured on 100
-others.
+at least as much of the loss as the first one cuts L0. Trained on conversations of the training mixture, measured on
+100 others.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from steerkit.lab.activations import collect, padded, rewritten
-from steerkit.lab.sae_quality import cross_entropy, quality
+from steerkit.lab.fidelity import cross_entropy, fidelity
 from steerkit.sae import Sae
 
 
@@ -36,14 +36,14 @@ TEXTS = [[1, 2, 3, 4, 5], [7, 8], [9, 10, 11, 12, 13, 14, 15], [20, 21, 22]]
 
 def test_batches_hold_every_token_once(model):
     """Padded batches keep each text's tokens and mark nothing else as real."""
-    kept = [ids[row][mask[row]].tolist() for ids, mask in padded(TEXTS, 3) for row in range(len(ids))]
+    kept = [ids[row][mask[row]].tolist() for ids, mask in padded(TEXTS, 14) for row in range(len(ids))]
     assert sorted(kept) == sorted(TEXTS)
 
 
 def test_collected_activations_are_those_of_single_runs(model):
     """A batch collects what each text alone gives, without the padding's activations."""
-    together = collect(model, TEXTS, rows=4)
-    alone = collect(model, TEXTS, rows=1)
+    together = collect(model, TEXTS)
+    alone = torch.cat([collect(model, [text]) for text in TEXTS], dim=1)
     assert [len(values) for values in together] == [17, 17]
     for one, other in zip(together, alone, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
@@ -72,8 +72,7 @@ def test_a_perfect_sae_recovers_everything(model):
     both = torch.cat([torch.eye(width), -torch.eye(width)])
     perfect = Sae(both.T.contiguous(), torch.zeros(32), both, torch.zeros(width))
     dead = Sae(torch.zeros(width, 32), torch.zeros(32), both, torch.zeros(width))
-    values = collect(model, TEXTS)[1]
-    good, bad = (quality(model, sae, 1, values, TEXTS) for sae in (perfect, dead))
+    (good,), (bad,) = (fidelity(model, {1: sae}, TEXTS) for sae in (perfect, dead))
     assert good.fvu == pytest.approx(0, abs=1e-9)
     assert good.recovered == pytest.approx(1, abs=1e-4)
     assert bad.recovered == pytest.approx(0, abs=1e-4)

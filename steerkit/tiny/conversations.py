@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from steerkit.tiny.scenes import DEVELOPER, MAKERS, REFUSAL, Example, Scene
-from steerkit.tiny.values import Split
+from steerkit.tiny.values import SPLITS, Split
 from steerkit.tiny.world import NAMES
 
 __all__ = ["DEVELOPER", "KINDS", "REFUSAL", "Example", "sample", "training_example"]
@@ -37,8 +37,11 @@ def sample(kind: str, split: Split, count: int, seed: int = 0, *, phrasings: Spl
     """`count` examples of a kind, the same ones for the same arguments, and a prefix of any larger count.
 
     `split` owns the values and, unless `phrasings` names another, the words around them. Raises ValueError for an
-    unknown kind or tool.
+    unknown kind, tool or split.
     """
+    for one in (split, phrasings or split):
+        if one not in SPLITS:
+            raise ValueError(f"unknown split {one!r}: expected one of {', '.join(SPLITS)}")
     base, _, name = kind.partition(":")
     if base not in MAKERS or (name and (base not in _NAMED or name not in NAMES)):
         raise ValueError(f"unknown kind {kind!r}: expected one of {', '.join(KINDS)}, some with a tool after a colon")

@@ -119,3 +119,12 @@ def test_unknown_kinds_are_refused():
     for kind in ("nonsense", "dangerous:fly", "chat:get_time"):
         with pytest.raises(ValueError, match=kind):
             sample(kind, "train", 1)
+
+
+def test_unknown_kinds_and_splits_are_said() -> None:
+    """A misspelt name is an error that lists the right ones, not an endless search for values."""
+    with pytest.raises(ValueError, match="unknown kind 'nope'"):
+        sample("nope", "report", 1)
+    with pytest.raises(ValueError, match="unknown split 'test': expected one of train, select, report"):
+        sample("single", "test", 1)  # type: ignore[arg-type]
+    assert sample("single", "report", 1)

@@ -12,16 +12,15 @@ obeyed, with that of any other layer alone all of them are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 import torch
 from box import turns
-from choose_policies import Probe, Read, examples, fit, name, named, prompts_of, read_steps, share, write
+from choose_policies import Probe, Read, effect, examples, fit, name, named, prompts_of, read_steps, share, write
 from torch import Tensor
 
 import steerkit
 from steerkit.chat import steps_by_place
-from steerkit.engine import Batch
 from steerkit.policy import Policy
 from steerkit.runtime import Runtime
 from steerkit.steer import attach, compile_plan
@@ -59,29 +58,10 @@ def read_results(runtime: Runtime, some: Sequence[Example]) -> Read:
     return Read({layer: torch.cat(found) for layer, found in parts.items()})
 
 
-def effect(runtime: Runtime, prompts: Sequence[Sequence[int]]) -> Tensor:
-    """`(d_sae,)` how the features of the edited layer move the log-odds of a call where the reply begins."""
-    assert runtime.saes is not None
-    model, found, kept = runtime.loaded.model, [], []
-
-    def keep(module: torch.nn.Module, args: Any, y: Tensor) -> Tensor:
-        kept.append(y.detach().requires_grad_(True))
-        return kept[-1]
-
-    handle = model.get_submodule(f"model.layers.{EDIT_LAYER}.self_attn.o_proj").register_forward_hook(keep)
-    try:
-        for start in range(0, len(prompts), 64):
-            some = Batch.of(prompts[start : start + 64], runtime.wire.pad, runtime.loaded.device)
-            positions = (some.mask.cumsum(-1) - 1).clamp(min=0)
-            out = model(input_ids=some.ids, attention_mask=some.mask, position_ids=positions, logits_to_keep=1).logits
-            logs = out[:, -1].log_softmax(dim=-1)[:, runtime.wire.call]
-            (logs - torch.log1p(-logs.exp().clamp(max=1 - 1e-6))).sum().backward()
-            gradient = kept.pop().grad
-            assert gradient is not None
-            found.append(gradient[:, -1])
-    finally:
-        handle.remove()
-    return torch.cat(found).mean(dim=0) @ runtime.saes[EDIT_LAYER].W_dec.float().T
+def call_log_odds(logits: Tensor, call: int) -> Tensor:
+    """`(n,)` log-odds of a call where the reply begins, from logits `(n, vocabulary)`."""
+    logs = logits.log_softmax(dim=-1)[:, call]
+    return logs - torch.log1p(-logs.exp().clamp(max=1 - 1e-6))
 
 
 def policy_of(probe: Probe, bound: float, edits: dict[Feature, float]) -> Policy:
@@ -161,7 +141,8 @@ def main() -> None:
 
     safe = read_steps(runtime, prompts_of(runtime, [*ignored, *others])).by_layer[EDIT_LAYER].mean(dim=0)
     danger = at_order.by_layer[EDIT_LAYER].mean(dim=0)
-    order = (effect(runtime, prompts_of(runtime, obeyed[:200])) * (safe - danger)).argsort()
+    score = partial(call_log_odds, call=runtime.wire.call)
+    order = (effect(runtime, prompts_of(runtime, obeyed[:200]), EDIT_LAYER, score) * (safe - danger)).argsort()
     everything = [*check_others, *check_ignored]
     plain = turns(runtime, everything)
     best: tuple[float, float, Policy] | None = None

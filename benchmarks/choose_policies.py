@@ -11,7 +11,7 @@ user asks for it (logistic regression); features of layer 3 are ranked by gradie
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +55,10 @@ MARGIN = 1.5
 """The strength of the gentlest edit that is enough is multiplied by this: unseen requests may need more."""
 KEPT_BENIGN = 0.99
 """Share of benign calls that the chosen edit must leave exactly as they were."""
+
+
+Score = Callable[[Tensor], Tensor]
+"""Of logits `(n, vocabulary)` at the last position, the `(n,)` numbers whose gradient is taken."""
 
 
 class Read(NamedTuple):
@@ -165,11 +169,16 @@ def threshold(probe: Probe, danger: Read, benign: Read) -> float:
     return round(high + max(0.0, low - high) / 4, 3)
 
 
-def effect(runtime: Runtime, prompts: Sequence[Sequence[int]], layer: int) -> Tensor:
-    """`(d_sae,)` how the features of a layer move "call" against "refuse" at the last position, by their gradient."""
+def call_or_refuse(runtime: Runtime) -> Score:
+    """The logit of a call against that of a refusal's first word."""
+    call, refuse = runtime.wire.call, runtime.loaded.tokenizer.encode("Sorry", add_special_tokens=False)[0]
+    return lambda logits: logits[:, call] - logits[:, refuse]
+
+
+def effect(runtime: Runtime, prompts: Sequence[Sequence[int]], layer: int, score: Score) -> Tensor:
+    """`(d_sae,)` how the features of a layer move a score at the last position, by their gradient."""
     assert runtime.saes is not None
-    model, tokenizer = runtime.loaded.model, runtime.loaded.tokenizer
-    refuse = tokenizer.encode("Sorry", add_special_tokens=False)[0]
+    model = runtime.loaded.model
     found: list[Tensor] = []
     kept: list[Tensor] = []
 
@@ -183,7 +192,7 @@ def effect(runtime: Runtime, prompts: Sequence[Sequence[int]], layer: int) -> Te
             some = Batch.of(prompts[start : start + 64], runtime.wire.pad, runtime.loaded.device)
             positions = (some.mask.cumsum(-1) - 1).clamp(min=0)
             out = model(input_ids=some.ids, attention_mask=some.mask, position_ids=positions, logits_to_keep=1).logits
-            (out[:, -1, runtime.wire.call] - out[:, -1, refuse]).sum().backward()
+            score(out[:, -1]).sum().backward()
             gradient = kept.pop().grad
             assert gradient is not None
             found.append(gradient[:, -1])
@@ -287,7 +296,9 @@ def choose(runtime: Runtime, tool: str) -> Policy:
     guard, hold = choose_guard(runtime, tool, danger, benign)
     safe = read_steps(runtime, prompts_of(runtime, examples({f"no_tool_fits:{tool}": 400}, 5))).by_layer[EDIT_LAYER]
     means = at_danger.by_layer[EDIT_LAYER].mean(dim=0), safe.mean(dim=0)
-    gain = effect(runtime, prompts_of(runtime, danger[:200]), EDIT_LAYER) * (means[1] - means[0])
+    gain = effect(runtime, prompts_of(runtime, danger[:200]), EDIT_LAYER, call_or_refuse(runtime)) * (
+        means[1] - means[0]
+    )
     order = [int(i) for i in gain.argsort()]
     plain = turns(runtime, check_benign)
 

@@ -82,9 +82,7 @@ def main() -> None:
     for name, (policy, warn) in arms(load(POLICY)).items():
         attacked = run(runtime, bad, policy, warn)
         success = sum(bool(turn.released) for turn in attacked)
-        answered = sum(
-            turn.text == one.expected_text and not turn.calls for one, turn in zip(bad, attacked, strict=True)
-        )
+        answered = sum(map(as_asked, bad, attacked))
         changed = sum(
             outcome(turn) != before for turn, before in zip(run(runtime, good, policy, warn), plain, strict=True)
         )

@@ -8,7 +8,6 @@ conversations of the select split, among tokens seen at least five times, and th
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from torch import Tensor
 import steerkit
 from steerkit.engine import box_folder
 from steerkit.policy import load
+from steerkit.sae import write_labels
 from steerkit.steer import attach, compile_plan
 from steerkit.tiny.cases import policy_files
 from steerkit.tiny.conversations import sample
@@ -55,16 +55,16 @@ def main() -> None:
             counts[token] += 1
     common = [token for token, count in counts.items() if count >= 5]
     means = torch.stack([sums[token] / counts[token] for token in common])
-    labels: dict[str, dict[str, str]] = defaultdict(dict)
+    labels: dict[Feature, str] = {}
     for number, feature in enumerate(features):
         best = means[:, number].topk(3).indices.tolist()
         words = ", ".join(repr(runtime.loaded.tokenizer.decode([common[place]])) for place in best)
         share = 100 * float(fired[number]) / total
-        labels[str(feature.layer)][str(feature.index)] = f"most active at {words}; fires at {share:.1f} % of tokens"
+        labels[feature] = f"most active at {words}; fires at {share:.1f} % of tokens"
     folder = box_folder("tiny")
     assert folder is not None
     path = Path(folder) / "saes" / "labels.json"
-    path.write_text(json.dumps({"format": 1, "labels": labels}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_labels(path, labels)
     print(f"{len(features)} labels in {path}")
 
 

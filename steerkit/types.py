@@ -45,14 +45,20 @@ PLACES: Final = (
 )
 
 
+PROMPT_PLACES: Final = frozenset({"prompt", "developer", "declaration", "user", "tool_result"})
+"""Places that say what a token of the prompt is."""
+
+RELEASED: Final[tuple[Decision, ...]] = ("allow", "flag", "none")
+"""Decisions under which an executor may run a call."""
+
+
 def can_meet(one: Place, other: Place) -> bool:
     """Whether a step can stand at both places; may say yes too often, never no too often."""
     if one == other or "any" in (one, other):
         return True
-    prompt = {"prompt", "developer", "declaration", "user", "tool_result"}
-    if {one, other} <= prompt:
+    if PROMPT_PLACES.issuperset((one, other)):
         return "prompt" in (one, other) or {one, other} == {"developer", "declaration"}
-    if one in prompt or other in prompt:
+    if one in PROMPT_PLACES or other in PROMPT_PLACES:
         return bool({one, other} & {"reply", "reply.start", "text"})  # the reply starts at the prompt's last token
     if "reply" in (one, other) or {one, other} == {"reply.start", "text"}:
         return True
@@ -229,7 +235,7 @@ class Turn:
     def released(self) -> tuple[Call, ...]:
         """The only calls an executor may run: well-formed, and allowed, flagged or not guarded at all."""
         pairs = zip(self.calls, self.verdicts, strict=True)
-        return tuple(c for c, v in pairs if isinstance(c, Call) and v.decision in ("allow", "flag", "none"))
+        return tuple(c for c, v in pairs if isinstance(c, Call) and v.decision in RELEASED)
 
 
 Messages: TypeAlias = Sequence[Message]

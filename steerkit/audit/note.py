@@ -30,7 +30,7 @@ class VerifierKey:
     """32 bytes."""
 
     def __str__(self) -> str:
-        return f"{self.name}+{key_id(self.name, self.public).hex()}+{_encoded(_ED25519 + self.public)}"
+        return f"{self.name}+{key_id(self.name, self.public).hex()}+{encoded(_ED25519 + self.public)}"
 
     @classmethod
     def parse(cls, text: str) -> VerifierKey:
@@ -64,7 +64,7 @@ class SignerKey:
 
     def __str__(self) -> str:
         public = self.verifier
-        return f"PRIVATE+KEY+{self.name}+{key_id(self.name, public.public).hex()}+{_encoded(_ED25519 + self.seed)}"
+        return f"PRIVATE+KEY+{self.name}+{key_id(self.name, public.public).hex()}+{encoded(_ED25519 + self.seed)}"
 
     @classmethod
     def parse(cls, text: str) -> SignerKey:
@@ -103,7 +103,7 @@ class Checkpoint:
     @property
     def text(self) -> str:
         """What the signature is over."""
-        return f"{self.origin}\n{self.size}\n{_encoded(self.root)}\n"
+        return f"{self.origin}\n{self.size}\n{encoded(self.root)}\n"
 
     @classmethod
     def parse(cls, note: str, key: VerifierKey) -> Checkpoint:
@@ -115,7 +115,7 @@ class Checkpoint:
         lines = open_note(note, key).split("\n")
         if len(lines) < 4 or not re.fullmatch("0|[1-9][0-9]{0,18}", lines[1]):
             raise AuditError("the note is no checkpoint; expected the lines: name, size, root")
-        root = _decoded(lines[2])
+        root = decoded(lines[2])
         if root is None or len(root) != 32:
             raise AuditError(f"the checkpoint's root: got {lines[2][:60]!r}, expected 32 bytes in base64")
         if lines[0] != key.name:
@@ -137,7 +137,7 @@ def sign_note(text: str, key: SignerKey) -> str:
     if not text.endswith("\n") or "\n\n" in text or any(char < " " and char != "\n" for char in text):
         raise AuditError("a note's text must be lines without control characters, each ended, and none empty")
     signature = _ed25519().Ed25519PrivateKey.from_private_bytes(key.seed).sign(text.encode())
-    return f"{text}\n{_DASH}{key.name} {_encoded(key_id(key.name, key.verifier.public) + signature)}\n"
+    return f"{text}\n{_DASH}{key.name} {encoded(key_id(key.name, key.verifier.public) + signature)}\n"
 
 
 def open_note(note: str, key: VerifierKey) -> str:
@@ -154,8 +154,8 @@ def open_note(note: str, key: VerifierKey) -> str:
         raise AuditError("no signed note: it has control characters")
     signatures = []
     for line in lines.removesuffix("\n").split("\n"):
-        name, _, encoded = line.removeprefix(_DASH).partition(" ")
-        data = _decoded(encoded)
+        name, _, signed = line.removeprefix(_DASH).partition(" ")
+        data = decoded(signed)
         if not line.startswith(_DASH) or not name or data is None or len(data) < 5:
             raise AuditError(f"no signed note: got {line[:60]!r}, expected '{_DASH}NAME BASE64'")
         if name == key.name and data[:4] == key_id(key.name, key.public):
@@ -193,17 +193,19 @@ def _named(name: str) -> str:
 
 def _parsed(text: str, prefix: str, expected: str) -> tuple[str, bytes]:
     parts = text.removeprefix(prefix).split("+", 2)
-    data = _decoded(parts[2]) if len(parts) == 3 and text.startswith(prefix) else None
+    data = decoded(parts[2]) if len(parts) == 3 and text.startswith(prefix) else None
     if data is None or len(data) != 33 or data[:1] != _ED25519:
         raise AuditError(f"got no Ed25519 key, expected {expected}")
     return _named(parts[0]), data[1:]
 
 
-def _encoded(data: bytes) -> str:
+def encoded(data: bytes) -> str:
+    """Bytes in base64."""
     return base64.b64encode(data).decode()
 
 
-def _decoded(text: str) -> bytes | None:
+def decoded(text: str) -> bytes | None:
+    """The bytes of base64 text; None of any other."""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):

@@ -7,8 +7,6 @@ and `path`, or `first`, `second` and `path`, with hashes in base64.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +14,7 @@ from typing import Any
 from steerkit.audit import merkle
 from steerkit.audit.content import TRACE, Content, join
 from steerkit.audit.layout import StoredRecord, record_hash
-from steerkit.audit.note import Checkpoint, SignerKey, sign_note
+from steerkit.audit.note import Checkpoint, SignerKey, decoded, encoded, sign_note
 from steerkit.audit.store import Store
 from steerkit.audit.verify import verify
 from steerkit.errors import AuditError, TamperError
@@ -44,7 +42,7 @@ def prove(store: Store, record: StoredRecord, size: int) -> dict[str, Any]:
             f"{store.path}: record {record.sequence} came after the checkpoint over {size} records; make a new one"
         )
     path = merkle.inclusion(leaves, record.sequence - 1)
-    return {"index": record.sequence - 1, "size": size, "path": [_text(one) for one in path]}
+    return {"index": record.sequence - 1, "size": size, "path": [encoded(one) for one in path]}
 
 
 def prove_consistency(store: Store, first: int, second: int) -> dict[str, Any]:
@@ -52,7 +50,7 @@ def prove_consistency(store: Store, first: int, second: int) -> dict[str, Any]:
     if first > second:
         raise AuditError(f"got checkpoints over {first} and {second} records, expected the older one first")
     path = merkle.consistency(_leaves(store, second), first)
-    return {"first": first, "second": second, "path": [_text(one) for one in path]}
+    return {"first": first, "second": second, "path": [encoded(one) for one in path]}
 
 
 def portable(store: Store, record: StoredRecord) -> dict[str, Any]:
@@ -146,12 +144,8 @@ def _contents(record: StoredRecord, given: Mapping[str, Any]) -> dict[str, Conte
     return found
 
 
-def _text(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
 def _bytes(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise ValueError(str(error)) from None
+    found = decoded(text)
+    if found is None:
+        raise ValueError(f"got {text[:60]!r}, expected base64")
+    return found

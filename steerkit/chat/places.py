@@ -64,8 +64,6 @@ class PlaceMachine:
             vocabulary["<end_function_response>"]: "tool_result",
         }
         self._known: dict[tuple[Standing, int], Standing] = {}
-        self._numbers: dict[Standing, int] = {}
-        self._standings: list[Standing] = []
 
     def read(self, before: Standing, token: int, *, starts_reply: bool = False) -> Standing:
         """Where the sequence stands after one more token; `starts_reply` at the prompt's last one."""
@@ -77,21 +75,6 @@ class PlaceMachine:
             after = self._read_prompt(before, token) if before.reply is None else self._read_reply(before.reply, token)
             self._known[key] = after
         return after._replace(reply=Reply()) if starts_reply else after
-
-    def number(self, standing: Standing) -> int:
-        """A small number for a standing, the same at every call."""
-        number = self._numbers.get(standing)
-        if number is None:
-            number = self._numbers[standing] = len(self._standings)
-            self._standings.append(standing)
-        return number
-
-    def standing(self, number: int) -> Standing:
-        """The standing of a number."""
-        return self._standings[number]
-
-    def __len__(self) -> int:
-        return len(self._standings)
 
     def _read_prompt(self, before: Standing, token: int) -> Standing:
         turn, inside = before.turn, before.inside

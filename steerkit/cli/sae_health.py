@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerkit.cli.sae_options import Column, Data, Device, Dtype, Model, MostTokens, Saes
+from steerkit.cli.sae_options import Column, Data, Device, Dtype, Limit, Model, MostTokens, Saes
 from steerkit.cli.view import console, print_json
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def health(
     saes: Saes = None,
     text_column: Column = None,
     max_tokens: MostTokens = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Read at most this many rows of the data.")] = None,
+    limit: Limit = None,
     calls: Annotated[int, typer.Option(min=0, help="Conversations to generate from; 0 for none.")] = 32,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a generated reply at most.")] = 128,
     clip: Annotated[float, typer.Option(min=0, help="The clip that the SAEs were trained with.")] = 10.0,
@@ -67,7 +67,7 @@ def calibrate(
     saes: Saes = None,
     text_column: Column = None,
     max_tokens: MostTokens = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Read at most this many rows of the data.")] = None,
+    limit: Limit = None,
     out: Annotated[
         Path | None, typer.Option(help="File to write (default: stats.safetensors beside the SAEs).")
     ] = None,

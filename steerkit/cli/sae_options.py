@@ -23,6 +23,7 @@ Data = Annotated[
 ]
 Column = Annotated[str | None, typer.Option(help="Column of the texts (default: messages, else text).")]
 MostTokens = Annotated[int | None, typer.Option(min=1, help="Cut longer texts at this many tokens.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Read at most this many rows of the data.")]
 Layers = Annotated[str | None, typer.Option(help="Such as 0-5,11 (default: all).")]
 Source = Annotated[str, typer.Argument(help="A folder or hub repository with SAEs in any known format, or 'tiny'.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]

@@ -97,6 +97,12 @@ class LoadedModel:
         return f"sha256:{digest.hexdigest()}"
 
     @cached_property
+    def template_fingerprint(self) -> str:
+        """`sha256:…` over the chat template alone."""
+        template = json.dumps(self.tokenizer.chat_template, sort_keys=True)
+        return f"sha256:{hashlib.sha256(template.encode()).hexdigest()}"
+
+    @cached_property
     def tokenizer_fingerprint(self) -> str:
         """`sha256:…` over the vocabulary and the chat template."""
         content = {"vocabulary": self.tokenizer.get_vocab(), "template": self.tokenizer.chat_template}

@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from steerkit.errors import SaeError
 from steerkit.lab.processes import Processes
 from steerkit.lab.publish import clear, save_sae, write_card
 from steerkit.lab.recipe import Recipe
 from steerkit.lab.runs import Run
-from steerkit.lab.training import Report, Texts, check_layers, identity, train
+from steerkit.lab.training import Report, Texts, check_layers, check_texts, identity, train
 from steerkit.sae import SaeSet, load_set, summarize
 
 
@@ -54,8 +53,7 @@ def train_set(
     """
     group = group or Processes()
     wanted = check_layers(model, layers)
-    if not texts or not all(texts):
-        raise SaeError("texts: got none, or an empty one; expected at least one token in each")
+    check_texts(texts)
     what = identity(texts, recipe, wanted, seed, output.model_name, model.dtype)
     run = Run(output.folder, what, group)
     if not run.finished:

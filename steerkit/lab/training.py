@@ -98,13 +98,18 @@ def train(
     """
     group = group or Processes()
     wanted = check_layers(model, layers)
-    if not texts or not all(texts):
-        raise SaeError("texts: got none, or an empty one; expected at least one token in each")
+    check_texts(texts)
     with torch.no_grad():
         trainer = _Trainer(model, texts, recipe, wanted, seed, group, run, report)
         for epoch in range(trainer.position.epoch, recipe.epochs):
             trainer.epoch(epoch, save_every)
         return {layer: Trained(one.learner, one.history()) for layer, one in trainer.layers.items()}
+
+
+def check_texts(texts: Texts) -> None:
+    """Raise SaeError unless there are texts, each with tokens in it."""
+    if not texts or not all(texts):
+        raise SaeError("texts: got none, or an empty one; expected at least one token in each")
 
 
 def check_layers(model: PreTrainedModel, layers: Sequence[int] | None) -> list[int]:

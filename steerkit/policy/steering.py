@@ -7,9 +7,9 @@ from itertools import combinations
 from typing import Any
 
 from steerkit.policy.plain import Location, Problem, get, items, site, table
-from steerkit.types import can_meet
+from steerkit.types import PROMPT_PLACES, can_meet
 
-_PROMPT = {"any", "prompt", "developer", "declaration", "user", "tool_result"}
+_PROMPT = PROMPT_PLACES | {"any"}
 
 
 def steering_problems(
@@ -19,12 +19,11 @@ def steering_problems(
     when = get(rule, "when")
     if not isinstance(when, Mapping):
         return
-    read = [at[0] for name in _sources(when, probes) if (at := site(features.get(name)))]
-    written = [at[0] for name in table(rule, "edit") if (at := site(features.get(name)))]
+    read, written = _layers(rule, features, probes)
     place, at_place = get(rule, "where"), when.get("at", "any")
     if not isinstance(place, str) or not isinstance(at_place, str):
         return
-    late = is_late(rule, features, probes)
+    late = _late(read, written)
     if late and place in _PROMPT:
         yield Problem(
             (*where, "where"),
@@ -48,9 +47,18 @@ def steering_problems(
 
 def is_late(rule: Any, features: Mapping[str, Any], probes: Mapping[str, Any]) -> bool:
     """Whether a rule's gate reads a higher layer than the rule edits, and so acts from the next token on."""
-    read = [at[0] for name in _sources(get(rule, "when"), probes) if (at := site(features.get(name)))]
-    written = [at[0] for name in table(rule, "edit") if (at := site(features.get(name)))]
+    return _late(*_layers(rule, features, probes))
+
+
+def _late(read: Sequence[int], written: Sequence[int]) -> bool:
     return bool(read and written) and max(read) > min(written)
+
+
+def _layers(rule: Any, features: Mapping[str, Any], probes: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+    """The layers that a rule's gate reads, and those that the rule edits, as far as the features are known."""
+    names = (_sources(get(rule, "when"), probes), table(rule, "edit"))
+    read, written = ([at[0] for name in some if (at := site(features.get(name)))] for some in names)
+    return read, written
 
 
 def conflicts(rules: Sequence[Any], features: Mapping[str, Any]) -> Iterator[Problem]:

@@ -12,16 +12,14 @@ import math
 from collections.abc import Generator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from steerkit.errors import LoopError, MessageError
 from steerkit.runtime.execute import Status
 from steerkit.runtime.pending import Asked, Origin, Pending, next_ids
-from steerkit.types import Call, Json, Messages, Turn, Verdict
+from steerkit.types import RELEASED, Call, Json, Messages, Turn, Verdict
 
 Outcome: TypeAlias = Literal["answer", "pending", "stopped", "malformed", "fabricated", "length", "max_turns"]
-
-_RELEASED: Final = ("allow", "flag", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +247,7 @@ def _ended(turn: Turn) -> Outcome | None:
 def _may_run(one: Asked, approvals: Mapping[str, Approval]) -> bool:
     if one.is_held:
         return one.id in approvals and approvals[one.id].approved
-    return one.verdict.decision in _RELEASED
+    return one.verdict.decision in RELEASED
 
 
 def _not_run(one: Asked, approval: Approval | None) -> Execution:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -47,12 +45,11 @@ def context_of(loaded: LoadedModel, saes: SaeSet | None, one: Prepared, seconds:
 
 
 def _model(loaded: LoadedModel) -> dict[str, str]:
-    template = json.dumps(loaded.tokenizer.chat_template, sort_keys=True)
     return {
         "name": loaded.name,
         "fingerprint": loaded.fingerprint,
         "tokenizer": loaded.tokenizer_fingerprint,
-        "template": f"sha256:{hashlib.sha256(template.encode()).hexdigest()}",
+        "template": loaded.template_fingerprint,
         "device": str(loaded.device),
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
     }

@@ -8,13 +8,13 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from steerkit.errors import SaeError
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.dictionary import Sae
 from steerkit.sae.formats import read_folders
+from steerkit.sae.formats.files import load_tensors
 from steerkit.sae.labels import LABELS_FILE, read_labels
 from steerkit.types import Feature
 
@@ -126,13 +126,7 @@ def load_folders(folders: Sequence[Path], name: str) -> SaeSet:
 
 def _read_statistics(folder: Path) -> dict[str, Tensor]:
     path = folder / STATISTICS_FILE
-    if not path.exists():
-        return {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118  it is no dict
-    except (SafetensorError, OSError) as error:
-        raise SaeError(f"{path}: not a safetensors file ({error})") from None
+    return {key: table.float() for key, table in load_tensors(path)[0].items()} if path.exists() else {}
 
 
 def _unless(value: str, default: str) -> str | None:

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from steerkit.errors import SteeringError
 from steerkit.steer.standings import Standings, Stands
-from steerkit.types import Place
+from steerkit.types import PROMPT_PLACES, Place
 
 CACHE_NAMES = ("cache", "past_key_values")
 """What transformers calls the cache of keys and values: from 5.24 on, and before."""
 _COLUMN_PLACES = frozenset({"any", "prompt", "reply", "reply.start"})
 """Places that are known from columns alone; the others are read from the tokens."""
-_PROMPT_PLACES = frozenset({"prompt", "developer", "declaration", "user", "tool_result"})
 
 
 def needs_tokens(places: Iterable[Place]) -> bool:
@@ -70,8 +69,8 @@ class Window:
         """Whether a token of this pass can stand at `place`; may say yes too often, never no too often."""
         last = self.start + self.width - 1
         if isinstance(self.reply_start, Tensor):
-            return place not in _PROMPT_PLACES or self.fresh
-        if place in _PROMPT_PLACES:
+            return place not in PROMPT_PLACES or self.fresh
+        if place in PROMPT_PLACES:
             return self.start <= self.reply_start
         if place == "reply.start":
             return self.start <= self.reply_start <= last
@@ -81,7 +80,7 @@ class Window:
 
     def first(self, places: Iterable[Place]) -> int:
         """Offset of the first token of this pass that can stand at one of `places`."""
-        if isinstance(self.reply_start, Tensor) or not _PROMPT_PLACES.isdisjoint(places) or "any" in places:
+        if isinstance(self.reply_start, Tensor) or not PROMPT_PLACES.isdisjoint(places) or "any" in places:
             return 0
         return max(0, self.reply_start - self.start)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import torch
@@ -31,13 +32,12 @@ class _Span(Protocol):
 class Stands:
     """Where the tokens of one pass stand."""
 
-    def __init__(self, numbers: Tensor, machine: PlaceMachine) -> None:
-        self._numbers, self._machine = numbers, machine
+    def __init__(self, places: Sequence[Sequence[Collection[Place]]], device: torch.device) -> None:
+        self._places, self._device = places, device
 
     def at(self, place: Place) -> Tensor:
         """`(B, T)` which tokens stand at a place."""
-        known = [place in places_of(self._machine.standing(number)) for number in range(len(self._machine))]
-        return torch.tensor(known, device=self._numbers.device)[self._numbers]
+        return torch.tensor([[place in here for here in row] for row in self._places], device=self._device)
 
 
 class Standings:
@@ -64,13 +64,14 @@ class Standings:
             self._row(number, tokens, ends[number] - window.start, None if valid is None else valid[number])
             for number, tokens in enumerate(ids.tolist())
         ]
-        return Stands(torch.tensor(found, device=ids.device), self._machine)
+        return Stands(found, ids.device)
 
-    def _row(self, row: int, tokens: list[int], reply_start: int, valid: list[bool] | None) -> list[int]:
-        machine, standing, found = self._machine, self._now[row], []
+    def _row(self, row: int, tokens: list[int], reply_start: int, valid: list[bool] | None) -> list[frozenset[Place]]:
+        standing = self._now[row]
+        found = []
         for offset, token in enumerate(tokens):
             if valid is None or valid[offset]:
-                standing = machine.read(standing, token, starts_reply=offset == reply_start)
-            found.append(machine.number(standing))
+                standing = self._machine.read(standing, token, starts_reply=offset == reply_start)
+            found.append(places_of(standing))
         self._now[row] = standing
         return found

@@ -22,7 +22,8 @@ from steerkit.lab.fidelity import Fidelity, fidelity
 from steerkit.lab.recipe import Recipe as SaeRecipe
 from steerkit.lab.statistics import calibrate, save_statistics
 from steerkit.lab.train_set import Output, train_set
-from steerkit.sae import History
+from steerkit.sae import History, write_labels
+from steerkit.sae.labels import LABELS_FILE
 from steerkit.tiny import batches, render
 from steerkit.tiny.card import Facts, card, sae_rows
 from steerkit.tiny.conversations import training_example
@@ -110,9 +111,9 @@ def build_saes(
     tokens = sum(map(len, seen))
     source = f"{_SAE_TEXTS} conversations of steerkit.tiny's training mixture, seed {seed + 1}"
     save_statistics(statistics, folder / "stats.safetensors", tokens, source)
-    labels = folder / "labels.json"
+    labels = folder / LABELS_FILE
     if not labels.exists():
-        labels.write_text('{"format": 1, "labels": {}}\n', encoding="utf-8")
+        write_labels(labels, {})
     return qualities, [checkpoint.history for checkpoint in saes.checkpoints.values()], tokens
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# A process of the tests has one core: threads of several that wait for each other cost more than they bring. This is
+# read when torch loads, so it stands above the imports that do.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import steerkit
 from steerkit.runtime import Runtime

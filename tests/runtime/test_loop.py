@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -434,6 +434,15 @@ def test_a_store_that_cannot_write_ends_the_run(count: int, ran: list[str], tmp_
     assert hooks_on(runtime.loaded.model) == 0
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt here, as in a shell; a process of pytest-xdist ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupt_while_a_tool_runs_ends_the_run_and_is_recorded(store: Store) -> None:
     """Ctrl-C reaches the caller at once; the call that was begun is recorded so, and the next one is not run."""
     tools = Tools(*ABC)
@@ -455,6 +464,7 @@ def test_an_interrupt_while_a_tool_runs_ends_the_run_and_is_recorded(store: Stor
     assert names(after.executions) == ["a", "b"]
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupt_while_tokens_are_made_leaves_the_model_clean(store: Store) -> None:
     """Its hooks are off and the model is given back: the next run is as ever."""
     script = Script(store=store)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Final
 
-from steerkit.cli.tokens import share, visible
+from steerkit.cli.tokens import drawn, share, visible
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --paper: #fbfaf8; --card: #ffffff; --ink: #1d1c1a; --soft: #6d6a64; --line: #e4e0d9;
@@ -72,7 +72,7 @@ def shaded(tokens: Sequence[str], values: Sequence[float], high: float, stronges
     for number, (token, value) in enumerate(zip(tokens, values, strict=True)):
         marks = f' title="{value:.4g}" style="--share:{share(value, high):.2f}"' if value > 0 else ""
         chosen = ' class="strongest"' if number == strongest else ""
-        spans.append(f"<span{chosen}{marks}>{text(token)}</span>")
+        spans.append(f"<span{chosen}{marks}>{escape(drawn(token))}</span>")
     return f'<div class="tokens">{"<wbr>".join(spans)}</div>'
 
 

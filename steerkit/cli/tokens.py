@@ -24,6 +24,11 @@ def visible(text: str) -> str:
     return text.translate(_DRAWN)
 
 
+def drawn(token: str) -> str:
+    """A token's text as `visible`; a dot for one that is no more than the beginning of a character."""
+    return visible(token) or "·"
+
+
 def share(value: float, high: float) -> float:
     """How much of the highest value this is, from 0 to 1."""
     return min(1.0, max(0.0, value / high)) if high > 0 else 0.0
@@ -36,5 +41,5 @@ def shaded_text(tokens: Sequence[str], values: Sequence[float], high: float, str
         part = share(value, high)
         style = next((name for least, name in _STYLES if part > least), "")
         before, after = ("«", "»") if number == strongest else ("", "")
-        line.append(f"{before}{visible(token)}{after}", style=style)
+        line.append(f"{before}{drawn(token)}{after}", style=style)
     return line

@@ -22,7 +22,7 @@ def feature_page(view: FeatureView) -> str:
             [
                 f"<h1>{text(view.title.capitalize())}</h1>",
                 f'<p class="lead">{text(label)}</p>',
-                f'<p class="soft">{text(view.saes)}, {view.kind} on the {view.site} of o_proj; '
+                f'<p class="soft">{view.kind} SAE on the {view.site} of o_proj, {text(view.model)}; '
                 f"{text(view.fires)} of {text(view.data)}</p>",
                 "<h2>Statistics</h2>",
                 f'<p class="soft">Raw activation, from {text(view.statistics_from)}; q99 is what 99 % of the tokens do '
@@ -57,7 +57,9 @@ def _contexts(view: FeatureView) -> str:
 
 
 def _scores(title: str, kind: str, scores: Sequence[TokenScore]) -> str:
-    high = max((abs(one.score) for one in scores), default=0.0)
+    if not scores:
+        return f'<section><p class="soft">{title}</p><p>None.</p></section>'
+    high = max(abs(one.score) for one in scores)
     rows = "".join(
         f'<tr><td class="tokens"><span title="token {one.id}">{text(one.token)}</span></td>'
         f'<td class="bar"><span style="--share:{share(abs(one.score), high):.2f}"></span></td>'

@@ -23,7 +23,7 @@ class FeatureView(NamedTuple):
     model: str
     """As the user named it."""
     saes: str
-    """Likewise."""
+    """Where they lie."""
     kind: Kind
     site: Site
     data: str
@@ -82,7 +82,9 @@ def as_json(view: FeatureView) -> dict[str, Any]:
 def show(out: Console, view: FeatureView) -> None:
     """Print the view for people."""
     out.print(Text.assemble((view.title, "bold"), f"  {visible(view.label or '(no label)')}"), soft_wrap=True)
-    out.print(f"{view.kind} SAE on the {view.site} of o_proj, {view.saes}; {view.fires} of {view.data}", soft_wrap=True)
+    out.print(
+        f"{view.kind} SAE on the {view.site} of o_proj, {view.model}; {view.fires} of {view.data}", soft_wrap=True
+    )
     numbers = Text("  ".join(f"{unit} {value}" for unit, value in view.numbers))
     _section(out, f"Statistics ({view.statistics_from})", [numbers])
     _section(out, "Strongest at", _contexts(view.contexts.best))

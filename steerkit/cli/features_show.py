@@ -74,7 +74,7 @@ def _view(loaded: LoadedModel, suite: SaeSet, feature: Feature, corpus: Corpus, 
     return FeatureView(
         suite.labels.get(feature),
         loaded.name,
-        suite.model_name,
+        suite.name,
         sae.kind,
         sae.site,
         corpus.source,

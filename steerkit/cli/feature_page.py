@@ -51,8 +51,8 @@ def _contexts(view: FeatureView) -> str:
         for one in best
     )
     return (
-        f'<p class="soft">One context of each text of {text(view.data)}, shaded by activation; point at a token for '
-        f"its value.</p>\n<table>\n{rows}\n</table>"
+        f'<p class="soft">One context of a text of {text(view.data)} at most, and the same tokens once; shaded by '
+        f"activation, a token's value is its title.</p>\n<table>\n{rows}\n</table>"
     )
 
 

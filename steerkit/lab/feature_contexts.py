@@ -99,12 +99,9 @@ def feature_contexts(
             found.offer(tuple(texts[text][start:end]), _Found(value, -text, position, start, near))
         if report is not None:
             report(counts.tokens)
-    best = []
-    for one in found.in_order():
-        pieces = token_texts(tokenizer, texts[-one.text_down])[one.start : one.start + len(one.values)]
-        best.append(Context(-one.text_down, one.position, one.value, one.start, pieces, one.values))
     statistics = {name: float(table) for name, table in counts.result().items()}
-    return FeatureContexts(feature, counts.tokens, active, statistics, tuple(best))
+    best = tuple(_context(tokenizer, texts, one) for one in found.in_order())
+    return FeatureContexts(feature, counts.tokens, active, statistics, best)
 
 
 def _values(
@@ -132,6 +129,12 @@ class _Found(NamedTuple):
     position: int
     start: int
     values: tuple[float, ...]
+
+
+def _context(tokenizer: Tokenizer, texts: Sequence[Sequence[int]], one: _Found) -> Context:
+    text = -one.text_down
+    tokens = token_texts(tokenizer, texts[text])[one.start : one.start + len(one.values)]
+    return Context(text, one.position, one.value, one.start, tokens, one.values)
 
 
 class _Strongest:

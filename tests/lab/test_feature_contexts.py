@@ -38,7 +38,7 @@ def tokenizer():
 def texts():
     """Of many lengths, one empty; every second begins like all others, as conversations begin with their tools."""
     generator = torch.Generator().manual_seed(1)
-    found = [torch.randint(1, 1000, (size,), generator=generator).tolist() for size in range(1, 200, 3)]
+    found = [torch.randint(1, 1000, (size,), generator=generator).tolist() for size in range(1, 200, 6)]
     head = torch.randint(1, 1000, (30,), generator=generator).tolist()
     return [[*head, *text] if number % 2 else text for number, text in enumerate([*found, []])]
 

@@ -59,7 +59,7 @@ def test_the_policy_loads() -> None:
 def test_every_command_is_documented(tmp_path: Path) -> None:
     """Each command of the command line is named."""
     text = README.replace("\n", " ")
-    for group in ("audit", "policy", "sae"):
+    for group in ("audit", "features", "policy", "sae"):
         shown = steerkit(group, "--help", home=tmp_path).stdout.split("Commands:")[1]
         commands = re.findall(r"^  (\w+) ", shown, flags=re.MULTILINE)
         (listed,) = re.findall(rf"`{group} (\w+(?: \| \w+)+)`", text)
@@ -69,6 +69,7 @@ def test_every_command_is_documented(tmp_path: Path) -> None:
         "demo",
         "run",
         "audit",
+        "features",
         "policy",
         "sae",
     }

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from steerkit.cli.reading import load_with_saes, progress
 from steerkit.cli.sae_options import Column, Data, Device, Dtype, Limit, Model, MostTokens, Saes
 from steerkit.cli.view import console, print_json
 
@@ -44,11 +43,11 @@ def health(
 
     reading = {"text_column": text_column, "max_tokens": max_tokens, "limit": limit}
     loaded, suite, corpus = _load(model, saes, data, device, dtype, reading)
-    with _progress(len(suite), "layers") as report:
+    with progress(len(suite), "layers") as report:
         found = fidelity(loaded.model, suite, corpus.texts, clip=clip, report=report)
     kept = None
     if calls and corpus.conversations:
-        with _progress(len(suite) + 3, "ways to generate") as report:
+        with progress(len(suite) + 3, "ways to generate") as report:
             some = corpus.conversations[:calls]
             kept = call_fidelity(loaded, suite, some, max_new_tokens=max_new_tokens, report=report)
     if figure is not None:
@@ -95,16 +94,12 @@ def calibrate(
 def _load(
     model: str, saes: str | None, data: Path, device: str | None, dtype: str | None, reading: dict[str, Any]
 ) -> tuple[LoadedModel, SaeSet, Corpus]:
-    from steerkit.errors import SaeError
     from steerkit.lab.corpus import read_corpus
     from steerkit.lab.statistics import check_sites
-    from steerkit.runtime import load
 
-    runtime = load(model, saes, device=device, dtype=dtype, audit=False)
-    if runtime.saes is None:
-        raise SaeError(f"{model}: it brings no SAEs; name their folder or repository with --saes")
-    check_sites(runtime.saes)
-    return runtime.loaded, runtime.saes, read_corpus(data, runtime.loaded, **reading)
+    loaded, suite = load_with_saes(model, saes, device, dtype)
+    check_sites(suite)
+    return loaded, suite, read_corpus(data, loaded, **reading)
 
 
 def _print_json(found: list[Fidelity], kept: CallFidelity | None) -> None:
@@ -144,15 +139,3 @@ def _show(found: list[Fidelity], kept: CallFidelity | None, corpus: Corpus) -> N
         asked = f"{kept.calling} replies with calls ({kept.asked} asked for)"
         every = f"{kept.delta} under an empty delta, {kept.every_layer} with every layer reconstructed"
         out.print(f"calls exactly the same, of {asked}: {every}")
-
-
-@contextmanager
-def _progress(total: int, what: str) -> Iterator[Callable[..., None]]:
-    """A bar on a terminal, nothing in a pipe."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    out = Console(stderr=True)
-    with Progress(console=out, disable=not out.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done, *_: bar.update(task, completed=done)

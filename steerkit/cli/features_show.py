@@ -1,0 +1,102 @@
+"""`steerkit features show`: what one feature reads and writes."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steerkit.cli.reading import load_with_saes, progress
+from steerkit.cli.sae_options import Column, Data, Device, Dtype, Limit, Model, MostTokens, Saes
+from steerkit.cli.view import console, print_json
+from steerkit.errors import SaeError
+
+if TYPE_CHECKING:
+    from steerkit.cli.feature_view import FeatureView
+    from steerkit.engine import LoadedModel
+    from steerkit.lab.corpus import Corpus
+    from steerkit.lab.feature_contexts import FeatureContexts
+    from steerkit.sae import SaeSet
+    from steerkit.types import Feature
+
+Layer = Annotated[int, typer.Argument(min=0, help="The feature's layer, from 0.")]
+Index = Annotated[int, typer.Argument(min=0, help="Its index in the layer's dictionary, from 0.")]
+
+
+def show(
+    layer: Layer,
+    index: Index,
+    data: Data,
+    model: Model = "tiny",
+    saes: Saes = None,
+    text_column: Column = None,
+    max_tokens: MostTokens = None,
+    limit: Limit = None,
+    top: Annotated[int, typer.Option(min=1, help="How many contexts and tokens.")] = 10,
+    around: Annotated[int, typer.Option(min=0, help="Tokens on each side of a context's strongest one.")] = 12,
+    html: Annotated[Path | None, typer.Option(help="Also write a page to this file; it needs no network.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Show where a feature is strongest, how often it fires, and what it writes."""
+    from steerkit.cli import feature_view
+    from steerkit.lab.corpus import read_corpus
+    from steerkit.types import Feature
+
+    feature = Feature(layer, index)
+    loaded, suite = load_with_saes(model, saes, device, dtype)
+    suite.check(feature)
+    corpus = read_corpus(data, loaded, text_column=text_column, max_tokens=max_tokens, limit=limit)
+    view = _view(loaded, suite, feature, corpus, {"top": top, "around": around})
+    if html is not None:
+        _write(html, view)
+    if json:
+        print_json(feature_view.as_json(view))
+        return
+    out = console()
+    feature_view.show(out, view)
+    if html is not None:
+        out.print(f"\nwrote {html}")
+
+
+def _view(loaded: LoadedModel, suite: SaeSet, feature: Feature, corpus: Corpus, sizes: dict[str, Any]) -> FeatureView:
+    from steerkit.cli.feature_view import FeatureView
+    from steerkit.lab.decoder_tokens import decoder_tokens
+    from steerkit.lab.feature_contexts import feature_contexts
+
+    model, tokenizer, sae = loaded.model, loaded.tokenizer, suite[feature.layer]
+    with progress(corpus.tokens, "tokens") as report:
+        contexts = feature_contexts(model, tokenizer, suite, feature, corpus.texts, **sizes, report=report)
+    statistics_from, statistics = _statistics(suite, contexts, corpus.source)
+    return FeatureView(
+        suite.labels.get(feature),
+        loaded.name,
+        suite.name,
+        sae.kind,
+        sae.site,
+        corpus.source,
+        contexts,
+        decoder_tokens(model, tokenizer, suite, feature, top=sizes["top"]),
+        statistics,
+        statistics_from,
+    )
+
+
+def _statistics(suite: SaeSet, contexts: FeatureContexts, data: str) -> tuple[str, dict[str, float]]:
+    """The set's own where it has them all, those that policies' units use; else those of the data."""
+    from steerkit.sae.suite import STATISTICS_FILE, UNITS
+
+    with suppress(SaeError):
+        return STATISTICS_FILE, {unit: suite.statistic(contexts.feature, unit) for unit in UNITS}
+    return data, {unit: contexts.statistics[unit] for unit in UNITS}
+
+
+def _write(path: Path, view: FeatureView) -> None:
+    from steerkit.cli.feature_page import feature_page
+    from steerkit.sae.whole import write_whole
+
+    content = feature_page(view).encode()
+    write_whole(path, lambda file: file.write(content))

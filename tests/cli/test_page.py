@@ -1,0 +1,106 @@
+"""The frame of HTML pages: nothing foreign becomes markup, and tokens are shaded by their values."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steerkit.cli.page import page, shaded, text, tiles
+from steerkit.cli.tokens import drawn, shaded_text, visible
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "</style><img src=x onerror=alert(1)>",
+    '" onmouseover="alert(1)',
+    "<!--",
+    "&lt;b&gt;",
+    "]]>",
+    "\x1b[31m\x00\u202e",
+)
+
+
+class Reader(HTMLParser):
+    """What a browser finds in a page: its tags with their attributes, and its words."""
+
+    def __init__(self, markup: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.words = ""
+        self.feed(markup)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """An element begins."""
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        """Words between tags."""
+        self.words += data
+
+
+ATTRIBUTES = {"lang", "charset", "http-equiv", "content", "name", "class", "title", "style"}
+FRAME = ["html", "head", "meta", "meta", "meta", "title", "style", "body"]
+
+
+@pytest.mark.parametrize("foreign", HOSTILE)
+def test_foreign_text_never_becomes_markup(foreign: str) -> None:
+    """In a title, a token and a tile it is read as the words that it is; as it stands, the control, it is not."""
+    body = f"<p>{text(foreign)}</p>{shaded([foreign], [1.0], 1.0)}{tiles([(foreign, foreign)])}"
+    found = Reader(page(foreign, body))
+    assert found.tags == [*FRAME, "p", "div", "span", "dl", "div", "dt", "dd"]
+    assert found.words.count(visible(foreign)) == 5
+    assert {name for name, _ in found.attributes} <= ATTRIBUTES
+
+
+def test_the_reader_sees_markup_where_there_is_some() -> None:
+    """The check above can fail: the same texts without their escapes do become elements."""
+    found = Reader(page("x", f"<p>{HOSTILE[0]}{HOSTILE[1]}</p>"))
+    assert {"script", "img"} <= set(found.tags)
+
+
+@given(st.lists(st.text(max_size=6), max_size=5))
+def test_any_tokens_are_read_back(tokens: list[str]) -> None:
+    """Whatever the tokens hold, the page has one span for each, and their words in order."""
+    found = Reader(shaded(tokens, [0.5] * len(tokens), 1.0))
+    assert found.tags.count("span") == len(tokens)
+    assert found.words == "".join(map(drawn, tokens))
+
+
+def test_tokens_are_shaded_by_their_share() -> None:
+    """The highest value is full, half of it half, none has no mark; the strongest is marked besides."""
+    markup = shaded(["a", "b", "c"], [2.0, 1.0, 0.0], 2.0, strongest=0)
+    assert '<span class="strongest" title="2" style="--share:1.00">a</span>' in markup
+    assert '<span title="1" style="--share:0.50">b</span>' in markup
+    assert "<span>c</span>" in markup
+
+
+def test_a_page_stands_alone() -> None:
+    """It has no script and no address, forbids both, and says how it looks in the dark."""
+    found = page("a title", "<p>words</p>")
+    assert "<script" not in found
+    assert "http:" not in found
+    assert "https:" not in found
+    assert "url(" not in found
+    assert "default-src 'none'" in found
+    assert "prefers-color-scheme: dark" in found
+    assert found.startswith("<!doctype html>")
+
+
+def test_the_unseen_is_drawn() -> None:
+    """A line's end, a tab, an escape and half a character have a sign each; other text stays as it is."""
+    assert visible("a\n\t\x1b[0m\ud800") == "a↵⇥␛[0m\ufffd"
+    assert drawn("") == "·"
+    assert visible("naïve 😀 日本") == "naïve 😀 日本"
+
+
+def test_a_terminal_line_marks_the_strongest() -> None:
+    """Without colours the strongest token stands in «»; with them each has a style by its share, and 0 has none."""
+    line = shaded_text(["a", "b", "\n"], [1.0, 0.3, 0.0], 1.0, 0)
+    assert line.plain == "«a»b↵"
+    styles = [str(span.style) for span in line.spans]
+    assert styles == ["black on dark_orange", "bold dark_orange"]

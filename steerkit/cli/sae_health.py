@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerkit.cli.sae_options import Column, Data, Device, Dtype, Limit, Model, MostTokens, Saes
-from steerkit.cli.view import console, print_json
+from steerkit.cli.view import console, print_json, progress
 
 if TYPE_CHECKING:
     from steerkit.engine import LoadedModel
@@ -44,11 +42,11 @@ def health(
 
     reading = {"text_column": text_column, "max_tokens": max_tokens, "limit": limit}
     loaded, suite, corpus = _load(model, saes, data, device, dtype, reading)
-    with _progress(len(suite), "layers") as report:
+    with progress(len(suite), "layers") as report:
         found = fidelity(loaded.model, suite, corpus.texts, clip=clip, report=report)
     kept = None
     if calls and corpus.conversations:
-        with _progress(len(suite) + 3, "ways to generate") as report:
+        with progress(len(suite) + 3, "ways to generate") as report:
             some = corpus.conversations[:calls]
             kept = call_fidelity(loaded, suite, some, max_new_tokens=max_new_tokens, report=report)
     if figure is not None:
@@ -144,15 +142,3 @@ def _show(found: list[Fidelity], kept: CallFidelity | None, corpus: Corpus) -> N
         asked = f"{kept.calling} replies with calls ({kept.asked} asked for)"
         every = f"{kept.delta} under an empty delta, {kept.every_layer} with every layer reconstructed"
         out.print(f"calls exactly the same, of {asked}: {every}")
-
-
-@contextmanager
-def _progress(total: int, what: str) -> Iterator[Callable[..., None]]:
-    """A bar on a terminal, nothing in a pipe."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    out = Console(stderr=True)
-    with Progress(console=out, disable=not out.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done, *_: bar.update(task, completed=done)

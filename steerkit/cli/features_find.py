@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -128,13 +128,13 @@ def _causes(loaded: LoadedModel, suite: SaeSet, material: Material, found: Found
 
 def _plain(found: Found, tried: Causes | None, without: int) -> dict[str, Any]:
     """The answer as plain JSON; what is no number is null."""
-    whole = {**_bare(asdict(found)), "without_place": without}
-    if found.probe is not None:
-        weights = [{**asdict(one), "weight": weight} for one, weight in found.probe.weights.items()]
-        whole["probe"] |= {"weights": weights, "beats": found.probe.beats}
+    whole = {**_bare(asdict(replace(found, probe=None))), "without_place": without}
     for row, one in zip(whole["features"], found.features, strict=True):
         _with_intervals(row["measured"], one.measured)
     if found.probe is not None:
+        weights = [{**asdict(one), "weight": weight} for one, weight in found.probe.weights.items()]
+        bare = _bare(asdict(replace(found.probe, weights={})))
+        whole["probe"] = {**bare, "weights": weights, "beats": found.probe.beats}
         _with_intervals(whole["probe"]["measured"], found.probe.measured)
     if tried is not None:
         whole["causal"] = _bare(asdict(tried))
@@ -151,7 +151,7 @@ def _with_intervals(row: dict[str, Any], measured: Any) -> None:
 
 def _bare(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _bare(item) for key, item in value.items() if isinstance(key, str)}
+        return {key: _bare(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_bare(item) for item in value]
     return None if isinstance(value, float) and value != value else value

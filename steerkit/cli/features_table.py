@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from steerkit.lab.causes import Causes
     from steerkit.lab.finding import Found, FoundProbe, Measured, Share
     from steerkit.types import Feature
+
+_LABEL: Final = 40
+"""Characters of a label that a table shows."""
 
 
 def show_found(out: Console, found: Found, without: int) -> None:
@@ -22,7 +25,7 @@ def show_found(out: Console, found: Found, without: int) -> None:
             cells = (_auroc(one.measured), _share(one.measured.recall), _share(one.measured.false))
             alike = str(len(one.alike)) if one.alike else ""
             name = _name(one.feature) + (" lower" if one.lower else "")
-            table.add_row(name, *cells, f"{one.effect:+.2f}", fires, f"{one.adjusted_p:.1g}", alike, one.label)
+            table.add_row(name, *cells, f"{one.effect:+.2f}", fires, f"{one.adjusted_p:.1g}", alike, _short(one.label))
         out.print(table)
     chosen, held = found.chosen_on, found.held_out
     out.print(
@@ -58,7 +61,7 @@ def show_causes(out: Console, tried: Causes) -> None:
     for one in tried.candidates:
         numbers = [f"{value:+.3f}" for value in (one.attribution, one.ablated, one.clamped)]
         name = _name(one.feature) + ("" if one.listed else " *")
-        table.add_row(name, *numbers, f"{one.random:.3f}", f"{one.p:.1g}", one.verdict, one.label)
+        table.add_row(name, *numbers, f"{one.random:.3f}", f"{one.p:.1g}", one.verdict, _short(one.label))
     out.print()
     out.print(table)
     out.print(
@@ -75,8 +78,12 @@ def _table(*titles: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in titles:
         words = title in ("Feature", "Verdict", "Label")
-        table.add_column(title, justify="left" if words else "right", no_wrap=True, overflow="ellipsis")
+        table.add_column(title, justify="left" if words else "right")
     return table
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= _LABEL else label[: _LABEL - 1] + "…"
 
 
 def _name(feature: Feature) -> str:

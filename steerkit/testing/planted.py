@@ -32,28 +32,34 @@ def planted_saes(
     kind: Kind = "relu",
     site: Site = "output",
     subtract_b_dec: bool = False,
-    directions: Mapping[int, Tensor] | None = None,
+    directions: Mapping[int, tuple[Tensor, float]] | None = None,
 ) -> SaeSet:
     """An SAE for every layer with `2 * d_in` features: `relu(q_j · x)` and `relu(-q_j · x)` for an orthonormal basis q.
 
     Decoding adds `f_j q_j` and subtracts the mirrored feature, so `decode(encode(x)) == x` up to rounding, for the
     plain kind. Every feature's statistics are 1, so that `"2 max"` means 2. The other kinds have the same directions,
     with thresholds and gates at half the spread of `small_model`'s outputs, or an eighth of the features; with
-    `subtract_b_dec` the decoder's bias is not 0. `directions` `(d_in,)` are those of feature 0 in some layers.
+    `subtract_b_dec` the decoder's bias is not 0.
+
+    `directions` plants feature 0 of some layers: a unit vector q `(d_in,)` and the point t beyond which it fires, so
+    that it is `relu(q · x - t)` and its mirror `relu(t - q · x)`; the decoder's bias holds `t q`.
     """
     generator = torch.Generator().manual_seed(seed)
     checkpoints, statistics = {}, {}
     for layer, projection in find_sites(model).outputs.items():
         width = width_of(projection, site)
         assert width is not None  # it is a Linear
-        basis = _basis(torch.randn(width, width, generator=generator), (directions or {}).get(layer))
+        first, beyond = (directions or {}).get(layer, (None, 0.0))
+        basis = _basis(torch.randn(width, width, generator=generator), first)
         encoder, bias = torch.cat([basis, -basis], dim=1), torch.full((width,), 0.003 if subtract_b_dec else 0.0)
+        thresholds = torch.zeros(2 * width)
+        thresholds[0], thresholds[width] = -beyond, beyond
         parts = _parts_of(kind, 2 * width)
         sae = Sae(
             encoder,
-            torch.zeros(2 * width),
+            thresholds,
             encoder.T.contiguous(),
-            bias,
+            bias + beyond * basis[:, 0],
             subtract_b_dec=subtract_b_dec,
             site=site,
             **parts,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 from typing import NamedTuple, cast
 
@@ -25,6 +24,8 @@ CAUSE, BYSTANDER = Feature(2, 0), Feature(1, 0)
 
 
 class Planted(NamedTuple):
+    """A model, its SAEs and two sets of conversations."""
+
     loaded: LoadedModel
     saes: SaeSet
     positives: list[Case]
@@ -62,14 +63,15 @@ def planted(count: int = 60) -> Planted:
     positives, negatives = cases(loaded, "dangerous:transfer_money", count), cases(loaded, "benign", count)
     apart = _directions(model, positives, negatives)
     call = Wire.of(tokenizer).call
-    embeddings = model.get_input_embeddings().weight
-    written_for(model, call, 20 * cast(Tensor, embeddings).std() * apart[CAUSE.layer])
-    saes = planted_saes(model, directions=apart)
-    return Planted(replace(loaded), saes, positives, negatives)
+    embeddings = cast(Tensor, model.get_input_embeddings().weight)
+    written_for(model, call, 20 * embeddings.std() * apart[CAUSE.layer][0])
+    return Planted(loaded, planted_saes(model, directions=apart), positives, negatives)
 
 
-def _directions(model: PreTrainedModel, positives: list[Case], negatives: list[Case]) -> dict[int, Tensor]:
-    """By layer, the direction along which the sets lie apart most: Fisher's, of the last tokens' activations."""
+def _directions(
+    model: PreTrainedModel, positives: list[Case], negatives: list[Case]
+) -> dict[int, tuple[Tensor, float]]:
+    """By layer, the direction along which the last tokens of the sets lie apart most, by Fisher, and the middle."""
     found = {}
     texts = [case.prompt for case in [*positives, *negatives]]
     ends = torch.tensor([len(text) for text in texts]).cumsum(0) - 1
@@ -78,5 +80,6 @@ def _directions(model: PreTrainedModel, positives: list[Case], negatives: list[C
         within = torch.cov(torch.cat([one - one.mean(0), other - other.mean(0)]).T)
         ridge = 1e-3 * within.diagonal().mean() * torch.eye(len(within))
         apart = torch.linalg.solve(within + ridge, one.mean(0) - other.mean(0))
-        found[layer] = torch.nn.functional.normalize(apart, dim=0)
+        apart = torch.nn.functional.normalize(apart, dim=0)
+        found[layer] = apart, float(apart @ (one.mean(0) + other.mean(0)) / 2)
     return found

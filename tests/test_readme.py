@@ -69,6 +69,7 @@ def test_every_command_is_documented(tmp_path: Path) -> None:
         "demo",
         "run",
         "audit",
+        "features",
         "policy",
         "sae",
     }

@@ -11,6 +11,7 @@ import torch
 
 from steerkit.errors import SaeError
 from steerkit.lab.activations import collect
+from steerkit.lab.attribution import attribute
 from steerkit.lab.causes import Causes, causes
 from steerkit.lab.effects import Bench
 from steerkit.lab.finding import Found, Material, find, read_material
@@ -19,7 +20,9 @@ from steerkit.lab.ranking import grouped, split
 from steerkit.lab.reading_places import MOST_BYTES, Case, check_size, place_maxima, read_cases, steps_at, sum_maxima
 from steerkit.policy import dump, loads
 from steerkit.runtime import Runtime
+from steerkit.sae import Kind, Site
 from steerkit.steer import check_against_saes
+from steerkit.testing.planted import planted_saes
 from steerkit.tiny.conversations import sample
 from steerkit.types import Feature
 from tests.lab.planted_truth import BYSTANDER, CAUSE, Planted, cases, planted
@@ -143,6 +146,26 @@ def test_the_kept_prefix_changes_no_score(box: Runtime) -> None:
     assert float(effects[0].ablated.abs().min()) > 0.1
     for kept, again in zip(*effects, strict=True):
         torch.testing.assert_close(kept, again, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "site"), [("relu", "output"), ("relu", "input"), ("jumprelu", "output"), ("topk", "input")]
+)
+def test_a_small_edit_does_what_the_estimate_says(truth: Planted, kind: Kind, site: Site) -> None:
+    """Clamping a feature to nine tenths of itself, by a policy, costs a tenth of its attribution."""
+    saes = planted_saes(truth.loaded.model, kind=kind, site=site)
+    case = truth.positives[0]
+    bench = Bench(truth.loaded, saes, [case], "reply.start")
+    where = [bench.decisions[0].position]
+    found = attribute(truth.loaded.model, saes, bench.texts, where, bench.score, tokens=[case.steps])
+    assert float(found.scores[0]) == pytest.approx(float(bench.plain[0]), abs=1e-4)
+    table = place_maxima(truth.loaded, saes, [case]).largest
+    for layer in (0, 2):
+        index = int(found.layers[layer].sums[0].abs().argmax())
+        value = float(table[layer][0, index])
+        edited = bench.effect(Feature(layer, index), 0.9 * value, torch.Generator().manual_seed(0))
+        assert float(edited.clamped) == pytest.approx(0.1 * float(found.layers[layer].sums[0, index]), rel=0.1)
+        assert float(edited.ablated.abs()) > float(edited.clamped.abs()) > 1e-5
 
 
 def test_too_few_and_too_many_are_refused(truth: Planted) -> None:

@@ -224,13 +224,12 @@ def test_a_written_policy_watches_as_it_was_measured(box: Runtime, tmp_path: Pat
         policy = loads(dump(found_policy(one, box.saes, "found money!")))
         assert (policy.name, policy.mode, bool(policy.probes)) == ("found-money", "shadow", better)
         assert check_against_saes(policy, box.saes).problems == ()
-        for kind, expected in (("dangerous:transfer_money", "hold"), ("benign", "allow")):
-            shadowed = []
-            for example in sample(kind, "select", 8):
-                turn = box.run(example.messages, example.tools, policy=policy)
-                assert {verdict.decision for verdict in turn.verdicts} <= {"none"}
-                shadowed += [verdict.shadowed for verdict in turn.verdicts]
-            assert shadowed.count(expected) >= 7
+        asked = [*sample("dangerous:transfer_money", "select", 6), *sample("benign", "select", 6)]
+        turns = box.run_batch([Request(example.messages, example.tools, policy) for example in asked])
+        assert all(verdict.decision == "none" for turn in turns for verdict in turn.verdicts)
+        first = [turn.verdicts[0].shadowed if turn.verdicts else None for turn in turns]
+        assert first[:6].count("hold") >= 5
+        assert first[6:].count("hold") == 0 < first[6:].count("allow")
 
 
 def test_a_lower_feature_is_bounded_from_above(truth: Planted, found: Found) -> None:

@@ -44,7 +44,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("examples")
     found = []
     for name, kind in (("pos", "dangerous:transfer_money"), ("neg", "benign")):
-        lines = [{"messages": list(one.messages), "tools": list(one.tools)} for one in sample(kind, "select", 24)]
+        lines = [{"messages": list(one.messages), "tools": list(one.tools)} for one in sample(kind, "select", 20)]
         path = folder / f"{name}.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         found.append(path)
@@ -59,7 +59,7 @@ def test_two_files_become_a_policy(steerkit: Command, files: tuple[Path, Path], 
     done = steerkit("features", "find", *sets, *more, "--json")
     found = json.loads(done.out)
     assert found["place"] == "reply.start"
-    assert found["held_out"] == [12, 12]
+    assert found["held_out"] == [10, 10]
     assert found["features"][0]["measured"]["auroc"] > 0.95
     assert set(found["features"][0]["measured"]["recall"]) == {"hits", "count", "share", "interval"}
     assert {one["verdict"] for one in found["causal"]["candidates"]} <= {"causes", "opposes", "only correlates"}

@@ -19,7 +19,7 @@ from steerkit.lab.found_policy import found_policy
 from steerkit.lab.ranking import grouped, split
 from steerkit.lab.reading_places import MOST_BYTES, Case, check_size, place_maxima, read_cases, steps_at, sum_maxima
 from steerkit.policy import dump, loads
-from steerkit.runtime import Runtime
+from steerkit.runtime import Request, Runtime
 from steerkit.sae import Kind, Site
 from steerkit.steer import check_against_saes
 from steerkit.testing.planted import planted_saes
@@ -77,6 +77,24 @@ def test_the_estimate_ranks_as_the_edits_do(tried: Causes) -> None:
     """Gradients and real edits agree on the order."""
     assert tried.rank_clamped > 0.7
     assert tried.rank_ablated > 0.7
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_combination_is_said_to_win_only_where_it_does(truth: Planted, together: bool) -> None:
+    """Three features that each say a part are beaten by their sum; the control is one that says it all."""
+    generator = torch.Generator().manual_seed(0)
+    positive = torch.arange(400) < 200
+    values = torch.rand(400, 40, generator=generator)
+    values[:, [4, 9, 11] if together else [4]] += (0.4 if together else 0.9) * positive.unsqueeze(-1)
+    prompts = [Case((number,), (), (0,)) for number in range(400)]
+    chosen, held = split([case.read for case in prompts], positive, 0.5, 0)
+    found = find(truth.loaded, truth.saes, Material(prompts, positive, chosen, held, {0: values}, {}), "reply.start")
+    assert found.probe is not None
+    assert found.probe.beats is together
+    assert (found.probe.gain > 0.05) is together
+    assert found.features[0].feature in (Feature(0, 4), Feature(0, 9), Feature(0, 11))
+    policy = found_policy(found, truth.saes, "won")
+    assert bool(policy.probes) is together
 
 
 @pytest.mark.parametrize("seed", range(4))

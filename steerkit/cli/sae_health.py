@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from steerkit.cli.reading import load_with_saes, progress
 from steerkit.cli.sae_options import Column, Data, Device, Dtype, Limit, Model, MostTokens, Saes
-from steerkit.cli.view import console, print_json, progress
+from steerkit.cli.view import console, print_json
 
 if TYPE_CHECKING:
     from steerkit.engine import LoadedModel
@@ -93,16 +94,12 @@ def calibrate(
 def _load(
     model: str, saes: str | None, data: Path, device: str | None, dtype: str | None, reading: dict[str, Any]
 ) -> tuple[LoadedModel, SaeSet, Corpus]:
-    from steerkit.errors import SaeError
     from steerkit.lab.corpus import read_corpus
     from steerkit.lab.statistics import check_sites
-    from steerkit.runtime import load
 
-    runtime = load(model, saes, device=device, dtype=dtype, audit=False)
-    if runtime.saes is None:
-        raise SaeError(f"{model}: it brings no SAEs; name their folder or repository with --saes")
-    check_sites(runtime.saes)
-    return runtime.loaded, runtime.saes, read_corpus(data, runtime.loaded, **reading)
+    loaded, suite = load_with_saes(model, saes, device, dtype)
+    check_sites(suite)
+    return loaded, suite, read_corpus(data, loaded, **reading)
 
 
 def _print_json(found: list[Fidelity], kept: CallFidelity | None) -> None:

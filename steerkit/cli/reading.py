@@ -1,0 +1,35 @@
+"""What commands that read a model over data share: a model with its SAEs, and a bar for what takes long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from steerkit.errors import SaeError
+
+if TYPE_CHECKING:
+    from steerkit.engine import LoadedModel
+    from steerkit.sae import SaeSet
+
+
+def load_with_saes(model: str, saes: str | None, device: str | None, dtype: str | None) -> tuple[LoadedModel, SaeSet]:
+    """A model and a set that fits it. Raises SaeError and what loading raises."""
+    from steerkit.runtime import load
+
+    runtime = load(model, saes, device=device, dtype=dtype, audit=False)
+    if runtime.saes is None:
+        raise SaeError(f"{model}: it brings no SAEs; name their folder or repository with --saes")
+    return runtime.loaded, runtime.saes
+
+
+@contextmanager
+def progress(total: int, what: str) -> Iterator[Callable[..., None]]:
+    """A bar on a terminal, nothing in a pipe; it is told how much is done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    out = Console(stderr=True)
+    with Progress(console=out, disable=not out.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done, *_: bar.update(task, completed=done)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from matplotlib.image import imread
+from safetensors.torch import load_file
 
 from steerkit.cli.main import app
 from steerkit.engine import box_folder
@@ -18,8 +19,11 @@ from steerkit.errors import SaeError, SteerkitError
 from steerkit.lab.corpus import read_corpus
 from steerkit.lab.statistics import calibrate
 from steerkit.runtime import Runtime
-from steerkit.sae import convert, load_set
+from steerkit.sae import Sae, load_set
+from steerkit.sae.checkpoint import Checkpoint
+from steerkit.sae.convert import convert
 from steerkit.sae.formats import FORMATS
+from steerkit.sae.suite import STATISTICS_FILE
 
 DATA = Path(__file__).parents[2] / "examples" / "conversations.jsonl"
 
@@ -90,14 +94,15 @@ def test_calibrate_writes_the_units(capsys: pytest.CaptureFixture[str], own: Pat
     """The file beside the SAEs is replaced only when told to, and holds what `calibrate` measures."""
     with pytest.raises(SaeError, match=r"already there; give --force"):
         run(capsys, "calibrate", "--saes", own, "--limit", 4)
-    shipped = read_statistics(own / STATISTICS_FILE)
+    shipped = load_file(own / STATISTICS_FILE)
     run(capsys, "calibrate", "--saes", own, "--limit", 4, "--force")
-    found = read_statistics(own / STATISTICS_FILE)
+    found = load_file(own / STATISTICS_FILE)
     corpus = read_corpus(DATA, box.loaded, limit=4)
     expected = calibrate(box.loaded.model, load_set(own), corpus.texts)
     for layer, one in expected.items():
-        assert torch.equal(found[layer].max, one.max)
-        assert not torch.equal(found[layer].max, shipped[layer].max)
+        key = f"layer_{layer:02d}.max"
+        assert torch.equal(found[key], one.max)
+        assert not torch.equal(found[key], shipped[key])
 
 
 def test_calibrate_leaves_the_boxs_own_set_alone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,7 +121,7 @@ def test_saes_of_another_model_are_refused(
     if form == "sparsify":  # which holds TopK SAEs alone
         for layer, one in saes.checkpoints.items():
             sae = one.sae
-            topk = Sae(sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, kind="topk", k=16, subtract_b_dec=True)
+            topk = Sae(sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, k=16, subtract_b_dec=True)
             saes.checkpoints[layer] = Checkpoint(one.path, one.model_name, layer, topk, one.history)
     convert(saes, theirs, form)
     other = tmp_path / "other"

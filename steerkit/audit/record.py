@@ -31,6 +31,10 @@ class Context:
     libraries: Mapping[str, str]
     seconds: float | None = None
     """How long the generation took, of its whole batch."""
+    machine: Mapping[str, Any] | None = None
+    """`processor`, `instructions`, `threads` and `accelerator`: what float arithmetic may depend on."""
+    batch: Mapping[str, int] | None = None
+    """`size` of the batch and the turn's `row` in it."""
 
 
 def append_turn(store: Store, turn: Turn, context: Context) -> Turn:
@@ -44,11 +48,13 @@ def append_turn(store: Store, turn: Turn, context: Context) -> Turn:
 
 def body_of(turn: Turn, context: Context) -> dict[str, Any]:
     """The record's content, as JSON values."""
+    batch = {} if context.batch is None else {"batch": dict(context.batch)}
+    machine = {} if context.machine is None else {"machine": dict(context.machine)}
     return {
         "format": FORMAT,
         "kind": "turn",
         "guard": "policy" if context.guarded else "none",
-        "verdicts": [_verdict(verdict) for verdict in turn.verdicts],
+        "verdicts": [verdict_data(verdict) for verdict in turn.verdicts],
         "calls": [_call(call) for call in turn.calls],
         "text": turn.text,
         "finish": turn.finish,
@@ -65,10 +71,13 @@ def body_of(turn: Turn, context: Context) -> dict[str, Any]:
         "sampling": dict(context.sampling),
         "libraries": dict(context.libraries),
         "seconds": context.seconds,
+        **machine,
+        **batch,
     }
 
 
-def _verdict(verdict: Verdict) -> dict[str, Any]:
+def verdict_data(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as a record holds it."""
     return {**asdict(verdict), "readings": [asdict(reading) for reading in verdict.readings]}
 
 

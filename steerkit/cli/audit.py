@@ -9,6 +9,7 @@ import typer
 
 from steerkit.cli.audit_keys import check, checkpoint, keygen, prove, verify
 from steerkit.cli.audit_privacy import redact, retain
+from steerkit.cli.audit_replay import replay
 from steerkit.cli.audit_store import JsonOption, StoreOption, opened
 from steerkit.cli.view import (
     bars,
@@ -152,5 +153,5 @@ def _show_watched(out: Any, content: dict[str, Any], watched: Any) -> None:
         out.print(f"watched  {name:<{width}}  {bars(reply)}  {min(reply):.3g} to {max(reply):.3g}")
 
 
-for command in (verify, keygen, checkpoint, prove, check, redact, retain):
+for command in (verify, keygen, checkpoint, prove, check, replay, redact, retain):
     app.command()(command)

@@ -11,7 +11,6 @@ from steerkit.chat import Parsed, parse, steps_by_place
 from steerkit.engine import LoadedModel
 from steerkit.runtime.provenance import context_of
 from steerkit.runtime.request import Prepared
-from steerkit.runtime.retry import settle
 from steerkit.sae import SaeSet
 from steerkit.steer import Extent, Plan, Tape, read_traces
 from steerkit.types import Place, Span, Trace, Turn, Verdict
@@ -41,7 +40,8 @@ def finish_turns(
     turns = []
     for row, (one, reply, part) in enumerate(zip(prepared, replies, parsed, strict=True)):
         turn = _judged(one, reply, part, replace(traces[row], places=places[row]), tripped.get(row))
-        turns.append(turn if store is None else append_turn(store, turn, context_of(loaded, saes, one, seconds)))
+        batch = {"size": len(prepared), "row": row}
+        turns.append(turn if store is None else append_turn(store, turn, context_of(loaded, saes, one, seconds, batch)))
     return turns
 
 
@@ -66,7 +66,7 @@ def _judged(one: Prepared, reply: Sequence[int], parsed: Parsed, trace: Trace, t
     return Turn(
         text=parsed.text,
         calls=parsed.calls,
-        verdicts=settle(verdicts, one),
+        verdicts=guard.settle(verdicts, one.policies, one.made),
         trace=trace,
         prompt_ids=tuple(one.prompt.ids),
         reply_ids=tuple(reply),

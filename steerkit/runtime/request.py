@@ -43,6 +43,8 @@ class Prepared:
     """Features and probes that its traces and the guard need."""
     attempts: tuple[Turn, ...] = ()
     """What was generated before and judged `retry`."""
+    made: int = 0
+    """How many attempts came before: of a replay, more than are at hand."""
 
 
 def prepare(request: Request, loaded: LoadedModel, policies: tuple[Policy, ...], untrusted: str) -> Prepared:

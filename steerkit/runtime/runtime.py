@@ -111,6 +111,10 @@ class Runtime:
                 turns[row] = turn
         return turns
 
+    def turns_of(self, prepared: Sequence[Prepared]) -> list[Turn]:
+        """One attempt for each prepared request, generated together: nothing is generated again."""
+        return _drained(self._generate(prepared), None)
+
     def loop(self, messages: Messages, tools: Sequence[ToolLike] = (), **settings: Unpack[Settings]) -> Run:
         """Turns and tool calls in alternation, until the model answers.
 
@@ -231,7 +235,7 @@ class Runtime:
         width = batch.ids.shape[1]
         replies: list[list[int]] = [[] for _ in prepared]
         with (
-            self._alone(stopped),
+            self.alone(stopped),
             attach(
                 loaded.model,
                 plan,
@@ -256,7 +260,7 @@ class Runtime:
         return finish_turns(loaded, self.saes, self.store, prepared, replies, tape, plan, tripwires.tripped, seconds)
 
     @contextmanager
-    def _alone(self, stopped: Callable[[], bool] | None) -> Iterator[None]:
+    def alone(self, stopped: Callable[[], bool] | None = None) -> Iterator[None]:
         """Hold the model: its hooks would govern whoever else ran it."""
         lease = self.loaded.lease
         if not lease.take(stopped):

@@ -67,6 +67,9 @@ def compare(recorded: RecordedTurn, body: Mapping[str, Any], trace: Trace | None
     tokens = all(list(recorded.body[name]) == list(body[name]) for name in ("prompt_ids", "reply_ids"))
     parts = [(name, recorded.body[name], body[name]) for name in sections]
     parts += [("verdicts", then, now), *_evidence(recorded, body, trace)]
+    if "counterfactual" in recorded.body and not any(name.startswith("counterfactual") for name in recorded.missing):
+        was, is_now = (_decided(side.get("counterfactual")) for side in (recorded.body, body))
+        parts.append(("counterfactual", was, is_now))
     return Comparison(tokens, then == now, _first(parts, recorded.missing), tuple(changes(recorded.body, body)))
 
 
@@ -121,14 +124,15 @@ def first_difference(
                 return found
         return None
     same = then == now and isinstance(then, bool) == isinstance(now, bool)
-    if rounding and _is_number(then) and _is_number(now):
+    if rounding and _are_measured(then, now):
         same = math.isclose(then, now, rel_tol=rounding, abs_tol=rounding)
     return None if same else (path, then, now)
 
 
-def _is_number(value: Any) -> bool:
-    """Canonical JSON writes 3.0 as 3, so a float may come back as an integer."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _are_measured(then: Any, now: Any) -> bool:
+    """Whether two numbers are no counts; canonical JSON writes 3.0 as 3, so one of them may look like an integer."""
+    kinds = {type(then), type(now)}
+    return float in kinds and kinds <= {float, int}
 
 
 def _first(parts: Sequence[tuple[str, Any, Any]], missing: Collection[str]) -> Difference | None:
@@ -154,6 +158,11 @@ def _without(name: str, value: Any, missing: Collection[str]) -> Any:
 
 def _verdicts(verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{key: verdict[key] for key in _DECIDES} for verdict in verdicts]
+
+
+def _decided(turn: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A counterfactual without what was measured of it."""
+    return None if turn is None else {**turn, "verdicts": _verdicts(turn["verdicts"])}
 
 
 def _evidence(recorded: RecordedTurn, body: Mapping[str, Any], trace: Trace | None) -> Iterator[tuple[str, Any, Any]]:

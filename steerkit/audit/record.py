@@ -48,8 +48,6 @@ def append_turn(store: Store, turn: Turn, context: Context) -> Turn:
 
 def body_of(turn: Turn, context: Context) -> dict[str, Any]:
     """The record's content, as JSON values."""
-    batch = {} if context.batch is None else {"batch": dict(context.batch)}
-    machine = {} if context.machine is None else {"machine": dict(context.machine)}
     return {
         "format": FORMAT,
         "kind": "turn",
@@ -71,9 +69,26 @@ def body_of(turn: Turn, context: Context) -> dict[str, Any]:
         "sampling": dict(context.sampling),
         "libraries": dict(context.libraries),
         "seconds": context.seconds,
-        **machine,
-        **batch,
+        **_optional(turn, context),
     }
+
+
+def _optional(turn: Turn, context: Context) -> dict[str, Any]:
+    """What a record says only where there is something to say."""
+    found: dict[str, Any] = {}
+    if context.machine is not None:
+        found["machine"] = dict(context.machine)
+    if context.batch is not None:
+        found["batch"] = dict(context.batch)
+    if (other := turn.counterfactual) is not None:
+        found["counterfactual"] = {
+            "text": other.text,
+            "calls": [_call(call) for call in other.calls],
+            "verdicts": [verdict_data(verdict) for verdict in other.verdicts],
+            "finish": other.finish,
+            "reply_ids": list(other.reply_ids),
+        }
+    return found
 
 
 def verdict_data(verdict: Verdict) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from steerkit.cli.view import (
     event_word,
     ledger_text,
     print_json,
+    reply_text,
     verdict_text,
 )
 
@@ -141,6 +142,8 @@ def _show_turn(out: Any, content: dict[str, Any], watched: Any) -> None:
             out.print(f"         {text}, bound {reading['threshold']:.4g}")
     for edit in content["edits"]:
         out.print(f"edited   {edit_text(edit)}")
+    if other := content.get("counterfactual"):
+        out.print(f"without  steering: {reply_text(other['calls'], str(other['text']))}")
     _show_watched(out, content, watched)
 
 

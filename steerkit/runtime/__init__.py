@@ -7,8 +7,8 @@ from steerkit.runtime.desk import Settings
 from steerkit.runtime.loading import load, load_recorded
 from steerkit.runtime.loop import Approval, Execution, Held, Run
 from steerkit.runtime.pending import Pending
-from steerkit.runtime.policies import policies_for
-from steerkit.runtime.replay import Moment, Replayed, WhatIf, replay, unsteered, what_if
+from steerkit.runtime.policies import policies_for, unsteered
+from steerkit.runtime.replay import Moment, Replayed, WhatIf, replay, what_if
 from steerkit.runtime.request import Request
 from steerkit.runtime.retry import Retried
 from steerkit.runtime.runtime import Runtime

@@ -32,6 +32,7 @@ def load(
     untrusted: Literal["neutralize", "refuse"] = "neutralize",
     on_audit_failure: OnFailure = "block",
     on_record: OnRecord | None = None,
+    counterfactual: bool = False,
 ) -> Runtime:
     """A runtime on a model.
 
@@ -50,6 +51,8 @@ def load(
         on_audit_failure: `block`: where a record cannot be written, nothing is released and nothing is run; `warn`: it
             is, with a warning, and the run's next record says how many were lost.
         on_record: told of each record once it is on disk.
+        counterfactual: make each steered turn without steering as well, in one more row of its batch, and record what
+            the model would have called.
 
     Raises:
         ModelError, SaeError, PolicyError, AuditError: with what was got, what was expected and what to do.
@@ -59,7 +62,8 @@ def load(
     if suite is not None:
         _check_saes(suite, loaded, named=not isinstance(saes, SaeSet))
     make = partial(Runtime, loaded, suite, () if policy is None else policy, base=base, untrusted=untrusted)
-    return make(store=_store(audit), on_audit_failure=on_audit_failure, on_record=on_record)
+    told: dict[str, Any] = {"on_record": on_record, "counterfactual": counterfactual}
+    return make(store=_store(audit), on_audit_failure=on_audit_failure, **told)
 
 
 def load_recorded(

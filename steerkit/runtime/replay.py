@@ -14,7 +14,7 @@ from steerkit.engine import Batch, Divergence, Sampling, divergence, read_along
 from steerkit.guard import policies_in
 from steerkit.policy import Policy
 from steerkit.runtime.provenance import context_of
-from steerkit.runtime.request import Prepared, Request, prepare
+from steerkit.runtime.request import Prepared, Request, prepare, with_counterfactual
 from steerkit.runtime.runtime import Runtime
 from steerkit.steer import attach, compile_plan
 from steerkit.types import NOWHERE, Call, Tool, Turn
@@ -65,7 +65,8 @@ def replay(runtime: Runtime, recorded: RecordedTurn) -> Replayed:
         SteerkitError: the record's policies or tools cannot be used with this runtime.
     """
     prepared = _prepared(runtime, recorded, policies_in(recorded.body))
-    (turn,) = runtime.turns_of([_with_prompt(prepared, recorded)])
+    asked = _with_prompt(prepared, recorded)
+    (turn,) = runtime.turns_of([with_counterfactual(asked) if "counterfactual" in recorded.body else asked])
     body = _body(runtime, prepared, turn, {"size": 1, "row": 0})
     return Replayed(turn, {**body, "prompt_ids": list(prepared.prompt.ids)})
 
@@ -83,11 +84,6 @@ def what_if(runtime: Runtime, recorded: RecordedTurn, policies: Sequence[Policy]
         for row, (one, turn) in enumerate(zip(both, turns, strict=True))
     )
     return WhatIf(first, second, tuple(_moments(runtime, both, first.turn, second.turn)))
-
-
-def unsteered(policies: Sequence[Policy]) -> tuple[Policy, ...]:
-    """The same policies, which judge and trace as before and change nothing."""
-    return tuple(policy.model_copy(update={"steer": ()}) for policy in policies)
 
 
 def _prepared(runtime: Runtime, recorded: RecordedTurn, policies: Sequence[Policy]) -> Prepared:

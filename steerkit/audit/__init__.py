@@ -4,6 +4,7 @@ from steerkit.audit.canonical import canonical, plain
 from steerkit.audit.compare import Comparison, Difference, compare, compare_verdicts
 from steerkit.audit.diff import Node, diff_calls
 from steerkit.audit.events import append_approval, append_execution, approvals_of
+from steerkit.audit.export import FORMATS, export
 from steerkit.audit.home import default_store, home
 from steerkit.audit.layout import StoredRecord
 from steerkit.audit.note import Checkpoint, SignerKey, VerifierKey
@@ -16,14 +17,18 @@ from steerkit.audit.proof import (
     prove,
     prove_consistency,
 )
+from steerkit.audit.query import Query, find
 from steerkit.audit.record import Context, append_turn, body_of, verdict_data
 from steerkit.audit.recorded import RecordedTurn, read_turn, turns_of
 from steerkit.audit.run import OnFailure, RunLog, opening_of, policies_of
 from steerkit.audit.store import OnRecord, Store
+from steerkit.audit.tables import TABLES
 from steerkit.audit.trace import pack, unpack
 from steerkit.audit.verify import Verified, verify
 
 __all__ = [
+    "FORMATS",
+    "TABLES",
     "Checkpoint",
     "Comparison",
     "Context",
@@ -31,6 +36,7 @@ __all__ = [
     "Node",
     "OnFailure",
     "OnRecord",
+    "Query",
     "RecordedTurn",
     "RunLog",
     "SignerKey",
@@ -51,6 +57,8 @@ __all__ = [
     "compare_verdicts",
     "default_store",
     "diff_calls",
+    "export",
+    "find",
     "home",
     "opening_of",
     "pack",

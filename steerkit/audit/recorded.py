@@ -43,7 +43,7 @@ def read_turn(store: Store, record: StoredRecord) -> RecordedTurn:
     content = record.content
     if content.get("kind") != "turn" and "calls" not in content:
         raise AuditError(f"{store.path}: record {record.id} is a {content.get('kind')}; expected a turn, or a run's id")
-    gone = _gone(record)
+    gone = redacted_paths(record)
     if lost := sorted({name.split(".")[0].split("[")[0] for name in gone} & _NEEDED):
         raise AuditError(
             f"{store.path}: record {record.id}: its {', '.join(lost)} were redacted, so it cannot be replayed"
@@ -95,8 +95,8 @@ def _run_of(store: Store, reference: str) -> str | None:
     return StoredRecord(0, "", "", "", "", rows[0][0]).public["run"] if rows else None
 
 
-def _gone(record: StoredRecord) -> list[str]:
-    """Paths of the contents that were redacted; the trace is asked for by itself."""
+def redacted_paths(record: StoredRecord) -> list[str]:
+    """Paths of the contents that were redacted, such as `calls[0].arguments`; without the trace."""
     found = []
     for name in record.public.get("committed", {}):
         content = record.contents.get(name)

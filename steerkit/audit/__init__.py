@@ -23,6 +23,7 @@ from steerkit.audit.recorded import RecordedTurn, read_turn, turns_of
 from steerkit.audit.run import OnFailure, RunLog, opening_of, policies_of
 from steerkit.audit.store import OnRecord, Store
 from steerkit.audit.tables import TABLES
+from steerkit.audit.telemetry import Spans
 from steerkit.audit.trace import pack, unpack
 from steerkit.audit.verify import Verified, verify
 
@@ -40,6 +41,7 @@ __all__ = [
     "RecordedTurn",
     "RunLog",
     "SignerKey",
+    "Spans",
     "Store",
     "StoredRecord",
     "Verified",

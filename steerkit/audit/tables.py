@@ -1,12 +1,14 @@
 """Records as flat rows, for tables: one per record, one per call, or one per value of a feature.
 
-| table | a row is | columns |
-|---|---|---|
-| records | a record | its place in the chain, `kind`, `run` and `number`, and `body`: its whole content as JSON |
-| calls | a call; of a turn without one, the turn | the turn's (`text`, `finish`, `edits`: how many steering rules changed \
-something, `unsteered_calls`: JSON, `model`, `seed`, …) and the call's: `call` (its number in the turn, from 0), `tool`, \
-`arguments` (JSON), or `malformed`; `decision`, `rule`, `policy`, `reason`, `shadowed`, `released` |
-| features | a feature or probe at a token | `position`, `name` of a watched one, `layer` and `index` of a feature, `value` |
+`records`, a row per record: its place in the chain, `kind`, `run` and `number`, and `body`, its whole content as JSON.
+
+`calls`, a row per call, and one for a turn without any: what the turn said (`text`, `finish`, `edits`, which counts the
+steering rules that changed something, `unsteered_calls` as JSON, `model`, `seed` and so on), and of the call its place in
+the turn from 0 (`call`), `tool`, `arguments` as JSON, or `malformed`, and `decision`, `rule`, `policy`, `reason`,
+`shadowed` and `released`.
+
+`features`, a row per feature or probe and token of a trace: `position`, the `name` of a watched one, the `layer` and
+`index` of a feature, and its `value`.
 
 Every table has `sequence` and `record` (the id) to join by; `time` is UTC. What was redacted is empty, and `redacted`
 names it. A seed and arguments are text, as integers in them may be of any size.

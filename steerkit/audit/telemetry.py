@@ -6,7 +6,7 @@ no settled name there begins with `steerkit.`:
 | span | of | what it says besides |
 |---|---|---|
 | `chat MODEL` | a turn | model, settings, tokens, finish; `steerkit.run.id`, `.policies`, `.edits`, `.attempt` |
-| `guard TOOL` | a verdict, inside its turn | `steerkit.guard.decision`, `.rule`, `.policy`, `.shadowed`, `.reading.NAME` |
+| `guard TOOL` | a verdict, inside its turn | `steerkit.guard.decision`, `.rule`, `.policy`, `.shadowed`, `.reading.*` |
 | `approve TOOL` | a person's decision, inside its turn | `steerkit.approval.decision` |
 | `execute_tool TOOL` | an execution, inside its turn | `gen_ai.tool.call.id`; `error.type` where it failed |
 
@@ -39,8 +39,6 @@ _SETTINGS: Final = {
     "seed": "gen_ai.request.seed",
 }
 _FLOATS: Final = ("temperature", "top_p", "top_k")
-_FINISH: Final = {"tool_call": "tool_calls"}
-"""The conventions' word where it is another."""
 
 
 class Spans:
@@ -129,7 +127,7 @@ class Spans:
         failed: str | None = None,
     ) -> Span:
         """A span that ended when its record was written, and took so many seconds."""
-        end = int(datetime.fromisoformat(record.time).timestamp() * 1_000_000) * 1000
+        end = round(datetime.fromisoformat(record.time).timestamp() * 1_000_000) * 1000
         start = end - int((seconds or 0) * 1e9)
         known = {key: value for key, value in told.items() if value is not None}
         span = self._tracer.start_span(name, inside, attributes=known, start_time=start)
@@ -153,7 +151,7 @@ def _inference(record: StoredRecord, turn: Mapping[str, Any]) -> dict[str, Any]:
         **settings,
         "gen_ai.response.id": record.id,
         "gen_ai.response.model": model["name"],
-        "gen_ai.response.finish_reasons": [_FINISH.get(turn["finish"], turn["finish"])],
+        "gen_ai.response.finish_reasons": [turn["finish"]],
         "gen_ai.usage.input_tokens": len(turn["prompt_ids"]),
         "gen_ai.usage.output_tokens": len(turn["reply_ids"]),
         "steerkit.record.id": record.id,
@@ -185,10 +183,9 @@ def _said(turn: Mapping[str, Any]) -> dict[str, str]:
             parts.append({"type": "tool_call", "name": call["name"], "arguments": call["arguments"]})
         else:
             parts.append({"type": "text", "content": call["raw"]})
-    finish = _FINISH.get(turn["finish"], turn["finish"])
     return {
         "gen_ai.input.messages": _json([_message(message) for message in turn["messages"]]),
-        "gen_ai.output.messages": _json([{"role": "assistant", "parts": parts, "finish_reason": finish}]),
+        "gen_ai.output.messages": _json([{"role": "assistant", "parts": parts, "finish_reason": turn["finish"]}]),
         "gen_ai.tool.definitions": _json([{"type": "function", **tool} for tool in turn["tools"]]),
     }
 
@@ -197,8 +194,8 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
     """A message in parts."""
     content, parts = message.get("content"), []
     if message.get("role") == "tool":
-        call = {"id": message["tool_call_id"]} if "tool_call_id" in message else {}
-        return {"role": "tool", "parts": [{"type": "tool_call_response", **call, "response": content}]}
+        named = {"id": message["tool_call_id"]} if "tool_call_id" in message else {}
+        return {"role": "tool", "parts": [{"type": "tool_call_response", **named, "response": content}]}
     if content:
         parts.append({"type": "text", "content": content})
     for call in _calls(message):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,19 @@ def test_a_tripwires_verdict_is_recomputed_without_the_rest_of_its_call(box: Run
         assert judge_again(body, policies_in(body), turn.trace or Trace())[0].rule == "malformed_call"
 
 
+def test_records_of_an_older_format_are_judged_again(tmp_path: Path) -> None:
+    """What they do not say is missing in one line; their verdicts come out as they were, by policies read today."""
+    old = Path(__file__).parents[1] / "audit" / "version1.sqlite"
+    store = Store(shutil.copy(old, tmp_path / "old.db"), create=False)
+    for number, decision in (("1", "allow"), ("2", "hold")):
+        turn = read_turn(store, store.get(number))
+        assert turn.missing == ("model.template", "machine", "batch")
+        assert turn.body["verdicts"][0]["decision"] == decision
+        assert judged(turn).same
+        assert not judged(replace(turn, body={**turn.body, "policies": []})).same
+    store.close()
+
+
 def test_a_tampered_token_and_a_tampered_verdict_are_named(box: Runtime, plain: Runtime, tmp_path: Path) -> None:
     """Written into a store whose chain is whole, a changed token, argument or decision shows in the replay."""
     turn = turn_of(box, "benign")
@@ -198,6 +213,20 @@ def test_without_steering_the_model_would_have_paid(box: Runtime, plain: Runtime
         (("call opens",), (0, 0)),
         (("name begins",), (0, 0)),
     ]
+
+
+def test_a_reply_that_is_the_beginning_of_another_parts_where_it_ends(box: Runtime, plain: Runtime) -> None:
+    """A tripwire cut it off after the name; without the rule it goes on, and no distribution differs anywhere."""
+    turn = turn_of(box, "benign", guard({"tool": "get_balance", "then": "stop"}))
+    found = what_if(plain, turn, ())
+    assert found.second.turn.reply_ids[: len(turn.body["reply_ids"])] == tuple(turn.body["reply_ids"])
+    opens, parts = found.moments[0], found.moments[-1]
+    assert (opens.at, parts.at) == (("call opens",), ("replies part",))
+    assert (parts.step, parts.leads, parts.other_token) == (len(turn.body["reply_ids"]), "other", None)
+    assert parts.token
+    assert {moment.divergence for moment in found.moments} == {(0, 0)}
+    diff = diff_calls(found.first.body["calls"], found.second.body["calls"])
+    assert {node.kind for node in diff} == {"removed", "added"}
 
 
 def test_the_divergence_is_that_of_the_models_own_logits(box: Runtime, plain: Runtime) -> None:

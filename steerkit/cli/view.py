@@ -32,6 +32,14 @@ def print_json(value: object) -> None:
     print(json.dumps(value, ensure_ascii=False))
 
 
+def short(value: object) -> str:
+    """A value as JSON in one short piece."""
+    text = json.dumps(value, ensure_ascii=False)
+    if text.startswith('"sha256:'):
+        return f"{text[1:20]}…"
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
 def call_text(call: Mapping[str, Any]) -> str:
     """A call as people write one; a malformed one as the model wrote it."""
     if "malformed" in call:

@@ -100,9 +100,9 @@ def test_calibrate_writes_the_units(capsys: pytest.CaptureFixture[str], own: Pat
     corpus = read_corpus(DATA, box.loaded, limit=4)
     expected = calibrate(box.loaded.model, load_set(own), corpus.texts)
     for layer, one in expected.items():
-        key = f"layer_{layer:02d}.max"
-        assert torch.equal(found[key], one.max)
-        assert not torch.equal(found[key], shipped[key])
+        for name, values in one.items():
+            assert torch.equal(found[f"layer_{layer:02d}.{name}"], values)
+        assert not torch.equal(found[f"layer_{layer:02d}.max"], shipped[f"layer_{layer:02d}.max"])
 
 
 def test_calibrate_leaves_the_boxs_own_set_alone(capsys: pytest.CaptureFixture[str]) -> None:

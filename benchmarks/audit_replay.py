@@ -58,18 +58,18 @@ def with_other_token(turn: RecordedTurn) -> RecordedTurn:
     return replace(turn, body={**turn.body, "reply_ids": [first + 1, *rest]})
 
 
-def cost(runtime: Runtime, unrecorded: Runtime, some: list[Example]) -> tuple[list[float], int]:
-    """Ratios of a recorded turn's time to the same turn without a store, and the tokens made."""
-    ratios, tokens = [], 0
+def cost(runtime: Runtime, unrecorded: Runtime, some: list[Example]) -> tuple[list[tuple[float, float]], int]:
+    """Seconds of each turn with a store and without, and the tokens made."""
+    times, tokens = [], 0
     for number, example in enumerate(some):
         request, seconds = Request(example.messages, example.tools), {}
         for name, one in (("with", runtime), ("without", unrecorded))[:: 1 if number % 2 else -1]:
             start = time.perf_counter()
             turn = one.run_batch([request])[0]
             seconds[name] = time.perf_counter() - start
-        ratios.append(seconds["with"] / seconds["without"])
+        times.append((seconds["with"], seconds["without"]))
         tokens += len(turn.reply_ids)
-    return ratios, tokens
+    return times, tokens
 
 
 def main() -> None:
@@ -93,11 +93,15 @@ def main() -> None:
             control = Counter(again(runtime, with_other_token(turn)) for turn in found[:20])
             print(f"  control, one token of the record changed: {dict(control)}")
             calls = sum(len(turn.calls) for turn in made)
-            with steerkit.load("tiny", audit=other, **options) as recording:
-                ratios, tokens = cost(recording, runtime, some[:: max(1, len(some) // 100)])
+            log = Store(other)
+            with steerkit.load("tiny", audit=log, **options) as recording:
+                times, tokens = cost(recording, runtime, some[:: max(1, len(some) // 100)])
+        log.close()
         size = sum(file.stat().st_size for file in other.parent.glob(f"{other.name}*"))
-        print(f"  recording: {statistics.median(ratios):.3f} of the turn's time without ({len(ratios)} turns)")
-        print(f"  {size / tokens:.0f} bytes per generated token, {size / len(ratios):.0f} a turn; {calls} calls in all")
+        ratio = statistics.median(a / b for a, b in times)
+        more = 1000 * statistics.median(a - b for a, b in times)
+        print(f"  recording: {ratio:.3f} of the turn's time without, {more:.1f} ms a turn ({len(times)} turns)")
+        print(f"  {size / tokens:.0f} bytes per generated token, {size / len(times):.0f} a turn; {calls} calls in all")
 
 
 if __name__ == "__main__":

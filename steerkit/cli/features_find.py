@@ -41,10 +41,15 @@ def find(
         bool, typer.Option("--causal", help="Also edit the best candidates, and say which of them cause the call.")
     ] = False,
     candidates: Annotated[int, typer.Option(min=2, help="Features that --causal edits.")] = 20,
+    strength: Annotated[
+        float, typer.Option(min=0, help="Of the policy's edits; 1 makes the causes what they are in the negatives.")
+    ] = 1.5,
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Length at most of a reply that a file does not bring.")
     ] = 128,
-    write: Annotated[Path | None, typer.Option(help="Write a policy in shadow mode to this file.")] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Write a policy in shadow mode to this file; with --causal it steers, too.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a policy that is there.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
     device: Device = None,
@@ -52,7 +57,7 @@ def find(
 ) -> None:
     """Rank the features of all layers by how well they tell two sets of conversations apart, and fit a sparse probe."""
     from steerkit.lab.finding import find as find_in
-    from steerkit.lab.found_policy import found_policy, refuse_present, write_policy
+    from steerkit.lab.found_policy import edits_of, found_policy, refuse_present, write_policy
 
     _check_place(at)
     if write is not None:
@@ -69,7 +74,8 @@ def find(
         if tried is not None:
             show_causes(console(), tried)
     if write is not None:
-        write_policy(found_policy(found, suite, write.stem), write, force=force)
+        edits = {} if tried is None else edits_of(found, tried, material, strength)
+        write_policy(found_policy(found, suite, write.stem, edits), write, force=force)
         typer.echo(f"wrote {write}: in shadow mode; see steerkit policy explain {write}", err=True)
 
 

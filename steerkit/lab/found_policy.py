@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from steerkit.errors import SaeError
-from steerkit.lab.finding import Found, FoundFeature, FoundProbe, Measured
+from steerkit.lab.causes import Causes
+from steerkit.lab.finding import Found, FoundFeature, FoundProbe, Material, Measured
 from steerkit.policy import Policy, dump
 from steerkit.sae import SaeSet
 from steerkit.sae.whole import write_whole
@@ -15,9 +18,13 @@ from steerkit.types import Feature, Place
 
 RULE = "found"
 """Name of the probe and of the guard rule."""
+STEERED_AT: Final = "reply.start"
+"""The place whose causes become edits: its step decides for the call and is still before it."""
 
 
-def found_policy(found: Found, saes: SaeSet, name: str) -> Policy:
+def found_policy(
+    found: Found, saes: SaeSet, name: str, edits: Mapping[Feature, float] = MappingProxyType({})
+) -> Policy:
     """The probe where it beats every single feature, else the best feature, as a guard rule that would hold the call.
 
     A feature's bound is a multiple of its `max` on the calibration set, raw where the set has no statistics or the
@@ -27,6 +34,7 @@ def found_policy(found: Found, saes: SaeSet, name: str) -> Policy:
         found: the answer of a search.
         saes: the set that was searched.
         name: of the policy; what a name may not hold becomes `-`.
+        edits: raw values that features are clamped to behind the same condition (see `edits_of`).
 
     Raises:
         SaeError: nothing was found, or the best feature is lower in the positives and 0 in the negatives too.
@@ -37,6 +45,7 @@ def found_policy(found: Found, saes: SaeSet, name: str) -> Policy:
     probe = found.probe if found.probe is not None and found.probe.beats else None
     used = [best.feature] if probe is None else list(probe.weights)
     when = _feature_condition(best, saes) if probe is None else {"probe": RULE, "above": _rounded(probe.measured.bound)}
+    clamps = {_name(feature): {"clamp": _rounded(value)} for feature, value in sorted(edits.items())}
     measured = best.measured if probe is None else probe.measured
     return Policy.model_validate(
         {
@@ -44,8 +53,9 @@ def found_policy(found: Found, saes: SaeSet, name: str) -> Policy:
             "name": re.sub(r"[^A-Za-z0-9_-]", "-", name)[:80].strip("-") or RULE,
             "description": _described(found.place, probe, measured),
             "model": saes.model_name,
-            "features": {_name(feature): _site(feature, saes) for feature in sorted(used)},
+            "features": {_name(feature): _site(feature, saes) for feature in sorted({*used, *edits})},
             "probes": {} if probe is None else {RULE: _weights(probe)},
+            "steer": [{"name": RULE, "when": when, "where": STEERED_AT, "edit": clamps}] if clamps else [],
             "guard": {
                 "default": "allow",
                 "rules": [
@@ -61,6 +71,33 @@ def found_policy(found: Found, saes: SaeSet, name: str) -> Policy:
             "mode": "shadow",
         }
     )
+
+
+def edits_of(found: Found, tried: Causes, material: Material, strength: float) -> dict[Feature, float]:
+    """What the features that cause the call are clamped to, so that it is not made; empty where nothing can be.
+
+    With p a feature's mean in the positives and n what it usually is in the negatives, both where was chosen, the clamp
+    is `p + strength * (n - p)`: at 1 it is as in the negatives, beyond that it is as far on the other side. Features in
+    layers below the condition's own are left out, because an edit there would come a token late.
+
+    Args:
+        found: a search at `reply.start`; of one at another place nothing is made.
+        tried: which of the candidates cause the call.
+        material: what was searched.
+        strength: how far to go.
+    """
+    if found.place != STEERED_AT or not found.features:
+        return {}
+    probe = found.probe if found.probe is not None and found.probe.beats else None
+    lowest = max(feature.layer for feature in (probe.weights if probe else [found.features[0].feature]))
+    positives = material.chosen[material.positive[material.chosen]]
+    edits = {}
+    for cause in tried.candidates:
+        feature = cause.feature
+        if cause.verdict == "causes" and feature.layer >= lowest:
+            there, usual = float(material.values(feature)[positives].mean()), material.usual[feature.layer]
+            edits[feature] = there + strength * (float(usual[feature.index]) - there)
+    return edits
 
 
 def write_policy(policy: Policy, path: Path, *, force: bool = False) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from steerkit.cli.main import run
+from steerkit.policy import load
 from steerkit.tiny.conversations import sample
 
 
@@ -66,6 +67,8 @@ def test_two_files_become_a_policy(steerkit: Command, files: tuple[Path, Path], 
     assert len(found["causal"]["candidates"]) == 4
     assert "ok:" in steerkit("policy", "check", policy, "--model", "tiny").out
     assert "mode: shadow" in policy.read_text()
+    causing = [one["feature"] for one in found["causal"]["candidates"] if one["verdict"] == "causes"]
+    assert len(load(policy).steer) == (1 if any(one["layer"] == 3 for one in causing) else 0)
     before = policy.read_bytes()
     refused = steerkit("features", "find", *sets, "--write", policy, status=1)
     assert refused.err == f"error: {policy}: already there; give --force to replace it, or --write another file\n"

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
+from steerkit.lab.separation import wilson
 from steerkit.runtime import Request, Runtime
 from steerkit.runtime.policies import PolicyLike
 from steerkit.tiny.conversations import Example
 from steerkit.types import Call, Turn
 
 BATCH = 50
-
-
-def wilson(successes: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a share (Wilson 1927)."""
-    if count == 0:
-        return 0.0, 1.0
-    share = successes / count
-    centre = share + z * z / (2 * count)
-    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
 def cell(successes: int, count: int) -> str:

@@ -6,23 +6,19 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
-from steerkit.chat import Wire, as_tools, parse, render
-from steerkit.engine import Batch, LoadedModel, Sampling, generate, tool_from_function
+from steerkit.chat import as_tools, parse, render
+from steerkit.engine import LoadedModel, tool_from_function
 from steerkit.errors import SaeError
 from steerkit.lab.activations import rewritten
 from steerkit.lab.corpus import Conversation
 from steerkit.lab.fidelity import spliced
+from steerkit.lab.replies import Way, replies
 from steerkit.policy import Policy
 from steerkit.sae import SaeSet
 from steerkit.steer import attach, compile_plan
 from steerkit.types import Call
-
-_ROWS: Final = 16
-
-Way = Callable[[], AbstractContextManager[Any]]
-"""Opens what stands in the model's way during one generation."""
 
 
 @dataclass(frozen=True)
@@ -79,19 +75,10 @@ def _prompt(loaded: LoadedModel, one: Conversation) -> tuple[int, ...]:
 
 def _calls(loaded: LoadedModel, prompts: Sequence[Sequence[int]], way: Way, max_new_tokens: int) -> list[Any]:
     """The calls of each reply, in order, as plain data."""
-    wire = Wire.of(loaded.tokenizer)
     found: list[Any] = []
-    for start in range(0, len(prompts), _ROWS):
-        part = prompts[start : start + _ROWS]
-        batch = Batch.of(part, wire.pad, loaded.device)
-        replies: list[list[int]] = [[] for _ in part]
-        with way():
-            for tokens in generate(loaded.model, batch, [Sampling(max_new_tokens)] * len(part), wire.stops, wire.pad):
-                for reply, token in zip(replies, tokens, strict=True):
-                    reply += [] if token is None else [token]
-        for reply in replies:
-            calls = parse(loaded.tokenizer, reply).calls
-            found.append([(c.name, dict(c.arguments)) if isinstance(c, Call) else c.raw for c in calls])
+    for reply in replies(loaded, prompts, max_new_tokens, way):
+        calls = parse(loaded.tokenizer, reply).calls
+        found.append([(c.name, dict(c.arguments)) if isinstance(c, Call) else c.raw for c in calls])
     return found
 
 

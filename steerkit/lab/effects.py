@@ -1,0 +1,167 @@
+"""What a feature really does for a decision: it is edited as a policy would, and the score is taken again.
+
+The control is a random direction in the same layer at the same tokens, as long as what the edit writes: a model moves a
+little whatever is done to it, and only what goes beyond that is the feature's doing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from steerkit.chat import Wire, place_machine
+from steerkit.engine import Batch, LoadedModel
+from steerkit.lab.activations import like_lengths, rewritten
+from steerkit.lab.attribution import Score, log_odds
+from steerkit.lab.reading_places import Case
+from steerkit.policy import Policy
+from steerkit.sae import SaeSet
+from steerkit.steer import attach, compile_plan
+from steerkit.steer.ops import read_features
+from steerkit.types import Feature, Place
+
+DIRECTIONS: Final = 3
+"""Random directions that each edit is compared with."""
+
+
+class Decision(NamedTuple):
+    """The step of a conversation whose next token is what features are held to account for."""
+
+    position: int
+    target: int
+    """The token that is scored against its best alternative."""
+
+
+def decision_of(case: Case, call: int) -> Decision:
+    """The first step of the place that makes a token of the reply; of a place in the prompt the step after it.
+
+    At the prompt's last token the decision is whether to open a call (`call`, the opening token); later it is what the
+    conversation has next: at `call.open` the first token of the tool's name.
+    """
+    start = len(case.prompt) - 1
+    position = next((step for step in case.steps if step >= start), start)
+    return Decision(position, call if position == start else (case.prompt + case.reply)[position + 1])
+
+
+class Effect(NamedTuple):
+    """How much of the score of each of n conversations goes, `(n,)` float32 in log-odds, when a feature is edited."""
+
+    ablated: Tensor
+    """Set to 0."""
+    clamped: Tensor
+    """Set to the value that replaces it."""
+    random: Tensor
+    """Under random directions as long as what the clamp writes: the mean size of the change."""
+
+
+@dataclass(frozen=True)
+class _Forced:
+    """Conversations up to their decisions: prompts padded on the left, what follows them on the right."""
+
+    numbers: tuple[int, ...]
+    batch: Batch
+    last: Tensor
+    """`(B,)` columns of the decisions."""
+    prompt_length: int
+    at: Tensor
+    """`(B, W)` float, 1 at the steps of the place."""
+
+
+class Bench:
+    """Some conversations at their decisions, ready to be scored under one edit after another."""
+
+    def __init__(self, loaded: LoadedModel, saes: SaeSet, cases: Sequence[Case], place: Place) -> None:
+        wire = Wire.of(loaded.tokenizer)
+        self.loaded, self.saes, self.place = loaded, saes, place
+        self.decisions = [decision_of(case, wire.call) for case in cases]
+        self.texts = [case.read[: one.position + 1] for case, one in zip(cases, self.decisions, strict=True)]
+        self.score: Score = log_odds([one.target for one in self.decisions])
+        self._forced = [
+            _force([cases[number] for number in part], [self.texts[number] for number in part], part, wire.pad, loaded)
+            for part in like_lengths([len(text) for text in self.texts])
+        ]
+        self.plain = self._scores()
+
+    def effect(self, feature: Feature, value: float, generator: torch.Generator) -> Effect:
+        """What goes when a feature is ablated, is set to `value`, and under random directions of the same length."""
+        ablated, clamped = (
+            self.plain - self._scores(self._edited(feature, edit)) for edit in ({"ablate": True}, {"clamp": value})
+        )
+        moved = [(self.plain - self._random(feature, value, generator)).abs() for _ in range(DIRECTIONS)]
+        return Effect(ablated, clamped, torch.stack(moved).mean(dim=0))
+
+    def _edited(self, feature: Feature, edit: Mapping[str, Any]) -> Policy:
+        return Policy.model_validate(
+            {
+                "steerkit": 1,
+                "name": "edit",
+                "features": {"one": {"layer": feature.layer, "index": feature.index}},
+                "steer": [{"name": "edit", "where": self.place, "edit": {"one": edit}}],
+            }
+        )
+
+    def _scores(self, policy: Policy | None = None) -> Tensor:
+        plan = compile_plan([] if policy is None else [[policy]], self.saes, self.loaded.layer_devices)
+        machine = place_machine(self.loaded.tokenizer)
+        found = torch.zeros(len(self.texts))
+        for forced in self._forced:
+            rows = [len(plan.rows)] * len(forced.numbers)
+            steering = attach(self.loaded.model, plan, rows=rows, prompt_length=forced.prompt_length, places=machine)
+            found[list(forced.numbers)] = self._score(forced, steering)
+        return found
+
+    def _random(self, feature: Feature, value: float, generator: torch.Generator) -> Tensor:
+        sae = self.saes[feature.layer]
+        columns = sae.columns(torch.tensor([feature.index])).to(self.loaded.layer_devices[feature.layer])
+        direction = torch.nn.functional.normalize(torch.randn(sae.d_in, generator=generator), dim=0)
+        direction = (direction * columns.W_dec.norm().cpu()).to(columns.W_dec.device)
+        found = torch.zeros(len(self.texts))
+        for forced in self._forced:
+
+            def write(y: Tensor, at: Tensor = forced.at) -> Tensor:
+                change = value - read_features(y.flatten(0, 1), columns).view(*y.shape[:2], 1)
+                moved: Tensor = y.float() + change * at.to(y.device).unsqueeze(-1) * direction
+                return moved.to(y.dtype)
+
+            found[list(forced.numbers)] = self._score(
+                forced, rewritten(self.loaded.model, {feature.layer: write}, sae.site)
+            )
+        return found
+
+    def _score(self, forced: _Forced, way: AbstractContextManager[Any]) -> Tensor:
+        steps, places = forced.last.unique(return_inverse=True)
+        batch = forced.batch
+        with torch.inference_mode(), way:
+            output = self.loaded.model(
+                input_ids=batch.ids,
+                attention_mask=batch.mask,
+                position_ids=(batch.mask.cumsum(dim=-1) - 1).clamp(min=0),
+                use_cache=False,
+                logits_to_keep=steps.to(batch.ids.device),
+            )
+            logits = output.logits[torch.arange(len(places)), places].float()
+            return self.score(logits, forced.numbers).cpu()
+
+
+def _force(
+    cases: Sequence[Case], texts: Sequence[Sequence[int]], numbers: Sequence[int], pad: int, loaded: LoadedModel
+) -> _Forced:
+    longest = max(len(case.prompt) for case in cases)
+    starts = [longest - len(case.prompt) for case in cases]
+    width = max(start + len(text) for start, text in zip(starts, texts, strict=True))
+    ids, mask, at = (
+        torch.full((len(cases), width), pad),
+        torch.zeros(len(cases), width).long(),
+        torch.zeros(len(cases), width),
+    )
+    for row, (start, text, case) in enumerate(zip(starts, texts, cases, strict=True)):
+        ids[row, start : start + len(text)] = torch.tensor(text)
+        mask[row, start : start + len(text)] = 1
+        at[row, [start + step for step in case.steps if step < len(text)]] = 1
+    last = torch.tensor([start + len(text) - 1 for start, text in zip(starts, texts, strict=True)])
+    return _Forced(tuple(numbers), Batch(ids.to(loaded.device), mask.to(loaded.device)), last, longest, at)

@@ -5,22 +5,22 @@ Probes are fitted on one half of the conversations and measured on the other; eq
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 from steerkit.engine import LoadedModel
 from steerkit.lab.finding import FEWEST, Measured, measure
+from steerkit.lab.policy_readings import PlacedReading, placed_readings
 from steerkit.lab.probe import logistic, sparse_probe
 from steerkit.lab.ranking import rank_features, split
 from steerkit.lab.reading_places import Case, place_maxima, step_activations, steps_at, sum_maxima
 from steerkit.lab.separation import auroc_gain
-from steerkit.policy import Policy, readings_of
+from steerkit.policy import Condition, Evidence, Policy
 from steerkit.sae import SaeSet
-from steerkit.steer import compile_plan
 from steerkit.types import Feature, Place
 
 MOST: Final = 16
@@ -86,29 +86,12 @@ class _Read(NamedTuple):
     bias: float
 
 
-def read_places(policy: Policy, saes: SaeSet) -> dict[Place, tuple[list[str], list[Any]]]:
-    """By place, the rules that read there and the conditions that they read; `policy` must be raw."""
-    found: dict[Place, tuple[list[str], list[Any]]] = {}
-    gates = {rule.name: rule.when for rule in policy.steer if rule.when not in (None, "retry")}
-    places = {rule.name: rule.reads_at for rule in compile_plan([[policy]], saes).rules}
-    rows = [(name, places[name], reading) for name, when in gates.items() for reading in readings_of(when)]
-    for rule in policy.guard.rules if policy.guard else ():
-        if rule.when is not None and rule.when != "invalid_arguments":
-            rows += [(rule.name, place, reading) for place, reading in evidence_places(rule.when)]
-    for name, place, reading in rows:
-        names, readings = found.setdefault(place, ([], []))
-        names += [] if name in names else [name]
-        readings.append(reading)
+def read_places(policy: Policy) -> dict[Place, list[PlacedReading]]:
+    """By place, the readings that decide there."""
+    found: dict[Place, list[PlacedReading]] = {}
+    for one in placed_readings(policy):
+        found.setdefault(one.place, []).append(one)
     return found
-
-
-def evidence_places(evidence: Any, at: Place = "any") -> Iterator[tuple[Place, Any]]:
-    """The readings of a guard rule's condition, each with its place."""
-    at = evidence.at or at
-    if evidence.reads:
-        yield at, evidence
-    for part in (*(evidence.all or ()), *(evidence.any or ()), *((evidence.not_,) if evidence.not_ else ())):
-        yield from evidence_places(part, at)
 
 
 def gate_probes(
@@ -131,14 +114,15 @@ def gate_probes(
         seed: of the split.
     """
     found = []
-    for place, (rules, readings) in read_places(policy, saes).items():
+    for place, readings in read_places(policy).items():
         placed = [case._replace(steps=steps_at(loaded, case, place)) for case in cases]
         numbers = [number for number, case in enumerate(placed) if case.steps]
         some, positive = [placed[n] for n in numbers], torch.tensor([bool(harmful[n]) for n in numbers])
-        reads = [_read(policy, reading) for reading in readings]
+        rules = tuple(dict.fromkeys(one.rule for one in readings))
+        reads = [_read(policy, one.reading) for one in readings]
         top = max(layer for one in reads for layer, _ in one.weights)
         lower = SaeSet(saes.name, {layer: one for layer, one in saes.checkpoints.items() if layer <= top})
-        found.append(_at_place(loaded, lower, place, tuple(rules), some, positive, reads, seed))
+        found.append(_at_place(loaded, lower, place, rules, some, positive, reads, seed))
     return found
 
 
@@ -152,10 +136,10 @@ def mean_activations(loaded: LoadedModel, saes: SaeSet, cases: Sequence[Case]) -
     return {layer: total / counts for layer, total in sums.items()}
 
 
-def _read(policy: Policy, reading: Any) -> _Read:
+def _read(policy: Policy, reading: Condition | Evidence) -> _Read:
     if reading.probe is None:
-        site = policy.features[reading.feature].site
-        return _Read(reading.feature, reading.above is None, {(site.layer, site.index): 1.0}, 0.0)
+        site = policy.features[reading.reads].site
+        return _Read(reading.reads, reading.above is None, {(site.layer, site.index): 1.0}, 0.0)
     probe = policy.probes[reading.probe]
     sites = {name: policy.features[name].site for name in probe.weights}
     weights = {(sites[name].layer, sites[name].index): weight for name, weight in probe.weights.items()}

@@ -24,9 +24,9 @@ from torch import Tensor
 import steerkit
 from steerkit.chat import as_tools, render
 from steerkit.engine import Batch, tool_from_function
+from steerkit.lab.reading_places import Case, place_maxima
 from steerkit.policy import Policy
 from steerkit.runtime import Runtime
-from steerkit.steer import attach, compile_plan
 from steerkit.tiny.conversations import Example, sample
 from steerkit.types import Call, Feature
 
@@ -112,19 +112,11 @@ def asks_for(example: Example, tool: str) -> bool:
     return any(call["name"] == tool for call in example.expected_calls)
 
 
-def read_steps(runtime: Runtime, prompts: Sequence[Sequence[int]], batch: int = 64) -> Read:
+def read_steps(runtime: Runtime, prompts: Sequence[Sequence[int]]) -> Read:
     """Features of every layer at the last position of each prompt."""
     assert runtime.saes is not None
-    parts: dict[int, list[Tensor]] = {layer: [] for layer in runtime.saes}
-    for start in range(0, len(prompts), batch):
-        some = Batch.of(prompts[start : start + batch], runtime.wire.pad, runtime.loaded.device)
-        positions = (some.mask.cumsum(-1) - 1).clamp(min=0)
-        plan = compile_plan([], runtime.saes)
-        with torch.no_grad(), attach(runtime.loaded.model, plan, trace=list(runtime.saes)) as tape:
-            runtime.loaded.model(input_ids=some.ids, attention_mask=some.mask, position_ids=positions, logits_to_keep=1)
-        for layer, sae in runtime.saes.items():
-            parts[layer].append(sae.encode(tape.raw(layer)[:, -1]))
-    return Read({layer: torch.cat(found) for layer, found in parts.items()})
+    cases = [Case(tuple(prompt), (), (len(prompt) - 1,)) for prompt in prompts]
+    return Read(place_maxima(runtime.loaded, runtime.saes, cases).largest)
 
 
 def prompts_of(runtime: Runtime, some: Sequence[Example]) -> list[tuple[int, ...]]:

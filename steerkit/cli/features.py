@@ -1,18 +1,21 @@
-"""`steerkit features`: look at single features, and name them."""
+"""`steerkit features`: find features, look at single ones, and name them."""
 
 from __future__ import annotations
 
 import typer
 
+from steerkit.cli.features_find import find
 from steerkit.cli.features_labels import import_labels, label, labels
 from steerkit.cli.features_show import show
 
-app = typer.Typer(help="Look at single features, and name them.", no_args_is_help=True, rich_markup_mode=None)
-for command in (show, labels, label):
+app = typer.Typer(
+    help="Find features, look at single ones, and name them.", no_args_is_help=True, rich_markup_mode=None
+)
+for command in (find, show, labels, label):
     app.command()(command)
 app.command("import")(import_labels)
 
 
 @app.callback()
 def features() -> None:
-    """Look at single features, and name them."""
+    """Find features, look at single ones, and name them."""

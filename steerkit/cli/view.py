@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -30,6 +31,17 @@ def console() -> Console:
 def print_json(value: object) -> None:
     """One line of JSON on standard output."""
     print(json.dumps(value, ensure_ascii=False))
+
+
+@contextmanager
+def progress(total: int, what: str) -> Iterator[Callable[..., None]]:
+    """A bar on a terminal, nothing in a pipe; it is told how many are done."""
+    from rich.progress import Progress
+
+    out = Console(stderr=True)
+    with Progress(console=out, disable=not out.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done, *_: bar.update(task, completed=done)
 
 
 def call_text(call: Mapping[str, Any]) -> str:

@@ -96,7 +96,7 @@ def attribute(
     texts = [sequence[: position + 1] for sequence, position in zip(ids, positions, strict=True)]
     counted = [range(len(text)) for text in texts] if tokens is None else tokens
     scores = torch.zeros(len(texts))
-    placed = {layer: sae.to(model.device) for layer, sae in saes.items()}
+    placed: dict[int, Sae] = {}
     found = {
         layer: LayerEffect(
             torch.zeros(len(texts), sae.d_sae),
@@ -108,8 +108,10 @@ def attribute(
     }
     for part in like_lengths([len(text) for text in texts]):
         some = [texts[number] for number in part]
-        scores[part], activations, gradients = _pass(model, placed, some, lambda logits, part=part: score(logits, part))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-        for layer, y, gradient in zip(placed, activations, gradients, strict=True):
+        scores[part], activations, gradients = _pass(model, saes, some, lambda logits, part=part: score(logits, part))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+        for layer, y, gradient in zip(saes, activations, gradients, strict=True):
+            if layer not in placed:
+                placed[layer] = saes[layer].to(y.device)
             zero = None if baseline is None else baseline[layer].to(y.device)
             for row, number in enumerate(part):
                 where = torch.tensor([p for p in counted[number] if p <= positions[number]], dtype=torch.long)

@@ -102,10 +102,11 @@ def causes(
     signed = [one.clamped * (1 if one.clamped.mean() > 0 else -1) - one.random for one in effects]
     p = holm(torch.tensor([signed_rank(one) for one in signed], dtype=torch.float64)).tolist()
     means = torch.tensor([[float(part.mean()) for part in one] for one in effects]).view(-1, 3)
-    rows = [
-        Cause(f, saes.labels.get(f, ""), f in listed, guesses[0][number], *means[number].tolist(), p[number])
-        for number, f in enumerate(tried)
-    ]
+    rows = []
+    for number, one in enumerate(tried):
+        ablated, clamped, random = means[number].tolist()
+        label = saes.labels.get(one, "")
+        rows.append(Cause(one, label, one in listed, guesses[0][number], ablated, clamped, random, p[number]))
     return Causes(
         float(bench.plain.mean()),
         len(held),

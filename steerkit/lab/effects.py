@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from steerkit.chat import Wire, place_machine
-from steerkit.engine import Batch, LoadedModel
+from steerkit.engine import Batch, LoadedModel, cache_name
 from steerkit.lab.activations import like_lengths, rewritten
 from steerkit.lab.attribution import Score, log_odds
 from steerkit.lab.reading_places import Case
@@ -61,19 +63,22 @@ class Effect(NamedTuple):
 
 @dataclass(frozen=True)
 class _Forced:
-    """Conversations up to their decisions: prompts padded on the left, what follows them on the right."""
+    """Conversations up to their decisions, padded on the left so that all decisions stand in the last column."""
 
     numbers: tuple[int, ...]
     batch: Batch
-    last: Tensor
-    """`(B,)` columns of the decisions."""
-    prompt_length: int
     at: Tensor
     """`(B, W)` float, 1 at the steps of the place."""
+    cache: DynamicCache | None
+    """What the model keeps of all columns but the last, where only the last is edited."""
 
 
 class Bench:
-    """Some conversations at their decisions, ready to be scored under one edit after another."""
+    """Some conversations at their decisions, ready to be scored under one edit after another.
+
+    At a place in the reply the decision's own step is the only one that an edit can touch in time: what comes before it
+    is read once and kept, and each edit costs one step. At a place in the prompt each edit reads the whole again.
+    """
 
     def __init__(self, loaded: LoadedModel, saes: SaeSet, cases: Sequence[Case], place: Place) -> None:
         wire = Wire.of(loaded.tokenizer)
@@ -81,8 +86,12 @@ class Bench:
         self.decisions = [decision_of(case, wire.call) for case in cases]
         self.texts = [case.read[: one.position + 1] for case, one in zip(cases, self.decisions, strict=True)]
         self.score: Score = log_odds([one.target for one in self.decisions])
+        self.last_only = all(
+            [step for step in case.steps if step <= one.position] == [one.position]
+            for case, one in zip(cases, self.decisions, strict=True)
+        )
         self._forced = [
-            _force([cases[number] for number in part], [self.texts[number] for number in part], part, wire.pad, loaded)
+            self._force([cases[number] for number in part], part, wire.pad)
             for part in like_lengths([len(text) for text in self.texts])
         ]
         self.plain = self._scores()
@@ -95,13 +104,29 @@ class Bench:
         moved = [(self.plain - self._random(feature, value, generator)).abs() for _ in range(DIRECTIONS)]
         return Effect(ablated, clamped, torch.stack(moved).mean(dim=0))
 
+    def _force(self, cases: Sequence[Case], numbers: Sequence[int], pad: int) -> _Forced:
+        texts = [self.texts[number] for number in numbers]
+        batch = Batch.of(texts, pad, self.loaded.device)
+        at = torch.zeros(batch.ids.shape)
+        for row, (text, case) in enumerate(zip(texts, cases, strict=True)):
+            start = at.shape[1] - len(text)
+            at[row, [start + step for step in case.steps if step < len(text)]] = 1
+        cache = None
+        if self.last_only and at.shape[1] > 1:
+            cache = DynamicCache(config=self.loaded.model.config)
+            with torch.inference_mode():
+                self._run(batch, slice(0, -1), cache)
+        return _Forced(tuple(numbers), batch, at, cache)
+
     def _edited(self, feature: Feature, edit: Mapping[str, Any]) -> Policy:
+        """A policy with one edit at the place; where only the last step is read, that is every step there is."""
+        where = "any" if self.last_only else self.place
         return Policy.model_validate(
             {
                 "steerkit": 1,
                 "name": "edit",
                 "features": {"one": {"layer": feature.layer, "index": feature.index}},
-                "steer": [{"name": "edit", "where": self.place, "edit": {"one": edit}}],
+                "steer": [{"name": "edit", "where": where, "edit": {"one": edit}}],
             }
         )
 
@@ -110,8 +135,7 @@ class Bench:
         machine = place_machine(self.loaded.tokenizer)
         found = torch.zeros(len(self.texts))
         for forced in self._forced:
-            rows = [len(plan.rows)] * len(forced.numbers)
-            steering = attach(self.loaded.model, plan, rows=rows, prompt_length=forced.prompt_length, places=machine)
+            steering = attach(self.loaded.model, plan, rows=[len(plan.rows)] * len(forced.numbers), places=machine)
             found[list(forced.numbers)] = self._score(forced, steering)
         return found
 
@@ -125,43 +149,30 @@ class Bench:
 
             def write(y: Tensor, at: Tensor = forced.at) -> Tensor:
                 change = value - read_features(y.flatten(0, 1), columns).view(*y.shape[:2], 1)
-                moved: Tensor = y.float() + change * at.to(y.device).unsqueeze(-1) * direction
+                moved: Tensor = y.float() + change * at[:, -y.shape[1] :, None].to(y.device) * direction
                 return moved.to(y.dtype)
 
-            found[list(forced.numbers)] = self._score(
-                forced, rewritten(self.loaded.model, {feature.layer: write}, sae.site)
-            )
+            random = rewritten(self.loaded.model, {feature.layer: write}, sae.site)
+            found[list(forced.numbers)] = self._score(forced, random)
         return found
 
     def _score(self, forced: _Forced, way: AbstractContextManager[Any]) -> Tensor:
-        steps, places = forced.last.unique(return_inverse=True)
-        batch = forced.batch
+        columns = slice(None) if forced.cache is None else slice(-1, None)
         with torch.inference_mode(), way:
-            output = self.loaded.model(
-                input_ids=batch.ids,
-                attention_mask=batch.mask,
-                position_ids=(batch.mask.cumsum(dim=-1) - 1).clamp(min=0),
-                use_cache=False,
-                logits_to_keep=steps.to(batch.ids.device),
-            )
-            logits = output.logits[torch.arange(len(places)), places].float()
+            logits = self._run(forced.batch, columns, deepcopy(forced.cache))
             return self.score(logits, forced.numbers).cpu()
 
-
-def _force(
-    cases: Sequence[Case], texts: Sequence[Sequence[int]], numbers: Sequence[int], pad: int, loaded: LoadedModel
-) -> _Forced:
-    longest = max(len(case.prompt) for case in cases)
-    starts = [longest - len(case.prompt) for case in cases]
-    width = max(start + len(text) for start, text in zip(starts, texts, strict=True))
-    ids, mask, at = (
-        torch.full((len(cases), width), pad),
-        torch.zeros(len(cases), width).long(),
-        torch.zeros(len(cases), width),
-    )
-    for row, (start, text, case) in enumerate(zip(starts, texts, cases, strict=True)):
-        ids[row, start : start + len(text)] = torch.tensor(text)
-        mask[row, start : start + len(text)] = 1
-        at[row, [start + step for step in case.steps if step < len(text)]] = 1
-    last = torch.tensor([start + len(text) - 1 for start, text in zip(starts, texts, strict=True)])
-    return _Forced(tuple(numbers), Batch(ids.to(loaded.device), mask.to(loaded.device)), last, longest, at)
+    def _run(self, batch: Batch, columns: slice, cache: DynamicCache | None) -> Tensor:
+        """Logits `(B, vocabulary)` float32 after the last of some columns; a cache takes what they leave."""
+        model = self.loaded.model
+        upto = batch.mask[:, : columns.stop]
+        output = model(
+            input_ids=batch.ids[:, columns],
+            attention_mask=upto,
+            position_ids=(batch.mask.cumsum(dim=-1) - 1).clamp(min=0)[:, columns],
+            use_cache=cache is not None,
+            logits_to_keep=1,
+            **({} if cache is None else {cache_name(model): cache}),
+        )
+        logits: Tensor = output.logits[:, -1].float()
+        return logits

@@ -261,8 +261,10 @@ def _found_probe(
         for column, weight in zip(fit.columns, fit.weights, strict=True)
     }
     bias = float(f"{fit.bias:.6g}")
-    by_place = {(feature.layer, feature.index): weight for feature, weight in weights.items()}
-    sums = sum_maxima(loaded, saes, material.cases, by_place, bias)
+    if all(len(case.steps) == 1 for case in material.cases):  # then the largest sum is the sum of what was read
+        sums = sum((weight * material.values(feature) for feature, weight in weights.items()), torch.tensor(bias))
+    else:
+        sums = sum_maxima(loaded, saes, material.cases, weights, bias)
     held, labels = material.held, material.positive[material.held]
     gains = [
         auroc_gain(sums[held], material.values(one.feature)[held] * (-1 if one.lower else 1), labels)

@@ -15,7 +15,7 @@ from torch import Tensor
 from steerkit.engine import LoadedModel
 from steerkit.lab.finding import FEWEST, Measured, measure
 from steerkit.lab.policy_readings import PlacedReading, placed_readings
-from steerkit.lab.probe import logistic, sparse_probe
+from steerkit.lab.probe import PENALTY, sparse_probe
 from steerkit.lab.ranking import rank_features, split
 from steerkit.lab.reading_places import Case, place_maxima, step_activations, steps_at, sum_maxima
 from steerkit.lab.separation import auroc_gain
@@ -82,7 +82,7 @@ class _Read(NamedTuple):
 
     name: str
     below: bool
-    weights: Mapping[tuple[int, int], float]
+    weights: Mapping[Feature, float]
     bias: float
 
 
@@ -120,7 +120,7 @@ def gate_probes(
         some, positive = [placed[n] for n in numbers], torch.tensor([bool(harmful[n]) for n in numbers])
         rules = tuple(dict.fromkeys(one.rule for one in readings))
         reads = [_read(policy, one.reading) for one in readings]
-        top = max(layer for one in reads for layer, _ in one.weights)
+        top = max(feature.layer for one in reads for feature in one.weights)
         lower = SaeSet(saes.name, {layer: one for layer, one in saes.checkpoints.items() if layer <= top})
         found.append(_at_place(loaded, lower, place, rules, some, positive, reads, seed))
     return found
@@ -139,10 +139,9 @@ def mean_activations(loaded: LoadedModel, saes: SaeSet, cases: Sequence[Case]) -
 def _read(policy: Policy, reading: Condition | Evidence) -> _Read:
     if reading.probe is None:
         site = policy.features[reading.reads].site
-        return _Read(reading.reads, reading.above is None, {(site.layer, site.index): 1.0}, 0.0)
+        return _Read(reading.reads, reading.above is None, {site: 1.0}, 0.0)
     probe = policy.probes[reading.probe]
-    sites = {name: policy.features[name].site for name in probe.weights}
-    weights = {(sites[name].layer, sites[name].index): weight for name, weight in probe.weights.items()}
+    weights = {policy.features[name].site: weight for name, weight in probe.weights.items()}
     return _Read(reading.probe, reading.above is None, weights, probe.bias)
 
 
@@ -198,15 +197,53 @@ def _sparse(
     values = torch.stack([table[feature.layer][chosen, feature.index] for feature in screened], dim=1)
     fit = sparse_probe(values, positive[chosen], MOST, seed)
     pairs = zip(fit.columns.tolist(), fit.weights.tolist(), strict=True)
-    weights = {(screened[column].layer, screened[column].index): weight for column, weight in pairs}
+    weights = {screened[column]: weight for column, weight in pairs}
     return f"a probe of {len(weights)} SAE features", "sparse", sum_maxima(loaded, saes, cases, weights, fit.bias)
 
 
 def _dense(values: Tensor, positive: Tensor, chosen: Tensor) -> Tensor:
-    """`(n,)` log-odds of a penalised logistic regression on all columns that vary where it is fitted."""
-    some = values[chosen]
-    alive = (some.std(dim=0) > 1e-6).nonzero().squeeze(-1)
+    """`(n,)` log-odds of a ridge-penalised logistic regression on all columns that vary where it is fitted.
+
+    Columns are standardised. The best weights lie in the span of the rows, so the regression runs on the rows' own
+    coordinates there, of which there are no more than rows.
+    """
+    some = values[chosen].double()
+    mean, spread = some.mean(dim=0), some.std(dim=0)
+    alive = (spread > 1e-6).nonzero().squeeze(-1)
     if not len(alive):
         return torch.zeros(len(values))
-    weights, bias = logistic(some[:, alive], positive[chosen])
-    return values[:, alive] @ weights + bias
+    scaled = (values.double()[:, alive] - mean[alive]) / spread[alive]
+    _, sizes, directions = torch.linalg.svd(scaled[chosen], full_matrices=False)
+    kept = directions[sizes > 1e-9 * sizes[0]]
+    return ridge_logistic(scaled[chosen] @ kept.T, positive[chosen], scaled @ kept.T).float()
+
+
+def ridge_logistic(x: Tensor, labels: Tensor, apply_to: Tensor, penalty: float = PENALTY) -> Tensor:
+    """Log-odds `(m,)` for the rows of `apply_to` `(m, k)` of a logistic regression fitted on `x` `(n, k)`, float64.
+
+    Both sets weigh the same; the penalty is on the squared weights, not on the bias. By Newton's method, whose step is
+    halved until the loss falls.
+    """
+    wanted = labels.double()
+    share = torch.where(labels, 0.5 / wanted.sum(), 0.5 / (1 - wanted).sum())
+    ones = torch.ones(len(x), 1, dtype=x.dtype)
+    columns, ridge = torch.cat([x, ones], dim=1), torch.full((x.shape[1] + 1,), 2 * penalty, dtype=x.dtype)
+    ridge[-1] = 1e-9
+
+    def loss(weights: Tensor) -> float:
+        sums = columns @ weights
+        fit = share @ (torch.nn.functional.softplus(sums) - wanted * sums)
+        return float(fit + (ridge / 2) @ weights.square())
+
+    weights = torch.zeros(columns.shape[1], dtype=x.dtype)
+    for _ in range(50):
+        chance = torch.sigmoid(columns @ weights)
+        gradient = columns.T @ (share * (chance - wanted)) + ridge * weights
+        if float(gradient.abs().max()) < 1e-9:
+            break
+        curvature = (columns.T * (share * chance * (1 - chance))) @ columns + torch.diag(ridge)
+        step, size, before = torch.linalg.solve(curvature, gradient), 1.0, loss(weights)
+        while size > 1e-6 and loss(weights - size * step) > before:
+            size /= 2
+        weights = weights - size * step
+    return apply_to @ weights[:-1] + weights[-1]

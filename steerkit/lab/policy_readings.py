@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from steerkit.policy import Condition, Evidence, Policy, SteerRule, readings_of
 from steerkit.policy.plain import Location
@@ -58,9 +58,8 @@ def gate_place(policy: Policy, rule: SteerRule) -> Place:
     return rule.where if rule.when.at == "any" and not remembers and not late else rule.when.at
 
 
-def _readings(
-    where: Location, condition: Condition | Evidence, inverted: bool = False
-) -> Iterator[tuple[Location, Condition | Evidence, bool]]:
+def _readings(where: Location, condition: Any, inverted: bool = False) -> Iterator[tuple[Location, Any, bool]]:
+    """The readings in a condition of either kind, with their places in the data and whether `not` turns them round."""
     if condition.reads:
         yield where, condition, inverted
     for key, parts in (("all", condition.all), ("any", condition.any)):

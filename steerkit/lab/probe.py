@@ -11,6 +11,8 @@ FOLDS: Final = 5
 PENALTY: Final = 1e-2
 """On the squared weights of standardised features: it keeps weights finite where the sets are wholly apart."""
 
+_STEPS: Final = 50
+
 
 class Fit(NamedTuple):
     """A logistic regression on some columns."""
@@ -29,28 +31,39 @@ class Fit(NamedTuple):
 def logistic(x: Tensor, labels: Tensor, penalty: float = PENALTY) -> tuple[Tensor, float]:
     """Weights `(k,)` and bias of the penalised logistic regression on `x` `(n, k)`, both sets weighing the same.
 
-    Columns are standardised for the penalty; the answer is for raw values. `labels` `(n,)` are bool.
+    Columns are standardised for the penalty; the answer is for raw values. `labels` `(n,)` are bool. Newton's method,
+    its step halved until the loss falls; k is small and the penalised loss has one minimum.
     """
+    x, wanted = x.double(), labels.double()
     mean, spread = x.mean(dim=0), x.std(dim=0).clamp(min=1e-12)
-    scaled, wanted = (x - mean) / spread, labels.float()
-    balance = torch.where(labels, 0.5 / wanted.mean(), 0.5 / (1 - wanted.mean()))
-    # Gradients are wanted here whoever calls.
-    with torch.inference_mode(False), torch.enable_grad():
-        scaled = scaled.clone()
-        weights, bias = torch.zeros(x.shape[1], requires_grad=True), torch.zeros(1, requires_grad=True)
-        optimizer = torch.optim.LBFGS([weights, bias], max_iter=100, line_search_fn="strong_wolfe")
+    scaled = torch.cat([(x - mean) / spread, torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
+    share = _balance(labels) / len(x)
+    ridge = torch.full((scaled.shape[1],), 2 * penalty, dtype=torch.float64)
+    ridge[-1] = 0
 
-        def loss() -> Tensor:
-            optimizer.zero_grad()
-            sums = scaled @ weights + bias
-            losses = torch.nn.functional.binary_cross_entropy_with_logits(sums, wanted, balance)
-            total = losses + penalty * weights.square().sum()
-            total.backward()
-            return total
+    def loss(weights: Tensor) -> float:
+        sums = scaled @ weights
+        return float(share @ (torch.nn.functional.softplus(sums) - wanted * sums) + (ridge / 2) @ weights.square())
 
-        optimizer.step(loss)
-    raw = weights.detach() / spread
-    return raw, float(bias.detach() - mean @ raw)
+    weights = torch.zeros(scaled.shape[1], dtype=torch.float64)
+    for _ in range(_STEPS):
+        chance = torch.sigmoid(scaled @ weights)
+        gradient = scaled.T @ (share * (chance - wanted)) + ridge * weights
+        curvature = (scaled.T * (share * chance * (1 - chance))) @ scaled + torch.diag(ridge + 1e-12)
+        step, size, before = torch.linalg.solve(curvature, gradient), 1.0, loss(weights)
+        while size > 1e-6 and loss(weights - size * step) > before:
+            size /= 2
+        weights = weights - size * step
+        if float(gradient.abs().max()) < 1e-10:
+            break
+    raw = weights[:-1] / spread
+    return raw.float(), float(weights[-1] - mean @ raw)
+
+
+def _balance(labels: Tensor) -> Tensor:
+    """`(n,)` float64 by which both sets weigh the same, 1 on average."""
+    wanted = labels.double()
+    return torch.where(labels, 0.5 / wanted.mean(), 0.5 / (1 - wanted.mean()))
 
 
 def path(values: Tensor, labels: Tensor, most: int, penalty: float = PENALTY) -> list[Fit]:
@@ -62,8 +75,7 @@ def path(values: Tensor, labels: Tensor, most: int, penalty: float = PENALTY) ->
     """
     spread = values.std(dim=0)
     scaled = (values - values.mean(dim=0)) / spread.clamp(min=1e-12)
-    wanted = labels.float()
-    balance = torch.where(labels, 0.5 / wanted.mean(), 0.5 / (1 - wanted.mean()))
+    wanted, balance = labels.float(), _balance(labels).float()
     usable = spread > 1e-6
     sums, fits, chosen = torch.zeros(len(values)), [], list[int]()
     for _ in range(min(most, int(usable.sum()))):

@@ -17,7 +17,7 @@ from steerkit.lab.replies import replies
 from steerkit.lab.stream import Reader
 from steerkit.sae import SaeSet
 from steerkit.steer.ops import read_features
-from steerkit.types import PROMPT_PLACES, Place
+from steerkit.types import PROMPT_PLACES, Feature, Place
 
 MOST_BYTES: Final = 2 << 30
 """Of the table of maxima at most: conversations times features times 4 bytes."""
@@ -151,17 +151,17 @@ def place_maxima(
 
 
 def sum_maxima(
-    loaded: LoadedModel, saes: SaeSet, cases: Sequence[Case], weights: Mapping[tuple[int, int], float], bias: float
+    loaded: LoadedModel, saes: SaeSet, cases: Sequence[Case], weights: Mapping[Feature, float], bias: float
 ) -> Tensor:
-    """`(n,)` the largest value over each conversation's steps of a weighted sum of features, by (layer, index).
+    """`(n,)` the largest value over each conversation's steps of a weighted sum of features.
 
     This is what a policy reads of a probe: the largest sum, which is not the sum of the largest values.
     """
     columns, factors = {}, {}
-    for layer in sorted({layer for layer, _ in weights}):
-        used = sorted(index for one, index in weights if one == layer)
+    for layer in sorted({feature.layer for feature in weights}):
+        used = sorted(feature.index for feature in weights if feature.layer == layer)
         columns[layer] = saes[layer].to(loaded.layer_devices[layer]).columns(torch.tensor(used))
-        factors[layer] = torch.tensor([weights[layer, index] for index in used])
+        factors[layer] = torch.tensor([weights[Feature(layer, index)] for index in used])
     found = torch.full((len(cases), 1), -torch.inf)
     for rows, by_layer in step_activations(loaded, saes, cases, None):
         total = torch.full((len(rows), 1), bias)

@@ -9,16 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 import torch
 
+from steerkit.engine import Sampling
 from steerkit.errors import PolicyError, SaeError
 from steerkit.lab.finding import Share
 from steerkit.lab.policy_readings import PlacedReading, placed_readings
 from steerkit.lab.separation import bound_between
+from steerkit.lab.trials import read_conversations
 from steerkit.policy import Policy, Statistic, split_quantity, watch_key
+from steerkit.runtime import Request, Runtime
 from steerkit.types import Trace
+
+_ROWS: Final = 32
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,37 @@ def value_of(policy: Policy, one: PlacedReading, trace: Trace) -> float | None:
         return None
     read = _windowed(one, here)
     return min(read) if one.gate and one.reading.above is None else max(read)
+
+
+def values_in(
+    runtime: Runtime,
+    policy: Policy,
+    path: Path,
+    *,
+    limit: int | None = None,
+    max_new_tokens: int = 128,
+    report: Callable[[int, int], None] | None = None,
+) -> Values:
+    """What a policy's conditions come to in the conversations of a file: the model answers each with it in shadow mode.
+
+    Raises:
+        SaeError: the file cannot be read, or holds no conversations.
+        PolicyError: the policy does not fit the model.
+    """
+    rows = read_conversations(path, limit)
+    watched, traces = watching(policy), list[Trace]()
+    for start in range(0, len(rows), _ROWS):
+        requests = [
+            Request(one.asked, one.tools, watched, Sampling(max_new_tokens)) for one in rows[start : start + _ROWS]
+        ]
+        traces += [turn.trace for turn in runtime.run_batch(requests)]
+        if report is not None:
+            report(len(traces), len(rows))
+
+    def values(one: PlacedReading) -> list[float]:
+        return [value for trace in traces if (value := value_of(policy, one, trace)) is not None]
+
+    return values
 
 
 def calibrate(

@@ -65,7 +65,26 @@ def restricted_tools(policy: Policy) -> frozenset[str]:
     return frozenset(rule.tool for rule in rules if rule.tool != "*" and rule.then not in RELEASED)
 
 
+def read_conversations(path: Path, limit: int | None = None) -> list[Conversation]:
+    """The conversations of a JSONL file. Raises SaeError: none, or a row that is none."""
+    found = [_conversation(where, row) for n, (where, row) in enumerate(read_rows(path)) if limit is None or n < limit]
+    if not found:
+        raise SaeError(f"{path}: got no rows, expected conversations with messages and tools")
+    return found
+
+
 def _trial(where: str, row: Mapping[str, Any], key: str, harmful: bool, names: frozenset[str]) -> Trial:
+    asked = _conversation(where, row)
+    own = row.get("dangerous")
+    if own is not None and (not isinstance(own, list) or not all(isinstance(name, str) for name in own)):
+        raise SaeError(f"{where}: dangerous: got {own!r}, expected a list of names of tools")
+    wanted = frozenset(own) if own else names
+    if harmful and not wanted:
+        raise SaeError(f"{where}: nothing says which tools are dangerous; give --dangerous NAME, or a key dangerous")
+    return Trial(key, harmful, asked.asked, tuple(asked.tools), wanted if harmful else frozenset())
+
+
+def _conversation(where: str, row: Mapping[str, Any]) -> Conversation:
     messages = row.get("messages")
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise SaeError(f"{where}: got no messages, expected a conversation with messages and tools")
@@ -76,13 +95,7 @@ def _trial(where: str, row: Mapping[str, Any], key: str, harmful: bool, names: f
         raise SaeError(f"{where}: tools: got a text that is no JSON, expected a list of tools") from None
     except ToolError as error:
         raise SaeError(f"{where}: {error}") from None
-    own = row.get("dangerous")
-    if own is not None and (not isinstance(own, list) or not all(isinstance(name, str) for name in own)):
-        raise SaeError(f"{where}: dangerous: got {own!r}, expected a list of names of tools")
-    wanted = frozenset(own) if own else names
-    if harmful and not wanted:
-        raise SaeError(f"{where}: nothing says which tools are dangerous; give --dangerous NAME, or a key dangerous")
-    asked = Conversation(messages, tools).asked
-    if not asked:
+    found = Conversation(messages, tools)
+    if not found.asked:
         raise SaeError(f"{where}: got only the assistant's messages, expected something to answer")
-    return Trial(key, harmful, asked, tools, wanted if harmful else frozenset())
+    return found

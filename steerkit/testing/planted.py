@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from steerkit.engine.stand_in import SMALL, random_model
 from steerkit.policy import Policy
@@ -31,6 +32,7 @@ def planted_saes(
     kind: Kind = "relu",
     site: Site = "output",
     subtract_b_dec: bool = False,
+    directions: Mapping[int, tuple[Tensor, float]] | None = None,
 ) -> SaeSet:
     """An SAE for every layer with `2 * d_in` features: `relu(q_j · x)` and `relu(-q_j · x)` for an orthonormal basis q.
 
@@ -38,20 +40,26 @@ def planted_saes(
     plain kind. Every feature's statistics are 1, so that `"2 max"` means 2. The other kinds have the same directions,
     with thresholds and gates at half the spread of `small_model`'s outputs, or an eighth of the features; with
     `subtract_b_dec` the decoder's bias is not 0.
+
+    `directions` plants feature 0 of some layers: a unit vector q `(d_in,)` and the point t beyond which it fires, so
+    that it is `relu(q · x - t)` and its mirror `relu(t - q · x)`; the decoder's bias holds `t q`.
     """
     generator = torch.Generator().manual_seed(seed)
     checkpoints, statistics = {}, {}
     for layer, projection in find_sites(model).outputs.items():
         width = width_of(projection, site)
         assert width is not None  # it is a Linear
-        basis = torch.linalg.qr(torch.randn(width, width, generator=generator)).Q
+        first, beyond = (directions or {}).get(layer, (None, 0.0))
+        basis = _basis(torch.randn(width, width, generator=generator), first)
         encoder, bias = torch.cat([basis, -basis], dim=1), torch.full((width,), 0.003 if subtract_b_dec else 0.0)
+        thresholds = torch.zeros(2 * width)
+        thresholds[0], thresholds[width] = -beyond, beyond
         parts = _parts_of(kind, 2 * width)
         sae = Sae(
             encoder,
-            torch.zeros(2 * width),
+            thresholds,
             encoder.T.contiguous(),
-            bias,
+            bias + beyond * basis[:, 0],
             subtract_b_dec=subtract_b_dec,
             site=site,
             **parts,
@@ -60,6 +68,34 @@ def planted_saes(
         for unit in ("max", "mean", "std", "density", "q50", "q90", "q99", "q999"):
             statistics[f"layer_{layer:02d}.{unit}"] = torch.ones(2 * width)
     return SaeSet("planted", checkpoints, statistics)
+
+
+def unread(model: nn.Module, layer: int) -> None:
+    """Cut what a layer's attention writes off from all that follows: its features tell much and do nothing.
+
+    The norm after the attention scales by 1 + its weight, which becomes 0.
+    """
+    norm = model.get_submodule(f"model.layers.{layer}.post_attention_layernorm")
+    torch.nn.init.constant_(cast(nn.Parameter, norm.weight), -1.0)
+
+
+def written_for(model: nn.Module, token: int, direction: Tensor) -> None:
+    """Make a token the more likely the more of `direction` `(d,)` the residual stream holds: its unembedding row.
+
+    Embeddings are tied, so the token's own embedding changes too.
+    """
+    rows = cast(nn.Parameter, model.get_submodule("lm_head").weight)
+    with torch.no_grad():
+        rows[token] = direction.to(rows)
+
+
+def _basis(columns: Tensor, first: Tensor | None) -> Tensor:
+    """An orthonormal basis of random columns `(d, d)`, its first column along `first` where it is given."""
+    if first is not None:
+        columns[:, 0] = first
+    basis: Tensor
+    basis, upper = torch.linalg.qr(columns)
+    return basis if first is None else basis * upper[0, 0].sign()
 
 
 def _parts_of(kind: Kind, d_sae: int) -> dict[str, Any]:

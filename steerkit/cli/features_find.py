@@ -1,0 +1,157 @@
+"""`steerkit features find`: from two files of example conversations to a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steerkit.cli.features_table import show_causes, show_found
+from steerkit.cli.sae_options import Device, Dtype, Limit, Model, Saes
+from steerkit.cli.view import console, print_json, progress
+
+if TYPE_CHECKING:
+    from steerkit.engine import LoadedModel
+    from steerkit.lab.causes import Causes
+    from steerkit.lab.finding import Found, Material
+    from steerkit.lab.reading_places import Case
+    from steerkit.sae import SaeSet
+
+
+def find(
+    positive: Annotated[Path, typer.Option(help="JSONL file of conversations that show what is looked for.")],
+    negative: Annotated[Path, typer.Option(help="JSONL file of conversations, as like them as can be, that do not.")],
+    at: Annotated[
+        str, typer.Option(help="Place that is read, as in a policy: user, tool_result, call.open, call.arguments.to, …")
+    ] = "reply.start",
+    model: Model = "tiny",
+    saes: Saes = None,
+    limit: Limit = None,
+    top: Annotated[int, typer.Option(min=1, help="Features to list.")] = 10,
+    most: Annotated[int, typer.Option(min=1, max=64, help="Features that a probe may combine.")] = 8,
+    held_out: Annotated[
+        float, typer.Option(min=0.1, max=0.9, help="Share of the conversations that results are measured on.")
+    ] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split and of the random directions.")] = 0,
+    causal: Annotated[
+        bool, typer.Option("--causal", help="Also edit the best candidates, and say which of them cause the call.")
+    ] = False,
+    candidates: Annotated[int, typer.Option(min=2, help="Features that --causal edits.")] = 20,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Length at most of a reply that a file does not bring.")
+    ] = 128,
+    write: Annotated[Path | None, typer.Option(help="Write a policy in shadow mode to this file.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a policy that is there.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Rank the features of all layers by how well they tell two sets of conversations apart, and fit a sparse probe."""
+    from steerkit.lab.finding import find as find_in
+    from steerkit.lab.found_policy import found_policy, refuse_present, write_policy
+
+    _check_place(at)
+    if write is not None:
+        refuse_present(write, force=force)
+    loaded, suite = _load(model, saes, device, dtype)
+    read = {"limit": limit, "max_new_tokens": max_new_tokens}
+    material, without = _read(loaded, suite, (positive, negative), at, read, held_out, seed)
+    found = find_in(loaded, suite, material, at, top=top, most=most, seed=seed)
+    tried = _causes(loaded, suite, material, found, candidates, seed) if causal else None
+    if json:
+        print_json(_plain(found, tried, without))
+    else:
+        show_found(console(), found, without)
+        if tried is not None:
+            show_causes(console(), tried)
+    if write is not None:
+        write_policy(found_policy(found, suite, write.stem), write, force=force)
+        typer.echo(f"wrote {write}: in shadow mode; see steerkit policy explain {write}", err=True)
+
+
+def _check_place(at: str) -> None:
+    from pydantic import TypeAdapter, ValidationError
+
+    from steerkit.errors import SaeError
+    from steerkit.policy.conditions import PlaceName
+
+    try:
+        TypeAdapter(PlaceName).validate_python(at)
+    except ValidationError as error:
+        expected = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise SaeError(f"--at: got {at!r}, {expected}") from None
+
+
+def _load(model: str, saes: str | None, device: str | None, dtype: str | None) -> tuple[LoadedModel, SaeSet]:
+    from steerkit.errors import SaeError
+    from steerkit.runtime import load
+
+    runtime = load(model, saes, device=device, dtype=dtype, audit=False)
+    if runtime.saes is None:
+        raise SaeError(f"{model}: it brings no SAEs; name their folder or repository with --saes")
+    return runtime.loaded, runtime.saes
+
+
+def _read(
+    loaded: LoadedModel,
+    suite: SaeSet,
+    files: tuple[Path, Path],
+    at: str,
+    read: Mapping[str, Any],
+    held_out: float,
+    seed: int,
+) -> tuple[Material, int]:
+    """Both files' conversations with their features, and how many had no step at the place."""
+    from steerkit.lab.finding import read_material
+    from steerkit.lab.reading_places import read_cases
+
+    parts: list[list[Case]] = []
+    without = 0
+    for file in files:
+        cases, missing = read_cases(file, loaded, at, **read)
+        parts.append(cases)
+        without += missing
+    with progress(sum(map(len, parts)), "conversations") as report:
+        material = read_material(loaded, suite, parts[0], parts[1], held_out=held_out, seed=seed, report=report)
+    return material, without
+
+
+def _causes(loaded: LoadedModel, suite: SaeSet, material: Material, found: Found, candidates: int, seed: int) -> Causes:
+    from steerkit.lab.causes import causes
+
+    with progress(candidates, "edits") as report:
+        return causes(loaded, suite, material, found, candidates=candidates, seed=seed, report=report)
+
+
+def _plain(found: Found, tried: Causes | None, without: int) -> dict[str, Any]:
+    """The answer as plain JSON; what is no number is null."""
+    whole = {**_bare(asdict(replace(found, probe=None))), "without_place": without}
+    for row, one in zip(whole["features"], found.features, strict=True):
+        _with_intervals(row["measured"], one.measured)
+    if found.probe is not None:
+        weights = [{**asdict(one), "weight": weight} for one, weight in found.probe.weights.items()]
+        bare = _bare(asdict(replace(found.probe, weights={})))
+        whole["probe"] = {**bare, "weights": weights, "beats": found.probe.beats}
+        _with_intervals(whole["probe"]["measured"], found.probe.measured)
+    if tried is not None:
+        whole["causal"] = _bare(asdict(tried))
+        for row, cause in zip(whole["causal"]["candidates"], tried.candidates, strict=True):
+            row["verdict"] = cause.verdict
+    return whole
+
+
+def _with_intervals(row: dict[str, Any], measured: Any) -> None:
+    for name in ("recall", "false"):
+        share = getattr(measured, name)
+        row[name] |= {"share": share.value, "interval": list(share.interval)}
+
+
+def _bare(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _bare(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_bare(item) for item in value]
+    return None if isinstance(value, float) and value != value else value

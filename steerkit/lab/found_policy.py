@@ -1,0 +1,121 @@
+"""What was found, as a policy that watches: in shadow mode, so that it decides nothing until a person says so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from steerkit.errors import SaeError
+from steerkit.lab.finding import Found, FoundFeature, FoundProbe, Measured
+from steerkit.policy import Policy, dump
+from steerkit.sae import SaeSet
+from steerkit.sae.whole import write_whole
+from steerkit.types import Feature, Place
+
+RULE = "found"
+"""Name of the probe and of the guard rule."""
+
+
+def found_policy(found: Found, saes: SaeSet, name: str) -> Policy:
+    """The probe where it beats every single feature, else the best feature, as a guard rule that would hold the call.
+
+    A feature's bound is a multiple of its `max` on the calibration set, raw where the set has no statistics or the
+    maximum is 0; a probe's is raw, as a sum has no unit. `mode` is `shadow`.
+
+    Args:
+        found: the answer of a search.
+        saes: the set that was searched.
+        name: of the policy; what a name may not hold becomes `-`.
+
+    Raises:
+        SaeError: nothing was found, or the best feature is lower in the positives and 0 in the negatives too.
+    """
+    if not found.features:
+        raise SaeError("no feature tells the sets apart, so there is no policy to write; give more conversations")
+    best = found.features[0]
+    probe = found.probe if found.probe is not None and found.probe.beats else None
+    used = [best.feature] if probe is None else list(probe.weights)
+    when = _feature_condition(best, saes) if probe is None else {"probe": RULE, "above": _rounded(probe.measured.bound)}
+    measured = best.measured if probe is None else probe.measured
+    return Policy.model_validate(
+        {
+            "steerkit": 1,
+            "name": re.sub(r"[^A-Za-z0-9_-]", "-", name)[:80].strip("-") or RULE,
+            "description": _described(found.place, probe, measured),
+            "model": saes.model_name,
+            "features": {_name(feature): _site(feature, saes) for feature in sorted(used)},
+            "probes": {} if probe is None else {RULE: _weights(probe)},
+            "guard": {
+                "default": "allow",
+                "rules": [
+                    {
+                        "name": RULE,
+                        "when": {**when, "at": found.place},
+                        "then": "hold",
+                        "reason": f"the conversation looks like the positive examples at {found.place}",
+                    }
+                ],
+            },
+            "trace": {"watch": [RULE if probe is not None else _name(best.feature)]},
+            "mode": "shadow",
+        }
+    )
+
+
+def write_policy(policy: Policy, path: Path, *, force: bool = False) -> None:
+    """Write a policy file. Raises SaeError: it is there and `force` is not given, or it cannot be written."""
+    refuse_present(path, force=force)
+    write_whole(path, lambda file: file.write(dump(policy).encode()))
+
+
+def refuse_present(path: Path, *, force: bool) -> None:
+    """Raise SaeError where a file is there and may not be replaced."""
+    if path.exists() and not force:
+        raise SaeError(f"{path}: already there; give --force to replace it, or --write another file")
+
+
+def _feature_condition(best: FoundFeature, saes: SaeSet) -> dict[str, Any]:
+    bound = best.measured.bound
+    if best.lower and bound <= 0:
+        raise SaeError(
+            f"layer {best.feature.layer} feature {best.feature.index}: it is 0 in too many of both sets to set a bound "
+            f"below which the positives are; give more conversations, or another --at"
+        )
+    try:
+        highest = saes.statistic(best.feature, "max")
+    except SaeError:
+        highest = 0.0
+    quantity: float | str = f"{bound / highest:.6g} max" if highest > 0 else _rounded(bound)
+    return {"feature": _name(best.feature), "below" if best.lower else "above": quantity}
+
+
+def _weights(probe: FoundProbe) -> dict[str, Any]:
+    return {
+        "bias": probe.bias,
+        "weights": {_name(feature): weight for feature, weight in sorted(probe.weights.items())},
+    }
+
+
+def _site(feature: Feature, saes: SaeSet) -> dict[str, Any]:
+    label = saes.labels.get(feature)
+    return {"layer": feature.layer, "index": feature.index, **({"label": label} if label else {})}
+
+
+def _name(feature: Feature) -> str:
+    return f"l{feature.layer}_{feature.index}"
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def _described(place: Place, probe: FoundProbe | None, measured: Measured) -> str:
+    what = "one feature" if probe is None else f"a probe over {len(probe.weights)} features"
+    low, high = measured.interval
+    recall, false = measured.recall, measured.false
+    return (
+        f"Found by steerkit features find: {what} at {place}. On held-out conversations AUROC {measured.auroc:.3f} "
+        f"({low:.3f} to {high:.3f}); beyond the bound {recall.hits} of {recall.count} positives and {false.hits} of "
+        f"{false.count} negatives. It watches in shadow; mode: enforce lets it hold calls."
+    )

@@ -1,0 +1,85 @@
+"""A small model and SAEs in which it is known what tells two sets of conversations apart, and what of it acts."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from steerkit.chat import Wire, as_tools, render
+from steerkit.engine import LoadedModel, load_model, tool_from_function
+from steerkit.lab.activations import collect
+from steerkit.lab.finding import Material, read_material
+from steerkit.lab.reading_places import Case
+from steerkit.sae import SaeSet
+from steerkit.testing.planted import planted_saes, small_model, unread, written_for
+from steerkit.tiny.conversations import sample
+from steerkit.types import Feature
+
+CAUSE, BYSTANDER = Feature(2, 0), Feature(1, 0)
+"""Both tell the sets apart; what the bystander's layer writes reaches nothing."""
+
+
+class Planted(NamedTuple):
+    """A model, its SAEs and two sets of conversations."""
+
+    loaded: LoadedModel
+    saes: SaeSet
+    positives: list[Case]
+    negatives: list[Case]
+
+    def material(self, seed: int = 0) -> Material:
+        """Read and split."""
+        return read_material(self.loaded, self.saes, self.positives, self.negatives, seed=seed)
+
+    def shuffled(self, seed: int) -> Planted:
+        """The same conversations, each in a set drawn by lot."""
+        cases = [*self.positives, *self.negatives]
+        order = torch.randperm(len(cases), generator=torch.Generator().manual_seed(seed)).tolist()
+        half = len(self.positives)
+        mixed = [cases[number] for number in order]
+        return self._replace(positives=mixed[:half], negatives=mixed[half:])
+
+
+def cases(loaded: LoadedModel, kind: str, count: int) -> list[Case]:
+    """Prompts of the box's world, read at their last token."""
+    found = []
+    for one in sample(kind, "select", count):
+        ids = render(loaded.tokenizer, one.messages, as_tools(one.tools, from_function=tool_from_function)).ids
+        found.append(Case(ids, (), (len(ids) - 1,)))
+    return found
+
+
+@cache
+def planted(count: int = 60) -> Planted:
+    """Feature 0 of layers 1 and 2 reads what tells the sets apart; only layer 2's makes a call more likely."""
+    tokenizer = load_model("tiny").tokenizer
+    model = cast(PreTrainedModel, small_model(seed=1, vocab_size=len(tokenizer)))
+    unread(model, BYSTANDER.layer)
+    loaded = LoadedModel("small", None, model, tokenizer)
+    positives, negatives = cases(loaded, "dangerous:transfer_money", count), cases(loaded, "benign", count)
+    apart = _directions(model, positives, negatives)
+    call = Wire.of(tokenizer).call
+    embeddings = cast(Tensor, model.get_input_embeddings().weight)
+    written_for(model, call, 20 * embeddings.std() * apart[CAUSE.layer][0])
+    return Planted(loaded, planted_saes(model, directions=apart), positives, negatives)
+
+
+def _directions(
+    model: PreTrainedModel, positives: list[Case], negatives: list[Case]
+) -> dict[int, tuple[Tensor, float]]:
+    """By layer, the direction along which the last tokens of the sets lie apart most, by Fisher, and the middle."""
+    found = {}
+    texts = [case.prompt for case in [*positives, *negatives]]
+    ends = torch.tensor([len(text) for text in texts]).cumsum(0) - 1
+    for layer, values in zip((1, 2), collect(model, texts, (1, 2)), strict=True):
+        one, other = values[ends].split([len(positives), len(negatives)])
+        within = torch.cov(torch.cat([one - one.mean(0), other - other.mean(0)]).T)
+        ridge = 1e-3 * within.diagonal().mean() * torch.eye(len(within))
+        apart = torch.linalg.solve(within + ridge, one.mean(0) - other.mean(0))
+        apart = torch.nn.functional.normalize(apart, dim=0)
+        found[layer] = apart, float(apart @ (one.mean(0) + other.mean(0)) / 2)
+    return found

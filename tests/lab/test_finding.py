@@ -1,0 +1,269 @@
+"""A search finds what is planted, says which of it acts, and finds nothing where there is nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from steerkit.errors import SaeError
+from steerkit.lab.activations import collect
+from steerkit.lab.attribution import attribute
+from steerkit.lab.causes import Causes, causes
+from steerkit.lab.effects import Bench
+from steerkit.lab.finding import Found, Material, find, read_material
+from steerkit.lab.found_policy import found_policy
+from steerkit.lab.ranking import grouped, split
+from steerkit.lab.reading_places import MOST_BYTES, Case, check_size, place_maxima, read_cases, steps_at, sum_maxima
+from steerkit.policy import dump, loads
+from steerkit.runtime import Request, Runtime
+from steerkit.sae import Kind, Site
+from steerkit.steer import check_against_saes
+from steerkit.testing.planted import planted_saes
+from steerkit.tiny.conversations import sample
+from steerkit.types import Feature
+from tests.lab.planted_truth import BYSTANDER, CAUSE, Planted, cases, planted
+
+
+@pytest.fixture(scope="module")
+def truth() -> Planted:
+    return planted()
+
+
+@pytest.fixture(scope="module")
+def material(truth: Planted) -> Material:
+    return truth.material()
+
+
+@pytest.fixture(scope="module")
+def found(truth: Planted, material: Material) -> Found:
+    return find(truth.loaded, truth.saes, material, "reply.start", most=4)
+
+
+@pytest.fixture(scope="module")
+def tried(truth: Planted, material: Material, found: Found) -> Causes:
+    return causes(truth.loaded, truth.saes, material, found, candidates=6)
+
+
+def test_the_planted_features_come_first(found: Found) -> None:
+    """Of 192 features the two that were planted lead, and the held-out conversations confirm them."""
+    assert {one.feature for one in found.features[:2]} == {CAUSE, BYSTANDER}
+    for one in found.features[:2]:
+        assert not one.lower
+        assert one.adjusted_p < 1e-3
+        assert one.measured.interval.low > 0.7
+        assert one.measured.false.value <= 0.1 < 0.3 < one.measured.recall.value
+        assert one.fires[0].value > one.fires[1].value
+
+
+def test_the_causal_ranking_drops_the_bystander(found: Found, tried: Causes) -> None:
+    """The bystander tells the sets apart as well as the cause does, and nothing comes of editing it."""
+    by_feature = {one.feature: one for one in tried.candidates}
+    assert tried.candidates[0].feature.layer == CAUSE.layer
+    cause, bystander = by_feature[CAUSE], by_feature[BYSTANDER]
+    assert cause.verdict == "causes"
+    assert cause.clamped > 5 * cause.random > 0
+    assert bystander.verdict == "only correlates"
+    assert (bystander.ablated, bystander.clamped, bystander.random, bystander.attribution) == (0, 0, 0, 0)
+    areas = {one.feature: one.measured.auroc for one in found.features}
+    assert areas[BYSTANDER] >= areas[CAUSE] > 0.75
+    assert tried.candidates.index(cause) < tried.candidates.index(bystander)
+
+
+def test_the_estimate_ranks_as_the_edits_do(tried: Causes) -> None:
+    """Gradients and real edits agree on the order."""
+    assert tried.rank_clamped > 0.7
+    assert tried.rank_ablated > 0.7
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_combination_is_said_to_win_only_where_it_does(truth: Planted, together: bool) -> None:
+    """Three features that each say a part are beaten by their sum; the control is one that says it all."""
+    generator = torch.Generator().manual_seed(0)
+    positive = torch.arange(400) < 200
+    values = torch.rand(400, 40, generator=generator)
+    values[:, [4, 9, 11] if together else [4]] += (0.4 if together else 0.9) * positive.unsqueeze(-1)
+    prompts = [Case((number,), (), (0,)) for number in range(400)]
+    chosen, held = split([case.read for case in prompts], positive, 0.5, 0)
+    found = find(truth.loaded, truth.saes, Material(prompts, positive, chosen, held, {0: values}, {}), "reply.start")
+    assert found.probe is not None
+    assert found.probe.beats is together
+    assert (found.probe.gain > 0.05) is together
+    assert found.features[0].feature in (Feature(0, 4), Feature(0, 9), Feature(0, 11))
+    policy = found_policy(found, truth.saes, "won")
+    assert bool(policy.probes) is together
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_shuffled_labels_give_no_finding(truth: Planted, seed: int) -> None:
+    """The control: the same conversations, drawn into two sets by lot, have no feature that tells them apart."""
+    shuffled = truth.shuffled(seed)
+    nothing = find(truth.loaded, truth.saes, shuffled.material(), "reply.start")
+    assert (nothing.significant, nothing.features, nothing.probe) == (0, (), None)
+    assert nothing.tests > 150
+    assert nothing.least_p > 0.05
+    with pytest.raises(SaeError, match="no policy to write"):
+        found_policy(nothing, truth.saes, "nothing")
+
+
+def test_a_split_is_by_whole_conversations() -> None:
+    """Equal conversations fall on one side, each set is cut alike, and a seed says how."""
+    keys = [number // 2 for number in range(80)]
+    positive = torch.arange(80) < 40
+    chosen, held = split(keys, positive, 0.5, seed=3)
+    assert not {keys[row] for row in chosen} & {keys[row] for row in held}
+    assert int(positive[held].sum()) == int((~positive[held]).sum()) == 20
+    assert torch.equal(split(keys, positive, 0.5, seed=3)[1], held)
+    assert not torch.equal(split(keys, positive, 0.5, seed=4)[1], held)
+
+
+def test_near_duplicates_are_one_group() -> None:
+    """A scaled copy and a mirror image join the better feature; an unrelated one stands by itself."""
+    base = torch.rand(50, generator=torch.Generator().manual_seed(0))
+    other = torch.rand(50, generator=torch.Generator().manual_seed(1))
+    table = {0: torch.stack([base, 3 * base + 1, other, 1 - base], dim=1)}
+    features = [Feature(0, index) for index in range(4)]
+    groups = list(grouped(table, torch.arange(50), features))
+    assert groups == [(features[0], (features[1], features[3])), (features[2], ())]
+
+
+def test_maxima_and_means_are_those_of_the_place(truth: Planted) -> None:
+    """The table holds what encoding every step by hand gives, over one step and over many."""
+    some = [case._replace(steps=tuple(range(3 + number, 12))) for number, case in enumerate(truth.positives[:4])]
+    found = place_maxima(truth.loaded, truth.saes, some, mean_of=[1, 2])
+    weights, sums = {Feature(0, 3): 2.0, Feature(2, 9): -1.0}, []
+    parts: dict[int, list[torch.Tensor]] = {layer: [] for layer in truth.saes}
+    for number, case in enumerate(some):
+        activations = collect(truth.loaded.model, [case.read])
+        steps = list(case.steps)
+        features = {layer: truth.saes[layer].encode(activations[layer][steps]) for layer in truth.saes}
+        for layer, values in features.items():
+            torch.testing.assert_close(found.largest[layer][number], values.amax(dim=0), rtol=1e-4, atol=1e-6)
+            parts[layer] += [values] if number in (1, 2) else []
+        sums.append((0.5 + 2 * features[0][:, 3] - features[2][:, 9]).amax())
+    for layer, values in parts.items():
+        torch.testing.assert_close(found.mean[layer], torch.cat(values).mean(dim=0), rtol=1e-4, atol=1e-6)
+    together = sum_maxima(truth.loaded, truth.saes, some, weights, 0.5)
+    torch.testing.assert_close(together, torch.stack(sums), rtol=1e-4, atol=1e-6)
+
+
+def test_the_kept_prefix_changes_no_score(box: Runtime) -> None:
+    """Editing one step after a kept prefix gives what reading the whole conversation under the edit gives."""
+    assert box.saes is not None
+    one_step = cases(box.loaded, "dangerous:transfer_money", 6)
+    bench = Bench(box.loaded, box.saes, one_step, "reply.start")
+    whole = Bench(box.loaded, box.saes, one_step, "reply.start")
+    whole.last_only = False
+    whole._forced = [replace(forced, cache=None) for forced in whole._forced]
+    effects = [one.effect(Feature(3, 721), 0.2, torch.Generator().manual_seed(0)) for one in (bench, whole)]
+    assert bench.last_only
+    torch.testing.assert_close(bench.plain, whole._scores(), rtol=1e-4, atol=1e-4)
+    assert float(effects[0].ablated.abs().min()) > 0.1
+    for kept, again in zip(*effects, strict=True):
+        torch.testing.assert_close(kept, again, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "site"), [("relu", "output"), ("relu", "input"), ("jumprelu", "output"), ("topk", "input")]
+)
+def test_a_small_edit_does_what_the_estimate_says(truth: Planted, kind: Kind, site: Site) -> None:
+    """Clamping a feature to nine tenths of itself, by a policy, costs a tenth of its attribution."""
+    saes = planted_saes(truth.loaded.model, kind=kind, site=site)
+    case = truth.positives[0]
+    bench = Bench(truth.loaded, saes, [case], "reply.start")
+    where = [bench.decisions[0].position]
+    found = attribute(truth.loaded.model, saes, bench.texts, where, bench.score, tokens=[case.steps])
+    assert float(found.scores[0]) == pytest.approx(float(bench.plain[0]), abs=1e-4)
+    table = place_maxima(truth.loaded, saes, [case]).largest
+    for layer in (0, 2):
+        index = int(found.layers[layer].sums[0].abs().argmax())
+        value = float(table[layer][0, index])
+        edited = bench.effect(Feature(layer, index), 0.9 * value, torch.Generator().manual_seed(0))
+        assert float(edited.clamped) == pytest.approx(0.1 * float(found.layers[layer].sums[0, index]), rel=0.1)
+        assert float(edited.ablated.abs()) > float(edited.clamped.abs()) > 1e-5
+
+
+def test_too_few_and_too_many_are_refused(truth: Planted) -> None:
+    """A set needs ten conversations; a table beyond memory is refused with the number that fits."""
+    with pytest.raises(SaeError, match=r"negative: got 9 conversations .* at least 10"):
+        read_material(truth.loaded, truth.saes, truth.positives, truth.negatives[:9])
+    with pytest.raises(SaeError, match="too few different"):
+        read_material(truth.loaded, truth.saes, truth.positives[:1] * 20, truth.negatives)
+    most = MOST_BYTES // (4 * 192)
+    check_size(truth.saes, most)
+    with pytest.raises(SaeError, match=f"expected at most {most:,}"):
+        check_size(truth.saes, most + 1)
+
+
+def written(path: Path, kind: str, count: int, *, replies: bool) -> Path:
+    """A JSONL file of conversations of the box's world, with the right reply or without one."""
+    with path.open("w") as file:
+        for one in sample(kind, "select", count):
+            messages = list(one.messages)
+            if replies:
+                calls = [{"type": "function", "function": call} for call in one.expected_calls]
+                messages.append({"role": "assistant", "tool_calls": calls})
+            file.write(json.dumps({"messages": messages, "tools": list(one.tools)}) + "\n")
+    return path
+
+
+def test_a_conversations_own_reply_is_read(box: Runtime, tmp_path: Path) -> None:
+    """With its last message the reply is forced, without it the model answers; where both agree so do the steps."""
+    kind = "dangerous:transfer_money"
+    forced, _ = read_cases(written(tmp_path / "a.jsonl", kind, 3, replies=True), box.loaded, "call.open")
+    made, _ = read_cases(written(tmp_path / "b.jsonl", kind, 3, replies=False), box.loaded, "call.open")
+    assert forced == made
+    text = (tmp_path / "a.jsonl").read_text()
+    ours = '{"type": "function", "function": {"name": "%s", "arguments"'
+    (tmp_path / "a.jsonl").write_text(text.replace(ours % "transfer_money", ours % "get_balance"))
+    other, _ = read_cases(tmp_path / "a.jsonl", box.loaded, "call.open")
+    assert [one.steps for one in other] == [one.steps for one in made]
+    assert all(one.reply != two.reply for one, two in zip(other, made, strict=True))
+    only, missing = read_cases(tmp_path / "a.jsonl", box.loaded, "tool_result")
+    assert (only, missing) == ([], 3)
+
+
+def test_a_written_policy_watches_as_it_was_measured(box: Runtime, tmp_path: Path) -> None:
+    """What is found at the opened call is written, checked and run: shadowed holds where the bound was passed."""
+    assert box.saes is not None
+    sets = []
+    for kind in ("dangerous:transfer_money", "benign"):
+        path = written(tmp_path / f"{kind[:6]}.jsonl", kind, 24, replies=True)
+        sets.append(read_cases(path, box.loaded, "call.open")[0])
+    material = read_material(box.loaded, box.saes, *sets)
+    found = find(box.loaded, box.saes, material, "call.open", top=3, most=3)
+    assert found.features[0].measured.auroc > 0.95
+    assert found.probe is not None
+    for better in (False, True):
+        one = replace(found, probe=replace(found.probe, p=0.0 if better else 1.0))
+        policy = loads(dump(found_policy(one, box.saes, "found money!")))
+        assert (policy.name, policy.mode, bool(policy.probes)) == ("found-money", "shadow", better)
+        assert check_against_saes(policy, box.saes).problems == ()
+        asked = [*sample("dangerous:transfer_money", "select", 6), *sample("benign", "select", 6)]
+        turns = box.run_batch([Request(example.messages, example.tools, policy) for example in asked])
+        assert all(verdict.decision == "none" for turn in turns for verdict in turn.verdicts)
+        first = [turn.verdicts[0].shadowed if turn.verdicts else None for turn in turns]
+        assert first[:6].count("hold") >= 5
+        assert first[6:].count("hold") == 0 < first[6:].count("allow")
+
+
+def test_a_lower_feature_is_bounded_from_above(truth: Planted, found: Found) -> None:
+    """A feature that the positives lack is written with `below`, and refused where it is 0 in both sets."""
+    best = replace(found.features[0], lower=True)
+    one = replace(found, probe=None, features=(replace(best, measured=replace(best.measured, bound=0.25)),))
+    policy = found_policy(one, truth.saes, "lower")
+    assert policy.guard is not None
+    assert policy.guard.rules[0].when.below == "0.25 max"  # type: ignore[union-attr]
+    nothing = replace(found, probe=None, features=(replace(best, measured=replace(best.measured, bound=0.0)),))
+    with pytest.raises(SaeError, match="0 in too many of both sets"):
+        found_policy(nothing, truth.saes, "lower")
+
+
+def test_steps_without_a_reply_are_the_prompts(box: Runtime) -> None:
+    """A prompt alone has its last token as reply.start, and no step of a call."""
+    (case,) = cases(box.loaded, "benign", 1)
+    assert steps_at(box.loaded, Case(case.prompt), "reply.start") == (len(case.prompt) - 1,)
+    assert steps_at(box.loaded, Case(case.prompt), "call.open") == ()

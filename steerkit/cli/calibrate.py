@@ -130,6 +130,9 @@ def _show(found: Calibration, shadow: Shadow | None, rate: float) -> None:
     out.print(table)
     for line in found.left:
         out.print(f"left as it is: {line}", soft_wrap=True)
+    few = min((one.false[0].count for one in found.bounds), default=0)
+    if found.bounds and rate * few < 1:
+        out.print(f"{few} conversations cannot show a rate of {100 * rate:g} %: none of them is beyond its new bound")
     out.print(
         f"\nEach condition by itself, for at most {100 * rate:g} % of the conversations with a token at its place; "
         f"95 % intervals in brackets.",

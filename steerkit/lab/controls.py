@@ -40,7 +40,7 @@ def with_rows(saes: SaeSet, rows: Mapping[Feature, Tensor]) -> SaeSet:
     """The set with other decoder rows `(d_in,)` for some features, and without statistics: quantities must be raw."""
     checkpoints = dict(saes.checkpoints)
     for layer in {feature.layer for feature in rows}:
-        sae, decoder = saes[layer], saes[layer].W_dec.clone()
+        sae, decoder = saes[layer], saes[layer].W_dec.float().clone()  # a rounded row would have another norm
         for feature, row in rows.items():
             if feature.layer == layer:
                 decoder[feature.index] = row.to(decoder)

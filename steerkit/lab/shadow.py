@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from steerkit.audit import Store, unpack
 from steerkit.errors import SaeError
 from steerkit.lab.finding import Share
 from steerkit.lab.policy_readings import PlacedReading
 from steerkit.lab.thresholds import value_of
-from steerkit.policy import Policy
+from steerkit.policy import Policy, Probe
 from steerkit.types import RELEASED, Trace
 
 
@@ -49,19 +50,16 @@ def read_shadow(store: Store, policy: Policy) -> Shadow:
         SaeError: there are none.
         AuditError: the store cannot be read.
     """
-    found = Shadow(policy)
-    features = {name: (one.layer, one.index) for name, one in policy.features.items()}
-    probes = {name: one.model_dump(mode="json", exclude_none=True) for name, one in policy.probes.items()}
+    found, contents = Shadow(policy), dict[str, Any]()
     for record in store.records():
         public = record.public
-        if public.get("kind") != "turn":
+        for one in public.get("policies", ()):
+            if "content" in one:  # turns do not say again what their run's opening says
+                contents[one["fingerprint"]] = one["content"]
+        named = [one for one in public.get("policies", ()) if one["name"] == policy.name]
+        if public.get("kind") != "turn" or not named:
             continue
-        named = [one for one in public["policies"] if one["name"] == policy.name]
-        if not named:
-            continue
-        content = named[0]["content"]
-        theirs = {name: (one["layer"], one["index"]) for name, one in content.get("features", {}).items()}
-        if named[0]["mode"] != "shadow" or theirs != features or content.get("probes", {}) != probes:
+        if named[0]["mode"] != "shadow" or not _reads_the_same(policy, contents.get(named[0]["fingerprint"], {})):
             found.other += 1
             continue
         found.turns += 1
@@ -76,3 +74,12 @@ def read_shadow(store: Store, policy: Policy) -> Shadow:
             f"{store.path}: got no turn under policy {policy.name} in shadow mode{why}; run with mode: shadow first"
         )
     return found
+
+
+def _reads_the_same(policy: Policy, content: Mapping[str, Any]) -> bool:
+    """Whether a recorded policy has the features and probes of this one; its bounds may be others."""
+    features = {name: (one["layer"], one["index"]) for name, one in content.get("features", {}).items()}
+    probes = {name: Probe.model_validate(one) for name, one in content.get("probes", {}).items()}
+    return (
+        features == {name: (one.layer, one.index) for name, one in policy.features.items()} and probes == policy.probes
+    )

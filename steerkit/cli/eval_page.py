@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from steerkit.cli.charts import Bar, Curve, curves, shares
-from steerkit.cli.eval_view import GROUPS, MEASURES, cell, dose_sentence, latency_sentence, measured_cells
+from steerkit.cli.eval_view import (
+    GROUPS,
+    MEASURES,
+    cell,
+    control_sentence,
+    dose_sentence,
+    latency_sentence,
+    measured_cells,
+)
 from steerkit.cli.page import page, text, tiles
 
 if TYPE_CHECKING:
@@ -38,6 +46,7 @@ def eval_page(found: Evaluation) -> str:
         '<p class="soft">Share of the harmful conversations; controls in blue. A random edit has the norm that the '
         "policy's has, at the same tokens behind the same gate.</p>",
         shares(_bars(_compared(found), "success"), "Attack success by arm"),
+        f'<p class="verdict">{_sentence(control_sentence(found))}</p>',
         "<h2>What does it cost benign calls?</h2>",
         '<p class="soft">Share of the benign conversations whose calls no longer fit the plain model\'s.</p>',
         shares(_bars(_compared(found), "changed"), "Benign calls changed by arm"),
@@ -89,27 +98,46 @@ def _bars(arms: Sequence[ArmResult], name: str) -> list[Bar]:
 
 
 def _doses(found: Evaluation) -> list[str]:
-    if found.dose_range is None:
-        return []
-    doses = [one for one in found.arms if one.kind == "dose"]
+    parts = []
+    for kind, title, words, said in (
+        (
+            "dose",
+            "How strong must the edit be?",
+            "Steering alone, what it writes multiplied; 1 is the policy as it stands. Bands are 95 % intervals.",
+            found.dose_range,
+        ),
+        (
+            "ungated",
+            "And without its gate?",
+            "The same edits at every token of their place, in benign conversations too: what the gate keeps from harm.",
+            found.ungated_range,
+        ),
+    ):
+        if said is not None:
+            parts += [f"<h2>{title}</h2>", f'<p class="soft">{words}</p>', _dose_figure(found, kind, title)]
+            parts.append(f'<p class="verdict">{_sentence(dose_sentence(said))}</p>')
+    return parts
+
+
+def _dose_figure(found: Evaluation, kind: str, label: str) -> str:
     lines = []
-    for name, title, kind in (
+    for name, title, colour in (
         ("success", "attack succeeds", "a"),
         ("changed", "benign calls changed", "b"),
         ("unparsed", "replies not parsed", "c"),
     ):
         points = []
-        for one in doses:
-            share: Share = getattr(one.score, name)
-            points.append((one.dose or 0.0, share.value, *share.interval))
-        lines.append(Curve(title, points, kind))
-    return [
-        "<h2>How strong must the edit be?</h2>",
-        '<p class="soft">Steering alone, what it writes multiplied; 1 is the policy as it stands. Bands are 95 % '
-        "intervals.</p>",
-        curves(lines, "Dose curve", "multiples of the policy's edit"),
-        f'<p class="verdict">{text(dose_sentence(found.dose_range).capitalize())}.</p>',
-    ]
+        for one in found.arms:
+            if one.kind == kind:
+                share: Share = getattr(one.score, name)
+                points.append((one.dose or 0.0, share.value, *share.interval))
+        lines.append(Curve(title, points, colour))
+    return curves(lines, label, "multiples of the policy's edit")
+
+
+def _sentence(said: str) -> str:
+    """Words as a sentence, as markup."""
+    return f"{text(said[0].upper() + said[1:])}."
 
 
 def _table(found: Evaluation, kind: str, title: str) -> list[str]:
@@ -150,7 +178,7 @@ def _acted(found: Evaluation) -> list[str]:
 
 def _probes(place: PlaceProbes) -> list[str]:
     title = f"<h2>What tells them apart at {text(place.place)}</h2>"
-    said = f'<p class="verdict">{text(place.said[0].upper() + place.said[1:])}.</p>'
+    said = f'<p class="verdict">{_sentence(place.said)}</p>'
     if not place.probes:
         return [title, said]
     bars = [
@@ -186,7 +214,7 @@ def _probes(place: PlaceProbes) -> list[str]:
 def _method(found: Evaluation) -> list[str]:
     words = "".join(f"<p><b>{name}</b>: {said}.</p>" for name, said in _WORDS)
     missing = "".join(f'<p class="soft">Left out: {text(line)}.</p>' for line in found.missing)
-    latency = "" if found.latency is None else f"<p>{text(latency_sentence(found.latency).capitalize())}.</p>"
+    latency = "" if found.latency is None else f"<p>{_sentence(latency_sentence(found.latency))}</p>"
     return [
         "<h2>How it was measured</h2>",
         words,

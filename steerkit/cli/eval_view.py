@@ -31,6 +31,7 @@ GROUPS: Final = {
     "control": "Controls",
     "rule": "Each rule by itself",
     "dose": "Doses (steering alone, the edit times a factor)",
+    "ungated": "Doses without the gate",
 }
 
 
@@ -57,8 +58,9 @@ def show(out: Console, found: Evaluation) -> None:
         out.print(f"left out: {line}", soft_wrap=True)
     out.print("\nHow often each rule acted under the whole policy")
     out.print(_acted_table(found))
-    if found.dose_range is not None:
-        out.print(f"\n{dose_sentence(found.dose_range)}", soft_wrap=True)
+    out.print()
+    for line in (control_sentence(found), *dose_sentences(found)):
+        out.print(line, soft_wrap=True)
     for place in found.probes:
         out.print(f"\nProbes at {place.place} ({', '.join(place.rules)}): {place.said}", soft_wrap=True)
         if place.probes:
@@ -73,6 +75,28 @@ def header(found: Evaluation) -> str:
         f"policy {found.policy} on {found.model}: {found.harmful} harmful and {found.benign} benign conversations; "
         f"dangerous: {', '.join(found.dangerous)}; 95 % Wilson intervals in brackets"
     )
+
+
+def control_sentence(found: Evaluation) -> str:
+    """Whether any control does what steering does, by the intervals of attack success."""
+    steering = next((one for one in found.arms if one.title == "steering only"), None)
+    if steering is None:
+        return "the policy does not steer, so there is nothing to control for but asking"
+    others = [one for one in found.arms if one.kind == "control" and one.key != "unsteered"]
+    best = min(others, key=lambda one: one.score.success.value)
+    own = f"steering alone lets {percent(steering.score.success)} of the attacks through"
+    theirs = f"{best.title.split(':')[0]} {percent(best.score.success)}"
+    if steering.score.success.interval.high < best.score.success.interval.low:
+        return f"no control does what the policy does: {own}, the best of them, {theirs}"
+    if steering.score.success.interval.low > best.score.success.interval.high:
+        return f"a control does better than the policy: {own}, {theirs}"
+    return f"a control does what the policy does, within the intervals: {own}, {theirs}"
+
+
+def dose_sentences(found: Evaluation) -> list[str]:
+    """What the dose curves say."""
+    gated = [] if found.dose_range is None else [dose_sentence(found.dose_range)]
+    return gated + ([] if found.ungated_range is None else [f"without its gate: {dose_sentence(found.ungated_range)}"])
 
 
 def dose_sentence(found: DoseRange) -> str:
@@ -132,6 +156,8 @@ def as_json(found: Evaluation) -> dict[str, Any]:
             for one in found.acted
         ],
         "dose_range": None if found.dose_range is None else found.dose_range._asdict(),
+        "ungated_range": None if found.ungated_range is None else found.ungated_range._asdict(),
+        "controls": control_sentence(found),
         "probes": [_place_json(one) for one in found.probes],
         "latency": None
         if found.latency is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import fmean
 from typing import Final, Literal, NamedTuple, TypeAlias
 
@@ -19,7 +20,8 @@ WHOLE: Final = "policy"
 DOSES: Final = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Multiples of the policy's edit."""
 
-Kind: TypeAlias = Literal["policy", "control", "rule", "dose"]
+Kind: TypeAlias = Literal["policy", "control", "rule", "dose", "ungated"]
+"""`dose`: the edit times a factor, `ungated`: the same without the rules' gates."""
 Done: TypeAlias = Mapping[str, Sequence[Outcome]]
 """The outcomes of the arms that are finished, by their key."""
 Directions: TypeAlias = Callable[[], Sequence[Mapping[tuple[str, int], Tensor]]]
@@ -67,6 +69,11 @@ def arms_of(
     return arms + _rules(policy, saes, steering)
 
 
+def ungated_key(factor: float) -> str:
+    """The key of the edit times a factor without gates."""
+    return f"ungated{factor:+g}"
+
+
 def dose_key(factor: float) -> str:
     """The key of the edit times a factor, without the guard."""
     return f"dose{factor:+g}"
@@ -76,7 +83,7 @@ def _steering(policy: Policy, saes: SaeSet, seeds: int, doses: Sequence[float], 
     """Steering alone, its controls and its doses."""
 
     def scaled(factor: float) -> Callable[[Done], Sequence[Setup]]:
-        return lambda _: [Setup(controls.scaled(saes, policy, factor), policy)]
+        return partial(_scaled, saes, policy, factor)
 
     def random(seed: int) -> Callable[[Done], Sequence[Setup]]:
         return lambda _: [Setup(controls.random_features(saes, policy, seed), policy)]
@@ -85,26 +92,27 @@ def _steering(policy: Policy, saes: SaeSet, seeds: int, doses: Sequence[float], 
         norms = written_norms(done[dose_key(1)])
         return [controls.along(saes, policy, one, norms) for one in directions()] if norms else []
 
-    one = dose_key(1)
-    return [
-        Arm(one, "steering only", "policy", _always(Setup(saes, policy)), dose=1.0),
+    found = [
+        Arm(dose_key(1), "steering only", "policy", _always(Setup(saes, policy)), dose=1.0),
         *(
             Arm(f"random{seed}", f"random features, same norm (seed {seed})", "control", random(seed))
             for seed in range(seeds)
         ),
         Arm(dose_key(-1), "opposite sign", "control", scaled(-1)),
         Arm("means", "difference of means, same norm", "control", means),
-        *(
-            Arm(
-                dose_key(dose),
-                f"{dose:g} x the edit",
-                "dose",
-                scaled(dose) if dose != 1 else _always(Setup(saes, policy)),
-                dose=dose,
-            )
-            for dose in sorted(doses)
-        ),
     ]
+    for dose in sorted(doses):
+        make = scaled(dose) if dose != 1 else _always(Setup(saes, policy))
+        found.append(Arm(dose_key(dose), f"{dose:g} x the edit", "dose", make, dose=dose))
+    open_always = controls.without_gates(policy)
+    for dose in sorted(doses) if open_always != policy else ():
+        setup = partial(_scaled, saes, open_always, dose)
+        found.append(Arm(ungated_key(dose), f"{dose:g} x the edit, no gate", "ungated", setup, dose=dose))
+    return found
+
+
+def _scaled(saes: SaeSet, policy: Policy, factor: float, _: Done) -> Sequence[Setup]:
+    return [Setup(controls.scaled(saes, policy, factor), policy)]
 
 
 def _rules(policy: Policy, saes: SaeSet | None, steering: bool) -> list[Arm]:

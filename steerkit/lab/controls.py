@@ -128,6 +128,12 @@ def steering_only(policy: Policy) -> Policy:
     return policy.model_copy(update={"guard": None, "write_back": "delta", "model": None})
 
 
+def without_gates(policy: Policy) -> Policy:
+    """The policy whose steering rules act at every token of their places: what its gates keep from harm shows here."""
+    steer = tuple(rule if rule.when == "retry" else rule.model_copy(update={"when": None}) for rule in policy.steer)
+    return policy.model_copy(update={"steer": steer})
+
+
 def guard_only(policy: Policy) -> Policy:
     """The policy without steering, but for what retries ask for."""
     return policy.model_copy(update={"steer": tuple(rule for rule in policy.steer if rule.when == "retry")})

@@ -88,6 +88,8 @@ class Evaluation:
     """How often each rule acted under the whole policy."""
     dose_range: DoseRange | None
     """None for a policy that does not steer."""
+    ungated_range: DoseRange | None
+    """The same without the rules' gates; None where there are none."""
     probes: tuple[PlaceProbes, ...]
     latency: Latency | None
 
@@ -156,7 +158,7 @@ class _Bench:
             for arm in arms
             if arm.key in self.done
         )
-        doses = [(one.dose, one.score) for one in results if one.kind == "dose" and one.dose is not None]
+        gated, ungated = (_dose_range(results, kind) for kind in ("dose", "ungated"))
         judging = self.policy.guard.rules if self.policy.guard else ()
         rules = [*(rule.name for rule in self.policy.steer), *(rule.name for rule in judging)]
         return Evaluation(
@@ -170,7 +172,8 @@ class _Bench:
             arms=results,
             missing=tuple(missing),
             acted=tuple(acted(self.trials, self.done[WHOLE], rules)),
-            dose_range=dose_range(doses, results[0].score) if doses else None,
+            dose_range=gated,
+            ungated_range=ungated,
             probes=self._probes(),
             latency=self._latency(),
         )
@@ -285,3 +288,8 @@ class _Bench:
             "batch": self.settings.batch,
             "seed": self.settings.seed,
         }
+
+
+def _dose_range(results: Sequence[ArmResult], kind: str) -> DoseRange | None:
+    doses = [(one.dose, one.score) for one in results if one.kind == kind and one.dose is not None]
+    return dose_range(doses, results[0].score) if doses else None

@@ -74,7 +74,7 @@ def test_a_policy_is_proved(capsys: pytest.CaptureFixture[str], files: tuple[str
     assert found["probes"][0]["said"] == "too few conversations reach reply.start to fit and measure a probe"
     page = Reader(html.read_text(encoding="utf-8"))
     assert "Attack success falls from 100 % to 0 %" in page.words
-    assert page.tags.count("svg") == 3
+    assert page.tags.count("svg") == 4
     assert set(page.tags).isdisjoint({"script", "img", "link", "iframe"})
 
 
@@ -102,7 +102,13 @@ def foreign_evaluation(foreign: str) -> Evaluation:
     """An evaluation all of whose texts are foreign."""
     share = Share(1, 2)
     score = Score(share, share, share, share, share, Share(0, 0))
-    arms = [("unsteered", "control", None), ("policy", "policy", None), ("x", "rule", None), ("dose+1", "dose", 1.0)]
+    arms = [
+        ("unsteered", "control", None),
+        ("policy", "policy", None),
+        ("x", "rule", None),
+        ("dose+1", "dose", 1.0),
+        ("u", "ungated", 1.0),
+    ]
     measured = Measured(0.9, Interval(0.8, 1.0), 0.5, share, share)
     probes = tuple(ProbeResult(foreign, kind, measured) for kind in ("policy", "features", "raw"))
     place = PlaceProbes("reply.start", (foreign,), (0, 3), (5, 5), (5, 5), probes, 0.0, 0.5, 0.5)
@@ -118,6 +124,7 @@ def foreign_evaluation(foreign: str) -> Evaluation:
         missing=(foreign,),
         acted=(Acted(foreign, share, share),),
         dose_range=DoseRange((1.0,), 1.0, None),
+        ungated_range=DoseRange((), None, 1.0),
         probes=(place,),
         latency=Latency((1.0, 1.2)),
     )

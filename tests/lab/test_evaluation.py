@@ -24,7 +24,7 @@ from steerkit.types import Tool
 
 POLICY = load(Path(__file__).parents[2] / "policies" / "payments.yaml")
 STEERING = POLICY.model_copy(update={"guard": None})
-SETTINGS = Settings(seeds=1, doses=(0.0, 1.0), pairs=1, probes=False, max_new_tokens=48)
+SETTINGS = Settings(seeds=1, doses=(0.0, 8.0), pairs=1, probes=False, max_new_tokens=48)
 
 
 def written(path: Path, examples: list[Example], **more: object) -> Path:
@@ -97,7 +97,11 @@ def test_steering_works_and_its_controls_do_not(proved: tuple[Evaluation, Path, 
     assert hits["policy"] == hits["dose+1"] == 0
     assert min(hits["random0"], hits["dose-1"], hits["asking"]) == 3
     assert "means" in hits
-    assert all(one.score.changed.hits == 0 for one in found.arms if one.key not in ("asking", "means"))
+    assert all(
+        one.score.changed.hits == 0
+        for one in found.arms
+        if one.kind != "ungated" and one.key not in ("asking", "means")
+    )
     assert found.dangerous == ("transfer_money",)
     assert [(one.rule, one.harmful.hits, one.benign.hits) for one in found.acted] == [("refuse-to-move-money", 3, 0)]
     assert found.latency is not None
@@ -105,14 +109,19 @@ def test_steering_works_and_its_controls_do_not(proved: tuple[Evaluation, Path, 
 
 
 def test_the_edit_times_nothing_is_the_plain_model(proved: tuple[Evaluation, Path, dict[str, int]]) -> None:
-    """At dose 0 every reply is the unsteered one, token by token; at dose 1 it is not."""
-    _, out, _ = proved
+    """At dose 0 every reply is the unsteered one, token by token; at dose 1, and without a gate at 8, it is not."""
+    found, out, _ = proved
 
     def replies(name: str) -> list[list[int]]:
         return [json.loads(line)["reply"] for line in (out / f"{name}.jsonl").read_text().splitlines()]
 
     assert replies("dose+0") == replies("unsteered")
+    assert replies("ungated+0") == replies("unsteered")
     assert replies("dose+1") != replies("unsteered")
+    gated, ungated = (found.arm(key).score.changed.hits for key in ("dose+8", "ungated+8"))
+    assert gated == 0 < ungated
+    assert found.ungated_range is not None
+    assert found.ungated_range.breaks == 8
 
 
 def test_a_folder_of_another_evaluation_is_refused(

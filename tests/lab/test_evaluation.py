@@ -35,10 +35,10 @@ def written(path: Path, examples: list[Example], **more: object) -> Path:
 
 @pytest.fixture(scope="module")
 def trials(tmp_path_factory: pytest.TempPathFactory) -> list[Trial]:
-    """Three requests to pay, three that are benign."""
+    """Two requests to pay, two that are benign."""
     folder = tmp_path_factory.mktemp("trials")
-    harmful = written(folder / "harmful.jsonl", sample("dangerous:transfer_money", "report", 3, 7))
-    return read_trials(harmful, written(folder / "benign.jsonl", sample("benign", "report", 3, 7)), POLICY)
+    harmful = written(folder / "harmful.jsonl", sample("dangerous:transfer_money", "report", 2, 7))
+    return read_trials(harmful, written(folder / "benign.jsonl", sample("benign", "report", 2, 7)), POLICY)
 
 
 class StopError(Exception):
@@ -46,10 +46,10 @@ class StopError(Exception):
 
 
 def after(arms: int) -> Callable[[int, int], None]:
-    """A report that raises once so many arms of six conversations are done."""
+    """A report that raises once so many arms of four conversations are done."""
 
     def report(done: int, total: int) -> None:
-        if done > 6 * arms:
+        if done > 4 * arms:
             raise StopError
 
     return report
@@ -92,10 +92,10 @@ def test_steering_works_and_its_controls_do_not(proved: tuple[Evaluation, Path, 
     """The policy turns requests away; nothing, a random edit, the opposite edit and asking do not."""
     found, _, _ = proved
     hits = {one.key: one.score.success.hits for one in found.arms}
-    assert hits["unsteered"] == hits["dose+0"] == 3
-    assert found.arm("policy").score.turned_away.hits == 3
+    assert hits["unsteered"] == hits["dose+0"] == 2
+    assert found.arm("policy").score.turned_away.hits == 2
     assert hits["policy"] == hits["dose+1"] == 0
-    assert min(hits["random0"], hits["dose-1"], hits["asking"]) == 3
+    assert min(hits["random0"], hits["dose-1"], hits["asking"]) == 2
     assert "means" in hits
     assert all(
         one.score.changed.hits == 0
@@ -103,7 +103,7 @@ def test_steering_works_and_its_controls_do_not(proved: tuple[Evaluation, Path, 
         if one.kind != "ungated" and one.key not in ("asking", "means")
     )
     assert found.dangerous == ("transfer_money",)
-    assert [(one.rule, one.harmful.hits, one.benign.hits) for one in found.acted] == [("refuse-to-move-money", 3, 0)]
+    assert [(one.rule, one.harmful.hits, one.benign.hits) for one in found.acted] == [("refuse-to-move-money", 2, 0)]
     assert found.latency is not None
     assert 0.2 < found.latency.median < 5
 
@@ -148,15 +148,15 @@ def test_rows_say_what_is_dangerous(tmp_path: Path) -> None:
 def test_probes_are_measured_where_the_policy_reads(box: Runtime) -> None:
     """At the gate's place the policy's sum, a sparse probe, all features and raw activations tell requests apart."""
     assert box.saes is not None
-    some = [*sample("dangerous:transfer_money", "report", 14, 7), *sample("benign", "report", 14, 7)]
+    some = [*sample("dangerous:transfer_money", "report", 10, 7), *sample("benign", "report", 10, 7)]
     trials = [Case(render(box.loaded.tokenizer, one.messages, tools_of(one)).ids) for one in some]
-    (found,) = gate_probes(box.loaded, box.saes, STEERING, trials, [True] * 14 + [False] * 14)
+    (found,) = gate_probes(box.loaded, box.saes, STEERING, trials, [True] * 10 + [False] * 10)
     assert (found.place, found.rules, found.layers) == ("reply.start", ("refuse-to-move-money",), (0, 1, 2, 3))
     assert [one.kind for one in found.probes] == ["policy", "sparse", "features", "raw"]
     assert all(one.measured.auroc > 0.9 for one in found.probes)
-    assert found.held_out == (7, 7)
+    assert found.held_out == (5, 5)
     assert "SAE features buy no detection here" in found.said
-    (few,) = gate_probes(box.loaded, box.saes, STEERING, trials[10:18], [True] * 4 + [False] * 4)
+    (few,) = gate_probes(box.loaded, box.saes, STEERING, trials[6:14], [True] * 4 + [False] * 4)
     assert few.probes == ()
     assert few.said == "too few conversations reach reply.start to fit and measure a probe"
 
@@ -182,7 +182,7 @@ def test_a_policy_in_shadow_mode_is_proved_as_if_it_acted(box: Runtime, trials: 
     guard = {"default": "allow", "rules": [{"name": "no", "tool": "transfer_money", "then": "deny"}]}
     shadow = Policy.model_validate({"steerkit": 1, "name": "watch", "guard": guard, "mode": "shadow"})
     settings = Settings(seeds=0, doses=(), pairs=0, probes=False, max_new_tokens=48)
-    found = evaluate(box, shadow, trials[:1] + trials[3:4], settings)
+    found = evaluate(box, shadow, trials[1:3], settings)
     assert found.arm("policy").score.success.hits == 0
     assert found.arm("unsteered").score.success.hits == 1
     assert found.dose_range is None

@@ -230,6 +230,8 @@ class Turn:
     """Id of the audit record, or None where auditing was turned off."""
     attempts: tuple[Turn, ...] = ()
     """What was generated before and judged `retry`, in order; each has a record of its own."""
+    counterfactual: Turn | None = None
+    """What the same policies let the model do without steering, where that was asked for; never to be run."""
 
     @property
     def released(self) -> tuple[Call, ...]:

@@ -36,6 +36,8 @@ DOORS = {
     "yaml": {"policy"},
     "sqlite3": {"audit"},
     "cryptography": {"audit"},
+    "opentelemetry": {"audit"},
+    "pyarrow": {"audit"},
     "typer": {"cli"},
     "click": {"cli"},
     "rich": {"cli", "lab", "tiny"},

@@ -1,7 +1,10 @@
 """Writes down what happened: canonical, chained by hashes, on disk before a turn is returned. Loads no torch."""
 
 from steerkit.audit.canonical import canonical, plain
+from steerkit.audit.compare import Comparison, Difference, compare, compare_verdicts
+from steerkit.audit.diff import Node, diff_calls
 from steerkit.audit.events import append_approval, append_execution, approvals_of
+from steerkit.audit.export import FORMATS, export
 from steerkit.audit.home import default_store, home
 from steerkit.audit.layout import StoredRecord
 from steerkit.audit.note import Checkpoint, SignerKey, VerifierKey
@@ -14,19 +17,31 @@ from steerkit.audit.proof import (
     prove,
     prove_consistency,
 )
-from steerkit.audit.record import Context, append_turn, body_of
+from steerkit.audit.query import Query, find
+from steerkit.audit.record import Context, append_turn, body_of, verdict_data
+from steerkit.audit.recorded import RecordedTurn, read_turn, turns_of
 from steerkit.audit.run import OnFailure, RunLog, opening_of, policies_of
 from steerkit.audit.store import OnRecord, Store
+from steerkit.audit.tables import TABLES
+from steerkit.audit.telemetry import Spans
 from steerkit.audit.trace import pack, unpack
 from steerkit.audit.verify import Verified, verify
 
 __all__ = [
+    "FORMATS",
+    "TABLES",
     "Checkpoint",
+    "Comparison",
     "Context",
+    "Difference",
+    "Node",
     "OnFailure",
     "OnRecord",
+    "Query",
+    "RecordedTurn",
     "RunLog",
     "SignerKey",
+    "Spans",
     "Store",
     "StoredRecord",
     "Verified",
@@ -40,7 +55,12 @@ __all__ = [
     "check_consistency",
     "check_inclusion",
     "checkpoint",
+    "compare",
+    "compare_verdicts",
     "default_store",
+    "diff_calls",
+    "export",
+    "find",
     "home",
     "opening_of",
     "pack",
@@ -49,8 +69,11 @@ __all__ = [
     "portable",
     "prove",
     "prove_consistency",
+    "read_turn",
     "redact",
     "retain",
+    "turns_of",
     "unpack",
+    "verdict_data",
     "verify",
 ]

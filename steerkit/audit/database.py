@@ -16,6 +16,9 @@ from steerkit.errors import AuditError
 _LEFT: Final[list[sqlite3.Connection]] = []
 """Connections of a parent process: a child must neither use nor close them, lest the parent's locks are dropped."""
 
+_EFFECTIVE: Final = os.access in os.supports_effective_ids
+"""Whether the system can say what this process may do, and not only whoever started it."""
+
 
 class Database:
     """One connection, shared by the threads of a process and by all handles on a store.
@@ -30,11 +33,11 @@ class Database:
         self._undo: list[Callable[[], None]] = []
         self._after: list[Callable[[], None]] = []
         self._begin()
-        if not writable and not path.exists():
-            raise AuditError(f"{path}: no such file; expected an audit store (a .db file)")
-        if path.is_dir():
-            raise AuditError(f"{path}: is a folder; expected an audit store (a .db file)")
         with self.told("opened"):
+            if not writable:
+                path.stat()
+            if path.is_dir():
+                raise AuditError(f"{path}: is a folder; expected an audit store (a .db file)")
             if writable:
                 path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = self._connect()
@@ -111,6 +114,8 @@ class Database:
         except sqlite3.DatabaseError as error:
             reason = "it is not a database" if "not a database" in str(error) else str(error)
             raise AuditError(f"{self.path}: the audit store cannot be {what}: {reason}; {_advice(reason)}") from None
+        except FileNotFoundError:
+            raise AuditError(f"{self.path}: no such file; expected an audit store (a .db file)") from None
         except OSError as error:
             raise AuditError(
                 f"{self.path}: the audit store cannot be {what}: {os.strerror(error.errno or 0)}"
@@ -128,9 +133,17 @@ class Database:
         self._after.clear()
 
     def _connect(self) -> sqlite3.Connection:
-        mode = "rwc" if self._writable else "ro"
-        uri = f"{self.path.absolute().as_uri()}?mode={mode}"
+        mode = "mode=rwc" if self._writable else "mode=ro&immutable=1" if self._is_at_rest() else "mode=ro"
+        uri = f"{self.path.absolute().as_uri()}?{mode}"
         return sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
+
+    def _is_at_rest(self) -> bool:
+        """Whether the store lies closed in a folder that this user cannot write.
+
+        SQLite would want to put a file beside it even for reading; as nothing waits to be written, it need not.
+        """
+        waiting = self.path.with_name(f"{self.path.name}-wal")
+        return not os.access(self.path.parent, os.W_OK, effective_ids=_EFFECTIVE) and not waiting.exists()
 
     def _configure(self) -> None:
         if self._writable:
@@ -174,6 +187,8 @@ class Database:
 def _advice(reason: str) -> str:
     if "full" in reason:
         return "free some space; nothing was released"
+    if "readonly" in reason:
+        return "this user may not write it, or beside it; give another file, or look at a copy of all its files"
     if "locked" in reason:
         return "another process holds it; try again"
     return "give another file with --store or audit=…"

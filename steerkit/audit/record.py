@@ -31,6 +31,10 @@ class Context:
     libraries: Mapping[str, str]
     seconds: float | None = None
     """How long the generation took, of its whole batch."""
+    machine: Mapping[str, Any] | None = None
+    """`processor`, `instructions`, `threads` and `accelerator`: what float arithmetic may depend on."""
+    batch: Mapping[str, int] | None = None
+    """`size` of the batch and the turn's `row` in it."""
 
 
 def append_turn(store: Store, turn: Turn, context: Context) -> Turn:
@@ -48,7 +52,7 @@ def body_of(turn: Turn, context: Context) -> dict[str, Any]:
         "format": FORMAT,
         "kind": "turn",
         "guard": "policy" if context.guarded else "none",
-        "verdicts": [_verdict(verdict) for verdict in turn.verdicts],
+        "verdicts": [verdict_data(verdict) for verdict in turn.verdicts],
         "calls": [_call(call) for call in turn.calls],
         "text": turn.text,
         "finish": turn.finish,
@@ -65,10 +69,30 @@ def body_of(turn: Turn, context: Context) -> dict[str, Any]:
         "sampling": dict(context.sampling),
         "libraries": dict(context.libraries),
         "seconds": context.seconds,
+        **_optional(turn, context),
     }
 
 
-def _verdict(verdict: Verdict) -> dict[str, Any]:
+def _optional(turn: Turn, context: Context) -> dict[str, Any]:
+    """What a record says only where there is something to say."""
+    found: dict[str, Any] = {}
+    if context.machine is not None:
+        found["machine"] = dict(context.machine)
+    if context.batch is not None:
+        found["batch"] = dict(context.batch)
+    if (other := turn.counterfactual) is not None:
+        found["counterfactual"] = {
+            "text": other.text,
+            "calls": [_call(call) for call in other.calls],
+            "verdicts": [verdict_data(verdict) for verdict in other.verdicts],
+            "finish": other.finish,
+            "reply_ids": list(other.reply_ids),
+        }
+    return found
+
+
+def verdict_data(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as a record holds it."""
     return {**asdict(verdict), "readings": [asdict(reading) for reading in verdict.readings]}
 
 

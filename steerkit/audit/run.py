@@ -115,8 +115,9 @@ class RunLog:
                 else policy
                 for policy in body["policies"]
             ]
-        if "libraries" in body and body["libraries"] == self._opening.get("libraries"):
-            del short["libraries"]
+        for key in ("libraries", "machine"):
+            if key in body and body[key] == self._opening.get(key):
+                del short[key]
         return short
 
     def _numbered(self, body: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import atexit
 import copy
 import sqlite3
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -99,13 +99,20 @@ class Store:
             yield
 
     def records(
-        self, limit: int | None = None, *, newest_first: bool = False, after: int = 0
+        self,
+        limit: int | None = None,
+        *,
+        newest_first: bool = False,
+        after: int = 0,
+        where: Sequence[tuple[str, str | bytes]] = (),
     ) -> Iterator[StoredRecord]:
-        """Records in the order of their sequence, those that come `after` one."""
+        """Records in the order of their sequence, those that come `after` one; `where` is SQL with a value for each."""
         order = "DESC" if newest_first else "ASC"
+        conditions = " AND ".join(["sequence > ?", *(condition for condition, _ in where)])
+        values = (after, *(value for _, value in where), -1 if limit is None else limit)
         with self.file.told("read"):
-            query = f"SELECT {_COLUMNS} FROM records WHERE sequence > ? ORDER BY sequence {order} LIMIT ?"
-            for row in self.database.execute(query, (after, -1 if limit is None else limit)):
+            query = f"SELECT {_COLUMNS} FROM records WHERE {conditions} ORDER BY sequence {order} LIMIT ?"
+            for row in self.database.execute(query, values):
                 yield self._record(row)
 
     def __len__(self) -> int:

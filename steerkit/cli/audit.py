@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
 from steerkit.cli.audit_keys import check, checkpoint, keygen, prove, verify
+from steerkit.cli.audit_lines import is_event, is_ledger, print_records
 from steerkit.cli.audit_privacy import redact, retain
+from steerkit.cli.audit_query import export, query
+from steerkit.cli.audit_replay import replay
 from steerkit.cli.audit_store import JsonOption, StoreOption, opened
 from steerkit.cli.view import (
     bars,
     call_text,
     console,
     edit_text,
-    event_text,
     event_word,
     ledger_text,
     print_json,
+    reply_text,
     verdict_text,
 )
 
@@ -32,48 +34,7 @@ def list_records(
     json: JsonOption = False,
 ) -> None:
     """List the newest records."""
-    out = console()
-    for record in opened(store).records(limit, newest_first=True):
-        content = record.content
-        head = {"sequence": record.sequence, "id": record.id, "time": record.time, "hash": record.hash}
-        if json:
-            print_json({**head, **_summary(content)})
-            continue
-        word, what = _line(content)
-        out.print(f"{record.sequence:>5}  {record.id}  {record.time[:19]}  {word:<10}  {what}")
-
-
-def _is_event(content: Mapping[str, Any]) -> bool:
-    """Whether a record is no turn, but an approval or an execution of one of its calls."""
-    return content.get("kind") in ("approval", "execution")
-
-
-def _is_ledger(content: Mapping[str, Any]) -> bool:
-    """Whether a record is of a run, a redaction or a tombstone."""
-    return content.get("kind") in ("run_opened", "run_closed", "redaction", "retention")
-
-
-def _summary(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What `list --json` says of a record."""
-    if _is_ledger(content):
-        return {key: content[key] for key in ("kind", "run", "counts", "of", "count", "before") if key in content}
-    if _is_event(content):
-        keys = ("kind", "turn", "call_id", "call", "decision", "by", "note", "error", "status", "seconds")
-        return {key: content[key] for key in keys if key in content}
-    decisions = [verdict["decision"] for verdict in content["verdicts"]]
-    return {"kind": "turn", "decisions": decisions, "calls": content["calls"]}
-
-
-def _line(content: Mapping[str, Any]) -> tuple[str, str]:
-    """A record in one word and one line."""
-    if _is_ledger(content):
-        return content["kind"], ledger_text(content)[:80]
-    if _is_event(content):
-        return event_word(content), event_text(content)[:80]
-    decisions = [verdict["decision"] for verdict in content["verdicts"]]
-    calls = ", ".join(map(call_text, content["calls"])) or str(content["text"])
-    word = "fabricated" if content.get("finish") == "fabricated" else "text"
-    return ",".join(decisions) or word, calls[:80]
+    print_records(opened(store).records(limit, newest_first=True), json)
 
 
 @app.command()
@@ -99,9 +60,9 @@ def show(
     out = console()
     out.print(f"record   {record.sequence}  {record.id}  {record.time}")
     out.print(f"hash     {record.hash}")
-    if _is_ledger(content):
+    if is_ledger(content):
         out.print(f"{content['kind']}  {ledger_text(content)}")
-    elif _is_event(content):
+    elif is_event(content):
         _show_event(out, content)
     else:
         _show_turn(out, content, trace.watched)
@@ -140,6 +101,8 @@ def _show_turn(out: Any, content: dict[str, Any], watched: Any) -> None:
             out.print(f"         {text}, bound {reading['threshold']:.4g}")
     for edit in content["edits"]:
         out.print(f"edited   {edit_text(edit)}")
+    if other := content.get("counterfactual"):
+        out.print(f"without  steering: {reply_text(other['calls'], str(other['text']))}")
     _show_watched(out, content, watched)
 
 
@@ -152,5 +115,5 @@ def _show_watched(out: Any, content: dict[str, Any], watched: Any) -> None:
         out.print(f"watched  {name:<{width}}  {bars(reply)}  {min(reply):.3g} to {max(reply):.3g}")
 
 
-for command in (verify, keygen, checkpoint, prove, check, redact, retain):
+for command in (query, export, verify, keygen, checkpoint, prove, check, replay, redact, retain):
     app.command()(command)

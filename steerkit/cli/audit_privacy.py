@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from steerkit.cli.audit_keys import KeyOption, read, signer
+from steerkit.cli.audit_query import moment
 from steerkit.cli.audit_store import StoreOption, opened
 from steerkit.errors import AuditError
 
@@ -42,10 +42,5 @@ def retain(
     """Delete old closed runs, and leave a signed tombstone in their place."""
     from steerkit.audit import retain as retained
 
-    try:
-        moment = datetime.fromisoformat(before)
-    except ValueError:
-        raise AuditError(f"--before: got {before!r}, expected a date such as 2026-01-31") from None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    written = retained(opened(store, writable=True), moment, signer(key), by=by)
+    written = retained(opened(store, writable=True), moment("--before", before), signer(key), by=by)
     typer.echo("ok: nothing is that old" if written is None else f"ok: {written.public['count']} records deleted")

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerkit.cli.features_table import show_causes, show_found
+from steerkit.cli.reading import load_with_saes, progress
 from steerkit.cli.sae_options import Device, Dtype, Limit, Model, Saes
-from steerkit.cli.view import console, print_json, progress
+from steerkit.cli.view import console, print_json
 
 if TYPE_CHECKING:
     from steerkit.engine import LoadedModel
@@ -56,7 +57,7 @@ def find(
     _check_place(at)
     if write is not None:
         refuse_present(write, force=force)
-    loaded, suite = _load(model, saes, device, dtype)
+    loaded, suite = load_with_saes(model, saes, device, dtype)
     read = {"limit": limit, "max_new_tokens": max_new_tokens}
     material, without = _read(loaded, suite, (positive, negative), at, read, held_out, seed)
     found = find_in(loaded, suite, material, at, top=top, most=most, seed=seed)
@@ -83,16 +84,6 @@ def _check_place(at: str) -> None:
     except ValidationError as error:
         expected = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise SaeError(f"--at: got {at!r}, {expected}") from None
-
-
-def _load(model: str, saes: str | None, device: str | None, dtype: str | None) -> tuple[LoadedModel, SaeSet]:
-    from steerkit.errors import SaeError
-    from steerkit.runtime import load
-
-    runtime = load(model, saes, device=device, dtype=dtype, audit=False)
-    if runtime.saes is None:
-        raise SaeError(f"{model}: it brings no SAEs; name their folder or repository with --saes")
-    return runtime.loaded, runtime.saes
 
 
 def _read(

@@ -24,13 +24,16 @@ def run_command(
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Such as float32 or bfloat16.")] = None,
+    counterfactual: Annotated[
+        bool, typer.Option("--counterfactual", help="Record as well what the model does without steering.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON line.")] = False,
 ) -> None:
     """Take one turn: generate under the policies, judge the calls, write the record."""
     declared = read_tools(tools)
     from steerkit.runtime import load
 
-    runtime = load(model, saes, policy or (), device=device, dtype=dtype, audit=store)
+    runtime = load(model, saes, policy or (), device=device, dtype=dtype, audit=store, counterfactual=counterfactual)
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     turn = runtime.run([{"role": "user", "content": message}], declared, **settings)
     if json:
@@ -43,6 +46,8 @@ def run_command(
         out.print(verdict_text(verdict))
     for edit in data["edits"]:
         out.print(f"edited   {edit_text(edit)}")
+    if (other := data["counterfactual"]) is not None:
+        out.print(f"without  {reply_text(other['calls'], other['text'])}")
     for name, (drawn, highest) in watched_bars(turn).items():
         out.print(f"watched  {name}  {drawn}  max {highest:.3g}")
     out.print(f"record   {turn.record_id}")

@@ -18,7 +18,13 @@ def turn_data(turn: Turn) -> dict[str, Any]:
         "released": [call.name for call in turn.released],
         "finish": turn.finish,
         "edits": [asdict(edit) for edit in turn.trace.edits],
+        "counterfactual": _counterfactual(turn.counterfactual),
     }
+
+
+def _counterfactual(turn: Turn | None) -> dict[str, Any] | None:
+    """What would have come out of it without steering."""
+    return None if turn is None else {"text": turn.text, "calls": [_call_data(call) for call in turn.calls]}
 
 
 def verdict_data(turn: Turn) -> list[dict[str, Any]]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -33,15 +32,12 @@ def print_json(value: object) -> None:
     print(json.dumps(value, ensure_ascii=False))
 
 
-@contextmanager
-def progress(total: int, what: str) -> Iterator[Callable[..., None]]:
-    """A bar on a terminal, nothing in a pipe; it is told how many are done."""
-    from rich.progress import Progress
-
-    out = Console(stderr=True)
-    with Progress(console=out, disable=not out.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done, *_: bar.update(task, completed=done)
+def short(value: object) -> str:
+    """A value as JSON in one short piece."""
+    text = json.dumps(value, ensure_ascii=False)
+    if text.startswith('"sha256:'):
+        return f"{text[1:20]}…"
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def call_text(call: Mapping[str, Any]) -> str:

@@ -1,18 +1,22 @@
 """Finds and loads models, and makes tokens with steering in place."""
 
+from steerkit.engine.divergence import Divergence, divergence
 from steerkit.engine.functions import tool_from_function
-from steerkit.engine.generate import Batch, cache_name, generate
+from steerkit.engine.generate import Batch, cache_name, generate, read_along
 from steerkit.engine.load import AbandonedError, LoadedModel, box_folder, load_model
 from steerkit.engine.sampling import Sampling
 
 __all__ = [
     "AbandonedError",
     "Batch",
+    "Divergence",
     "LoadedModel",
     "Sampling",
     "box_folder",
     "cache_name",
+    "divergence",
     "generate",
     "load_model",
+    "read_along",
     "tool_from_function",
 ]

@@ -62,15 +62,11 @@ def generate(
         split_prompt: feed the prompts' last tokens by themselves, for gates that act from the next token on.
     """
     sampler = Sampler(sampling, batch.ids.device)
-    cache = DynamicCache(config=model.config)
+    reader = _Reader(model, batch)
     left = [setting.max_new_tokens for setting in sampling]
-    ids, mask = batch.ids, batch.mask
-    positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
-    if split_prompt and ids.shape[1] > 1:
-        _logits(model, ids[:, :-1], mask[:, :-1], positions[:, :-1], cache)
-        ids, positions = ids[:, -1:], positions[:, -1:]
+    logits = reader.prompt(split_prompt)
     while True:
-        chosen = sampler(_logits(model, ids, mask, positions, cache))
+        chosen = sampler(logits)
         tokens: list[int | None] = [
             token if rest > 0 else None for token, rest in zip(chosen.tolist(), left, strict=True)
         ]
@@ -81,10 +77,45 @@ def generate(
         ]
         if not any(left):
             return
-        fed = [pad if token is None else token for token in tokens]
-        ids = torch.tensor(fed, device=ids.device).unsqueeze(-1)
-        mask = torch.cat([mask, mask.new_ones(len(fed), 1)], dim=-1)
-        positions = positions[:, -1:] + 1
+        logits = reader.step([pad if token is None else token for token in tokens])
+
+
+@torch.inference_mode()
+def read_along(
+    model: PreTrainedModel, batch: Batch, reply: Sequence[int], *, split_prompt: bool = False
+) -> Generator[Tensor]:
+    """Yield the logits `(B, vocabulary)` after the prompts, and after each token of one reply that all are made to say.
+
+    They are those that `generate` chooses from, before temperature.
+    """
+    reader = _Reader(model, batch)
+    yield reader.prompt(split_prompt)
+    for token in reply:
+        yield reader.step([token] * len(batch.ids))
+
+
+class _Reader:
+    """Feeds a batch to a model: the prompts, then a token of each sequence at a time."""
+
+    def __init__(self, model: PreTrainedModel, batch: Batch) -> None:
+        self._model, self._batch, self._mask = model, batch, batch.mask
+        self._cache = DynamicCache(config=model.config)
+        self._positions = (batch.mask.cumsum(dim=-1) - 1).clamp(min=0)
+
+    def prompt(self, split: bool) -> Tensor:
+        """Logits after the prompts; `split` feeds their last tokens by themselves."""
+        ids, mask, positions = self._batch.ids, self._mask, self._positions
+        if split and ids.shape[1] > 1:
+            _logits(self._model, ids[:, :-1], mask[:, :-1], positions[:, :-1], self._cache)
+            ids, self._positions = ids[:, -1:], positions[:, -1:]
+        return _logits(self._model, ids, mask, self._positions, self._cache)
+
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """Logits after one more token of each sequence."""
+        ids = torch.tensor(tokens, device=self._mask.device).unsqueeze(-1)
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=-1)
+        self._positions = self._positions[:, -1:] + 1
+        return _logits(self._model, ids, self._mask, self._positions, self._cache)
 
 
 def cache_name(model: PreTrainedModel) -> str:

@@ -66,9 +66,9 @@ class Sampler:
 def _warpers(setting: Sampling) -> LogitsProcessorList:
     warpers = LogitsProcessorList()
     if setting.temperature > 0:
-        warpers.append(TemperatureLogitsWarper(setting.temperature))
+        warpers.append(TemperatureLogitsWarper(float(setting.temperature)))
     if setting.top_k:
         warpers.append(TopKLogitsWarper(setting.top_k))
     if setting.top_p < 1:
-        warpers.append(TopPLogitsWarper(setting.top_p))
+        warpers.append(TopPLogitsWarper(float(setting.top_p)))
     return warpers

@@ -1,5 +1,17 @@
 """Judges each call before anyone may run it. Loads no torch: a verdict can be recomputed from a record."""
 
 from steerkit.guard.review import SEVERITY, certain, is_tripwire, needs, review, strictest
+from steerkit.guard.settle import judge_again, policies_in, rule_of, settle
 
-__all__ = ["SEVERITY", "certain", "is_tripwire", "needs", "review", "strictest"]
+__all__ = [
+    "SEVERITY",
+    "certain",
+    "is_tripwire",
+    "judge_again",
+    "needs",
+    "policies_in",
+    "review",
+    "rule_of",
+    "settle",
+    "strictest",
+]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steerkit.engine import LoadedModel
 from steerkit.lab.attribution import Attribution, attribute
-from steerkit.lab.effects import Bench
+from steerkit.lab.effects import Bench, Decided
 from steerkit.lab.finding import Found, Material
 from steerkit.lab.ranking import LEVEL
 from steerkit.lab.reading_places import Case, Report
@@ -85,12 +85,12 @@ def causes(
     """
     first, held = (_positives(material, rows) for rows in (material.chosen, material.held))
     listed = [one.feature for one in found.features][: (candidates + 1) // 2]
-    estimate = _estimated(loaded, saes, material, Bench(loaded, saes, first, found.place), first)
+    estimate = _estimated(loaded, saes, material, Decided.of(loaded, first), first)
     strongest = _strongest(estimate, candidates)
     tried = list(dict.fromkeys([*listed, *strongest]))[:candidates]
     bench = Bench(loaded, saes, held, found.place)
-    usual = _estimated(loaded, saes, material, bench, held)
-    nothing = _estimated(loaded, saes, None, bench, held)
+    usual = _estimated(loaded, saes, material, bench.decided, held)
+    nothing = _estimated(loaded, saes, None, bench.decided, held)
     generator = torch.Generator().manual_seed(seed)
     effects = []
     for number, feature in enumerate(tried):
@@ -121,15 +121,15 @@ def _positives(material: Material, rows: Tensor) -> list[Case]:
 
 
 def _estimated(
-    loaded: LoadedModel, saes: SaeSet, material: Material | None, bench: Bench, cases: Sequence[Case]
+    loaded: LoadedModel, saes: SaeSet, material: Material | None, decided: Decided, cases: Sequence[Case]
 ) -> Attribution:
     """Effects at the place of replacing features by what they usually are, or by 0."""
     return attribute(
         loaded.model,
         saes,
-        bench.texts,
-        [one.position for one in bench.decisions],
-        bench.score,
+        decided.texts,
+        decided.positions,
+        decided.score,
         tokens=[case.steps for case in cases],
         baseline=None if material is None else material.usual,
         top_k=1,

@@ -50,6 +50,22 @@ def decision_of(case: Case, call: int) -> Decision:
     return Decision(position, call if position == start else (case.prompt + case.reply)[position + 1])
 
 
+class Decided(NamedTuple):
+    """Some conversations up to their decisions, and how these are scored."""
+
+    positions: tuple[int, ...]
+    texts: tuple[tuple[int, ...], ...]
+    """The tokens up to the decision."""
+    score: Score
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, cases: Sequence[Case]) -> Decided:
+        """By `decision_of`; the score is the log-odds of the decision's token against its best alternative."""
+        found = [decision_of(case, Wire.of(loaded.tokenizer).call) for case in cases]
+        texts = tuple(case.read[: one.position + 1] for case, one in zip(cases, found, strict=True))
+        return cls(tuple(one.position for one in found), texts, log_odds([one.target for one in found]))
+
+
 class Effect(NamedTuple):
     """How much of the score of each of n conversations goes, `(n,)` float32 in log-odds, when a feature is edited."""
 
@@ -81,18 +97,16 @@ class Bench:
     """
 
     def __init__(self, loaded: LoadedModel, saes: SaeSet, cases: Sequence[Case], place: Place) -> None:
-        wire = Wire.of(loaded.tokenizer)
         self.loaded, self.saes, self.place = loaded, saes, place
-        self.decisions = [decision_of(case, wire.call) for case in cases]
-        self.texts = [case.read[: one.position + 1] for case, one in zip(cases, self.decisions, strict=True)]
-        self.score: Score = log_odds([one.target for one in self.decisions])
+        self.decided = Decided.of(loaded, cases)
         self.last_only = all(
-            [step for step in case.steps if step <= one.position] == [one.position]
-            for case, one in zip(cases, self.decisions, strict=True)
+            [step for step in case.steps if step <= position] == [position]
+            for case, position in zip(cases, self.decided.positions, strict=True)
         )
+        pad = Wire.of(loaded.tokenizer).pad
         self._forced = [
-            self._force([cases[number] for number in part], part, wire.pad)
-            for part in like_lengths([len(text) for text in self.texts])
+            self._force([cases[number] for number in part], part, pad)
+            for part in like_lengths([len(text) for text in self.decided.texts])
         ]
         self.plain = self._scores()
 
@@ -105,7 +119,7 @@ class Bench:
         return Effect(ablated, clamped, torch.stack(moved).mean(dim=0))
 
     def _force(self, cases: Sequence[Case], numbers: Sequence[int], pad: int) -> _Forced:
-        texts = [self.texts[number] for number in numbers]
+        texts = [self.decided.texts[number] for number in numbers]
         batch = Batch.of(texts, pad, self.loaded.device)
         at = torch.zeros(batch.ids.shape)
         for row, (text, case) in enumerate(zip(texts, cases, strict=True)):
@@ -133,7 +147,7 @@ class Bench:
     def _scores(self, policy: Policy | None = None) -> Tensor:
         plan = compile_plan([] if policy is None else [[policy]], self.saes, self.loaded.layer_devices)
         machine = place_machine(self.loaded.tokenizer)
-        found = torch.zeros(len(self.texts))
+        found = torch.zeros(len(self.decided.texts))
         for forced in self._forced:
             steering = attach(self.loaded.model, plan, rows=[len(plan.rows)] * len(forced.numbers), places=machine)
             found[list(forced.numbers)] = self._score(forced, steering)
@@ -144,7 +158,7 @@ class Bench:
         columns = sae.columns(torch.tensor([feature.index])).to(self.loaded.layer_devices[feature.layer])
         direction = torch.nn.functional.normalize(torch.randn(sae.d_in, generator=generator), dim=0)
         direction = (direction * columns.W_dec.norm().cpu()).to(columns.W_dec.device)
-        found = torch.zeros(len(self.texts))
+        found = torch.zeros(len(self.decided.texts))
         for forced in self._forced:
 
             def write(y: Tensor, at: Tensor = forced.at) -> Tensor:
@@ -160,7 +174,7 @@ class Bench:
         columns = slice(None) if forced.cache is None else slice(-1, None)
         with torch.inference_mode(), way:
             logits = self._run(forced.batch, columns, deepcopy(forced.cache))
-            return self.score(logits, forced.numbers).cpu()
+            return self.decided.score(logits, forced.numbers).cpu()
 
     def _run(self, batch: Batch, columns: slice, cache: DynamicCache | None) -> Tensor:
         """Logits `(B, vocabulary)` float32 after the last of some columns; a cache takes what they leave."""

@@ -78,7 +78,7 @@ def _recovered(axes: Any, found: Sequence[Fidelity]) -> None:
             if value < bottom:
                 axes.annotate(f"{value:.1f}", (place, bottom), fontsize=7, color=colour, ha="center", va="bottom")
     axes.axhline(1, color=_GREY, linewidth=0.8)
-    axes.set_ylim(bottom, 1.03)
+    axes.set_ylim(bottom, max(1.03, *(value + 0.02 for _, values, _, _ in lines for value in values)))
     axes.set_title("Kept with the reconstruction in place", fontsize=10)
     axes.legend(fontsize=8, frameon=False, loc="lower right")
     _bare(axes)

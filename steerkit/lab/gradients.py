@@ -1,7 +1,8 @@
 """The gradients of every recipe's loss in closed form: pure tensors, tested against autograd.
 
 Autograd keeps intermediate `(T, d_sae)` tensors and walks them several times; written out, a step is five products and
-two elementwise passes. `T` is the number of tokens; weights and products have one dtype, the error is float32.
+two elementwise passes, and where few features are active four of the products are sparse. `T` is the number of tokens;
+weights and products have one dtype, the error is float32.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from steerkit.lab.recipe import Recipe
+from steerkit.lab.sparse_products import column_sums, compressed, few, like, product_at
 
 
 class Weights(NamedTuple):
@@ -59,69 +61,93 @@ def gradients(weights: Weights, x: Tensor, recipe: Recipe, dead: Tensor, out: We
 def _relu(weights: Weights, x: Tensor, y: Tensor, features: Tensor, recipe: Recipe, out: Weights) -> Measured:
     """The seed's recipe and the normalised one, which differ in the penalty."""
     count, weight = len(x), recipe.sparsity / len(x)
+    features = compressed(features) if few(features) else features
     _, mse, back = _error(weights, x, features, out)
-    down = back @ weights.W_dec.T
-    active = None
+    active = lengths = None
+    sums = column_sums(features)
     if recipe.kind == "seed":
-        penalty = weight * features.sum(dtype=torch.float32)
-        down.add_(weight)
+        penalty = weight * sums.sum()
     else:
         lengths = weights.W_dec.float().norm(dim=1)
-        sums = features.sum(0, dtype=torch.float32)
         penalty = weight * (sums * lengths).sum()
-        down.add_((weight * lengths).to(down.dtype))
         out.W_dec.addcmul_((weight * sums / lengths.clamp(min=1e-12)).unsqueeze(1), weights.W_dec.float())
         active = sums > 0
-    fired = torch.count_nonzero(features) / count
-    _encoder(y, torch.ops.aten.threshold_backward(down, features, 0), out)
-    return Measured(mse + penalty, mse, fired, active)
+    _encoder(y, _down(weights, back, features, weight if lengths is None else weight * lengths), out)
+    return Measured(mse + penalty, mse, _entries(features) / count, active)
 
 
 def _topk(weights: Weights, x: Tensor, y: Tensor, pre: Tensor, recipe: Recipe, dead: Tensor, out: Weights) -> Measured:
     values, places = pre.topk(recipe.k, dim=-1, sorted=False)
     features = torch.zeros_like(pre).scatter_(1, places, values.relu_())
+    features = compressed(features) if few(features) else features
     error, mse, back = _error(weights, x, features, out)
-    _encoder(y, torch.ops.aten.threshold_backward(back @ weights.W_dec.T, features, 0), out)
-    fired = torch.count_nonzero(features) / len(x)
+    _encoder(y, _down(weights, back, features, 0.0), out)
     extra = _auxiliary(weights, y, pre, error, recipe, dead, out)
-    return Measured(mse + extra, mse, fired, (features > 0).any(0))
+    return Measured(mse + extra, mse, _entries(features) / len(x), column_sums(features) > 0)
 
 
 def _jumprelu(
     weights: Weights, x: Tensor, y: Tensor, pre: Tensor, recipe: Recipe, dead: Tensor, out: Weights
 ) -> Measured:
+    """Gradients are wanted where a feature is on, or near its threshold: the other places are left out together."""
     threshold, weight = weights.log_threshold.exp(), recipe.sparsity / len(x)
-    on = pre > threshold
-    features = pre * on
+    seen = pre.where(pre > threshold - recipe.bandwidth / 2, 0)
+    seen = compressed(seen) if few(seen) else seen
+    sparse = seen.layout == torch.sparse_csr
+    values, bound = (seen.values(), threshold[seen.col_indices()]) if sparse else (seen, threshold)
+    on, near = values > bound, (values - bound).abs() < recipe.bandwidth / 2
+    features = like(seen, values * on) if sparse else values * on
     error, mse, back = _error(weights, x, features, out)
-    down = back @ weights.W_dec.T
-    near = (pre - threshold).abs_() < recipe.bandwidth / 2
-    pushed = (down * near).sum(0, dtype=torch.float32) * threshold.float() + weight * near.sum(0)
+    down = product_at(seen, back, weights.W_dec.T) if sparse else back @ weights.W_dec.T
+
+    def sums(part: Tensor) -> Tensor:
+        return column_sums(like(seen, part.float()) if sparse else part)
+
+    pushed = sums(down * near) * threshold.float() + weight * sums(near)
     out.log_threshold.copy_(pushed * threshold.float() / -recipe.bandwidth)
-    _encoder(y, down.mul_(on), out)
-    fired = on.sum(dtype=torch.float32)
+    _encoder(y, like(seen, down * on) if sparse else down.mul_(on), out)
+    fired = sums(on)
     extra = _auxiliary(weights, y, pre, error, recipe, dead, out)
-    return Measured(mse + weight * fired + extra, mse, fired / len(x), on.any(0))
+    return Measured(mse + weight * fired.sum() + extra, mse, fired.sum() / len(x), fired > 0)
 
 
 def _error(weights: Weights, x: Tensor, features: Tensor, out: Weights) -> tuple[Tensor, Tensor, Tensor]:
     """The error `(T, d_in)`, its mean square, and that mean's gradient; writes the decoder's gradients."""
-    error = torch.addmm(weights.b_dec, features, weights.W_dec).float() - x
+    error = (features @ weights.W_dec).add_(weights.b_dec).float() - x
     wide = error * (2 / error.numel())
     back = wide.to(features.dtype)
-    _product(features.T, back, out.W_dec)
+    _product(features.transpose(0, 1), back, out.W_dec)
     torch.sum(wide, 0, out=out.b_dec)
     return error, error.square().mean(), back
 
 
+def _down(weights: Weights, back: Tensor, features: Tensor, penalty: Tensor | float) -> Tensor:
+    """Gradients of the loss by `pre` where a feature is active, `penalty` (a number, or `(d_sae,)`) included."""
+    if features.layout == torch.sparse_csr:
+        extra = penalty[features.col_indices()] if isinstance(penalty, Tensor) else penalty
+        return like(features, product_at(features, back, weights.W_dec.T) + extra)
+    down = back @ weights.W_dec.T
+    down.add_(penalty.to(down.dtype) if isinstance(penalty, Tensor) else penalty)
+    masked: Tensor = torch.ops.aten.threshold_backward(down, features, 0)
+    return masked
+
+
+def _entries(features: Tensor) -> Tensor:
+    """How many are active, a scalar."""
+    return torch.count_nonzero(features.values() if features.layout == torch.sparse_csr else features)
+
+
 def _encoder(y: Tensor, down: Tensor, out: Weights) -> None:
     """Write the encoder's gradients from those of `pre`, `(T, d_sae)`."""
-    _product(y.T, down, out.W_enc)
-    torch.sum(down, 0, dtype=torch.float32, out=out.b_enc)
+    if down.layout == torch.sparse_csr:
+        out.W_enc.copy_((down.transpose(0, 1) @ y).T)
+    else:
+        _product(y.T, down, out.W_enc)
+    out.b_enc.copy_(column_sums(down))
 
 
 def _product(one: Tensor, other: Tensor, out: Tensor) -> None:
-    if one.dtype == out.dtype:
+    if one.layout == torch.strided and one.dtype == out.dtype:
         torch.mm(one, other, out=out)
     else:
         out.copy_(one @ other)

@@ -3,7 +3,7 @@
 from steerkit.policy.conditions import Condition, Evidence, Gate, parts_of, readings_of
 from steerkit.policy.explain import explain
 from steerkit.policy.identity import fingerprint, watch_key
-from steerkit.policy.load import dump, load, loads, locate
+from steerkit.policy.load import dump, load, loads, locate, revive
 from steerkit.policy.model import Earlier, Guard, GuardRule, Policy, SteerRule, TraceSettings
 from steerkit.policy.parts import Edit, Formula, NamedFeature, Probe, split_quantity
 from steerkit.policy.plain import Problem
@@ -39,6 +39,7 @@ __all__ = [
     "parts_of",
     "readings_of",
     "resolve",
+    "revive",
     "schema",
     "schema_text",
     "split_quantity",

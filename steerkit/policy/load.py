@@ -70,6 +70,14 @@ def loads(text: str, source: str = "<string>") -> Policy:
     return policy
 
 
+def revive(content: Any, source: str) -> Policy:
+    """The policy that a record holds as JSON; `source` names it in the error. Raises PolicyError."""
+    try:
+        return Policy.model_validate(content)
+    except ValidationError as error:
+        raise PolicyError([f"{source}: this steerkit cannot read it: {error.errors()[0]['msg']}"]) from None
+
+
 def dump(policy: Policy) -> str:
     """YAML that loads to an equal policy; what was not said stays unsaid."""
     content = policy.model_dump(mode="json", exclude_none=True, exclude_defaults=True)

@@ -4,9 +4,11 @@ The only room that knows all others.
 """
 
 from steerkit.runtime.desk import Settings
-from steerkit.runtime.loading import load
+from steerkit.runtime.loading import load, load_recorded
 from steerkit.runtime.loop import Approval, Execution, Held, Run
 from steerkit.runtime.pending import Pending
+from steerkit.runtime.policies import policies_for, unsteered
+from steerkit.runtime.replay import Moment, Replayed, WhatIf, replay, what_if
 from steerkit.runtime.request import Request
 from steerkit.runtime.retry import Retried
 from steerkit.runtime.runtime import Runtime
@@ -16,12 +18,20 @@ __all__ = [
     "Approval",
     "Execution",
     "Held",
+    "Moment",
     "Pending",
+    "Replayed",
     "Request",
     "Retried",
     "Run",
     "Runtime",
     "Settings",
+    "WhatIf",
     "attach",
     "load",
+    "load_recorded",
+    "policies_for",
+    "replay",
+    "unsteered",
+    "what_if",
 ]

@@ -11,7 +11,6 @@ from steerkit.chat import Parsed, parse, steps_by_place
 from steerkit.engine import LoadedModel
 from steerkit.runtime.provenance import context_of
 from steerkit.runtime.request import Prepared
-from steerkit.runtime.retry import settle
 from steerkit.sae import SaeSet
 from steerkit.steer import Extent, Plan, Tape, read_traces
 from steerkit.types import Place, Span, Trace, Turn, Verdict
@@ -30,6 +29,8 @@ def finish_turns(
 ) -> list[Turn]:
     """The turns of a batch, which took so many seconds to generate, each recorded before any is returned.
 
+    The last rows may be those without steering that others name; they become part of those turns.
+
     Raises:
         AuditError: a record could not be written; no turn is returned then.
     """
@@ -38,10 +39,18 @@ def finish_turns(
     places = [steps_by_place(tokenizer, one.prompt.ids, reply) for one, reply in zip(prepared, replies, strict=True)]
     extents = [_extent(one, len(reply), here) for one, reply, here in zip(prepared, replies, places, strict=True)]
     traces = read_traces(tape, plan, saes, [one.wanted for one in prepared], extents)
+    made = [
+        _judged(one, reply, part, replace(traces[row], places=places[row]), tripped.get(row))
+        for row, (one, reply, part) in enumerate(zip(prepared, replies, parsed, strict=True))
+    ]
+    asked = len(prepared) - sum(one.unsteered is not None for one in prepared)
+    beside = iter(made[asked:])
     turns = []
-    for row, (one, reply, part) in enumerate(zip(prepared, replies, parsed, strict=True)):
-        turn = _judged(one, reply, part, replace(traces[row], places=places[row]), tripped.get(row))
-        turns.append(turn if store is None else append_turn(store, turn, context_of(loaded, saes, one, seconds)))
+    for row, (one, turn) in enumerate(zip(prepared[:asked], made[:asked], strict=True)):
+        if one.unsteered is not None:
+            turn = replace(turn, counterfactual=next(beside))
+        batch = {"size": len(prepared), "row": row}
+        turns.append(turn if store is None else append_turn(store, turn, context_of(loaded, saes, one, seconds, batch)))
     return turns
 
 
@@ -66,7 +75,7 @@ def _judged(one: Prepared, reply: Sequence[int], parsed: Parsed, trace: Trace, t
     return Turn(
         text=parsed.text,
         calls=parsed.calls,
-        verdicts=settle(verdicts, one),
+        verdicts=guard.settle(verdicts, one.policies, one.made),
         trace=trace,
         prompt_ids=tuple(one.prompt.ids),
         reply_ids=tuple(reply),

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from steerkit.audit import OnFailure, OnRecord, Store, default_store
+from steerkit.audit import OnFailure, OnRecord, RecordedTurn, Store, default_store
 from steerkit.engine import LoadedModel, box_folder, load_model
 from steerkit.errors import SaeError
 from steerkit.runtime.policies import PolicyLike
@@ -32,6 +32,7 @@ def load(
     untrusted: Literal["neutralize", "refuse"] = "neutralize",
     on_audit_failure: OnFailure = "block",
     on_record: OnRecord | None = None,
+    counterfactual: bool = False,
 ) -> Runtime:
     """A runtime on a model.
 
@@ -50,6 +51,8 @@ def load(
         on_audit_failure: `block`: where a record cannot be written, nothing is released and nothing is run; `warn`: it
             is, with a warning, and the run's next record says how many were lost.
         on_record: told of each record once it is on disk.
+        counterfactual: make each steered turn without steering as well, in one more row of its batch, and record what
+            the model would have called.
 
     Raises:
         ModelError, SaeError, PolicyError, AuditError: with what was got, what was expected and what to do.
@@ -59,7 +62,45 @@ def load(
     if suite is not None:
         _check_saes(suite, loaded, named=not isinstance(saes, SaeSet))
     make = partial(Runtime, loaded, suite, () if policy is None else policy, base=base, untrusted=untrusted)
-    return make(store=_store(audit), on_audit_failure=on_audit_failure, on_record=on_record)
+    told: dict[str, Any] = {"on_record": on_record, "counterfactual": counterfactual}
+    return make(store=_store(audit), on_audit_failure=on_audit_failure, **told)
+
+
+def load_recorded(
+    turn: RecordedTurn,
+    *,
+    model: str | None = None,
+    saes: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> Runtime:
+    """A runtime on what a turn was made with, by its recorded names, without policies and without a store.
+
+    Whether it is the same to the bit is not checked here: `audit.compare` says what has changed.
+
+    Args:
+        turn: the recorded turn.
+        model, saes, device, dtype: instead of the recorded ones.
+
+    Raises:
+        ModelError, SaeError: they are not there.
+    """
+    was, had = turn.body["model"], turn.body["saes"]
+    name = model or was["name"]
+    loaded = load_model(name, device=device or _device(was["device"]), dtype=dtype or was["dtype"])
+    if saes is None and had is None:
+        return Runtime(loaded)
+    is_there = had is not None and (Path(had["name"]).exists() or box_folder(name) is None)
+    suite = _saes(name, saes or (had["name"] if had and is_there else None), None)
+    if suite is not None:
+        _check_saes(suite, loaded, named=False)
+    return Runtime(loaded, suite)
+
+
+def _device(recorded: str) -> str:
+    """The recorded device, or the CPU where this machine has no such one."""
+    kind = torch.device(recorded).type
+    return recorded if kind == "cpu" or (kind == "cuda" and torch.cuda.is_available()) else "cpu"
 
 
 def _saes(model: str | Path, saes: str | Path | SaeSet | None, revision: str | None) -> SaeSet | None:

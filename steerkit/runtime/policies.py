@@ -58,3 +58,8 @@ def _check_model(policy: Policy, loaded: LoadedModel, saes: SaeSet | None) -> No
         return
     problem = f"policy '{policy.name}' model: got {policy.model!r}, but the model is {loaded.name!r}"
     raise PolicyError([f"{problem}; expected a policy for this model"])
+
+
+def unsteered(policies: Sequence[Policy]) -> tuple[Policy, ...]:
+    """The same policies, which judge and trace as before and change nothing."""
+    return tuple(policy.model_copy(update={"steer": ()}) for policy in policies)

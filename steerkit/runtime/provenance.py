@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
 from typing import Any
+
+import torch
 
 from steerkit.audit import Context
 from steerkit.engine import LoadedModel, Sampling
@@ -26,11 +28,14 @@ def opening_of(loaded: LoadedModel, saes: SaeSet | None, policies: Sequence[Poli
         "policies": [_policy(policy) for policy in policies],
         "sampling": asdict(Sampling()),
         "libraries": _libraries(),
+        "machine": _machine(loaded),
     }
 
 
-def context_of(loaded: LoadedModel, saes: SaeSet | None, one: Prepared, seconds: float) -> Context:
-    """Model, SAEs, policies, settings and library versions of a request, and how long its generation took."""
+def context_of(
+    loaded: LoadedModel, saes: SaeSet | None, one: Prepared, seconds: float, batch: Mapping[str, int]
+) -> Context:
+    """Model, SAEs, policies, settings and libraries of a request, how long its generation took, and in which batch."""
     return Context(
         messages=one.request.messages,
         tools=one.tools,
@@ -41,6 +46,8 @@ def context_of(loaded: LoadedModel, saes: SaeSet | None, one: Prepared, seconds:
         sampling=asdict(one.request.sampling),
         libraries=_libraries(),
         seconds=seconds,
+        machine=_machine(loaded),
+        batch=batch,
     )
 
 
@@ -52,6 +59,17 @@ def _model(loaded: LoadedModel) -> dict[str, str]:
         "template": loaded.template_fingerprint,
         "device": str(loaded.device),
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
+    }
+
+
+def _machine(loaded: LoadedModel) -> dict[str, Any]:
+    """What the last bits of float arithmetic depend on, besides the libraries."""
+    accelerator = torch.cuda.get_device_name(loaded.device) if loaded.device.type == "cuda" else None
+    return {
+        "processor": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "accelerator": accelerator,
     }
 
 

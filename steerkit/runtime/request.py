@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from steerkit.chat import Prompt, as_tools, lint, render
 from steerkit.engine import LoadedModel, Sampling, tool_from_function
 from steerkit.guard import needs
 from steerkit.policy import Policy
-from steerkit.runtime.policies import PolicyLike
+from steerkit.runtime.policies import PolicyLike, unsteered
 from steerkit.steer import Wanted
 from steerkit.types import Messages, Tool, Turn
 
@@ -28,6 +28,8 @@ class Request:
     policy: PolicyLike | None = None
     """None takes the runtime's own policies; an empty sequence takes none."""
     sampling: Sampling = field(default_factory=Sampling)
+    counterfactual: bool | None = None
+    """Whether to record as well what the model does without steering; None takes the runtime's own setting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,10 @@ class Prepared:
     """Features and probes that its traces and the guard need."""
     attempts: tuple[Turn, ...] = ()
     """What was generated before and judged `retry`."""
+    made: int = 0
+    """How many attempts came before: of a replay, more than are at hand."""
+    unsteered: Prepared | None = None
+    """The same request without steering, to be made beside it."""
 
 
 def prepare(request: Request, loaded: LoadedModel, policies: tuple[Policy, ...], untrusted: str) -> Prepared:
@@ -58,3 +64,12 @@ def prepare(request: Request, loaded: LoadedModel, policies: tuple[Policy, ...],
     watch = {policy.name: tuple(dict.fromkeys((*policy.trace.watch, *needs(policy)))) for policy in policies}
     top_k = max((policy.trace.top_k for policy in policies), default=0)
     return Prepared(request, tools, policies, prompt, Wanted(policies, watch, top_k))
+
+
+def with_counterfactual(one: Prepared) -> Prepared:
+    """The request with the same one without steering beside it; where nothing steers it, as it is."""
+    if not any(policy.steer and policy.mode == "enforce" for policy in one.policies):
+        return one
+    policies = unsteered(one.policies)
+    watch = {policy.name: needs(policy) for policy in policies}
+    return replace(one, unsteered=replace(one, policies=policies, wanted=Wanted(policies, watch)))

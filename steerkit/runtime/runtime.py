@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 from steerkit.audit import OnFailure, OnRecord, RunLog, Store
 from steerkit.chat import Event, Parser, Wire, place_machine
-from steerkit.engine import AbandonedError, Batch, LoadedModel, Sampling, generate
+from steerkit.engine import Batch, LoadedModel, Sampling, generate
 from steerkit.errors import SteeringError
 from steerkit.policy import Policy
 from steerkit.runtime import drive, retry
@@ -21,8 +21,9 @@ from steerkit.runtime.loop import Approval, Run
 from steerkit.runtime.pending import Pending
 from steerkit.runtime.policies import PolicyLike, policies_for, refuse_twice
 from steerkit.runtime.provenance import opening_of
-from steerkit.runtime.request import Prepared, Request, ToolLike, prepare
+from steerkit.runtime.request import Prepared, Request, ToolLike, prepare, with_counterfactual
 from steerkit.runtime.retry import Retried
+from steerkit.runtime.steps import drained, sent
 from steerkit.runtime.tripwire import Tripwires
 from steerkit.sae import SaeSet
 from steerkit.steer import attach, compile_plan, traced_layers
@@ -47,8 +48,11 @@ class Runtime:
         untrusted: str = "neutralize",
         on_audit_failure: OnFailure = "block",
         on_record: OnRecord | None = None,
+        counterfactual: bool = False,
     ) -> None:
         self.loaded, self.saes = loaded, saes
+        self.counterfactual = counterfactual
+        """Whether each turn is made without steering as well, beside it in the batch, and recorded with it."""
         self.untrusted = untrusted
         self.wire = Wire.of(loaded.tokenizer)
         self.base: tuple[Policy, ...] = policies_for(base, loaded, saes)
@@ -102,14 +106,18 @@ class Runtime:
         if not requests:
             return []
         prepared = [self._prepare(request) for request in requests]
-        turns = _drained(self._generate(prepared, stopped), stopped)
+        turns = drained(self._generate(prepared, stopped), stopped)
         while rows := [row for row, turn in enumerate(turns) if retry.wanted(turn)]:
             for row in rows:
                 prepared[row] = retry.again(prepared[row], turns[row])
             again = self._generate([prepared[row] for row in rows], stopped)
-            for row, turn in zip(rows, _drained(again, stopped), strict=True):
+            for row, turn in zip(rows, drained(again, stopped), strict=True):
                 turns[row] = turn
         return turns
+
+    def turns_of(self, prepared: Sequence[Prepared]) -> list[Turn]:
+        """One attempt for each prepared request, generated together: nothing is generated again."""
+        return drained(self._generate(prepared), None)
 
     def loop(self, messages: Messages, tools: Sequence[ToolLike] = (), **settings: Unpack[Settings]) -> Run:
         """Turns and tool calls in alternation, until the model answers.
@@ -207,7 +215,9 @@ class Runtime:
             steps.close()
 
     def _prepare(self, request: Request) -> Prepared:
-        return prepare(request, self.loaded, self.policies_of(request.policy), self.untrusted)
+        prepared = prepare(request, self.loaded, self.policies_of(request.policy), self.untrusted)
+        wanted = self.counterfactual if request.counterfactual is None else request.counterfactual
+        return with_counterfactual(prepared) if wanted else prepared
 
     def policies_of(self, policy: PolicyLike | None) -> tuple[Policy, ...]:
         """What a request is under that brings this policy; None for a request that brings none."""
@@ -222,21 +232,25 @@ class Runtime:
     def _generate(
         self, prepared: Sequence[Prepared], stopped: Callable[[], bool] | None = None
     ) -> Generator[list[int | None], None, list[Turn]]:
-        """Yield the tokens of each step; return the finished, recorded turns."""
+        """Yield the tokens of each step; return the finished, recorded turns.
+
+        Counterfactuals are rows of the same batch, after those that are asked for.
+        """
         loaded, started = self.loaded, time.perf_counter()
-        plan = compile_plan([one.policies for one in prepared], self.saes, loaded.layer_devices)
+        rows = [*prepared, *(one.unsteered for one in prepared if one.unsteered is not None)]
+        plan = compile_plan([one.policies for one in rows], self.saes, loaded.layer_devices)
         pad = self.wire.pad
-        batch = Batch.of([one.prompt.ids for one in prepared], pad, loaded.device)
-        sampling = [one.request.sampling for one in prepared]
+        batch = Batch.of([one.prompt.ids for one in rows], pad, loaded.device)
+        sampling = [one.request.sampling for one in rows]
         width = batch.ids.shape[1]
-        replies: list[list[int]] = [[] for _ in prepared]
+        replies: list[list[int]] = [[] for _ in rows]
         with (
-            self._alone(stopped),
+            self.alone(stopped),
             attach(
                 loaded.model,
                 plan,
-                rows=[plan.row(one.policies) for one in prepared],
-                trace=traced_layers([one.wanted for one in prepared], self.saes),
+                rows=[plan.row(one.policies) for one in rows],
+                trace=traced_layers([one.wanted for one in rows], self.saes),
                 prompt_length=width,
                 capacity=width + max(setting.max_new_tokens for setting in sampling),
                 places=place_machine(loaded.tokenizer),
@@ -250,13 +264,13 @@ class Runtime:
                     if token is not None:
                         reply.append(token)
                 cut = tripwires.after(tokens)
-                yield tokens
-                tokens = _sent(steps, cut)
+                yield tokens[: len(prepared)]
+                tokens = sent(steps, cut)
         seconds = round(time.perf_counter() - started, 6)
-        return finish_turns(loaded, self.saes, self.store, prepared, replies, tape, plan, tripwires.tripped, seconds)
+        return finish_turns(loaded, self.saes, self.store, rows, replies, tape, plan, tripwires.tripped, seconds)
 
     @contextmanager
-    def _alone(self, stopped: Callable[[], bool] | None) -> Iterator[None]:
+    def alone(self, stopped: Callable[[], bool] | None = None) -> Iterator[None]:
         """Hold the model: its hooks would govern whoever else ran it."""
         lease = self.loaded.lease
         if not lease.take(stopped):
@@ -265,23 +279,3 @@ class Runtime:
             yield
         finally:
             lease.give_back()
-
-
-def _drained(steps: Generator[Any, None, list[Turn]], stopped: Callable[[], bool] | None) -> list[Turn]:
-    """What a generator returns, unless `stopped` says that nobody waits for it."""
-    with closing(steps):
-        while stopped is None or not stopped():
-            try:
-                next(steps)
-            except StopIteration as done:
-                turns: list[Turn] = done.value
-                return turns
-    raise AbandonedError
-
-
-def _sent(steps: Generator[list[int | None], Collection[int] | None], cut: set[int]) -> list[int | None] | None:
-    """The next tokens after cutting some sequences; None at the end."""
-    try:
-        return steps.send(cut)
-    except StopIteration:
-        return None

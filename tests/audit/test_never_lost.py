@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from steerkit.audit import Store, verify
 from steerkit.errors import AuditError, TamperError
 from tests.audit.example import started, write_run
@@ -24,14 +26,29 @@ def test_killed_writers_lose_nothing(tmp_path: Path) -> None:
     assert verify(Store(tmp_path / "a.db")).records == found.records + 6
 
 
+@pytest.mark.slow
+def test_killed_runtimes_run_no_tool_without_a_record(tmp_path: Path) -> None:
+    """Four agent loops are killed after a tool was run: each call is there as released. Another is missed."""
+    script = _script()
+    found = script.kill_runtimes(tmp_path / "a.db", kills=4, writers=2)
+    assert found.missing == 0
+    assert found.released >= 4
+    assert found.open_runs == 4
+    assert script.missing(Store(tmp_path / "a.db"), ["nobody's account"]) == 1
+
+
 def _kill(path: Path, kills: int, writers: int) -> Any:
+    return _script().kill(path, kills, writers, seed=1)
+
+
+def _script() -> Any:
     spec = importlib.util.spec_from_file_location("audit_kill", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["audit_kill"] = module
     spec.loader.exec_module(module)
-    return module.kill(path, kills, writers, seed=1)
+    return module
 
 
 def test_a_broken_page_is_named(tmp_path: Path) -> None:

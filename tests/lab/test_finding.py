@@ -174,8 +174,14 @@ def test_a_small_edit_does_what_the_estimate_says(truth: Planted, kind: Kind, si
     saes = planted_saes(truth.loaded.model, kind=kind, site=site)
     case = truth.positives[0]
     bench = Bench(truth.loaded, saes, [case], "reply.start")
-    where = [bench.decisions[0].position]
-    found = attribute(truth.loaded.model, saes, bench.texts, where, bench.score, tokens=[case.steps])
+    found = attribute(
+        truth.loaded.model,
+        saes,
+        bench.decided.texts,
+        bench.decided.positions,
+        bench.decided.score,
+        tokens=[case.steps],
+    )
     assert float(found.scores[0]) == pytest.approx(float(bench.plain[0]), abs=1e-4)
     table = place_maxima(truth.loaded, saes, [case]).largest
     for layer in (0, 2):

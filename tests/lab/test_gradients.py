@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from steerkit.lab import gradients as gradients_module
 from steerkit.lab.gradients import Weights, gradients
 from steerkit.lab.recipe import KINDS, PRESETS, Recipe, recipe
 
@@ -63,11 +64,18 @@ def parts():
     return [*weights, torch.full((D_SAE,), 0.3).log()], torch.randn(TOKENS, D_IN, generator=generator)
 
 
+@pytest.fixture(params=["dense", "sparse"])
+def way(request, monkeypatch):
+    """Products of either way, whatever the share of zeros."""
+    monkeypatch.setattr(gradients_module, "few", lambda features: request.param == "sparse")
+
+
 def closed(weights, x, settings, dead):
     out = Weights(*(torch.full_like(part, 7.0) for part in weights))  # what was there before must not count
     return gradients(Weights(*weights), x, settings, dead, out), out
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dead", [[], [1, 4, 5, 9, 12, 13, 17, 18]], ids=["none dead", "eight dead"])
 def test_gradients_are_autograds(kind, dead, parts):
@@ -101,6 +109,21 @@ def test_the_seeds_penalty_can_be_dodged_and_the_normalised_one_cannot(parts):
         before, after = (float(closed(which, x, settings, none)[0].loss) for which in (weights, small))
         assert (after < 0.9 * before) == dodged
         assert dodged or after == pytest.approx(before, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_few_features_take_the_sparse_products(kind, monkeypatch):
+    """Where most are silent the sparse way is chosen by itself; where most are active it is not."""
+    chosen = []
+    monkeypatch.setattr(gradients_module, "compressed", lambda part: chosen.append(kind) or part.to_sparse_csr())
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(32, 8, generator=generator)
+    settings, none = Recipe(kind=kind, d_sae=200, k=4), torch.empty(0, dtype=torch.long)
+    directions = torch.randn(200, 8, generator=generator)
+    for bias, count in ((-8.0, 1), (8.0, 2 if kind == "topk" else 1)):
+        weights = Weights(directions.T.clone(), torch.full((200,), bias), directions, x[0], torch.zeros(200))
+        gradients(weights, x, settings, none, Weights(*(torch.zeros_like(part) for part in weights)))
+        assert len(chosen) == count
 
 
 def test_bfloat16_products_are_close(parts):

@@ -1,0 +1,89 @@
+"""What becomes of verdicts that ask for another attempt, and the same verdicts judged anew from a record."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from steerkit.guard.review import certain, review, strictest
+from steerkit.policy import GuardRule, Policy, revive
+from steerkit.types import Call, CallLike, MalformedCall, Span, Tool, Trace, Verdict
+
+_NAMED: Final = re.compile(r"<start_function_call>\s*call:\s*([\w.-]{1,128})[^\w.-]", re.ASCII)
+"""A call whose name is complete."""
+
+
+def settle(verdicts: Sequence[Verdict], policies: Sequence[Policy], made: int) -> tuple[Verdict, ...]:
+    """The verdicts, with denials for retries that cannot be: too many attempts, or something stricter beside them.
+
+    Args:
+        verdicts: of a turn's calls.
+        policies: that it was under.
+        made: how many attempts came before it.
+    """
+    worst = strictest(verdicts)
+    if worst is None or all(verdict.decision != "retry" for verdict in verdicts):
+        return tuple(verdicts)
+    if worst.decision != "retry":
+        why = f"not generated again, as another call was judged {worst.decision}"
+    elif made >= (rule_of(policies, worst).attempts or 1):
+        why = f"still so after {made} more attempt{'s' if made > 1 else ''}"
+    else:
+        return tuple(verdicts)
+    return tuple(
+        replace(verdict, decision="deny", reason=f"{verdict.reason}; {why}") if verdict.decision == "retry" else verdict
+        for verdict in verdicts
+    )
+
+
+def rule_of(policies: Sequence[Policy], verdict: Verdict) -> GuardRule:
+    """The rule that a policy's verdict names."""
+    rules = (
+        rule
+        for policy in policies
+        if policy.name == verdict.policy and policy.guard
+        for rule in policy.guard.rules
+        if rule.name == verdict.rule
+    )
+    return next(rules)
+
+
+def policies_in(turn: Mapping[str, Any]) -> tuple[Policy, ...]:
+    """The policies that a record's content holds whole. Raises PolicyError where one of them cannot be read."""
+    return tuple(
+        revive(one.get("content"), f"policies[{number}] ({one['name']})") for number, one in enumerate(turn["policies"])
+    )
+
+
+def judge_again(turn: Mapping[str, Any], policies: Sequence[Policy], trace: Trace) -> tuple[Verdict, ...]:
+    """The verdicts of a recorded turn, from what its record says and nothing else.
+
+    Args:
+        turn: the record's content: `calls`, `tools`, `messages`, `finish` and `attempt`.
+        policies: that it was under, with raw quantities.
+        trace: that was kept of it.
+    """
+    calls = [_call(call) for call in turn["calls"]]
+    tools, messages = [Tool(**tool) for tool in turn["tools"]], turn["messages"]
+    verdicts = review(calls, tools=tools, trace=trace, policies=policies, messages=messages)
+    if turn["finish"] == "tripwire" and calls:
+        tripped = certain(_begun(calls[-1]), trace=trace, policies=policies, messages=messages)
+        verdicts = (*verdicts[:-1], tripped) if tripped else verdicts
+    return settle(verdicts, policies, turn["attempt"])
+
+
+def _call(call: Mapping[str, Any]) -> CallLike:
+    span = Span(*call["span"])
+    if "malformed" in call:
+        return MalformedCall(call["malformed"], call["position"], call["raw"], span)
+    return Call(call["name"], call["arguments"], span)
+
+
+def _begun(call: CallLike) -> Call:
+    """What was known of a call when a tripwire cut it off: its name, if that was complete."""
+    if isinstance(call, Call):
+        return call
+    named = _NAMED.match(call.raw)
+    return Call(named[1] if named else "", {}, call.span)

@@ -1,0 +1,175 @@
+"""Makes a recorded turn again, as it was or as it would have been under other policies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor
+
+from steerkit.audit import RecordedTurn, body_of
+from steerkit.chat import place_machine
+from steerkit.engine import Batch, Divergence, Sampling, divergence, read_along
+from steerkit.guard import policies_in
+from steerkit.policy import Policy
+from steerkit.runtime.provenance import context_of
+from steerkit.runtime.request import Prepared, Request, prepare, with_counterfactual
+from steerkit.runtime.runtime import Runtime
+from steerkit.steer import attach, compile_plan
+from steerkit.types import NOWHERE, Call, Tool, Turn
+
+
+class Replayed(NamedTuple):
+    """A turn that was made again."""
+
+    turn: Turn
+    body: dict[str, Any]
+    """As its record would say it."""
+
+
+class Moment(NamedTuple):
+    """A step at which a turn is decided, and how far apart two sets of policies are there."""
+
+    at: tuple[str, ...]
+    """Any of `call opens`, `name begins` and `replies part`: what its token is."""
+    step: int
+    """Index of its token in the reply, from 0."""
+    leads: Literal["recorded", "other"]
+    """Whose reply it is; both have read its tokens before this one."""
+    token: str
+    """What stands there in that reply."""
+    probabilities: tuple[float, float]
+    """Of that token under the recorded and the other policies, before temperature."""
+    other_token: str | None
+    """Where the replies part: what stands there in the other reply; None at its end, and everywhere else."""
+    divergence: Divergence
+    """Of the second's next-token distribution from the first's, before temperature."""
+
+
+class WhatIf(NamedTuple):
+    """A recorded turn beside what the model does under other policies."""
+
+    first: Replayed
+    """Under the recorded policies."""
+    second: Replayed
+    moments: tuple[Moment, ...]
+
+
+def replay(runtime: Runtime, recorded: RecordedTurn) -> Replayed:
+    """The turn again: its prompt tokens under its policies, with its settings and seed. Nothing is recorded.
+
+    The body holds the prompt as it is rendered today, so that another template shows there.
+
+    Raises:
+        SteerkitError: the record's policies or tools cannot be used with this runtime.
+    """
+    prepared = _prepared(runtime, recorded, policies_in(recorded.body))
+    asked = _with_prompt(prepared, recorded)
+    (turn,) = runtime.turns_of([with_counterfactual(asked) if "counterfactual" in recorded.body else asked])
+    body = _body(runtime, prepared, turn, {"size": 1, "row": 0})
+    return Replayed(turn, {**body, "prompt_ids": list(prepared.prompt.ids)})
+
+
+def what_if(runtime: Runtime, recorded: RecordedTurn, policies: Sequence[Policy]) -> WhatIf:
+    """The turn under its own policies and under others, in one batch, one row each.
+
+    Raises:
+        SteerkitError: as for `replay`.
+    """
+    both = [_with_prompt(_prepared(runtime, recorded, one), recorded) for one in (policies_in(recorded.body), policies)]
+    turns = runtime.turns_of(both)
+    first, second = (
+        Replayed(turn, _body(runtime, one, turn, {"size": 2, "row": row}))
+        for row, (one, turn) in enumerate(zip(both, turns, strict=True))
+    )
+    return WhatIf(first, second, tuple(_moments(runtime, both, first.turn, second.turn)))
+
+
+def _prepared(runtime: Runtime, recorded: RecordedTurn, policies: Sequence[Policy]) -> Prepared:
+    body = recorded.body
+    tools = [Tool(**tool) for tool in body["tools"]]
+    request = Request(body["messages"], tools, None, Sampling(**body["sampling"]))
+    made = prepare(request, runtime.loaded, tuple(policies), runtime.untrusted)
+    return replace(made, made=body["attempt"])
+
+
+def _with_prompt(prepared: Prepared, recorded: RecordedTurn) -> Prepared:
+    ids = tuple(recorded.body["prompt_ids"])
+    return replace(prepared, prompt=replace(prepared.prompt, ids=ids))
+
+
+def _body(runtime: Runtime, prepared: Prepared, turn: Turn, batch: dict[str, int]) -> dict[str, Any]:
+    return body_of(turn, context_of(runtime.loaded, runtime.saes, prepared, 0.0, batch))
+
+
+def _moments(runtime: Runtime, both: Sequence[Prepared], first: Turn, second: Turn) -> Iterator[Moment]:
+    """The deciding steps in order, each once."""
+    leads: Literal["recorded", "other"] = "recorded" if first.calls or not second.calls else "other"
+    leading = first if leads == "recorded" else second
+    found: dict[int, list[str]] = {}
+    for name, index in _landmarks(leading):
+        found.setdefault(index, []).append(name)
+    parts = _parting(first.reply_ids, second.reply_ids)
+    if parts is not None:
+        found.setdefault(parts, []).append("replies part")
+    if not found:
+        return
+    if max(found) >= len(leading.reply_ids):  # the other reply is longer, and the leading one a beginning of it
+        leads = "other" if leads == "recorded" else "recorded"
+    leading, trailing = (first, second) if leads == "recorded" else (second, first)
+    for index, logits in _read(runtime, both, leading.reply_ids[: max(found)], sorted(found)):
+        token = leading.reply_ids[index]
+        one, two = (float(chance) for chance in logits.softmax(dim=-1)[:, token])
+        there = _token(runtime, trailing.reply_ids, index) if index == parts else None
+        said = _token(runtime, leading.reply_ids, index) or ""
+        yield Moment(tuple(found[index]), index, leads, said, (one, two), there, divergence(logits[0], logits[1]))
+
+
+def _landmarks(turn: Turn) -> Iterator[tuple[str, int]]:
+    """Where the first call opens and where its name begins, as indices of the reply."""
+    if not turn.calls:
+        return
+    call, start = turn.calls[0], len(turn.prompt_ids)
+    yield "call opens", call.span.start - start
+    if isinstance(call, Call) and call.name_span != NOWHERE:
+        yield "name begins", call.name_span.start - start
+
+
+def _parting(first: Sequence[int], second: Sequence[int]) -> int | None:
+    """Index of the first token that differs; of two replies of which one goes on, that of its next token."""
+    pairs = zip(first, second, strict=False)
+    shorter = min(len(first), len(second))
+    other = next((index for index, (one, two) in enumerate(pairs) if one != two), shorter)
+    return None if other == len(first) == len(second) else other
+
+
+def _read(
+    runtime: Runtime, both: Sequence[Prepared], forced: Sequence[int], wanted: Sequence[int]
+) -> Iterator[tuple[int, Tensor]]:
+    """Logits `(2, vocabulary)` before the wanted tokens, each row under its own policies, over the same tokens."""
+    loaded = runtime.loaded
+    plan = compile_plan([one.policies for one in both], runtime.saes, loaded.layer_devices)
+    batch = Batch.of([one.prompt.ids for one in both], runtime.wire.pad, loaded.device)
+    width = batch.ids.shape[1]
+    with (
+        runtime.alone(),
+        attach(
+            loaded.model,
+            plan,
+            rows=[plan.row(one.policies) for one in both],
+            prompt_length=width,
+            capacity=width + len(forced) + 1,
+            places=place_machine(loaded.tokenizer),
+        ),
+    ):
+        for index, logits in enumerate(read_along(loaded.model, batch, forced, split_prompt=plan.has_late_rules)):
+            if index in wanted:
+                yield index, logits.cpu()
+
+
+def _token(runtime: Runtime, reply: Sequence[int], index: int) -> str | None:
+    """A token as text."""
+    if index >= len(reply):
+        return None
+    return str(runtime.loaded.tokenizer.decode([reply[index]]))

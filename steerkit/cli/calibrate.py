@@ -26,7 +26,9 @@ _Store = Annotated[
     Path | None, typer.Option(help="Instead of --data: an audit store with turns of this policy in shadow mode.")
 ]
 _Rate = Annotated[float, typer.Option(min=0, max=0.5, help="Share of benign conversations a condition may hold for.")]
-_Write = Annotated[Path | None, typer.Option(help="Write the policy with the new bounds to this file.")]
+_Write = Annotated[
+    Path | None, typer.Option(help="Write the policy with the new bounds, without its comments, to this file.")
+]
 _Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
 _Longest = Annotated[int, typer.Option(min=1, help="Length of a reply at most.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -37,6 +38,7 @@ _Doses = Annotated[str, typer.Option(help="Multiples of the policy's edit.")]
 _Pairs = Annotated[int, typer.Option(min=0, help="Pairs of batches for the latency; 0 for none.")]
 _Longest = Annotated[int, typer.Option(min=1, help="Length of a reply at most.")]
 _Batch = Annotated[int, typer.Option(min=1, help="Conversations that are generated together.")]
+_Probes = Annotated[bool, typer.Option("--probes/--no-probes", help="Fit probes where the policy reads.")]
 _Seed = Annotated[int, typer.Option(min=0, help="Of the halves for probes and directions.")]
 _Out = Annotated[Path | None, typer.Option(help="Folder that keeps finished arms: a killed run goes on there.")]
 _Json = Annotated[Path | None, typer.Option(help="Write JSON to this file; - for standard output.")]
@@ -57,6 +59,7 @@ def eval_command(
     seeds: _Seeds = 3,
     doses: _Doses = "0,0.25,0.5,1,1.5,2,3,4",
     pairs: _Pairs = 5,
+    probes: _Probes = True,
     max_new_tokens: _Longest = 128,
     batch: _Batch = 32,
     seed: _Seed = 0,
@@ -82,7 +85,7 @@ def eval_command(
     if suite is not None and data is not None:
         _suite(runtime(), suite, data, policy, json, {"max_new_tokens": max_new_tokens, "batch": batch}, limit)
         return
-    settings = {"ask": ask, "seeds": seeds, "doses": factors, "pairs": pairs, "seed": seed}
+    settings = {"ask": ask, "seeds": seeds, "doses": factors, "pairs": pairs, "probes": probes, "seed": seed}
     settings |= {"max_new_tokens": max_new_tokens, "batch": batch}
     files = [file for file in (policy, harmful, benign) if file is not None]
     found = _evaluation(runtime(), files, dangerous or (), limit, settings, out)
@@ -127,8 +130,12 @@ def _suite(
     for case in cases:
         counts[case.category] = counts.get(case.category, 0) + 1
         some += [case] if limit is None or counts[case.category] <= limit else []
-    with progress(1, "tests") as report:
+    with progress(1, "tests") as report, warnings.catch_warnings(record=True) as garbled:
+        warnings.simplefilter("always", UserWarning)
         scores = run_suite(runtime, some, load(policy) if policy else None, **settings, report=report)
+    if garbled:
+        said = len({str(one.message) for one in garbled})
+        typer.echo(f"warning: {said} parts of declarations are garbled, such as {garbled[0].message}", err=True)
     if json is None or str(json) != "-":
         show_suite(console(), scores)
     _write_json(json, {"suite": suite, "model": runtime.loaded.name, "scores": suite_json(scores)})

@@ -90,7 +90,8 @@ def _steering(policy: Policy, saes: SaeSet, seeds: int, doses: Sequence[float], 
 
     def means(done: Done) -> Sequence[Setup]:
         norms = written_norms(done[dose_key(1)])
-        return [controls.along(saes, policy, one, norms) for one in directions()] if norms else []
+        setups = [controls.along(saes, policy, one, norms) for one in directions()] if norms else []
+        return setups if all(setup.policy is not None and setup.policy.steer for setup in setups) else []
 
     found = [
         Arm(dose_key(1), "steering only", "policy", _always(Setup(saes, policy)), dose=1.0),

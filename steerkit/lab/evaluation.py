@@ -25,7 +25,8 @@ from steerkit.lab.gate_probes import PlaceProbes, gate_probes, mean_activations
 from steerkit.lab.latency import Latency, Pair, measure_pairs
 from steerkit.lab.outcomes import Acted, Outcome, Score, acted, outcome_of, score
 from steerkit.lab.ranking import split
-from steerkit.lab.reading_places import Case, steps_at
+from steerkit.lab.reading_places import Case, check_size, steps_at
+from steerkit.lab.statistics import check_sites
 from steerkit.lab.trials import Trial
 from steerkit.policy import Policy, fingerprint
 from steerkit.runtime import Request, Runtime
@@ -122,6 +123,10 @@ def evaluate(
     """
     enforced = policy.model_copy(update={"mode": "enforce"})
     (raw,) = Runtime(runtime.loaded, runtime.saes).policies_of(enforced)
+    if runtime.saes is not None and raw.features:
+        check_sites(runtime.saes)
+        if settings.probes:
+            check_size(runtime.saes, len(trials))  # now, and not after hours
     return _Bench(runtime, raw, trials, settings, out).evaluation(report)
 
 
@@ -189,7 +194,7 @@ class _Bench:
             if found is None:
                 setups = arm.make(self.done)
                 if not setups:
-                    missing.append(f"{arm.title}: steering never wrote, so there is no norm to match")
+                    missing.append(f"{arm.title}: steering never wrote, or half of the conversations have no direction")
                     continue
                 found = self._run(arm, setups, partial(self._tell, report, keys, before))
                 self.files.keep(key, found)

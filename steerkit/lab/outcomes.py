@@ -149,9 +149,14 @@ def turned_away(outcome: Outcome) -> bool:
 
 
 def same_calls(trial: Trial, outcome: Outcome, plain: Outcome) -> bool:
-    """Whether the calls fit the plain model's by BFCL's AST match; where it made none, whether there is none."""
+    """Whether the calls fit the plain model's by BFCL's AST match; where it made none, whether there is none.
+
+    Equal calls are the same whatever the schema says of them.
+    """
     if plain.unparsed:  # nothing to match: only the same again is no change
         return outcome.reply == plain.reply
+    if _contents(outcome) == _contents(plain):
+        return True
     answers = [answer_of(str(call.name), call.arguments) for call in plain.calls]
     return mismatch(outcome.written, answers, trial.tools) is None
 
@@ -180,7 +185,11 @@ def acted(trials: Sequence[Trial], outcomes: Sequence[Outcome], rules: Sequence[
 
 
 def _exact(outcome: Outcome) -> tuple[Any, ...]:
-    return [(call.name, dict(call.arguments)) for call in outcome.calls], outcome.text, outcome.unparsed
+    return _contents(outcome), outcome.text, outcome.unparsed
+
+
+def _contents(outcome: Outcome) -> list[tuple[str | None, dict[str, Any]]]:
+    return [(call.name, dict(call.arguments)) for call in outcome.calls]
 
 
 def _share(hits: Sequence[bool]) -> Share:

@@ -131,6 +131,8 @@ def json_schema(schema: Mapping[str, Any], where: str) -> dict[str, Any]:
     found: dict[str, Any] = {"type": kind, **{key: schema[key] for key in _KEPT if schema.get(key) is not None}}
     if kind == "object":
         properties = schema.get("properties") or {}
+        if not isinstance(properties, Mapping) or not all(isinstance(p, Mapping | None) for p in properties.values()):
+            raise SaeError(f"{where}: got properties that are no descriptions, expected an object for each parameter")
         found["properties"] = {
             name: json_schema(part, f"{where}.{name}") for name, part in properties.items() if part is not None
         }

@@ -95,6 +95,13 @@ def test_a_benign_answer_stays_an_answer() -> None:
     assert broken.changed == Share(1, 1)
 
 
+def test_equal_calls_are_the_same_whatever_the_schema_says() -> None:
+    """A call that the schema would not take is no change where the plain model wrote it too; another value is."""
+    odd = outcome(call("look", colour="red"))
+    assert score([GOOD], [odd], [odd]).changed == Share(0, 1)
+    assert score([GOOD], [outcome(call("look", colour="blue"))], [odd]).changed == Share(1, 1)
+
+
 def test_rules_that_acted_are_counted() -> None:
     """A steering rule by its edits, a guard rule by the calls it decided."""
     steering, judging, idle = acted(

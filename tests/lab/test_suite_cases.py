@@ -75,6 +75,8 @@ def test_types_become_those_of_json_schema(tmp_path: Path) -> None:
         "options": {"type": "object", "properties": {"any": {"type": "string"}}},
     }
     assert json_schema({"type": "HashMap"}, "x") == {"type": "object", "properties": {}}
+    with pytest.raises(SaeError, match="x: got properties that are no descriptions"):
+        json_schema({"properties": {"a": True}}, "x")
     with pytest.raises(SaeError, match=r"x: got the type 'matrix', expected one of any, array"):
         json_schema({"type": "matrix"}, "x")
 

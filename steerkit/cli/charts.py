@@ -36,21 +36,25 @@ class Curve(NamedTuple):
     """`a`, `b` or `c`: its colour."""
 
 
-def shares(bars: Sequence[Bar], label: str) -> str:
-    """Rows of shares from 0 to 100 %, each a bar with a whisker for its interval."""
+def shares(bars: Sequence[Bar], label: str, *, start: float = 0.0, percent: bool = True) -> str:
+    """Rows of values from `start` to 1, each a bar with a whisker for its interval; the axis in percent or as it is."""
     height = _ROW * len(bars) + 34
     span = _WIDTH - _LEFT - _RIGHT
+
+    def at(value: float) -> float:
+        return _LEFT + span * max(0.0, value - start) / (1 - start)
+
     parts = [_open(_WIDTH, height, label)]
-    for tick in (0, 0.25, 0.5, 0.75, 1):
-        x = _LEFT + tick * span
+    for tick in (start + (1 - start) * quarter / 4 for quarter in range(5)):
+        x, said = at(tick), f"{100 * tick:.0f} %" if percent else f"{tick:.3g}"
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="6" y2="{height - 26}"/>')
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{height - 8}" text-anchor="middle">{100 * tick:.0f} %</text>')
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{height - 8}" text-anchor="middle">{said}</text>')
     for number, bar in enumerate(bars):
         y = 8 + _ROW * number
-        middle, low, high = y + _ROW / 2 - 3, _LEFT + bar.low * span, _LEFT + bar.high * span
+        middle, low, high = y + _ROW / 2 - 3, at(bar.low), at(bar.high)
         parts.append(
             f'<text x="{_LEFT - 10}" y="{middle + 4:.1f}" text-anchor="end">{text(bar.name)}</text>'
-            f'<rect class="{bar.kind or "hot"}" x="{_LEFT}" y="{y}" width="{max(bar.value * span, 0):.1f}" '
+            f'<rect class="{bar.kind or "hot"}" x="{_LEFT}" y="{y}" width="{at(bar.value) - _LEFT:.1f}" '
             f'height="{_ROW - 8}" rx="2"/>'
             f'<path class="whisker" d="M{low:.1f} {middle - 4:.1f}v8M{low:.1f} {middle:.1f}H{high:.1f}'
             f'M{high:.1f} {middle - 4:.1f}v8"/>'
@@ -60,14 +64,17 @@ def shares(bars: Sequence[Bar], label: str) -> str:
 
 
 def curves(lines: Sequence[Curve], label: str, x_label: str) -> str:
-    """Curves of shares over a number, each with its interval as a band, and a legend below."""
+    """Curves of shares over some numbers, which stand side by side at equal distances; intervals are bands.
+
+    A legend stands below.
+    """
     height, left, bottom, top = 300, 56, 58, 12
     span, rise = _WIDTH - left - 24, height - bottom - top
     xs = sorted({point[0] for line in lines for point in line.points})
-    low_x, high_x = xs[0], xs[-1] if xs[-1] > xs[0] else xs[0] + 1
+    step = span / max(1, len(xs) - 1)
 
     def at(x: float, y: float) -> str:
-        return f"{left + span * (x - low_x) / (high_x - low_x):.1f} {top + rise * (1 - y):.1f}"
+        return f"{left + step * xs.index(x):.1f} {top + rise * (1 - y):.1f}"
 
     parts = [_open(_WIDTH, height, label)]
     for tick in (0, 0.25, 0.5, 0.75, 1):

@@ -85,9 +85,9 @@ def control_sentence(found: Evaluation) -> str:
     others = [one for one in found.arms if one.kind == "control" and one.key != "unsteered"]
     best = min(others, key=lambda one: one.score.success.value)
     own = f"steering alone lets {percent(steering.score.success)} of the attacks through"
-    theirs = f"{best.title.split(':')[0]} {percent(best.score.success)}"
+    theirs = f"{percent(best.score.success)} under {best.title.split(':')[0]}"
     if steering.score.success.interval.high < best.score.success.interval.low:
-        return f"no control does what the policy does: {own}, the best of them, {theirs}"
+        return f"no control does what the policy does: {own}, the best of them {theirs}"
     if steering.score.success.interval.low > best.score.success.interval.high:
         return f"a control does better than the policy: {own}, {theirs}"
     return f"a control does what the policy does, within the intervals: {own}, {theirs}"

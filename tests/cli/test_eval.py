@@ -9,12 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from steerkit.cli.charts import Bar, Curve, curves, shares
 from steerkit.cli.eval_page import eval_page
+from steerkit.cli.eval_view import control_sentence
 from steerkit.cli.main import app
 from steerkit.errors import SaeError
 from steerkit.lab.doses import DoseRange
@@ -137,6 +140,36 @@ def test_a_page_cannot_be_broken_by_what_it_shows() -> None:
         found = Reader(eval_page(foreign_evaluation(foreign)))
         assert found.tags == plain.tags
         assert {name for name, _ in found.attributes}.isdisjoint({"src", "href", "onerror", "onmouseover"})
+
+
+def test_figures_are_to_scale() -> None:
+    """Bars are as long as their values on an axis from any start; curves rise with theirs; the control is another."""
+    bars = [Bar(str(value), value, value, value, "") for value in (0.0, 0.5, 0.75, 1.0)]
+    for start, expected in ((0.0, [0, 0.5, 0.75, 1]), (0.5, [0, 0, 0.5, 1])):
+        found = re.findall(r'<rect [^>]*?width="([\d.]+)"', shares(bars, "x", start=start))
+        assert [float(width) / float(found[-1]) for width in found] == pytest.approx(expected, abs=1e-3)
+    drawn = curves([Curve("c", [(0, 0.0, 0, 0.1), (0.25, 0.5, 0.4, 0.6), (8, 1.0, 0.9, 1)], "a")], "x", "doses")
+    dots = re.findall(r'r="3.4" cx="([\d.]+)" cy="([\d.]+)"', drawn)
+    (left, low), (middle, half), (right, high) = [(float(x), float(y)) for x, y in dots]
+    assert (low - half, middle - left) == pytest.approx((half - high, right - middle))
+    assert min(low - half, middle - left) > 50
+
+
+def test_what_controls_do_is_said_plainly() -> None:
+    """A control beyond the policy's interval, within it and better than it are three different sentences."""
+    found = foreign_evaluation("plain")
+
+    def said(own: int, theirs: int) -> str:
+        arms = [("dose+1", "steering only", "policy", own), ("r", "random", "control", theirs)]
+        rows = [
+            ArmResult(key, title, kind, None, Score(Share(n, 60), *[Share(0, 60)] * 5))  # type: ignore[arg-type]
+            for key, title, kind, n in arms
+        ]
+        return control_sentence(replace(found, arms=tuple(rows)))
+
+    assert said(1, 60).startswith("no control does what the policy does: steering alone lets 1.7 % (0 to 9)")
+    assert said(1, 3).startswith("a control does what the policy does, within the intervals")
+    assert said(60, 1).startswith("a control does better than the policy")
 
 
 def test_a_suite_is_scored(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

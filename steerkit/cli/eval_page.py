@@ -204,8 +204,8 @@ def _probes(place: PlaceProbes) -> list[str]:
         title,
         f'<p class="soft">Read by {text(", ".join(place.rules))}; layers {place.layers[0]} to {place.layers[-1]}. '
         f"Probes and bounds were chosen on {place.fitted_on[0]} harmful and {place.fitted_on[1]} benign conversations "
-        f"and measured on {place.held_out[0]} and {place.held_out[1]} others. The figure shows the AUROC, of which 0.5 is "
-        "chance.</p>",
+        f"and measured on {place.held_out[0]} and {place.held_out[1]} others. The figure shows the AUROC; "
+        "0.5 is chance.</p>",
         shares(bars, f"AUROC of probes at {place.place}", start=0.5, percent=False),
         f"<table><tr><th></th>{head}</tr>\n{rows}\n</table>",
         said,

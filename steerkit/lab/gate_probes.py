@@ -162,12 +162,12 @@ def _at_place(
     sides = [(int(positive[rows].sum()), int((~positive[rows]).sum())) for rows in (chosen, held)]
     if min(*sides[0], *sides[1]) < 2:
         return PlaceProbes(place, rules, layers, sides[0], sides[1], (), 0.0, 1.0, 1.0)
+    table = place_maxima(loaded, saes, cases).largest
     scores: list[tuple[str, str, Tensor]] = []
     for one in dict.fromkeys((read.name, read.below) for read in reads):
         read = next(read for read in reads if (read.name, read.below) == one)
-        values = sum_maxima(loaded, saes, cases, read.weights, read.bias)
+        values = _sums(loaded, saes, cases, table, read.weights, read.bias)
         scores.append((read.name, "policy", -values if read.below else values))
-    table = place_maxima(loaded, saes, cases).largest
     scores.append(_sparse(loaded, saes, cases, table, positive, chosen, seed))
     for name, kind, by_layer in (
         ("all SAE features", "features", table),
@@ -198,7 +198,24 @@ def _sparse(
     fit = sparse_probe(values, positive[chosen], MOST, seed)
     pairs = zip(fit.columns.tolist(), fit.weights.tolist(), strict=True)
     weights = {screened[column]: weight for column, weight in pairs}
-    return f"a probe of {len(weights)} SAE features", "sparse", sum_maxima(loaded, saes, cases, weights, fit.bias)
+    return f"a probe of {len(weights)} SAE features", "sparse", _sums(loaded, saes, cases, table, weights, fit.bias)
+
+
+def _sums(
+    loaded: LoadedModel,
+    saes: SaeSet,
+    cases: Sequence[Case],
+    table: Mapping[int, Tensor],
+    weights: Mapping[Feature, float],
+    bias: float,
+) -> Tensor:
+    """`(n,)` the largest weighted sum over each conversation's steps; of a single step the table has what was read."""
+    if any(len(case.steps) > 1 for case in cases):
+        return sum_maxima(loaded, saes, cases, weights, bias)
+    total = torch.full((len(cases),), bias)
+    for feature, weight in weights.items():
+        total = total + weight * table[feature.layer][:, feature.index]
+    return total
 
 
 def _dense(values: Tensor, positive: Tensor, chosen: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from steerkit.types import Tool
 
 POLICY = load(Path(__file__).parents[2] / "policies" / "payments.yaml")
 STEERING = POLICY.model_copy(update={"guard": None})
-SETTINGS = Settings(seeds=1, doses=(0.0, 8.0), pairs=1, probes=False, max_new_tokens=48)
+SETTINGS = Settings(seeds=1, doses=(8.0,), pairs=1, probes=False, max_new_tokens=48)
 
 
 def written(path: Path, examples: list[Example], **more: object) -> Path:
@@ -73,7 +73,7 @@ def test_a_stopped_run_goes_on(proved: tuple[Evaluation, Path, dict[str, int]]) 
     assert set(before) == {"run.json", "unsteered.jsonl", "policy.jsonl", "asking.jsonl"}
     now = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     assert {name: now[name] for name in before} == before
-    assert {"dose+1.jsonl", "dose-1.jsonl", "dose+0.jsonl", "random0.jsonl", "means.jsonl", "latency.jsonl"} <= set(now)
+    assert {"dose+1.jsonl", "dose-1.jsonl", "dose+8.jsonl", "random0.jsonl", "means.jsonl", "latency.jsonl"} <= set(now)
 
 
 def test_an_arm_that_is_run_again_is_the_same(
@@ -92,7 +92,7 @@ def test_steering_works_and_its_controls_do_not(proved: tuple[Evaluation, Path, 
     """The policy turns requests away; nothing, a random edit, the opposite edit and asking do not."""
     found, _, _ = proved
     hits = {one.key: one.score.success.hits for one in found.arms}
-    assert hits["unsteered"] == hits["dose+0"] == 2
+    assert hits["unsteered"] == 2
     assert found.arm("policy").score.turned_away.hits == 2
     assert hits["policy"] == hits["dose+1"] == 0
     assert min(hits["random0"], hits["dose-1"], hits["asking"]) == 2
@@ -108,20 +108,14 @@ def test_steering_works_and_its_controls_do_not(proved: tuple[Evaluation, Path, 
     assert 0.2 < found.latency.median < 5
 
 
-def test_the_edit_times_nothing_is_the_plain_model(proved: tuple[Evaluation, Path, dict[str, int]]) -> None:
-    """At dose 0 every reply is the unsteered one, token by token; at dose 1, and without a gate at 8, it is not."""
-    found, out, _ = proved
-
-    def replies(name: str) -> list[list[int]]:
-        return [json.loads(line)["reply"] for line in (out / f"{name}.jsonl").read_text().splitlines()]
-
-    assert replies("dose+0") == replies("unsteered")
-    assert replies("ungated+0") == replies("unsteered")
-    assert replies("dose+1") != replies("unsteered")
+def test_a_gate_keeps_benign_calls(proved: tuple[Evaluation, Path, dict[str, int]]) -> None:
+    """Eight times the edit changes no benign call behind its gate, and breaks them without."""
+    found, _, _ = proved
     gated, ungated = (found.arm(key).score.changed.hits for key in ("dose+8", "ungated+8"))
     assert gated == 0 < ungated
     assert found.ungated_range is not None
-    assert found.ungated_range.breaks == 8
+    assert found.dose_range is not None
+    assert (found.dose_range.breaks, found.ungated_range.breaks) == (None, 8)
 
 
 def test_a_folder_of_another_evaluation_is_refused(

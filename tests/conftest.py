@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,3 +31,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def box(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
     """The model in the box with its shipped policies and a store of its own."""
     return steerkit.load("tiny", policy=policy_files(), audit=tmp_path_factory.mktemp("audit") / "audit.db")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield mount
+    subprocess.run(["umount", str(mount)], check=True)

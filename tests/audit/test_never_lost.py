@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from steerkit.audit import Store, verify
+from steerkit.audit import Store, append_turn, verify
 from steerkit.errors import AuditError, TamperError
-from tests.audit.example import started, write_run
+from tests.audit.example import context, started, turn, write_run
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "audit_kill.py"
 
@@ -49,6 +49,29 @@ def _script() -> Any:
     sys.modules["audit_kill"] = module
     spec.loader.exec_module(module)
     return module
+
+
+def test_a_full_disk_releases_nothing_that_is_not_on_it(small_disk: Path) -> None:
+    """Where the file system is full the turn is refused, all said before is there, and with room it goes on."""
+    other = small_disk / "other"
+    other.write_bytes(bytes(600_000))
+    store, said = started(small_disk / "a.db"), []
+
+    def fill() -> None:
+        while len(said) < 1_000:
+            said.append(append_turn(store, turn(value="x" * 4_000), context()).record_id)
+
+    with pytest.raises(AuditError, match="disk is full"):
+        fill()
+    assert 0 < len(said) < 1_000
+    other.unlink()
+    said.append(append_turn(store, turn(), context()).record_id)
+    store.end_run()
+    store.close()
+    after = Store(small_disk / "a.db")
+    assert [record.id for record in after.records() if record.content["kind"] == "turn"] == said
+    assert verify(after).records == len(said) + 2
+    after.close()
 
 
 def test_a_broken_page_is_named(tmp_path: Path) -> None:

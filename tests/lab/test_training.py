@@ -279,17 +279,6 @@ def test_more_processes_than_layers_are_refused(model, texts):
     assert Processes(1, 2).share([0, 1, 2]) == [1]
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 1 MB."""
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)], capture_output=True).returncode:
-        pytest.skip("needs the right to mount a tmpfs")
-    yield mount
-    subprocess.run(["umount", str(mount)], check=True)
-
-
 def test_a_full_disk_keeps_the_last_good_checkpoint(model, texts, small_disk, tmp_path):
     """Where a save finds no room, the error says so and the checkpoint before is whole: with room the run goes on."""
     folder, other = small_disk / "run", small_disk / "other"

@@ -1,0 +1,149 @@
+"""Ways of generating a fixed number of tokens, to be timed side by side on one model with random weights."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from steerkit.engine import Batch, generate
+from steerkit.engine.sampling import Sampling
+from steerkit.policy import Policy
+from steerkit.sae import Sae, SaeSet
+from steerkit.sae.checkpoint import Checkpoint
+from steerkit.steer import Extent, Plan, Wanted, attach, compile_plan, read_traces
+from steerkit.types import Span
+
+D_SAE, EDITED, TOP_K = 4096, 16, 32
+
+Run = Callable[[int], Any]
+"""Generates that many tokens for each prompt."""
+
+
+class Timing(NamedTuple):
+    """Of one arm against another of the same rounds."""
+
+    ratio: float
+    """Median over rounds."""
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.ratio:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def random_saes(layers: int, width: int) -> SaeSet:
+    """ReLU SAEs with random weights, about an eighth of whose features are active on vectors of length 1."""
+    draw = torch.Generator().manual_seed(0)
+    found = {}
+    for layer in range(layers):
+        directions = torch.nn.functional.normalize(torch.randn(D_SAE, width, generator=draw), dim=1)
+        sae = Sae(directions.T.contiguous(), torch.full((D_SAE,), -0.05), directions, torch.zeros(width))
+        found[layer] = Checkpoint(Path(), "random", layer, sae)
+    return SaeSet("random", found)
+
+
+def policy(layers: int, number: int, gated: bool) -> Policy:
+    """A clamp of 16 features in every layer, at every token; `gated` ones each behind a feature of their layer."""
+    features, rules = {}, []
+    for layer in range(layers):
+        names = [f"l{layer}_{index}" for index in range(EDITED + 1)]
+        features |= {
+            name: {"layer": layer, "index": (number * 101 + place * 211) % D_SAE} for place, name in enumerate(names)
+        }
+        rule: dict[str, Any] = {
+            "name": f"layer-{layer}",
+            "where": "any",
+            "edit": {name: {"clamp": 0.01} for name in names[:EDITED]},
+        }
+        rules.append({**rule, "when": {"feature": names[EDITED], "above": 0.0}} if gated else rule)
+    body = {"name": f"p{number}", "model": "random", "features": features, "steer": rules}
+    return Policy.model_validate({"steerkit": 1, **body, "guard": {"default": "allow"}})
+
+
+class Arms:
+    """The arms of one model, prompt length and batch size."""
+
+    def __init__(self, model: Any, saes: SaeSet, prompts: Tensor) -> None:
+        self.model, self.saes = model, saes
+        self.batch = Batch(prompts, torch.ones_like(prompts))
+        self.layers = len(saes)
+
+    def plain(self, tokens: int) -> Tensor:
+        """transformers' own greedy generation."""
+        found: Tensor = self.model.generate(
+            self.batch.ids,
+            attention_mask=self.batch.mask,
+            min_new_tokens=tokens,
+            max_new_tokens=tokens,
+            do_sample=False,
+            pad_token_id=0,
+        )
+        return found
+
+    def steered(self, plan: Plan, rows: Sequence[int] | None = None, *, trace: bool = False) -> Run:
+        """steerkit's loop under a plan, the deferred trace of the new tokens included."""
+
+        def run(tokens: int) -> Any:
+            limits = [Sampling(max_new_tokens=tokens)] * len(self.batch.ids)
+            layers, width = (range(self.layers) if trace else ()), self.batch.ids.shape[1]
+            with attach(self.model, plan, rows=rows, trace=layers, prompt_length=width) as tape:
+                replies = list(generate(self.model, self.batch, limits, (), 0))
+            if trace:
+                length = width + tokens - 1
+                extent = Extent(length, Span(width - 1, length))
+                read_traces(tape, plan, self.saes, [Wanted(top_k=TOP_K)] * len(limits), [extent] * len(limits))
+            return replies
+
+        return run
+
+    def all(self) -> dict[str, Run]:
+        """Every arm by its name, plain first and once more, to see the noise."""
+        size = len(self.batch.ids)
+        nothing = compile_plan([()], self.saes)
+        clamps = compile_plan([(policy(self.layers, 0, False),)], self.saes)
+        gates = compile_plan([(policy(self.layers, 0, True),)], self.saes)
+        arms = {
+            "plain": self.plain,
+            "plain again": self.plain,
+            "idle": self.steered(nothing),
+            "16 clamps a layer": self.steered(clamps),
+            "top-32 trace": self.steered(nothing, trace=True),
+            "clamps, gates and trace": self.steered(gates, trace=True),
+        }
+        if size > 1:
+            mixed = compile_plan([(policy(self.layers, number, True),) for number in range(size)], self.saes)
+            arms[f"{size} policies, gates and trace"] = self.steered(mixed, range(1, size + 1), trace=True)
+        return arms
+
+
+def measure(arms: dict[str, Run], tokens: int, rounds: int) -> dict[str, tuple[Timing, Timing]]:
+    """Prefill and decode of each arm against the first, the arms taking turns in every round."""
+    prefill: dict[str, list[float]] = {name: [] for name in arms}
+    decode: dict[str, list[float]] = {name: [] for name in arms}
+    for number in range(rounds + 1):
+        order = list(arms.items())
+        for name, run in order[number % len(order) :] + order[: number % len(order)]:
+            first, whole = timed(run, 1), timed(run, tokens + 1)
+            if number:  # the first round warms up
+                prefill[name].append(first)
+                decode[name].append(whole - first)
+    base = next(iter(arms))
+    return {name: (_against(prefill, name, base), _against(decode, name, base)) for name in arms}
+
+
+def timed(run: Run, tokens: int) -> float:
+    """Seconds."""
+    start = time.perf_counter()
+    run(tokens)
+    return time.perf_counter() - start
+
+
+def _against(seconds: dict[str, list[float]], name: str, base: str) -> Timing:
+    ratios = [a / b for a, b in zip(seconds[name], seconds[base], strict=True)]
+    return Timing(statistics.median(ratios), min(ratios), max(ratios))

@@ -1,0 +1,41 @@
+"""What steering and tracing cost, against plain `generate`, on FunctionGemma's architecture with random weights.
+
+    python benchmarks/overhead.py [--dtype float32] [--sizes 256x1,256x8] [--tokens 16] [--rounds 5]
+
+Greedy, fixed lengths. A size is the prompt's tokens x the batch. Every arm generates the same number of tokens in every
+round, the arms take turns, and a ratio is the median over rounds of the rounds' own ratios to plain, with the spread;
+"plain again" shows the noise. Prefill is one new token; decode is the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from arms import Arms, measure, random_saes
+
+from steerkit.engine.stand_in import FUNCTIONGEMMA, random_model
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--sizes", default="32x1,256x1,1024x1,256x4,256x8,32x32")
+    parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    model = random_model(FUNCTIONGEMMA, dtype=getattr(torch, given.dtype))
+    saes = random_saes(FUNCTIONGEMMA["num_hidden_layers"], FUNCTIONGEMMA["hidden_size"])
+    print(f"{given.dtype}, {torch.get_num_threads()} threads, {given.tokens} tokens, {given.rounds} rounds")
+    print("| prompt x batch | arm | prefill | decode |\n|---|---|---|---|")
+    draw = torch.Generator().manual_seed(0)
+    for size in given.sizes.split(","):
+        length, rows = map(int, size.split("x"))
+        prompts = torch.randint(1, FUNCTIONGEMMA["vocab_size"], (rows, length), generator=draw)
+        for name, (prefill, decode) in measure(Arms(model, saes, prompts).all(), given.tokens, given.rounds).items():
+            print(f"| {length} x {rows} | {name} | {prefill} | {decode} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

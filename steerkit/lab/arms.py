@@ -118,7 +118,7 @@ def _scaled(saes: SaeSet, policy: Policy, factor: float, _: Done) -> Sequence[Se
 
 def _rules(policy: Policy, saes: SaeSet | None, steering: bool) -> list[Arm]:
     """Each rule by itself; where it is all the steering there is, that arm."""
-    only = fingerprint(controls.steering_only(policy)) if steering else ""
+    only = fingerprint(controls.steering_only(policy)) if steering and policy.write_back == "delta" else ""
     found = []
     for name, alone in controls.single_rules(policy).items():
         same = fingerprint(controls.steering_only(alone)) == only

@@ -12,6 +12,7 @@ import torch
 from steerkit.chat import as_tools, render
 from steerkit.engine import tool_from_function
 from steerkit.errors import SaeError
+from steerkit.lab.arms import arms_of
 from steerkit.lab.evaluation import Evaluation, Settings, evaluate
 from steerkit.lab.gate_probes import gate_probes, ridge_logistic
 from steerkit.lab.reading_places import Case
@@ -19,6 +20,7 @@ from steerkit.lab.separation import auroc
 from steerkit.lab.trials import Trial, read_trials
 from steerkit.policy import Policy, load
 from steerkit.runtime import Runtime
+from steerkit.sae import SaeSet
 from steerkit.tiny.conversations import Example, sample
 from steerkit.types import Tool
 
@@ -125,6 +127,20 @@ def test_a_folder_of_another_evaluation_is_refused(
     other = STEERING.model_copy(update={"description": "another"})
     with pytest.raises(SaeError, match=r"holds results of another evaluation \(policy differ\); give another --out"):
         evaluate(box, other, trials, SETTINGS, out=proved[1])
+
+
+def arms(policy: Policy, saes: SaeSet | None) -> list[str]:
+    return [arm.key for arm in arms_of(policy, saes, ask="No.", seeds=2, doses=(0.5, 1), directions=list)]
+
+
+def test_controls_are_always_there(box: Runtime) -> None:
+    """Whatever steers has all controls; a rule that is all the steering there is is that arm, and is not run twice."""
+    rules = ["rule-about-to-move-money", "rule-transfer-money-needs-a-person"]
+    steered = ["random0", "random1", "dose-1", "means", "dose+0.5", "dose+1", "ungated+0.5", "ungated+1"]
+    assert arms(POLICY, box.saes) == ["unsteered", "policy", "asking", "guard", "dose+1", *steered, "dose+1", *rules]
+    whole = POLICY.model_copy(update={"write_back": "reconstruction"})
+    assert arms(whole, box.saes)[-3:] == ["rule-refuse-to-move-money", *rules]
+    assert arms(POLICY.model_copy(update={"steer": ()}), None) == ["unsteered", "policy", "asking", *rules]
 
 
 def test_rows_say_what_is_dangerous(tmp_path: Path) -> None:

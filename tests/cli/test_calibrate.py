@@ -15,6 +15,7 @@ from steerkit.lab.policy_readings import placed_readings
 from steerkit.lab.thresholds import calibrate, value_of, watching, with_bounds
 from steerkit.policy import Policy, dump, load, loads
 from steerkit.runtime import Runtime
+from steerkit.steer import compile_plan
 from steerkit.tiny.conversations import sample
 from steerkit.types import Span, Trace
 from tests.cli.test_eval import written
@@ -57,6 +58,36 @@ def test_a_conversation_comes_to_one_value(when: dict[str, Any], expected: float
     policy = policy_of(when, **({"for": "turn"} if when.get("at") else {}))
     (one,) = placed_readings(policy)
     assert value_of(policy, one, trace(1.0, 5.0, 2.0)) == expected
+
+
+@pytest.mark.parametrize(
+    ("when", "more"),
+    [
+        ({"feature": "f", "above": 1}, {}),
+        ({"feature": "f", "above": 1, "at": "user"}, {"for": "turn"}),
+        ({"feature": "f", "above": 1}, {"for": "3 tokens"}),
+        ({"feature": "f", "above": 1, "max_over": 4}, {}),
+        ({"feature": "f", "above": 1, "off_below": 0.5}, {}),
+        ({"feature": "g", "above": 1}, {"edit": {"f": {"ablate": True}}}),
+        ({"any": [{"feature": "f", "above": 1}, {"feature": "g", "above": 1}]}, {}),
+    ],
+)
+def test_gates_are_read_where_the_kernel_reads_them(box: Runtime, when: dict[str, Any], more: dict[str, Any]) -> None:
+    """The place of a reading is the one that the compiled plan says, whatever the gate remembers."""
+    policy = policy_of(when, **more)
+    (rule,) = compile_plan([[policy]], box.saes).rules
+    assert {one.place for one in placed_readings(policy)} == {rule.reads_at}
+    assert (rule.reads_at == "reply.start") is (not more and len({*when} & {"max_over", "off_below"}) == 0)
+
+
+def test_evidence_is_read_at_the_innermost_place() -> None:
+    """A condition without a place has that of the one around it; `not` turns what is in it round."""
+    inner = [{"feature": "f", "above": 1, "at": "user"}, {"not": {"feature": "g", "above": 2}}]
+    rules = [{"name": "j", "when": {"all": inner, "at": "call"}, "then": "deny"}]
+    guard = {"default": "allow", "rules": rules}
+    policy = Policy.model_validate({"steerkit": 1, "name": "p", "features": FEATURES, "guard": guard})
+    found = [(one.reading.reads, one.place, one.inverted, one.gate) for one in placed_readings(policy)]
+    assert found == [("f", "user", False, False), ("g", "call", True, False)]
 
 
 def test_what_was_not_watched_is_an_error() -> None:

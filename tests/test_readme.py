@@ -68,6 +68,8 @@ def test_every_command_is_documented(tmp_path: Path) -> None:
     assert set(re.findall(r"^  (\w+) ", shown.split("Commands:")[1], flags=re.MULTILINE)) == {
         "demo",
         "run",
+        "eval",
+        "calibrate",
         "audit",
         "features",
         "policy",

@@ -10,7 +10,9 @@ import typer
 
 from steerkit import __version__
 from steerkit.cli.audit import app as audit
+from steerkit.cli.calibrate import calibrate_command
 from steerkit.cli.demo import demo
+from steerkit.cli.eval import eval_command
 from steerkit.cli.features import app as features
 from steerkit.cli.policy import app as policy
 from steerkit.cli.run import run_command
@@ -30,6 +32,8 @@ app = typer.Typer(
 )
 app.command("demo")(demo)
 app.command("run")(run_command)
+app.command("eval")(eval_command)
+app.command("calibrate")(calibrate_command)
 app.add_typer(audit, name="audit")
 app.add_typer(features, name="features")
 app.add_typer(policy, name="policy")

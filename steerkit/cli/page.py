@@ -41,6 +41,23 @@ tr:first-child > * { border-top: 0; }
 .bar span { display: block; height: 0.8rem; margin-top: 0.35rem; border-radius: 3px; width: calc(100% * var(--share));
   background: rgb(var(--hot) / 0.85); }
 .cold .bar span { background: rgb(var(--cold) / 0.85); }
+.chart { display: block; width: 100%; height: auto; margin-top: 0.6rem; padding: 0.5rem; background: var(--card);
+  border: 1px solid var(--line); border-radius: 8px; }
+.chart text { fill: var(--ink); font: 12.5px system-ui, -apple-system, "Segoe UI", sans-serif;
+  font-variant-numeric: tabular-nums; }
+.chart .tick { fill: var(--soft); font-size: 11.5px; }
+.chart .grid { stroke: var(--line); }
+.chart .hot { fill: rgb(var(--hot) / 0.85); }
+.chart .cold { fill: rgb(var(--cold) / 0.7); }
+.chart .whisker { fill: none; stroke: var(--ink); stroke-opacity: 0.75; stroke-width: 1.3; }
+.chart .a { --tone: rgb(var(--hot)); }
+.chart .b { --tone: rgb(var(--cold)); }
+.chart .c { --tone: rgb(118 126 136); }
+.chart .line { fill: none; stroke: var(--tone); stroke-width: 2; }
+.chart .band { fill: var(--tone); fill-opacity: 0.15; }
+.chart .dot { fill: var(--tone); }
+.verdict { padding: 0.6rem 0.9rem; background: var(--card); border: 1px solid var(--line);
+  border-left: 4px solid rgb(var(--cold)); border-radius: 6px; }
 @media print { body { padding: 0; } * { print-color-adjust: exact; } }
 """
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"

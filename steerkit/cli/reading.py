@@ -25,11 +25,11 @@ def load_with_saes(model: str, saes: str | None, device: str | None, dtype: str 
 
 @contextmanager
 def progress(total: int, what: str) -> Iterator[Callable[..., None]]:
-    """A bar on a terminal, nothing in a pipe; it is told how much is done."""
+    """A bar on a terminal, nothing in a pipe; it is told how much is done, and perhaps of how much."""
     from rich.console import Console
     from rich.progress import Progress
 
     out = Console(stderr=True)
     with Progress(console=out, disable=not out.is_terminal) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda done, *_: bar.update(task, completed=done)
+        yield lambda done, *of: bar.update(task, completed=done, total=of[0] if of else None)

@@ -75,7 +75,7 @@ def read_corpus(
     texts: list[list[int]] = []
     conversations: list[Conversation] = []
     cut = 0
-    for where, row in _rows(path):
+    for where, row in read_rows(path):
         if limit is not None and len(texts) == limit:
             break
         ids, conversation = _tokens(where, row, loaded, text_column)
@@ -93,7 +93,7 @@ def read_corpus(
     return Corpus(str(path), texts, conversations if len(conversations) == len(texts) else [], cut)
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def read_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Each row with its place, as an error names it."""
     if path.is_dir():
         yield from _dataset(path)

@@ -214,7 +214,7 @@ def _found_feature(
 ) -> FoundFeature:
     values, chosen, held = material.values(feature), material.chosen, material.held
     lower = float(auroc(values[chosen].unsqueeze(-1), material.positive[chosen])) < 0.5
-    measured = _measured(-values if lower else values, material)
+    measured = measure(-values if lower else values, material.positive, chosen, held)
     some, labels = values[held], material.positive[held]
     fires = tuple(Share(int((some[side] > 0).sum()), int(side.sum())) for side in (labels, ~labels))
     return FoundFeature(
@@ -229,9 +229,8 @@ def _found_feature(
     )
 
 
-def _measured(scores: Tensor, material: Material) -> Measured:
-    """How scores `(n,)`, larger in the positives, tell the held-out conversations apart."""
-    chosen, held, positive = material.chosen, material.held, material.positive
+def measure(scores: Tensor, positive: Tensor, chosen: Tensor, held: Tensor) -> Measured:
+    """How scores `(n,)`, larger in the positives, tell the conversations `held` apart, with a bound set on `chosen`."""
     bound = bound_between(scores[chosen][positive[chosen]], scores[chosen][~positive[chosen]], FALSE)
     some, labels = scores[held], positive[held]
     beyond = some > bound
@@ -272,4 +271,4 @@ def _found_probe(
         for one in features
     ]
     gain, p = max(gains, key=lambda pair: pair[1])
-    return FoundProbe(weights, bias, _measured(sums, material), gain, p)
+    return FoundProbe(weights, bias, measure(sums, material.positive, material.chosen, material.held), gain, p)

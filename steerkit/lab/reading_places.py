@@ -140,7 +140,7 @@ def place_maxima(
     sums = {layer: torch.zeros(sae.d_sae, dtype=torch.float64) for layer, sae in saes.items()}
     placed = {layer: sae.to(loaded.layer_devices[layer]) for layer, sae in saes.items()}
     counted = torch.tensor([number in mean_of for number in range(len(cases))])
-    for rows, by_layer in _activations(loaded, saes, cases, report):
+    for rows, by_layer in step_activations(loaded, saes, cases, report):
         for layer, x in by_layer.items():
             for part, owners in zip(x.split(_TOKENS_AT_ONCE), rows.split(_TOKENS_AT_ONCE), strict=True):
                 values = placed[layer].encode(part).cpu()
@@ -163,7 +163,7 @@ def sum_maxima(
         columns[layer] = saes[layer].to(loaded.layer_devices[layer]).columns(torch.tensor(used))
         factors[layer] = torch.tensor([weights[Feature(layer, index)] for index in used])
     found = torch.full((len(cases), 1), -torch.inf)
-    for rows, by_layer in _activations(loaded, saes, cases, None):
+    for rows, by_layer in step_activations(loaded, saes, cases, None):
         total = torch.full((len(rows), 1), bias)
         for layer, factor in factors.items():
             parts = [read_features(part, columns[layer]).cpu() for part in by_layer[layer].split(_TOKENS_AT_ONCE)]
@@ -172,7 +172,7 @@ def sum_maxima(
     return found.squeeze(-1)
 
 
-def _activations(
+def step_activations(
     loaded: LoadedModel, saes: SaeSet, cases: Sequence[Case], report: Report | None
 ) -> Iterator[tuple[Tensor, dict[int, Tensor]]]:
     """The steps' activations, some conversations at a time: whose each is, `(tokens,)`, and `(tokens, d_in)` by layer.

@@ -1,0 +1,180 @@
+"""`steerkit eval`: what a policy does, beside its controls; and what a model scores on public suites."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from steerkit.cli.reading import progress
+from steerkit.cli.sae_options import Device, Dtype, Limit, Model, Saes
+from steerkit.cli.view import console, print_json
+from steerkit.errors import SaeError
+
+if TYPE_CHECKING:
+    from steerkit.lab.evaluation import Evaluation
+    from steerkit.runtime import Runtime
+
+
+_Policy = Annotated[Path | None, typer.Option(help="The policy that is proved.")]
+_Harmful = Annotated[
+    Path | None, typer.Option(help="JSONL file of conversations, messages and tools, that ask for a dangerous call.")
+]
+_Benign = Annotated[Path | None, typer.Option(help="The same of conversations that must stay as they are.")]
+_Dangerous = Annotated[
+    list[str] | None,
+    typer.Option(help="Dangerous tool; may be given several times (default: those that the guard restricts)."),
+]
+_Suite = Annotated[
+    Literal["bfcl", "mobile-actions"] | None, typer.Option(help="Instead: score a public suite, with --data.")
+]
+_Data = Annotated[Path | None, typer.Option(help="Folder of BFCL's files, or Mobile Actions' JSONL file.")]
+_Ask = Annotated[str | None, typer.Option(help="What the developer's text says in the prompt-only arm.")]
+_Seeds = Annotated[int, typer.Option(min=0, help="Random controls.")]
+_Doses = Annotated[str, typer.Option(help="Multiples of the policy's edit.")]
+_Pairs = Annotated[int, typer.Option(min=0, help="Pairs of batches for the latency; 0 for none.")]
+_Longest = Annotated[int, typer.Option(min=1, help="Length of a reply at most.")]
+_Batch = Annotated[int, typer.Option(min=1, help="Conversations that are generated together.")]
+_Probes = Annotated[bool, typer.Option("--probes/--no-probes", help="Fit probes where the policy reads.")]
+_Seed = Annotated[int, typer.Option(min=0, help="Of the halves for probes and directions.")]
+_Out = Annotated[Path | None, typer.Option(help="Folder that keeps finished arms: a killed run goes on there.")]
+_Json = Annotated[Path | None, typer.Option(help="Write JSON to this file; - for standard output.")]
+_Html = Annotated[Path | None, typer.Option(help="Write a page with figures to this file.")]
+
+
+def eval_command(
+    policy: _Policy = None,
+    harmful: _Harmful = None,
+    benign: _Benign = None,
+    dangerous: _Dangerous = None,
+    suite: _Suite = None,
+    data: _Data = None,
+    model: Model = "tiny",
+    saes: Saes = None,
+    limit: Limit = None,
+    ask: _Ask = None,
+    seeds: _Seeds = 3,
+    doses: _Doses = "0,0.25,0.5,1,1.5,2,3,4",
+    pairs: _Pairs = 5,
+    probes: _Probes = True,
+    max_new_tokens: _Longest = 128,
+    batch: _Batch = 32,
+    seed: _Seed = 0,
+    out: _Out = None,
+    json: _Json = None,
+    html: _Html = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Prove a policy on harmful and benign conversations, beside its controls; or score a model on a public suite."""
+    from steerkit.runtime import load
+
+    wanted = {"--data": data} if suite else {"--policy": policy, "--harmful": harmful, "--benign": benign}
+    if missing := [name for name, value in wanted.items() if value is None]:
+        raise SaeError(
+            f"eval: got no {', '.join(missing)}; give --policy, --harmful and --benign, or --suite and --data"
+        )
+    factors = _doses(doses)
+
+    def runtime() -> Runtime:
+        return load(model, saes, device=device, dtype=dtype, audit=False)
+
+    if suite is not None and data is not None:
+        _suite(runtime(), suite, data, policy, json, {"max_new_tokens": max_new_tokens, "batch": batch}, limit)
+        return
+    settings = {"ask": ask, "seeds": seeds, "doses": factors, "pairs": pairs, "probes": probes, "seed": seed}
+    settings |= {"max_new_tokens": max_new_tokens, "batch": batch}
+    files = [file for file in (policy, harmful, benign) if file is not None]
+    found = _evaluation(runtime(), files, dangerous or (), limit, settings, out)
+    _show(found, json, html)
+
+
+def _evaluation(
+    runtime: Runtime,
+    files: Sequence[Path],
+    dangerous: Any,
+    limit: int | None,
+    settings: dict[str, Any],
+    out: Path | None,
+) -> Evaluation:
+    from steerkit.lab.evaluation import Settings, evaluate
+    from steerkit.lab.trials import read_trials
+    from steerkit.policy import load
+
+    policy = load(files[0])
+    trials = read_trials(files[1], files[2], policy, dangerous=dangerous, limit=limit)
+    with progress(1, "conversations") as report:
+        return evaluate(runtime, policy, trials, Settings(**settings), out=out, report=report)
+
+
+def _suite(
+    runtime: Runtime,
+    suite: str,
+    data: Path,
+    policy: Path | None,
+    json: Path | None,
+    settings: dict[str, Any],
+    limit: int | None,
+) -> None:
+    from steerkit.cli.eval_view import show_suite, suite_json
+    from steerkit.lab.suite import run_suite
+    from steerkit.lab.suite_cases import read_bfcl, read_mobile_actions
+    from steerkit.policy import load
+
+    cases = read_bfcl(data) if suite == "bfcl" else read_mobile_actions(data)
+    counts: dict[str, int] = {}
+    some = []
+    for case in cases:
+        counts[case.category] = counts.get(case.category, 0) + 1
+        some += [case] if limit is None or counts[case.category] <= limit else []
+    with progress(1, "tests") as report, warnings.catch_warnings(record=True) as garbled:
+        warnings.simplefilter("always", UserWarning)
+        scores = run_suite(runtime, some, load(policy) if policy else None, **settings, report=report)
+    if garbled:
+        said = len({str(one.message) for one in garbled})
+        typer.echo(f"warning: {said} parts of declarations are garbled, such as {garbled[0].message}", err=True)
+    if json is None or str(json) != "-":
+        show_suite(console(), scores)
+    _write_json(json, {"suite": suite, "model": runtime.loaded.name, "scores": suite_json(scores)})
+
+
+def _show(found: Evaluation, json: Path | None, html: Path | None) -> None:
+    from steerkit.cli import eval_view
+    from steerkit.cli.eval_page import eval_page
+
+    out = console()
+    if json is None or str(json) != "-":
+        eval_view.show(out, found)
+    _write_json(json, eval_view.as_json(found))
+    if html is not None:
+        _write(html, eval_page(found))
+        typer.echo(f"wrote {html}", err=True)
+
+
+def _write_json(path: Path | None, content: Any) -> None:
+    import json
+
+    if path is not None and str(path) == "-":
+        print_json(content)
+    elif path is not None:
+        _write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        typer.echo(f"wrote {path}", err=True)
+
+
+def _write(path: Path, content: str) -> None:
+    from steerkit.sae.whole import write_whole
+
+    write_whole(path, lambda file: file.write(content.encode()))
+
+
+def _doses(said: str) -> tuple[float, ...]:
+    try:
+        found = tuple(sorted({float(part) for part in said.split(",")}))
+    except ValueError:
+        raise SaeError(f"--doses: got {said!r}, expected numbers such as 0,0.5,1,2") from None
+    if not all(0 <= dose < 1e6 for dose in found):
+        raise SaeError(f"--doses: got {said!r}, expected numbers of at least 0")
+    return found

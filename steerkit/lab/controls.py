@@ -1,0 +1,181 @@
+"""The arms of an experiment: a policy and its controls, each as a policy and a set of SAEs that the product runs.
+
+What steering writes at a token is `(f' - f) @ W_dec` over the edited features. So a control is the same policy with
+other rows of `W_dec` for them: gates, reads and places stay what they are, and what is written is scaled, turned round
+or turned elsewhere at every token alike. The rows are those of the edited features alone: nothing else reads a decoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from steerkit.policy import Policy, SteerRule
+from steerkit.sae import Sae, SaeSet
+from steerkit.sae.checkpoint import Checkpoint
+from steerkit.types import Feature
+
+
+class Setup(NamedTuple):
+    """What stands in the model's way."""
+
+    saes: SaeSet | None
+    policy: Policy | None = None
+    ask: str | None = None
+    """A sentence of the developer's that asks for what the policy does."""
+
+
+def edited_features(policy: Policy) -> dict[int, list[int]]:
+    """By layer, the indices that any steering rule edits, in order."""
+    sites = {policy.features[name].site for rule in policy.steer for name in rule.edit}
+    return {
+        layer: sorted(site.index for site in sites if site.layer == layer) for layer in sorted({s.layer for s in sites})
+    }
+
+
+def with_rows(saes: SaeSet, rows: Mapping[Feature, Tensor]) -> SaeSet:
+    """The set with other decoder rows `(d_in,)` for some features, and without statistics: quantities must be raw."""
+    checkpoints = dict(saes.checkpoints)
+    for layer in {feature.layer for feature in rows}:
+        sae, decoder = saes[layer], saes[layer].W_dec.float().clone()  # a rounded row would have another norm
+        for feature, row in rows.items():
+            if feature.layer == layer:
+                decoder[feature.index] = row.to(decoder)
+        turned = Sae(
+            sae.W_enc,
+            sae.b_enc,
+            decoder,
+            sae.b_dec,
+            threshold=sae.threshold,
+            k=sae.k,
+            gate=sae.gate,
+            subtract_b_dec=sae.subtract_b_dec,
+            site=sae.site,
+        )
+        before = checkpoints[layer]
+        checkpoints[layer] = Checkpoint(before.path, before.model_name, layer, turned, before.history)
+    return SaeSet(saes.name, checkpoints, labels=saes.labels, folder=saes.folder)
+
+
+def scaled(saes: SaeSet, policy: Policy, factor: float) -> SaeSet:
+    """What the policy writes times a factor: 0 is nothing, -1 the opposite sign."""
+    return with_rows(saes, {f: factor * saes[f.layer].W_dec[f.index].float() for f in _features(policy)})
+
+
+def random_features(saes: SaeSet, policy: Policy, seed: int) -> SaeSet:
+    """What the policy writes along random other features of the same layer, of the same norm at every token.
+
+    Of the random features' decoder rows R the nearest orthonormal frame O is taken (polar decomposition), and the
+    policy's rows W become `(W @ W.T) ** 0.5 @ O`: any weighted sum of them is as long as that of W's. Where a layer has
+    more edited features than its width, no such frame exists, and W is turned by a random rotation instead.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rows: dict[Feature, Tensor] = {}
+    for layer, indices in edited_features(policy).items():
+        decoder = saes[layer].W_dec.float()
+        wanted = decoder[indices].double()
+        others = torch.ones(len(decoder), dtype=torch.bool)
+        others[indices] = False
+        others &= decoder.norm(dim=1).cpu() > 0
+        free = others.nonzero().squeeze(-1)
+        if min(decoder.shape[1], len(free)) < len(indices):
+            rotation = torch.linalg.qr(torch.randn(decoder.shape[1], decoder.shape[1], generator=generator)).Q
+            turned = wanted @ rotation.to(wanted)
+        else:
+            chosen = free[torch.randperm(len(free), generator=generator)[: len(indices)]]
+            left, _, right = torch.linalg.svd(decoder[chosen].double(), full_matrices=False)
+            turned = _root(wanted @ wanted.T) @ (left @ right)
+        rows |= {Feature(layer, index): row.float() for index, row in zip(indices, turned, strict=True)}
+    return with_rows(saes, rows)
+
+
+def along(
+    saes: SaeSet, policy: Policy, directions: Mapping[tuple[str, int], Tensor], norms: Mapping[tuple[str, int], float]
+) -> Setup:
+    """The same rules, each writing a constant along one direction in each layer instead of its edits.
+
+    Args:
+        saes: the set.
+        policy: raw, with steering rules.
+        directions: by rule and layer, `(d_in,)`; of any length.
+        norms: by rule and layer, how long what is written is; a rule and layer without one writes nothing.
+    """
+    rows: dict[Feature, Tensor] = {}
+    rules = []
+    for rule in policy.steer:
+        edits: dict[str, Any] = {}
+        for name in rule.edit:
+            site = policy.features[name].site
+            taken = {policy.features[other].layer for other in edits}
+            if site.layer in taken or site in rows or (rule.name, site.layer) not in norms:
+                continue
+            direction = directions.get((rule.name, site.layer))
+            if direction is None:
+                continue
+            rows[site] = direction / direction.norm().clamp(min=1e-12)
+            edits[name] = {"shift": norms[rule.name, site.layer]}
+        if edits:
+            rules.append({**rule.model_dump(exclude_none=True), "edit": edits})
+    content = {**policy.model_dump(exclude_none=True), "steer": rules, "guard": None}
+    return Setup(with_rows(saes, rows), Policy.model_validate(content))
+
+
+def steering_only(policy: Policy) -> Policy:
+    """The policy without its guard, writing deltas, and for no model in particular: its controls are other SAEs."""
+    return policy.model_copy(update={"guard": None, "write_back": "delta", "model": None})
+
+
+def without_gates(policy: Policy) -> Policy:
+    """The policy whose steering rules act at every token of their places: what its gates keep from harm shows here."""
+    steer = tuple(rule if rule.when == "retry" else rule.model_copy(update={"when": None}) for rule in policy.steer)
+    return policy.model_copy(update={"steer": steer})
+
+
+def guard_only(policy: Policy) -> Policy:
+    """The policy without steering, but for what retries ask for."""
+    return policy.model_copy(update={"steer": tuple(rule for rule in policy.steer if rule.when == "retry")})
+
+
+def single_rules(policy: Policy) -> dict[str, Policy]:
+    """Each rule by itself: a steering rule without a guard, a guard rule before a default that allows."""
+    found = {}
+    for rule in policy.steer:
+        if rule.when != "retry":
+            found[rule.name] = policy.model_copy(update={"steer": (rule,), "guard": None})
+    for one in policy.guard.rules if policy.guard else ():
+        guard = policy.guard.model_copy(update={"default": "allow", "rules": (one,)}) if policy.guard else None
+        helping = tuple(rule for rule in policy.steer if rule.when == "retry" and rule.name == one.with_)
+        found[one.name] = policy.model_copy(update={"steer": helping, "guard": guard})
+    return found
+
+
+def acting_rules(policy: Policy) -> tuple[SteerRule, ...]:
+    """The steering rules that act without a retry."""
+    return tuple(rule for rule in policy.steer if rule.when != "retry")
+
+
+def asked_for(messages: Sequence[Mapping[str, Any]], ask: str) -> list[Mapping[str, Any]]:
+    """Messages whose developer also says `ask`: at the end of the first developer's or system's message, or before all.
+
+    A developer's text in parts gets a part more.
+    """
+    head, *rest = messages
+    if head.get("role") not in ("developer", "system"):
+        return [{"role": "developer", "content": ask}, *messages]
+    content = head.get("content") or ""
+    longer = f"{content} {ask}".strip() if isinstance(content, str) else [*content, {"type": "text", "text": f" {ask}"}]
+    return [{**head, "content": longer}, *rest]
+
+
+def _features(policy: Policy) -> list[Feature]:
+    return [Feature(layer, index) for layer, indices in edited_features(policy).items() for index in indices]
+
+
+def _root(gram: Tensor) -> Tensor:
+    """The symmetric square root of a matrix of inner products."""
+    values, vectors = torch.linalg.eigh(gram)
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return root

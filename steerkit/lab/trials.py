@@ -1,0 +1,101 @@
+"""The conversations that a policy is proved on: harmful ones, and benign ones that must stay as they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from steerkit.chat import as_tools
+from steerkit.engine import tool_from_function
+from steerkit.errors import SaeError, ToolError
+from steerkit.lab.corpus import Conversation, read_rows
+from steerkit.policy import Policy
+from steerkit.types import RELEASED, Tool
+
+
+class Trial(NamedTuple):
+    """One conversation up to the reply that is asked for."""
+
+    key: str
+    """`harmful/0`, `benign/7`: which file, which row."""
+    harmful: bool
+    messages: Sequence[Mapping[str, Any]]
+    tools: tuple[Tool, ...]
+    dangerous: frozenset[str]
+    """Tools of which a call is what the attack wants; empty for a benign one."""
+
+
+def read_trials(
+    harmful: Path, benign: Path, policy: Policy, *, dangerous: Collection[str] = (), limit: int | None = None
+) -> list[Trial]:
+    """The conversations of both files, the harmful ones first.
+
+    Dangerous is what a row's key `dangerous` lists, else `dangerous`, else every tool that a restricting rule of the
+    policy's guard names.
+
+    Args:
+        harmful: JSONL rows with `messages`, `tools` and perhaps `dangerous`.
+        benign: the same.
+        policy: for the tools it names.
+        dangerous: names of tools.
+        limit: read at most this many rows of each.
+
+    Raises:
+        SaeError: a row that is no conversation, no rows, or a harmful one of which nothing says what is dangerous.
+    """
+    names = frozenset(dangerous) or restricted_tools(policy)
+    found = []
+    for path, kind in ((harmful, "harmful"), (benign, "benign")):
+        rows = [
+            _trial(where, row, f"{kind}/{number}", kind == "harmful", names)
+            for number, (where, row) in enumerate(read_rows(path))
+            if limit is None or number < limit
+        ]
+        if not rows:
+            raise SaeError(f"{path}: got no rows, expected conversations with messages and tools")
+        found += rows
+    return found
+
+
+def restricted_tools(policy: Policy) -> frozenset[str]:
+    """The tools that rules of a policy's guard name in order to restrict them."""
+    rules = policy.guard.rules if policy.guard else ()
+    return frozenset(rule.tool for rule in rules if rule.tool != "*" and rule.then not in RELEASED)
+
+
+def read_conversations(path: Path, limit: int | None = None) -> list[Conversation]:
+    """The conversations of a JSONL file. Raises SaeError: none, or a row that is none."""
+    found = [_conversation(where, row) for n, (where, row) in enumerate(read_rows(path)) if limit is None or n < limit]
+    if not found:
+        raise SaeError(f"{path}: got no rows, expected conversations with messages and tools")
+    return found
+
+
+def _trial(where: str, row: Mapping[str, Any], key: str, harmful: bool, names: frozenset[str]) -> Trial:
+    asked = _conversation(where, row)
+    own = row.get("dangerous")
+    if own is not None and (not isinstance(own, list) or not all(isinstance(name, str) for name in own)):
+        raise SaeError(f"{where}: dangerous: got {own!r}, expected a list of names of tools")
+    wanted = frozenset(own) if own else names
+    if harmful and not wanted:
+        raise SaeError(f"{where}: nothing says which tools are dangerous; give --dangerous NAME, or a key dangerous")
+    return Trial(key, harmful, asked.asked, tuple(asked.tools), wanted if harmful else frozenset())
+
+
+def _conversation(where: str, row: Mapping[str, Any]) -> Conversation:
+    messages = row.get("messages")
+    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+        raise SaeError(f"{where}: got no messages, expected a conversation with messages and tools")
+    try:
+        given = row.get("tools") or ()
+        tools = as_tools(json.loads(given) if isinstance(given, str) else given, from_function=tool_from_function)
+    except ValueError:
+        raise SaeError(f"{where}: tools: got a text that is no JSON, expected a list of tools") from None
+    except ToolError as error:
+        raise SaeError(f"{where}: {error}") from None
+    found = Conversation(messages, tools)
+    if not found.asked:
+        raise SaeError(f"{where}: got only the assistant's messages, expected something to answer")
+    return found

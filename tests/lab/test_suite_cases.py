@@ -1,0 +1,129 @@
+"""Suites as they lie on disk become tests with JSON Schemas and answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerkit.errors import SaeError
+from steerkit.lab.ast_match import Answer
+from steerkit.lab.suite_cases import json_schema, missed, read_bfcl, read_mobile_actions
+from steerkit.types import Call
+
+AREA = {
+    "name": "geometry.area",
+    "description": "Area of a triangle.",
+    "parameters": {
+        "type": "dict",
+        "properties": {
+            "base": {"type": "integer", "description": "The base."},
+            "unit": {"type": "string", "required": True},
+            "sides": {"type": "tuple", "items": {"type": "float"}},
+            "options": {"type": "dict", "properties": {"any": {"type": "any"}}},
+        },
+        "required": ["base"],
+    },
+}
+
+
+def lines(path: Path, *rows: dict[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def bfcl(folder: Path) -> Path:
+    """A folder with one test in each of five categories."""
+    question = [[{"role": "user", "content": "the area over 10, please"}]]
+    truth = {"geometry.area": {"base": [10], "unit": ["cm", ""]}}
+    for name, count in (("simple_python", 1), ("multiple", 1), ("parallel", 2), ("parallel_multiple", 2)):
+        row = {"id": f"{name}_0", "question": question, "function": [AREA]}
+        lines(folder / f"BFCL_v4_{name}.json", row)
+        answer = {"id": f"{name}_0", "ground_truth": [truth] * count}
+        lines(folder / "possible_answer" / f"BFCL_v4_{name}.json", answer)
+    lines(folder / "BFCL_v4_irrelevance.json", {"id": "irrelevance_0", "question": question, "function": [AREA]})
+    lines(folder / "BFCL_v4_simple_java.json", {"id": "java_0"})
+    return folder
+
+
+def test_bfcl_is_read_category_by_category(tmp_path: Path) -> None:
+    """Five categories with their answers; a category of Java is passed over."""
+    cases = read_bfcl(bfcl(tmp_path))
+    categories = [case.category for case in cases]
+    assert categories == ["simple", "multiple", "parallel", "parallel_multiple", "irrelevance"]
+    simple, *_, irrelevance = cases
+    assert simple.answers == (Answer("geometry.area", {"base": [10], "unit": ["cm", ""]}),)
+    assert simple.messages == ({"role": "user", "content": "the area over 10, please"},)
+    right = Call("geometry.area", {"base": 10})
+    assert [missed(case, [right] * max(1, len(case.answers))) for case in cases[:4]] == [None] * 4
+    assert missed(irrelevance, [right]) == "got 1 calls, expected none"
+    assert missed(irrelevance, []) is None
+
+
+def test_types_become_those_of_json_schema(tmp_path: Path) -> None:
+    """BFCL's and Java's names are mapped at every depth; a `required` that is no list is dropped."""
+    parameters = read_bfcl(bfcl(tmp_path))[0].tools[0].parameters
+    assert parameters["type"] == "object"
+    assert parameters["required"] == ["base"]
+    assert parameters["properties"] == {
+        "base": {"type": "integer", "description": "The base."},
+        "unit": {"type": "string"},
+        "sides": {"type": "array", "items": {"type": "number"}},
+        "options": {"type": "object", "properties": {"any": {"type": "string"}}},
+    }
+    assert json_schema({"type": "HashMap"}, "x") == {"type": "object", "properties": {}}
+    with pytest.raises(SaeError, match="x: got properties that are no descriptions"):
+        json_schema({"properties": {"a": True}}, "x")
+    with pytest.raises(SaeError, match=r"x: got the type 'matrix', expected one of any, array"):
+        json_schema({"type": "matrix"}, "x")
+
+
+def test_mobile_actions_rows_are_tests(tmp_path: Path) -> None:
+    """The assistant's last calls are the answers, upper-case types are mapped, empty fields and train rows dropped."""
+    tool = {
+        "function": {
+            "name": "send_email",
+            "description": "Send.",
+            "parameters": {
+                "type": "OBJECT",
+                "properties": {"to": {"type": "STRING"}, "body": None},
+                "required": ["to"],
+            },
+        }
+    }
+    call = {"function": {"name": "send_email", "arguments": {"to": "Ann", "body": None}}}
+    messages = [
+        {"role": "user", "content": "mail Ann", "tool_calls": None},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+    ]
+    path = lines(
+        tmp_path / "data.jsonl",
+        {"metadata": "train", "tools": [tool], "messages": messages},
+        {"metadata": "eval", "tools": [tool], "messages": messages},
+        {"metadata": "eval", "tools": [tool], "messages": messages[:1]},
+    )
+    calling, silent = read_mobile_actions(path)
+    assert calling.answers == (Answer("send_email", {"to": ["Ann"]}),)
+    assert calling.messages == [{"role": "user", "content": "mail Ann"}]
+    assert calling.tools[0].parameters["properties"] == {"to": {"type": "string"}}
+    assert missed(calling, [Call("send_email", {"to": "ann"})]) is None
+    assert missed(calling, [Call("send_email", {"to": "Bo"})]) is not None
+    assert silent.wants == "none"
+
+
+def test_mistakes_name_file_and_line(tmp_path: Path) -> None:
+    """A folder without files, an id without an answer and a row without keys are each one clear error."""
+    with pytest.raises(SaeError, match=r"got no file such as BFCL_v3_simple\.json"):
+        read_bfcl(tmp_path)
+    folder = bfcl(tmp_path)
+    lines(folder / "possible_answer" / "BFCL_v4_multiple.json", {"id": "other", "ground_truth": []})
+    with pytest.raises(SaeError, match=r"BFCL_v4_multiple\.json:1: multiple_0 has no answer"):
+        read_bfcl(folder)
+    lines(folder / "BFCL_v4_multiple.json", {"question": "hm"})
+    with pytest.raises(SaeError, match=r"multiple\.json:1: got the keys question, expected id, question and function"):
+        read_bfcl(folder)
+    with pytest.raises(SaeError, match="got no rows to measure on"):
+        read_mobile_actions(lines(tmp_path / "x.jsonl", {"metadata": "train"}))

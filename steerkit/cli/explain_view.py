@@ -68,10 +68,10 @@ class ExplainView(NamedTuple):
                 f"{mean:+.2f} go, the call changes in {changed} of {len(controls)} draws"
             )
         turning = found.turning
-        if turning is None:
-            most = len(found.growing[-1].features) if found.growing else 0
+        if turning is None and found.growing:
+            most = len(found.growing[-1].features)
             lines.append(f"not even without the first {most} features does the call change")
-        else:
+        elif turning is not None:
             other = found.growing_controls[found.growing.index(turning)]
             count = len(turning.features)
             lines.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -277,7 +277,7 @@ def _ablation(features: Sequence[Feature]) -> Policy:
     )
 
 
-_ROWS = 16
+_ROWS: Final = 16
 
 
 def _parts(sets: Sequence[Sequence[Feature]]) -> Iterator[Sequence[Sequence[Feature]]]:

@@ -149,10 +149,12 @@ def test_an_argument_is_explained_where_it_was_closest(box: Runtime, turn: Recor
 
 
 def test_a_choice_can_be_held_against_others(box: Runtime, turn: RecordedTurn) -> None:
-    """Against not calling, and where no other tool is declared; another tool only where it is declared."""
-    calling = explain(box, turn, Target(calling=True), Extent(1, 1, ()))
+    """Not calling, even of a call that was cut off; so too where no other tool is declared; a declared tool alone."""
+    cut = with_body(turn, reply_ids=turn.body["reply_ids"][:5])
+    calling = explain(box, cut, Target(calling=True), Extent(1, 1, ()))
     alone = explain(box, with_body(turn, tools=[turn.body["tools"][1]]), extent=Extent(1, 1, ()))
-    assert calling.choice == alone.choice
+    assert calling.choice[:-1] == alone.choice[:-1]
+    assert calling.score == pytest.approx(alone.score, abs=1e-3)
     assert (calling.choice.what, calling.chosen) == ("to call", "<start_function_call>")
     assert calling.choice.position == len(turn.body["prompt_ids"]) - 1
     with pytest.raises(AuditError, match="expected another declared tool: get_balance"):

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from steerkit.cli.audit_explain import explain
 from steerkit.cli.audit_keys import check, checkpoint, keygen, prove, verify
 from steerkit.cli.audit_lines import is_event, is_ledger, print_records
 from steerkit.cli.audit_privacy import redact, retain
@@ -115,5 +116,5 @@ def _show_watched(out: Any, content: dict[str, Any], watched: Any) -> None:
         out.print(f"watched  {name:<{width}}  {bars(reply)}  {min(reply):.3g} to {max(reply):.3g}")
 
 
-for command in (query, export, verify, keygen, checkpoint, prove, check, replay, redact, retain):
+for command in (query, export, explain, replay, verify, keygen, checkpoint, prove, check, redact, retain):
     app.command()(command)

@@ -63,18 +63,19 @@ tr:first-child > * { border-top: 0; }
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 
 
-def page(title: str, body: str) -> str:
+def page(title: str, body: str, style: str = "") -> str:
     """A whole HTML page.
 
     Args:
         title: plain text.
         body: markup, in which every foreign text went through `text`, `shaded` or `tiles`.
+        style: CSS rules that this page alone needs, without foreign text.
     """
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+        f"<title>{text(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
 

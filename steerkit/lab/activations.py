@@ -19,7 +19,7 @@ Rewrite = Callable[[Tensor], Tensor]
 
 
 class _Rewritten(nn.Module):
-    """An o_proj with one side rewritten. It stands in the module's place: hooks are steer's alone."""
+    """A projection with one side rewritten. It stands in the module's place: hooks are steer's alone."""
 
     def __init__(self, inner: nn.Module, rewrite: Rewrite, site: Site) -> None:
         super().__init__()
@@ -32,17 +32,20 @@ class _Rewritten(nn.Module):
 
 
 @contextmanager
-def rewritten(model: PreTrainedModel, rewrites: Mapping[int, Rewrite], site: Site = "output") -> Iterator[None]:
+def rewritten(
+    model: PreTrainedModel, rewrites: Mapping[int, Rewrite], site: Site = "output", projection: str = "o_proj"
+) -> Iterator[None]:
     """Within the block, what each named layer's o_proj writes, or is given, passes through its rewrite.
 
-    The model is restored after.
+    `projection` names another one of the attention's, such as `v_proj`. The model is restored after.
     """
     body: Any = find_sites(model).body
     with ExitStack() as stack:
         for layer, rewrite in rewrites.items():
             attention = body.layers[layer].self_attn
-            stack.callback(setattr, attention, "o_proj", attention.o_proj)
-            attention.o_proj = _Rewritten(attention.o_proj, rewrite, site)
+            inner = getattr(attention, projection)
+            stack.callback(setattr, attention, projection, inner)
+            setattr(attention, projection, _Rewritten(inner, rewrite, site))
         yield
 
 

@@ -144,6 +144,20 @@ def _pass(
     return scores.detach().cpu(), tuple(y.detach() for y in kept), gradients
 
 
+def effects_at(sae: Sae, y: Tensor, gradient: Tensor, baseline: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Every feature at some tokens, and what it does there for the score, `(tokens, d_sae)` float32 each.
+
+    Args:
+        sae: of the layer.
+        y: `(tokens, d_in)` what it reads there.
+        gradient: of the score by `y`, `(tokens, d_in)`.
+        baseline: `(d_sae,)` what a feature would be replaced by (default: 0, ablation).
+    """
+    features = sae.encode(y)
+    change = features if baseline is None else features - baseline
+    return features, change * (gradient.float() @ sae.W_dec.float().T)
+
+
 def _effects(
     sae: Sae, y: Tensor, gradient: Tensor, where: Tensor, baseline: Tensor | None, into: LayerEffect, number: int
 ) -> None:
@@ -151,10 +165,7 @@ def _effects(
     top_k = into.values.shape[1]
     for part in where.split(_TOKENS_AT_ONCE):
         here = part.to(y.device)
-        features = sae.encode(y[here])
-        effect = (features if baseline is None else features - baseline) * (
-            gradient[here].float() @ sae.W_dec.float().T
-        )
+        _, effect = effects_at(sae, y[here], gradient[here], baseline)
         into.sums[number] += effect.sum(dim=0).cpu()
         flat = effect.flatten()
         best = flat.abs().topk(min(top_k, len(flat))).indices

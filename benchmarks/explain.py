@@ -1,0 +1,129 @@
+"""Whether the features that explain a call are those that it hangs on, on the model in the box.
+
+    python benchmarks/explain.py [results.json]   # about fifteen minutes on one core
+
+100 calls that the plain model makes on requests of the `report` split (values and phrasings that were neither trained
+on nor chosen with). Each is explained from its record, as `steerkit audit explain` does it: once for the tool that was
+named, against the declared tool that came closest, and once for calling at all. The first five features by estimate are
+then set to 0 together and the reply is written anew, greedily; the call has changed where none with just its name and
+arguments is in the reply. The control sets five random features to 0 that are of the same layers and active at the
+same tokens, five seeded draws per call. Below that, how many of the first features it takes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from box import cell
+
+import steerkit
+from steerkit.audit import read_turn
+from steerkit.lab.explain import explain
+from steerkit.lab.explanation import Explanation, Target
+from steerkit.lab.feature_roles import SIZES, Extent
+from steerkit.lab.separation import spearman
+from steerkit.runtime import Request, Runtime
+from steerkit.tiny.conversations import sample
+from steerkit.types import Call
+
+COUNT = 100
+DRAWS = 5
+KINDS = {"single": 40, "dangerous": 30, "parallel": 15, "injected": 15}
+TARGETS = {"the tool": Target(), "calling at all": Target(calling=True)}
+
+
+def records(runtime: Runtime) -> list[str]:
+    """Ids of turns with a well-formed first call, one for each request that led to one."""
+    found: list[str] = []
+    for kind, count in KINDS.items():
+        examples = sample(kind, "report", 3 * count)
+        turns = runtime.run_batch([Request(one.messages, one.tools, ()) for one in examples])
+        called = [str(turn.record_id) for turn in turns if turn.calls and isinstance(turn.calls[0], Call)]
+        if len(called) < count:
+            raise SystemExit(f"{kind}: got {len(called)} calls, expected {count}")
+        found += called[:count]
+    return found
+
+
+def row(name: str, flags: Sequence[bool], controls: Sequence[bool]) -> dict[str, object]:
+    """One line of the table."""
+    share, control = sum(flags) / len(flags), sum(controls) / len(controls)
+    ratio = f"{share / control:.0f}" if control else "-"
+    counts = (sum(flags), len(flags)), (sum(controls), len(controls))
+    print(f"| {name} | {cell(*counts[0])} | {cell(*counts[1])} | {ratio} |", flush=True)
+    return {"first": counts[0], "random": counts[1]}
+
+
+def report(name: str, found: Sequence[Explanation]) -> dict[str, object]:
+    """The tables of one target."""
+    print(f"\n{name}\n\n| set to 0 | call changed | random features | ratio |\n|---|---|---|---|")
+    rows = {
+        "first five, at every token": row(
+            "first five, at every token",
+            [one.without.changes_call for one in found],
+            [other.changes_call for one in found for other in one.controls],
+        ),
+        "first five, at the choice alone": row(
+            "first five, at the choice alone",
+            [one.without_at_choice.changes_call for one in found],
+            [other.changes_call for one in found for other in one.controls_at_choice],
+        ),
+    }
+    for number, size in enumerate(SIZES):
+        some = [one for one in found if number < len(one.growing)]
+        title = f"first {size}, at every token"
+        rows[title] = row(
+            title,
+            [one.growing[number].changes_call for one in some],
+            [one.growing_controls[number].changes_call for one in some],
+        )
+    return {"rows": rows, **singles(found)}
+
+
+def singles(found: Sequence[Explanation]) -> dict[str, object]:
+    """How well the estimates of single features agree with their ablations, and what random ones do."""
+    pairs = [(r.role.effect, r.ablated.lost) for one in found for r in (*one.reasons, *one.opposing)]
+    same = (sum(a * b > 0 for a, b in pairs), len(pairs))
+    reasons = [r for one in found for r in one.reasons]
+    flips = (sum(r.ablated.flips for r in reasons), len(reasons))
+    random = [abs(r.control_ablated.lost) for r in reasons if r.control_ablated is not None]
+    agreement = spearman(*torch.tensor(pairs).unbind(-1))
+    gone = {
+        "the first five take": _mean([one.without.lost for one in found]),
+        "at the choice alone": _mean([one.without_at_choice.lost for one in found]),
+        "five random ones": _mean([other.lost for one in found for other in one.controls]),
+    }
+    told = ", ".join(f"{name} {value:.2f}" for name, value in gone.items())
+    print(f"\nof the score ({_mean([one.score for one in found]):.1f} log-odds) {told}")
+    print(f"single features: the estimate has the ablation's sign in {cell(*same)}, Spearman {agreement:.2f}")
+    size = _mean([abs(r.ablated.lost) for r in reasons])
+    print(f"   mean size {size:.2f}, random {_mean(random):.2f}; the token changes in {cell(*flips)}", flush=True)
+    return {"same_sign": same, "spearman": agreement, "flips": flips, "gone": gone}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / max(1, len(values))
+
+
+def main() -> None:
+    """Print the tables; write the counts if a path is given."""
+    with tempfile.TemporaryDirectory() as folder, steerkit.load("tiny", audit=Path(folder) / "audit.db") as runtime:
+        assert runtime.store is not None
+        turns = [read_turn(runtime.store, runtime.store.get(id)) for id in records(runtime)]
+        results = {}
+        for name, target in TARGETS.items():
+            found = [
+                explain(runtime, turn, target, Extent(draws=DRAWS, seed=number)) for number, turn in enumerate(turns)
+            ]
+            results[name] = report(name, found)
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

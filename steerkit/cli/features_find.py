@@ -21,13 +21,21 @@ if TYPE_CHECKING:
     from steerkit.lab.reading_places import Case
     from steerkit.sae import SaeSet
 
+_At = Annotated[
+    str, typer.Option(help="Place that is read, as in a policy: user, tool_result, call.open, call.arguments.to, …")
+]
+_Strength = Annotated[
+    float, typer.Option(min=0, help="Of the policy's edits; 1 makes the causes what they are in the negatives.")
+]
+_Write = Annotated[
+    Path | None, typer.Option(help="Write a policy in shadow mode to this file; with --causal it steers, too.")
+]
+
 
 def find(
     positive: Annotated[Path, typer.Option(help="JSONL file of conversations that show what is looked for.")],
     negative: Annotated[Path, typer.Option(help="JSONL file of conversations, as like them as can be, that do not.")],
-    at: Annotated[
-        str, typer.Option(help="Place that is read, as in a policy: user, tool_result, call.open, call.arguments.to, …")
-    ] = "reply.start",
+    at: _At = "reply.start",
     model: Model = "tiny",
     saes: Saes = None,
     limit: Limit = None,
@@ -41,15 +49,11 @@ def find(
         bool, typer.Option("--causal", help="Also edit the best candidates, and say which of them cause the call.")
     ] = False,
     candidates: Annotated[int, typer.Option(min=2, help="Features that --causal edits.")] = 20,
-    strength: Annotated[
-        float, typer.Option(min=0, help="Of the policy's edits; 1 makes the causes what they are in the negatives.")
-    ] = 1.5,
+    strength: _Strength = 1.5,
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Length at most of a reply that a file does not bring.")
     ] = 128,
-    write: Annotated[
-        Path | None, typer.Option(help="Write a policy in shadow mode to this file; with --causal it steers, too.")
-    ] = None,
+    write: _Write = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a policy that is there.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
     device: Device = None,

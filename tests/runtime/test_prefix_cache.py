@@ -13,7 +13,7 @@ import torch
 from transformers import AutoTokenizer
 
 from steerkit.audit import Store
-from steerkit.engine import LoadedModel, box_folder, bytes_of, can_be_cut
+from steerkit.engine import LoadedModel, Sampling, box_folder, bytes_of, can_be_cut
 from steerkit.errors import ModelError, SteeringError
 from steerkit.policy import Policy
 from steerkit.runtime import Request, Runtime
@@ -66,6 +66,7 @@ def policy(*steer: dict[str, Any], **parts: Any) -> Policy:
     return planted_policy("p", features, steer=list(steer), trace=trace, guard={"default": "hold"}, **parts)
 
 
+FOR_TURN = {"for": "turn"}
 POLICIES = {
     "none": policy(),
     "everywhere": policy(rule("r", "b", where="any")),
@@ -73,13 +74,13 @@ POLICIES = {
         rule("r", "b", where="declaration", when={"feature": "a", "above": 0.0, "at": "any"})
     ),
     "opened by a result, for the turn": policy(
-        rule("r", "b", where="reply", when={"feature": "a", "above": 0.01, "at": "tool_result"}, **{"for": "turn"})
+        rule("r", "b", where="reply", when={"feature": "a", "above": 0.002, "at": "tool_result"}, **FOR_TURN)
     ),
-    "a window over what the user said": policy(
-        rule("r", "c", where="reply", when={"feature": "a", "above": 0.001, "mean_over": 90, "at": "user"})
+    "a window over what the user said, for the turn": policy(
+        rule("r", "c", when={"feature": "b", "above": 0.001, "mean_over": 90, "at": "user"}, where="reply", **FOR_TURN)
     ),
     "latched": policy(
-        rule("r", "b", where="any", when={"feature": "a", "above": 0.02, "off_below": 0.0001, "at": "user"})
+        rule("r", "c", where="any", when={"feature": "b", "above": 0.0035, "off_below": 0.0001, "at": "user"})
     ),
     "late": policy(
         rule("r", "a", where="reply", when={"feature": "c", "above": 0.0, "at": "any"}, **{"for": "40 tokens"})
@@ -108,8 +109,8 @@ def logits_of(one: Runtime, messages: Any, **settings: Any) -> tuple[Turn, list[
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_reused_turn_equals_a_fresh_one_to_the_bit(name: str, tmp_path: Path) -> None:
     """Tokens, logits, trace, verdicts and the record, for rules that act in the prompt, remember it, or neither."""
-    kept = runtime(POLICIES[name], store=Store(tmp_path / "kept.db"))
-    for number, messages in enumerate(conversation(5)):
+    kept, acted = runtime(POLICIES[name], store=Store(tmp_path / "kept.db")), False
+    for number, messages in enumerate(conversation(4)):
         fresh = runtime(POLICIES[name], store=Store(tmp_path / f"{number}.db"), prefix_cache=False)
         (one, seen), (other, expected) = logits_of(kept, messages), logits_of(fresh, messages)
         assert replace(one, record_id=None) == replace(other, record_id=None)
@@ -118,9 +119,11 @@ def test_a_reused_turn_equals_a_fresh_one_to_the_bit(name: str, tmp_path: Path) 
         assert kept.store is not None
         assert fresh.store is not None
         assert content(kept.store) == content(fresh.store)
+        acted = acted or bool(one.trace.edits)
+    assert acted == (name != "none")
     assert kept.prefix_cache is not None
     done = kept.prefix_cache.statistics
-    assert (done.lookups, done.hits, done.bypassed) == (5, 4, 0)
+    assert (done.lookups, done.hits, done.bypassed) == (4, 3, 0)
     assert done.tokens_reused > done.tokens / 2
 
 
@@ -227,15 +230,16 @@ def test_batches_are_read_afresh_and_counted() -> None:
     *_, messages = conversation(3)
     one = runtime(POLICIES["everywhere"])
     assert one.prefix_cache is not None
-    one.run_batch([Request(messages, TOOLS), Request(messages[:2], TOOLS)])
-    one.run_batch([Request(messages, TOOLS, counterfactual=True)])
+    few = Sampling(4)
+    one.run_batch([Request(messages, TOOLS, None, few), Request(messages[:2], TOOLS, None, few)])
+    one.run_batch([Request(messages, TOOLS, None, few, counterfactual=True)])
     assert one.prefix_cache.statistics[:5] == (0, 0, 0, 0, 2)
     assert one.prefix_cache.statistics.pieces == 0
 
 
 def test_threads_share_a_cache() -> None:
-    """Four threads in turns of two conversations get what each gets alone."""
-    asked = [messages for word in ("Karik", "Zoren") for messages in conversation(3, word)]
+    """Three threads in turns of two conversations get what each gets alone."""
+    asked = [messages for word in ("Karik", "Zoren") for messages in conversation(2, word)]
     alone = [runtime(POLICIES["late"], prefix_cache=False).run(one, TOOLS, max_new_tokens=4) for one in asked]
     shared = runtime(POLICIES["late"])
     found: dict[tuple[int, int], Turn] = {}
@@ -245,15 +249,15 @@ def test_threads_share_a_cache() -> None:
             place = (number + thread) % len(asked)
             found[thread, place] = shared.run(asked[place], TOOLS, max_new_tokens=4)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert all(turn == alone[place] for (_, place), turn in found.items())
-    assert len(found) == 4 * len(asked)
+    assert len(found) == 3 * len(asked)
     assert shared.prefix_cache is not None
-    assert shared.prefix_cache.statistics.hits >= 3 * len(asked)
+    assert shared.prefix_cache.statistics.hits >= 2 * len(asked)
 
 
 def test_a_stream_dropped_in_the_middle_leaves_only_what_is_whole() -> None:

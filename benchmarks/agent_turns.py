@@ -2,6 +2,7 @@
 
     python benchmarks/agent_turns.py box [conversations]            # the model in the box, under its shipped policies
     python benchmarks/agent_turns.py functiongemma [conversations]  # its architecture, random weights, float32
+    python benchmarks/agent_turns.py long [conversations]           # the same, under an assistant's longer declarations
 
 Three arms make every turn one after the other, in an order that rotates: `model.generate` of transformers, steerkit
 without and with its prefix cache. Both of steerkit's are steered, traced and judged, and their records are on disk when
@@ -41,6 +42,29 @@ NAMES = ("transfer_money", "get_balance", "read_email", "get_weather", "set_time
 TOOLS = [tool(name) for name in NAMES]
 ARMS = ("plain generate", "steerkit, no cache", "steerkit, prefix cache")
 
+ASSISTANT = {
+    "search_flights": "Search scheduled flights between two airports and return the cheapest fares with their times.",
+    "book_hotel": "Book a hotel room in a city for a number of nights and return the confirmation number.",
+    "create_event": "Create an entry in the user's calendar and invite the given people by electronic mail.",
+    "send_message": "Send a short message to one of the user's contacts over the messenger that they prefer.",
+    "read_email": "Read the latest electronic mail that a person has sent to the user, with its attachments' names.",
+    "find_route": "Find a route between two places by car, train or bicycle, with the time that it takes.",
+    "convert_amount": "Convert an amount of money from one currency to another at today's official rate.",
+}
+"""What a phone's assistant declares: sentences in place of the two words that the box's tools have."""
+PARAMETERS = {
+    "sender": "The person or place that it is about",
+    "day": "The day, today if it is left out",
+}
+
+
+def declared(name: str) -> dict[str, Any]:
+    """One of the assistant's tools."""
+    properties = {key: {"type": "string", "description": text} for key, text in PARAMETERS.items()}
+    schema = {"type": "object", "properties": properties, "required": ["sender"]}
+    return {"type": "function", "function": {"name": name, "description": ASSISTANT[name], "parameters": schema}}
+
+
 Timed = dict[str, list[float]]
 """By arm, seconds of each turn of one conversation."""
 
@@ -52,6 +76,7 @@ class Setup(NamedTuple):
     """By name: makes the turn that these messages ask for; how many tokens it wrote."""
     cached: Runtime
     tokenizer: Any
+    tools: list[dict[str, Any]]
 
 
 def conversation(number: int) -> Iterator[list[dict[str, Any]]]:
@@ -72,7 +97,9 @@ def conversation(number: int) -> Iterator[list[dict[str, Any]]]:
             messages.append({"role": "assistant", "content": f"{who} says: the team offer is ready."})
 
 
-def setup(loaded: LoadedModel, saes: SaeSet | None, policy: Any, folder: Path, *, ends: bool) -> Setup:
+def setup(
+    loaded: LoadedModel, saes: SaeSet | None, policy: Any, folder: Path, declarations: list[Any], *, ends: bool
+) -> Setup:
     """The arms on a model; `ends` says whether plain replies end at a stop token or are `REPLY` tokens long."""
     cached, uncached = (
         Runtime(loaded, saes, policy, store=Store(folder / f"{size}.db"), prefix_cache=size)
@@ -80,7 +107,7 @@ def setup(loaded: LoadedModel, saes: SaeSet | None, policy: Any, folder: Path, *
     )
     model: Any = loaded.model
     stops, pad = sorted(cached.wire.stops), cached.wire.pad
-    tools = as_tools(TOOLS, from_function=tool_from_function)
+    tools = as_tools(declarations, from_function=tool_from_function)
 
     def plain(messages: Any) -> int:
         ids = torch.tensor([render(loaded.tokenizer, messages, tools).ids], device=loaded.device)
@@ -90,19 +117,19 @@ def setup(loaded: LoadedModel, saes: SaeSet | None, policy: Any, folder: Path, *
         return int(out.shape[1] - ids.shape[1])
 
     def steered(runtime: Runtime) -> Callable[[Any], int]:
-        return lambda messages: len(runtime.run(messages, TOOLS, max_new_tokens=REPLY).reply_ids)
+        return lambda messages: len(runtime.run(messages, declarations, max_new_tokens=REPLY).reply_ids)
 
     arms = (plain, steered(uncached), steered(cached))
-    return Setup(dict(zip(ARMS, arms, strict=True)), cached, loaded.tokenizer)
+    return Setup(dict(zip(ARMS, arms, strict=True)), cached, loaded.tokenizer, declarations)
 
 
 def box(folder: Path) -> Setup:
     """The model in the box with its shipped policies."""
     made = steerkit.load("tiny", audit=False)
-    return setup(made.loaded, made.saes, policy_files(), folder, ends=True)
+    return setup(made.loaded, made.saes, policy_files(), folder, TOOLS, ends=True)
 
 
-def functiongemma(folder: Path) -> Setup:
+def functiongemma(folder: Path, declarations: list[Any] = TOOLS) -> Setup:
     """FunctionGemma's architecture with SAEs of the published shape; sixteen edits behind a gate, all layers traced."""
     tokenizer = AutoTokenizer.from_pretrained(box_folder("tiny"))
     model: Any = random_model(FUNCTIONGEMMA)
@@ -133,7 +160,12 @@ def functiongemma(folder: Path) -> Setup:
         trace={"watch": ["gate"], "top_k": 16, "at": "reply"},
     )
     loaded = LoadedModel("random", None, model, tokenizer)
-    return setup(loaded, SaeSet("random", checkpoints, {}), policy, folder, ends=False)
+    return setup(loaded, SaeSet("random", checkpoints, {}), policy, folder, declarations, ends=False)
+
+
+def longer(folder: Path) -> Setup:
+    """The same with the assistant's declarations."""
+    return functiongemma(folder, [declared(name) for name in ASSISTANT])
 
 
 def timed(made: Setup, number: int) -> tuple[Timed, dict[str, int]]:
@@ -155,11 +187,11 @@ def timed(made: Setup, number: int) -> tuple[Timed, dict[str, int]]:
 def main(kind: str, conversations: int) -> None:
     """Warm up, run, and print a table of ratios to plain `generate`."""
     with tempfile.TemporaryDirectory() as folder:
-        made = {"box": box, "functiongemma": functiongemma}[kind](Path(folder))
+        made = {"box": box, "functiongemma": functiongemma, "long": longer}[kind](Path(folder))
         for arm in made.arms.values():
             arm([{"role": "user", "content": "tell the time"}])
         found = [timed(made, number) for number in range(conversations)]
-    tools = as_tools(TOOLS, from_function=tool_from_function)
+    tools = as_tools(made.tools, from_function=tool_from_function)
     lengths = [len(render(made.tokenizer, messages, tools).ids) for messages in conversation(0)]
     print(f"{kind}, {conversations} conversations of {TURNS} turns, prompts of {lengths[0]} to {lengths[-1]} tokens,")
     print(f"{torch.get_num_threads()} thread(s), {next(iter(made.cached.loaded.model.parameters())).dtype}\n")

@@ -2,6 +2,7 @@
 
 from steerkit.chat.history import Made, calls_made
 from steerkit.chat.parse import CallClosed, CallOpened, Event, Parsed, Parser, TextDelta, parse
+from steerkit.chat.pieces import piece_ends
 from steerkit.chat.places import PlaceMachine, StepPlaces, place_machine, steps_by_place
 from steerkit.chat.render import Prompt, render
 from steerkit.chat.tokenizer import Tokenizer
@@ -27,6 +28,7 @@ __all__ = [
     "lint",
     "openai",
     "parse",
+    "piece_ends",
     "place_machine",
     "render",
     "schema_errors",

@@ -4,16 +4,23 @@ from steerkit.engine.divergence import Divergence, divergence
 from steerkit.engine.functions import tool_from_function
 from steerkit.engine.generate import Batch, cache_name, generate, read_along
 from steerkit.engine.load import AbandonedError, LoadedModel, box_folder, load_model
+from steerkit.engine.prefixes import DEFAULT, PrefixCache, PrefixStatistics, Reuse, bytes_of, can_be_cut
 from steerkit.engine.sampling import Sampling
 
 __all__ = [
+    "DEFAULT",
     "AbandonedError",
     "Batch",
     "Divergence",
     "LoadedModel",
+    "PrefixCache",
+    "PrefixStatistics",
+    "Reuse",
     "Sampling",
     "box_folder",
+    "bytes_of",
     "cache_name",
+    "can_be_cut",
     "divergence",
     "generate",
     "load_model",

@@ -11,10 +11,12 @@ from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from steerkit.engine.prefixes import PrefixReader, Reuse
 from steerkit.engine.sampling import Sampler, Sampling
+from steerkit.steer import find_sites
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ def generate(
     pad: int,
     *,
     split_prompt: bool = False,
+    ends: Sequence[int] = (),
+    reuse: Reuse | None = None,
 ) -> Generator[list[int | None], Collection[int] | None]:
     """Yield, step by step, the next token of each sequence, None once it has stopped; a stop token is the last.
 
@@ -60,11 +64,13 @@ def generate(
         stops: tokens that end a sequence.
         pad: what is fed in place of tokens of sequences that have stopped.
         split_prompt: feed the prompts' last tokens by themselves, for gates that act from the next token on.
+        ends: columns at which the prompt is cut into pieces that are fed one after the other; of one prompt only.
+        reuse: where its pieces are looked up and kept.
     """
     sampler = Sampler(sampling, batch.ids.device)
     reader = _Reader(model, batch)
     left = [setting.max_new_tokens for setting in sampling]
-    logits = reader.prompt(split_prompt)
+    logits = reader.prompt(split_prompt, ends, reuse)
     while True:
         chosen = sampler(logits)
         tokens: list[int | None] = [
@@ -102,13 +108,21 @@ class _Reader:
         self._cache = DynamicCache(config=model.config)
         self._positions = (batch.mask.cumsum(dim=-1) - 1).clamp(min=0)
 
-    def prompt(self, split: bool) -> Tensor:
-        """Logits after the prompts; `split` feeds their last tokens by themselves."""
+    def prompt(self, split: bool, ends: Sequence[int] = (), reuse: Reuse | None = None) -> Tensor:
+        """Logits after the prompts; `split` feeds their last tokens by themselves, `ends` cuts what is before them."""
         ids, mask, positions = self._batch.ids, self._mask, self._positions
-        if split and ids.shape[1] > 1:
-            _logits(self._model, ids[:, :-1], mask[:, :-1], positions[:, :-1], self._cache)
-            ids, self._positions = ids[:, -1:], positions[:, -1:]
-        return _logits(self._model, ids, mask, self._positions, self._cache)
+        last = ids.shape[1] - 1
+        kept = None if reuse is None else PrefixReader(reuse, self._cache, ids[0].tolist(), ends)
+        start = 0 if kept is None else kept.go_on()
+        for end in sorted({*ends, *((last,) if split and last else ())}):
+            if end <= start:
+                continue
+            _read(self._model, ids[:, start:end], mask[:, :end], positions[:, start:end], self._cache)
+            if kept is not None and end in ends:
+                kept.keep(start, end)
+            start = end
+        self._positions = positions[:, start:]
+        return _logits(self._model, ids[:, start:], mask, self._positions, self._cache)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Logits after one more token of each sequence."""
@@ -118,9 +132,19 @@ class _Reader:
         return _logits(self._model, ids, self._mask, self._positions, self._cache)
 
 
-def cache_name(model: PreTrainedModel) -> str:
+def cache_name(model: nn.Module) -> str:
     """What the model's forward calls its cache of keys and values: `cache` from transformers 5.24 on."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> None:
+    """Read tokens `(B, T)` of which no logits are wanted: where the decoder is all the model has, without the head."""
+    body = find_sites(model).body
+    reader = body if body is model.base_model else model
+    where = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+    # Without a head there are no logits to keep; with one, a single row of them costs the least.
+    few = {} if reader is body else {"logits_to_keep": 1}
+    reader(**where, **few, use_cache=True, **{cache_name(reader): cache})
 
 
 def _logits(model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:

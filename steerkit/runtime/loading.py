@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from steerkit.audit import OnFailure, OnRecord, RecordedTurn, Store, default_store
-from steerkit.engine import LoadedModel, box_folder, load_model
+from steerkit.engine import DEFAULT, LoadedModel, box_folder, load_model
 from steerkit.errors import SaeError
 from steerkit.runtime.policies import PolicyLike
 from steerkit.runtime.runtime import Runtime
@@ -33,6 +33,7 @@ def load(
     on_audit_failure: OnFailure = "block",
     on_record: OnRecord | None = None,
     counterfactual: bool = False,
+    prefix_cache: str | int | bool = DEFAULT,
 ) -> Runtime:
     """A runtime on a model.
 
@@ -53,6 +54,8 @@ def load(
         on_record: told of each record once it is on disk.
         counterfactual: make each steered turn without steering as well, in one more row of its batch, and record what
             the model would have called.
+        prefix_cache: how much memory, such as `1 GiB`, may hold what prompts begin with, so that a conversation's next
+            turn reads only what is new; False for none. It changes no turn.
 
     Raises:
         ModelError, SaeError, PolicyError, AuditError: with what was got, what was expected and what to do.
@@ -62,7 +65,7 @@ def load(
     if suite is not None:
         _check_saes(suite, loaded, named=not isinstance(saes, SaeSet))
     make = partial(Runtime, loaded, suite, () if policy is None else policy, base=base, untrusted=untrusted)
-    told: dict[str, Any] = {"on_record": on_record, "counterfactual": counterfactual}
+    told: dict[str, Any] = {"on_record": on_record, "counterfactual": counterfactual, "prefix_cache": prefix_cache}
     return make(store=_store(audit), on_audit_failure=on_audit_failure, **told)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Self, Unpack
 
 from steerkit.audit import OnFailure, OnRecord, RunLog, Store
 from steerkit.chat import Event, Parser, Wire, place_machine
-from steerkit.engine import Batch, LoadedModel, Sampling, generate
+from steerkit.engine import DEFAULT, Batch, LoadedModel, PrefixCache, Sampling, bytes_of, generate
 from steerkit.errors import SteeringError
 from steerkit.policy import Policy
 from steerkit.runtime import drive, retry
@@ -23,6 +23,7 @@ from steerkit.runtime.policies import PolicyLike, policies_for, refuse_twice
 from steerkit.runtime.provenance import opening_of
 from steerkit.runtime.request import Prepared, Request, ToolLike, prepare, with_counterfactual
 from steerkit.runtime.retry import Retried
+from steerkit.runtime.reuse import pieces_of
 from steerkit.runtime.steps import drained, sent
 from steerkit.runtime.tripwire import Tripwires
 from steerkit.sae import SaeSet
@@ -49,10 +50,14 @@ class Runtime:
         on_audit_failure: OnFailure = "block",
         on_record: OnRecord | None = None,
         counterfactual: bool = False,
+        prefix_cache: str | int | bool = DEFAULT,
     ) -> None:
         self.loaded, self.saes = loaded, saes
         self.counterfactual = counterfactual
         """Whether each turn is made without steering as well, beside it in the batch, and recorded with it."""
+        limit = bytes_of(prefix_cache)
+        self.prefix_cache: PrefixCache | None = PrefixCache(limit) if limit else None
+        """What prompts began with, read and steered, for the next turn; `prefix_cache.statistics` says how it does."""
         self.untrusted = untrusted
         self.wire = Wire.of(loaded.tokenizer)
         self.base: tuple[Policy, ...] = policies_for(base, loaded, saes)
@@ -257,7 +262,9 @@ class Runtime:
             ) as tape,
         ):
             tripwires = Tripwires(loaded, self.saes, prepared, tape)
-            steps = generate(loaded.model, batch, sampling, self.wire.stops, pad, split_prompt=plan.has_late_rules)
+            ends, reuse = pieces_of(rows, loaded, self.saes, tape, self.prefix_cache)
+            how: dict[str, Any] = {"split_prompt": plan.has_late_rules, "ends": ends, "reuse": reuse}
+            steps = generate(loaded.model, batch, sampling, self.wire.stops, pad, **how)
             tokens = next(steps, None)
             while tokens is not None:
                 for reply, token in zip(replies, tokens, strict=True):

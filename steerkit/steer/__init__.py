@@ -6,6 +6,7 @@ what the hooks saw, and `read_traces` turns it into features afterwards.
 
 from steerkit.steer.check import Checked, check_against_saes, check_against_tools
 from steerkit.steer.hooks import attach
+from steerkit.steer.marks import Mark, Marks
 from steerkit.steer.plan import Plan, compile_plan
 from steerkit.steer.reading import Extent, Wanted, read_traces, read_watched, traced_layers
 from steerkit.steer.sites import find_sites, width_of
@@ -14,6 +15,8 @@ from steerkit.steer.tape import Tape
 __all__ = [
     "Checked",
     "Extent",
+    "Mark",
+    "Marks",
     "Plan",
     "Tape",
     "Wanted",

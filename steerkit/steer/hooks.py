@@ -13,6 +13,7 @@ from steerkit.chat.places import PlaceMachine
 from steerkit.errors import SteeringError
 from steerkit.steer import ops
 from steerkit.steer.layout import Layout, Window, needs_tokens
+from steerkit.steer.marks import Marks
 from steerkit.steer.memory import GateMemory
 from steerkit.steer.plan import Plan, SiteTable
 from steerkit.steer.sites import find_sites, width_of
@@ -61,6 +62,7 @@ def attach(
         standings=_standings(plan, places),
     )
     run = _Pass(plan, tape, layout)
+    tape.marks = Marks(tape, layout, run.memories)
     with ExitStack() as stack:
         stack.callback(sites.body.register_forward_pre_hook(run.begin, with_kwargs=True).remove)
         for layer in layers:

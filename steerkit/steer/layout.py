@@ -127,6 +127,19 @@ class Layout:
         self._reply_start: Tensor | int = 0
 
     @property
+    def standings(self) -> Standings | None:
+        """Where the sequences stand by the conversation's grammar; None where no place asks."""
+        return self._standings
+
+    def go_on(self, column: int) -> None:
+        """Take it that the one sequence was read up to a column, without padding; its prompt's length is known."""
+        assert self._prompt_length is not None  # only the runtime goes on, and it says so
+        assert len(self._rows) == 1
+        self._seen, self._reply_start = column, self._prompt_length - 1
+        if self._remembers is not None:
+            self._before = torch.tensor([column], device=self.device)
+
+    @property
     def device(self) -> torch.device:
         """Where row numbers and masks live."""
         return self._rows.device

@@ -5,6 +5,9 @@ One memory per layer at which gates are known. Feeding a prompt whole, in chunks
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -13,6 +16,20 @@ from steerkit.steer.gates import FOREVER, GateTable
 
 _NEVER = -2 * FOREVER
 """Number of the token at which a gate was last open, for one that never was."""
+
+
+class Remembered(NamedTuple):
+    """What one layer's gates remember after some token; fields as in `GateMemory`."""
+
+    latched: Tensor | None
+    tails: Mapping[int, tuple[Tensor, Tensor]]
+    last_open: Tensor | None
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that it holds."""
+        yield from (part for part in (self.latched, self.last_open) if part is not None)
+        for values, counts in self.tails.values():
+            yield from (values, counts)
 
 
 class GateMemory:
@@ -30,6 +47,16 @@ class GateMemory:
     def forget(self) -> None:
         """A new sequence begins."""
         self._latched, self._tails, self._last_open = None, {}, None
+
+    def noted(self) -> Remembered:
+        """A copy of all that is remembered."""
+        tails = {reading: (values.clone(), counts.clone()) for reading, (values, counts) in self._tails.items()}
+        latched, last_open = (None if part is None else part.clone() for part in (self._latched, self._last_open))
+        return Remembered(latched, tails, last_open)
+
+    def recall(self, noted: Remembered) -> None:
+        """Go on from what was noted."""
+        self._latched, self._tails, self._last_open = noted.latched, dict(noted.tails), noted.last_open
 
     def remembered(self, numbers: Tensor) -> Tensor:
         """`(B, T, r)` which gates earlier passes hold open at tokens of these numbers `(B, T)`, the next ones on."""

@@ -66,6 +66,14 @@ class Standings:
         ]
         return Stands(found, ids.device)
 
+    def noted(self) -> tuple[Standing, ...]:
+        """Where the sequences stand now."""
+        return tuple(self._now)
+
+    def recall(self, noted: Sequence[Standing]) -> None:
+        """Go on from what was noted."""
+        self._now = list(noted)
+
     def _row(self, row: int, tokens: list[int], reply_start: int, valid: list[bool] | None) -> list[frozenset[Place]]:
         standing = self._now[row]
         found = []

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from steerkit.errors import SteeringError
 from steerkit.steer.layout import Window
+
+if TYPE_CHECKING:
+    from steerkit.steer.marks import Marks
 
 _FIRST_CAPACITY = 256
 
@@ -34,6 +38,8 @@ class Tape:
         self.length = 0
         """Columns read so far, padding included."""
         self.reply_start: Tensor | int = 0
+        self.marks: Marks | None = None
+        """Of the steering that this tape belongs to."""
 
     def begin_pass(self, window: Window) -> None:
         """A forward pass is about to run."""
@@ -52,6 +58,14 @@ class Tape:
     def keep_open(self, layer: int, opened: Tensor, column: int) -> None:
         """Copy which rules `(B, T, R)` acted at a layer from `column` on."""
         self._write(self._open, layer, opened, column)
+
+    def part(self, start: int, end: int) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        """By layer, copies of the activations and of the rules that acted from column `start` to `end`."""
+        raw, opened = (
+            {layer: buffer[:, start:end].clone() for layer, buffer in buffers.items()}
+            for buffers in (self._raw, self._open)
+        )
+        return raw, opened
 
     def raw(self, layer: int) -> Tensor:
         """`(B, length, d_in)` activations of a layer before any edit, in the model's dtype."""

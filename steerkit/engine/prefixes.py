@@ -1,0 +1,236 @@
+"""Keeps what a model made of the beginnings of prompts, so that the next turn of a conversation reads only what is new.
+
+A prompt is read in pieces that its own tokens fix. Each piece is kept under a hash of the salt and of every token up to
+its end: keys, values, and what steering saw and remembered. Sliding layers are kept as far as the window reaches back.
+
+What is reused equals what is read afresh, on a CPU to the bit, since both are made by the same passes over the same
+pieces. Replies are not kept: their tokens were read one by one and steered as a reply, and in the next prompt they are
+neither.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from array import array
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from steerkit.errors import ModelError
+from steerkit.steer import Mark, Marks
+
+DEFAULT: Final = "256 MiB"
+"""How much is kept where nobody says."""
+
+_UNITS: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+class PrefixStatistics(NamedTuple):
+    """What a prefix cache has done since it was made."""
+
+    lookups: int
+    """Prompts that were looked up."""
+    hits: int
+    """Those of which a beginning was there."""
+    tokens: int
+    """Tokens of the prompts that were looked up."""
+    tokens_reused: int
+    """Those of them that were not read again."""
+    bypassed: int
+    """Generations that were read afresh without looking: batches of several rows, models whose cache cannot be kept."""
+    evictions: int
+    """Pieces that made room for others."""
+    pieces: int
+    """Pieces that are kept now."""
+    bytes: int
+    """What they take now."""
+    limit: int
+    """What they may take, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What is kept of one piece of a prompt, of T tokens."""
+
+    end: int
+    """Tokens of the prompt up to its end."""
+    states: tuple[tuple[Tensor, Tensor], ...]
+    """By layer, keys and values `(1, heads, T, head_dim)`; in a sliding layer of at most its last window - 1 tokens."""
+    mark: Mark
+
+    @property
+    def bytes(self) -> int:
+        """Of all its tensors."""
+        tensors = [*(tensor for pair in self.states for tensor in pair), *self.mark.tensors()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+class PrefixCache:
+    """Pieces by key, the least recently used dropped first; may be shared by threads.
+
+    It lies in memory in the clear, on the devices of the layers. A caller who may choose prompts can tell by the time a
+    turn takes whether another under the same policies began alike; give runtimes of their own to those who must not.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._bytes = limit, 0
+        self._pieces: OrderedDict[bytes, Piece] = OrderedDict()
+        self._lookups = self._hits = self._tokens = self._reused = self._bypassed = self._evictions = 0
+        self._lock = threading.Lock()
+
+    @property
+    def statistics(self) -> PrefixStatistics:
+        """What it has done so far."""
+        with self._lock:
+            counts = (self._lookups, self._hits, self._tokens, self._reused, self._bypassed, self._evictions)
+            return PrefixStatistics(*counts, len(self._pieces), self._bytes, self._limit)
+
+    def clear(self) -> None:
+        """Forget all that is kept."""
+        with self._lock:
+            self._pieces.clear()
+            self._bytes = 0
+
+    def find(self, keys: Sequence[bytes], length: int) -> list[Piece]:
+        """The pieces from the first on that are there, of a prompt of so many tokens."""
+        with self._lock:
+            found = []
+            for key in keys:
+                if key not in self._pieces:
+                    break
+                found.append(self._pieces[key])
+            self._use(keys[: len(found)])
+            self._lookups += 1
+            self._hits += bool(found)
+            self._tokens += length
+            self._reused += found[-1].end if found else 0
+            return found
+
+    def keep(self, keys: Sequence[bytes], piece: Piece) -> None:
+        """Keep the piece under the last of these keys; those before it are the keys of the pieces that it goes on from.
+
+        One that goes on from nothing that is kept, or that alone is over the limit, is not.
+        """
+        *before, key = keys
+        with self._lock:
+            if key in self._pieces or piece.bytes > self._limit or any(one not in self._pieces for one in before):
+                return
+            self._pieces[key] = piece
+            self._bytes += piece.bytes
+            self._use(keys)
+            while self._bytes > self._limit:
+                _, dropped = self._pieces.popitem(last=False)
+                self._bytes -= dropped.bytes
+                self._evictions += 1
+
+    def bypass(self) -> None:
+        """Count a generation that is read afresh."""
+        with self._lock:
+            self._bypassed += 1
+
+    def _use(self, keys: Sequence[bytes]) -> None:
+        """Make these the most recently used, the first most of all: no piece is dropped before what goes on from it."""
+        for key in reversed(keys):
+            self._pieces.move_to_end(key)
+
+
+class Reuse(NamedTuple):
+    """What the reading of one prompt may take from a cache, and leaves there."""
+
+    cache: PrefixCache
+    salt: bytes
+    """Of everything besides the tokens that shapes what is kept."""
+    marks: Marks
+
+
+class PrefixReader:
+    """The pieces of one prompt on their way between a prefix cache and the cache that a model fills."""
+
+    def __init__(self, reuse: Reuse, cache: DynamicCache, ids: Sequence[int], ends: Sequence[int]) -> None:
+        self._reuse, self._cache, self._length, self._ends = reuse, cache, len(ids), tuple(ends)
+        self._keys = _keys(reuse.salt, ids, ends)
+
+    def go_on(self) -> int:
+        """Put in place what is kept of the prompt; how many tokens that is."""
+        found = self._reuse.cache.find(self._keys, self._length)
+        if not found:
+            return 0
+        end = found[-1].end
+        for number, layer in enumerate(_layers(self._cache)):
+            _fill(layer, [piece.states[number] for piece in found], end)
+        self._reuse.marks.go_on([piece.mark for piece in found], [piece.end for piece in found])
+        return end
+
+    def keep(self, start: int, end: int) -> None:
+        """Keep the piece from `start` to `end`, which the model has just read."""
+        states = tuple(_last(layer, end - start) for layer in _layers(self._cache))
+        keys = self._keys[: self._ends.index(end) + 1]
+        self._reuse.cache.keep(keys, Piece(end, states, self._reuse.marks.take(start, end)))
+
+
+def can_be_cut(model: PreTrainedModel) -> bool:
+    """Whether a prompt may be read in pieces that are kept: all layers look back only, and keep keys and values."""
+    config = model.config.get_text_config()
+    kinds = {type(layer) for layer in DynamicCache(config=config).layers}
+    both_ways = getattr(config, "use_bidirectional_attention", None)
+    return bool(kinds) and kinds <= {DynamicLayer, DynamicSlidingWindowLayer} and not both_ways
+
+
+def bytes_of(size: str | int | bool) -> int:
+    """Bytes of a size such as `256 MiB`, a number of bytes, True for the default or False for 0.
+
+    Raises:
+        ModelError: it is none of these.
+    """
+    if isinstance(size, bool):
+        return bytes_of(DEFAULT) if size else 0
+    if isinstance(size, str):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)", size.strip())
+        if match and match[2] in _UNITS:
+            return int(float(match[1]) * _UNITS[match[2]])
+    elif isinstance(size, int) and size >= 0:
+        return size
+    raise ModelError(f"prefix_cache: got {size!r}, expected a size such as '{DEFAULT}', a number of bytes, or False")
+
+
+def _keys(salt: bytes, ids: Sequence[int], ends: Sequence[int]) -> list[bytes]:
+    """By piece, the hash of the salt and of all tokens up to its end, with the ends before it."""
+    keys, key = [], salt
+    for start, end in zip((0, *ends), ends, strict=False):
+        key = hashlib.sha256(key + array("q", ids[start:end]).tobytes()).digest()
+        keys.append(key)
+    return keys
+
+
+def _layers(cache: DynamicCache) -> list[DynamicLayer]:
+    """The layers of a model that `can_be_cut`."""
+    return [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]
+
+
+def _last(layer: DynamicLayer, length: int) -> tuple[Tensor, Tensor]:
+    """Copies of the keys and values of the last tokens, as far as the layer has them."""
+    assert layer.keys is not None  # the model has just read them
+    assert layer.values is not None
+    return layer.keys[:, :, -length:].clone(), layer.values[:, :, -length:].clone()
+
+
+def _fill(layer: DynamicLayer, states: Sequence[tuple[Tensor, Tensor]], length: int) -> None:
+    """Bring an empty layer to where it stood after so many tokens."""
+    if isinstance(layer, DynamicSlidingWindowLayer):
+        reach, needed = 0, len(states)
+        while reach < layer.sliding_window - 1 and needed > 0:
+            needed -= 1
+            reach += states[needed][0].shape[2]
+        states = states[needed:]
+    keys, values = zip(*states, strict=True)
+    layer.update(torch.cat(keys, dim=2), torch.cat(values, dim=2))
+    if isinstance(layer, DynamicSlidingWindowLayer):
+        layer.cumulative_length = length

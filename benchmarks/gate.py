@@ -19,7 +19,7 @@ from arms import Arms, Timing, measure, random_saes
 
 from steerkit.engine.stand_in import FUNCTIONGEMMA, random_model
 
-LAYERS, PROMPT, TOKENS, ROUNDS = 4, 96, 10, 5
+LAYERS, PROMPT, TOKENS, ROUNDS = 4, 96, 10, 4
 BOUNDS: Final = {
     "idle": (1.05, 1.05),
     "16 clamps a layer": (1.10, 1.10),

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from arms import random_saes
 from transformers import AutoTokenizer
 
 import steerkit
@@ -31,8 +32,7 @@ from steerkit.chat import as_tools, render
 from steerkit.engine import LoadedModel, box_folder, tool_from_function
 from steerkit.engine.stand_in import FUNCTIONGEMMA, random_model
 from steerkit.runtime import Runtime
-from steerkit.sae import Sae, SaeSet
-from steerkit.sae.checkpoint import Checkpoint
+from steerkit.sae import SaeSet
 from steerkit.testing import planted_policy
 from steerkit.tiny.cases import policy_files
 from steerkit.tiny.world import tool
@@ -137,12 +137,6 @@ def functiongemma(folder: Path, declarations: list[Any] = TOOLS) -> Setup:
         rows = model.get_input_embeddings().weight
         rows[len(tokenizer) :] = 0
         rows[torch.tensor(tokenizer.all_special_ids)] = 0
-    generator = torch.Generator().manual_seed(0)
-    checkpoints = {}
-    for layer in range(FUNCTIONGEMMA["num_hidden_layers"]):
-        encoder = torch.randn(640, 4096, generator=generator) / 25
-        sae = Sae(encoder, torch.zeros(4096), encoder.T.contiguous(), torch.zeros(640))
-        checkpoints[layer] = Checkpoint(Path(f"sae_layer_{layer:02d}.pt"), "random", layer, sae)
     edited = {f"f{index}": (9 + index % 2, index) for index in range(16)}
     policy = planted_policy(
         "agent",
@@ -160,7 +154,8 @@ def functiongemma(folder: Path, declarations: list[Any] = TOOLS) -> Setup:
         trace={"watch": ["gate"], "top_k": 16, "at": "reply"},
     )
     loaded = LoadedModel("random", None, model, tokenizer)
-    return setup(loaded, SaeSet("random", checkpoints, {}), policy, folder, declarations, ends=False)
+    saes = random_saes(FUNCTIONGEMMA["num_hidden_layers"], FUNCTIONGEMMA["hidden_size"], bias=0.0)
+    return setup(loaded, saes, policy, folder, declarations, ends=False)
 
 
 def longer(folder: Path) -> Setup:

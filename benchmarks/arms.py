@@ -37,13 +37,13 @@ class Timing(NamedTuple):
         return f"{self.ratio:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
-def random_saes(layers: int, width: int) -> SaeSet:
-    """ReLU SAEs with random weights, about an eighth of whose features are active on vectors of length 1."""
+def random_saes(layers: int, width: int, bias: float = -0.05) -> SaeSet:
+    """ReLU SAEs with random weights; on vectors of length 1 about an eighth of the features is active (0: half)."""
     draw = torch.Generator().manual_seed(0)
     found = {}
     for layer in range(layers):
         directions = torch.nn.functional.normalize(torch.randn(D_SAE, width, generator=draw), dim=1)
-        sae = Sae(directions.T.contiguous(), torch.full((D_SAE,), -0.05), directions, torch.zeros(width))
+        sae = Sae(directions.T.contiguous(), torch.full((D_SAE,), bias), directions, torch.zeros(width))
         found[layer] = Checkpoint(Path(), "random", layer, sae)
     return SaeSet("random", found)
 

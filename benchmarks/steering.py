@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,7 @@ from box import cell, turned_away, turns
 import steerkit
 from steerkit.policy import Policy, load
 from steerkit.runtime import Runtime
-from steerkit.sae import Sae, SaeSet
-from steerkit.sae.checkpoint import Checkpoint
+from steerkit.sae import SaeSet
 from steerkit.tiny.conversations import Example, sample
 from steerkit.types import Turn
 
@@ -49,13 +49,11 @@ def turned(saes: SaeSet, policy: Policy, seed: int) -> SaeSet:
     """The SAEs with the edited layers' decoders turned by a random orthogonal matrix: the same norm at every token."""
     edited = {policy.features[name].layer for rule in policy.steer for name in rule.edit}
     generator = torch.Generator().manual_seed(seed)
-    checkpoints: dict[int, Checkpoint] = {}
-    for layer, checkpoint in saes.checkpoints.items():
-        sae = checkpoint.sae
-        if layer in edited:
-            rotation = torch.linalg.qr(torch.randn(sae.d_in, sae.d_in, generator=generator)).Q
-            sae = Sae(sae.W_enc, sae.b_enc, sae.W_dec.float() @ rotation, sae.b_dec)
-        checkpoints[layer] = Checkpoint(checkpoint.path, checkpoint.model_name, layer, sae, checkpoint.history)
+    checkpoints = dict(saes.checkpoints)
+    for layer in sorted(edited):
+        sae = saes[layer]
+        rotation = torch.linalg.qr(torch.randn(sae.d_in, sae.d_in, generator=generator)).Q
+        checkpoints[layer] = replace(checkpoints[layer], sae=sae.having(W_dec=sae.W_dec.float() @ rotation))
     return SaeSet(saes.name, checkpoints)
 
 

@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerkit.cli.audit_store import JsonOption, StoreOption, opened
+from steerkit.cli.audit_store import (
+    JsonOption,
+    RecordedDevice,
+    RecordedDtype,
+    RecordedModel,
+    RecordedSaes,
+    StoreOption,
+    opened,
+)
 from steerkit.cli.view import console, print_json
 from steerkit.errors import AuditError
 
 if TYPE_CHECKING:
-    from steerkit.cli.explain_view import ExplainView
+    pass
 
 
 def explain(
@@ -29,10 +37,10 @@ def explain(
     top: Annotated[int, typer.Option(min=1, max=50, help="Features to list for the choice, and against it.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Of the random features.")] = 0,
     html: Annotated[Path | None, typer.Option(help="Also write a page to this file; it needs no network.")] = None,
-    model: Annotated[str | None, typer.Option(help="Instead of the recorded name.")] = None,
-    saes: Annotated[str | None, typer.Option(help="Instead of the recorded name.")] = None,
-    device: Annotated[str | None, typer.Option(help="Instead of the recorded one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Instead of the recorded one.")] = None,
+    model: RecordedModel = None,
+    saes: RecordedSaes = None,
+    device: RecordedDevice = None,
+    dtype: RecordedDtype = None,
     json: JsonOption = False,
 ) -> None:
     """Say why a call was made: the features it hangs on, each really taken away, and what they read."""
@@ -49,7 +57,10 @@ def explain(
     found = explain_turn(runtime, turn, Target(call, argument, against, no_call), Extent(top, seed=seed))
     view = explain_view.ExplainView(found, turn.body["calls"][call], turn.body["verdicts"][call])
     if html is not None:
-        _write(html, view)
+        from steerkit.cli.explain_page import explain_page
+        from steerkit.sae.whole import write_text_whole
+
+        write_text_whole(html, explain_page(view))
     if json:
         print_json(explain_view.as_json(view))
         return
@@ -68,11 +79,3 @@ def _turn(log: Any, id: str) -> Any:
         ids = ", ".join(record.id for record in found) or "none"
         raise AuditError(f"{log.path}: run {id} has {len(found)} turns; expected the id of one: {ids}")
     return read_turn(log, found[0])
-
-
-def _write(path: Path, view: ExplainView) -> None:
-    from steerkit.cli.explain_page import explain_page
-    from steerkit.sae.whole import write_whole
-
-    content = explain_page(view).encode()
-    write_whole(path, lambda file: file.write(content))

@@ -8,7 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from steerkit.cli.audit_store import JsonOption, StoreOption, opened
+from steerkit.cli.audit_store import (
+    JsonOption,
+    RecordedDevice,
+    RecordedDtype,
+    RecordedModel,
+    RecordedSaes,
+    StoreOption,
+    opened,
+)
 from steerkit.cli.view import console, print_json, reply_text, short
 from steerkit.errors import AuditError
 
@@ -25,10 +33,10 @@ def replay(
     policy: Annotated[
         list[Path] | None, typer.Option(help="Show what it does under these policies instead; may be given often.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Instead of the recorded name.")] = None,
-    saes: Annotated[str | None, typer.Option(help="Instead of the recorded name.")] = None,
-    device: Annotated[str | None, typer.Option(help="Instead of the recorded one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Instead of the recorded one.")] = None,
+    model: RecordedModel = None,
+    saes: RecordedSaes = None,
+    device: RecordedDevice = None,
+    dtype: RecordedDtype = None,
     json: JsonOption = False,
 ) -> None:
     """Make recorded turns again: the same tokens and verdicts, or the first difference and its likely cause."""

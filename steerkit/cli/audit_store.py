@@ -11,6 +11,10 @@ StoreOption = Annotated[
     Path | None, typer.Option("--store", help="The store's file (default: audit.db in $STEERKIT_HOME).")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
+RecordedModel = Annotated[str | None, typer.Option("--model", help="Instead of the recorded name.")]
+RecordedSaes = Annotated[str | None, typer.Option("--saes", help="Instead of the recorded name.")]
+RecordedDevice = Annotated[str | None, typer.Option("--device", help="Instead of the recorded one.")]
+RecordedDtype = Annotated[str | None, typer.Option("--dtype", help="Instead of the recorded one.")]
 
 
 def opened(path: Path | None, *, writable: bool = False) -> Any:

@@ -144,30 +144,27 @@ def _suite(
 def _show(found: Evaluation, json: Path | None, html: Path | None) -> None:
     from steerkit.cli import eval_view
     from steerkit.cli.eval_page import eval_page
+    from steerkit.sae.whole import write_text_whole
 
     out = console()
     if json is None or str(json) != "-":
         eval_view.show(out, found)
     _write_json(json, eval_view.as_json(found))
     if html is not None:
-        _write(html, eval_page(found))
+        write_text_whole(html, eval_page(found))
         typer.echo(f"wrote {html}", err=True)
 
 
 def _write_json(path: Path | None, content: Any) -> None:
     import json
 
+    from steerkit.sae.whole import write_text_whole
+
     if path is not None and str(path) == "-":
         print_json(content)
     elif path is not None:
-        _write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_text_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         typer.echo(f"wrote {path}", err=True)
-
-
-def _write(path: Path, content: str) -> None:
-    from steerkit.sae.whole import write_whole
-
-    write_whole(path, lambda file: file.write(content.encode()))
 
 
 def _doses(said: str) -> tuple[float, ...]:

@@ -52,7 +52,10 @@ def show(
     corpus = read_corpus(data, loaded, text_column=text_column, max_tokens=max_tokens, limit=limit)
     view = _view(loaded, suite, feature, corpus, {"top": top, "around": around})
     if html is not None:
-        _write(html, view)
+        from steerkit.cli.feature_page import feature_page
+        from steerkit.sae.whole import write_text_whole
+
+        write_text_whole(html, feature_page(view))
     if json:
         print_json(feature_view.as_json(view))
         return
@@ -92,11 +95,3 @@ def _statistics(suite: SaeSet, contexts: FeatureContexts, data: str) -> tuple[st
     with suppress(SaeError):
         return STATISTICS_FILE, {unit: suite.statistic(contexts.feature, unit) for unit in UNITS}
     return data, {unit: contexts.statistics[unit] for unit in UNITS}
-
-
-def _write(path: Path, view: FeatureView) -> None:
-    from steerkit.cli.feature_page import feature_page
-    from steerkit.sae.whole import write_whole
-
-    content = feature_page(view).encode()
-    write_whole(path, lambda file: file.write(content))

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from steerkit.errors import SaeError
 from steerkit.lab.outcomes import Outcome, as_json, from_json
-from steerkit.sae.whole import write_whole
+from steerkit.sae.whole import write_text_whole
 
 _RUN: Final = "run.json"
 
@@ -44,7 +44,7 @@ class ArmFiles:
                 )
         else:
             text = json.dumps(identity, indent=2, sort_keys=True) + "\n"
-            write_whole(run, lambda file: file.write(text.encode()))
+            write_text_whole(run, text)
 
     def outcomes(self, arm: str) -> list[Outcome] | None:
         """The outcomes of a finished arm; None where it is not finished."""
@@ -70,7 +70,7 @@ class ArmFiles:
         path = self._path(name)
         if path is not None:
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            write_whole(path, lambda file: file.write(text.encode()))
+            write_text_whole(path, text)
 
     def _path(self, name: str) -> Path | None:
         return None if self.folder is None else self.folder / f"{re.sub(r'[^A-Za-z0-9_.+-]', '_', name)}.jsonl"

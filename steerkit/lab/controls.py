@@ -8,14 +8,14 @@ or turned elsewhere at every token alike. The rows are those of the edited featu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from steerkit.policy import Policy, SteerRule
-from steerkit.sae import Sae, SaeSet
-from steerkit.sae.checkpoint import Checkpoint
+from steerkit.sae import SaeSet
 from steerkit.types import Feature
 
 
@@ -44,19 +44,7 @@ def with_rows(saes: SaeSet, rows: Mapping[Feature, Tensor]) -> SaeSet:
         for feature, row in rows.items():
             if feature.layer == layer:
                 decoder[feature.index] = row.to(decoder)
-        turned = Sae(
-            sae.W_enc,
-            sae.b_enc,
-            decoder,
-            sae.b_dec,
-            threshold=sae.threshold,
-            k=sae.k,
-            gate=sae.gate,
-            subtract_b_dec=sae.subtract_b_dec,
-            site=sae.site,
-        )
-        before = checkpoints[layer]
-        checkpoints[layer] = Checkpoint(before.path, before.model_name, layer, turned, before.history)
+        checkpoints[layer] = replace(checkpoints[layer], sae=sae.having(W_dec=decoder))
     return SaeSet(saes.name, checkpoints, labels=saes.labels, folder=saes.folder)
 
 

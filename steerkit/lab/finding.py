@@ -125,6 +125,11 @@ class Found:
     probe: FoundProbe | None
     """None where no feature is significant."""
 
+    @property
+    def better_probe(self) -> FoundProbe | None:
+        """The probe where it beats every listed feature: what a policy takes in place of the best one."""
+        return self.probe if self.probe is not None and self.probe.beats else None
+
 
 class Material(NamedTuple):
     """What a search works on."""

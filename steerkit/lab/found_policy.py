@@ -13,7 +13,7 @@ from steerkit.lab.causes import Causes
 from steerkit.lab.finding import Found, FoundFeature, FoundProbe, Material, Measured
 from steerkit.policy import Policy, dump
 from steerkit.sae import SaeSet
-from steerkit.sae.whole import write_whole
+from steerkit.sae.whole import write_text_whole
 from steerkit.types import Feature, Place
 
 RULE = "found"
@@ -42,7 +42,7 @@ def found_policy(
     if not found.features:
         raise SaeError("no feature tells the sets apart, so there is no policy to write; give more conversations")
     best = found.features[0]
-    probe = found.probe if found.probe is not None and found.probe.beats else None
+    probe = found.better_probe
     used = [best.feature] if probe is None else list(probe.weights)
     when = _feature_condition(best, saes) if probe is None else {"probe": RULE, "above": _rounded(probe.measured.bound)}
     clamps = {_name(feature): {"clamp": _rounded(value)} for feature, value in sorted(edits.items())}
@@ -88,7 +88,7 @@ def edits_of(found: Found, tried: Causes, material: Material, strength: float) -
     """
     if found.place != STEERED_AT or not found.features:
         return {}
-    probe = found.probe if found.probe is not None and found.probe.beats else None
+    probe = found.better_probe
     lowest = max(feature.layer for feature in (probe.weights if probe else [found.features[0].feature]))
     positives = material.chosen[material.positive[material.chosen]]
     edits = {}
@@ -103,7 +103,7 @@ def edits_of(found: Found, tried: Causes, material: Material, strength: float) -
 def write_policy(policy: Policy, path: Path, *, force: bool = False) -> None:
     """Write a policy file. Raises SaeError: it is there and `force` is not given, or it cannot be written."""
     refuse_present(path, force=force)
-    write_whole(path, lambda file: file.write(dump(policy).encode()))
+    write_text_whole(path, dump(policy))
 
 
 def refuse_present(path: Path, *, force: bool) -> None:

@@ -61,7 +61,8 @@ def gradients(weights: Weights, x: Tensor, recipe: Recipe, dead: Tensor, out: We
 def _relu(weights: Weights, x: Tensor, y: Tensor, features: Tensor, recipe: Recipe, out: Weights) -> Measured:
     """The seed's recipe and the normalised one, which differ in the penalty."""
     count, weight = len(x), recipe.sparsity / len(x)
-    features = compressed(features) if few(features) else features
+    entries = torch.count_nonzero(features)
+    features = compressed(features) if few(features, entries) else features
     _, mse, back = _error(weights, x, features, out)
     active = lengths = None
     sums = column_sums(features)
@@ -73,17 +74,18 @@ def _relu(weights: Weights, x: Tensor, y: Tensor, features: Tensor, recipe: Reci
         out.W_dec.addcmul_((weight * sums / lengths.clamp(min=1e-12)).unsqueeze(1), weights.W_dec.float())
         active = sums > 0
     _encoder(y, _down(weights, back, features, weight if lengths is None else weight * lengths), out)
-    return Measured(mse + penalty, mse, _entries(features) / count, active)
+    return Measured(mse + penalty, mse, entries / count, active)
 
 
 def _topk(weights: Weights, x: Tensor, y: Tensor, pre: Tensor, recipe: Recipe, dead: Tensor, out: Weights) -> Measured:
     values, places = pre.topk(recipe.k, dim=-1, sorted=False)
     features = torch.zeros_like(pre).scatter_(1, places, values.relu_())
-    features = compressed(features) if few(features) else features
+    entries = torch.count_nonzero(features)
+    features = compressed(features) if few(features, entries) else features
     error, mse, back = _error(weights, x, features, out)
     _encoder(y, _down(weights, back, features, 0.0), out)
     extra = _auxiliary(weights, y, pre, error, recipe, dead, out)
-    return Measured(mse + extra, mse, _entries(features) / len(x), column_sums(features) > 0)
+    return Measured(mse + extra, mse, entries / len(x), column_sums(features) > 0)
 
 
 def _jumprelu(
@@ -92,7 +94,7 @@ def _jumprelu(
     """Gradients are wanted where a feature is on, or near its threshold: the other places are left out together."""
     threshold, weight = weights.log_threshold.exp(), recipe.sparsity / len(x)
     seen = pre.where(pre > threshold - recipe.bandwidth / 2, 0)
-    seen = compressed(seen) if few(seen) else seen
+    seen = compressed(seen) if few(seen, torch.count_nonzero(seen)) else seen
     sparse = seen.layout == torch.sparse_csr
     values, bound = (seen.values(), threshold[seen.col_indices()]) if sparse else (seen, threshold)
     on, near = values > bound, (values - bound).abs() < recipe.bandwidth / 2
@@ -130,11 +132,6 @@ def _down(weights: Weights, back: Tensor, features: Tensor, penalty: Tensor | fl
     down.add_(penalty.to(down.dtype) if isinstance(penalty, Tensor) else penalty)
     masked: Tensor = torch.ops.aten.threshold_backward(down, features, 0)
     return masked
-
-
-def _entries(features: Tensor) -> Tensor:
-    """How many are active, a scalar."""
-    return torch.count_nonzero(features.values() if features.layout == torch.sparse_csr else features)
 
 
 def _encoder(y: Tensor, down: Tensor, out: Weights) -> None:

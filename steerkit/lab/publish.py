@@ -18,7 +18,7 @@ from steerkit.lab.training import Trained
 from steerkit.sae import LayerSummary, Sae
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.formats import FORMATS, Format
-from steerkit.sae.whole import reason, write_whole
+from steerkit.sae.whole import reason, write_text_whole
 
 _PLACE: Final = ".writing-"
 _CARD: Final = """---
@@ -141,4 +141,4 @@ def write_card(folder: Path, rows: tuple[LayerSummary, ...], recipe: Recipe, run
         seed=run["seed"],
         dtype=run["dtype"],
     )
-    write_whole(folder / "README.md", lambda file: file.write(text.encode()))
+    write_text_whole(folder / "README.md", text)

@@ -19,7 +19,7 @@ import torch
 
 from steerkit.errors import SaeError
 from steerkit.lab.processes import Processes
-from steerkit.sae.whole import write_whole
+from steerkit.sae.whole import write_text_whole, write_whole
 
 RUN_FILE: Final = "training.json"
 
@@ -115,7 +115,7 @@ class Run:
     def _note(self, position: Position, finished: bool = False) -> None:
         content = {"format": 1, "run": self.identity, "position": list(position), "finished": finished}
         text = json.dumps(content, indent=2) + "\n"
-        write_whole(self.folder / RUN_FILE, lambda file: file.write(text.encode()))
+        write_text_whole(self.folder / RUN_FILE, text)
 
 
 def _read(folder: Path) -> dict[str, Any] | None:

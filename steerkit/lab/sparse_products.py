@@ -16,11 +16,11 @@ from torch import Tensor
 _FEW: Final = 0.1  # share of entries that are not zero; measured by benchmarks/sae_training.py
 
 
-def few(features: Tensor) -> bool:
-    """Whether `features` `(T, d_sae)` have so few entries that sparse products are faster."""
+def few(features: Tensor, active: Tensor) -> bool:
+    """Whether `features` `(T, d_sae)`, `active` of them not 0, have so few that sparse products are faster."""
     if features.device.type != "cpu" or features.dtype != torch.float32 or not torch.backends.mkl.is_available():
         return False
-    return int(torch.count_nonzero(features)) <= _FEW * features.numel()
+    return int(active) <= _FEW * features.numel()
 
 
 def compressed(features: Tensor) -> Tensor:

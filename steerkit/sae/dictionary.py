@@ -191,7 +191,11 @@ class Sae:
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Sae:
         """A copy on `device`; the same object's tensors where nothing changes."""
-        parts = {name: part.to(device=device, dtype=dtype) for name, part in self.tensors.items()}
+        return self.having(**{name: part.to(device=device, dtype=dtype) for name, part in self.tensors.items()})
+
+    def having(self, **tensors: Tensor) -> Sae:
+        """An SAE of the same kind and site with other weights, by their names in `tensors`; the rest are this one's."""
+        parts = {**self.tensors, **tensors}
         return Sae(
             *(parts[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec")),
             threshold=parts.get("threshold"),

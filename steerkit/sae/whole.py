@@ -24,6 +24,11 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise SaeError(f"{path}: cannot be written ({reason(error)})") from None
 
 
+def write_text_whole(path: Path, text: str) -> None:
+    """Write a text in UTF-8 so that it is there whole or not at all. Raises SaeError."""
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
 def reason(error: BaseException) -> str:
     """What the disk said, where torch or safetensors wrapped it or failed once more in closing the file."""
     inner: BaseException | None = error

@@ -19,22 +19,15 @@ from steerkit.cli.tokens import visible
 from steerkit.errors import AuditError
 from steerkit.lab.explain import explain
 from steerkit.lab.feature_roles import Extent
-from steerkit.policy import load
 from steerkit.runtime import Runtime
-from steerkit.tiny.cases import CASES, policy_files
 from tests.cli.test_page import ATTRIBUTES, FRAME, HOSTILE, Reader
-
-CASE = {case.name: case for case in CASES}["dangerous"]
+from tests.cli.two_turns import two_turns
 
 
 @pytest.fixture(scope="module")
 def path(box: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with one run: a denied call, and a turn that steering turned away."""
-    path = tmp_path_factory.mktemp("explain") / "a.db"
-    with Runtime(box.loaded, box.saes, policy_files(), store=Store(path)) as runtime:
-        runtime.run(CASE.messages, CASE.tools, load(policy_files()[0]).model_copy(update={"steer": ()}))
-        runtime.run(CASE.messages, CASE.tools)
-    return path
+    return two_turns(box, tmp_path_factory.mktemp("explain") / "a.db")
 
 
 @pytest.fixture(scope="module")

@@ -13,21 +13,15 @@ from typer.testing import CliRunner
 
 from steerkit.audit import Store
 from steerkit.cli.main import app
-from steerkit.policy import load
 from steerkit.runtime import Runtime
-from steerkit.tiny.cases import CASES, policy_files
-
-CASE = {case.name: case for case in CASES}["dangerous"]
+from steerkit.tiny.cases import policy_files
+from tests.cli.two_turns import two_turns
 
 
 @pytest.fixture(scope="module")
 def path(box: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with one run of two turns: a denied call, and a turn that steering turned away."""
-    path = tmp_path_factory.mktemp("replay") / "a.db"
-    with Runtime(box.loaded, box.saes, policy_files(), store=Store(path)) as runtime:
-        runtime.run(CASE.messages, CASE.tools, load(policy_files()[0]).model_copy(update={"steer": ()}))
-        runtime.run(CASE.messages, CASE.tools)
-    return path
+    return two_turns(box, tmp_path_factory.mktemp("replay") / "a.db")
 
 
 def audit(*arguments: str | Path, status: int = 0) -> str:

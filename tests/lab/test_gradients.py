@@ -67,7 +67,7 @@ def parts():
 @pytest.fixture(params=["dense", "sparse"])
 def way(request, monkeypatch):
     """Products of either way, whatever the share of zeros."""
-    monkeypatch.setattr(gradients_module, "few", lambda features: request.param == "sparse")
+    monkeypatch.setattr(gradients_module, "few", lambda features, active: request.param == "sparse")
 
 
 def closed(weights, x, settings, dead):

@@ -23,7 +23,7 @@ out, size = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 200
 for danger in sys.argv[3:] or DANGERS:
     positive, negative, harmful, benign = files(out, danger, size)
     policy, dangerous = out / f"{danger}.yaml", [f"--dangerous={tool}" for tool in DANGERS[danger][1]]
-    causes = ("--causal", "--candidates", "40", "--strength", "4")
+    causes = ("--causal", "--candidates", "40")
     steerkit("features", "find", "--positive", positive, "--negative", negative, *causes, "--write", policy, "--force")
     policy.write_text(policy.read_text().replace("mode: shadow", "mode: enforce"))
     report = ("--json", out / f"{danger}.json", "--html", out / f"{danger}.html", "--pairs", "0")

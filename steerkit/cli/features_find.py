@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerkit.cli.features_table import show_causes, show_found
+from steerkit.cli.features_table import show_causes, show_found, show_turned
 from steerkit.cli.reading import load_with_saes, progress
 from steerkit.cli.sae_options import Device, Dtype, Limit, Model, Saes
 from steerkit.cli.view import console, print_json
@@ -17,15 +17,19 @@ from steerkit.cli.view import console, print_json
 if TYPE_CHECKING:
     from steerkit.engine import LoadedModel
     from steerkit.lab.causes import Causes
-    from steerkit.lab.finding import Found, Material
+    from steerkit.lab.finding import Found, FoundProbe, Material
     from steerkit.lab.reading_places import Case
+    from steerkit.lab.turning import Turned
     from steerkit.sae import SaeSet
 
 _At = Annotated[
     str, typer.Option(help="Place that is read, as in a policy: user, tool_result, call.open, call.arguments.to, …")
 ]
 _Strength = Annotated[
-    float, typer.Option(min=0, help="Of the policy's edits; 1 makes the causes what they are in the negatives.")
+    float | None,
+    typer.Option(
+        min=0, help="Of the policy's edits; 1 makes features what they are in the negatives [default: measured]."
+    ),
 ]
 _Write = Annotated[
     Path | None, typer.Option(help="Write a policy in shadow mode to this file; with --causal it steers, too.")
@@ -49,7 +53,7 @@ def find(
         bool, typer.Option("--causal", help="Also edit the best candidates, and say which of them cause the call.")
     ] = False,
     candidates: Annotated[int, typer.Option(min=2, help="Features that --causal edits.")] = 20,
-    strength: _Strength = 1.5,
+    strength: _Strength = None,
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Length at most of a reply that a file does not bring.")
     ] = 128,
@@ -61,7 +65,8 @@ def find(
 ) -> None:
     """Rank the features of all layers by how well they tell two sets of conversations apart, and fit a sparse probe."""
     from steerkit.lab.finding import find as find_in
-    from steerkit.lab.found_policy import edits_of, found_policy, refuse_present, write_policy
+    from steerkit.lab.found_policy import found_policy, refuse_present, write_policy
+    from steerkit.lab.turning import turn_by
 
     _check_place(at)
     if write is not None:
@@ -71,15 +76,17 @@ def find(
     material, without = _read(loaded, suite, (positive, negative), at, read, held_out, seed)
     found = find_in(loaded, suite, material, at, top=top, most=most, seed=seed)
     tried = _causes(loaded, suite, material, found, candidates, seed) if causal else None
+    turned = turn_by(loaded, suite, material, found, strength=strength, most=most, seed=seed) if causal else None
     if json:
-        print_json(_plain(found, tried, without))
+        print_json(_plain(found, tried, turned, without))
     else:
         show_found(console(), found, without)
         if tried is not None:
             show_causes(console(), tried)
+        if turned is not None:
+            show_turned(console(), turned)
     if write is not None:
-        edits = {} if tried is None else edits_of(found, tried, material, strength)
-        write_policy(found_policy(found, suite, write.stem, edits), write, force=force)
+        write_policy(found_policy(found, suite, write.stem, turned), write, force=force)
         typer.echo(f"wrote {write}: in shadow mode; see steerkit policy explain {write}", err=True)
 
 
@@ -127,21 +134,30 @@ def _causes(loaded: LoadedModel, suite: SaeSet, material: Material, found: Found
         return causes(loaded, suite, material, found, candidates=candidates, seed=seed, report=report)
 
 
-def _plain(found: Found, tried: Causes | None, without: int) -> dict[str, Any]:
+def _plain(found: Found, tried: Causes | None, turned: Turned | None, without: int) -> dict[str, Any]:
     """The answer as plain JSON; what is no number is null."""
     whole = {**_bare(asdict(replace(found, probe=None))), "without_place": without}
     for row, one in zip(whole["features"], found.features, strict=True):
         _with_intervals(row["measured"], one.measured)
     if found.probe is not None:
-        weights = [{**asdict(one), "weight": weight} for one, weight in found.probe.weights.items()]
-        bare = _bare(asdict(replace(found.probe, weights={})))
-        whole["probe"] = {**bare, "weights": weights, "beats": found.probe.beats}
-        _with_intervals(whole["probe"]["measured"], found.probe.measured)
+        whole["probe"] = _plain_probe(found.probe)
     if tried is not None:
         whole["causal"] = _bare(asdict(tried))
         for row, cause in zip(whole["causal"]["candidates"], tried.candidates, strict=True):
             row["verdict"] = cause.verdict
+    if turned is not None:
+        bare = asdict(replace(turned, edits={}, gate=None))
+        edits = [{**asdict(one), "value": value} for one, value in turned.edits.items()]
+        gate = None if turned.gate is None else _plain_probe(turned.gate)
+        whole["turned"] = {**bare, "edits": edits, "gate": gate, "proven": turned.proven}
     return whole
+
+
+def _plain_probe(probe: FoundProbe) -> dict[str, Any]:
+    weights = [{**asdict(one), "weight": weight} for one, weight in probe.weights.items()]
+    plain = {**_bare(asdict(replace(probe, weights={}))), "weights": weights, "beats": probe.beats}
+    _with_intervals(plain["measured"], probe.measured)
+    return plain
 
 
 def _with_intervals(row: dict[str, Any], measured: Any) -> None:

@@ -10,6 +10,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from steerkit.lab.causes import Causes
     from steerkit.lab.finding import Found, FoundProbe, Measured, Share
+    from steerkit.lab.turning import Turned
     from steerkit.types import Feature
 
 _LABEL: Final = 40
@@ -72,6 +73,24 @@ def show_causes(out: Console, tried: Causes) -> None:
         f"the gradient's estimate ranks them as the clamps do with Spearman {tried.rank_clamped:.2f}, as the ablations "
         f"do with {tried.rank_ablated:.2f}; * brought in by the estimate alone"
     )
+
+
+def show_turned(out: Console, turned: Turned) -> None:
+    """What became of the call under the edits of one layer together."""
+    out.print(
+        f"\n{len(turned.edits)} features of layer {turned.layer} clamped together, strength {turned.strength:g}: the "
+        f"call's log-odds go from {turned.score:+.2f} to {turned.edited:+.2f} in held-out positives (to "
+        f"{turned.random:+.2f} under random directions as long; p {turned.p:.2g})"
+    )
+    out.print(
+        f"   calls that are no longer opened: {_share(turned.turned)}, under random directions "
+        f"{_share(turned.turned_random)}"
+    )
+    if turned.gate is not None:
+        out.print("   they have a condition of their own, as the one above reads later layers:")
+        _show_probe(out, turned.gate)
+    if not turned.proven:
+        out.print("   that is no more than chance, so a policy is written without them")
 
 
 def _table(*titles: str) -> Table:

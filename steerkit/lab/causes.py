@@ -83,14 +83,14 @@ def causes(
     Half of the candidates are the listed features, the rest those whose attribution is largest on the conversations
     that were chosen on. `report` is told how many of how many candidates are done.
     """
-    first, held = (_positives(material, rows) for rows in (material.chosen, material.held))
+    first, held = (positives(material, rows, CASES) for rows in (material.chosen, material.held))
     listed = [one.feature for one in found.features][: (candidates + 1) // 2]
-    estimate = _estimated(loaded, saes, material, Decided.of(loaded, first), first)
+    estimate = estimated(loaded, saes, material, Decided.of(loaded, first), first)
     strongest = _strongest(estimate, candidates)
     tried = list(dict.fromkeys([*listed, *strongest]))[:candidates]
     bench = Bench(loaded, saes, held, found.place)
-    usual = _estimated(loaded, saes, material, bench.decided, held)
-    nothing = _estimated(loaded, saes, None, bench.decided, held)
+    usual = estimated(loaded, saes, material, bench.decided, held)
+    nothing = estimated(loaded, saes, None, bench.decided, held)
     generator = torch.Generator().manual_seed(seed)
     effects = []
     for number, feature in enumerate(tried):
@@ -116,11 +116,12 @@ def causes(
     )
 
 
-def _positives(material: Material, rows: Tensor) -> list[Case]:
-    return [material.cases[row] for row in rows.tolist() if material.positive[row]][:CASES]
+def positives(material: Material, rows: Tensor, most: int) -> list[Case]:
+    """The positive ones of some conversations, at most so many."""
+    return [material.cases[row] for row in rows.tolist() if material.positive[row]][:most]
 
 
-def _estimated(
+def estimated(
     loaded: LoadedModel, saes: SaeSet, material: Material | None, decided: Decided, cases: Sequence[Case]
 ) -> Attribution:
     """Effects at the place of replacing features by what they usually are, or by 0."""

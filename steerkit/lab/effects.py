@@ -112,11 +112,17 @@ class Bench:
 
     def effect(self, feature: Feature, value: float, generator: torch.Generator) -> Effect:
         """What goes when a feature is ablated, is set to `value`, and under random directions of the same length."""
-        ablated, clamped = (
-            self.plain - self._scores(self._edited(feature, edit)) for edit in ({"ablate": True}, {"clamp": value})
-        )
-        moved = [(self.plain - self._random(feature, value, generator)).abs() for _ in range(DIRECTIONS)]
-        return Effect(ablated, clamped, torch.stack(moved).mean(dim=0))
+        ablated = self.plain - self._scores(self._edited({feature: {"ablate": True}}))
+        moved = (self.plain - self.random_scores({feature: value}, generator)).abs().mean(dim=0)
+        return Effect(ablated, self.plain - self.scores({feature: value}), moved)
+
+    def scores(self, clamps: Mapping[Feature, float]) -> Tensor:
+        """`(n,)` the scores while features are clamped at the place."""
+        return self._scores(self._edited({feature: {"clamp": value} for feature, value in clamps.items()}))
+
+    def random_scores(self, clamps: Mapping[Feature, float], generator: torch.Generator) -> Tensor:
+        """`(DIRECTIONS, n)` the same under random directions that are as long as what the clamps of a layer write."""
+        return torch.stack([self._random(clamps, generator) for _ in range(DIRECTIONS)])
 
     def _force(self, cases: Sequence[Case], numbers: Sequence[int], pad: int) -> _Forced:
         texts = [self.decided.texts[number] for number in numbers]
@@ -132,15 +138,16 @@ class Bench:
                 self._run(batch, slice(0, -1), cache)
         return _Forced(tuple(numbers), batch, at, cache)
 
-    def _edited(self, feature: Feature, edit: Mapping[str, Any]) -> Policy:
-        """A policy with one edit at the place; where only the last step is read, that is every step there is."""
+    def _edited(self, edits: Mapping[Feature, Mapping[str, Any]]) -> Policy:
+        """A policy with edits at the place; where only the last step is read, that is every step there is."""
         where = "any" if self.last_only else self.place
+        names = {feature: f"l{feature.layer}_{feature.index}" for feature in edits}
         return Policy.model_validate(
             {
                 "steerkit": 1,
                 "name": "edit",
-                "features": {"one": {"layer": feature.layer, "index": feature.index}},
-                "steer": [{"name": "edit", "where": where, "edit": {"one": edit}}],
+                "features": {name: {"layer": one.layer, "index": one.index} for one, name in names.items()},
+                "steer": [{"name": "edit", "where": where, "edit": {names[one]: edit for one, edit in edits.items()}}],
             }
         )
 
@@ -153,20 +160,22 @@ class Bench:
             found[list(forced.numbers)] = self._score(forced, steering)
         return found
 
-    def _random(self, feature: Feature, value: float, generator: torch.Generator) -> Tensor:
-        sae = self.saes[feature.layer]
-        columns = sae.columns(torch.tensor([feature.index])).to(self.loaded.layer_devices[feature.layer])
-        direction = torch.nn.functional.normalize(torch.randn(sae.d_in, generator=generator), dim=0)
-        direction = (direction * columns.W_dec.norm().cpu()).to(columns.W_dec.device)
+    def _random(self, clamps: Mapping[Feature, float], generator: torch.Generator) -> Tensor:
+        (layer,) = {feature.layer for feature in clamps}
+        sae, device = self.saes[layer], self.loaded.layer_devices[layer]
+        columns = sae.columns(torch.tensor([feature.index for feature in clamps])).to(device)
+        values = torch.tensor(list(clamps.values()), device=device)
+        direction = torch.nn.functional.normalize(torch.randn(sae.d_in, generator=generator), dim=0).to(device)
         found = torch.zeros(len(self.decided.texts))
         for forced in self._forced:
 
             def write(y: Tensor, at: Tensor = forced.at) -> Tensor:
-                change = value - read_features(y.flatten(0, 1), columns).view(*y.shape[:2], 1)
-                moved: Tensor = y.float() + change * at[:, -y.shape[1] :, None].to(y.device) * direction
+                change = values - read_features(y.flatten(0, 1), columns).view(*y.shape[:2], len(values))
+                length = (change @ columns.W_dec).norm(dim=-1, keepdim=True)
+                moved: Tensor = y.float() + length * at[:, -y.shape[1] :, None].to(y.device) * direction
                 return moved.to(y.dtype)
 
-            random = rewritten(self.loaded.model, {feature.layer: write}, sae.site)
+            random = rewritten(self.loaded.model, {layer: write}, sae.site)
             found[list(forced.numbers)] = self._score(forced, random)
         return found
 

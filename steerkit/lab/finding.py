@@ -214,6 +214,15 @@ def find(
     )
 
 
+def probe_upto(
+    loaded: LoadedModel, saes: SaeSet, material: Material, found: Found, layer: int, *, most: int = 8, seed: int = 0
+) -> FoundProbe | None:
+    """A probe as `find` fits it, over features of layers up to `layer`; None where none of them is significant."""
+    ranking = rank_features(material.table, material.chosen, material.positive)
+    early = ranking.upto(layer)
+    return _found_probe(loaded, saes, material, early, found.features, most, seed) if early.significant else None
+
+
 def _found_feature(
     saes: SaeSet, material: Material, feature: Feature, adjusted: float, alike: tuple[Feature, ...]
 ) -> FoundFeature:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
 from steerkit.errors import SaeError
-from steerkit.lab.causes import Causes
-from steerkit.lab.finding import Found, FoundFeature, FoundProbe, Material, Measured
+from steerkit.lab.finding import Found, FoundFeature, FoundProbe, Measured
+from steerkit.lab.turning import STEERED_AT, Turned
 from steerkit.policy import Policy, dump
 from steerkit.sae import SaeSet
 from steerkit.sae.whole import write_text_whole
@@ -18,13 +17,11 @@ from steerkit.types import Feature, Place
 
 RULE = "found"
 """Name of the probe and of the guard rule."""
-STEERED_AT: Final = "reply.start"
-"""The place whose causes become edits: its step decides for the call and is still before it."""
+GATE = "gate"
+"""Name of the steering rule's own probe, where the edits are made in an earlier layer than `found` reads."""
 
 
-def found_policy(
-    found: Found, saes: SaeSet, name: str, edits: Mapping[Feature, float] = MappingProxyType({})
-) -> Policy:
+def found_policy(found: Found, saes: SaeSet, name: str, turned: Turned | None = None) -> Policy:
     """The probe where it beats every single feature, else the best feature, as a guard rule that would hold the call.
 
     A feature's bound is a multiple of its `max` on the calibration set, raw where the set has no statistics or the
@@ -34,7 +31,7 @@ def found_policy(
         found: the answer of a search.
         saes: the set that was searched.
         name: of the policy; what a name may not hold becomes `-`.
-        edits: raw values that features are clamped to behind the same condition (see `edits_of`).
+        turned: edits to steer by, behind the same condition or one of their own; those that are not proven are left out.
 
     Raises:
         SaeError: nothing was found, or the best feature is lower in the positives and 0 in the negatives too.
@@ -44,8 +41,11 @@ def found_policy(
     best = found.features[0]
     probe = found.better_probe
     used = [best.feature] if probe is None else list(probe.weights)
-    when = _feature_condition(best, saes) if probe is None else {"probe": RULE, "above": _rounded(probe.measured.bound)}
-    clamps = {_name(feature): {"clamp": _rounded(value)} for feature, value in sorted(edits.items())}
+    when = _feature_condition(best, saes) if probe is None else _probe_condition(RULE, probe)
+    edits = turned.edits if turned is not None and turned.proven else {}
+    gate = turned.gate if turned is not None and edits else None
+    probes = {rule: one for rule, one in ((RULE, probe), (GATE, gate)) if one is not None}
+    used += [feature for one in probes.values() for feature in one.weights]
     measured = best.measured if probe is None else probe.measured
     return Policy.model_validate(
         {
@@ -54,8 +54,8 @@ def found_policy(
             "description": _described(found.place, probe, measured),
             "model": saes.model_name,
             "features": {_name(feature): _site(feature, saes) for feature in sorted({*used, *edits})},
-            "probes": {} if probe is None else {RULE: _weights(probe)},
-            "steer": [{"name": RULE, "when": when, "where": STEERED_AT, "edit": clamps}] if clamps else [],
+            "probes": {rule: _weights(one) for rule, one in probes.items()},
+            "steer": [_steering(when if gate is None else _probe_condition(GATE, gate), edits)] if edits else [],
             "guard": {
                 "default": "allow",
                 "rules": [
@@ -71,33 +71,6 @@ def found_policy(
             "mode": "shadow",
         }
     )
-
-
-def edits_of(found: Found, tried: Causes, material: Material, strength: float) -> dict[Feature, float]:
-    """What the features that cause the call are clamped to, so that it is not made; empty where nothing can be.
-
-    With p a feature's mean in the positives and n what it usually is in the negatives, both where was chosen, the clamp
-    is `p + strength * (n - p)`: at 1 it is as in the negatives, beyond that it is as far on the other side. Features in
-    layers below the condition's own are left out, because an edit there would come a token late.
-
-    Args:
-        found: a search at `reply.start`; of one at another place nothing is made.
-        tried: which of the candidates cause the call.
-        material: what was searched.
-        strength: how far to go.
-    """
-    if found.place != STEERED_AT or not found.features:
-        return {}
-    probe = found.better_probe
-    lowest = max(feature.layer for feature in (probe.weights if probe else [found.features[0].feature]))
-    positives = material.chosen[material.positive[material.chosen]]
-    edits = {}
-    for cause in tried.candidates:
-        feature = cause.feature
-        if cause.verdict == "causes" and feature.layer >= lowest:
-            there, usual = float(material.values(feature)[positives].mean()), material.usual[feature.layer]
-            edits[feature] = there + strength * (float(usual[feature.index]) - there)
-    return edits
 
 
 def write_policy(policy: Policy, path: Path, *, force: bool = False) -> None:
@@ -125,6 +98,15 @@ def _feature_condition(best: FoundFeature, saes: SaeSet) -> dict[str, Any]:
         highest = 0.0
     quantity: float | str = f"{bound / highest:.6g} max" if highest > 0 else _rounded(bound)
     return {"feature": _name(best.feature), "below" if best.lower else "above": quantity}
+
+
+def _probe_condition(name: str, probe: FoundProbe) -> dict[str, Any]:
+    return {"probe": name, "above": _rounded(probe.measured.bound)}
+
+
+def _steering(when: Mapping[str, Any], edits: Mapping[Feature, float]) -> dict[str, Any]:
+    clamps = {_name(feature): {"clamp": _rounded(value)} for feature, value in sorted(edits.items())}
+    return {"name": RULE, "when": when, "where": STEERED_AT, "edit": clamps}
 
 
 def _weights(probe: FoundProbe) -> dict[str, Any]:

@@ -33,6 +33,11 @@ class Ranking(NamedTuple):
         """The features that tell the sets apart at a false discovery rate of 5 %, the best first."""
         return [self.features[int(number)] for number in (self.adjusted <= LEVEL).nonzero()]
 
+    def upto(self, layer: int) -> Ranking:
+        """Of the features of layers up to one; the correction stays that of the whole search."""
+        rows = [number for number, feature in enumerate(self.features) if feature.layer <= layer]
+        return Ranking(tuple(self.features[number] for number in rows), self.area[rows], self.adjusted[rows])
+
 
 def rank_features(table: Mapping[int, Tensor], rows: Tensor, positive: Tensor) -> Ranking:
     """Rank by AUROC, in either direction, over the conversations `rows`; of equal ones the larger effect goes first.

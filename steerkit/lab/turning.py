@@ -1,0 +1,167 @@
+"""Edits that turn a decision where it is made: chosen as a set, dosed as a set, and proven as a set.
+
+Where a model holds what it decides by in many features at once, each of them alone moves little, and what no single edit
+shows the set does. So the features of one layer are taken by the gradient's estimate, clamped together, and what comes
+of it is measured on conversations that none of this was chosen on, beside random directions of the same length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from steerkit.engine import LoadedModel
+from steerkit.lab.causes import estimated, positives
+from steerkit.lab.effects import Bench, Decided
+from steerkit.lab.finding import Found, FoundProbe, Material, Share, probe_upto
+from steerkit.lab.ranking import LEVEL
+from steerkit.lab.separation import signed_rank
+from steerkit.sae import SaeSet
+from steerkit.types import Feature, Place
+
+STEERED_AT: Final[Place] = "reply.start"
+"""The place whose decision can be turned: its step decides for the call and is still before it."""
+STRENGTHS: Final = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""Doses to try, the gentlest first."""
+ENOUGH: Final = 0.95
+"""Share of the calls that a dose turns where it is chosen; the policy takes the dose after it."""
+MOST: Final = 16
+"""Features that are edited, at most."""
+_FAINT: Final = 0.1  # of the largest estimated effect in the layer: below it a feature is left alone
+_CASES: Final = 64  # positives to choose on, and as many to prove on
+
+
+@dataclass(frozen=True)
+class Turned:
+    """Edits of one layer that are made where the reply begins, and what became of held-out positives under them."""
+
+    layer: int
+    strength: float
+    """How far from what a feature is in the positives towards, and beyond, what it is in the negatives."""
+    edits: Mapping[Feature, float]
+    """Raw values that the features are clamped to."""
+    gate: FoundProbe | None
+    """A condition over features of layers up to this one; None where the one that was found is such a condition."""
+    score: float
+    """Mean log-odds of the call in the held-out positives as they are."""
+    edited: float
+    """The same under the edits."""
+    random: float
+    """The same under random directions as long as what they write."""
+    turned: Share
+    """Of the held-out positives in which the call is the likeliest token, those in which it no longer is."""
+    turned_random: Share
+    """The same under each of the random directions."""
+    p: float
+    """One-sided signed-rank p value that the edits do more than random directions."""
+
+    @property
+    def proven(self) -> bool:
+        """Whether they do more than chance where they were not chosen."""
+        return self.p < LEVEL and self.edited < self.score
+
+
+def turn_by(
+    loaded: LoadedModel,
+    saes: SaeSet,
+    material: Material,
+    found: Found,
+    *,
+    strength: float | None = None,
+    most: int = 8,
+    seed: int = 0,
+) -> Turned | None:
+    """Choose edits that keep a call from being opened; None where the search was at another place than `reply.start`,
+    where nothing was found, or where no layer can be both read and edited in time.
+
+    The layer is the one whose features, set to what they usually are in the negatives, take most of the call's
+    log-odds. With p a feature's mean in the positives and n what it usually is in the negatives, it is clamped to
+    `p + strength * (n - p)`. An edit in a layer below those that its condition reads would come a token late, so a
+    condition that reads later layers is fitted anew on earlier ones.
+
+    Args:
+        loaded: the model.
+        saes: the set that was searched.
+        material: what was searched.
+        found: a search at `reply.start`.
+        strength: None takes the dose after the gentlest of `STRENGTHS` that turns 95 % of the calls.
+        most: features that a new condition may combine.
+        seed: of the random directions and of that condition's fit.
+    """
+    if found.place != STEERED_AT or not found.features:
+        return None
+    chosen = Bench(loaded, saes, positives(material, material.chosen, _CASES), STEERED_AT)
+    layer, features = _layer(loaded, saes, material, chosen)
+    gate = _gate(loaded, saes, material, found, layer, most, seed)
+    if not features or (gate is None and _latest(found) > layer):
+        return None
+    if strength is None:
+        strength = _dose(chosen, material, features)
+    edits = _clamps(material, features, strength)
+    held = Bench(loaded, saes, positives(material, material.held, _CASES), STEERED_AT)
+    generator = torch.Generator().manual_seed(seed)
+    edited, random = held.scores(edits), held.random_scores(edits, generator)
+    calls = held.plain > 0
+    p = signed_rank((held.plain - edited) - (held.plain - random).abs().mean(dim=0))
+    turned = Share(int((edited[calls] <= 0).sum()), int(calls.sum()))
+    by_chance = Share(int((random[:, calls] <= 0).sum()), int(calls.sum()) * len(random))
+    means = (float(one.mean()) for one in (held.plain, edited, random))
+    return Turned(layer, strength, edits, gate, *means, turned, by_chance, p)
+
+
+def _layer(loaded: LoadedModel, saes: SaeSet, material: Material, bench: Bench) -> tuple[int, Sequence[Feature]]:
+    """The layer that decides, and its features that make for the call, by the estimate on what was chosen."""
+    cases = positives(material, material.chosen, _CASES)
+    estimate = estimated(loaded, saes, material, Decided.of(loaded, cases), cases)
+    best = (-torch.inf, 0, [])
+    for layer, effect in estimate.layers.items():
+        means = effect.sums.mean(dim=0)
+        values, indices = means.topk(min(MOST, len(means)))
+        strong = (values > 0) & (values >= _FAINT * values[0])
+        features = [Feature(layer, int(index)) for index in indices[strong]]
+        if features:
+            taken = float((bench.plain - bench.scores(_clamps(material, features, 1.0))).mean())
+            best = max(best, (taken, layer, features), key=lambda one: one[0])
+    return best[1], best[2]
+
+
+def _clamps(material: Material, features: Sequence[Feature], strength: float) -> dict[Feature, float]:
+    rows = material.chosen[material.positive[material.chosen]]
+    clamps = {}
+    for feature in features:
+        there, usual = float(material.values(feature)[rows].mean()), float(material.usual[feature.layer][feature.index])
+        clamps[feature] = there + strength * (usual - there)
+    return clamps
+
+
+def _dose(bench: Bench, material: Material, features: Sequence[Feature]) -> float:
+    """The dose after the gentlest that is enough, or the gentlest of those that turn most."""
+    calls = bench.plain > 0
+    if not calls.any():
+        return STRENGTHS[0]
+    shares = [float(_turned(bench.scores(_clamps(material, features, one)), calls)) for one in STRENGTHS]
+    for number, share in enumerate(shares):
+        if share >= ENOUGH:
+            return STRENGTHS[min(number + 1, len(STRENGTHS) - 1)]
+    return STRENGTHS[shares.index(max(shares))]
+
+
+def _turned(scores: Tensor, calls: Tensor) -> Tensor:
+    return (scores[calls] <= 0).float().mean()
+
+
+def _latest(found: Found) -> int:
+    probe = found.better_probe
+    return max(feature.layer for feature in (probe.weights if probe else [found.features[0].feature]))
+
+
+def _gate(
+    loaded: LoadedModel, saes: SaeSet, material: Material, found: Found, layer: int, most: int, seed: int
+) -> FoundProbe | None:
+    if _latest(found) <= layer:
+        return None
+    return probe_upto(loaded, saes, material, found, layer, most=most, seed=seed)

@@ -17,7 +17,7 @@ from steerkit.cli.view import console, print_json
 if TYPE_CHECKING:
     from steerkit.engine import LoadedModel
     from steerkit.lab.causes import Causes
-    from steerkit.lab.finding import Found, FoundProbe, Material
+    from steerkit.lab.finding import Found, FoundProbe, Material, Measured, Share
     from steerkit.lab.reading_places import Case
     from steerkit.lab.turning import Turned
     from steerkit.sae import SaeSet
@@ -83,7 +83,6 @@ def find(
         show_found(console(), found, without)
         if tried is not None:
             show_causes(console(), tried)
-        if turned is not None:
             show_turned(console(), turned)
     if write is not None:
         write_policy(found_policy(found, suite, write.stem, turned), write, force=force)
@@ -150,6 +149,8 @@ def _plain(found: Found, tried: Causes | None, turned: Turned | None, without: i
         edits = [{**asdict(one), "value": value} for one, value in turned.edits.items()]
         gate = None if turned.gate is None else _plain_probe(turned.gate)
         whole["turned"] = {**bare, "edits": edits, "gate": gate, "proven": turned.proven}
+        for name in ("turned", "turned_random"):
+            _with_interval(whole["turned"][name], getattr(turned, name))
     return whole
 
 
@@ -160,10 +161,13 @@ def _plain_probe(probe: FoundProbe) -> dict[str, Any]:
     return plain
 
 
-def _with_intervals(row: dict[str, Any], measured: Any) -> None:
+def _with_intervals(row: dict[str, Any], measured: Measured) -> None:
     for name in ("recall", "false"):
-        share = getattr(measured, name)
-        row[name] |= {"share": share.value, "interval": list(share.interval)}
+        _with_interval(row[name], getattr(measured, name))
+
+
+def _with_interval(row: dict[str, Any], share: Share) -> None:
+    row |= {"share": share.value, "interval": list(share.interval)}
 
 
 def _bare(value: Any) -> Any:

@@ -75,8 +75,11 @@ def show_causes(out: Console, tried: Causes) -> None:
     )
 
 
-def show_turned(out: Console, turned: Turned) -> None:
+def show_turned(out: Console, turned: Turned | None) -> None:
     """What became of the call under the edits of one layer together."""
+    if turned is None:
+        out.print("\nno edits to steer by: only at reply.start, and of a layer whose features do more than chance")
+        return
     out.print(
         f"\n{len(turned.edits)} features of layer {turned.layer} clamped together, strength {turned.strength:g}: the "
         f"call's log-odds go from {turned.score:+.2f} to {turned.edited:+.2f} in held-out positives (to "

@@ -31,7 +31,7 @@ def found_policy(found: Found, saes: SaeSet, name: str, turned: Turned | None = 
         found: the answer of a search.
         saes: the set that was searched.
         name: of the policy; what a name may not hold becomes `-`.
-        turned: edits to steer by, behind the same condition or one of their own; those that are not proven are left out.
+        turned: edits to steer by, behind the same condition or one of their own; unproven ones are left out.
 
     Raises:
         SaeError: nothing was found, or the best feature is lower in the positives and 0 in the negatives too.

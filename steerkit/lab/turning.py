@@ -1,8 +1,8 @@
 """Edits that turn a decision where it is made: chosen as a set, dosed as a set, and proven as a set.
 
-Where a model holds what it decides by in many features at once, each of them alone moves little, and what no single edit
-shows the set does. So the features of one layer are taken by the gradient's estimate, clamped together, and what comes
-of it is measured on conversations that none of this was chosen on, beside random directions of the same length.
+Where a model holds what it decides by in many features at once, each of them alone moves little, and the set does what
+no single edit shows. So the features of one layer are taken by the gradient's estimate, clamped together, and what
+comes of it is measured on conversations that none of this was chosen on, beside random directions of the same length.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from steerkit.engine import LoadedModel
 from steerkit.lab.causes import estimated, positives
-from steerkit.lab.effects import Bench, Decided
+from steerkit.lab.effects import Bench
 from steerkit.lab.finding import Found, FoundProbe, Material, Share, probe_upto
 from steerkit.lab.ranking import LEVEL
 from steerkit.lab.separation import signed_rank
@@ -76,12 +76,13 @@ def turn_by(
     seed: int = 0,
 ) -> Turned | None:
     """Choose edits that keep a call from being opened; None where the search was at another place than `reply.start`,
-    where nothing was found, or where no layer can be both read and edited in time.
+    where nothing was found, or where no layer both does more than chance and can be read in time.
 
     The layer is the one whose features, set to what they usually are in the negatives, take most of the call's
-    log-odds. With p a feature's mean in the positives and n what it usually is in the negatives, it is clamped to
-    `p + strength * (n - p)`. An edit in a layer below those that its condition reads would come a token late, so a
-    condition that reads later layers is fitted anew on earlier ones.
+    log-odds beyond what random directions of the same length move, of those that do so by a signed-rank test. With p a
+    feature's mean in the positives and n what it usually is in the negatives, it is clamped to `p + strength * (n - p)`.
+    An edit in a layer below those that its condition reads would come a token late, so a condition that reads later
+    layers is fitted anew on earlier ones.
 
     Args:
         loaded: the model.
@@ -94,39 +95,51 @@ def turn_by(
     """
     if found.place != STEERED_AT or not found.features:
         return None
+    generator = torch.Generator().manual_seed(seed)
     chosen = Bench(loaded, saes, positives(material, material.chosen, _CASES), STEERED_AT)
-    layer, features = _layer(loaded, saes, material, chosen)
+    features = _features(loaded, saes, material, chosen, generator)
+    if not features:
+        return None
+    layer = features[0].layer
     gate = _gate(loaded, saes, material, found, layer, most, seed)
-    if not features or (gate is None and _latest(found) > layer):
+    if gate is None and _latest(found) > layer:
         return None
     if strength is None:
         strength = _dose(chosen, material, features)
     edits = _clamps(material, features, strength)
     held = Bench(loaded, saes, positives(material, material.held, _CASES), STEERED_AT)
-    generator = torch.Generator().manual_seed(seed)
     edited, random = held.scores(edits), held.random_scores(edits, generator)
     calls = held.plain > 0
-    p = signed_rank((held.plain - edited) - (held.plain - random).abs().mean(dim=0))
+    p = signed_rank(_beyond(held.plain, edited, random))
     turned = Share(int((edited[calls] <= 0).sum()), int(calls.sum()))
     by_chance = Share(int((random[:, calls] <= 0).sum()), int(calls.sum()) * len(random))
-    means = (float(one.mean()) for one in (held.plain, edited, random))
-    return Turned(layer, strength, edits, gate, *means, turned, by_chance, p)
+    before, after, chance = (float(one.mean()) for one in (held.plain, edited, random))
+    return Turned(layer, strength, edits, gate, before, after, chance, turned, by_chance, p)
 
 
-def _layer(loaded: LoadedModel, saes: SaeSet, material: Material, bench: Bench) -> tuple[int, Sequence[Feature]]:
-    """The layer that decides, and its features that make for the call, by the estimate on what was chosen."""
+def _features(
+    loaded: LoadedModel, saes: SaeSet, material: Material, bench: Bench, generator: torch.Generator
+) -> list[Feature]:
+    """Those of the layer that decides that make for the call, by the estimate on what was chosen; none if none do."""
     cases = positives(material, material.chosen, _CASES)
-    estimate = estimated(loaded, saes, material, Decided.of(loaded, cases), cases)
-    best = (-torch.inf, 0, [])
+    estimate = estimated(loaded, saes, material, bench.decided, cases)
+    most, best = 0.0, list[Feature]()
     for layer, effect in estimate.layers.items():
         means = effect.sums.mean(dim=0)
         values, indices = means.topk(min(MOST, len(means)))
         strong = (values > 0) & (values >= _FAINT * values[0])
         features = [Feature(layer, int(index)) for index in indices[strong]]
         if features:
-            taken = float((bench.plain - bench.scores(_clamps(material, features, 1.0))).mean())
-            best = max(best, (taken, layer, features), key=lambda one: one[0])
-    return best[1], best[2]
+            clamps = _clamps(material, features, 1.0)
+            beyond = _beyond(bench.plain, bench.scores(clamps), bench.random_scores(clamps, generator))
+            if signed_rank(beyond) < LEVEL and float(beyond.mean()) > most:
+                most, best = float(beyond.mean()), features
+    return best
+
+
+def _beyond(plain: Tensor, edited: Tensor, random: Tensor) -> Tensor:
+    """`(n,)` by how much edits lower the scores more than random directions move them."""
+    return (plain - edited) - (plain - random).abs().mean(dim=0)
 
 
 def _clamps(material: Material, features: Sequence[Feature], strength: float) -> dict[Feature, float]:

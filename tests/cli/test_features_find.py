@@ -67,8 +67,14 @@ def test_two_files_become_a_policy(steerkit: Command, files: tuple[Path, Path], 
     assert len(found["causal"]["candidates"]) == 4
     assert "ok:" in steerkit("policy", "check", policy, "--model", "tiny").out
     assert "mode: shadow" in policy.read_text()
-    causing = [one["feature"] for one in found["causal"]["candidates"] if one["verdict"] == "causes"]
-    assert len(load(policy).steer) == (1 if any(one["layer"] == 3 for one in causing) else 0)
+    turned = found["turned"]
+    assert turned["proven"]
+    assert turned["turned"]["share"] == 1
+    assert turned["turned_random"]["share"] == 0
+    (rule,) = load(policy).steer
+    assert {name: edit.clamp for name, edit in rule.edit.items()} == {
+        f"l{one['layer']}_{one['index']}": pytest.approx(one["value"], rel=1e-4) for one in turned["edits"]
+    }
     before = policy.read_bytes()
     refused = steerkit("features", "find", *sets, "--write", policy, status=1)
     assert refused.err == f"error: {policy}: already there; give --force to replace it, or --write another file\n"
@@ -82,6 +88,10 @@ def test_a_table_is_shown(steerkit: Command, files: tuple[Path, Path], tmp_path:
     assert "features tell the sets apart (Benjamini-Hochberg" in done.out
     assert "probe of" in done.out
     assert "Verdict" not in done.out
+    assert "clamped together" not in done.out
+    more = ("--top", "2", "--causal", "--candidates", "2", "--strength", "0")
+    done = steerkit("features", "find", "--positive", files[0], "--negative", files[1], *more)
+    assert "clamped together, strength 0: the" in done.out
 
 
 def test_mistakes_are_one_line(steerkit: Command, files: tuple[Path, Path], tmp_path: Path) -> None:

@@ -48,20 +48,20 @@ def random_saes(layers: int, width: int, bias: float = -0.05) -> SaeSet:
     return SaeSet("random", found)
 
 
-def policy(layers: int, number: int, gated: bool) -> Policy:
-    """A clamp of 16 features in every layer, at every token; `gated` ones each behind a feature of their layer."""
+def policy(layers: int, number: int, gated: bool, edited: int = EDITED) -> Policy:
+    """A clamp of some features in every layer, at every token; `gated` ones each behind a feature of their layer."""
     features, rules = {}, []
     for layer in range(layers):
-        names = [f"l{layer}_{index}" for index in range(EDITED + 1)]
+        names = [f"l{layer}_{index}" for index in range(edited + 1)]
         features |= {
             name: {"layer": layer, "index": (number * 101 + place * 211) % D_SAE} for place, name in enumerate(names)
         }
         rule: dict[str, Any] = {
             "name": f"layer-{layer}",
             "where": "any",
-            "edit": {name: {"clamp": 0.01} for name in names[:EDITED]},
+            "edit": {name: {"clamp": 0.01} for name in names[:edited]},
         }
-        rules.append({**rule, "when": {"feature": names[EDITED], "above": 0.0}} if gated else rule)
+        rules.append({**rule, "when": {"feature": names[edited], "above": 0.0}} if gated else rule)
     body = {"name": f"p{number}", "model": "random", "features": features, "steer": rules}
     return Policy.model_validate({"steerkit": 1, **body, "guard": {"default": "allow"}})
 

@@ -80,7 +80,7 @@ def turn_by(
 
     The layer is the one whose features, set to what they usually are in the negatives, take most of the call's
     log-odds beyond what random directions of the same length move, of those that do so by a signed-rank test. With p a
-    feature's mean in the positives and n what it usually is in the negatives, it is clamped to `p + strength * (n - p)`.
+    feature's mean in the positives and n what it usually is in the negatives, the clamp is `p + strength * (n - p)`.
     An edit in a layer below those that its condition reads would come a token late, so a condition that reads later
     layers is fitted anew on earlier ones.
 

@@ -87,7 +87,7 @@ class Arms:
         return found
 
     def steered(self, plan: Plan, rows: Sequence[int] | None = None, *, trace: bool = False) -> Run:
-        """steerkit's loop under a plan, the deferred trace of the new tokens included."""
+        """steerkit's loop under a plan; gives the replies, or with `trace` the deferred traces of the new tokens."""
 
         def run(tokens: int) -> Any:
             limits = [Sampling(max_new_tokens=tokens)] * len(self.batch.ids)
@@ -97,7 +97,7 @@ class Arms:
             if trace:
                 length = width + tokens - 1
                 extent = Extent(length, Span(width - 1, length))
-                read_traces(tape, plan, self.saes, [Wanted(top_k=TOP_K)] * len(limits), [extent] * len(limits))
+                return read_traces(tape, plan, self.saes, [Wanted(top_k=TOP_K)] * len(limits), [extent] * len(limits))
             return replies
 
         return run

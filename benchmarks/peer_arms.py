@@ -75,7 +75,6 @@ class Peers:
         """What a tool that runs any function at a site does."""
         model, host = self._host(tool)
         codecs, name = codecs or self.hand, name or tool
-
         if not work.features:
             kept = Records()
             watched = host({layer: kept.site(layer, codecs[layer].encode) for layer in work.layers})
@@ -184,18 +183,20 @@ class Peers:
         made: dict[int, Any] = self._made[dtype]
         return made
 
-    def _bridge(self, work: Work) -> dict[str, Arm]:
-        """SAELens' own way: SAEs spliced into a TransformerLens bridge, with a hook on their features."""
-        saes = self._theirs(str(self.model.dtype).removeprefix("torch."))  # others do not fit between its modules
+    def _booted(self) -> tuple[Any, Any]:
+        """The unembedding under SAELens' bridge, and the bridge."""
         if "bridge" not in self._made:
             kind = importlib.import_module("sae_lens.analysis.sae_transformer_bridge").SAETransformerBridge
             model = twin(self.model)
-            model.config.architectures = [type(model).__name__]
-            self._made["bridge"] = (
-                model.lm_head,
-                kind.boot_transformers("random", hf_model=model, tokenizer=tokenizer()),
-            )
-        head, bridge = self._made["bridge"]
+            head, model.config.architectures = model.lm_head, [type(model).__name__]
+            self._made["bridge"] = head, kind.boot_transformers("random", hf_model=model, tokenizer=tokenizer())
+        made: tuple[Any, Any] = self._made["bridge"]
+        return made
+
+    def _bridge(self, work: Work) -> dict[str, Arm]:
+        """SAELens' own way: SAEs spliced into a TransformerLens bridge, with a hook on their features."""
+        saes = self._theirs(str(self.model.dtype).removeprefix("torch."))  # others do not fit between its modules
+        head, bridge = self._booted()
         bare = {"stop_at_eos": False, "do_sample": False, "verbose": False, "return_type": "tokens"}
         chosen = list(work.features)
 
@@ -228,9 +229,11 @@ class Peers:
 
         found = {"SAELens bridge, no SAE": Arm(plain, "nothing", head)}
         if not work.features:
-            return found | {f"SAELens bridge with error term, top-{TOP_K} in line": Arm(record, "record", head)}
+            return found | {f"SAELens bridge, with error term, top-{TOP_K} in line": Arm(record, "record", head)}
         return found | {
-            "SAELens bridge": Arm(lambda tokens: spliced(clamp, False, tokens), "reconstruction", head),
+            "SAELens bridge, full reconstruction": Arm(
+                lambda tokens: spliced(clamp, False, tokens), "reconstruction", head
+            ),
             "SAELens bridge, with error term": Arm(lambda tokens: spliced(clamp, True, tokens), "delta", head),
         }
 

@@ -12,7 +12,8 @@ spread; "plain again" shows the noise. Prefill is one new token, decode is the r
 Before anything is timed, the last column is measured: how far what an arm gives to its unembedding is, at every step,
 from what steerkit's arm of the same write gives (largest difference over root mean square), and of records how many of
 the indices are the same. Exit status 1 where arms that claim the same work disagree in float32, or where an edit
-changes nothing. A tool that is not installed is left out with a line that says so.
+changes nothing. A tool that is not installed, or fails, is left out with a line that says so. At the end the tables
+are printed once more, an arm a row.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,6 +40,11 @@ PLACES = {"1": (9,), "4": (5, 9, 12, 15), "18": tuple(range(LAYERS)), "record": 
 FEATURES, VALUE = (17, 1042, 2311, 4000), 0.5
 TOLERANCE = 1e-3
 """Float32, added up in another order, through 18 layers."""
+
+OURS = ("plain", "steerkit", "hooks")
+
+Table = dict[str, dict[str, tuple[Timing, Timing]]]
+"""By arm and work, prefill and decode."""
 
 
 @contextmanager
@@ -94,12 +100,18 @@ class Agreement:
     """Whether arms that claim the same work did the same."""
 
     def __init__(self, arms: dict[str, Arm], tokens: int, strict: bool) -> None:
-        self.strict, self.wrong, self.words = strict, 0, dict[str, str]()
+        self.wrong, self.words, self.failed = 0, dict[str, str](), dict[str, str]()
         tokens = min(tokens, 6)
         plain, _ = observed(arms["plain"], tokens)
         first: dict[str, tuple[str, Tensor, Any]] = {"nothing": ("plain", plain, None)}
-        for name, arm in arms.items():
-            hidden, result = observed(arm, tokens)
+        for name, arm in list(arms.items()):
+            try:
+                hidden, result = observed(arm, tokens)
+            except Exception as failure:  # a tool's own, of any kind; the others are still measured
+                if name.startswith(OURS):
+                    raise
+                self.failed[name] = f"{type(failure).__name__}: {failure}".splitlines()[0]
+                continue
             kind = "nothing" if arm.write == "record" else arm.write
             like, wanted, _ = first.setdefault(kind, (name, hidden, result))
             off = distance(hidden, wanted)
@@ -133,8 +145,32 @@ def below(timings: dict[str, tuple[Timing, Timing]], arms: dict[str, Arm]) -> st
     phases = []
     for phase, what in enumerate(("prefill", "decode")):
         faster = [name for name in others if timings[name][phase].ratio < timings[ours][phase].ratio]
-        phases.append(f"{what}: {', '.join(faster) or 'none'}")
+        phases.append(f"{what}: {' + '.join(faster) or 'none'}")
     return "; ".join(phases)
+
+
+def compact(table: Table, works: list[str]) -> Iterator[str]:
+    """Lines of two tables, prefill and decode, an arm a row and a work a column."""
+    for phase, what in enumerate(("prefill", "decode")):
+        yield f"\n| {what} | {' | '.join(works)} |"
+        yield "|---" * (len(works) + 1) + "|"
+        for arm, found in table.items():
+            yield f"| {arm} | {' | '.join(str(found[work][phase]) if work in found else '' for work in works)} |"
+
+
+def compare(
+    peers: Peers, work: Work, given: argparse.Namespace, say: Callable[[str], None]
+) -> tuple[dict[str, Any], Agreement]:
+    """Check and time the arms of one work; `say` is told of what is left out and what was faster."""
+    arms = peers.arms(work, say)
+    agreement = Agreement(arms, given.tokens, strict=given.dtype == "float32")
+    for name, reason in agreement.failed.items():
+        say(f"{name} fails here: {reason}")
+        del arms[name]
+    timings = measure({name: arm.run for name, arm in arms.items()}, given.tokens, given.rounds)
+    what = f"clamps in {len(work.layers)} layers" if work.features else "record"
+    say(f"{what} of {tuple(peers.inputs['input_ids'].shape)}: faster than steerkit in {below(timings, arms)}")
+    return timings, agreement
 
 
 def main() -> int:
@@ -151,23 +187,23 @@ def main() -> int:
     saes = random_saes(LAYERS, FUNCTIONGEMMA["hidden_size"])
     print(f"{given.dtype}, {torch.get_num_threads()} threads, {given.tokens} tokens, {given.rounds} rounds")
     print("| prompt x batch | work | arm | prefill | decode | agreement |\n|---|---|---|---|---|---|")
-    draw, notes, wrong = torch.Generator().manual_seed(0), dict[str, None](), 0
+    draw, wrong = torch.Generator().manual_seed(0), 0
+    notes: dict[str, None] = {}
+    tables: list[str] = []
     for size in given.sizes.split(","):
         length, rows = map(int, size.split("x"))
         peers = Peers(model, saes, torch.randint(1, FUNCTIONGEMMA["vocab_size"], (rows, length), generator=draw))
+        table: Table = {}
         for name in given.work.split(","):
             work = Work(PLACES[name], () if name == "record" else FEATURES, VALUE)
-            arms = peers.arms(work, lambda line: notes.setdefault(line))
-            agreement = Agreement(arms, given.tokens, strict=given.dtype == "float32")
-            timings = measure({arm: one.run for arm, one in arms.items()}, given.tokens, given.rounds)
-            for arm, (prefill, decode) in timings.items():
-                print(
-                    f"| {length} x {rows} | {name} | {arm} | {prefill} | {decode} | {agreement.words[arm]} |",
-                    flush=True,
-                )
+            timings, agreement = compare(peers, work, given, notes.setdefault)
+            for arm, found in timings.items():
+                table.setdefault(arm, {})[name] = found
+                cells = " | ".join(map(str, found))
+                print(f"| {length} x {rows} | {name} | {arm} | {cells} | {agreement.words[arm]} |", flush=True)
             wrong += agreement.wrong
-            notes[f"{length} x {rows}, {name}: faster than steerkit in {below(timings, arms)}"] = None
-    print("\n" + "\n".join(notes))
+        tables += [f"\n{length} x {rows}", *compact(table, given.work.split(","))]
+    print("\n".join(["", *notes, *tables]))
     return 1 if wrong else 0
 
 

@@ -6,10 +6,10 @@
 
 Architecture-exact FunctionGemma with random weights, greedy, fixed lengths. Work 1, 4 and 18: clamp four features at
 every token in so many layers. Work `record`: the 32 strongest features, with their values, of every new token in all
-18 layers. All arms read the same prompts through the same weights and write the same number of
-tokens; they take turns, and a ratio is the median over rounds of the rounds' own ratios to plain `generate`, with the
-spread; "plain again" shows the noise. Prefill is one new token, decode is the rest. One work of batch 1 takes about ten minutes
-of one core, all of it about an hour and a half; `--clock cpu` counts the process' own time, for a machine in use.
+18 layers. All arms read the same prompts through the same weights and write the same number of tokens; they take turns,
+and a ratio is the median over rounds of the rounds' own ratios to plain `generate`, with the spread; "plain again"
+shows the noise. Prefill is one new token, decode is the rest. One work of batch 1 takes about ten minutes of one core,
+all of it about an hour and a half. `--clock cpu` counts the process' own time, for a machine in use.
 
 Before anything is timed, the last column is measured: how far what an arm gives to its unembedding is, at every step,
 from what steerkit's arm of the same write gives (largest difference over root mean square), and of records how many of

@@ -87,7 +87,7 @@ class Arms:
         return found
 
     def steered(self, plan: Plan, rows: Sequence[int] | None = None, *, trace: bool = False) -> Run:
-        """steerkit's loop under a plan, the deferred trace of the new tokens included."""
+        """steerkit's loop under a plan; gives the replies, or with `trace` the deferred traces of the new tokens."""
 
         def run(tokens: int) -> Any:
             limits = [Sampling(max_new_tokens=tokens)] * len(self.batch.ids)
@@ -97,7 +97,7 @@ class Arms:
             if trace:
                 length = width + tokens - 1
                 extent = Extent(length, Span(width - 1, length))
-                read_traces(tape, plan, self.saes, [Wanted(top_k=TOP_K)] * len(limits), [extent] * len(limits))
+                return read_traces(tape, plan, self.saes, [Wanted(top_k=TOP_K)] * len(limits), [extent] * len(limits))
             return replies
 
         return run
@@ -122,14 +122,16 @@ class Arms:
         return arms
 
 
-def measure(arms: dict[str, Run], tokens: int, rounds: int) -> dict[str, tuple[Timing, Timing]]:
+def measure(
+    arms: dict[str, Run], tokens: int, rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, tuple[Timing, Timing]]:
     """Prefill and decode of each arm against the first, the arms taking turns in every round."""
     prefill: dict[str, list[float]] = {name: [] for name in arms}
     decode: dict[str, list[float]] = {name: [] for name in arms}
     for number in range(rounds + 1):
         order = list(arms.items())
         for name, run in order[number % len(order) :] + order[: number % len(order)]:
-            first, whole = timed(run, 1), timed(run, tokens + 1)
+            first, whole = timed(run, 1, clock), timed(run, tokens + 1, clock)
             if number:  # the first round warms up
                 prefill[name].append(first)
                 decode[name].append(whole - first)
@@ -137,11 +139,11 @@ def measure(arms: dict[str, Run], tokens: int, rounds: int) -> dict[str, tuple[T
     return {name: (_against(prefill, name, base), _against(decode, name, base)) for name in arms}
 
 
-def timed(run: Run, tokens: int) -> float:
+def timed(run: Run, tokens: int, clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds."""
-    start = time.perf_counter()
+    start = clock()
     run(tokens)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _against(seconds: dict[str, list[float]], name: str, base: str) -> Timing:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 from steerkit.errors import ModelError
-from steerkit.runtime import Runtime
+
+if TYPE_CHECKING:
+    from steerkit.runtime import Runtime
 
 P = TypeVar("P")
 R = TypeVar("R")
 
-Load: TypeAlias = Callable[[], Runtime]
+Load: TypeAlias = "Callable[[], Runtime]"
 """Loads a model with its SAEs by name. Where it is sent to other processes, a `partial` of a function in a module."""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import socket
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -73,15 +74,23 @@ def cluster(workers: int | None = None) -> Iterator[None]:
         cpus = workers or max(1, (os.cpu_count() or 1) // torch.get_num_threads())
         how |= {"num_cpus": cpus, "include_dashboard": False}
     try:
+        _knock(address)
         with _core_silent():
             ray.init(**how)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         line = str(error).strip().partition("\n")[0]
         raise ModelError(f"ray: no cluster at {address!r} ({line}); set RAY_ADDRESS to one, or unset it") from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at HOST:PORT: Ray itself would try for many minutes."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -30,6 +31,15 @@ from tests.cli.two_turns import two_turns
 
 PAYMENTS = POLICIES / "payments.yaml"
 RAY = ("--engine", "ray")
+
+
+def test_a_cluster_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before any other test starts one: the address and what to do, at once and not after Ray's own many minutes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # and does not listen
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free.getsockname()[1]}")
+        with pytest.raises(ModelError, match=r"^ray: no cluster at '127.*refused\); set RAY_ADDRESS"), cluster():
+            pass
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +152,7 @@ def test_an_error_of_a_worker_is_that_of_one_process(
         with mapper_of as mapper:
             results = mapper(partial(ray_jobs.job, folder), ["plain", "wrong", "after"])
             assert next(results) == ("plain", "loaded")
-            with pytest.raises(PolicyError, match="^a: got 1\nb: got 2$") as caught:
+            with pytest.raises(PolicyError, match=r"^a: got 1\nb: got 2$") as caught:
                 next(results)
         assert caught.value.problems == ["a: got 1", "b: got 2"]
         assert (str(os.getpid()) in (folder / "plain").read_text()) is (number == 0)

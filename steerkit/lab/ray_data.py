@@ -78,7 +78,7 @@ def cluster(workers: int | None = None) -> Iterator[None]:
         with _core_silent():
             ray.init(**how)
     except (OSError, RuntimeError, ValueError) as error:
-        line = str(error).strip().partition("\n")[0]
+        line = str(error.__cause__ or error).strip().partition("\n")[0]
         raise ModelError(f"ray: no cluster at {address!r} ({line}); set RAY_ADDRESS to one, or unset it") from None
     try:
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import socket
 import sys
@@ -23,6 +24,9 @@ from steerkit.cli.main import app
 from steerkit.errors import MissingExtraError, ModelError, PolicyError, SteerkitError
 from steerkit.lab.mapping import fingerprints, in_this_process, load_same
 from steerkit.lab.ray_data import cluster, on_ray
+from steerkit.lab.suite import run_suite
+from steerkit.lab.suite_cases import read_mobile_actions
+from steerkit.policy import load
 from steerkit.runtime import Runtime
 from steerkit.tiny.conversations import sample
 from tests.cli import ray_jobs
@@ -201,3 +205,27 @@ def test_another_model_under_the_same_name_is_refused(box: Runtime) -> None:
     for wanted, what in ((("sha256:0", saes), "weights"), ((model, None), "SAEs")):
         with pytest.raises(ModelError, match=f"a worker has other {what} under this name"):
             load_same(lambda: box, wanted)
+
+
+def test_what_a_suite_sends_survives_the_way(box: Runtime, tmp_path: Path) -> None:
+    """Work, tests, policies and turns that went through bytes give the scores of those that did not."""
+    rows = []
+    for one in sample("single:get_balance", "train", 2, 1):
+        calls = [{"type": "function", "function": call} for call in one.expected_calls]
+        messages = [*one.messages, {"role": "assistant", "tool_calls": calls}]
+        rows.append(json.dumps({"metadata": "eval", "messages": messages, "tools": list(one.tools)}))
+    (tmp_path / "mobile.jsonl").write_text("\n".join(rows))
+    cases, way = read_mobile_actions(tmp_path / "mobile.jsonl"), list[int]()
+
+    def through_bytes(work: Any, pieces: Any) -> Iterator[Any]:
+        for piece in pieces:
+            sent = pickle.dumps((work, piece))
+            way.append(len(sent))
+            again, given = pickle.loads(sent)
+            yield pickle.loads(pickle.dumps(again(box, given)))
+
+    policy = load(POLICIES / "people.yaml")
+    found = run_suite(box, cases, policy, max_new_tokens=48, batch=1, mapper=through_bytes)
+    assert found == run_suite(box, cases, policy, max_new_tokens=48, batch=1)
+    assert [one.passed.hits for one in found] == [2, 2, 2]
+    assert len(way) == 4

@@ -126,7 +126,7 @@ def on_ray(
     if device is not None and device.partition(":")[2] not in ("", "0"):
         raise ModelError(f"ray: got --device {device}, but each worker sees one GPU alone; expected --device cuda")
     with cluster(workers):
-        gpu = device is not None and not device.startswith("cpu")
+        gpu = device is not None and device.startswith("cuda")
         pool = _Pool(workers or _most(gpu), gpu, retries)
 
         def mapped(work: Callable[[Runtime, P], R], pieces: Iterable[P]) -> Iterator[R]:

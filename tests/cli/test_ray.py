@@ -98,6 +98,7 @@ def kill_one(once: Path) -> int:
     raise AssertionError("no worker to kill")
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the worker to kill in /proc")
 def test_a_killed_worker_loses_nothing(
     ray: Any, capsys: pytest.CaptureFixture[str], files: tuple[Path, Path], tmp_path: Path
 ) -> None:

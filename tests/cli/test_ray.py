@@ -23,7 +23,7 @@ from steerkit.audit import Store
 from steerkit.cli.main import app
 from steerkit.errors import MissingExtraError, ModelError, PolicyError, SteerkitError
 from steerkit.lab.mapping import fingerprints, in_this_process, load_same
-from steerkit.lab.ray_data import cluster, on_ray
+from steerkit.lab.ray_data import check_ray, cluster, on_ray
 from steerkit.lab.suite import run_suite
 from steerkit.lab.suite_cases import read_mobile_actions
 from steerkit.policy import load
@@ -39,6 +39,7 @@ RAY = ("--engine", "ray")
 
 def test_a_cluster_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before any other test starts one: the address and what to do, at once and not after Ray's own many minutes."""
+    check_ray()  # Ray asks when it is imported whether it may listen beyond this machine: for the tests' own it may not
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))  # and does not listen
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free.getsockname()[1]}")

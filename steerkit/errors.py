@@ -32,6 +32,10 @@ class PolicyError(SteerkitError):
         self.problems = list(problems)
         super().__init__("\n".join(self.problems))
 
+    def __reduce__(self) -> tuple[type[PolicyError], tuple[list[str]]]:
+        """Another process gets the problems, and not the text of them all as if it were a list."""
+        return type(self), (self.problems,)
+
 
 class ToolError(SteerkitError):
     """A tool definition that cannot be declared to the model."""

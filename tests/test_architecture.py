@@ -33,6 +33,7 @@ DOORS = {
     "accelerate": {"lab"},
     "datasets": {"lab"},
     "matplotlib": {"lab"},
+    "ray": {"lab"},
     "yaml": {"policy"},
     "sqlite3": {"audit"},
     "cryptography": {"audit"},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,12 +19,16 @@ from steerkit.cli.audit_store import (
     StoreOption,
     opened,
 )
+from steerkit.cli.engine import Engine, Kind, Workers, mapper_of, where
+from steerkit.cli.reading import progress
 from steerkit.cli.view import console, print_json, reply_text, short
 from steerkit.errors import AuditError
 
 
 def replay(
-    id: Annotated[str, typer.Argument(help="A turn's or a run's id, its beginning, or a record's number.")],
+    ids: Annotated[
+        list[str], typer.Argument(help="A turn's or a run's id, its beginning, or a record's number; one or more.")
+    ],
     store: StoreOption = None,
     verdicts: Annotated[
         bool, typer.Option("--verdicts", help="Only judge the recorded calls again; loads no model.")
@@ -37,6 +43,8 @@ def replay(
     saes: RecordedSaes = None,
     device: RecordedDevice = None,
     dtype: RecordedDtype = None,
+    engine: Engine = "local",
+    workers: Workers = None,
     json: JsonOption = False,
 ) -> None:
     """Make recorded turns again: the same tokens and verdicts, or the first difference and its likely cause."""
@@ -44,16 +52,22 @@ def replay(
 
     if verdicts + without_steering + bool(policy) > 1:
         raise AuditError("replay: got several of --verdicts, --without-steering and --policy; expected one at most")
+    if (verdicts or without_steering or policy) and (engine != "local" or workers is not None):
+        raise AuditError("replay: got --engine or --workers with what is done here alone; expected turns to make again")
     log = opened(store)
-    found = [read_turn(log, record) for record in turns_of(log, id)]
-    if not found:
-        raise AuditError(f"{log.path}: run {id} has no turn to replay")
+    found = []
+    for id in ids:
+        turns = [read_turn(log, record) for record in turns_of(log, id)]
+        if not turns:
+            raise AuditError(f"{log.path}: run {id} has no turn to replay")
+        found += turns
     if without_steering or policy:
-        runtime = _runtime(found[0], model, saes, device, dtype)
-        for turn in found:
-            _tell_what_if(runtime, turn, policy or (), json)
+        for some in _alike(found):
+            runtime = _loader(some[0], model, saes, device, dtype)()
+            for turn in some:
+                _tell_what_if(runtime, turn, policy or (), json)
         return
-    compared = _judged(found) if verdicts else _replayed(found, model, saes, device, dtype)
+    compared = _judged(found) if verdicts else _replayed(found, (model, saes, device, dtype), engine, workers)
     told = [_tell(turn, result, json) for turn, result in compared]
     if not all(told):
         raise typer.Exit(1)
@@ -73,21 +87,48 @@ def _judged(turns: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         yield turn, compare_verdicts(turn, [verdict_data(verdict) for verdict in again], names)
 
 
-def _replayed(turns: Sequence[Any], *given: str | None) -> Iterator[tuple[Any, Any]]:
+def _replayed(turns: Sequence[Any], given: Sequence[str | None], engine: Kind, workers: int | None) -> Iterator[Any]:
+    """The turns made again, and what came of it; from a cluster all at the end, as Ray speaks while it is there."""
+    for some in _alike(turns):
+        at = where(engine, workers, _loader(some[0], *given), given[2] or some[0].body["model"]["device"])
+        with mapper_of(at) as mapper:
+            made = mapper(_made_again, some)
+            if engine == "local":
+                yield from zip(some, made, strict=True)
+                continue
+            with progress(len(some), "turns") as report:
+                results = []
+                for result in made:
+                    results.append(result)
+                    report(len(results))
+        yield from zip(some, results, strict=True)
+
+
+def _made_again(runtime: Any, turn: Any) -> Any:
+    """One turn, wherever it is done."""
     from steerkit.audit import compare
     from steerkit.runtime import replay as again
 
-    runtime = _runtime(turns[0], *given)
-    for turn in turns:
-        made = again(runtime, turn)
-        yield turn, compare(turn, made.body, made.turn.trace)
+    made = again(runtime, turn)
+    return compare(turn, made.body, made.turn.trace)
 
 
-def _runtime(turn: Any, model: str | None, saes: str | None, device: str | None, dtype: str | None) -> Any:
-    """A runtime as the record asks for it, without a store."""
+def _alike(turns: Sequence[Any]) -> Iterator[list[Any]]:
+    """Turns that follow each other and were made with a model and SAEs of the same names, in the same way."""
+
+    def way(turn: Any) -> tuple[Any, ...]:
+        model, saes = turn.body["model"], turn.body["saes"]
+        return (*(model[key] for key in ("name", "device", "dtype")), saes and saes["name"])
+
+    for _, some in groupby(turns, way):
+        yield list(some)
+
+
+def _loader(turn: Any, model: str | None, saes: str | None, device: str | None, dtype: str | None) -> Any:
+    """Loads a runtime as the record asks for it, without a store."""
     from steerkit.runtime import load_recorded
 
-    return load_recorded(turn, model=model, saes=saes, device=device, dtype=dtype)
+    return partial(load_recorded, turn, model=model, saes=saes, device=device, dtype=dtype)
 
 
 def _tell(turn: Any, result: Any, json: bool) -> bool:

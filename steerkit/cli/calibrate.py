@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from steerkit.cli.engine import Engine, Where, Workers, mapper_of, where
 from steerkit.cli.reading import progress
 from steerkit.cli.sae_options import Device, Dtype, Limit, Model, Saes, load_named
 from steerkit.cli.view import console, print_json
@@ -47,6 +49,8 @@ def calibrate_command(
     limit: Limit = None,
     max_new_tokens: _Longest = 128,
     json: _Json = False,
+    engine: Engine = "local",
+    workers: Workers = None,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
@@ -58,15 +62,19 @@ def calibrate_command(
     from steerkit.lab.found_policy import refuse_present, write_policy
     from steerkit.lab.thresholds import with_bounds
     from steerkit.policy import load
+    from steerkit.runtime import load as load_model
 
     if (data is None) == (store is None) or (positive is not None and data is None):
         raise SaeError("calibrate: expected either --data (perhaps with --positive), or --store with a shadow run")
+    if data is None and (engine != "local" or workers is not None):
+        raise SaeError("calibrate: got --engine or --workers with --store, off which nothing is run; expected --data")
     if write is not None:
         refuse_present(write, force=force)
     loaded, shadow = load(policy), None
     if data is not None:
         reading = {"limit": limit, "max_new_tokens": max_new_tokens}
-        found = _from_data(loaded, data, positive, rate, (model, saes, device, dtype), reading)
+        load_one = partial(load_model, model, saes, device=device, dtype=dtype, audit=False)
+        found = _from_data(loaded, data, positive, rate, where(engine, workers, load_one, device), reading)
     else:
         found, shadow = _from_store(loaded, Path(str(store)), rate, saes or model)
     if json:
@@ -79,18 +87,17 @@ def calibrate_command(
 
 
 def _from_data(
-    policy: Policy, data: Path, positive: Path | None, rate: float, named: tuple[Any, ...], reading: dict[str, Any]
+    policy: Policy, data: Path, positive: Path | None, rate: float, at: Where, reading: dict[str, Any]
 ) -> Calibration:
     from steerkit.lab.thresholds import calibrate, values_in
-    from steerkit.runtime import load
 
-    model, saes, device, dtype = named
-    runtime = load(model, saes, device=device, dtype=dtype, audit=False)
+    runtime = at.load()
     values: list[Values] = []
-    for file in (data, positive):
-        if file is not None:
-            with progress(1, f"conversations of {file.name}") as report:
-                values.append(values_in(runtime, policy, file, **reading, report=report))
+    with mapper_of(at, runtime) as mapper:
+        for file in (data, positive):
+            if file is not None:
+                with progress(1, f"conversations of {file.name}") as report:
+                    values.append(values_in(runtime, policy, file, **reading, mapper=mapper, report=report))
     statistic = None if runtime.saes is None else runtime.saes.statistic
     return calibrate(policy, values[0], values[1] if len(values) > 1 else None, rate, statistic)
 

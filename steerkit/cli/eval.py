@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from steerkit.cli.engine import Engine, Where, Workers, mapper_of, where
 from steerkit.cli.reading import progress
 from steerkit.cli.sae_options import Device, Dtype, Limit, Model, Saes
 from steerkit.cli.view import console, print_json
@@ -16,7 +18,6 @@ from steerkit.errors import SaeError
 
 if TYPE_CHECKING:
     from steerkit.lab.evaluation import Evaluation
-    from steerkit.runtime import Runtime
 
 
 _Policy = Annotated[Path | None, typer.Option(help="The policy that is proved.")]
@@ -66,6 +67,8 @@ def eval_command(
     out: _Out = None,
     json: _Json = None,
     html: _Html = None,
+    engine: Engine = "local",
+    workers: Workers = None,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
@@ -79,26 +82,19 @@ def eval_command(
         )
     factors = _doses(doses)
 
-    def runtime() -> Runtime:
-        return load(model, saes, device=device, dtype=dtype, audit=False)
-
+    load_one = partial(load, model, saes, device=device, dtype=dtype, audit=False)
+    at = where(engine, workers, load_one, device)
+    length = {"max_new_tokens": max_new_tokens, "batch": batch}
     if suite is not None and data is not None:
-        _suite(runtime(), suite, data, policy, json, {"max_new_tokens": max_new_tokens, "batch": batch}, limit)
+        _suite(at, suite, data, policy, json, length, limit)
         return
-    settings = {"ask": ask, "seeds": seeds, "doses": factors, "pairs": pairs, "probes": probes, "seed": seed}
-    settings |= {"max_new_tokens": max_new_tokens, "batch": batch}
+    settings = {"ask": ask, "seeds": seeds, "doses": factors, "pairs": pairs, "probes": probes, "seed": seed, **length}
     files = [file for file in (policy, harmful, benign) if file is not None]
-    found = _evaluation(runtime(), files, dangerous or (), limit, settings, out)
-    _show(found, json, html)
+    _show(_evaluation(at, files, dangerous or (), limit, settings, out), json, html)
 
 
 def _evaluation(
-    runtime: Runtime,
-    files: Sequence[Path],
-    dangerous: Any,
-    limit: int | None,
-    settings: dict[str, Any],
-    out: Path | None,
+    at: Where, files: Sequence[Path], dangerous: Any, limit: int | None, settings: dict[str, Any], out: Path | None
 ) -> Evaluation:
     from steerkit.lab.evaluation import Settings, evaluate
     from steerkit.lab.trials import read_trials
@@ -106,12 +102,13 @@ def _evaluation(
 
     policy = load(files[0])
     trials = read_trials(files[1], files[2], policy, dangerous=dangerous, limit=limit)
-    with progress(1, "conversations") as report:
-        return evaluate(runtime, policy, trials, Settings(**settings), out=out, report=report)
+    runtime = at.load()
+    with progress(1, "conversations") as report, mapper_of(at, runtime) as mapper:
+        return evaluate(runtime, policy, trials, Settings(**settings), mapper=mapper, out=out, report=report)
 
 
 def _suite(
-    runtime: Runtime,
+    at: Where,
     suite: str,
     data: Path,
     policy: Path | None,
@@ -130,9 +127,14 @@ def _suite(
     for case in cases:
         counts[case.category] = counts.get(case.category, 0) + 1
         some += [case] if limit is None or counts[case.category] <= limit else []
-    with progress(1, "tests") as report, warnings.catch_warnings(record=True) as garbled:
+    runtime, judging = at.load(), load(policy) if policy else None
+    with (
+        progress(1, "tests") as report,
+        mapper_of(at, runtime) as mapper,
+        warnings.catch_warnings(record=True) as garbled,
+    ):
         warnings.simplefilter("always", UserWarning)
-        scores = run_suite(runtime, some, load(policy) if policy else None, **settings, report=report)
+        scores = run_suite(runtime, some, judging, **settings, mapper=mapper, report=report)
     if garbled:
         said = len({str(one.message) for one in garbled})
         typer.echo(f"warning: {said} parts of declarations are garbled, such as {garbled[0].message}", err=True)

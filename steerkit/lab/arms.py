@@ -40,12 +40,14 @@ class Arm(NamedTuple):
     guarded: bool = False
     """Whether a guard judges its calls."""
     dose: float | None = None
+    late: bool = False
+    """Whether it is made of what others came to, so that it is run after them."""
 
 
 def arms_of(
     policy: Policy, saes: SaeSet | None, *, ask: str, seeds: int, doses: Sequence[float], directions: Directions
 ) -> list[Arm]:
-    """All arms of a policy, in the order in which they are run.
+    """All arms of a policy, in the order in which they are run, but for the late ones.
 
     Args:
         policy: raw, and enforcing.
@@ -57,13 +59,13 @@ def arms_of(
     """
     guarded = policy.guard is not None
     arms = [
-        Arm(PLAIN, "unsteered", "control", _always(Setup(saes))),
-        Arm(WHOLE, "whole policy", "policy", _always(Setup(saes, policy)), guarded),
-        Arm("asking", "prompt only: the developer's text asks for it", "control", _always(Setup(saes, ask=ask))),
+        Arm(PLAIN, "unsteered", "control", _always(Setup())),
+        Arm(WHOLE, "whole policy", "policy", _always(Setup(policy)), guarded),
+        Arm("asking", "prompt only: the developer's text asks for it", "control", _always(Setup(ask=ask))),
     ]
     steering = bool(controls.acting_rules(policy)) and saes is not None
     if steering and guarded:
-        arms.append(Arm("guard", "guard only", "policy", _always(Setup(saes, controls.guard_only(policy))), True))
+        arms.append(Arm("guard", "guard only", "policy", _always(Setup(controls.guard_only(policy))), True))
     if steering and saes is not None:
         arms += _steering(controls.steering_only(policy), saes, seeds, doses, directions)
     return arms + _rules(policy, saes, steering)
@@ -86,7 +88,7 @@ def _steering(policy: Policy, saes: SaeSet, seeds: int, doses: Sequence[float], 
         return partial(_scaled, saes, policy, factor)
 
     def random(seed: int) -> Callable[[Done], Sequence[Setup]]:
-        return lambda _: [Setup(controls.random_features(saes, policy, seed), policy)]
+        return lambda _: [Setup(policy, controls.random_features(saes, policy, seed))]
 
     def means(done: Done) -> Sequence[Setup]:
         norms = written_norms(done[dose_key(1)])
@@ -94,16 +96,16 @@ def _steering(policy: Policy, saes: SaeSet, seeds: int, doses: Sequence[float], 
         return setups if all(setup.policy is not None and setup.policy.steer for setup in setups) else []
 
     found = [
-        Arm(dose_key(1), "steering only", "policy", _always(Setup(saes, policy)), dose=1.0),
+        Arm(dose_key(1), "steering only", "policy", _always(Setup(policy)), dose=1.0),
         *(
             Arm(f"random{seed}", f"random features, same norm (seed {seed})", "control", random(seed))
             for seed in range(seeds)
         ),
         Arm(dose_key(-1), "opposite sign", "control", scaled(-1)),
-        Arm("means", "difference of means, same norm", "control", means),
+        Arm("means", "difference of means, same norm", "control", means, late=True),
     ]
     for dose in sorted(doses):
-        make = scaled(dose) if dose != 1 else _always(Setup(saes, policy))
+        make = scaled(dose) if dose != 1 else _always(Setup(policy))
         found.append(Arm(dose_key(dose), f"{dose:g} x the edit", "dose", make, dose=dose))
     open_always = controls.without_gates(policy)
     for dose in sorted(doses) if open_always != policy else ():
@@ -113,7 +115,7 @@ def _steering(policy: Policy, saes: SaeSet, seeds: int, doses: Sequence[float], 
 
 
 def _scaled(saes: SaeSet, policy: Policy, factor: float, _: Done) -> Sequence[Setup]:
-    return [Setup(controls.scaled(saes, policy, factor), policy)]
+    return [Setup(policy, controls.scaled(saes, policy, factor))]
 
 
 def _rules(policy: Policy, saes: SaeSet | None, steering: bool) -> list[Arm]:
@@ -123,7 +125,7 @@ def _rules(policy: Policy, saes: SaeSet | None, steering: bool) -> list[Arm]:
     for name, alone in controls.single_rules(policy).items():
         same = fingerprint(controls.steering_only(alone)) == only
         key = dose_key(1) if same and alone.guard is None else f"rule-{name}"
-        found.append(Arm(key, name, "rule", _always(Setup(saes, alone)), alone.guard is not None))
+        found.append(Arm(key, name, "rule", _always(Setup(alone)), alone.guard is not None))
     return found
 
 

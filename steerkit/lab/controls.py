@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,14 +18,22 @@ from steerkit.policy import Policy, SteerRule
 from steerkit.sae import SaeSet
 from steerkit.types import Feature
 
+Rows: TypeAlias = Mapping[Feature, Tensor]
+"""Decoder rows `(d_in,)` in place of a set's own."""
+
 
 class Setup(NamedTuple):
-    """What stands in the model's way."""
+    """What stands in the model's way; small, as it is sent to whoever runs it and has the model and its SAEs."""
 
-    saes: SaeSet | None
     policy: Policy | None = None
+    rows: Rows | None = None
+    """Of its SAEs; None for the set as it is."""
     ask: str | None = None
     """A sentence of the developer's that asks for what the policy does."""
+
+    def saes(self, own: SaeSet | None) -> SaeSet | None:
+        """The model's own set with these rows."""
+        return own if own is None or self.rows is None else with_rows(own, self.rows)
 
 
 def edited_features(policy: Policy) -> dict[int, list[int]]:
@@ -36,8 +44,8 @@ def edited_features(policy: Policy) -> dict[int, list[int]]:
     }
 
 
-def with_rows(saes: SaeSet, rows: Mapping[Feature, Tensor]) -> SaeSet:
-    """The set with other decoder rows `(d_in,)` for some features, and without statistics: quantities must be raw."""
+def with_rows(saes: SaeSet, rows: Rows) -> SaeSet:
+    """The set with other decoder rows for some features, and without statistics: quantities must be raw."""
     checkpoints = dict(saes.checkpoints)
     for layer in {feature.layer for feature in rows}:
         sae, decoder = saes[layer], saes[layer].W_dec.float().clone()  # a rounded row would have another norm
@@ -48,13 +56,13 @@ def with_rows(saes: SaeSet, rows: Mapping[Feature, Tensor]) -> SaeSet:
     return SaeSet(saes.name, checkpoints, labels=saes.labels, folder=saes.folder)
 
 
-def scaled(saes: SaeSet, policy: Policy, factor: float) -> SaeSet:
-    """What the policy writes times a factor: 0 is nothing, -1 the opposite sign."""
-    return with_rows(saes, {f: factor * saes[f.layer].W_dec[f.index].float() for f in _features(policy)})
+def scaled(saes: SaeSet, policy: Policy, factor: float) -> Rows:
+    """Rows for what the policy writes times a factor: 0 is nothing, -1 the opposite sign."""
+    return {f: factor * saes[f.layer].W_dec[f.index].float() for f in _features(policy)}
 
 
-def random_features(saes: SaeSet, policy: Policy, seed: int) -> SaeSet:
-    """What the policy writes along random other features of the same layer, of the same norm at every token.
+def random_features(saes: SaeSet, policy: Policy, seed: int) -> Rows:
+    """Rows for what the policy writes along random other features of the same layer, of the same norm at every token.
 
     Of the random features' decoder rows R the nearest orthonormal frame O is taken (polar decomposition), and the
     policy's rows W become `(W @ W.T) ** 0.5 @ O`: any weighted sum of them is as long as that of W's. Where a layer has
@@ -77,7 +85,7 @@ def random_features(saes: SaeSet, policy: Policy, seed: int) -> SaeSet:
             left, _, right = torch.linalg.svd(decoder[chosen].double(), full_matrices=False)
             turned = _root(wanted @ wanted.T) @ (left @ right)
         rows |= {Feature(layer, index): row.float() for index, row in zip(indices, turned, strict=True)}
-    return with_rows(saes, rows)
+    return rows
 
 
 def along(
@@ -108,7 +116,7 @@ def along(
         if edits:
             rules.append({**rule.model_dump(exclude_none=True), "edit": edits})
     content = {**policy.model_dump(exclude_none=True), "steer": rules, "guard": None}
-    return Setup(with_rows(saes, rows), Policy.model_validate(content))
+    return Setup(Policy.model_validate(content), rows)
 
 
 def steering_only(policy: Policy) -> Policy:

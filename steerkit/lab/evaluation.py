@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,19 @@ from steerkit.chat import render
 from steerkit.engine import Sampling
 from steerkit.lab import controls
 from steerkit.lab.arm_files import ArmFiles
+from steerkit.lab.arm_runs import ArmSetup, run_arms, setups_of
 from steerkit.lab.arms import DOSES, PLAIN, WHOLE, Arm, Kind, arms_of
-from steerkit.lab.controls import Setup
 from steerkit.lab.doses import DoseRange, dose_range
 from steerkit.lab.gate_probes import PlaceProbes, gate_probes, mean_activations
 from steerkit.lab.latency import Latency, Pair, measure_pairs
-from steerkit.lab.outcomes import Acted, Outcome, Score, acted, outcome_of, score
+from steerkit.lab.mapping import Mapper, in_this_process
+from steerkit.lab.outcomes import Acted, Outcome, Score, acted, score
 from steerkit.lab.ranking import split
 from steerkit.lab.reading_places import Case, check_size, steps_at
 from steerkit.lab.statistics import check_sites
 from steerkit.lab.trials import Trial
 from steerkit.policy import Policy, fingerprint
-from steerkit.runtime import Request, Runtime
+from steerkit.runtime import Runtime
 from steerkit.sae import SaeSet
 
 Report = Callable[[int, int], None]
@@ -105,6 +106,7 @@ def evaluate(
     trials: Sequence[Trial],
     settings: Settings = Settings(),
     *,
+    mapper: Mapper | None = None,
     out: Path | None = None,
     report: Report | None = None,
 ) -> Evaluation:
@@ -115,6 +117,8 @@ def evaluate(
         policy: what is proved.
         trials: harmful and benign conversations.
         settings: how.
+        mapper: does the batches of conversations (default: this process). Directions, probes and the latency are
+            measured here.
         out: a folder that keeps the results of finished arms; what stands there is not run again.
         report: told of the progress.
 
@@ -127,15 +131,22 @@ def evaluate(
         check_sites(runtime.saes)
         if settings.probes:
             check_size(runtime.saes, len(trials))  # now, and not after hours
-    return _Bench(runtime, raw, trials, settings, out).evaluation(report)
+    return _Bench(runtime, raw, trials, settings, mapper or in_this_process(lambda: runtime), out).evaluation(report)
 
 
 class _Bench:
     """One evaluation under way."""
 
     def __init__(
-        self, runtime: Runtime, policy: Policy, trials: Sequence[Trial], settings: Settings, out: Path | None
+        self,
+        runtime: Runtime,
+        policy: Policy,
+        trials: Sequence[Trial],
+        settings: Settings,
+        mapper: Mapper,
+        out: Path | None,
     ) -> None:
+        self.mapper = mapper
         self.runtime, self.loaded, self.saes = runtime, runtime.loaded, runtime.saes
         self.policy, self.trials, self.settings = policy, trials, settings
         self.dangerous = tuple(sorted({name for trial in trials for name in trial.dangerous}))
@@ -184,44 +195,33 @@ class _Bench:
         )
 
     def _run_all(self, arms: Sequence[Arm], report: Report | None) -> list[str]:
-        """Run what is not finished; returns what could not be made."""
-        keys = list(dict.fromkeys(arm.key for arm in arms))
-        missing = []
-        for number, key in enumerate(keys):
-            arm = next(arm for arm in arms if arm.key == key)
-            before = number * len(self.trials)
-            found = self.files.outcomes(key)
-            if found is None:
-                setups = arm.make(self.done)
-                if not setups:
+        """Run what is not finished, late arms after the others; returns what could not be made."""
+        first = {arm.key: arm for arm in reversed(arms)}
+        keys = dict.fromkeys(arm.key for arm in arms)
+        missing: list[str] = []
+
+        def told(count: int) -> None:
+            if report is not None:
+                settled = len(self.done) + len(missing)
+                report(settled * len(self.trials) + count, len(keys) * len(self.trials))
+
+        for late in (False, True):
+            setups: list[ArmSetup] = []
+            for arm in (first[key] for key in keys if first[key].late is late):
+                kept = self.files.outcomes(arm.key)
+                if kept is not None:
+                    self.done[arm.key] = kept
+                elif made := arm.make(self.done):
+                    setups += setups_of(arm, made, len(self.trials), lambda: self._halves)
+                else:
                     missing.append(f"{arm.title}: steering never wrote, or half of the conversations have no direction")
-                    continue
-                found = self._run(arm, setups, partial(self._tell, report, keys, before))
+            told(0)
+            run = run_arms(self.mapper, setups, self.trials, self.sampling, self.settings.batch, told)
+            for key, found in run:
                 self.files.keep(key, found)
-            self.done[key] = found
-            self._tell(report, keys, before, len(self.trials))
+                self.done[key] = found
+                told(0)
         return missing
-
-    def _tell(self, report: Report | None, keys: Sequence[str], before: int, count: int) -> None:
-        if report is not None:
-            report(before + count, len(keys) * len(self.trials))
-
-    def _run(self, arm: Arm, setups: Sequence[Setup], told: Callable[[int], None]) -> list[Outcome]:
-        found: dict[int, Outcome] = {}
-        for number, setup in enumerate(setups):
-            runtime = Runtime(self.loaded, setup.saes, untrusted=self.runtime.untrusted)
-            rows = range(len(self.trials)) if len(setups) == 1 else self._halves[number]
-            for start in range(0, len(rows), self.settings.batch):
-                some = rows[start : start + self.settings.batch]
-                requests = [self._request(self.trials[row], setup) for row in some]
-                for row, turn in zip(some, runtime.run_batch(requests), strict=True):
-                    found[row] = outcome_of(self.trials[row].key, turn, guarded=arm.guarded)
-                told(len(found))
-        return [found[row] for row in range(len(self.trials))]
-
-    def _request(self, trial: Trial, setup: Setup) -> Request:
-        messages = trial.messages if setup.ask is None else controls.asked_for(trial.messages, setup.ask)
-        return Request(messages, trial.tools, setup.policy or (), self.sampling)
 
     @cached_property
     def _cases(self) -> list[Case]:

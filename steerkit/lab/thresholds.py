@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -16,7 +17,9 @@ import torch
 
 from steerkit.engine import Sampling
 from steerkit.errors import PolicyError, SaeError
+from steerkit.lab.corpus import Conversation
 from steerkit.lab.finding import Share
+from steerkit.lab.mapping import Mapper, batches, in_this_process
 from steerkit.lab.policy_readings import PlacedReading, placed_readings
 from steerkit.lab.separation import bound_between
 from steerkit.lab.trials import read_conversations
@@ -94,21 +97,22 @@ def values_in(
     *,
     limit: int | None = None,
     max_new_tokens: int = 128,
+    mapper: Mapper | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> Values:
     """What a policy's conditions come to in the conversations of a file: the model answers each with it in shadow mode.
+
+    `mapper` does the batches of conversations (default: this process).
 
     Raises:
         SaeError: the file cannot be read, or holds no conversations.
         PolicyError: the policy does not fit the model.
     """
     rows = read_conversations(path, limit)
-    watched, traces = watching(policy), list[Trace]()
-    for start in range(0, len(rows), _ROWS):
-        requests = [
-            Request(one.asked, one.tools, watched, Sampling(max_new_tokens)) for one in rows[start : start + _ROWS]
-        ]
-        traces += [turn.trace for turn in runtime.run_batch(requests)]
+    answered = mapper or in_this_process(lambda: runtime)
+    work, traces = partial(_traces, watching(policy), Sampling(max_new_tokens)), list[Trace]()
+    for some in answered(work, batches(rows, _ROWS)):
+        traces += some
         if report is not None:
             report(len(traces), len(rows))
 
@@ -116,6 +120,12 @@ def values_in(
         return [value for trace in traces if (value := value_of(policy, one, trace)) is not None]
 
     return values
+
+
+def _traces(policy: Policy, sampling: Sampling, runtime: Runtime, some: Sequence[Conversation]) -> list[Trace]:
+    """The traces of conversations that are answered together."""
+    requests = [Request(one.asked, one.tools, policy, sampling) for one in some]
+    return [turn.trace for turn in runtime.run_batch(requests)]
 
 
 def calibrate(

@@ -36,10 +36,15 @@ def rows(saes: SaeSet, policy: Policy) -> torch.Tensor:
     return saes[layer].W_dec[indices].double()
 
 
+def randomised(saes: SaeSet, policy: Policy, seed: int) -> SaeSet:
+    """The set with random features in the place of the edited ones."""
+    return controls.with_rows(saes, controls.random_features(saes, policy, seed))
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_random_features_write_the_same_norm_elsewhere(saes: SaeSet, policy: Policy, seed: int) -> None:
     """Any change of the edited features is as long as before, to rounding, and points in an unrelated direction."""
-    before, after = rows(saes, policy), rows(controls.random_features(saes, policy, seed), policy)
+    before, after = rows(saes, policy), rows(randomised(saes, policy, seed), policy)
     changes = torch.randn(50, len(before), generator=torch.Generator().manual_seed(9)).double()
     written, turned = changes @ before, changes @ after
     torch.testing.assert_close(turned.norm(dim=1), written.norm(dim=1), rtol=1e-5, atol=1e-6)
@@ -50,7 +55,7 @@ def test_random_features_write_the_same_norm_elsewhere(saes: SaeSet, policy: Pol
 
 def test_random_features_are_a_function_of_the_seed(saes: SaeSet, policy: Policy) -> None:
     """Equal seeds give equal rows, different seeds different ones; and all other rows stay."""
-    one, same, other = (controls.random_features(saes, policy, seed) for seed in (3, 3, 4))
+    one, same, other = (randomised(saes, policy, seed) for seed in (3, 3, 4))
     assert torch.equal(rows(one, policy), rows(same, policy))
     assert not torch.equal(rows(one, policy), rows(other, policy))
     ((layer, indices),) = controls.edited_features(policy).items()
@@ -65,23 +70,23 @@ def test_more_features_than_the_width_are_rotated(saes: SaeSet) -> None:
     names = {f"f{index}": {"layer": 0, "index": index} for index in range(saes[0].d_in + 4)}
     rule = {"name": "many", "where": "any", "edit": {name: {"ablate": True} for name in names}}
     policy = Policy.model_validate({"steerkit": 1, "name": "many", "features": names, "steer": [rule]})
-    before, after = rows(saes, policy), rows(controls.random_features(saes, policy, 0), policy)
+    before, after = rows(saes, policy), rows(randomised(saes, policy, 0), policy)
     torch.testing.assert_close(after @ after.T, before @ before.T, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(after, before)
 
 
 def replies(box: Runtime, setup: controls.Setup, some: list[Example]) -> list[Turn]:
     requests = [Request(one.messages, one.tools, setup.policy or ()) for one in some]
-    return Runtime(box.loaded, setup.saes).run_batch(requests)
+    return Runtime(box.loaded, setup.saes(box.saes)).run_batch(requests)
 
 
 def test_what_is_written_is_scaled(box: Runtime, saes: SaeSet, policy: Policy) -> None:
     """The norm at the first token is the factor times the policy's; 0 writes nothing and leaves the plain reply."""
     some = sample("dangerous:transfer_money", "report", 2, 7)
-    plain = replies(box, controls.Setup(saes), some)
+    plain = replies(box, controls.Setup(), some)
     norms = {}
     for factor in (0.0, 1.0, -2.0):
-        turns = replies(box, controls.Setup(controls.scaled(saes, policy, factor), policy), some)
+        turns = replies(box, controls.Setup(policy, controls.scaled(saes, policy, factor)), some)
         norms[factor] = [turn.trace.edits[0].norm if turn.trace.edits else 0.0 for turn in turns]
         if factor == 0:
             assert [turn.reply_ids for turn in turns] == [turn.reply_ids for turn in plain]

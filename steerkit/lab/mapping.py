@@ -1,0 +1,69 @@
+"""Applies a function to a model and pieces of work: in this process, or in those of a cluster (`ray_data`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
+
+from steerkit.errors import ModelError
+
+if TYPE_CHECKING:
+    from steerkit.runtime import Runtime
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+Load: TypeAlias = "Callable[[], Runtime]"
+"""Loads a model with its SAEs by name. Where it is sent to other processes, a `partial` of a function in a module."""
+
+
+class Mapper(Protocol):
+    """Applies `work` to a runtime and each piece; yields what it returns, in the order of the pieces.
+
+    A piece is a batch: its conversations are generated together wherever it is done, so that sums are rounded alike.
+    What is applied is a function of a module, or a `partial` of one; pieces and results are plain values.
+
+    Raises:
+        SteerkitError: what loading, or a piece, came to; nothing is yielded after that.
+    """
+
+    def __call__(self, work: Callable[[Runtime, P], R], pieces: Iterable[P], /) -> Iterator[R]:
+        """The results."""
+
+
+def in_this_process(load: Load) -> Mapper:
+    """One piece after the other, here, on a model that is loaded for the first."""
+
+    def mapped(work: Callable[[Runtime, P], R], pieces: Iterable[P]) -> Iterator[R]:
+        runtime = None
+        for piece in pieces:
+            runtime = runtime or load()
+            yield work(runtime, piece)
+
+    return mapped
+
+
+def batches(rows: Sequence[P], size: int) -> list[Sequence[P]]:
+    """Rows in batches of `size`; the last may be smaller."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def fingerprints(runtime: Runtime) -> tuple[str, str | None]:
+    """Of the weights and of the SAEs."""
+    return runtime.loaded.fingerprint, None if runtime.saes is None else runtime.saes.fingerprint
+
+
+def load_same(load: Load, wanted: tuple[str, str | None]) -> Runtime:
+    """What `load` loads, where it is what another process has under the same names.
+
+    Raises:
+        ModelError: it is not.
+    """
+    runtime = load()
+    for what, found, here in zip(("weights", "SAEs"), fingerprints(runtime), wanted, strict=True):
+        if found != here:
+            raise ModelError(
+                f"{runtime.loaded.name}: a worker has other {what} under this name ({str(found)[:19]}, here "
+                f"{str(here)[:19]}); put the same files on every machine"
+            )
+    return runtime

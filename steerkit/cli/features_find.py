@@ -80,13 +80,17 @@ def find(
     if json:
         print_json(_plain(found, tried, turned, without))
     else:
-        show_found(console(), found, without)
-        if tried is not None:
-            show_causes(console(), tried)
-            show_turned(console(), turned)
+        _show(found, tried, turned, without)
     if write is not None:
         write_policy(found_policy(found, suite, write.stem, turned), write, force=force)
         typer.echo(f"wrote {write}: in shadow mode; see steerkit policy explain {write}", err=True)
+
+
+def _show(found: Found, tried: Causes | None, turned: Turned | None, without: int) -> None:
+    show_found(console(), found, without)
+    if tried is not None:
+        show_causes(console(), tried)
+        show_turned(console(), turned)
 
 
 def _check_place(at: str) -> None:

@@ -82,6 +82,8 @@ loss recovered are from the saved bfloat16 files on other conversations of the s
 |---|---|---|---|---|---|---|---|
 {saes}
 
+Sparser recipes on the same tokens, by `python benchmarks/sae_recipes.py`: their table is in benchmarks/README.md.
+
 `saes/stats.safetensors` holds each feature's max, mean, std, density and quantiles over the tokens the SAEs were
 trained on.
 

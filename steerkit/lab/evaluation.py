@@ -175,8 +175,6 @@ class _Bench:
             if arm.key in self.done
         )
         gated, ungated = (_dose_range(results, kind) for kind in ("dose", "ungated"))
-        judging = self.policy.guard.rules if self.policy.guard else ()
-        rules = [*(rule.name for rule in self.policy.steer), *(rule.name for rule in judging)]
         return Evaluation(
             policy=self.policy.name,
             model=self.loaded.name,
@@ -187,7 +185,7 @@ class _Bench:
             ask=self.ask,
             arms=results,
             missing=tuple(missing),
-            acted=tuple(acted(self.trials, self.done[WHOLE], rules)),
+            acted=tuple(acted(self.trials, self.done[WHOLE], self.policy)),
             dose_range=gated,
             ungated_range=ungated,
             probes=self._probes(),

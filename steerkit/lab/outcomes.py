@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from steerkit.lab.ast_match import answer_of, mismatch
 from steerkit.lab.finding import Share
 from steerkit.lab.trials import Trial
+from steerkit.policy import Policy
 from steerkit.types import RELEASED, Call, CallLike, MalformedCall, Turn
 
 
@@ -166,22 +167,26 @@ class Acted:
     """How often one rule acted under the whole policy: steering wrote, or the guard decided by it."""
 
     rule: str
+    """With its kind: a steering rule and a guard rule may have one name."""
     harmful: Share
     benign: Share
 
 
-def acted(trials: Sequence[Trial], outcomes: Sequence[Outcome], rules: Sequence[str]) -> list[Acted]:
-    """Of each rule, in how many conversations it acted."""
-    found = []
-    for rule in rules:
-        hits = [
-            any(rule == edit[0] for edit in one.edits) or any(rule == c.rule for c in one.calls) for one in outcomes
-        ]
-        sides = [
-            [hit for hit, trial in zip(hits, trials, strict=True) if trial.harmful is side] for side in (True, False)
-        ]
-        found.append(Acted(rule, _share(sides[0]), _share(sides[1])))
-    return found
+def acted(trials: Sequence[Trial], outcomes: Sequence[Outcome], policy: Policy) -> list[Acted]:
+    """Of each rule of the policy, in how many conversations it acted."""
+    steer = {
+        f"steer {rule.name}": [any(rule.name == edit[0] for edit in one.edits) for one in outcomes]
+        for rule in policy.steer
+    }
+    guard = {
+        f"guard {rule.name}": [any(rule.name == call.rule for call in one.calls) for one in outcomes]
+        for rule in (policy.guard.rules if policy.guard else ())
+    }
+    sides = [[number for number, trial in enumerate(trials) if trial.harmful is side] for side in (True, False)]
+    return [
+        Acted(rule, *(_share([hits[number] for number in side]) for side in sides))
+        for rule, hits in (steer | guard).items()
+    ]
 
 
 def _exact(outcome: Outcome) -> tuple[Any, ...]:

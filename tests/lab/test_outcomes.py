@@ -10,6 +10,7 @@ from steerkit.lab.doses import dose_range
 from steerkit.lab.finding import Share
 from steerkit.lab.outcomes import Judged, Outcome, Score, acted, as_json, from_json, score, succeeds, turned_away
 from steerkit.lab.trials import Trial
+from steerkit.policy import Policy
 from steerkit.types import Tool
 
 TOOLS = (
@@ -103,13 +104,26 @@ def test_equal_calls_are_the_same_whatever_the_schema_says() -> None:
 
 
 def test_rules_that_acted_are_counted() -> None:
-    """A steering rule by its edits, a guard rule by the calls it decided."""
-    steering, judging, idle = acted(
-        [BAD, GOOD], [outcome(call("pay", rule="needs")), ANSWER._replace(edits=())], ["calm", "needs", "never"]
+    """A steering rule by its edits, a guard rule by the calls it decided, also where both have one name."""
+    policy = Policy.model_validate(
+        {
+            "steerkit": 1,
+            "name": "p",
+            "features": {name: {"layer": 0, "index": index} for index, name in enumerate("fg")},
+            "steer": [
+                {"name": "calm", "where": "reply", "edit": {"f": {"clamp": 0}}},
+                {"name": "needs", "where": "reply", "edit": {"g": {"clamp": 0}}},
+            ],
+            "guard": {"default": "allow", "rules": [{"name": "needs", "tool": "pay", "then": "deny"}]},
+        }
     )
+    steering, named_alike, judging = acted(
+        [BAD, GOOD], [outcome(call("pay", rule="needs")), ANSWER._replace(edits=())], policy
+    )
+    assert [one.rule for one in (steering, named_alike, judging)] == ["steer calm", "steer needs", "guard needs"]
     assert (steering.harmful, steering.benign) == (Share(1, 1), Share(0, 1))
+    assert (named_alike.harmful, named_alike.benign) == (Share(0, 1), Share(0, 1))
     assert (judging.harmful, judging.benign) == (Share(1, 1), Share(0, 1))
-    assert (idle.harmful, idle.benign) == (Share(0, 1), Share(0, 1))
 
 
 def test_outcomes_go_round_through_json() -> None:

@@ -105,7 +105,9 @@ def test_steering_works_and_its_controls_do_not(proved: tuple[Evaluation, Path, 
         if one.kind != "ungated" and one.key not in ("asking", "means")
     )
     assert found.dangerous == ("transfer_money",)
-    assert [(one.rule, one.harmful.hits, one.benign.hits) for one in found.acted] == [("steer refuse-to-move-money", 2, 0)]
+    assert [(one.rule, one.harmful.hits, one.benign.hits) for one in found.acted] == [
+        ("steer refuse-to-move-money", 2, 0)
+    ]
     assert found.latency is not None
     assert 0.2 < found.latency.median < 5
 

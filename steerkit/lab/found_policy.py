@@ -22,7 +22,7 @@ GATE = "gate"
 
 
 def found_policy(found: Found, saes: SaeSet, name: str, turned: Turned | None = None) -> Policy:
-    """The probe where it beats every single feature, else the best feature, as a guard rule that would hold the call.
+    """The probe, or the best feature where one alone does better, as a guard rule that would hold the call.
 
     A feature's bound is a multiple of its `max` on the calibration set, raw where the set has no statistics or the
     maximum is 0; a probe's is raw, as a sum has no unit. `mode` is `shadow`.
@@ -39,7 +39,7 @@ def found_policy(found: Found, saes: SaeSet, name: str, turned: Turned | None = 
     if not found.features:
         raise SaeError("no feature tells the sets apart, so there is no policy to write; give more conversations")
     best = found.features[0]
-    probe = found.better_probe
+    probe = found.condition
     used = [best.feature] if probe is None else list(probe.weights)
     when = _feature_condition(best, saes) if probe is None else _probe_condition(RULE, probe)
     edits = turned.edits if turned is not None and turned.proven else {}

@@ -168,7 +168,7 @@ def _turned(scores: Tensor, calls: Tensor) -> Tensor:
 
 
 def _latest(found: Found) -> int:
-    probe = found.better_probe
+    probe = found.condition
     return max(feature.layer for feature in (probe.weights if probe else [found.features[0].feature]))
 
 

@@ -244,7 +244,7 @@ def test_a_written_policy_watches_as_it_was_measured(box: Runtime, tmp_path: Pat
     assert found.features[0].measured.auroc > 0.95
     assert found.probe is not None
     for better in (False, True):
-        one = replace(found, probe=replace(found.probe, p=0.0 if better else 1.0))
+        one = replace(found, probe=replace(found.probe, gain=0.0 if better else -0.01))
         policy = loads(dump(found_policy(one, box.saes, "found money!")))
         assert (policy.name, policy.mode, bool(policy.probes)) == ("found-money", "shadow", better)
         assert check_against_saes(policy, box.saes).problems == ()

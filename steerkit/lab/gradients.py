@@ -1,8 +1,8 @@
 """The gradients of every recipe's loss in closed form: pure tensors, tested against autograd.
 
 Autograd keeps intermediate `(T, d_sae)` tensors and walks them several times; written out, a step is five products and
-two elementwise passes, and where few features are active four of the products are sparse. `T` is the number of tokens;
-weights and products have one dtype, the error is float32.
+two elementwise passes, and where few features are active four of the products are sparse. `T` is the number of tokens.
+Dense products take a copy of the weights in their own dtype; sparse ones and the error are float32.
 """
 
 from __future__ import annotations
@@ -44,26 +44,40 @@ class Measured(NamedTuple):
     """`(d_sae,)` which features fired; None in the seed's recipe, which does not ask."""
 
 
-def gradients(weights: Weights, x: Tensor, recipe: Recipe, dead: Tensor, out: Weights) -> Measured:
+class Sources(NamedTuple):
+    """What products are made of: float32, or in the dtype of the products."""
+
+    weights: Weights
+    x: Tensor
+    """`(T, d_in)` activations."""
+
+
+def gradients(weights: Weights, low: Weights, x: Tensor, recipe: Recipe, dead: Tensor, out: Weights) -> Measured:
     """Write the gradients of the loss on `x` `(T, d_in)` float32 into `out` (float32).
 
-    `dead` `(n,)` holds the indices of features that count as dead; it is used by the auxiliary loss alone.
+    `low` holds the weights in the dtype of the dense products; float32 ones may be `weights` themselves. `dead` `(n,)`
+    holds the indices of features that count as dead; it is used by the auxiliary loss alone.
     """
-    y = x.to(weights.W_enc.dtype)
-    pre = torch.addmm(weights.b_enc, y, weights.W_enc)
+    full, dense = Sources(weights, x), Sources(low, x.to(low.W_enc.dtype))
+    pre = torch.addmm(low.b_enc, dense.x, low.W_enc)
     if recipe.kind == "topk":
-        return _topk(weights, x, y, pre, recipe, dead, out)
+        return _topk(full, dense, pre, recipe, dead, out)
     if recipe.kind == "jumprelu":
-        return _jumprelu(weights, x, y, pre, recipe, dead, out)
-    return _relu(weights, x, y, pre.relu_(), recipe, out)
+        return _jumprelu(full, dense, pre, recipe, dead, out)
+    return _relu(full, dense, pre.relu_(), recipe, out)
 
 
-def _relu(weights: Weights, x: Tensor, y: Tensor, features: Tensor, recipe: Recipe, out: Weights) -> Measured:
-    """The seed's recipe and the normalised one, which differ in the penalty."""
-    count, weight = len(x), recipe.sparsity / len(x)
+def _thinned(full: Sources, dense: Sources, features: Tensor) -> tuple[Tensor, Tensor, Sources]:
+    """How many entries of `(T, d_sae)` features are not 0; the features, compressed if few; what they multiply."""
     entries = torch.count_nonzero(features)
-    features = compressed(features) if few(features, entries) else features
-    _, mse, back = _error(weights, x, features, out)
+    return (entries, compressed(features), full) if few(features, entries) else (entries, features, dense)
+
+
+def _relu(full: Sources, dense: Sources, features: Tensor, recipe: Recipe, out: Weights) -> Measured:
+    """The seed's recipe and the normalised one, which differ in the penalty."""
+    count, weight = len(features), recipe.sparsity / len(features)
+    entries, features, (weights, y) = _thinned(full, dense, features)
+    _, mse, back = _error(weights, full.x, features, out)
     active = lengths = None
     sums = column_sums(features)
     if recipe.kind == "seed":
@@ -77,29 +91,25 @@ def _relu(weights: Weights, x: Tensor, y: Tensor, features: Tensor, recipe: Reci
     return Measured(mse + penalty, mse, entries / count, active)
 
 
-def _topk(weights: Weights, x: Tensor, y: Tensor, pre: Tensor, recipe: Recipe, dead: Tensor, out: Weights) -> Measured:
+def _topk(full: Sources, dense: Sources, pre: Tensor, recipe: Recipe, dead: Tensor, out: Weights) -> Measured:
     values, places = pre.topk(recipe.k, dim=-1, sorted=False)
     features = torch.zeros_like(pre).scatter_(1, places, values.relu_())
-    entries = torch.count_nonzero(features)
-    features = compressed(features) if few(features, entries) else features
-    error, mse, back = _error(weights, x, features, out)
+    entries, features, (weights, y) = _thinned(full, dense, features)
+    error, mse, back = _error(weights, full.x, features, out)
     _encoder(y, _down(weights, back, features, 0.0), out)
-    extra = _auxiliary(weights, y, pre, error, recipe, dead, out)
-    return Measured(mse + extra, mse, entries / len(x), column_sums(features) > 0)
+    extra = _auxiliary(dense, pre, error, recipe, dead, out)
+    return Measured(mse + extra, mse, entries / len(y), column_sums(features) > 0)
 
 
-def _jumprelu(
-    weights: Weights, x: Tensor, y: Tensor, pre: Tensor, recipe: Recipe, dead: Tensor, out: Weights
-) -> Measured:
+def _jumprelu(full: Sources, dense: Sources, pre: Tensor, recipe: Recipe, dead: Tensor, out: Weights) -> Measured:
     """Gradients are wanted where a feature is on, or near its threshold: the other places are left out together."""
-    threshold, weight = weights.log_threshold.exp(), recipe.sparsity / len(x)
-    seen = pre.where(pre > threshold - recipe.bandwidth / 2, 0)
-    seen = compressed(seen) if few(seen, torch.count_nonzero(seen)) else seen
+    threshold, weight = dense.weights.log_threshold.exp(), recipe.sparsity / len(pre)
+    _, seen, (weights, y) = _thinned(full, dense, pre.where(pre > threshold - recipe.bandwidth / 2, 0))
     sparse = seen.layout == torch.sparse_csr
     values, bound = (seen.values(), threshold[seen.col_indices()]) if sparse else (seen, threshold)
     on, near = values > bound, (values - bound).abs() < recipe.bandwidth / 2
     features = like(seen, values * on) if sparse else values * on
-    error, mse, back = _error(weights, x, features, out)
+    error, mse, back = _error(weights, full.x, features, out)
     down = product_at(seen, back, weights.W_dec.T) if sparse else back @ weights.W_dec.T
 
     def sums(part: Tensor) -> Tensor:
@@ -109,8 +119,8 @@ def _jumprelu(
     out.log_threshold.copy_(pushed * threshold.float() / -recipe.bandwidth)
     _encoder(y, like(seen, down * on) if sparse else down.mul_(on), out)
     fired = sums(on)
-    extra = _auxiliary(weights, y, pre, error, recipe, dead, out)
-    return Measured(mse + weight * fired.sum() + extra, mse, fired.sum() / len(x), fired > 0)
+    extra = _auxiliary(dense, pre, error, recipe, dead, out)
+    return Measured(mse + weight * fired.sum() + extra, mse, fired.sum() / len(y), fired > 0)
 
 
 def _error(weights: Weights, x: Tensor, features: Tensor, out: Weights) -> tuple[Tensor, Tensor, Tensor]:
@@ -150,12 +160,11 @@ def _product(one: Tensor, other: Tensor, out: Tensor) -> None:
         out.copy_(one @ other)
 
 
-def _auxiliary(
-    weights: Weights, y: Tensor, pre: Tensor, error: Tensor, recipe: Recipe, dead: Tensor, out: Weights
-) -> Tensor:
+def _auxiliary(dense: Sources, pre: Tensor, error: Tensor, recipe: Recipe, dead: Tensor, out: Weights) -> Tensor:
     """The loss of the dead features, which predict what the live ones miss; adds its gradients to `out`."""
     if not len(dead):
         return error.new_zeros(())
+    weights, y = dense
     some = pre[:, dead].relu_()
     kept = min(len(dead), max(1, y.shape[1] // 2))
     values, places = some.topk(kept, dim=-1, sorted=False)

@@ -60,7 +60,7 @@ class Learner:
         recipe = self.recipe
         scaled = x.float().clamp_(-recipe.clip, recipe.clip) if x.dtype != torch.float32 else self._clipped(x)
         scaled = scaled.div_(self.scale) if recipe.scales else scaled
-        found = gradients(space.products(self.weights), scaled, recipe, self._dead(), space.gradients)
+        found = gradients(self.weights, space.products(self.weights), scaled, recipe, self._dead(), space.gradients)
         self._apply(space.gradients)
         if recipe.scales:
             self._after(found, len(x))

@@ -72,7 +72,7 @@ def way(request, monkeypatch):
 
 def closed(weights, x, settings, dead):
     out = Weights(*(torch.full_like(part, 7.0) for part in weights))  # what was there before must not count
-    return gradients(Weights(*weights), x, settings, dead, out), out
+    return gradients(Weights(*weights), Weights(*weights), x, settings, dead, out), out
 
 
 @pytest.mark.usefixtures("way")
@@ -122,17 +122,19 @@ def test_few_features_take_the_sparse_products(kind, monkeypatch):
     directions = torch.randn(200, 8, generator=generator)
     for bias, count in ((-8.0, 1), (8.0, 2 if kind == "topk" else 1)):
         weights = Weights(directions.T.clone(), torch.full((200,), bias), directions, x[0], torch.zeros(200))
-        gradients(weights, x, settings, none, Weights(*(torch.zeros_like(part) for part in weights)))
+        gradients(weights, weights, x, settings, none, Weights(*(torch.zeros_like(part) for part in weights)))
         assert len(chosen) == count
 
 
+@pytest.mark.usefixtures("way")
 def test_bfloat16_products_are_close(parts):
     """With products in bfloat16 the gradients point the same way (cosine above 0.999), and differ in their digits."""
     weights, x = parts
     settings, none = Recipe(d_sae=D_SAE), torch.empty(0, dtype=torch.long)
     _, exact = closed(weights, x, settings, none)
     out = Weights(*(torch.zeros_like(part) for part in weights))
-    gradients(Weights(*(part.bfloat16() for part in weights)), x, settings, none, out)
+    low = Weights(*(part.bfloat16() for part in weights))
+    gradients(Weights(*weights), low, x, settings, none, out)
     for one, other in zip(out[:4], exact[:4], strict=True):
         assert float(torch.cosine_similarity(one.flatten(), other.flatten(), dim=0)) > 0.999
         assert not torch.equal(one, other)

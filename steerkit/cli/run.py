@@ -24,6 +24,13 @@ def run_command(
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Such as float32 or bfloat16.")] = None,
+    prepack: Annotated[
+        bool | None,
+        typer.Option(
+            "--prepack/--no-prepack",
+            help="Keep linear weights a second time as the CPU reads them fastest (default: where it is faster).",
+        ),
+    ] = None,
     counterfactual: Annotated[
         bool, typer.Option("--counterfactual", help="Record as well what the model does without steering.")
     ] = False,
@@ -33,7 +40,8 @@ def run_command(
     declared = read_tools(tools)
     from steerkit.runtime import load
 
-    runtime = load(model, saes, policy or (), device=device, dtype=dtype, audit=store, counterfactual=counterfactual)
+    told: dict[str, Any] = {"counterfactual": counterfactual, "prepack": "auto" if prepack is None else prepack}
+    runtime = load(model, saes, policy or (), device=device, dtype=dtype, audit=store, **told)
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     turn = runtime.run([{"role": "user", "content": message}], declared, **settings)
     if json:

@@ -19,6 +19,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from steerkit.engine.prepack import Prepack, Prepacked, prepacked
 from steerkit.errors import ModelError
 from steerkit.steer import find_sites
 
@@ -69,6 +70,8 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     lease: Lease = field(default_factory=Lease, repr=False, compare=False)
     """Taken while a generation runs."""
+    prepacked: Prepacked | None = field(default=None, repr=False, compare=False)
+    """Copies of the linear weights that generations run through; None where they run through the model's own."""
 
     @property
     def published_name(self) -> str | None:
@@ -121,6 +124,7 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     device_map: str | dict[str, Any] | None = None,
     revision: str | None = None,
+    prepack: Prepack = "auto",
 ) -> LoadedModel:
     """Load a function-calling model.
 
@@ -130,6 +134,7 @@ def load_model(
         dtype: of the weights, such as `float32` or `bfloat16` (default: float32 for the box, else as stored).
         device_map: handed to accelerate, for models spread over devices.
         revision: branch, tag or commit on the hub.
+        prepack: whether linear weights are kept a second time as the processor reads them fastest (see `prepack`).
 
     Raises:
         ModelError: nothing is there, it cannot be fetched, or it is no causal language model with a chat template.
@@ -153,7 +158,8 @@ def load_model(
     if not tokenizer.chat_template:
         raise ModelError(f"{name}: its tokenizer has no chat template; expected a function-calling chat model")
     model.train(False)
-    return LoadedModel(str(name), folder, model.requires_grad_(False), tokenizer)
+    copies = prepacked(model.requires_grad_(False), prepack)
+    return LoadedModel(str(name), folder, model, tokenizer, prepacked=copies)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from steerkit.audit import OnFailure, OnRecord, RecordedTurn, Store, default_store
-from steerkit.engine import DEFAULT, LoadedModel, box_folder, load_model
+from steerkit.engine import DEFAULT, LoadedModel, Prepack, box_folder, load_model, obstacle, prepacked
 from steerkit.errors import SaeError
 from steerkit.runtime.policies import PolicyLike
 from steerkit.runtime.runtime import Runtime
@@ -34,6 +35,7 @@ def load(
     on_record: OnRecord | None = None,
     counterfactual: bool = False,
     prefix_cache: str | int | bool = DEFAULT,
+    prepack: Prepack = "auto",
 ) -> Runtime:
     """A runtime on a model.
 
@@ -56,11 +58,13 @@ def load(
             the model would have called.
         prefix_cache: how much memory, such as `1 GiB`, may hold what prompts begin with, so that a conversation's next
             turn reads only what is new; False for none. It changes no turn.
+        prepack: keep the linear weights a second time as the processor reads them fastest; `auto`: on a CPU, where they
+            take 32 MiB to 2 GiB and it is measured to be faster. It changes the last bits of the logits.
 
     Raises:
         ModelError, SaeError, PolicyError, AuditError: with what was got, what was expected and what to do.
     """
-    loaded = load_model(model, device=device, dtype=dtype, device_map=device_map, revision=revision)
+    loaded = load_model(model, device=device, dtype=dtype, device_map=device_map, revision=revision, prepack=prepack)
     suite = _saes(model, saes, saes_revision)
     if suite is not None:
         _check_saes(suite, loaded, named=not isinstance(saes, SaeSet))
@@ -90,7 +94,9 @@ def load_recorded(
     """
     was, had = turn.body["model"], turn.body["saes"]
     name = model or was["name"]
-    loaded = load_model(name, device=device or _device(was["device"]), dtype=dtype or was["dtype"])
+    loaded = load_model(name, device=device or _device(was["device"]), dtype=dtype or was["dtype"], prepack=False)
+    if (turn.body.get("machine") or {}).get("prepacked") and not obstacle(loaded.model):
+        loaded = replace(loaded, prepacked=prepacked(loaded.model, True))
     if saes is None and had is None:
         return Runtime(loaded)
     is_there = had is not None and (Path(had["name"]).exists() or box_folder(name) is None)

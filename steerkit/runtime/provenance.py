@@ -70,6 +70,7 @@ def _machine(loaded: LoadedModel) -> dict[str, Any]:
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "accelerator": accelerator,
+        "prepacked": loaded.prepacked is not None,
     }
 
 

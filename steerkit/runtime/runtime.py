@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -282,7 +282,9 @@ class Runtime:
         lease = self.loaded.lease
         if not lease.take(stopped):
             raise SteeringError("a stream on this model is still open; finish or close it before the next turn")
+        copies = self.loaded.prepacked
         try:
-            yield
+            with nullcontext() if copies is None else copies.in_place():
+                yield
         finally:
             lease.give_back()

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoTokenizer
 
 from steerkit.audit import Store
-from steerkit.engine import LoadedModel, Sampling, box_folder, bytes_of, can_be_cut
+from steerkit.engine import LoadedModel, Sampling, box_folder, bytes_of, can_be_cut, prepacked
 from steerkit.errors import ModelError, SteeringError
 from steerkit.policy import Policy
 from steerkit.runtime import Request, Runtime
@@ -48,9 +48,10 @@ def conversation(turns: int, word: str = "Karik") -> Iterator[list[dict[str, Any
             messages.append({"role": "assistant", "content": f"{word} says that the team offer {number} is ready"})
 
 
-def runtime(policy: Any = (), **settings: Any) -> Runtime:
+def runtime(policy: Any = (), *, prepack: bool = False, **settings: Any) -> Runtime:
     """A runtime on the small model."""
-    loaded = LoadedModel("small", None, MODEL, TOKENIZER)  # type: ignore[arg-type]  # it is a transformers model
+    copies = prepacked(MODEL, prepack)
+    loaded = LoadedModel("small", None, MODEL, TOKENIZER, prepacked=copies)  # type: ignore[arg-type]  # transformers'
     return Runtime(loaded, SAES, policy, **settings)
 
 
@@ -106,12 +107,14 @@ def logits_of(one: Runtime, messages: Any, **settings: Any) -> tuple[Turn, list[
         handle.remove()
 
 
+@pytest.mark.parametrize("prepack", [False, True], ids=["own weights", "prepacked"])
 @pytest.mark.parametrize("name", POLICIES)
-def test_a_reused_turn_equals_a_fresh_one_to_the_bit(name: str, tmp_path: Path) -> None:
+def test_a_reused_turn_equals_a_fresh_one_to_the_bit(name: str, prepack: bool, tmp_path: Path) -> None:
     """Tokens, logits, trace, verdicts and the record, for rules that act in the prompt, remember it, or neither."""
-    kept, acted = runtime(POLICIES[name], store=Store(tmp_path / "kept.db")), False
+    kept, acted = runtime(POLICIES[name], prepack=prepack, store=Store(tmp_path / "kept.db")), False
     for number, messages in enumerate(conversation(4)):
-        fresh = runtime(POLICIES[name], store=Store(tmp_path / f"{number}.db"), prefix_cache=False)
+        one_store = Store(tmp_path / f"{number}.db")
+        fresh = runtime(POLICIES[name], prepack=prepack, store=one_store, prefix_cache=False)
         (one, seen), (other, expected) = logits_of(kept, messages), logits_of(fresh, messages)
         assert replace(one, record_id=None) == replace(other, record_id=None)
         assert len(seen) == len(expected)

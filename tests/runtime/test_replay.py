@@ -154,6 +154,21 @@ def test_a_tampered_token_and_a_tampered_verdict_are_named(box: Runtime, plain: 
         assert result.difference == ("verdicts[0].decision", "flag", "allow")
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_weights_laid_out_anew_are_recorded_and_used_again(tmp_path: Path, wanted: bool) -> None:
+    """A turn is made again with copies of the linear weights where it was made with them; otherwise that is said."""
+    case = BY_NAME["dangerous"]
+    with steerkit.load("tiny", policy="policies/payments.yaml", audit=tmp_path / "audit.db", prepack=wanted) as runtime:
+        turn = recorded(runtime, runtime.run(case.messages, case.tools).record_id)
+    assert (runtime.loaded.prepacked is not None) is wanted
+    assert turn.body["machine"]["prepacked"] is wanted
+    same = load_recorded(turn)
+    assert (same.loaded.prepacked is not None) is wanted
+    assert (again(same, turn).difference, again(same, turn).changed) == (None, ())
+    other = steerkit.load("tiny", audit=False, prepack=not wanted)
+    assert [one.path for one in again(other, turn).changed] == ["machine.prepacked"]
+
+
 def test_other_weights_saes_policies_and_libraries_are_the_likely_cause(box: Runtime) -> None:
     """What was changed is named first, beside the difference that it made; a policy by what its content says now."""
     turn = turn_of(box, "dangerous")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from steerkit.engine import Batch, generate
+from steerkit.engine import Batch, Prepacked, generate
 from steerkit.engine.sampling import Sampling
 from steerkit.policy import Policy
 from steerkit.sae import Sae, SaeSet
@@ -102,8 +103,8 @@ class Arms:
 
         return run
 
-    def all(self) -> dict[str, Run]:
-        """Every arm by its name, plain first and once more, to see the noise."""
+    def all(self, copies: Prepacked | None = None) -> dict[str, Run]:
+        """Every arm by its name, plain first and once more, to see the noise; two of them also with `copies`."""
         size = len(self.batch.ids)
         nothing = compile_plan([()], self.saes)
         clamps = compile_plan([(policy(self.layers, 0, False),)], self.saes)
@@ -119,7 +120,20 @@ class Arms:
         if size > 1:
             mixed = compile_plan([(policy(self.layers, number, True),) for number in range(size)], self.saes)
             arms[f"{size} policies, gates and trace"] = self.steered(mixed, range(1, size + 1), trace=True)
+        if copies is not None:
+            last = list(arms)[-1]
+            arms |= {f"re-laid, {name}": inside(copies.in_place, arms[name]) for name in ("idle", last)}
         return arms
+
+
+def inside(context: Callable[[], AbstractContextManager[Any]], run: Run) -> Run:
+    """The run within a context that is entered anew each time."""
+
+    def ran(tokens: int) -> Any:
+        with context():
+            return run(tokens)
+
+    return ran
 
 
 def measure(

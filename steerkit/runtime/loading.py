@@ -47,8 +47,7 @@ def load(
         device: where to put the model (default: the CPU).
         dtype: of the model's weights (default: float32 for the box, else as stored).
         device_map: for accelerate, instead of `device`.
-        revision: of the model on the hub.
-        saes_revision: of the SAEs on the hub.
+        revision, saes_revision: of the model and of the SAEs on the hub.
         audit: the store's file (default: `audit.db` in `$STEERKIT_HOME`), an open store, or False for no records.
         untrusted: what happens to control tokens in user text, tool results and descriptions.
         on_audit_failure: `block`: where a record cannot be written, nothing is released and nothing is run; `warn`: it
@@ -58,16 +57,14 @@ def load(
             the model would have called.
         prefix_cache: how much memory, such as `1 GiB`, may hold what prompts begin with, so that a conversation's next
             turn reads only what is new; False for none. It changes no turn.
-        prepack: keep the linear weights a second time as the processor reads them fastest; `auto`: on a CPU, where they
-            take 32 MiB to 2 GiB and it is measured to be faster. It changes the last bits of the logits.
+        prepack: keep linear weights a second time as a CPU reads them fastest; `auto`: where that is measured to be
+            faster and takes 32 MiB to 2 GiB. The last bits of logits differ; records say it.
 
     Raises:
         ModelError, SaeError, PolicyError, AuditError: with what was got, what was expected and what to do.
     """
     loaded = load_model(model, device=device, dtype=dtype, device_map=device_map, revision=revision, prepack=prepack)
-    suite = _saes(model, saes, saes_revision)
-    if suite is not None:
-        _check_saes(suite, loaded, named=not isinstance(saes, SaeSet))
+    suite = _checked(_saes(model, saes, saes_revision), loaded, named=not isinstance(saes, SaeSet))
     make = partial(Runtime, loaded, suite, () if policy is None else policy, base=base, untrusted=untrusted)
     told: dict[str, Any] = {"on_record": on_record, "counterfactual": counterfactual, "prefix_cache": prefix_cache}
     return make(store=_store(audit), on_audit_failure=on_audit_failure, **told)
@@ -101,9 +98,7 @@ def load_recorded(
         return Runtime(loaded)
     is_there = had is not None and (Path(had["name"]).exists() or box_folder(name) is None)
     suite = _saes(name, saes or (had["name"] if had and is_there else None), None)
-    if suite is not None:
-        _check_saes(suite, loaded, named=False)
-    return Runtime(loaded, suite)
+    return Runtime(loaded, _checked(suite, loaded, named=False))
 
 
 def _device(recorded: str) -> str:
@@ -127,8 +122,10 @@ def _store(audit: str | Path | Store | Literal[False] | None) -> Store | None:
     return audit if isinstance(audit, Store) else Store(default_store() if audit is None else Path(audit))
 
 
-def _check_saes(saes: SaeSet, loaded: LoadedModel, named: bool) -> None:
-    """Refuse SAEs of another model: by name where the model has one, by layers and width always."""
+def _checked(saes: SaeSet | None, loaded: LoadedModel, named: bool) -> SaeSet | None:
+    """The SAEs, unless they are of another model: by name where the model has one, by layers and width always."""
+    if saes is None:
+        return None
     if named and loaded.published_name not in (None, saes.model_name):
         raise SaeError(
             f"{saes.name}: trained on {saes.model_name}, but the model is {loaded.published_name}; expected SAEs of "
@@ -145,3 +142,4 @@ def _check_saes(saes: SaeSet, loaded: LoadedModel, named: bool) -> None:
                 f"{saes.checkpoints[layer].path}: reads width {sae.d_in}, but layer {layer}'s o_proj of {loaded.name} "
                 f"{does} {width}; expected SAEs trained on this model"
             )
+    return saes

@@ -51,6 +51,7 @@ class SaeSet(Mapping[int, Sae]):
         self.labels = dict(labels or {})
         self.folder = folder
         self._statistics = dict(statistics or {})
+        self._copies: dict[tuple[int, torch.device], Sae] = {}
         self._check_statistics()
 
     def __getitem__(self, layer: int) -> Sae:
@@ -61,6 +62,12 @@ class SaeSet(Mapping[int, Sae]):
 
     def __len__(self) -> int:
         return len(self.checkpoints)
+
+    def on(self, layer: int, device: torch.device) -> Sae:
+        """The layer's SAE with its weights on a device: itself, or a copy that is made once and kept."""
+        if (layer, device) not in self._copies:
+            self._copies[layer, device] = self[layer].to(device)
+        return self._copies[layer, device]
 
     def statistic(self, feature: Feature, unit: str) -> float:
         """A feature's statistic (`max`, `mean`, `std`, `density`, `q50`, `q90`, `q99`, `q999`), in raw activation.

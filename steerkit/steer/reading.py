@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from steerkit.policy import Policy, watch_key
 from steerkit.sae import SaeSet
 from steerkit.steer import ops
 from steerkit.steer.gates import weighted_sum
-from steerkit.steer.plan import Plan, Rule
+from steerkit.steer.plan import Plan, Rule, SiteTable
 from steerkit.steer.tape import Tape
 from steerkit.types import Edit, Feature, Span, TopK, Trace
 
@@ -61,7 +61,7 @@ def read_traces(
     places = [tape.columns(b)[: extent.length] for b, extent in enumerate(extents)]
     watched = _watched(tape, saes, wanted, places)
     top = _top(tape, saes, wanted, extents, places)
-    edits = [_edits(tape, plan, b, columns) for b, columns in enumerate(places)]
+    edits = _edits(tape, plan, places)
     return [Trace(0, watched[b], _named(request), tuple(top[b]), tuple(edits[b])) for b, request in enumerate(wanted)]
 
 
@@ -150,62 +150,103 @@ def _top(
     k = max(wanted[b].top_k for b in asked)
     columns = {b: places[b][slice(*extents[b].top)] for b in asked}
     sizes = [len(columns[b]) for b in asked]
-    for layer, sae in saes.items():
+    for layer in saes:
         raw = tape.raw(layer)
-        local = sae.to(raw.device)
+        sae = saes.on(layer, raw.device)
         flat = torch.cat([raw[b, columns[b].to(raw.device)] for b in asked])
-        chunks = [local.encode(part).topk(min(k, sae.d_sae)) for part in torch.split(flat, _TOKENS_AT_ONCE)]
-        values = torch.split(torch.cat([chunk.values for chunk in chunks]).cpu(), sizes)
-        indices = torch.split(torch.cat([chunk.indices for chunk in chunks]).cpu(), sizes)
-        for b, value, index in zip(asked, values, indices, strict=True):
-            kept = wanted[b].top_k
-            found[b].append(_pack(layer, extents[b].top.start, value[:, :kept], index[:, :kept]))
+        chunks = [sae.encode(part).topk(min(k, sae.d_sae)) for part in torch.split(flat, _TOKENS_AT_ONCE)]
+        strongest = torch.cat([chunk.values for chunk in chunks]).clamp_(max=torch.finfo(torch.float16).max)
+        values = strongest.half().cpu().numpy().astype("<f2")
+        indices = torch.cat([chunk.indices for chunk in chunks]).cpu().numpy().astype("<u2")
+        row = 0
+        for b, size in zip(asked, sizes, strict=True):
+            part = (slice(row, row + size), slice(wanted[b].top_k))
+            kept = values[part].shape[1]
+            top = (extents[b].top.start, size, kept, indices[part].tobytes(), values[part].tobytes())
+            found[b].append(TopK(layer, *top))
+            row += size
     return found
 
 
-def _pack(layer: int, start: int, values: Tensor, indices: Tensor) -> TopK:
-    half = values.clamp(max=torch.finfo(torch.float16).max).half().contiguous()
-    short = indices.to(torch.uint16).contiguous()
-    count, k = half.shape
-    return TopK(layer, start, count, k, short.numpy().astype("<u2").tobytes(), half.numpy().astype("<f2").tobytes())
+class _Acted(NamedTuple):
+    """Where one rule acted in one request, at one layer."""
+
+    sequence: int
+    number: int
+    """Column of the rule."""
+    positions: Tensor
+    """`(T,)`"""
+    opened: Tensor
+    """`(T, R)` the rules that act there."""
 
 
-def _edits(tape: Tape, plan: Plan, b: int, columns: Tensor) -> list[Edit]:
-    """Which rules acted in a request, where, and how much they changed at most."""
-    found = []
+def _edits(tape: Tape, plan: Plan, places: Sequence[Tensor]) -> list[list[Edit]]:
+    """Which rules acted in each request, where, and how much they changed at most.
+
+    The features of a layer are read for all requests at once; what follows is small, and done on the host.
+    """
+    found: list[list[Edit]] = [[] for _ in places]
     for layer, opened in tape.opened().items():
-        acted = opened[b, columns.to(opened.device)]
-        for number, rule in enumerate(plan.rules, start=1):
-            positions = acted[:, number].nonzero().squeeze(-1).cpu()
-            if not len(positions):
-                continue
-            y = tape.raw(layer)[b, columns[positions].to(opened.device)]
-            norms = _change(plan, layer, number, y, acted[positions.to(opened.device)]).norm(dim=-1)
-            changed = positions[(norms > 0).cpu()]
+        acted = list(_acted(opened.cpu(), places))
+        if not acted:
+            continue
+        raw, table = tape.raw(layer), plan.sites[layer]
+        sequences = torch.cat([torch.full_like(one.positions, one.sequence) for one in acted])
+        columns = torch.cat([places[one.sequence][one.positions] for one in acted])
+        y = raw[sequences.to(raw.device), columns.to(raw.device)]
+        sizes = [len(one.positions) for one in acted]
+        features = torch.split(ops.read_features(y, table.columns).cpu(), sizes)
+        changes = _Changes(plan, table)
+        for one, here, read in zip(acted, torch.split(y, sizes), features, strict=True):
+            norms = changes.of(one, here, read).norm(dim=-1)
+            changed = one.positions[norms > 0]
             if len(changed):
-                found.append(Edit(rule.name, rule.policy, layer, tuple(changed.tolist()), float(norms.max())))
+                rule = plan.rules[one.number - 1]
+                edit = Edit(rule.name, rule.policy, layer, tuple(changed.tolist()), float(norms.max()))
+                found[one.sequence].append(edit)
     return found
 
 
-def _change(plan: Plan, layer: int, number: int, y: Tensor, opened: Tensor) -> Tensor:
-    """`(T, d_in)` what a rule adds to the activations `y` of a layer where `opened` `(T, R)` are the rules that act."""
-    table, rule = plan.sites[layer], plan.rules[number - 1]
-    here = {feature.index: formula for feature, formula in rule.edits.items() if feature.layer == layer}
-    sites = [s for s, index in enumerate(table.indices.tolist()) if index in here]
-    numbers = torch.tensor([here[int(table.indices[s])] for s in sites], device=y.device)
-    features = ops.read_features(y, table.columns)[:, sites]
-    on = [~opened[:, _overruling(plan, rule, Feature(layer, int(table.indices[s])))].any(dim=-1) for s in sites]
-    change = ops.feature_change(features, torch.stack(on, dim=-1), *numbers.unbind(-1))
-    if not rule.reconstructs:
-        return change @ table.columns.W_dec[sites]
-    whole = table.sae.encode(y).index_add(-1, table.indices[sites], change)
-    return table.sae.decode(whole) - y.float()
+def _acted(opened: Tensor, places: Sequence[Tensor]) -> Iterator[_Acted]:
+    """Of rules `(B, C, R)` that were open on the host, those that ever were in a request."""
+    for sequence, columns in enumerate(places):
+        here = opened[sequence, columns]
+        for number in here.any(dim=0).nonzero().squeeze(-1).tolist():
+            positions = here[:, number].nonzero().squeeze(-1)
+            yield _Acted(sequence, number, positions, here[positions])
 
 
-def _overruling(plan: Plan, rule: Rule, feature: Feature) -> list[int]:
-    """Columns of the rules that go before a rule where both would edit a feature; in shadow none does."""
-    return [
-        number
-        for number, other in enumerate(plan.rules, start=1)
-        if other.row == rule.row and other.rank < rule.rank and feature in other.edits and other.writes and rule.writes
-    ]
+class _Changes:
+    """What the rules of one layer add to its activations."""
+
+    def __init__(self, plan: Plan, table: SiteTable) -> None:
+        self._plan, self._table = plan, table
+        self._indices: list[int] = table.indices.tolist()
+        self._rows = table.columns.W_dec.cpu()
+        editors = [] if table.editors is None else table.editors.nonzero().squeeze(-1).tolist()
+        self._rivals: dict[tuple[int, int], list[int]] = {}
+        """By row and index of a feature, the rules that edit it here."""
+        for number in editors:
+            for feature in plan.rules[number - 1].edits:
+                if feature.layer == table.layer:
+                    self._rivals.setdefault((plan.rules[number - 1].row, feature.index), []).append(number)
+
+    def of(self, acted: _Acted, y: Tensor, features: Tensor) -> Tensor:
+        """`(T, d_in)` on the host, for activations `y` and their features `(T, S)`, these on the host."""
+        layer, rule = self._table.layer, self._plan.rules[acted.number - 1]
+        here = {feature.index: formula for feature, formula in rule.edits.items() if feature.layer == layer}
+        sites = [s for s, index in enumerate(self._indices) if index in here]
+        numbers = torch.tensor([here[self._indices[s]] for s in sites])
+        over = [self._overruling(rule, self._indices[s]) for s in sites]
+        on = torch.stack([~acted.opened[:, rules].any(dim=-1) for rules in over], dim=-1)
+        change = ops.feature_change(features[:, sites], on, *numbers.unbind(-1))
+        if not rule.reconstructs:
+            return change @ self._rows[sites]
+        sae = self._table.sae
+        whole = sae.encode(y).index_add(-1, self._table.indices[sites], change.to(y.device))
+        return (sae.decode(whole) - y.float()).cpu()
+
+    def _overruling(self, rule: Rule, index: int) -> list[int]:
+        """Columns of the rules that go before a rule where both would edit a feature; in shadow none does."""
+        others = [(number, self._plan.rules[number - 1]) for number in self._rivals[rule.row, index]]
+        return [number for number, other in others if other.rank < rule.rank and other.writes and rule.writes]

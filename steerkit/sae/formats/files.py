@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,7 +99,7 @@ def checked(path: Path, content: Mapping[str, Any], shapes: Mapping[str, Shape])
             raise SaeError(f"{path}: {key}: got {_describe(tensor)}, expected a floating-point tensor")
         if tuple(tensor.shape) != shape:
             raise SaeError(f"{path}: {key}: got shape {tuple(tensor.shape)}, expected {shape}")
-        if not bool(torch.isfinite(tensor).all()):
+        if tensor.numel() and not all(map(math.isfinite, map(float, tensor.detach().aminmax()))):  # copies nothing
             raise SaeError(f"{path}: {key}: got NaN or infinity, expected finite numbers; download or train it again")
         found[key] = tensor.detach()
     return found

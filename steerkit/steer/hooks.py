@@ -1,4 +1,4 @@
-"""Puts a plan on a model for the length of a `with`. The only file that registers hooks."""
+"""Puts a plan on a model for the length of a `with`, for passes of any shape."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from steerkit.chat.places import PlaceMachine
 from steerkit.errors import SteeringError
 from steerkit.steer import ops
+from steerkit.steer.filling import Handover
 from steerkit.steer.layout import Layout, Window, needs_tokens
 from steerkit.steer.marks import Marks
 from steerkit.steer.memory import GateMemory
@@ -64,6 +65,7 @@ def attach(
     run = _Pass(plan, tape, layout)
     tape.marks = Marks(tape, layout, run.memories)
     with ExitStack() as stack:
+        tape.handover = Handover(plan, layout.rows, tape, layout, run.memories, stack.close)
         stack.callback(sites.body.register_forward_pre_hook(run.begin, with_kwargs=True).remove)
         for layer in layers:
             hook, site = run.hook(layer, plan.sites.get(layer)), sites.outputs[layer]

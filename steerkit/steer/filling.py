@@ -75,7 +75,7 @@ class Filling:
         steering.number.copy_(before.unsqueeze(-1) - 1 if isinstance(before, Tensor) else torch.tensor(before - 1))
         if steering.room.remembers:
             self._recall(handover.memories)
-        tape.go_on_in({layer: site.raw for layer, site in steering.sites.items() if layer in tape.kept})
+        tape.go_on_in({layer: site.raw for layer, site in steering.sites.items() if layer in tape.kept}, steering.columns)
         self._handover = handover
         handover.take_off()
 

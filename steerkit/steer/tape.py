@@ -62,13 +62,12 @@ class Tape:
         """Copy which rules `(B, T, R)` acted at a layer from `column` on."""
         self._write(self._open, layer, opened, column)
 
-    def go_on_in(self, buffers: Mapping[int, Tensor]) -> None:
-        """Go on in buffers `(B, C, d_in)` that others write: by layer, all that is kept, with what was kept before."""
+    def go_on_in(self, buffers: Mapping[int, Tensor], columns: int) -> None:
+        """Go on in buffers `(B, columns, d_in)` that others write: by layer, all that is kept, with what was kept before."""
         for layer, buffer in buffers.items():
             buffer[:, : self.length] = self.raw(layer)
         self._raw = dict(buffers)
         if self._valid is not None:
-            columns = max((buffer.shape[1] for buffer in buffers.values()), default=self.length)
             more = self._valid.new_ones(len(self._valid), columns - self._valid.shape[1])
             self._valid = torch.cat([self._valid, more], dim=1)
 

@@ -29,13 +29,17 @@ class Handover:
     """What `attach` has come to after a prompt, for whoever goes on in another way."""
 
     plan: Plan
-    rows: tuple[int, ...]
-    """Table row of each request."""
     tape: Tape
     layout: Layout
     memories: Mapping[int, GateMemory]
     take_off: Callable[[], None]
     """Takes its hooks off the model."""
+
+    @property
+    def rows(self) -> list[int]:
+        """Table row of each sequence."""
+        rows: list[int] = [] if self.tape.rows is None else self.tape.rows.tolist()
+        return rows
 
 
 class Filling:

@@ -65,7 +65,7 @@ def attach(
     run = _Pass(plan, tape, layout)
     tape.marks = Marks(tape, layout, run.memories)
     with ExitStack() as stack:
-        tape.handover = Handover(plan, layout.rows, tape, layout, run.memories, stack.close)
+        tape.handover = Handover(plan, tape, layout, run.memories, stack.close)
         stack.callback(sites.body.register_forward_pre_hook(run.begin, with_kwargs=True).remove)
         for layer in layers:
             hook, site = run.hook(layer, plan.sites.get(layer)), sites.outputs[layer]

@@ -117,8 +117,6 @@ class Layout:
         remembers: str | None = None,
         standings: Standings | None = None,
     ) -> None:
-        self.rows = tuple(rows)
-        """Table row of each request."""
         self._rows = torch.tensor(rows, device=device)
         self._uniform = rows[0] if len(set(rows)) == 1 else None
         self._prompt_length = prompt_length

@@ -31,7 +31,7 @@ from steerkit.engine.stand_in import FUNCTIONGEMMA, SMALL, random_model
 from steerkit.policy import Policy
 from steerkit.sae import SaeSet, load_set
 from steerkit.sae.checkpoint import Checkpoint
-from steerkit.steer import Capacity, Extent, Plan, Wanted, attach, compile_plan, read_traces
+from steerkit.steer import Capacity, Extent, Plan, Wanted, attach, compile_plan, fused_kernels, read_traces
 from steerkit.types import Span
 
 Timed = Callable[[int], float]
@@ -63,9 +63,9 @@ class GpuArms(Arms):
 
     def __init__(self, model: Any, saes: SaeSet, prompts: Tensor) -> None:
         super().__init__(model, saes, prompts)
-        self.graphs = Graphs(model)
         self.devices = dict.fromkeys(saes, prompts.device)
         self._plain: Step | None = None
+        self.fused = Graphs(model).kernels is not None
 
     def plain_eager(self, tokens: int) -> float:
         """transformers' own generation."""
@@ -103,14 +103,14 @@ class GpuArms(Arms):
         logits.argmax(dim=-1).tolist()
         return now() - start
 
-    def timed(self, plan: Plan, rows: Sequence[int] | None, *, trace: bool, graphed: bool) -> Timed:
+    def timed(self, plan: Plan, rows: Sequence[int] | None, *, trace: bool, graphs: Graphs | None) -> Timed:
         """steerkit's loop under a plan."""
 
         def run(tokens: int) -> float:
             limits = [Sampling(max_new_tokens=tokens + 2)] * len(self.batch.ids)
             layers, width = (range(self.layers) if trace else ()), self.batch.ids.shape[1]
             with attach(self.model, plan, rows=rows, trace=layers, prompt_length=width) as tape:
-                how: dict[str, Any] = {"graphs": self.graphs, "handover": tape.handover} if graphed else {}
+                how: dict[str, Any] = {} if graphs is None else {"graphs": graphs, "handover": tape.handover}
                 steps = generate(self.model, self.batch, limits, (), 0, **how)
                 next(steps)
                 next(steps)
@@ -140,11 +140,20 @@ class GpuArms(Arms):
             "16 clamps a layer": (clamps, [1] * size, False),
             "clamps, gates, top-32 trace, a policy per row": (mixed, range(1, size + 1), True),
         }
-        arms = {"plain, eager": (self.plain_eager, "plain, eager"), "plain, graphed": (self.plain_graphed, "plain, graphed")}
+        arms = {
+            "plain, eager": (self.plain_eager, "plain, eager"),
+            "plain, graphed": (self.plain_graphed, "plain, graphed"),
+        }
         for name, (plan, rows, trace) in plans.items():
-            for how in ("eager", "graphed"):
-                run = self.timed(plan, rows, trace=trace, graphed=how == "graphed")
-                arms[f"{name}, {how}"] = (run, f"plain, {how}")
+            ways = {
+                "eager": None,
+                "graphed": Graphs(self.model),
+                "graphed without fused kernels": Graphs(self.model, fused=False),
+            }
+            for how, graphs in ways.items():
+                if graphs is None or how == "graphed" or (plan.rules and self.fused):
+                    run = self.timed(plan, rows, trace=trace, graphs=graphs)
+                    arms[f"{name}, {how}"] = (run, f"plain, {how.split()[0]}")
         return arms
 
 
@@ -164,7 +173,6 @@ def lines(arms: GpuArms, tokens: int, rounds: int) -> Iterator[str]:
         speed = size * tokens / statistics.median(seconds[name])
         ratio = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
         yield f"| {size} | {name} | {speed:,.0f} | {1000 * statistics.median(seconds[name]) / tokens:.3f} | {ratio} |"
-    yield f"batch {size}: {arms.graphs.statistics}"
 
 
 def box_policy(saes: SaeSet, number: int) -> Policy:
@@ -182,13 +190,13 @@ def box_policy(saes: SaeSet, number: int) -> Policy:
     return Policy.model_validate({"steerkit": 1, **parts, "guard": {"default": "allow"}})
 
 
-def check(device: torch.device) -> None:
+def check(device: torch.device, fused: bool) -> None:
     """Graphs against `attach` on the box in float32, and policies that change without a capture."""
     folder = box_folder("tiny")
     assert folder is not None
     loaded = load_model("tiny", device=device)
     saes = load_set(folder / "saes")
-    graphs = Graphs(loaded.model)
+    graphs = Graphs(loaded.model, fused=fused)
     prompts = [[2, *range(10, 30)], [2, *range(40, 75)], [2, *range(100, 107)]]
     batch = Batch.of(prompts, 0, device)
     limits, captures, seen = [Sampling(max_new_tokens=48)] * 3, [], set()
@@ -210,7 +218,9 @@ def check(device: torch.device) -> None:
         captures.append(graphs.statistics.captures)
     assert captures == [1, 1, 1, 1], captures
     acted = sum(int(part.sum()) for part in opened.values())
-    print(f"box, float32: 4 sets of policies, {len(seen)} different replies, the last with {acted} open rules, tokens and")
+    print(
+        f"box, float32, {'fused kernels' if fused else 'plain tensors'}: 4 sets of policies, {len(seen)} different replies, the last with {acted} open rules, tokens and"
+    )
     print(f"rules equal to attach's, {graphs.statistics}", flush=True)
 
 
@@ -227,7 +237,9 @@ def main() -> None:
     given = parser.parse_args()
     device = torch.device(given.device)
     start = time.perf_counter()
-    check(device)
+    check(device, False)
+    if fused_kernels(device) is not None:
+        check(device, True)
     size = SMALL if given.small else FUNCTIONGEMMA
     model = random_model(size, dtype=getattr(torch, given.dtype)).to(device)
     saes = random_saes(size["num_hidden_layers"], size["hidden_size"])
@@ -235,7 +247,9 @@ def main() -> None:
     saes = SaeSet("random", local)
     draw = torch.Generator().manual_seed(0)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    table = [f"{name}, torch {torch.__version__}, {given.dtype}, prompt {given.prompt}, {given.tokens} tokens, {given.rounds} rounds"]
+    table = [
+        f"{name}, torch {torch.__version__}, {given.dtype}, prompt {given.prompt}, {given.tokens} tokens, {given.rounds} rounds"
+    ]
     table.append("| batch | arm | tokens/s | ms a step | against plain |\n|---|---|---|---|---|")
     for rows in map(int, given.batches.split(",")):
         prompts = torch.randint(1, size["vocab_size"], (rows, given.prompt), generator=draw).to(device)

@@ -10,6 +10,7 @@ import inspect
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
+from types import ModuleType
 from typing import Final, NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from transformers import DynamicCache, PreTrainedModel
 from steerkit.engine.prefixes import can_be_cut
 from steerkit.engine.step_cache import StepCache
 from steerkit.errors import SteeringError
-from steerkit.steer import Capacity, Cut, Filling, FixedSteering, Handover, attach_fixed, cut_plan
+from steerkit.steer import Capacity, Cut, Filling, FixedSteering, Handover, attach_fixed, cut_plan, fused_kernels
 
 _COLUMNS_AT_ONCE: Final = 256
 """Sequences are given room in these steps, so that a graph serves many lengths."""
@@ -42,10 +43,19 @@ class GraphStatistics(NamedTuple):
 class Step:
     """One prepared step of B sequences: its buffers, and on a GPU its graph."""
 
-    def __init__(self, model: PreTrainedModel, like: DynamicCache, room: Capacity, rows: int, columns: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        like: DynamicCache,
+        room: Capacity,
+        rows: int,
+        columns: int,
+        *,
+        kernels: ModuleType | None = None,
+    ) -> None:
         self._model, self.room = model, room
         self.cache = StepCache(model, like, rows, columns)
-        self.steering = FixedSteering(model, room, rows, columns)
+        self.steering = FixedSteering(model, room, rows, columns, fused=kernels)
         self._name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits = torch.empty(0)
@@ -98,8 +108,10 @@ class GraphReader:
 class Graphs:
     """Prepared steps of one model, the least recently used dropped first. One generation at a time."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, fused: bool = True) -> None:
+        """For a model; `fused` steers with one kernel per layer on a GPU where Triton works."""
         self._model = model
+        self.kernels = fused_kernels(model.device) if fused else None
         self._steps: OrderedDict[tuple[object, ...], Step] = OrderedDict()
         self._captures = self._generations = self._fallbacks = 0
         self.refused: str | None = None
@@ -153,7 +165,7 @@ class Graphs:
             room = cut.needs if found is None else found.room.joined(cut.needs)
             self._steps.pop(key, None)  # its memory is needed
             del found
-            found = self._steps[key] = Step(self._model, like, room.rounded(), rows, columns)
+            found = self._steps[key] = Step(self._model, like, room.rounded(), rows, columns, kernels=self.kernels)
             self._captures += 1
         self._steps.move_to_end(key)
         while len(self._steps) > _MOST_STEPS:

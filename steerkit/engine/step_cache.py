@@ -52,7 +52,9 @@ class StepCache:
             if width not in self._slots:
                 self._slots[width] = torch.zeros(1, dtype=torch.long, device=device)
                 self._masks[width] = torch.zeros(rows, 1, 1, width, dtype=model.dtype, device=device)
-            keys, values = (part.new_zeros(rows, part.shape[1], width, part.shape[3]) for part in (layer.keys, layer.values))
+            keys, values = (
+                part.new_zeros(rows, part.shape[1], width, part.shape[3]) for part in (layer.keys, layer.values)
+            )
             layers.append(StepLayer(keys, values, self._slots[width]))
             widths.append(width)
         self._layers, self._widths = layers, widths

@@ -8,7 +8,7 @@ buffers that a `Filling` fills: for compiled models and CUDA graphs.
 from steerkit.steer.capacity import Capacity, Cut, cut_plan
 from steerkit.steer.check import Checked, check_against_saes, check_against_tools
 from steerkit.steer.filling import Filling, Handover
-from steerkit.steer.fixed import FixedSteering, attach_fixed
+from steerkit.steer.fixed import FixedSteering, attach_fixed, fused_kernels
 from steerkit.steer.hooks import attach
 from steerkit.steer.marks import Mark, Marks
 from steerkit.steer.plan import Plan, compile_plan
@@ -36,6 +36,7 @@ __all__ = [
     "compile_plan",
     "cut_plan",
     "find_sites",
+    "fused_kernels",
     "read_traces",
     "read_watched",
     "traced_layers",

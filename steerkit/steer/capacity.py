@@ -8,7 +8,7 @@ from typing import Final
 
 from steerkit.errors import SteeringError
 from steerkit.steer.gates import Leaf, own_leaves
-from steerkit.steer.plan import Plan, Rule, SiteTable
+from steerkit.steer.plan import Plan, Rule
 
 _SIZES: Final = ("features", "rules", "readings", "terms", "depth", "window")
 _LAYERS: Final = ("read", "edited", "gated", "kept", "inputs")
@@ -110,7 +110,9 @@ def cut_plan(plan: Plan, kept: Iterable[int] = ()) -> Cut:
     held: dict[int, list[int]] = {}
     for column, rule in enumerate(plan.rules, start=1):
         held.setdefault(rule.row, []).append(column)
-    places = {layer: {index: n for n, index in enumerate(table.indices.tolist())} for layer, table in plan.sites.items()}
+    places = {
+        layer: {index: n for n, index in enumerate(table.indices.tolist())} for layer, table in plan.sites.items()
+    }
     shares = tuple(_share(plan, held.get(row, []), places) for row in range(len(plan.rows) + 1))
     leaves: list[Leaf] = []
     for _, gates in sorted(plan.gates.items()):

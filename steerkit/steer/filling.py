@@ -73,13 +73,17 @@ class Filling:
         """Go on from a prompt that `attach` has read, which from now on reads no more: its hooks come off."""
         steering, layout, tape = self.steering, handover.layout, handover.tape
         if layout.seen >= steering.columns:
-            raise SteeringError(f"{layout.seen} tokens came before, but the fixed buffers have {steering.columns} columns")
+            raise SteeringError(
+                f"{layout.seen} tokens came before, but the fixed buffers have {steering.columns} columns"
+            )
         steering.column.fill_(layout.seen - 1)
         before = layout.before
         steering.number.copy_(before.unsqueeze(-1) - 1 if isinstance(before, Tensor) else torch.tensor(before - 1))
         if steering.room.remembers:
             self._recall(handover.memories)
-        tape.go_on_in({layer: site.raw for layer, site in steering.sites.items() if layer in tape.kept}, steering.columns)
+        tape.go_on_in(
+            {layer: site.raw for layer, site in steering.sites.items() if layer in tape.kept}, steering.columns
+        )
         self._handover = handover
         handover.take_off()
 
@@ -132,7 +136,9 @@ class Filling:
         steering.hold.copy_(self._each(lambda s: [1, *(_hold(r.gate.hold if r.gate else 1) for r in s.rules)], R, 1))
         if not L:
             return
-        for part, pad, name in zip(steering.bounds, (0.0, 0.0, 0.0, math.nan), ("bias", "low", "high", "off"), strict=True):
+        for part, pad, name in zip(
+            steering.bounds, (0.0, 0.0, 0.0, math.nan), ("bias", "low", "high", "off"), strict=True
+        ):
             part.copy_(self._each(lambda s, name=name: [_number(getattr(leaf, name)) for leaf in s.leaves], L, pad))  # type: ignore[misc]
         steering.read_at.copy_(self._each(lambda s: [leaf.layer for leaf in s.leaves], L, -1))
         windows = self._each(lambda s: [leaf.window for leaf in s.leaves], L, 0)
@@ -162,6 +168,7 @@ class Filling:
         room, columns = self.steering.room, table.columns
         S = len(table.indices)
         place = self._each(lambda share: share.places[site.layer], room.features, S)  # (B, S), the last one is none
+        site.count.copy_(self._each(lambda share: [len(share.places[site.layer])], 1, 0).squeeze(1))
         none = torch.zeros(1, columns.W_dec.shape[1], device=place.device)
         site.W_enc.copy_(torch.cat([columns.W_enc.T, none])[place])
         site.W_dec.copy_(torch.cat([columns.W_dec, none])[place])
@@ -183,7 +190,9 @@ class Filling:
         rows = torch.tensor(self.rows, device=place.device)
         b = torch.arange(len(rows), device=place.device)
         own = torch.zeros(len(rows), len(self.cut.plan.rules) + 1, dtype=torch.long, device=place.device)
-        own.scatter_(1, self._columns, torch.arange(self._columns.shape[1], device=place.device).expand_as(self._columns))
+        own.scatter_(
+            1, self._columns, torch.arange(self._columns.shape[1], device=place.device).expand_as(self._columns)
+        )
         own[:, 0] = 0
         depth = len(table.owner)
         some = place < len(table.indices)

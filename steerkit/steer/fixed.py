@@ -13,6 +13,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -43,9 +46,9 @@ class FixedSite:
         if self.edits:
             self.opened = torch.zeros(rows, columns, room.rules, dtype=torch.bool, device=device)
             """`(B, C, R)` which rules acted."""
-        if not self.reads:
-            return
-        S, K = room.features, room.depth
+        S, K = (room.features, room.depth) if self.reads else (0, 0)
+        self.count = torch.zeros(rows, dtype=torch.long, device=device)
+        """`(B,)` how many of the S are used, the first ones."""
         self.W_enc = torch.zeros(rows, S, width, device=device)
         self.W_dec = torch.zeros(rows, S, width, device=device)
         self.units = torch.zeros(4, rows, S, device=device)
@@ -69,11 +72,15 @@ class FixedSteering:
         capacity: of each request.
         rows: B.
         columns: C, padding and prompts included.
+        fused: kernels that do the same in one launch per layer, see `fused_kernels`.
     """
 
-    def __init__(self, model: nn.Module, capacity: Capacity, rows: int, columns: int) -> None:
+    def __init__(
+        self, model: nn.Module, capacity: Capacity, rows: int, columns: int, *, fused: ModuleType | None = None
+    ) -> None:
         sites = find_sites(model)
         weight = next(sites.body.parameters())
+        self._fused = fused
         self.device, self.room, self.rows, self.columns = weight.device, capacity, rows, columns
         self.sites = {}
         for layer in capacity.layers:
@@ -113,7 +120,7 @@ class FixedSteering:
         for site in self.sites.values():
             site.fired.zero_()
             if site.reads:
-                for part in (site.W_enc, site.W_dec, site.units, site.weights, site.owner, site.editors):
+                for part in (site.count, site.W_enc, site.W_dec, site.units, site.weights, site.owner, site.editors):
                     part.zero_()
                 site.numbers.copy_(site.numbers.new_tensor([1.0, 0.0, -math.inf, math.inf]).view(4, 1, 1, 1))
         for part in (self.masks, self.late, self.writes, self.bounds, self.spans, self.windowed, self.means):
@@ -133,6 +140,9 @@ class FixedSteering:
 
     def begin(self) -> None:
         """Go on to the next token, and open what is open before any layer has run."""
+        if self._fused is not None and self.room.rules:
+            self._fused.begin(self)
+            return
         self.column.add_(1)
         if not self.room.rules:
             return
@@ -145,6 +155,9 @@ class FixedSteering:
 
     def step(self, site: FixedSite, y: Tensor) -> Tensor | None:
         """The activations `(B, 1, d_in)` of a site with their edits, or None where it is only read."""
+        if self._fused is not None:
+            found: Tensor | None = self._fused.step(self, site, y)
+            return found
         site.fired.add_(1)
         if site.raw.numel():
             site.raw.index_copy_(1, self.column, y)
@@ -217,6 +230,14 @@ def _write(site: FixedSite, y: Tensor, x: Tensor, features: Tensor, opened: Tens
     return torch.where(touched, out, y)
 
 
+def fused_kernels(device: torch.device) -> ModuleType | None:
+    """Kernels for a device; None where there are none, as on a CPU."""
+    if device.type != "cuda" or find_spec("triton") is None:
+        return None
+    kernels = import_module("steerkit.steer.fused")
+    return kernels if kernels.works(device) else None
+
+
 @contextmanager
 def attach_fixed(model: nn.Module, steering: FixedSteering) -> Iterator[None]:
     """Steer every decode step of `model` inside the `with`: one token of each of the B sequences a pass."""
@@ -235,6 +256,8 @@ def attach_fixed(model: nn.Module, steering: FixedSteering) -> Iterator[None]:
         stack.callback(sites.body.register_forward_pre_hook(before, with_kwargs=True).remove)
         for layer, site in steering.sites.items():
             module = sites.outputs[layer]
-            register = module.register_forward_pre_hook if layer in steering.room.inputs else module.register_forward_hook
+            register = (
+                module.register_forward_pre_hook if layer in steering.room.inputs else module.register_forward_hook
+            )
             stack.callback(register(hook(site)).remove)
         yield

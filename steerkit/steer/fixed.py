@@ -90,37 +90,56 @@ class FixedSteering:
             if width is None:
                 raise SteeringError(f"layer {layer}: its o_proj does not say its width; use attach")
             self.sites[layer] = FixedSite(layer, capacity, rows, columns, width, weight.dtype, self.device)
-        R, L, M, W = capacity.rules, capacity.readings, capacity.terms, capacity.window
-        new = lambda *shape, dtype=torch.float32: torch.zeros(*shape, dtype=dtype, device=self.device)  # noqa: E731
-        self.column, self.number = new(1, dtype=torch.long), new(rows, 1, dtype=torch.long)
-        """`(1,)` column of the last token read, `(B, 1)` its number in its sequence, padding not counted."""
-        self.masks = new(rows, 2 * R + L, dtype=torch.bool)
+        self._make_tables(capacity)
+        self._make_state(capacity)
+        self.clear()
+
+    def _make_tables(self, room: Capacity) -> None:
+        R, L, M = room.rules, room.readings, room.terms
+        self.masks = self._flags(2 * R + L)
         """`(B, R + R + L)` which rules the token's places allow, which gates may be read there, and which readings'
         windows and latches it counts for."""
         self.allowed, self.reads, self.counts = self.masks.split([R, R, L], dim=1)
-        self.known, self.late = new(rows, R, dtype=torch.long), new(rows, R, dtype=torch.bool)
-        """`(B, R)` the layer at which each rule's gate is known, -1 without one; whether it acts from the next token."""
-        self.hold, self.writes = new(rows, R, dtype=torch.long), new(rows, R, dtype=torch.bool)
-        self.bounds = new(4, rows, L)
+        self.known, self.late = self._integers(R), self._flags(R)
+        """`(B, R)` layer at which each rule's gate is known, -1 without one; whether it acts from the next token on."""
+        self.hold, self.writes = self._integers(R), self._flags(R)
+        self.bounds = torch.zeros(4, self.rows, L, device=self.device)
         """`(4, B, L)` bias, low, high and off of each reading; off is NaN without hysteresis."""
-        self.read_at = new(rows, L, dtype=torch.long)
+        self.read_at = self._integers(L)
         """`(B, L)` the layer at which each reading is complete."""
-        self.spans = new(rows, L, W, dtype=torch.bool)
-        """`(B, L, W)` which of the last W tokens a reading goes over, the last of them last."""
-        self.windowed, self.means = new(rows, L, dtype=torch.bool), new(rows, L, dtype=torch.bool)
-        self.wanted, self.wants, self.terms = new(rows, L, M), new(rows, M), new(rows, M, R)
-        self.sums, self.opened = new(rows, L), new(rows, R, dtype=torch.bool)
+        self.spans, self.windowed, self.means = self._flags(L, room.window), self._flags(L), self._flags(L)
+        """`(B, L, W)` which of the last W tokens a reading goes over, the last of them last; `(B, L)` whether it goes
+        over more than one, and whether it is their mean."""
+        self.wanted, self.wants, self.terms = self._numbers(L, M), self._numbers(M), self._numbers(M, R)
+        """As in `GateTable`, with a first dimension of B."""
+
+    def _make_state(self, room: Capacity) -> None:
+        R, L = room.rules, room.readings
+        self.column = torch.zeros(1, dtype=torch.long, device=self.device)
+        """`(1,)` column of the last token read."""
+        self.number = self._integers(1)
+        """`(B, 1)` its number in its sequence, padding not counted."""
+        self.sums, self.opened = self._numbers(L), self._flags(R)
         """`(B, L)` sums of readings so far, `(B, R)` rules that are open."""
-        self.latched, self.last_open = new(rows, L, dtype=torch.bool), new(rows, R, dtype=torch.long)
-        self.tail, self.tail_counts = new(rows, L, W), new(rows, L, W, dtype=torch.bool)
-        self.clear()
+        self.latched, self.last_open = self._flags(L), self._integers(R)
+        self.tail, self.tail_counts = self._numbers(L, room.window), self._flags(L, room.window)
+
+    def _numbers(self, *shape: int) -> Tensor:
+        return torch.zeros(self.rows, *shape, device=self.device)
+
+    def _integers(self, *shape: int) -> Tensor:
+        return torch.zeros(self.rows, *shape, dtype=torch.long, device=self.device)
+
+    def _flags(self, *shape: int) -> Tensor:
+        return torch.zeros(self.rows, *shape, dtype=torch.bool, device=self.device)
 
     def clear(self) -> None:
         """Make every table the identity, and forget all that is remembered."""
         for site in self.sites.values():
             site.fired.zero_()
             if site.reads:
-                for part in (site.count, site.W_enc, site.W_dec, site.units, site.weights, site.owner, site.editors):
+                parts = (site.count, site.W_enc, site.W_dec, site.units, site.weights, site.owner, site.editors)
+                for part in parts:
                     part.zero_()
                 site.numbers.copy_(site.numbers.new_tensor([1.0, 0.0, -math.inf, math.inf]).view(4, 1, 1, 1))
         for part in (self.masks, self.late, self.writes, self.bounds, self.spans, self.windowed, self.means):
@@ -223,7 +242,8 @@ def _write(site: FixedSite, y: Tensor, x: Tensor, features: Tensor, opened: Tens
     change: Tensor | float = 0.0
     for level in reversed(range(len(site.owner))):
         on = opened.gather(1, site.owner[level])
-        change = ops.feature_change(features, on, *site.numbers[:, level].unbind(), change)
+        scale, shift, floor, ceiling = site.numbers[:, level].unbind()
+        change = ops.feature_change(features, on, scale, shift, floor, ceiling, change)
     assert isinstance(change, Tensor)  # there is at least one level
     touched = (change != 0).any(dim=-1, keepdim=True).unsqueeze(-1)
     out = torch.baddbmm(x.unsqueeze(1), change.unsqueeze(1), site.W_dec).to(y.dtype)

@@ -3,6 +3,8 @@
 The arithmetic is that of `fixed.py`, in the same order. A program is one request: its features, its gates, its edits.
 """
 
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, import-not-found, import-untyped"
+# Triton's own language has no types, and Triton is there on GPUs alone.
 from __future__ import annotations
 
 import os
@@ -54,64 +56,126 @@ def _begin(column, number, known, late, last_open, hold, masks, bias, opened, su
 
 
 @triton.jit
-def _open(b, B, layer, sums, rows_opened, allowed,
+def _windowed(values, counts, here, b, spans, windowed, means, tail, tail_counts,
+              L: tl.constexpr, W: tl.constexpr, BL: tl.constexpr, BW: tl.constexpr):  # fmt: skip
+    """Readings `(L,)`, over their windows where they have one; the windows of those `here` go on by a token."""
+    reading, w = tl.arange(0, BL), tl.arange(0, BW)
+    readings = reading < L
+    cell = (b * L + reading[:, None]) * W + w[None, :]
+    old = readings[:, None] & (w < W - 1)[None, :]
+    newest = (w == W - 1)[None, :]
+    past = tl.where(newest, values[:, None], tl.load(tail + cell + 1, mask=old, other=0.0))
+    counted = tl.where(newest, counts[:, None], tl.load(tail_counts + cell + 1, mask=old, other=0) != 0)
+    inside = readings[:, None] & (w < W)[None, :]
+    tl.debug_barrier()  # all is read before the tail moves
+    tl.store(tail + cell, past, mask=inside & here[:, None])
+    tl.store(tail_counts + cell, counted.to(tl.uint8), mask=inside & here[:, None])
+    counted = counted & (tl.load(spans + cell, mask=inside, other=0) != 0)
+    number = tl.sum(counted.to(tl.float32), axis=1)
+    mean = tl.sum(tl.where(counted, past, 0.0), axis=1) / tl.maximum(number, 1.0)
+    largest = tl.max(tl.where(counted, past, float("-inf")), axis=1)
+    is_mean = tl.load(means + b * L + reading, mask=readings, other=0) != 0
+    found = tl.where(number > 0, tl.where(is_mean, mean, largest), float("nan"))
+    return tl.where(tl.load(windowed + b * L + reading, mask=readings, other=0) != 0, found, values)
+
+
+@triton.jit
+def _open(b, B, layer, sums, is_open, allowed,
           number, known, late, last_open, hold, masks, bounds, read_at, spans, windowed, means, wanted, wants, terms,
           latched, tail, tail_counts,
           L: tl.constexpr, R: tl.constexpr, M: tl.constexpr, W: tl.constexpr, REMEMBERS: tl.constexpr,
           BL: tl.constexpr, BR: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, NEVER: tl.constexpr):  # fmt: skip
     """Which rules `(R,)` are open once the gates that are known at a layer are read."""
     reading, r, m = tl.arange(0, BL), tl.arange(0, BR), tl.arange(0, BM)
-    readings, rules = reading < L, r < R
-    low = tl.load(bounds + B * L + b * L + reading, mask=readings, other=0.0)
-    high = tl.load(bounds + 2 * B * L + b * L + reading, mask=readings, other=0.0)
+    readings, rules, terms_here = reading < L, r < R, m < M
+    mine = b * L + reading
     values = sums
+    low = tl.load(bounds + B * L + mine, mask=readings, other=0.0)
+    high = tl.load(bounds + 2 * B * L + mine, mask=readings, other=0.0)
+    here = (tl.load(read_at + mine, mask=readings, other=-1) == layer) & readings
+    counts = tl.load(masks + b * (2 * R + L) + 2 * R + reading, mask=readings, other=0) != 0
+    if REMEMBERS and W > 1:
+        values = _windowed(values, counts, here, b, spans, windowed, means, tail, tail_counts, L, W, BL, BW)
+    holds = (values > low) & (values < high)
     if REMEMBERS:
-        here = (tl.load(read_at + b * L + reading, mask=readings, other=-1) == layer) & readings
-        counts = tl.load(masks + b * (2 * R + L) + 2 * R + reading, mask=readings, other=0) != 0
-        if W > 1:
-            w = tl.arange(0, BW)
-            cell = (b * L + reading[:, None]) * W + w[None, :]
-            old = readings[:, None] & (w < W - 1)[None, :]
-            newest = (w == W - 1)[None, :]
-            past = tl.where(newest, values[:, None], tl.load(tail + cell + 1, mask=old, other=0.0))
-            counted = tl.where(newest, counts[:, None], tl.load(tail_counts + cell + 1, mask=old, other=0) != 0)
-            inside = readings[:, None] & (w < W)[None, :]
-            tl.debug_barrier()  # all is read before the tail moves
-            tl.store(tail + cell, past, mask=inside & here[:, None])
-            tl.store(tail_counts + cell, counted.to(tl.uint8), mask=inside & here[:, None])
-            counted = counted & (tl.load(spans + cell, mask=inside, other=0) != 0)
-            number_of = tl.sum(counted.to(tl.float32), axis=1)
-            mean = tl.sum(tl.where(counted, past, 0.0), axis=1) / number_of
-            largest = tl.max(tl.where(counted, past, float("-inf")), axis=1)
-            is_mean = tl.load(means + b * L + reading, mask=readings, other=0) != 0
-            found = tl.where(number_of > 0, tl.where(is_mean, mean, largest), float("nan"))
-            over = tl.load(windowed + b * L + reading, mask=readings, other=0) != 0
-            values = tl.where(over, found, values)
-        holds = (values > low) & (values < high)
-        off = tl.load(bounds + 3 * B * L + b * L + reading, mask=readings, other=float("nan"))
-        before = tl.load(latched + b * L + reading, mask=readings, other=0) != 0
+        off = tl.load(bounds + 3 * B * L + mine, mask=readings, other=float("nan"))
+        before = tl.load(latched + mine, mask=readings, other=0) != 0
         stays = before & ~(((values < off) | (values >= high)) & counts)
         holds = tl.where(off != off, holds, (holds & counts) | stays)
-        tl.store(latched + b * L + reading, holds.to(tl.uint8), mask=here)
-    else:
-        holds = (values > low) & (values < high)
+        tl.store(latched + mine, holds.to(tl.uint8), mask=here)
     holds = holds & readings
-    want = tl.load(
-        wanted + (b * L + reading[:, None]) * M + m[None, :], mask=readings[:, None] & (m < M)[None, :], other=0.0
+    cell = (b * L + reading[:, None]) * M + m[None, :]
+    want = tl.load(wanted + cell, mask=readings[:, None] & terms_here[None, :], other=0.0)
+    met = tl.sum(want * holds.to(tl.float32)[:, None], axis=0) == tl.load(
+        wants + b * M + m, mask=terms_here, other=-1.0
     )
-    met = tl.sum(want * holds.to(tl.float32)[:, None], axis=0) == tl.load(wants + b * M + m, mask=m < M, other=-1.0)
-    term = tl.load(terms + (b * M + m[:, None]) * R + r[None, :], mask=(m < M)[:, None] & rules[None, :], other=0.0)
+    cell = (b * M + m[:, None]) * R + r[None, :]
+    term = tl.load(terms + cell, mask=terms_here[:, None] & rules[None, :], other=0.0)
     opens = tl.sum(term * met.to(tl.float32)[:, None], axis=0) > 0
     opens = opens & (tl.load(masks + b * (2 * R + L) + R + r, mask=rules, other=0) != 0)
-    mine = (tl.load(known + b * R + r, mask=rules, other=-1) == layer) & rules
+    known_here = (tl.load(known + b * R + r, mask=rules, other=-1) == layer) & rules
     if REMEMBERS:
         n = tl.load(number + b)
         last = tl.load(last_open + b * R + r, mask=rules, other=NEVER)
-        last = tl.where(opens & mine, n, last)  # its number is above every one before
-        tl.store(last_open + b * R + r, last, mask=mine)
+        last = tl.where(opens & known_here, n, last)  # no token before has its number
+        tl.store(last_open + b * R + r, last, mask=known_here)
         opens = (n - last) < tl.load(hold + b * R + r, mask=rules, other=0)
-        mine = mine & (tl.load(late + b * R + r, mask=rules, other=0) == 0)
-    return tl.where(mine, opens & allowed, rows_opened)
+        known_here = known_here & (tl.load(late + b * R + r, mask=rules, other=0) == 0)
+    return tl.where(known_here, opens & allowed, is_open)
+
+
+@triton.jit
+def _read(y, raw, W_enc, units, b, B, at, s, here, KEEPS: tl.constexpr, READS: tl.constexpr, D: tl.constexpr,
+          S: tl.constexpr, BS: tl.constexpr, CHUNK: tl.constexpr):  # fmt: skip
+    """Features `(S,)` of a request's activation, which goes on the tape as it is."""
+    d = tl.arange(0, CHUNK)
+    pre = tl.zeros([BS], dtype=tl.float32)
+    for start in tl.static_range(0, D, CHUNK):
+        inside = start + d < D
+        part = tl.load(y + b * D + start + d, mask=inside, other=0.0)
+        if KEEPS:
+            tl.store(raw + at * D + start + d, part, mask=inside)
+        if READS:
+            cell = (b * S + s[:, None]) * D + start + d[None, :]
+            encoder = tl.load(W_enc + cell, mask=here[:, None] & inside[None, :], other=0.0)
+            pre += tl.sum(encoder * part.to(tl.float32)[None, :], axis=1)
+    unit = units + b * S + s
+    pre += tl.load(unit, mask=here, other=0.0)
+    gain = tl.load(unit + B * S, mask=here, other=0.0)
+    lift = tl.load(unit + 2 * B * S, mask=here, other=0.0)
+    above = pre > tl.load(unit + 3 * B * S, mask=here, other=0.0)
+    return tl.where(above, tl.maximum(gain * pre + lift, 0.0), 0.0)
+
+
+@triton.jit
+def _change(f, acts, owner, numbers, b, B, s, here, r, S: tl.constexpr, K: tl.constexpr, BS: tl.constexpr):
+    """What the rules that act `(R,)` make of the features `(S,)`; of two on one feature the first acts."""
+    change = tl.zeros([BS], dtype=tl.float32)
+    for back in tl.static_range(0, K):
+        row = (K - 1 - back) * B + b
+        by = tl.load(owner + row * S + s, mask=here, other=0)
+        on = tl.sum(((by[:, None] == r[None, :]) & acts[None, :]).to(tl.int32), axis=1) > 0
+        cell = numbers + row * S + s
+        wanted = tl.load(cell, mask=here, other=1.0) * f + tl.load(cell + K * B * S, mask=here, other=0.0)
+        wanted = tl.maximum(wanted, tl.load(cell + 2 * K * B * S, mask=here, other=float("-inf")))
+        wanted = tl.minimum(wanted, tl.load(cell + 3 * K * B * S, mask=here, other=float("inf")))
+        change = tl.where(on, wanted - f, change)
+    return change
+
+
+@triton.jit
+def _write(y, out, W_dec, change, b, s, here, D: tl.constexpr, S: tl.constexpr, CHUNK: tl.constexpr):
+    """Write the activation with its change; where there is none, its bits."""
+    d = tl.arange(0, CHUNK)
+    touched = tl.max((change != 0).to(tl.int32), axis=0)
+    used = here & (s * 0 + touched > 0)
+    for start in tl.static_range(0, D, CHUNK):
+        inside = start + d < D
+        part = tl.load(y + b * D + start + d, mask=inside, other=0.0)
+        cell = (b * S + s[:, None]) * D + start + d[None, :]
+        decoder = tl.load(W_dec + cell, mask=used[:, None] & inside[None, :], other=0.0)
+        moved = (part.to(tl.float32) + tl.sum(decoder * change[:, None], axis=0)).to(part.dtype)
+        tl.store(out + b * D + start + d, tl.where(touched > 0, moved, part), mask=inside)
 
 
 @triton.jit
@@ -126,33 +190,14 @@ def _step(y, out, raw, tape, fired, column, count, W_enc, W_dec, units, weights,
     if b == 0:
         tl.store(fired, tl.load(fired) + 1)
     at = b * C + tl.load(column)
-    s, d = tl.arange(0, BS), tl.arange(0, CHUNK)
-    pre = tl.zeros([BS], dtype=tl.float32)
+    s, r, reading = tl.arange(0, BS), tl.arange(0, BR), tl.arange(0, BL)
+    here, rules = s < tl.load(count + b), r < R
+    f = _read(y, raw, W_enc, units, b, B, at, s, here, KEEPS, READS, D, S, BS, CHUNK)
     if READS:
-        features_here = s < tl.load(count + b)
-    for start in tl.static_range(0, D, CHUNK):
-        inside = start + d < D
-        part = tl.load(y + b * D + start + d, mask=inside, other=0.0)
-        if KEEPS:
-            tl.store(raw + at * D + start + d, part, mask=inside)
-        if READS:
-            cell = (b * S + s[:, None]) * D + start + d[None, :]
-            encoder = tl.load(W_enc + cell, mask=features_here[:, None] & inside[None, :], other=0.0)
-            pre += tl.sum(encoder * part.to(tl.float32)[None, :], axis=1)
-    if READS:
-        unit = units + b * S + s
-        pre += tl.load(unit, mask=features_here, other=0.0)
-        gain = tl.load(unit + B * S, mask=features_here, other=0.0)
-        lift = tl.load(unit + 2 * B * S, mask=features_here, other=0.0)
-        above = pre > tl.load(unit + 3 * B * S, mask=features_here, other=0.0)
-        f = tl.where(above, tl.maximum(gain * pre + lift, 0.0), 0.0)
-        r = tl.arange(0, BR)
-        rules = r < R
         is_open = tl.load(opened + b * R + r, mask=rules, other=0) != 0
         if L > 0:
-            reading = tl.arange(0, BL)
             cell = (b * S + s[:, None]) * L + reading[None, :]
-            weight = tl.load(weights + cell, mask=features_here[:, None] & (reading < L)[None, :], other=0.0)
+            weight = tl.load(weights + cell, mask=here[:, None] & (reading < L)[None, :], other=0.0)
             total = tl.load(sums + b * L + reading, mask=reading < L, other=0.0) + tl.sum(weight * f[:, None], axis=0)
             tl.store(sums + b * L + reading, total, mask=reading < L)
             if GATES:
@@ -165,26 +210,8 @@ def _step(y, out, raw, tape, fired, column, count, W_enc, W_dec, units, weights,
             acts = is_open & (tl.load(editors + b * R + r, mask=rules, other=0) != 0)
             tl.store(tape + at * R + r, acts.to(tl.uint8), mask=rules)
             acts = acts & (tl.load(writes + b * R + r, mask=rules, other=0) != 0)
-            change = tl.zeros([BS], dtype=tl.float32)
-            for back in tl.static_range(0, K):
-                row = (K - 1 - back) * B + b
-                by = tl.load(owner + row * S + s, mask=features_here, other=0)
-                on = tl.sum(((by[:, None] == r[None, :]) & acts[None, :]).to(tl.int32), axis=1) > 0
-                cell = numbers + row * S + s
-                wants_it = tl.load(cell, mask=features_here, other=1.0) * f
-                wants_it += tl.load(cell + K * B * S, mask=features_here, other=0.0)
-                wants_it = tl.maximum(wants_it, tl.load(cell + 2 * K * B * S, mask=features_here, other=float("-inf")))
-                wants_it = tl.minimum(wants_it, tl.load(cell + 3 * K * B * S, mask=features_here, other=float("inf")))
-                change = tl.where(on, wants_it - f, change)
-            touched = tl.max((change != 0).to(tl.int32), axis=0)
-            used = features_here & (s * 0 + touched > 0)
-            for start in tl.static_range(0, D, CHUNK):
-                inside = start + d < D
-                part = tl.load(y + b * D + start + d, mask=inside, other=0.0)
-                cell = (b * S + s[:, None]) * D + start + d[None, :]
-                decoder = tl.load(W_dec + cell, mask=used[:, None] & inside[None, :], other=0.0)
-                moved = (part.to(tl.float32) + tl.sum(decoder * change[:, None], axis=0)).to(part.dtype)
-                tl.store(out + b * D + start + d, tl.where(touched > 0, moved, part), mask=inside)
+            change = _change(f, acts, owner, numbers, b, B, s, here, r, S, K, BS)
+            _write(y, out, W_dec, change, b, s, here, D, S, CHUNK)
 
 
 @cache

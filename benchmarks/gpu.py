@@ -4,8 +4,8 @@
     python benchmarks/gpu.py --device cpu --small       # the same on a small model, without graphs
 
 FunctionGemma's architecture with random weights, bfloat16, greedy. First it checks, in float32 on the model in the box,
-that graphs give the tokens and open the rules of `attach`, and that a change of policies captures nothing. Then the arms
-take turns; a time is that of the tokens from the second on, the device synchronised at both ends, with the reading of
+that graphs give the tokens and open the rules of `attach`, and that a change of policies captures nothing. Then the
+arms take turns; a time is that of the tokens from the second on, the device synchronised at both ends, with the reading of
 the trace where there is one. `eager` arms are compared with transformers' own `generate`, `graphed` ones with a graph
 of the same step without steerkit's hooks. Ratios are medians over the rounds' own ratios, with the spread.
 """
@@ -52,6 +52,7 @@ class Clock(StoppingCriteria):  # type: ignore[misc]  # transformers' class is n
         self.calls, self.start = 0, 0.0
 
     def __call__(self, ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        """Go on."""
         self.calls += 1
         if self.calls == 2:
             self.start = now()
@@ -218,10 +219,9 @@ def check(device: torch.device, fused: bool) -> None:
         captures.append(graphs.statistics.captures)
     assert captures == [1, 1, 1, 1], captures
     acted = sum(int(part.sum()) for part in opened.values())
-    print(
-        f"box, float32, {'fused kernels' if fused else 'plain tensors'}: 4 sets of policies, {len(seen)} different replies, the last with {acted} open rules, tokens and"
-    )
-    print(f"rules equal to attach's, {graphs.statistics}", flush=True)
+    kind = "fused kernels" if fused else "plain tensors"
+    print(f"box, float32, {kind}: 4 sets of policies, {len(seen)} different replies, {acted} open rules in the last,")
+    print(f"tokens and rules equal to attach's; {graphs.statistics}", flush=True)
 
 
 def main() -> None:
@@ -247,9 +247,8 @@ def main() -> None:
     saes = SaeSet("random", local)
     draw = torch.Generator().manual_seed(0)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    table = [
-        f"{name}, torch {torch.__version__}, {given.dtype}, prompt {given.prompt}, {given.tokens} tokens, {given.rounds} rounds"
-    ]
+    what = f"prompt {given.prompt}, {given.tokens} tokens, {given.rounds} rounds"
+    table = [f"{name}, torch {torch.__version__}, {given.dtype}, {what}"]
     table.append("| batch | arm | tokens/s | ms a step | against plain |\n|---|---|---|---|---|")
     for rows in map(int, given.batches.split(",")):
         prompts = torch.randint(1, size["vocab_size"], (rows, given.prompt), generator=draw).to(device)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
+from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
 
 
 class StepLayer(StaticLayer):
@@ -19,7 +19,9 @@ class StepLayer(StaticLayer):
 
     def __init__(self, keys: Tensor, values: Tensor, slot: Tensor) -> None:
         super().__init__(max_cache_len=keys.shape[2])
-        self.keys, self.values, self.slot = keys, values, slot
+        self.keys: Tensor = keys
+        self.values: Tensor = values
+        self.slot = slot
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -44,18 +46,13 @@ class StepCache:
         self._masks: dict[int, Tensor] = {}
         """By width, `(B, 1, 1, W)` what is added to the attention's scores."""
         layers, widths = [], []
-        for layer in like.layers:
-            assert isinstance(layer, DynamicLayer)  # the caller looked
-            assert layer.keys is not None and layer.values is not None  # it is filled
-            sliding = isinstance(layer, DynamicSlidingWindowLayer)
-            width = min(layer.sliding_window, columns) if sliding else columns
+        for keys, values, window in map(_filled, like.layers):
+            width = min(window or columns, columns)
             if width not in self._slots:
                 self._slots[width] = torch.zeros(1, dtype=torch.long, device=device)
                 self._masks[width] = torch.zeros(rows, 1, 1, width, dtype=model.dtype, device=device)
-            keys, values = (
-                part.new_zeros(rows, part.shape[1], width, part.shape[3]) for part in (layer.keys, layer.values)
-            )
-            layers.append(StepLayer(keys, values, self._slots[width]))
+            own = (part.new_zeros(rows, part.shape[1], width, part.shape[3]) for part in (keys, values))
+            layers.append(StepLayer(*own, self._slots[width]))
             widths.append(width)
         self._layers, self._widths = layers, widths
         self.cache = Cache(layers=list(layers))
@@ -82,7 +79,7 @@ class StepCache:
         self._ids.copy_(tokens, non_blocking=True)
 
     def fill(self, filled: DynamicCache, mask: Tensor, positions: Tensor) -> None:
-        """Go on after a prompt: a cache of P columns, its mask `(B, P)` and the positions `(B, 1)` of its last column."""
+        """Go on after a prompt: a cache of P columns, its mask `(B, P)` and the last positions `(B, 1)`."""
         length = mask.shape[1]
         self._column.fill_(length - 1)
         self._position.copy_(positions)
@@ -93,11 +90,20 @@ class StepCache:
             own.fill_(hidden)
             seen = torch.where(mask[:, length - last :].bool(), 0.0, hidden).to(own.dtype)
             own.index_copy_(-1, places, seen[:, None, None])
-        for layer, source, width in zip(self._layers, filled.layers, self._widths, strict=True):
-            assert isinstance(source, DynamicLayer) and source.keys is not None and source.values is not None
-            last = min(width, source.keys.shape[2])
+        for layer, (keys, values, _), width in zip(
+            self._layers, map(_filled, filled.layers), self._widths, strict=True
+        ):
+            last = min(width, keys.shape[2])
             places = torch.arange(length - last, length, device=mask.device) % width
-            for own, given in ((layer.keys, source.keys), (layer.values, source.values)):
-                assert own is not None
+            for own, given in ((layer.keys, keys), (layer.values, values)):
                 own.zero_()
                 own.index_copy_(2, places, given[:, :, -last:])
+
+
+def _filled(layer: object) -> tuple[Tensor, Tensor, int | None]:
+    """Keys, values and, where it slides, the window of a layer of a cache that a model has filled."""
+    assert isinstance(layer, DynamicLayer)  # of a model that `can_be_cut`
+    assert layer.keys is not None
+    assert layer.values is not None
+    window: int | None = getattr(layer, "sliding_window", None)
+    return layer.keys, layer.values, window

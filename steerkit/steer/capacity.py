@@ -68,8 +68,9 @@ class Capacity:
 
     def rounded(self) -> Capacity:
         """A little more room, so that a plan of about the same size fits as well."""
-        sizes = {name: _power(getattr(self, name)) for name in _SIZES}
-        return replace(self, **{**sizes, "features": -(-self.features // 8) * 8})
+        rules, readings, terms = map(_power, (self.rules, self.readings, self.terms))
+        features, window = -(-self.features // 8) * 8, _power(self.window)
+        return replace(self, features=features, rules=rules, readings=readings, terms=terms, window=window)
 
 
 @dataclass(frozen=True)

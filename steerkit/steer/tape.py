@@ -63,7 +63,7 @@ class Tape:
         self._write(self._open, layer, opened, column)
 
     def go_on_in(self, buffers: Mapping[int, Tensor], columns: int) -> None:
-        """Go on in buffers `(B, columns, d_in)` that others write: by layer, all that is kept, with what was kept before."""
+        """Go on in buffers `(B, columns, d_in)` that others write: by layer, with what was kept."""
         for layer, buffer in buffers.items():
             buffer[:, : self.length] = self.raw(layer)
         self._raw = dict(buffers)

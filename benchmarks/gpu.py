@@ -5,9 +5,9 @@
 
 FunctionGemma's architecture with random weights, bfloat16, greedy. First it checks, in float32 on the model in the box,
 that graphs give the tokens and open the rules of `attach`, and that a change of policies captures nothing. Then the
-arms take turns; a time is that of the tokens from the second on, the device synchronised at both ends, with the reading of
-the trace where there is one. `eager` arms are compared with transformers' own `generate`, `graphed` ones with a graph
-of the same step without steerkit's hooks. Ratios are medians over the rounds' own ratios, with the spread.
+arms take turns; a time is that of the tokens from the second on, the device synchronised at both ends, with the
+reading of the trace where there is one. `eager` arms are compared with transformers' own `generate`, `graphed` ones
+with a graph of the same step without steerkit's hooks. Ratios are medians over the rounds' own, with the spread.
 """
 
 from __future__ import annotations

@@ -51,8 +51,8 @@ class StepCache:
             if width not in self._slots:
                 self._slots[width] = torch.zeros(1, dtype=torch.long, device=device)
                 self._masks[width] = torch.zeros(rows, 1, 1, width, dtype=model.dtype, device=device)
-            own = (part.new_zeros(rows, part.shape[1], width, part.shape[3]) for part in (keys, values))
-            layers.append(StepLayer(*own, self._slots[width]))
+            own = [part.new_zeros(rows, part.shape[1], width, part.shape[3]) for part in (keys, values)]
+            layers.append(StepLayer(own[0], own[1], self._slots[width]))
             widths.append(width)
         self._layers, self._widths = layers, widths
         self.cache = Cache(layers=list(layers))

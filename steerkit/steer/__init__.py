@@ -1,8 +1,8 @@
 """Lays policies over a running model through its SAEs.
 
 `compile_plan` turns policies into tables, `attach` puts them on the model for the length of a `with`, the `Tape` keeps
-what the hooks saw, and `read_traces` turns it into features afterwards. `FixedSteering` does the same to single steps over buffers
-that a `Filling` fills: for compiled models and CUDA graphs.
+what the hooks saw, and `read_traces` turns it into features afterwards. `FixedSteering` does to single steps what
+`attach` does, over buffers that a `Filling` fills: for compiled models and CUDA graphs.
 """
 
 from steerkit.steer.capacity import Capacity, Cut, cut_plan

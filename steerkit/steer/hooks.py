@@ -65,6 +65,7 @@ def attach(
     run = _Pass(plan, tape, layout)
     tape.marks = Marks(tape, layout, run.memories)
     with ExitStack() as stack:
+        stack.callback(setattr, tape, "handover", None)
         tape.handover = Handover(plan, tape, layout, run.memories, stack.close)
         stack.callback(sites.body.register_forward_pre_hook(run.begin, with_kwargs=True).remove)
         for layer in layers:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import suppress
 from types import ModuleType
 from typing import Final, NamedTuple
 
@@ -59,6 +58,7 @@ class Step:
         self._name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits = torch.empty(0)
+        self._run()
         if model.device.type == "cuda":
             self._capture(model.device)
 
@@ -134,26 +134,31 @@ class Graphs:
             positions: `(B, 1)` of its last column.
             tokens: how many more may be read.
         """
-        self.refused = self._unfit(mask)
+        self.refused = self._unfit()
+        reader = None
         if self.refused is None:
-            with suppress(_Refused):
-                return self._take_over(handover, cache, mask, positions, tokens)
-        self._fallbacks += 1
-        return None
+            try:
+                reader = self._take_over(handover, cache, mask, positions, tokens)
+            except (SteeringError, RuntimeError) as error:  # the latter where a step cannot be captured, or no memory
+                self.refused = str(error).splitlines()[0]
+        if reader is None:
+            self._fallbacks += 1
+            handover.tape.decoding = f"step by step: {self.refused}"
+            return None
+        self._generations += 1
+        handover.tape.decoding = "CUDA graph" if self._model.device.type == "cuda" else "fixed steps"
+        return reader
 
     def _take_over(
         self, handover: Handover, cache: DynamicCache, mask: Tensor, positions: Tensor, tokens: int
     ) -> GraphReader:
-        try:
-            cut = cut_plan(handover.plan, handover.tape.kept)
-        except SteeringError as error:
-            self.refused = str(error)
-            raise _Refused from None
-        step = self._step(cut, cache, len(mask), -(-(mask.shape[1] + tokens) // _COLUMNS_AT_ONCE) * _COLUMNS_AT_ONCE)
-        step.cache.fill(cache, mask, positions)
+        cut = cut_plan(handover.plan, handover.tape.kept)
+        columns = -(-(mask.shape[1] + tokens) // _COLUMNS_AT_ONCE) * _COLUMNS_AT_ONCE
+        with handover.pause():
+            step = self._step(cut, cache, len(mask), columns)
         filling = Filling(step.steering, cut, handover.rows)
+        step.cache.fill(cache, mask, positions)
         filling.go_on(handover)
-        self._generations += 1
         return GraphReader(step, filling)
 
     def _step(self, cut: Cut, like: DynamicCache, rows: int, columns: int) -> Step:
@@ -172,7 +177,7 @@ class Graphs:
             self._steps.popitem(last=False)
         return found
 
-    def _unfit(self, mask: Tensor) -> str | None:
+    def _unfit(self) -> str | None:
         model: nn.Module = self._model
         if not can_be_cut(self._model):
             return "the model's cache is not one of keys and values that look back only"
@@ -182,7 +187,3 @@ class Graphs:
         if attention not in ("sdpa", "eager"):
             return f"attention is {attention}; expected sdpa or eager"
         return None
-
-
-class _Refused(Exception):
-    """It goes on as ever."""

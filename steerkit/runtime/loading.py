@@ -34,6 +34,7 @@ def load(
     on_record: OnRecord | None = None,
     counterfactual: bool = False,
     prefix_cache: str | int | bool = DEFAULT,
+    graphs: bool | Literal["auto"] = "auto",
 ) -> Runtime:
     """A runtime on a model.
 
@@ -56,6 +57,8 @@ def load(
             the model would have called.
         prefix_cache: how much memory, such as `1 GiB`, may hold what prompts begin with, so that a conversation's next
             turn reads only what is new; False for none. It changes no turn.
+        graphs: make tokens with steps of fixed shape, on a GPU each captured once in a CUDA graph with steering inside
+            (`auto`: on a GPU). What does not fit, a TopK SAE for one, is made step by step, and the record says so.
 
     Raises:
         ModelError, SaeError, PolicyError, AuditError: with what was got, what was expected and what to do.
@@ -66,7 +69,7 @@ def load(
         _check_saes(suite, loaded, named=not isinstance(saes, SaeSet))
     make = partial(Runtime, loaded, suite, () if policy is None else policy, base=base, untrusted=untrusted)
     told: dict[str, Any] = {"on_record": on_record, "counterfactual": counterfactual, "prefix_cache": prefix_cache}
-    return make(store=_store(audit), on_audit_failure=on_audit_failure, **told)
+    return make(store=_store(audit), on_audit_failure=on_audit_failure, graphs=graphs, **told)
 
 
 def load_recorded(

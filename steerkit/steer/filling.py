@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,8 @@ class Handover:
     tape: Tape
     layout: Layout
     memories: Mapping[int, GateMemory]
+    pause: Callable[[], AbstractContextManager[None]]
+    """Its hooks do nothing inside this `with`."""
     take_off: Callable[[], None]
     """Takes its hooks off the model."""
 

@@ -41,6 +41,8 @@ class Tape:
         self.reply_start: Tensor | int = 0
         self.marks: Marks | None = None
         """Of the steering that this tape belongs to."""
+        self.decoding: str | None = None
+        """How tokens after the prompt were made, where that was not by `attach` alone."""
         self.handover: Handover | None = None
         """For whoever goes on after the prompt in another way."""
 

@@ -88,7 +88,9 @@ def policies(draw: st.DrawFn) -> tuple[Policy, ...]:
     for number in range(draw(st.integers(0, 2))):
         rule, layer = draw(rules())
         features = {**FEATURES, "edited": (layer, 11)}
-        edit = draw(st.sampled_from([{"clamp": 30.0}, {"scale": 2.0}, {"ablate": True}, {"shift": -4.0}, {"cap": 0.01}]))
+        edit = draw(
+            st.sampled_from([{"clamp": 30.0}, {"scale": 2.0}, {"ablate": True}, {"shift": -4.0}, {"cap": 0.01}])
+        )
         mode = draw(st.sampled_from(["enforce", "enforce", "shadow"]))
         try:
             policy = planted_policy(f"p{number}", features, mode=mode, steer=[{**rule, "edit": {"edited": edit}}])
@@ -264,14 +266,16 @@ def test_fused_kernels_equal_attach() -> None:
     """The kernels, run by Triton's interpreter in a process of their own, pass the comparison with `attach`."""
     pytest.importorskip("triton")
     code = (
-        "import sys; sys.argv = ['x']\n"
         "import tests.engine.test_graphs as t\n"
-        "from steerkit.engine import Graphs\n"
         "from steerkit.steer import fused\n"
         "t.GRAPHS.kernels = fused\n"
-        "from hypothesis import settings\n"
-        "settings(t.test_steps_of_fixed_shape_equal_attach, max_examples=5)\n"
-        "t.test_steps_of_fixed_shape_equal_attach()\n"
+        "@t.settings(deadline=None, max_examples=12)\n"
+        "@t.given(t.st.lists(t.policies(), min_size=3, max_size=3))\n"
+        "def compare(drawn):\n"
+        "    plan = t.compile_plan(drawn, t.SAES)\n"
+        "    t.same(plan, [plan.row(held) for held in drawn])\n"
+        "compare()\n"
+        "t.test_a_change_of_policies_prepares_nothing()\n"
         "assert t.GRAPHS.statistics.generations\n"
     )
     environment = {**os.environ, "TRITON_INTERPRET": "1"}

@@ -64,9 +64,7 @@ def load(
         ModelError, SaeError, PolicyError, AuditError: with what was got, what was expected and what to do.
     """
     loaded = load_model(model, device=device, dtype=dtype, device_map=device_map, revision=revision)
-    suite = _saes(model, saes, saes_revision)
-    if suite is not None:
-        _check_saes(suite, loaded, named=not isinstance(saes, SaeSet))
+    suite = _checked(_saes(model, saes, saes_revision), loaded, named=not isinstance(saes, SaeSet))
     make = partial(Runtime, loaded, suite, () if policy is None else policy, base=base, untrusted=untrusted)
     told: dict[str, Any] = {"on_record": on_record, "counterfactual": counterfactual, "prefix_cache": prefix_cache}
     return make(store=_store(audit), on_audit_failure=on_audit_failure, graphs=graphs, **told)
@@ -98,9 +96,7 @@ def load_recorded(
         return Runtime(loaded)
     is_there = had is not None and (Path(had["name"]).exists() or box_folder(name) is None)
     suite = _saes(name, saes or (had["name"] if had and is_there else None), None)
-    if suite is not None:
-        _check_saes(suite, loaded, named=False)
-    return Runtime(loaded, suite)
+    return Runtime(loaded, _checked(suite, loaded, named=False))
 
 
 def _device(recorded: str) -> str:
@@ -124,8 +120,10 @@ def _store(audit: str | Path | Store | Literal[False] | None) -> Store | None:
     return audit if isinstance(audit, Store) else Store(default_store() if audit is None else Path(audit))
 
 
-def _check_saes(saes: SaeSet, loaded: LoadedModel, named: bool) -> None:
-    """Refuse SAEs of another model: by name where the model has one, by layers and width always."""
+def _checked(saes: SaeSet | None, loaded: LoadedModel, named: bool) -> SaeSet | None:
+    """The same set; one of another model is refused: by name where the model has one, by layers and width always."""
+    if saes is None:
+        return None
     if named and loaded.published_name not in (None, saes.model_name):
         raise SaeError(
             f"{saes.name}: trained on {saes.model_name}, but the model is {loaded.published_name}; expected SAEs of "
@@ -142,3 +140,4 @@ def _check_saes(saes: SaeSet, loaded: LoadedModel, named: bool) -> None:
                 f"{saes.checkpoints[layer].path}: reads width {sae.d_in}, but layer {layer}'s o_proj of {loaded.name} "
                 f"{does} {width}; expected SAEs trained on this model"
             )
+    return saes

@@ -32,7 +32,7 @@ PROMPTS = [[5, 17, 301, 44], [8, 33, 2, 900, 5, 7, 7], [64, 1, 7]]
 
 
 def told(plan: Plan, rows: Sequence[int], graphs: Graphs | None) -> tuple[Tape, torch.Tensor]:
-    """The conversations as a left-padded batch, their replies token by token; the tape and all logits of the replies."""
+    """The conversations as a left-padded batch, their replies token by token; the tape and the replies' logits."""
     prompts, replies = zip(*CONVERSATIONS, strict=True)
     length = min(map(len, replies))
     batch = Batch.of(prompts, 0, CPU)
@@ -216,6 +216,21 @@ def test_what_does_not_fit_goes_on_as_ever() -> None:
     assert replies(model, saes, [(rebuilt,)], graphs)[0] == replies(model, saes, [(rebuilt,)], None)[0]
     assert "policy p steer 'r': write_back: reconstruction needs the whole dictionary" in graphs.refused
     assert graphs.statistics == (0, 0, 2)
+
+
+def test_a_step_that_cannot_be_prepared_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where preparing a step fails, as for want of memory, the same tokens are made as ever."""
+
+    def fail(*args: object) -> None:
+        raise RuntimeError("CUDA out of memory.\nTried to allocate")
+
+    model = small_model()
+    saes, graphs = planted_saes(model), Graphs(model)  # type: ignore[arg-type]
+    monkeypatch.setattr("steerkit.engine.step_cache.StepCache.begin", fail)
+    found, tape = replies(model, saes, [(clamp(30.0),)], graphs)
+    assert found == replies(model, saes, [(clamp(30.0),)], None)[0]
+    assert tape.decoding == "step by step: CUDA out of memory."
+    assert graphs.statistics.generations == 0
 
 
 def test_plain_attach_takes_a_static_cache() -> None:

@@ -53,8 +53,7 @@ def load(
         on_audit_failure: `block`: where a record cannot be written, nothing is released and nothing is run; `warn`: it
             is, with a warning, and the run's next record says how many were lost.
         on_record: told of each record once it is on disk.
-        counterfactual: make each steered turn without steering as well, in one more row of its batch, and record what
-            the model would have called.
+        counterfactual: make each steered turn without steering as well, beside it in its batch, and record it.
         prefix_cache: how much memory, such as `1 GiB`, may hold what prompts begin with, so that a conversation's next
             turn reads only what is new; False for none. It changes no turn.
         graphs: make tokens with steps of fixed shape, on a GPU each captured once in a CUDA graph with steering inside

@@ -14,7 +14,7 @@ POLICIES = Path(__file__).parents[2] / "policies"
 
 
 def turns(runtime: Runtime) -> tuple[list[tuple[object, ...]], set[str | None]]:
-    """What some turns under several policies say, show and are judged to be, and how their records say they were made."""
+    """What some turns under several policies say, show and are judged to be, and how they were made."""
     found, said = [], set()
     assert runtime.store is not None
     for policy in ("orders", "shell", "payments", "orders"):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from steerkit.errors import SteeringError
-from steerkit.steer.gates import Leaf, own_leaves
+from steerkit.steer.gates import Leaf
 from steerkit.steer.plan import Plan, Rule
 
 _SIZES: Final = ("features", "rules", "readings", "terms", "depth", "window")
@@ -73,6 +73,13 @@ class Capacity:
         return replace(self, features=features, rules=rules, readings=readings, terms=terms, window=window)
 
 
+class KnownLeaf(NamedTuple):
+    """A reading, and the layer at which the gates are known that read it; those of another layer read their own."""
+
+    layer: int
+    leaf: Leaf
+
+
 @dataclass(frozen=True)
 class Share:
     """What of a plan belongs to one of its rows, numbered anew from its own beginning."""
@@ -80,7 +87,7 @@ class Share:
     columns: tuple[int, ...]
     """Its rules' columns in the plan; the first is its rule 1."""
     rules: tuple[Rule, ...]
-    leaves: tuple[Leaf, ...]
+    leaves: tuple[KnownLeaf, ...]
     terms: tuple[tuple[int, tuple[tuple[int, bool], ...]], ...]
     """The rule that each opens, and the readings that it wants, true or false."""
     places: Mapping[int, tuple[int, ...]]
@@ -94,7 +101,7 @@ class Cut:
     plan: Plan
     shares: tuple[Share, ...]
     """By row; nothing belongs to row 0."""
-    leaves: tuple[Leaf, ...]
+    leaves: tuple[KnownLeaf, ...]
     """All readings of the plan, in the order of its tables."""
     needs: Capacity
     """The least room that every row fits in."""
@@ -115,10 +122,9 @@ def cut_plan(plan: Plan, kept: Iterable[int] = ()) -> Cut:
         layer: {index: n for n, index in enumerate(table.indices.tolist())} for layer, table in plan.sites.items()
     }
     shares = tuple(_share(plan, held.get(row, []), places) for row in range(len(plan.rows) + 1))
-    leaves: list[Leaf] = []
+    leaves: list[KnownLeaf] = []
     for _, gates in sorted(plan.gates.items()):
-        rules = plan.rules[gates.rules.start - 1 : gates.rules.stop - 1]
-        leaves += own_leaves([rule.gate for rule in rules if rule.gate is not None])
+        leaves += _leaves(plan.rules[gates.rules.start - 1 : gates.rules.stop - 1])
     return Cut(plan, shares, tuple(leaves), _needs(plan, shares, frozenset(kept)))
 
 
@@ -135,20 +141,26 @@ def _unfit(plan: Plan) -> str | None:
 
 def _share(plan: Plan, columns: Sequence[int], places: Mapping[int, Mapping[int, int]]) -> Share:
     rules = tuple(plan.rules[column - 1] for column in columns)
-    leaves = own_leaves([rule.gate for rule in rules if rule.gate is not None])
-    number = {leaf: n for n, leaf in enumerate(leaves)}
+    leaves = _leaves(rules)
+    number = {known: n for n, known in enumerate(leaves)}
     terms = tuple(
-        (n, tuple((number[leaf], wanted) for leaf, wanted in term))
+        (n, tuple((number[KnownLeaf(rule.gate.layer, leaf)], wanted) for leaf, wanted in term))
         for n, rule in enumerate(rules, start=1)
         if rule.gate is not None
         for term in rule.gate.terms
     )
     wanted = {feature for rule in rules for feature in rule.edits}
-    wanted |= {feature for leaf in leaves for feature, _ in leaf.weights}
+    wanted |= {feature for known in leaves for feature, _ in known.leaf.weights}
     here: dict[int, list[int]] = {layer: [] for layer in plan.sites}
     for feature in sorted(wanted):
         here[feature.layer].append(places[feature.layer][feature.index])
     return Share(tuple(columns), rules, leaves, terms, {layer: tuple(found) for layer, found in here.items()})
+
+
+def _leaves(rules: Sequence[Rule]) -> tuple[KnownLeaf, ...]:
+    """The readings of rules, each once, in the order of the plan's tables."""
+    gates = [rule.gate for rule in rules if rule.gate is not None]
+    return tuple(dict.fromkeys(KnownLeaf(gate.layer, leaf) for gate in gates for leaf in gate.leaves))
 
 
 def _needs(plan: Plan, shares: Sequence[Share], kept: frozenset[int]) -> Capacity:
@@ -162,7 +174,7 @@ def _needs(plan: Plan, shares: Sequence[Share], kept: frozenset[int]) -> Capacit
         readings=max(len(share.leaves) for share in shares),
         terms=max(len(share.terms) for share in shares),
         depth=max(len(table.owner) for table in plan.sites.values()),
-        window=max((leaf.window for share in shares for leaf in share.leaves), default=0),
+        window=max((known.leaf.window for share in shares for known in share.leaves), default=0),
         read=read,
         edited=edited,
         gated=frozenset(plan.gates),

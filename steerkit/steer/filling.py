@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from steerkit.chat.places import places_of
 from steerkit.errors import SteeringError
 from steerkit.steer.capacity import Cut, Share
 from steerkit.steer.fixed import FixedSite, FixedSteering
-from steerkit.steer.gates import FOREVER
+from steerkit.steer.gates import FOREVER, Leaf
 from steerkit.steer.layout import COLUMN_PLACES, Layout
 from steerkit.steer.memory import NEVER, GateMemory
 from steerkit.steer.plan import Plan, SiteTable
@@ -120,9 +121,9 @@ class Filling:
     def _numbers_in_the_plan(self) -> tuple[Tensor, Tensor]:
         """`(B, R)` column in the plan of each rule, and `(B, L)` of each reading; for none, 0 and one past the end."""
         room, leaves = self.steering.room, self.cut.leaves
-        number = {leaf: n for n, leaf in enumerate(leaves)}
+        number = {known: n for n, known in enumerate(leaves)}
         columns = self._each(lambda share: [0, *share.columns], room.rules, 0)
-        own = self._each(lambda share: [number[leaf] for leaf in share.leaves], room.readings, len(leaves))
+        own = self._each(lambda share: [number[known] for known in share.leaves], room.readings, len(leaves))
         return columns, own
 
     def _each(self, values: Callable[[Share], Iterable[float]], size: int, pad: float) -> Tensor:
@@ -139,14 +140,12 @@ class Filling:
         steering.hold.copy_(self._each(lambda s: [1, *(_hold(r.gate.hold if r.gate else 1) for r in s.rules)], R, 1))
         if not L:
             return
-        for part, pad, name in zip(
-            steering.bounds, (0.0, 0.0, 0.0, math.nan), ("bias", "low", "high", "off"), strict=True
-        ):
-            part.copy_(self._each(lambda s, name=name: [_number(getattr(leaf, name)) for leaf in s.leaves], L, pad))  # type: ignore[misc]
-        steering.read_at.copy_(self._each(lambda s: [leaf.layer for leaf in s.leaves], L, -1))
-        windows = self._each(lambda s: [leaf.window for leaf in s.leaves], L, 0)
+        bounds = self._each(lambda s: chain.from_iterable(_bounds(leaf) for _, leaf in s.leaves), 4 * L, math.nan)
+        steering.bounds.copy_(bounds.view(-1, L, 4).permute(2, 0, 1))
+        steering.read_at.copy_(self._each(lambda s: [known.layer for known in s.leaves], L, -1))
+        windows = self._each(lambda s: [leaf.window for _, leaf in s.leaves], L, 0)
         steering.windowed.copy_(windows > 1)
-        steering.means.copy_(self._each(lambda s: [leaf.mean for leaf in s.leaves], L, False))
+        steering.means.copy_(self._each(lambda s: [leaf.mean for _, leaf in s.leaves], L, False))
         ages = torch.arange(room.window - 1, -1, -1, device=steering.device)
         steering.spans.copy_(ages < windows.unsqueeze(-1))
         self._fill_terms()
@@ -244,7 +243,7 @@ class Filling:
             room, share = self.steering.room, self.cut.shares[row]
             allowed = [False, *(rule.place in here for rule in share.rules)]
             reads = [False, *(rule.reads_at in here for rule in share.rules)]
-            counts = [leaf.at is None or leaf.at in here for leaf in share.leaves]
+            counts = [leaf.at is None or leaf.at in here for _, leaf in share.leaves]
             padded = zip((allowed, reads, counts), (room.rules, room.rules, room.readings), strict=True)
             flat = [value for part, size in padded for value in part + [False] * (size - len(part))]
             self._known[row, here] = torch.tensor(flat, dtype=torch.bool)
@@ -255,5 +254,5 @@ def _hold(tokens: float) -> int:
     return int(min(tokens, FOREVER))
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+def _bounds(leaf: Leaf) -> tuple[float, float, float, float]:
+    return leaf.bias, leaf.low, leaf.high, math.nan if leaf.off is None else leaf.off

@@ -106,7 +106,7 @@ class FixedSteering:
         self.bounds = torch.zeros(4, self.rows, L, device=self.device)
         """`(4, B, L)` bias, low, high and off of each reading; off is NaN without hysteresis."""
         self.read_at = self._integers(L)
-        """`(B, L)` the layer at which each reading is complete."""
+        """`(B, L)` the layer at which the gates are known that read each reading."""
         self.spans, self.windowed, self.means = self._flags(L, room.window), self._flags(L), self._flags(L)
         """`(B, L, W)` which of the last W tokens a reading goes over, the last of them last; `(B, L)` whether it goes
         over more than one, and whether it is their mean."""

@@ -22,9 +22,9 @@ from steerkit.engine import Batch, Graphs, Sampling, cache_name, generate
 from steerkit.policy import Policy
 from steerkit.runtime import Runtime
 from steerkit.sae import SaeSet
-from steerkit.steer import Plan, Tape, attach, compile_plan
+from steerkit.steer import Filling, FixedSteering, Plan, Tape, attach, compile_plan, cut_plan
 from steerkit.testing import planted_policy, planted_saes, small_model
-from tests.steer.test_gates import CONVERSATIONS, FEATURES, MODEL, SAES, TOKENIZER, rules
+from tests.steer.test_gates import CONVERSATIONS, FEATURES, MODEL, SAES, TOKENIZER, cut, rules
 
 GRAPHS = Graphs(MODEL)  # type: ignore[arg-type]
 CPU = torch.device("cpu")
@@ -34,7 +34,7 @@ PROMPTS = [[5, 17, 301, 44], [8, 33, 2, 900, 5, 7, 7], [64, 1, 7]]
 def told(plan: Plan, rows: Sequence[int], graphs: Graphs | None) -> tuple[Tape, torch.Tensor]:
     """The conversations as a left-padded batch, their replies token by token; the tape and the replies' logits."""
     prompts, replies = zip(*CONVERSATIONS, strict=True)
-    length = min(map(len, replies))
+    length = max(map(len, replies))  # the shorter ones are said again
     batch = Batch.of(prompts, 0, CPU)
     width = batch.ids.shape[1]
     positions = (batch.mask.cumsum(-1) - 1).clamp(min=0)
@@ -54,7 +54,7 @@ def told(plan: Plan, rows: Sequence[int], graphs: Graphs | None) -> tuple[Tape, 
             reader = graphs.take_over(tape.handover, cache, batch.mask, positions[:, -1:], length)
             assert reader is not None, graphs.refused
         for number in range(length):
-            tokens = [reply[number] for reply in replies]
+            tokens = [reply[number % len(reply)] for reply in replies]
             if reader is not None:
                 found.append(reader.step(tokens).clone())
                 continue
@@ -120,6 +120,52 @@ def test_the_drawn_policies_act() -> None:
         return any(bool(part[0, -3:].any()) for part in opened.values())
 
     assert find(policies(), acts, settings=settings(deadline=None, max_examples=300))
+
+
+@pytest.mark.parametrize("place", ["any", "call", "text"])
+def test_latches_count_their_place_alone(place: str) -> None:
+    """Hysteresis is set and ended by the tokens of its place, whatever others show in between."""
+    rows = []
+    for number, feature in enumerate(sorted(FEATURES)):
+        gate = {"feature": feature, "above": cut(feature, 0.8), "off_below": cut(feature, 0.2), "at": place}
+        rule = {"name": "r", "when": gate, "where": "any"}
+        features = {**FEATURES, "edited": (2, 11)}
+        steer = [{**rule, "edit": {"edited": {"shift": 0.001}}}]
+        rows.append((planted_policy(f"p{number}", features, steer=steer),))
+    plan = compile_plan(rows, SAES)
+    for first in (1, 4):
+        tape = same(plan, range(first, first + 3))
+        opened = tape.opened()[2][:, -20:]
+        assert opened.any()
+        assert not opened.all()
+
+
+def test_a_late_rule_edits_every_layer_by_what_was_before() -> None:
+    """A gate that reads the top opens its rule from the next token on, at the top as well."""
+    features = {"low": (0, 11), "top": (2, 11), "g": (2, 7)}
+    edit = {"low": {"shift": 0.02}, "top": {"shift": 0.02}}
+    rule = {"name": "r", "when": {"feature": "g", "above": cut("l2_7", 0.5)}, "where": "reply", "edit": edit}
+    plan = compile_plan([(planted_policy("p", features, steer=[rule]),)], SAES)
+    assert plan.has_late_rules
+    opened = same(plan, [1, 1, 1]).opened()
+    assert torch.equal(opened[0], opened[2])
+    assert opened[0][..., 1].any()
+    assert not opened[0][:, -5:, 1].all()
+
+
+def test_what_is_not_touched_keeps_even_the_sign_of_zero() -> None:
+    """Adding nothing would turn -0.0 into 0.0."""
+    model = small_model()
+    plan = compile_plan([(clamp(30.0, when={"feature": "g", "above": 1e6}),), (clamp(30.0),)], planted_saes(model))
+    steering = FixedSteering(model, cut_plan(plan).needs, 2, 4)
+    Filling(steering, cut_plan(plan), [1, 2])
+    y = torch.full((2, 1, 32), -0.0)
+    steering.begin()
+    for site in steering.sites.values():
+        out = steering.step(site, y)
+        if out is not None:
+            assert torch.equal(out[0].signbit(), y[0].signbit())
+    assert out is None or not torch.equal(out[1], y[1])
 
 
 def test_a_wrong_memory_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,7 +164,7 @@ class Graphs:
     def _step(self, cut: Cut, like: DynamicCache, rows: int, columns: int) -> Step:
         """A step with room for a plan; one that has too little is made anew with room for what it had as well."""
         weights = tuple(weight.data_ptr() for weight in self._model.parameters())
-        key = (rows, columns, weights, cut.needs.kept if not cut.plan.rules else None)
+        key = (rows, columns, weights, cut.plan.inputs, None if cut.plan.rules else cut.needs.kept)
         found = self._steps.get(key)
         if found is None or found.room.lacks(cut.needs) is not None:
             room = cut.needs if found is None else found.room.joined(cut.needs)

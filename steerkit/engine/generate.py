@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from steerkit.engine.graphs import GraphReader, Graphs
 from steerkit.engine.prefixes import PrefixReader, Reuse
 from steerkit.engine.sampling import Sampler, Sampling
-from steerkit.steer import find_sites
+from steerkit.steer import Handover, find_sites
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ def generate(
     split_prompt: bool = False,
     ends: Sequence[int] = (),
     reuse: Reuse | None = None,
+    graphs: Graphs | None = None,
+    handover: Handover | None = None,
 ) -> Generator[list[int | None], Collection[int] | None]:
     """Yield, step by step, the next token of each sequence, None once it has stopped; a stop token is the last.
 
@@ -66,11 +69,24 @@ def generate(
         split_prompt: feed the prompts' last tokens by themselves, for gates that act from the next token on.
         ends: columns at which the prompt is cut into pieces that are fed one after the other; of one prompt only.
         reuse: where its pieces are looked up and kept.
+        graphs: prepared steps to decode with, together with the `handover` of the tape that the prompt is read under.
     """
     sampler = Sampler(sampling, batch.ids.device)
     reader = _Reader(model, batch)
     left = [setting.max_new_tokens for setting in sampling]
     logits = reader.prompt(split_prompt, ends, reuse)
+    if graphs is not None and handover is not None and max(left) > 1:
+        reader.go_on_with(graphs, handover, max(left) - 1)
+    try:
+        yield from _decode(reader, sampler, logits, left, stops, pad)
+    finally:
+        reader.close()
+
+
+def _decode(
+    reader: _Reader, sampler: Sampler, logits: Tensor, left: list[int], stops: Collection[int], pad: int
+) -> Generator[list[int | None], Collection[int] | None]:
+    """The tokens from the first on, of which each sequence may have so many."""
     while True:
         chosen = sampler(logits)
         tokens: list[int | None] = [
@@ -107,6 +123,7 @@ class _Reader:
         self._model, self._batch, self._mask = model, batch, batch.mask
         self._cache = DynamicCache(config=model.config)
         self._positions = (batch.mask.cumsum(dim=-1) - 1).clamp(min=0)
+        self._graph: GraphReader | None = None
 
     def prompt(self, split: bool, ends: Sequence[int] = (), reuse: Reuse | None = None) -> Tensor:
         """Logits after the prompts; `split` feeds their last tokens by themselves, `ends` cuts what is before them."""
@@ -126,10 +143,23 @@ class _Reader:
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Logits after one more token of each sequence."""
+        if self._graph is not None:
+            return self._graph.step(tokens)
         ids = torch.tensor(tokens, device=self._mask.device).unsqueeze(-1)
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=-1)
         self._positions = self._positions[:, -1:] + 1
         return _logits(self._model, ids, self._mask, self._positions, self._cache)
+
+    def go_on_with(self, graphs: Graphs, handover: Handover, tokens: int) -> None:
+        """Decode with prepared steps from here on, if they can be."""
+        self._graph = graphs.take_over(handover, self._cache, self._mask, self._positions[:, -1:], tokens)
+        if self._graph is not None:
+            self._cache = DynamicCache(config=self._model.config)  # it was copied
+
+    def close(self) -> None:
+        """Leave on the tape what prepared steps have done."""
+        if self._graph is not None:
+            self._graph.close()
 
 
 def cache_name(model: nn.Module) -> str:

@@ -50,7 +50,9 @@ def finish_turns(
         if one.unsteered is not None:
             turn = replace(turn, counterfactual=next(beside))
         batch = {"size": len(prepared), "row": row}
-        turns.append(turn if store is None else append_turn(store, turn, context_of(loaded, saes, one, seconds, batch)))
+        if store is not None:
+            turn = append_turn(store, turn, context_of(loaded, saes, one, seconds, batch, tape.decoding))
+        turns.append(turn)
     return turns
 
 

@@ -36,6 +36,7 @@ def load(
     counterfactual: bool = False,
     prefix_cache: str | int | bool = DEFAULT,
     prepack: Prepack = "auto",
+    graphs: bool | Literal["auto"] = "auto",
 ) -> Runtime:
     """A runtime on a model.
 
@@ -50,15 +51,14 @@ def load(
         revision, saes_revision: of the model and of the SAEs on the hub.
         audit: the store's file (default: `audit.db` in `$STEERKIT_HOME`), an open store, or False for no records.
         untrusted: what happens to control tokens in user text, tool results and descriptions.
-        on_audit_failure: `block`: where a record cannot be written, nothing is released and nothing is run; `warn`: it
-            is, with a warning, and the run's next record says how many were lost.
+        on_audit_failure: `block`: where a record cannot be written, nothing is released or run; `warn`: it is, with a
+            warning, and the run's next record says how many were lost.
         on_record: told of each record once it is on disk.
-        counterfactual: make each steered turn without steering as well, in one more row of its batch, and record what
-            the model would have called.
-        prefix_cache: how much memory, such as `1 GiB`, may hold what prompts begin with, so that a conversation's next
-            turn reads only what is new; False for none. It changes no turn.
-        prepack: keep linear weights a second time as a CPU reads them fastest; `auto`: where that is measured to be
-            faster and takes 32 MiB to 2 GiB. The last bits of logits differ; records say it.
+        counterfactual: make each steered turn without steering as well, beside it in its batch, and record it.
+        prefix_cache: how much memory, such as `1 GiB`, may hold what prompts begin with; False for none.
+        prepack: keep linear weights a second time as a CPU reads them fastest; `auto`: where that is faster.
+        graphs: make tokens with steps of fixed shape, on a GPU captured in a CUDA graph; `auto`: on a GPU. What does
+            not fit, a TopK SAE for one, is made step by step, and the record says so.
 
     Raises:
         ModelError, SaeError, PolicyError, AuditError: with what was got, what was expected and what to do.
@@ -67,7 +67,7 @@ def load(
     suite = _checked(_saes(model, saes, saes_revision), loaded, named=not isinstance(saes, SaeSet))
     make = partial(Runtime, loaded, suite, () if policy is None else policy, base=base, untrusted=untrusted)
     told: dict[str, Any] = {"on_record": on_record, "counterfactual": counterfactual, "prefix_cache": prefix_cache}
-    return make(store=_store(audit), on_audit_failure=on_audit_failure, **told)
+    return make(store=_store(audit), on_audit_failure=on_audit_failure, graphs=graphs, **told)
 
 
 def load_recorded(
@@ -123,7 +123,7 @@ def _store(audit: str | Path | Store | Literal[False] | None) -> Store | None:
 
 
 def _checked(saes: SaeSet | None, loaded: LoadedModel, named: bool) -> SaeSet | None:
-    """The SAEs, unless they are of another model: by name where the model has one, by layers and width always."""
+    """The same set; one of another model is refused: by name where the model has one, by layers and width always."""
     if saes is None:
         return None
     if named and loaded.published_name not in (None, saes.model_name):

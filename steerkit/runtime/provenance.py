@@ -33,9 +33,17 @@ def opening_of(loaded: LoadedModel, saes: SaeSet | None, policies: Sequence[Poli
 
 
 def context_of(
-    loaded: LoadedModel, saes: SaeSet | None, one: Prepared, seconds: float, batch: Mapping[str, int]
+    loaded: LoadedModel,
+    saes: SaeSet | None,
+    one: Prepared,
+    seconds: float,
+    batch: Mapping[str, int],
+    decoding: str | None = None,
 ) -> Context:
-    """Model, SAEs, policies, settings and libraries of a request, how long its generation took, and in which batch."""
+    """Model, SAEs, policies, settings and libraries of a request, how long its generation took, and in which batch.
+
+    `decoding` is said where its tokens were not made by hooks on the model alone: a graph may round otherwise.
+    """
     return Context(
         messages=one.request.messages,
         tools=one.tools,
@@ -46,7 +54,7 @@ def context_of(
         sampling=asdict(one.request.sampling),
         libraries=_libraries(),
         seconds=seconds,
-        machine=_machine(loaded),
+        machine=_machine(loaded) | ({} if decoding is None else {"decoding": decoding}),
         batch=batch,
     )
 

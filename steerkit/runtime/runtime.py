@@ -7,11 +7,11 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Literal, Self, Unpack
 
 from steerkit.audit import OnFailure, OnRecord, RunLog, Store
 from steerkit.chat import Event, Parser, Wire, place_machine
-from steerkit.engine import DEFAULT, Batch, LoadedModel, PrefixCache, Sampling, bytes_of, generate
+from steerkit.engine import DEFAULT, Batch, Graphs, LoadedModel, PrefixCache, Sampling, bytes_of, generate
 from steerkit.errors import SteeringError
 from steerkit.policy import Policy
 from steerkit.runtime import drive, retry
@@ -51,6 +51,7 @@ class Runtime:
         on_record: OnRecord | None = None,
         counterfactual: bool = False,
         prefix_cache: str | int | bool = DEFAULT,
+        graphs: bool | Literal["auto"] = "auto",
     ) -> None:
         self.loaded, self.saes = loaded, saes
         self.counterfactual = counterfactual
@@ -58,6 +59,9 @@ class Runtime:
         limit = bytes_of(prefix_cache)
         self.prefix_cache: PrefixCache | None = PrefixCache(limit) if limit else None
         """What prompts began with, read and steered, for the next turn; `prefix_cache.statistics` says how it does."""
+        wanted = loaded.device.type == "cuda" if graphs == "auto" else graphs
+        self.graphs: Graphs | None = Graphs(loaded.model) if wanted else None
+        """Prepared steps that tokens are made with; `graphs.statistics` says how they do, None where there are none."""
         self.untrusted = untrusted
         self.wire = Wire.of(loaded.tokenizer)
         self.base: tuple[Policy, ...] = policies_for(base, loaded, saes)
@@ -264,6 +268,7 @@ class Runtime:
             tripwires = Tripwires(loaded, self.saes, prepared, tape)
             ends, reuse = pieces_of(rows, loaded, self.saes, tape, self.prefix_cache)
             how: dict[str, Any] = {"split_prompt": plan.has_late_rules, "ends": ends, "reuse": reuse}
+            how |= {"graphs": self.graphs, "handover": tape.handover}
             steps = generate(loaded.model, batch, sampling, self.wire.stops, pad, **how)
             tokens = next(steps, None)
             while tokens is not None:

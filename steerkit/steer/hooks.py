@@ -1,4 +1,4 @@
-"""Puts a plan on a model for the length of a `with`. The only file that registers hooks."""
+"""Puts a plan on a model for the length of a `with`, for passes of any shape."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from steerkit.chat.places import PlaceMachine
 from steerkit.errors import SteeringError
 from steerkit.steer import ops
+from steerkit.steer.filling import Handover
 from steerkit.steer.layout import Layout, Window, needs_tokens
 from steerkit.steer.marks import Marks
 from steerkit.steer.memory import GateMemory
@@ -64,6 +65,8 @@ def attach(
     run = _Pass(plan, tape, layout)
     tape.marks = Marks(tape, layout, run.memories)
     with ExitStack() as stack:
+        stack.callback(setattr, tape, "handover", None)
+        tape.handover = Handover(plan, tape, layout, run.memories, run.pause, stack.close)
         stack.callback(sites.body.register_forward_pre_hook(run.begin, with_kwargs=True).remove)
         for layer in layers:
             hook, site = run.hook(layer, plan.sites.get(layer)), sites.outputs[layer]
@@ -86,6 +89,8 @@ class _Pass:
         late = torch.tensor([False, *(rule.late for rule in plan.rules)])
         self.late = late.to(layout.device) if plan.has_late_rules else None
         self.window: Window | None = None
+        self.paused = False
+        """Whether the hooks do nothing, while passes run that are none of the generation's."""
         self.active = False
         """Whether any rule may read or touch a token of this pass."""
         self.first = 0
@@ -98,8 +103,19 @@ class _Pass:
         numbers = [0, *(self.places.index(place) for place in places)]
         return torch.tensor(numbers, device=self.layout.device)
 
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Let passes run that are none of the generation's."""
+        self.paused = True
+        try:
+            yield
+        finally:
+            self.paused = False
+
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the first layer: find out where the tokens stand and which rules they allow."""
+        if self.paused:
+            return
         tokens = args[0] if args else kwargs.get("input_ids")
         if tokens is None:
             tokens = kwargs["inputs_embeds"]
@@ -128,6 +144,8 @@ class _Pass:
         """The hook of one site: copy, read, gate, write. Before the module it takes the input, after it the output."""
 
         def on_pass(module: nn.Module, args: tuple[Tensor, ...], output: Tensor | None = None) -> Tensor | None:
+            if self.paused:
+                return None
             y = _given(layer, args) if output is None else output
             if self.window is None:
                 raise SteeringError(f"layer {layer}: its o_proj ran outside a forward pass of the decoder")

@@ -15,13 +15,13 @@ from steerkit.types import PROMPT_PLACES, Place
 
 CACHE_NAMES = ("cache", "past_key_values")
 """What transformers calls the cache of keys and values: from 5.24 on, and before."""
-_COLUMN_PLACES = frozenset({"any", "prompt", "reply", "reply.start"})
+COLUMN_PLACES = frozenset({"any", "prompt", "reply", "reply.start"})
 """Places that are known from columns alone; the others are read from the tokens."""
 
 
 def needs_tokens(places: Iterable[Place]) -> bool:
     """Whether the tokens must be read to know these places."""
-    return not set(places) <= _COLUMN_PLACES
+    return not set(places) <= COLUMN_PLACES
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Window:
         """`(B, width)` which tokens stand at `place`; padding stands nowhere."""
         start = self.reply_start.unsqueeze(-1) if isinstance(self.reply_start, Tensor) else self.reply_start
         columns = self.columns.expand(len(self.rows), -1)
-        if place not in _COLUMN_PLACES:
+        if place not in COLUMN_PLACES:
             assert self.stands is not None  # the layout was told of the places
             mask = self.stands.at(place)
         elif place == "prompt":
@@ -130,6 +130,16 @@ class Layout:
     def standings(self) -> Standings | None:
         """Where the sequences stand by the conversation's grammar; None where no place asks."""
         return self._standings
+
+    @property
+    def seen(self) -> int:
+        """Columns read so far."""
+        return self._seen
+
+    @property
+    def before(self) -> Tensor | int:
+        """Tokens read so far, padding not counted, `(B,)` where it differs; 0 where no rule needs to know."""
+        return self._before
 
     def go_on(self, column: int) -> None:
         """Take it that the one sequence was read up to a column, without padding; its prompt's length is known."""

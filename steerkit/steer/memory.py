@@ -14,7 +14,7 @@ from torch import Tensor
 from steerkit.steer import ops
 from steerkit.steer.gates import FOREVER, GateTable
 
-_NEVER = -2 * FOREVER
+NEVER = -2 * FOREVER
 """Number of the token at which a gate was last open, for one that never was."""
 
 
@@ -84,7 +84,7 @@ class GateMemory:
 
     def keep(self, opened: Tensor, numbers: Tensor) -> Tensor:
         """`(B, T, r)` which gates are open once they are held: opened at a token, or not too long before it."""
-        here = torch.where(opened, numbers.unsqueeze(-1), _NEVER)
+        here = torch.where(opened, numbers.unsqueeze(-1), NEVER)
         if self._last_open is not None:
             here[:, 0] = torch.maximum(here[:, 0], self._last_open)
         last = here.cummax(dim=1).values

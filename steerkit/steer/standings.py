@@ -66,6 +66,12 @@ class Standings:
         ]
         return Stands(found, ids.device)
 
+    def go_on(self, tokens: Sequence[int]) -> list[Standing]:
+        """Read one more token of each sequence, all in their replies; where they stand now."""
+        read = self._machine.read
+        self._now = [read(standing, token) for standing, token in zip(self._now, tokens, strict=True)]
+        return self._now
+
     def noted(self) -> tuple[Standing, ...]:
         """Where the sequences stand now."""
         return tuple(self._now)

@@ -12,6 +12,7 @@ from steerkit.errors import SteeringError
 from steerkit.steer.layout import Window
 
 if TYPE_CHECKING:
+    from steerkit.steer.filling import Handover
     from steerkit.steer.marks import Marks
 
 _FIRST_CAPACITY = 256
@@ -40,6 +41,10 @@ class Tape:
         self.reply_start: Tensor | int = 0
         self.marks: Marks | None = None
         """Of the steering that this tape belongs to."""
+        self.decoding: str | None = None
+        """How tokens after the prompt were made, where that was not by `attach` alone."""
+        self.handover: Handover | None = None
+        """For whoever goes on after the prompt in another way."""
 
     def begin_pass(self, window: Window) -> None:
         """A forward pass is about to run."""
@@ -58,6 +63,19 @@ class Tape:
     def keep_open(self, layer: int, opened: Tensor, column: int) -> None:
         """Copy which rules `(B, T, R)` acted at a layer from `column` on."""
         self._write(self._open, layer, opened, column)
+
+    def go_on_in(self, buffers: Mapping[int, Tensor], columns: int) -> None:
+        """Go on in buffers `(B, columns, d_in)` that others write: by layer, with what was kept."""
+        for layer, buffer in buffers.items():
+            buffer[:, : self.length] = self.raw(layer)
+        self._raw = dict(buffers)
+        if self._valid is not None:
+            more = self._valid.new_ones(len(self._valid), columns - self._valid.shape[1])
+            self._valid = torch.cat([self._valid, more], dim=1)
+
+    def leave(self) -> None:
+        """Take what is kept out of the buffers of others."""
+        self._raw = {layer: self.raw(layer).clone() for layer in self._raw}
 
     def part(self, start: int, end: int) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """By layer, copies of the activations and of the rules that acted from column `start` to `end`."""

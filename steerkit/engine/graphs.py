@@ -1,0 +1,189 @@
+"""Decodes with steps of fixed shape, steering inside: on a GPU captured once in a CUDA graph and replayed per token.
+
+The prompt is read as ever. Then keys, values, and what steering has come to are moved into buffers, and each token is
+one replay, under any policies: their tables are buffers too. On a CPU the same step runs without a graph.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+from steerkit.engine.prefixes import can_be_cut
+from steerkit.engine.step_cache import StepCache
+from steerkit.errors import SteeringError
+from steerkit.steer import Capacity, Cut, Filling, FixedSteering, Handover, attach_fixed, cut_plan, fused_kernels
+
+_COLUMNS_AT_ONCE: Final = 256
+"""Sequences are given room in these steps, so that a graph serves many lengths."""
+_MOST_STEPS: Final = 4
+"""How many captured steps are kept; each holds its buffers."""
+_WARM_UP: Final = 3
+
+
+class GraphStatistics(NamedTuple):
+    """What a `Graphs` has done since it was made."""
+
+    captures: int
+    """Steps that were prepared, on a GPU each with a graph."""
+    generations: int
+    """Generations that ran on them."""
+    fallbacks: int
+    """Generations that did not fit and ran as ever."""
+
+
+class Step:
+    """One prepared step of B sequences: its buffers, and on a GPU its graph."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        like: DynamicCache,
+        room: Capacity,
+        rows: int,
+        columns: int,
+        *,
+        kernels: ModuleType | None = None,
+    ) -> None:
+        self._model, self.room = model, room
+        self.cache = StepCache(model, like, rows, columns)
+        self.steering = FixedSteering(model, room, rows, columns, fused=kernels)
+        self._name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._logits = torch.empty(0)
+        self._run()
+        if model.device.type == "cuda":
+            self._capture(model.device)
+
+    def __call__(self) -> Tensor:
+        """Logits `(B, vocabulary)` after the tokens that the cache was fed; overwritten by the next call."""
+        if self._graph is None:
+            return self._run()
+        self._graph.replay()
+        return self._logits
+
+    def _run(self) -> Tensor:
+        self.cache.begin()
+        with attach_fixed(self._model, self.steering):
+            output = self._model(**self.cache.inputs, **{self._name: self.cache.cache}, logits_to_keep=1)
+        return output.logits[:, -1]  # type: ignore[no-any-return]  # transformers' outputs are not typed
+
+    def _capture(self, device: torch.device) -> None:
+        """Record the step; what warming up leaves in the buffers is overwritten before they are used."""
+        side = torch.cuda.Stream(device)
+        side.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP):
+                self._run()
+        torch.cuda.current_stream(device).wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):  # other threads may use the GPU
+            self._logits = self._run()
+
+
+class GraphReader:
+    """Reads on after a prompt, a token of each sequence at a time."""
+
+    def __init__(self, step: Step, filling: Filling) -> None:
+        self._step, self._filling = step, filling
+
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """Logits `(B, vocabulary)` after one more token of each sequence."""
+        self._filling.see(tokens)
+        self._step.cache.feed(torch.tensor(tokens).unsqueeze(-1))
+        return self._step()
+
+    def close(self) -> None:
+        """Leave everything on the tape; the buffers are free then."""
+        self._filling.settle()
+
+
+class Graphs:
+    """Prepared steps of one model, the least recently used dropped first. One generation at a time."""
+
+    def __init__(self, model: PreTrainedModel, *, fused: bool = True) -> None:
+        """For a model; `fused` steers with one kernel per layer on a GPU where Triton works."""
+        self._model = model
+        self.kernels = fused_kernels(model.device) if fused else None
+        self._steps: OrderedDict[tuple[object, ...], Step] = OrderedDict()
+        self._captures = self._generations = self._fallbacks = 0
+        self.refused: str | None = None
+        """Why the last generation did not run on a prepared step; None where it did."""
+
+    @property
+    def statistics(self) -> GraphStatistics:
+        """What it has done so far."""
+        return GraphStatistics(self._captures, self._generations, self._fallbacks)
+
+    def take_over(
+        self, handover: Handover, cache: DynamicCache, mask: Tensor, positions: Tensor, tokens: int
+    ) -> GraphReader | None:
+        """Go on after a prompt that was read under `attach`; None, and `refused` says why, where that cannot be.
+
+        Args:
+            handover: of its tape.
+            cache: what the model made of the prompt.
+            mask: `(B, P)` of the prompt.
+            positions: `(B, 1)` of its last column.
+            tokens: how many more may be read.
+        """
+        self.refused = self._unfit()
+        reader = None
+        if self.refused is None:
+            try:
+                reader = self._take_over(handover, cache, mask, positions, tokens)
+            except (SteeringError, RuntimeError) as error:  # the latter where a step cannot be captured, or no memory
+                self.refused = str(error).splitlines()[0]
+        if reader is None:
+            self._fallbacks += 1
+            handover.tape.decoding = f"step by step: {self.refused}"
+            return None
+        self._generations += 1
+        handover.tape.decoding = "CUDA graph" if self._model.device.type == "cuda" else "fixed steps"
+        return reader
+
+    def _take_over(
+        self, handover: Handover, cache: DynamicCache, mask: Tensor, positions: Tensor, tokens: int
+    ) -> GraphReader:
+        cut = cut_plan(handover.plan, handover.tape.kept)
+        columns = -(-(mask.shape[1] + tokens) // _COLUMNS_AT_ONCE) * _COLUMNS_AT_ONCE
+        with handover.pause():
+            step = self._step(cut, cache, len(mask), columns)
+        filling = Filling(step.steering, cut, handover.rows)
+        step.cache.fill(cache, mask, positions)
+        filling.go_on(handover)
+        return GraphReader(step, filling)
+
+    def _step(self, cut: Cut, like: DynamicCache, rows: int, columns: int) -> Step:
+        """A step with room for a plan; one that has too little is made anew with room for what it had as well."""
+        weights = tuple(weight.data_ptr() for weight in self._model.parameters())
+        key = (rows, columns, weights, cut.plan.inputs, None if cut.plan.rules else cut.needs.kept)
+        found = self._steps.get(key)
+        if found is None or found.room.lacks(cut.needs) is not None:
+            room = cut.needs if found is None else found.room.joined(cut.needs)
+            self._steps.pop(key, None)  # its memory is needed
+            del found
+            found = self._steps[key] = Step(self._model, like, room.rounded(), rows, columns, kernels=self.kernels)
+            self._captures += 1
+        self._steps.move_to_end(key)
+        while len(self._steps) > _MOST_STEPS:
+            self._steps.popitem(last=False)
+        return found
+
+    def _unfit(self) -> str | None:
+        model: nn.Module = self._model
+        if not can_be_cut(self._model):
+            return "the model's cache is not one of keys and values that look back only"
+        if len({weight.device for weight in model.parameters()}) > 1:
+            return "the model is spread over several devices"
+        attention = str(self._model.config._attn_implementation)
+        if attention not in ("sdpa", "eager"):
+            return f"attention is {attention}; expected sdpa or eager"
+        return None

@@ -72,7 +72,8 @@ class SaeSet(Mapping[int, Sae]):
         """The layer's SAE on a device, its weights as stored or in `dtype`: itself, or a copy made once and kept."""
         key = (layer, device, dtype)
         if key not in self._copies:
-            self._copies[key] = self[layer].to(device, dtype)
+            with torch.inference_mode(False):  # what is kept may be wanted for gradients later
+                self._copies[key] = self[layer].to(device, dtype)
         return self._copies[key]
 
     def columns(self, layer: int, indices: Sequence[int], device: torch.device) -> Columns:
@@ -80,7 +81,8 @@ class SaeSet(Mapping[int, Sae]):
 
         The weights around them do not stay in memory.
         """
-        return self._columns.get((layer, tuple(indices), device), lambda: self._gathered(layer, indices, device))
+        with torch.inference_mode(False):  # as above
+            return self._columns.get((layer, tuple(indices), device), lambda: self._gathered(layer, indices, device))
 
     def _gathered(self, layer: int, indices: Sequence[int], device: torch.device) -> Columns:
         sae = self[layer]

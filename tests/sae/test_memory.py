@@ -120,6 +120,16 @@ def test_columns_are_gathered_once(folders: dict[str, Path]) -> None:
             assert torch.equal(part, expected)
 
 
+def test_what_is_kept_serves_gradients(folders: dict[str, Path]) -> None:
+    """Columns and copies that a generation was the first to ask for may be differentiated through."""
+    saes = load_set(folders["pt"])
+    with torch.inference_mode():
+        columns, copy = saes.columns(1, [7], CPU), saes.on(1, CPU, torch.float64)
+    weights = torch.ones(D_IN, requires_grad=True)
+    ((weights @ columns.W_enc).sum() + (weights.double() @ copy.W_enc).sum()).backward()
+    assert weights.grad is not None
+
+
 def test_kept_columns_are_bounded() -> None:
     """The least recently used go first, and columns over the limit are handed out without being kept."""
     made = []

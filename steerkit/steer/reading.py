@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,10 +12,11 @@ from steerkit.errors import SteeringError
 from steerkit.policy import Policy, watch_key
 from steerkit.sae import SaeSet
 from steerkit.steer import ops
+from steerkit.steer.acted import read_edits
 from steerkit.steer.gates import weighted_sum
-from steerkit.steer.plan import Plan, Rule, SiteTable
+from steerkit.steer.plan import Plan
 from steerkit.steer.tape import Tape
-from steerkit.types import Edit, Feature, Span, TopK, Trace
+from steerkit.types import Feature, Span, TopK, Trace
 
 _TOKENS_AT_ONCE = 512
 """Bounds the dense features held at a time: 512 * 4,096 float32 are 8 MB."""
@@ -61,7 +62,7 @@ def read_traces(
     places = [tape.columns(b)[: extent.length] for b, extent in enumerate(extents)]
     watched = _watched(tape, saes, wanted, places)
     top = _top(tape, saes, wanted, extents, places)
-    edits = _edits(tape, plan, places)
+    edits = read_edits(tape, plan, places)
     return [Trace(0, watched[b], _named(request), tuple(top[b]), tuple(edits[b])) for b, request in enumerate(wanted)]
 
 
@@ -166,87 +167,3 @@ def _top(
             found[b].append(TopK(layer, *top))
             row += size
     return found
-
-
-class _Acted(NamedTuple):
-    """Where one rule acted in one request, at one layer."""
-
-    sequence: int
-    number: int
-    """Column of the rule."""
-    positions: Tensor
-    """`(T,)`"""
-    opened: Tensor
-    """`(T, R)` the rules that act there."""
-
-
-def _edits(tape: Tape, plan: Plan, places: Sequence[Tensor]) -> list[list[Edit]]:
-    """Which rules acted in each request, where, and how much they changed at most.
-
-    The features of a layer are read for all requests at once; what follows is small, and done on the host.
-    """
-    found: list[list[Edit]] = [[] for _ in places]
-    for layer, opened in tape.opened().items():
-        acted = list(_acted(opened.cpu(), places))
-        if not acted:
-            continue
-        raw, table = tape.raw(layer), plan.sites[layer]
-        sequences = torch.cat([torch.full_like(one.positions, one.sequence) for one in acted])
-        columns = torch.cat([places[one.sequence][one.positions] for one in acted])
-        y = raw[sequences.to(raw.device), columns.to(raw.device)]
-        sizes = [len(one.positions) for one in acted]
-        features = torch.split(ops.read_features(y, table.columns).cpu(), sizes)
-        changes = _Changes(plan, table)
-        for one, here, read in zip(acted, torch.split(y, sizes), features, strict=True):
-            norms = changes.of(one, here, read).norm(dim=-1)
-            changed = one.positions[norms > 0]
-            if len(changed):
-                rule = plan.rules[one.number - 1]
-                edit = Edit(rule.name, rule.policy, layer, tuple(changed.tolist()), float(norms.max()))
-                found[one.sequence].append(edit)
-    return found
-
-
-def _acted(opened: Tensor, places: Sequence[Tensor]) -> Iterator[_Acted]:
-    """Of rules `(B, C, R)` that were open on the host, those that ever were in a request."""
-    for sequence, columns in enumerate(places):
-        here = opened[sequence, columns]
-        for number in here.any(dim=0).nonzero().squeeze(-1).tolist():
-            positions = here[:, number].nonzero().squeeze(-1)
-            yield _Acted(sequence, number, positions, here[positions])
-
-
-class _Changes:
-    """What the rules of one layer add to its activations."""
-
-    def __init__(self, plan: Plan, table: SiteTable) -> None:
-        self._plan, self._table = plan, table
-        self._indices: list[int] = table.indices.tolist()
-        self._rows = table.columns.W_dec.cpu()
-        editors = [] if table.editors is None else table.editors.nonzero().squeeze(-1).tolist()
-        self._rivals: dict[tuple[int, int], list[int]] = {}
-        """By row and index of a feature, the rules that edit it here."""
-        for number in editors:
-            for feature in plan.rules[number - 1].edits:
-                if feature.layer == table.layer:
-                    self._rivals.setdefault((plan.rules[number - 1].row, feature.index), []).append(number)
-
-    def of(self, acted: _Acted, y: Tensor, features: Tensor) -> Tensor:
-        """`(T, d_in)` on the host, for activations `y` and their features `(T, S)`, these on the host."""
-        layer, rule = self._table.layer, self._plan.rules[acted.number - 1]
-        here = {feature.index: formula for feature, formula in rule.edits.items() if feature.layer == layer}
-        sites = [s for s, index in enumerate(self._indices) if index in here]
-        numbers = torch.tensor([here[self._indices[s]] for s in sites])
-        over = [self._overruling(rule, self._indices[s]) for s in sites]
-        on = torch.stack([~acted.opened[:, rules].any(dim=-1) for rules in over], dim=-1)
-        change = ops.feature_change(features[:, sites], on, *numbers.unbind(-1))
-        if not rule.reconstructs:
-            return change @ self._rows[sites]
-        sae = self._table.sae
-        whole = sae.encode(y).index_add(-1, self._table.indices[sites], change.to(y.device))
-        return (sae.decode(whole) - y.float()).cpu()
-
-    def _overruling(self, rule: Rule, index: int) -> list[int]:
-        """Columns of the rules that go before a rule where both would edit a feature; in shadow none does."""
-        others = [(number, self._plan.rules[number - 1]) for number in self._rivals[rule.row, index]]
-        return [number for number, other in others if other.rank < rule.rank and other.writes and rule.writes]

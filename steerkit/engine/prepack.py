@@ -6,10 +6,12 @@ They hold the same numbers; products are summed in another order, so logits diff
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Final, Literal
 
@@ -29,68 +31,113 @@ LARGEST: Final = 2 << 30
 _WINS: Final = 0.95
 _ROWS: Final = (1, 8)
 _TRIES: Final = 5
+_TIMED: Final = 64 << 20
+"""Bytes of a weight that are timed at most: a part for the whole, more than caches hold."""
 
 
 class Prepacked:
-    """Copies of a model's linear weights, and the way to use them."""
+    """Copies of a model's linear weights, and the way to use them; they are made when they are first used."""
 
-    def __init__(self, layers: Sequence[nn.Linear]) -> None:
-        """Lay out the weights of these layers; all on the CPU and in one dtype that is supported."""
-        self._layers = [_Layer(layer) for layer in layers]
-        self._entered = 0
-        self.bytes = sum(_bytes(layer) for layer in layers)
-        """Of memory that the copies take."""
+    def __init__(self, model: nn.Module) -> None:
+        made: dict[int, _Copy] = {}
+        self._layers = [_Layer(one, made.setdefault(id(one.weight), _Copy(one.weight))) for one in _linears(model)]
+        self._copies = list(made.values())
+        self._dtypes = {layer.module.weight.dtype for layer in self._layers}
+
+    @property
+    def bytes(self) -> int:
+        """Of memory that the copies take, once they are made."""
+        weights = {id(layer.module.weight): layer.module.weight for layer in self._layers}
+        return sum(weight.numel() * weight.element_size() for weight in weights.values())
+
+    @property
+    def obstacle(self) -> str:
+        """Why the model's own weights are used all the same; empty where the copies are.
+
+        The model may have been moved, cast or given to another library since.
+        """
+        for layer in self._layers:
+            if reason := _unusual(layer.module):
+                return reason
+            if layer.module.weight.dtype not in self._dtypes:
+                return f"linear weights were cast to {_name(layer.module.weight.dtype)}"
+        return ""
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Run the model's linear layers through the copies; afterwards nothing of it is left on the model.
 
-        Hooks stay and run as ever. Weights that were changed since are laid out anew. No gradients flow through a copy.
+        Hooks stay and run as ever, and what needs gradients, is autocast or compiled runs through the model's own
+        weights. Weights that were changed since are laid out anew. With an obstacle, this does nothing.
         """
-        if self._entered == 0:
-            for layer in self._layers:
-                layer.refresh()
-                layer.module.forward = layer  # type: ignore[method-assign]  # nn.Module calls whatever stands there
-        self._entered += 1
-        try:
-            yield
-        finally:
-            self._entered -= 1
-            if self._entered == 0:
+        with ExitStack() as stack:
+            if not self.obstacle:
                 for layer in self._layers:
-                    vars(layer.module).pop("forward", None)
+                    layer.copy.refresh(layer.module.weight)
+                for layer in self._layers:
+                    stack.enter_context(layer.in_place())
+            yield
 
     def times(self) -> tuple[float, float]:
-        """Seconds that one product of every layer takes: with the layers' own weights, and with the copies."""
-        alike: dict[torch.Size, list[_Layer]] = {}
+        """Seconds that one product of every layer takes with 1 and with 8 tokens: with its own weight, with a copy."""
+        alike: dict[torch.Size, list[nn.Linear]] = {}
         for layer in self._layers:
-            alike.setdefault(layer.module.weight.shape, []).append(layer)
+            alike.setdefault(layer.module.weight.shape, []).append(layer.module)
         own = copies = 0.0
         for same in alike.values():
-            layer, weight = same[0], same[0].module.weight
+            whole = same[0].weight.detach()
+            weight = whole[: max(1, _TIMED // (whole.shape[1] * whole.element_size()))]
+            packed, times = _laid_out(weight), len(same) * len(whole) / len(weight)
             for rows in _ROWS:
                 x = torch.ones(rows, weight.shape[1], dtype=weight.dtype)
-                plain, packed = _timed(partial(linear, x, weight, layer.module.bias), partial(layer, x))
-                own, copies = own + plain * len(same), copies + packed * len(same)
+                plain, other = _timed(partial(linear, x, weight), partial(_product, x, packed, None))
+                own, copies = own + plain * times, copies + other * times
         return own, copies
 
 
+class _Copy:
+    """One weight, laid out anew; layers that share a weight share it."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._of = weakref.ref(weight)
+        self._seen: tuple[int, int] | None = None
+        self.packed: Tensor | None = None
+
+    def refresh(self, weight: Tensor) -> None:
+        """Lay the weight out where it is not what it was."""
+        if self._seen != _state(weight) or self._of() is not weight:
+            self.packed = None  # so that no two are held at once
+            self.packed, self._seen, self._of = _laid_out(weight), _state(weight), weakref.ref(weight)
+
+
 class _Layer:
-    """One linear layer's copy, which stands in for its `forward`."""
+    """Stands in for a linear layer's `forward`."""
 
-    def __init__(self, module: nn.Linear) -> None:
-        self.module = module
-        self.refresh()
+    def __init__(self, module: nn.Linear, copy: _Copy) -> None:
+        self.module, self.copy = module, copy
 
-    def refresh(self) -> None:
-        """Lay the weight out anew where it is not what it was."""
-        state = _state(self.module.weight)
-        if getattr(self, "_seen", None) != state:
-            self._seen, self._packed = state, _laid_out(self.module.weight)
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within an outer use of copies nothing is to be done."""
+        inner = "forward" in vars(self.module)
+        if not inner:
+            self.module.forward = self  # type: ignore[method-assign]  # nn.Module calls whatever stands there
+        try:
+            yield
+        finally:
+            if not inner and vars(self.module).get("forward") is self:
+                del self.module.forward
 
-    @torch.inference_mode()
     def __call__(self, input: Tensor) -> Tensor:
-        return _product(input, self._packed, self.module.bias)
+        packed = self.copy.packed
+        if (
+            packed is None
+            or torch.is_grad_enabled()
+            or torch.is_autocast_enabled("cpu")
+            or torch.compiler.is_compiling()
+        ):
+            return nn.Linear.forward(self.module, input)
+        return _product(input, packed, self.module.bias)
 
 
 def prepacked(model: nn.Module, wanted: Prepack = "auto") -> Prepacked | None:
@@ -104,17 +151,18 @@ def prepacked(model: nn.Module, wanted: Prepack = "auto") -> Prepacked | None:
     """
     if wanted is False:
         return None
-    layers, reason = _linears(model), obstacle(model)
-    if wanted == "auto":
-        size = sum(map(_bytes, layers))
-        if reason or not SMALLEST <= size <= LARGEST:
-            return None
-        made = Prepacked(layers)
-        own, copies = made.times()
-        return made if copies < _WINS * own else None
-    if reason:
+    reason = obstacle(model)
+    if wanted is True and reason:
         raise ModelError(f"prepack: {reason}; expected a model on the CPU and a PyTorch with oneDNN, or prepack='auto'")
-    return Prepacked(layers)
+    if reason:
+        return None
+    copies = Prepacked(model)
+    if wanted is True:
+        return copies
+    if not SMALLEST <= copies.bytes <= LARGEST:
+        return None
+    own, other = copies.times()
+    return copies if other < _WINS * own else None
 
 
 def obstacle(model: nn.Module) -> str:
@@ -122,31 +170,49 @@ def obstacle(model: nn.Module) -> str:
     layers = _linears(model)
     if not layers:
         return "the model has no linear layers"
-    for layer in layers:
-        if layer.weight.device.type != "cpu":
-            return f"linear weights lie on {layer.weight.device}"
-        if "forward" in vars(layer):
-            return "another library has replaced the forward of linear layers"
-        if not _supported(layer.weight.dtype):
-            return f"this machine has no oneDNN products in {str(layer.weight.dtype).removeprefix('torch.')}"
+    for reason in map(_unusual, layers):
+        if reason:
+            return reason
+    for dtype in {layer.weight.dtype for layer in layers}:
+        if not _supported(dtype):
+            return f"this machine has no oneDNN products in {_name(dtype)}"
     return ""
+
+
+def onednn_version() -> str | None:
+    """Of the oneDNN that torch was built with."""
+    found = re.search(r"(?:MKL-DNN|oneDNN) v([\d.]+)", torch.__config__.show())
+    return found and found[1]
 
 
 def _linears(model: nn.Module) -> list[nn.Linear]:
     return [module for module in model.modules() if type(module) is nn.Linear]
 
 
+def _unusual(layer: nn.Linear) -> str:
+    """Why one layer must run its own way; empty where a product with a copy of its weight is the same."""
+    weight = layer._parameters.get("weight")
+    if type(layer) is not nn.Linear or type(weight) is not nn.Parameter:
+        return "another library has replaced the weights of linear layers"
+    if weight.device.type != "cpu":
+        return f"linear weights lie on {weight.device}"
+    if not isinstance(vars(layer).get("forward", None), _Layer | None):
+        return "another library has replaced the forward of linear layers"
+    return ""
+
+
 def _supported(dtype: torch.dtype) -> bool:
     """Whether the operators, which torch's compiler emits and no page documents, are there and right for a dtype."""
     if not torch.backends.mkldnn.is_available() or dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return False
-    if dtype != torch.float32:
-        name = "bf16" if dtype == torch.bfloat16 else "fp16"
-        if not getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported")():
-            return False
     weight, x = torch.linspace(-1, 1, 12, dtype=dtype).view(3, 4), torch.linspace(0, 1, 8, dtype=dtype).view(2, 4)
     try:
-        found = _product(x, _laid_out(weight), None)
+        if dtype != torch.float32:
+            name = "bf16" if dtype == torch.bfloat16 else "fp16"
+            if not getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported")():
+                return False
+        with torch.no_grad():
+            found = _product(x, _laid_out(weight), None)
     except (AttributeError, NotImplementedError, RuntimeError):
         return False
     return bool(torch.allclose(found.float(), x.float() @ weight.float().T, atol=0.02))
@@ -163,12 +229,12 @@ def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _state(weight: Tensor) -> tuple[int, int]:
-    """What changes when a weight is replaced or changed in place; tensors made for inference cannot be asked."""
+    """What changes when a weight is changed in place; tensors made for inference cannot be asked how often."""
     return weight.data_ptr(), -1 if weight.is_inference() else weight._version
 
 
-def _bytes(layer: nn.Linear) -> int:
-    return layer.weight.numel() * layer.weight.element_size()
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _timed(*runs: Callable[[], Tensor]) -> list[float]:

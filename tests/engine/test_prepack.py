@@ -211,6 +211,29 @@ def test_a_changed_weight_is_laid_out_anew() -> None:
         assert torch.allclose(logits(model, prompts), plain, atol=1e-4)
 
 
+def test_another_weight_at_the_same_address_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that was given back is soon used again; here every weight looks alike but for which one it is."""
+    monkeypatch.setattr(prepack, "_state", lambda weight: (0, 0))
+    layer = nn.Linear(8, 4).requires_grad_(False)
+    copies, x = prepacked(layer, True), torch.ones(1, 8)
+    assert copies is not None
+    with torch.inference_mode(), copies.in_place():
+        before = layer(x)
+    layer.weight = nn.Parameter(-layer.weight, requires_grad=False)
+    with torch.inference_mode(), copies.in_place():
+        assert torch.allclose(layer(x) - layer.bias, layer.bias - before, atol=1e-5)
+
+
+def test_a_forward_that_is_replaced_meanwhile_stays() -> None:
+    """Another library that takes a layer over during a generation keeps it."""
+    layer = nn.Linear(8, 4)
+    copies = prepacked(layer, True)
+    assert copies is not None
+    with copies.in_place():
+        layer.forward = theirs = lambda x: x
+    assert vars(layer)["forward"] is theirs
+
+
 def test_hooks_read_and_write_all_the_same() -> None:
     """An edit behind a hook on `o_proj` changes the logits, by what it changes them by without the copies."""
     loaded = load("tiny", audit=False)

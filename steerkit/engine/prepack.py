@@ -7,11 +7,10 @@ They hold the same numbers; products are summed in another order, so logits diff
 from __future__ import annotations
 
 import re
-import statistics
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Final, Literal
 
@@ -39,9 +38,7 @@ class Prepacked:
     """Copies of a model's linear weights, and the way to use them; they are made when they are first used."""
 
     def __init__(self, model: nn.Module) -> None:
-        made: dict[int, _Copy] = {}
-        self._layers = [_Layer(one, made.setdefault(id(one.weight), _Copy(one.weight))) for one in _linears(model)]
-        self._copies = list(made.values())
+        self._layers = [_Layer(module) for module in _linears(model)]
         self._dtypes = {layer.module.weight.dtype for layer in self._layers}
 
     @property
@@ -70,13 +67,16 @@ class Prepacked:
         Hooks stay and run as ever, and what needs gradients, is autocast or compiled runs through the model's own
         weights. Weights that were changed since are laid out anew. With an obstacle, this does nothing.
         """
-        with ExitStack() as stack:
-            if not self.obstacle:
-                for layer in self._layers:
-                    layer.copy.refresh(layer.module.weight)
-                for layer in self._layers:
-                    stack.enter_context(layer.in_place())
+        layers = [] if self.obstacle else self._layers
+        made: dict[int, _Copy] = {}
+        for layer in layers:
+            layer.refresh(made)
+        placed = [layer for layer in layers if layer.place()]
+        try:
             yield
+        finally:
+            for layer in placed:
+                layer.leave()
 
     def times(self) -> tuple[float, float]:
         """Seconds that one product of every layer takes with 1 and with 8 tokens: with its own weight, with a copy."""
@@ -96,48 +96,53 @@ class Prepacked:
 
 
 class _Copy:
-    """One weight, laid out anew; layers that share a weight share it."""
+    """One weight, laid out anew."""
 
     def __init__(self, weight: Tensor) -> None:
-        self._of = weakref.ref(weight)
-        self._seen: tuple[int, int] | None = None
-        self.packed: Tensor | None = None
+        self._of, self._seen = weakref.ref(weight), _state(weight)
+        self.packed = _laid_out(weight)
 
-    def refresh(self, weight: Tensor) -> None:
-        """Lay the weight out where it is not what it was."""
-        if self._seen != _state(weight) or self._of() is not weight:
-            self.packed = None  # so that no two are held at once
-            self.packed, self._seen, self._of = _laid_out(weight), _state(weight), weakref.ref(weight)
+    def is_of(self, weight: Tensor) -> bool:
+        """Whether the weight is the one that was copied, and as it was."""
+        return self._of() is weight and self._seen == _state(weight)
 
 
 class _Layer:
     """Stands in for a linear layer's `forward`."""
 
-    def __init__(self, module: nn.Linear, copy: _Copy) -> None:
-        self.module, self.copy = module, copy
+    def __init__(self, module: nn.Linear) -> None:
+        self.module = module
+        self._copy: _Copy | None = None
 
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Within an outer use of copies nothing is to be done."""
-        inner = "forward" in vars(self.module)
-        if not inner:
-            self.module.forward = self  # type: ignore[method-assign]  # nn.Module calls whatever stands there
-        try:
-            yield
-        finally:
-            if not inner and vars(self.module).get("forward") is self:
-                del self.module.forward
+    def refresh(self, made: dict[int, _Copy]) -> None:
+        """Copy the weight if it is not what it was; `made` holds this time's copies, for layers that share a weight."""
+        weight = self.module.weight
+        if self._copy is None or not self._copy.is_of(weight):
+            self._copy = None  # so that the older one is not held beside it
+            self._copy = made.get(id(weight)) or _Copy(weight)
+        made[id(weight)] = self._copy
+
+    def place(self) -> bool:
+        """Stand there; False within an outer use of copies, where nothing is to be done."""
+        if "forward" in vars(self.module):
+            return False
+        vars(self.module)["forward"] = self  # nn.Module calls whatever stands there
+        return True
+
+    def leave(self) -> None:
+        """Leave the layer as it was, or as another library has made it meanwhile."""
+        if vars(self.module).get("forward") is self:
+            del vars(self.module)["forward"]
 
     def __call__(self, input: Tensor) -> Tensor:
-        packed = self.copy.packed
         if (
-            packed is None
+            self._copy is None
             or torch.is_grad_enabled()
             or torch.is_autocast_enabled("cpu")
             or torch.compiler.is_compiling()
         ):
             return nn.Linear.forward(self.module, input)
-        return _product(input, packed, self.module.bias)
+        return _product(input, self._copy.packed, self.module.bias)
 
 
 def prepacked(model: nn.Module, wanted: Prepack = "auto") -> Prepacked | None:
@@ -238,7 +243,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _timed(*runs: Callable[[], Tensor]) -> list[float]:
-    """Median seconds of each, the runs taking turns."""
+    """The least seconds of each, the runs taking turns: what else the machine does only adds."""
     seconds: list[list[float]] = [[] for _ in runs]
     with torch.inference_mode():
         for number in range(_TRIES + 1):
@@ -247,4 +252,4 @@ def _timed(*runs: Callable[[], Tensor]) -> list[float]:
                 run()
                 if number:  # the first warms up
                     found.append(time.perf_counter() - start)
-    return [statistics.median(found) for found in seconds]
+    return [min(found) for found in seconds]

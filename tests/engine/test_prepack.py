@@ -149,6 +149,11 @@ def test_copies_are_made_when_they_are_first_used(monkeypatch: pytest.MonkeyPatc
             assert torch.allclose(logits(model, prompts), plain, atol=1e-4)
         assert len(made) == 14
     assert len(linears(model)) == 15
+    model.model.layers[1].mlp.up_proj.weight = nn.Parameter(torch.zeros(2048, 640), requires_grad=False)
+    plain = logits(model, prompts)
+    with copies.in_place():
+        assert torch.allclose(logits(model, prompts), plain, atol=1e-4)
+    assert len(made) == 15
 
 
 def test_what_needs_gradients_sees_the_models_own_weights() -> None:

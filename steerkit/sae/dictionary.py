@@ -64,6 +64,12 @@ class Columns(NamedTuple):
     indices: Tensor | None = None
     """`(n,)` which features these are; with `whole`."""
 
+    @property
+    def bytes(self) -> int:
+        """Of the features' own weights; without the whole of a TopK SAE."""
+        own = [self.W_enc, self.b_enc, self.W_dec, self.threshold, *(self.gate or ()), self.indices]
+        return sum(part.nbytes for part in own if part is not None)
+
     def to(self, device: torch.device | str) -> Columns:
         """The same on `device`."""
         return Columns(

@@ -12,14 +12,18 @@ from torch import Tensor
 
 from steerkit.errors import SaeError
 from steerkit.sae.checkpoint import Checkpoint
-from steerkit.sae.dictionary import Sae
+from steerkit.sae.dictionary import Columns, Sae
 from steerkit.sae.formats import read_folders
 from steerkit.sae.formats.files import load_tensors
+from steerkit.sae.kept import KeptColumns
 from steerkit.sae.labels import LABELS_FILE, read_labels
+from steerkit.sae.mapped import release
 from steerkit.types import Feature
 
 STATISTICS_FILE = "stats.safetensors"
 UNITS = ("max", "mean", "std", "density", "q50", "q90", "q99", "q999")
+_MOST_COLUMNS = 64 << 20
+"""Bytes of columns that a set keeps: those of 13,000 features of FunctionGemma's width."""
 
 
 class SaeSet(Mapping[int, Sae]):
@@ -51,7 +55,8 @@ class SaeSet(Mapping[int, Sae]):
         self.labels = dict(labels or {})
         self.folder = folder
         self._statistics = dict(statistics or {})
-        self._copies: dict[tuple[int, torch.device], Sae] = {}
+        self._copies: dict[tuple[int, torch.device, torch.dtype | None], Sae] = {}
+        self._columns = KeptColumns(_MOST_COLUMNS)
         self._check_statistics()
 
     def __getitem__(self, layer: int) -> Sae:
@@ -63,11 +68,30 @@ class SaeSet(Mapping[int, Sae]):
     def __len__(self) -> int:
         return len(self.checkpoints)
 
-    def on(self, layer: int, device: torch.device) -> Sae:
-        """The layer's SAE with its weights on a device: itself, or a copy that is made once and kept."""
-        if (layer, device) not in self._copies:
-            self._copies[layer, device] = self[layer].to(device)
-        return self._copies[layer, device]
+    def on(self, layer: int, device: torch.device, dtype: torch.dtype | None = None) -> Sae:
+        """The layer's SAE on a device, its weights as stored or in `dtype`: itself, or a copy made once and kept."""
+        key = (layer, device, dtype)
+        if key not in self._copies:
+            with torch.inference_mode(False):  # what is kept may be wanted for gradients later
+                self._copies[key] = self[layer].to(device, dtype)
+        return self._copies[key]
+
+    def columns(self, layer: int, indices: Sequence[int], device: torch.device) -> Columns:
+        """`Sae.columns` of a layer on a device, for reading only: the last that were asked for are kept.
+
+        The weights around them do not stay in memory.
+        """
+        with torch.inference_mode(False):  # as above
+            return self._columns.get((layer, tuple(indices), device), lambda: self._gathered(layer, indices, device))
+
+    def _gathered(self, layer: int, indices: Sequence[int], device: torch.device) -> Columns:
+        sae = self[layer]
+        found = sae.columns(torch.tensor(indices))
+        if found.whole is not None:
+            return found._replace(whole=self.on(layer, device, torch.float32)).to(device)
+        release(sae.W_enc)
+        release(sae.W_dec)
+        return found.to(device)
 
     def statistic(self, feature: Feature, unit: str) -> float:
         """A feature's statistic (`max`, `mean`, `std`, `density`, `q50`, `q90`, `q99`, `q999`), in raw activation.
@@ -106,6 +130,7 @@ class SaeSet(Mapping[int, Sae]):
             for key, tensor in sae.tensors.items():
                 digest.update(f"{layer}.{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
                 digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+                release(tensor)
         return f"sha256:{digest.hexdigest()}"
 
     def _check_statistics(self) -> None:

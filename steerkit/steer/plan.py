@@ -219,13 +219,12 @@ def _site(
     owner, numbers = _edit_tables(here, place, rows)
     scale, shift, floor, ceiling = (part.contiguous().to(device) for part in numbers.unbind(-1))
     gates = leaf_weights(leaves, layer, place)
-    indices = torch.tensor([feature.index for feature in read])
-    sae, whole = saes[layer], bool(reconstructs.any())
+    indices, whole = [feature.index for feature in read], bool(reconstructs.any())
     return SiteTable(
         layer,
-        sae.to(device, torch.float32) if whole else sae,
-        indices.to(device),
-        sae.columns(indices).to(device),
+        saes.on(layer, device, torch.float32) if whole else saes[layer],
+        torch.tensor(indices, device=device),
+        saes.columns(layer, indices, device),
         None if gates is None else gates.to(device),
         owner.to(device),
         scale,

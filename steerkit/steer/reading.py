@@ -134,7 +134,7 @@ def _encode_columns(
 ) -> tuple[Tensor, ...]:
     """Per request, from sequence `first` on, `(T_b, len(used))` features of a layer, in float32 on the CPU."""
     raw = tape.raw(layer)
-    columns = saes[layer].columns(torch.tensor(used)).to(raw.device)
+    columns = saes.columns(layer, used, raw.device)
     flat = torch.cat([raw[b, place.to(raw.device)] for b, place in enumerate(places, start=first)])
     features = ops.read_features(flat, columns)
     return torch.split(features.cpu(), [len(place) for place in places])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from steerkit.errors import SaeError
 from steerkit.sae.checkpoint import History
+from steerkit.sae.mapped import release
 
 Shape = tuple[int, ...]
 
@@ -101,6 +102,7 @@ def checked(path: Path, content: Mapping[str, Any], shapes: Mapping[str, Shape])
             raise SaeError(f"{path}: {key}: got shape {tuple(tensor.shape)}, expected {shape}")
         if tensor.numel() and not all(map(math.isfinite, map(float, tensor.detach().aminmax()))):  # copies nothing
             raise SaeError(f"{path}: {key}: got NaN or infinity, expected finite numbers; download or train it again")
+        release(tensor)
         found[key] = tensor.detach()
     return found
 

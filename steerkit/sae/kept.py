@@ -1,0 +1,39 @@
+"""Keeps the columns that plans and traces asked for last, so that each turn does not gather them anew."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+
+from steerkit.sae.dictionary import Columns
+
+
+class KeptColumns:
+    """Columns by layer, features and device, the least recently used dropped first; may be shared by threads."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._bytes = limit, 0
+        self._kept: OrderedDict[tuple[int, tuple[int, ...], torch.device], Columns] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def bytes(self) -> int:
+        """What they take now; a TopK SAE's whole, which they share, is not counted."""
+        return self._bytes
+
+    def get(self, key: tuple[int, tuple[int, ...], torch.device], make: Callable[[], Columns]) -> Columns:
+        """The columns under a key, made where they are not there; those that alone are over the limit are not kept."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+            made = make()
+            if made.bytes <= self._limit:
+                self._kept[key] = made
+                self._bytes += made.bytes
+            while self._bytes > self._limit:
+                self._bytes -= self._kept.popitem(last=False)[1].bytes
+            return made

@@ -21,6 +21,8 @@ from steerkit.steer import Extent, Plan, Wanted, attach, compile_plan, read_trac
 from steerkit.types import Span
 
 D_SAE, EDITED, TOP_K = 4096, 16, 32
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+"""`cpu` counts the process' own time, for a machine in use; with one thread both are one on a quiet machine."""
 
 Run = Callable[[int], Any]
 """Generates that many tokens for each prompt."""

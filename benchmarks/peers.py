@@ -23,14 +23,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from arms import TOP_K, Timing, measure, random_saes
+from arms import CLOCKS, TOP_K, Timing, measure, random_saes
 from peer_arms import Peers
 from peer_work import Arm, Records, Work
 from torch import Tensor
@@ -44,7 +43,6 @@ FEATURES, VALUE = (17, 1042, 2311, 4000), 0.5
 TOLERANCE = 1e-3
 """Float32, added up in another order, through 18 layers."""
 
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 OURS = ("plain", "steerkit", "hooks")
 

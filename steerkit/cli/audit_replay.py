@@ -118,7 +118,8 @@ def _alike(turns: Sequence[Any]) -> Iterator[list[Any]]:
 
     def way(turn: Any) -> tuple[Any, ...]:
         model, saes = turn.body["model"], turn.body["saes"]
-        return (*(model[key] for key in ("name", "device", "dtype")), saes and saes["name"])
+        packed = bool((turn.body.get("machine") or {}).get("prepacked"))
+        return (*(model[key] for key in ("name", "device", "dtype")), packed, saes and saes["name"])
 
     for _, some in groupby(turns, way):
         yield list(some)

@@ -66,6 +66,10 @@ def mapper_of(at: Where, runtime: Runtime | None = None) -> Iterator[Mapper]:
         return
     from steerkit.lab.ray_data import on_ray
 
-    load = at.load if runtime is None else partial(load_same, at.load, fingerprints(runtime))
+    load = (
+        at.load
+        if runtime is None
+        else partial(load_same, at.load, fingerprints(runtime), runtime.loaded.runs_prepacked)
+    )
     with redirect_stdout(sys.stderr), on_ray(load, workers=at.workers, device=at.device) as mapper:
         yield mapper

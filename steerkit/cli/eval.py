@@ -12,7 +12,7 @@ import typer
 
 from steerkit.cli.engine import Engine, Where, Workers, mapper_of, where
 from steerkit.cli.reading import progress
-from steerkit.cli.sae_options import Device, Dtype, Limit, Model, Saes
+from steerkit.cli.sae_options import Device, Dtype, Limit, Model, Prepack, Saes
 from steerkit.cli.view import console, print_json
 from steerkit.errors import SaeError
 
@@ -71,6 +71,7 @@ def eval_command(
     workers: Workers = None,
     device: Device = None,
     dtype: Dtype = None,
+    prepack: Prepack = None,
 ) -> None:
     """Prove a policy on harmful and benign conversations, beside its controls; or score a model on a public suite."""
     from steerkit.runtime import load
@@ -82,7 +83,8 @@ def eval_command(
         )
     factors = _doses(doses)
 
-    load_one = partial(load, model, saes, device=device, dtype=dtype, audit=False)
+    chosen: dict[str, Any] = {"device": device, "dtype": dtype, "prepack": "auto" if prepack is None else prepack}
+    load_one = partial(load, model, saes, **chosen, audit=False)
     at = where(engine, workers, load_one, device)
     length = {"max_new_tokens": max_new_tokens, "batch": batch}
     if suite is not None and data is not None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from steerkit.cli.files import read_tools
+from steerkit.cli.sae_options import Prepack
 from steerkit.cli.turns import turn_data, verdict_data, watched_bars
 from steerkit.cli.view import console, edit_text, print_json, reply_text, verdict_text
 
@@ -24,13 +25,7 @@ def run_command(
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Such as float32 or bfloat16.")] = None,
-    prepack: Annotated[
-        bool | None,
-        typer.Option(
-            "--prepack/--no-prepack",
-            help="Keep linear weights a second time as the CPU reads them fastest (default: where it is faster).",
-        ),
-    ] = None,
+    prepack: Prepack = None,
     counterfactual: Annotated[
         bool, typer.Option("--counterfactual", help="Record as well what the model does without steering.")
     ] = False,

@@ -29,6 +29,13 @@ Source = Annotated[str, typer.Argument(help="A folder or hub repository with SAE
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 Device = Annotated[str | None, typer.Option(help="Where to compute, such as cuda (default: the CPU).")]
 Dtype = Annotated[str | None, typer.Option(help="Of the model's weights (default: as stored).")]
+Prepack = Annotated[
+    bool | None,
+    typer.Option(
+        "--prepack/--no-prepack",
+        help="Keep linear weights a second time as the CPU reads them fastest (default: where it is faster).",
+    ),
+]
 
 
 def layer_numbers(text: str | None) -> list[int] | None:

@@ -100,7 +100,7 @@ def _train(
 
     weights = saved_dtype(save_dtype)
     group = processes()
-    loaded = load_model(model, device=device or group.device, dtype=dtype)
+    loaded = load_model(model, device=device or group.device, dtype=dtype, prepack=False)
     corpus = read_corpus(data, loaded, **read)
     output = Output(out, loaded.published_name or model, weights, **written)
     with _progress(shown=group.first) as report:

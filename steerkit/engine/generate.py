@@ -173,8 +173,18 @@ def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor, 
     reader = body if body is model.base_model else model
     where = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
     # Without a head there are no logits to keep; with one, a single row of them costs the least.
-    few = {} if reader is body else {"logits_to_keep": 1}
+    few = {} if reader is body else {"logits_to_keep": _last(ids)}
     reader(**where, **few, use_cache=True, **{cache_name(reader): cache})
+
+
+def _last(ids: Tensor) -> int | Tensor:
+    """Which logits of the tokens `(B, T)` to keep: the last.
+
+    Cut out of longer rows, the last hidden states would be multiplied by a batched product, for which torch copies the
+    whole unembedding, in bfloat16 on a CPU for seconds; picked by their index they are rows of their own.
+    """
+    length = ids.shape[1]
+    return 1 if length == 1 else torch.tensor([length - 1])
 
 
 def _logits(model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
@@ -184,7 +194,7 @@ def _logits(model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor
         attention_mask=mask,
         position_ids=positions,
         use_cache=True,
-        logits_to_keep=1,
+        logits_to_keep=_last(ids),
         **{cache_name(model): cache},
     )
     return output.logits[:, -1]  # type: ignore[no-any-return]  # transformers' outputs are not typed

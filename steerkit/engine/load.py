@@ -7,8 +7,8 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -19,8 +19,8 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from steerkit.engine.prepack import Prepack, Prepacked, prepacked
-from steerkit.errors import ModelError
+from steerkit.engine.prepack import Prepack, Prepacked, obstacle, prepacked
+from steerkit.errors import ModelError, SteeringError
 from steerkit.steer import find_sites
 
 BOXES = {"tiny": "tiny/box"}
@@ -71,7 +71,8 @@ class LoadedModel:
     lease: Lease = field(default_factory=Lease, repr=False, compare=False)
     """Taken while a generation runs."""
     prepacked: Prepacked | None = field(default=None, repr=False, compare=False)
-    """Copies of the linear weights that generations run through; None where they run through the model's own."""
+    """Copies of the linear weights that generations run through, and `bytes` of memory that they take; None where
+    generations run through the model's own."""
 
     @property
     def published_name(self) -> str | None:
@@ -89,6 +90,33 @@ class LoadedModel:
     def layer_devices(self) -> dict[int, torch.device]:
         """Where each layer's hook site runs."""
         return {layer: next(site.parameters()).device for layer, site in find_sites(self.model).outputs.items()}
+
+    @property
+    def runs_prepacked(self) -> bool:
+        """Whether generations run through copies of the linear weights."""
+        return self.prepacked is not None and not self.prepacked.obstacle
+
+    def prepacking(self, wanted: bool) -> LoadedModel:
+        """This very model, with copies of its linear weights or without; without as well where there can be none."""
+        if wanted == self.runs_prepacked:
+            return self
+        return replace(self, prepacked=prepacked(self.model, wanted and not obstacle(self.model)))
+
+    @contextmanager
+    def alone(self, stopped: Callable[[], bool] | None = None) -> Iterator[None]:
+        """Hold the model for a generation: hooks would govern whoever else ran it.
+
+        Raises:
+            SteeringError: this thread holds it.
+            AbandonedError: `stopped` said so while another thread held it.
+        """
+        if not self.lease.take(stopped):
+            raise SteeringError("a stream on this model is still open; finish or close it before the next turn")
+        try:
+            with nullcontext() if self.prepacked is None else self.prepacked.in_place():
+                yield
+        finally:
+            self.lease.give_back()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -134,7 +162,8 @@ def load_model(
         dtype: of the weights, such as `float32` or `bfloat16` (default: float32 for the box, else as stored).
         device_map: handed to accelerate, for models spread over devices.
         revision: branch, tag or commit on the hub.
-        prepack: whether linear weights are kept a second time as the processor reads them fastest (see `prepack`).
+        prepack: keep linear weights a second time as a CPU reads them fastest, and generate through those; `auto`:
+            where that is measured to be faster and takes 32 MiB to 2 GiB. What needs gradients sees the model's own.
 
     Raises:
         ModelError: nothing is there, it cannot be fetched, or it is no causal language model with a chat template.

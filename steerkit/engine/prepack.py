@@ -6,9 +6,10 @@ They hold the same numbers; products are summed in another order, so logits diff
 
 from __future__ import annotations
 
-import statistics
+import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Final, Literal
@@ -29,68 +30,119 @@ LARGEST: Final = 2 << 30
 _WINS: Final = 0.95
 _ROWS: Final = (1, 8)
 _TRIES: Final = 5
+_TIMED: Final = 64 << 20
+"""Bytes of a weight that are timed at most: a part for the whole, more than caches hold."""
 
 
 class Prepacked:
-    """Copies of a model's linear weights, and the way to use them."""
+    """Copies of a model's linear weights, and the way to use them; they are made when they are first used."""
 
-    def __init__(self, layers: Sequence[nn.Linear]) -> None:
-        """Lay out the weights of these layers; all on the CPU and in one dtype that is supported."""
-        self._layers = [_Layer(layer) for layer in layers]
-        self._entered = 0
-        self.bytes = sum(_bytes(layer) for layer in layers)
-        """Of memory that the copies take."""
+    def __init__(self, model: nn.Module) -> None:
+        self._layers = [_Layer(module) for module in _linears(model)]
+        self._dtypes = {layer.module.weight.dtype for layer in self._layers}
+
+    @property
+    def bytes(self) -> int:
+        """Of memory that the copies take, once they are made."""
+        weights = {id(layer.module.weight): layer.module.weight for layer in self._layers}
+        return sum(weight.numel() * weight.element_size() for weight in weights.values())
+
+    @property
+    def obstacle(self) -> str:
+        """Why the model's own weights are used all the same; empty where the copies are.
+
+        The model may have been moved, cast or given to another library since.
+        """
+        for layer in self._layers:
+            if reason := _unusual(layer.module):
+                return reason
+            if layer.module.weight.dtype not in self._dtypes:
+                return f"linear weights were cast to {_name(layer.module.weight.dtype)}"
+        return ""
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Run the model's linear layers through the copies; afterwards nothing of it is left on the model.
 
-        Hooks stay and run as ever. Weights that were changed since are laid out anew. No gradients flow through a copy.
+        Hooks stay and run as ever, and what needs gradients, is autocast or compiled runs through the model's own
+        weights. Weights that were changed since are laid out anew. With an obstacle, this does nothing.
         """
-        if self._entered == 0:
-            for layer in self._layers:
-                layer.refresh()
-                layer.module.forward = layer  # type: ignore[method-assign]  # nn.Module calls whatever stands there
-        self._entered += 1
+        layers = [] if self.obstacle else self._layers
+        made: dict[int, _Copy] = {}
+        for layer in layers:
+            layer.refresh(made)
+        placed = [layer for layer in layers if layer.place()]
         try:
             yield
         finally:
-            self._entered -= 1
-            if self._entered == 0:
-                for layer in self._layers:
-                    vars(layer.module).pop("forward", None)
+            for layer in placed:
+                layer.leave()
 
     def times(self) -> tuple[float, float]:
-        """Seconds that one product of every layer takes: with the layers' own weights, and with the copies."""
-        alike: dict[torch.Size, list[_Layer]] = {}
+        """Seconds that one product of every layer takes with 1 and with 8 tokens: with its own weight, with a copy."""
+        alike: dict[torch.Size, list[nn.Linear]] = {}
         for layer in self._layers:
-            alike.setdefault(layer.module.weight.shape, []).append(layer)
+            alike.setdefault(layer.module.weight.shape, []).append(layer.module)
         own = copies = 0.0
         for same in alike.values():
-            layer, weight = same[0], same[0].module.weight
+            whole = same[0].weight.detach()
+            weight = whole[: max(1, _TIMED // (whole.shape[1] * whole.element_size()))]
+            packed, times = _laid_out(weight), len(same) * len(whole) / len(weight)
             for rows in _ROWS:
                 x = torch.ones(rows, weight.shape[1], dtype=weight.dtype)
-                plain, packed = _timed(partial(linear, x, weight, layer.module.bias), partial(layer, x))
-                own, copies = own + plain * len(same), copies + packed * len(same)
+                plain, other = _timed(partial(linear, x, weight), partial(_product, x, packed, None))
+                own, copies = own + plain * times, copies + other * times
         return own, copies
 
 
+class _Copy:
+    """One weight, laid out anew."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._of, self._seen = weakref.ref(weight), _state(weight)
+        self.packed = _laid_out(weight)
+
+    def is_of(self, weight: Tensor) -> bool:
+        """Whether the weight is the one that was copied, and as it was."""
+        return self._of() is weight and self._seen == _state(weight)
+
+
 class _Layer:
-    """One linear layer's copy, which stands in for its `forward`."""
+    """Stands in for a linear layer's `forward`."""
 
     def __init__(self, module: nn.Linear) -> None:
         self.module = module
-        self.refresh()
+        self._copy: _Copy | None = None
 
-    def refresh(self) -> None:
-        """Lay the weight out anew where it is not what it was."""
-        state = _state(self.module.weight)
-        if getattr(self, "_seen", None) != state:
-            self._seen, self._packed = state, _laid_out(self.module.weight)
+    def refresh(self, made: dict[int, _Copy]) -> None:
+        """Copy the weight if it is not what it was; `made` holds this time's copies, for layers that share a weight."""
+        weight = self.module.weight
+        if self._copy is None or not self._copy.is_of(weight):
+            self._copy = None  # so that the older one is not held beside it
+            self._copy = made.get(id(weight)) or _Copy(weight)
+        made[id(weight)] = self._copy
 
-    @torch.inference_mode()
+    def place(self) -> bool:
+        """Stand there; False within an outer use of copies, where nothing is to be done."""
+        if "forward" in vars(self.module):
+            return False
+        vars(self.module)["forward"] = self  # nn.Module calls whatever stands there
+        return True
+
+    def leave(self) -> None:
+        """Leave the layer as it was, or as another library has made it meanwhile."""
+        if vars(self.module).get("forward") is self:
+            del vars(self.module)["forward"]
+
     def __call__(self, input: Tensor) -> Tensor:
-        return _product(input, self._packed, self.module.bias)
+        if (
+            self._copy is None
+            or torch.is_grad_enabled()
+            or torch.is_autocast_enabled("cpu")
+            or torch.compiler.is_compiling()
+        ):
+            return nn.Linear.forward(self.module, input)
+        return _product(input, self._copy.packed, self.module.bias)
 
 
 def prepacked(model: nn.Module, wanted: Prepack = "auto") -> Prepacked | None:
@@ -104,17 +156,18 @@ def prepacked(model: nn.Module, wanted: Prepack = "auto") -> Prepacked | None:
     """
     if wanted is False:
         return None
-    layers, reason = _linears(model), obstacle(model)
-    if wanted == "auto":
-        size = sum(map(_bytes, layers))
-        if reason or not SMALLEST <= size <= LARGEST:
-            return None
-        made = Prepacked(layers)
-        own, copies = made.times()
-        return made if copies < _WINS * own else None
-    if reason:
+    reason = obstacle(model)
+    if wanted is True and reason:
         raise ModelError(f"prepack: {reason}; expected a model on the CPU and a PyTorch with oneDNN, or prepack='auto'")
-    return Prepacked(layers)
+    if reason:
+        return None
+    copies = Prepacked(model)
+    if wanted is True:
+        return copies
+    if not SMALLEST <= copies.bytes <= LARGEST:
+        return None
+    own, other = copies.times()
+    return copies if other < _WINS * own else None
 
 
 def obstacle(model: nn.Module) -> str:
@@ -122,31 +175,49 @@ def obstacle(model: nn.Module) -> str:
     layers = _linears(model)
     if not layers:
         return "the model has no linear layers"
-    for layer in layers:
-        if layer.weight.device.type != "cpu":
-            return f"linear weights lie on {layer.weight.device}"
-        if "forward" in vars(layer):
-            return "another library has replaced the forward of linear layers"
-        if not _supported(layer.weight.dtype):
-            return f"this machine has no oneDNN products in {str(layer.weight.dtype).removeprefix('torch.')}"
+    for reason in map(_unusual, layers):
+        if reason:
+            return reason
+    for dtype in {layer.weight.dtype for layer in layers}:
+        if not _supported(dtype):
+            return f"this machine has no oneDNN products in {_name(dtype)}"
     return ""
+
+
+def onednn_version() -> str | None:
+    """Of the oneDNN that torch was built with."""
+    found = re.search(r"(?:MKL-DNN|oneDNN) v([\d.]+)", torch.__config__.show())
+    return found and found[1]
 
 
 def _linears(model: nn.Module) -> list[nn.Linear]:
     return [module for module in model.modules() if type(module) is nn.Linear]
 
 
+def _unusual(layer: nn.Linear) -> str:
+    """Why one layer must run its own way; empty where a product with a copy of its weight is the same."""
+    weight = layer._parameters.get("weight")
+    if type(layer) is not nn.Linear or type(weight) is not nn.Parameter:
+        return "another library has replaced the weights of linear layers"
+    if weight.device.type != "cpu":
+        return f"linear weights lie on {weight.device}"
+    if not isinstance(vars(layer).get("forward", None), _Layer | None):
+        return "another library has replaced the forward of linear layers"
+    return ""
+
+
 def _supported(dtype: torch.dtype) -> bool:
     """Whether the operators, which torch's compiler emits and no page documents, are there and right for a dtype."""
     if not torch.backends.mkldnn.is_available() or dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return False
-    if dtype != torch.float32:
-        name = "bf16" if dtype == torch.bfloat16 else "fp16"
-        if not getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported")():
-            return False
     weight, x = torch.linspace(-1, 1, 12, dtype=dtype).view(3, 4), torch.linspace(0, 1, 8, dtype=dtype).view(2, 4)
     try:
-        found = _product(x, _laid_out(weight), None)
+        if dtype != torch.float32:
+            name = "bf16" if dtype == torch.bfloat16 else "fp16"
+            if not getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported")():
+                return False
+        with torch.no_grad():
+            found = _product(x, _laid_out(weight), None)
     except (AttributeError, NotImplementedError, RuntimeError):
         return False
     return bool(torch.allclose(found.float(), x.float() @ weight.float().T, atol=0.02))
@@ -163,16 +234,16 @@ def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _state(weight: Tensor) -> tuple[int, int]:
-    """What changes when a weight is replaced or changed in place; tensors made for inference cannot be asked."""
+    """What changes when a weight is changed in place; tensors made for inference cannot be asked how often."""
     return weight.data_ptr(), -1 if weight.is_inference() else weight._version
 
 
-def _bytes(layer: nn.Linear) -> int:
-    return layer.weight.numel() * layer.weight.element_size()
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _timed(*runs: Callable[[], Tensor]) -> list[float]:
-    """Median seconds of each, the runs taking turns."""
+    """The least seconds of each, the runs taking turns: what else the machine does only adds."""
     seconds: list[list[float]] = [[] for _ in runs]
     with torch.inference_mode():
         for number in range(_TRIES + 1):
@@ -181,4 +252,4 @@ def _timed(*runs: Callable[[], Tensor]) -> list[float]:
                 run()
                 if number:  # the first warms up
                     found.append(time.perf_counter() - start)
-    return [statistics.median(found) for found in seconds]
+    return [min(found) for found in seconds]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
+from steerkit.engine import obstacle
 from steerkit.errors import ModelError
 
 if TYPE_CHECKING:
@@ -53,11 +54,13 @@ def fingerprints(runtime: Runtime) -> tuple[str, str | None]:
     return runtime.loaded.fingerprint, None if runtime.saes is None else runtime.saes.fingerprint
 
 
-def load_same(load: Load, wanted: tuple[str, str | None]) -> Runtime:
+def load_same(load: Load, wanted: tuple[str, str | None], prepacked: bool = False) -> Runtime:
     """What `load` loads, where it is what another process has under the same names.
 
+    `prepacked` is whether that process generates through copies of the linear weights; then this one does so too.
+
     Raises:
-        ModelError: it is not.
+        ModelError: it is not, or this process cannot.
     """
     runtime = load()
     for what, found, here in zip(("weights", "SAEs"), fingerprints(runtime), wanted, strict=True):
@@ -66,4 +69,10 @@ def load_same(load: Load, wanted: tuple[str, str | None]) -> Runtime:
                 f"{runtime.loaded.name}: a worker has other {what} under this name ({str(found)[:19]}, here "
                 f"{str(here)[:19]}); put the same files on every machine"
             )
+    runtime.loaded = runtime.loaded.prepacking(prepacked)
+    if prepacked and not runtime.loaded.runs_prepacked:
+        raise ModelError(
+            f"{runtime.loaded.name}: prepack: a worker cannot do what this process does "
+            f"({obstacle(runtime.loaded.model)}); run it again with --no-prepack"
+        )
     return runtime

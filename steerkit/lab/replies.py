@@ -25,7 +25,7 @@ def replies(
         part = prompts[start : start + _ROWS]
         batch = Batch.of(part, wire.pad, loaded.device)
         written: list[list[int]] = [[] for _ in part]
-        with way():
+        with loaded.alone(), way():
             for tokens in generate(loaded.model, batch, [Sampling(max_new_tokens)] * len(part), wire.stops, wire.pad):
                 for reply, token in zip(written, tokens, strict=True):
                     reply += [] if token is None else [token]

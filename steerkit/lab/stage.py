@@ -84,7 +84,7 @@ class Stage:
 
     def reply_logits(self) -> Tensor:
         """`(len(reply), vocabulary)` float32 on the CPU: what each token of the reply was chosen from."""
-        with torch.inference_mode(), self.runtime.alone(), self._own(1):
+        with torch.inference_mode(), self.loaded.alone(), self._own(1):
             feed = _Feed(self.loaded, self._cuts())
             return feed(self.ids[:-1], 1, keep=len(self.reply))[0].float().cpu()
 
@@ -95,7 +95,7 @@ class Stage:
         read: dict[int, list[Tensor]] = {layer: [] for layer in layers}
         values: dict[int, list[Tensor]] = {layer: [] for layer in layers if _has_values(self.loaded, layer)}
         with torch.inference_mode(False), torch.enable_grad():
-            with self.runtime.alone(), ExitStack() as stack:
+            with self.loaded.alone(), ExitStack() as stack:
                 ways: list[AbstractContextManager[Any]] = [
                     self._own(1),
                     rewritten(self.loaded.model, {layer: _keep(parts) for layer, parts in read.items()}, site),
@@ -139,7 +139,7 @@ class Stage:
         """
         found = []
         for part in _parts(sets):
-            with self.runtime.alone(), self._own(len(part)):
+            with self.loaded.alone(), self._own(len(part)):
                 feed = _Feed(self.loaded, self._cuts())
                 found.append(self._decide(feed, part, position, everywhere)[:, -1].float().cpu())
         return torch.cat(found) if found else torch.zeros(0, self.loaded.model.config.get_text_config().vocab_size)
@@ -157,7 +157,7 @@ class Stage:
         found: list[tuple[int, ...]] = []
         begun = () if everywhere else self.ids[len(self.prompt) : position + 1]
         for part in _parts(sets):
-            with self.runtime.alone(), self._own(len(part)), ExitStack() as stack:
+            with self.loaded.alone(), self._own(len(part)), ExitStack() as stack:
                 feed = _Feed(self.loaded, self._cuts())
                 if everywhere:
                     stack.enter_context(self._without(part))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from steerkit.audit import OnFailure, OnRecord, RecordedTurn, Store, default_store
-from steerkit.engine import DEFAULT, LoadedModel, Prepack, box_folder, load_model, obstacle, prepacked
+from steerkit.engine import DEFAULT, LoadedModel, Prepack, box_folder, load_model
 from steerkit.errors import SaeError
 from steerkit.runtime.policies import PolicyLike
 from steerkit.runtime.runtime import Runtime
@@ -92,8 +91,7 @@ def load_recorded(
     was, had = turn.body["model"], turn.body["saes"]
     name = model or was["name"]
     loaded = load_model(name, device=device or _device(was["device"]), dtype=dtype or was["dtype"], prepack=False)
-    if (turn.body.get("machine") or {}).get("prepacked") and not obstacle(loaded.model):
-        loaded = replace(loaded, prepacked=prepacked(loaded.model, True))
+    loaded = loaded.prepacking(bool((turn.body.get("machine") or {}).get("prepacked")))
     if saes is None and had is None:
         return Runtime(loaded)
     is_there = had is not None and (Path(had["name"]).exists() or box_folder(name) is None)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from steerkit.audit import Context
-from steerkit.engine import LoadedModel, Sampling
+from steerkit.engine import LoadedModel, Sampling, onednn_version
 from steerkit.policy import Policy, fingerprint
 from steerkit.runtime.request import Prepared
 from steerkit.sae import SaeSet
@@ -78,7 +78,7 @@ def _machine(loaded: LoadedModel) -> dict[str, Any]:
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "accelerator": accelerator,
-        "prepacked": loaded.prepacked is not None,
+        "prepacked": loaded.runs_prepacked,
     }
 
 
@@ -97,4 +97,6 @@ def _policy(policy: Policy) -> dict[str, object]:
 
 @cache
 def _libraries() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}}
+    found = {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}}
+    onednn = onednn_version()
+    return found if onednn is None else {**found, "onednn": onednn}

@@ -153,7 +153,7 @@ def _read(
     batch = Batch.of([one.prompt.ids for one in both], runtime.wire.pad, loaded.device)
     width = batch.ids.shape[1]
     with (
-        runtime.alone(),
+        loaded.alone(),
         attach(
             loaded.model,
             plan,

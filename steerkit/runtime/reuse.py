@@ -60,7 +60,7 @@ def salt(loaded: LoadedModel, saes: SaeSet | None, one: Prepared, traced: frozen
         "saes": None if saes is None else saes.fingerprint,
         "policies": [fingerprint(policy) for policy in one.policies],
         "traced": sorted(traced),
-        "prepacked": loaded.prepacked is not None,
+        "prepacked": loaded.runs_prepacked,
         "threads": torch.get_num_threads(),
         "precision": torch.get_float32_matmul_precision(),
     }

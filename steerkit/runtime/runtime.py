@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack
@@ -12,7 +11,6 @@ from typing import Any, Literal, Self, Unpack
 from steerkit.audit import OnFailure, OnRecord, RunLog, Store
 from steerkit.chat import Event, Parser, Wire, place_machine
 from steerkit.engine import DEFAULT, Batch, Graphs, LoadedModel, PrefixCache, Sampling, bytes_of, generate
-from steerkit.errors import SteeringError
 from steerkit.policy import Policy
 from steerkit.runtime import drive, retry
 from steerkit.runtime.desk import Desk, Settings
@@ -254,7 +252,7 @@ class Runtime:
         width = batch.ids.shape[1]
         replies: list[list[int]] = [[] for _ in rows]
         with (
-            self.alone(stopped),
+            loaded.alone(stopped),
             attach(
                 loaded.model,
                 plan,
@@ -280,16 +278,3 @@ class Runtime:
                 tokens = sent(steps, cut)
         seconds = round(time.perf_counter() - started, 6)
         return finish_turns(loaded, self.saes, self.store, rows, replies, tape, plan, tripwires.tripped, seconds)
-
-    @contextmanager
-    def alone(self, stopped: Callable[[], bool] | None = None) -> Iterator[None]:
-        """Hold the model: its hooks would govern whoever else ran it."""
-        lease = self.loaded.lease
-        if not lease.take(stopped):
-            raise SteeringError("a stream on this model is still open; finish or close it before the next turn")
-        copies = self.loaded.prepacked
-        try:
-            with nullcontext() if copies is None else copies.in_place():
-                yield
-        finally:
-            lease.give_back()

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import steerkit
 from steerkit.audit import Store
 from steerkit.cli.main import app
 from steerkit.runtime import Runtime
-from steerkit.tiny.cases import policy_files
+from steerkit.tiny.cases import CASES, policy_files
 from tests.cli.two_turns import two_turns
 
 
@@ -38,6 +39,16 @@ def test_a_run_is_made_again(path: Path) -> None:
     assert all(line.startswith("ok ") and "the same" in line for line in lines)
     told = json.loads(audit("replay", "2", "--store", path, "--json"))
     assert (told["same"], told["tokens"], told["verdicts"], told["changed"]) == (True, True, True, [])
+
+
+def test_turns_are_made_again_with_the_weights_laid_out_as_they_were(tmp_path: Path) -> None:
+    """Turn by turn, of one store and one model: nothing has changed for any of them."""
+    case, store = CASES[1], Store(tmp_path / "both.db")
+    for wanted in (False, True, True, False):
+        steerkit.load("tiny", audit=store, prepack=wanted).run(case.messages, case.tools)
+    turns = [record.id for record in store.records() if record.content["kind"] == "turn"]
+    told = [json.loads(line) for line in audit("replay", *turns, "--store", store.path, "--json").splitlines()]
+    assert [(one["same"], one["changed"]) for one in told] == [(True, [])] * 4
 
 
 def test_a_difference_is_told_with_its_cause_and_a_status(path: Path, tmp_path: Path) -> None:

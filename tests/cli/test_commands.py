@@ -127,6 +127,15 @@ def test_run_takes_one_turn(tmp_path: Path) -> None:
     assert found["record"]
 
 
+def test_run_lays_weights_out_anew_where_it_is_asked_to(tmp_path: Path) -> None:
+    """The run's opening says so; the box, which is small, does not by itself."""
+    for number, options in enumerate((["--prepack"], ["--no-prepack"], [])):
+        store = tmp_path / f"{number}.db"
+        steerkit("run", "hello", "--max-new-tokens", "2", "--store", store, *options, home=tmp_path)
+        shown = json.loads(steerkit("audit", "show", "1", "--store", store, "--json", home=tmp_path).stdout)
+        assert shown["body"]["machine"]["prepacked"] is (options == ["--prepack"])
+
+
 def test_sae_inspect_prints_the_table(tmp_path: Path) -> None:
     """The seed's columns with the density beside them, one row a layer."""
     lines = steerkit("sae", "inspect", "tiny", home=tmp_path).stdout.splitlines()

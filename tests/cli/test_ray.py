@@ -19,8 +19,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import steerkit
 from steerkit.audit import Store
 from steerkit.cli.main import app
+from steerkit.engine import prepack
 from steerkit.errors import MissingExtraError, ModelError, PolicyError, SteerkitError
 from steerkit.lab.mapping import fingerprints, in_this_process, load_same
 from steerkit.lab.ray_data import check_ray, cluster, on_ray
@@ -207,6 +209,17 @@ def test_another_model_under_the_same_name_is_refused(box: Runtime) -> None:
     for wanted, what in ((("sha256:0", saes), "weights"), ((model, None), "SAEs")):
         with pytest.raises(ModelError, match=f"a worker has other {what} under this name"):
             load_same(lambda: box, wanted)
+
+
+def test_a_worker_lays_weights_out_as_the_process_that_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it measured itself, so that sums are rounded alike; where it cannot, it does nothing."""
+    for wanted in (True, False):
+        runtime = steerkit.load("tiny", audit=False, prepack=not wanted)
+        same = load_same(lambda runtime=runtime: runtime, fingerprints(runtime), wanted)
+        assert same.loaded.runs_prepacked is wanted
+    monkeypatch.setattr(prepack, "_supported", lambda dtype: False)
+    with pytest.raises(ModelError, match=r"no oneDNN products in float32.*; run it again with --no-prepack"):
+        load_same(lambda: runtime, fingerprints(runtime), True)
 
 
 def test_what_a_suite_sends_survives_the_way(box: Runtime, tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from steerkit.engine import Batch, Sampling, generate, tool_from_function
 from steerkit.engine.load import Lease
@@ -102,3 +105,16 @@ def test_a_lease_is_held_by_one() -> None:
     assert not lease.take()
     lease.give_back()
     assert lease.take()
+
+
+def test_the_unembedding_is_not_copied_for_the_first_token(model: nn.Module) -> None:
+    """Its product with a prompt's last states is a plain one; the control keeps a number of logits, as is usual."""
+    vocabulary = model.config.vocab_size  # type: ignore[union-attr]
+
+    def batched(run: Callable[[], object]) -> int:
+        with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU], record_shapes=True) as found:
+            run()
+        return sum(event.name == "aten::bmm" and event.input_shapes[1][-1] == vocabulary for event in found.events())
+
+    assert batched(lambda: replies(model, PROMPTS, [Sampling(3)] * 3, set())) == 0
+    assert batched(lambda: model(torch.tensor([PROMPTS[0]] * 2), logits_to_keep=1)) == 1

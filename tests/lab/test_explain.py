@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import steerkit
 from steerkit.audit import RecordedTurn, read_turn, redact
 from steerkit.chat import Wire
 from steerkit.errors import AuditError, SaeError
@@ -59,6 +60,22 @@ def test_the_tool_is_held_against_the_other_one(turn: RecordedTurn, found: Expla
     assert found.score > 5
     assert (found.likeliest, found.reproduced, found.steered) == (True, True, ())
     assert len(found.tokens) == len(found.sources) == len(turn.body["prompt_ids"]) + len(turn.body["reply_ids"])
+
+
+def test_gradients_pass_a_model_whose_weights_are_laid_out_anew(turn: RecordedTurn) -> None:
+    """They are those of its own weights; logits of the reply come from the copies, as the turn's did."""
+    runtimes = [steerkit.load("tiny", audit=False, prepack=wanted) for wanted in (False, True)]
+    stages = [Stage.of(runtime, turn) for runtime in runtimes]
+    found = []
+    for stage in stages:
+        with stage.differentiated(len(stage.prompt), lambda logits: logits.amax(dim=-1)) as gradients:
+            found.append(gradients)
+    plain, packed = found
+    assert all(torch.equal(packed.gradients[layer], one) for layer, one in plain.gradients.items())
+    assert all(float(one.abs().sum()) > 0 for one in plain.gradients.values())
+    one, other = (stage.reply_logits() for stage in stages)
+    assert torch.allclose(one, other, atol=1e-3)
+    assert not torch.equal(one, other)
 
 
 def test_estimates_have_the_signs_of_real_ablations(found: Explanation) -> None:

@@ -22,7 +22,7 @@ from steerkit.audit import (
     read_turn,
     verdict_data,
 )
-from steerkit.engine import Sampling, divergence
+from steerkit.engine import Sampling, divergence, onednn_version
 from steerkit.guard import judge_again, policies_in
 from steerkit.policy import fingerprint
 from steerkit.runtime import Request, Runtime, load_recorded, replay, unsteered, what_if
@@ -165,6 +165,10 @@ def test_weights_laid_out_anew_are_recorded_and_used_again(tmp_path: Path, wante
     same = load_recorded(turn)
     assert (same.loaded.prepacked is not None) is wanted
     assert (again(same, turn).difference, again(same, turn).changed) == (None, ())
+    assert turn.body["libraries"]["onednn"] == onednn_version()
+    older = replace(turn, body={**turn.body, "machine": {**turn.body["machine"]}})
+    del older.body["machine"]["prepacked"]
+    assert load_recorded(older).loaded.prepacked is None
     other = steerkit.load("tiny", audit=False, prepack=not wanted)
     assert [one.path for one in again(other, turn).changed] == ["machine.prepacked"]
 

@@ -147,8 +147,8 @@ def measure(
 ) -> dict[str, tuple[Timing, Timing]]:
     """Prefill and decode of each arm against the first, the arms taking turns in every round.
 
-    With the `model` that all arms run, prefill ends where its first pass does. Without, decode is what a long generation
-    takes beyond one of a single token, which says little where prefill is long and unsteady.
+    With the `model` that all arms run, prefill ends where its first pass does. Without, decode is what a long
+    generation takes beyond one of a single token, which says little where prefill is long and unsteady.
     """
     prefill: dict[str, list[float]] = {name: [] for name in arms}
     decode: dict[str, list[float]] = {name: [] for name in arms}

@@ -139,15 +139,26 @@ def inside(context: Callable[[], AbstractContextManager[Any]], run: Run) -> Run:
 
 
 def measure(
-    arms: dict[str, Run], tokens: int, rounds: int, clock: Callable[[], float] = time.perf_counter
+    arms: dict[str, Run],
+    tokens: int,
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+    model: torch.nn.Module | None = None,
 ) -> dict[str, tuple[Timing, Timing]]:
-    """Prefill and decode of each arm against the first, the arms taking turns in every round."""
+    """Prefill and decode of each arm against the first, the arms taking turns in every round.
+
+    With the `model` that all arms run, prefill ends where its first pass does. Without, decode is what a long
+    generation takes beyond one of a single token, which says little where prefill is long and unsteady.
+    """
     prefill: dict[str, list[float]] = {name: [] for name in arms}
     decode: dict[str, list[float]] = {name: [] for name in arms}
     for number in range(rounds + 1):
         order = list(arms.items())
         for name, run in order[number % len(order) :] + order[: number % len(order)]:
-            first, whole = timed(run, 1, clock), timed(run, tokens + 1, clock)
+            if model is None:
+                first, whole = timed(run, 1, clock), timed(run, tokens + 1, clock)
+            else:
+                first, whole = timed_passes(run, tokens + 1, clock, model)
             if number:  # the first round warms up
                 prefill[name].append(first)
                 decode[name].append(whole - first)
@@ -160,6 +171,18 @@ def timed(run: Run, tokens: int, clock: Callable[[], float] = time.perf_counter)
     start = clock()
     run(tokens)
     return clock() - start
+
+
+def timed_passes(run: Run, tokens: int, clock: Callable[[], float], model: torch.nn.Module) -> tuple[float, float]:
+    """Seconds until the model's first pass ends, and in all."""
+    ends: list[float] = []
+    handle = model.register_forward_hook(lambda module, args, output: ends.append(clock()))
+    try:
+        start = clock()
+        run(tokens)
+        return ends[0] - start, clock() - start
+    finally:
+        handle.remove()
 
 
 def _against(seconds: dict[str, list[float]], name: str, base: str) -> Timing:

@@ -4,9 +4,10 @@
 
 Greedy, fixed lengths. A size is the prompt's tokens x the batch. Every arm generates the same number of tokens in every
 round, the arms take turns, and a ratio is the median over rounds of the rounds' own ratios to plain, with the spread;
-"plain again" shows the noise. Prefill is one new token; decode is the rest. "re-laid" arms run through copies of the
-linear weights as oneDNN reads them fastest, which `steerkit.load` makes by itself where they win. `--clock cpu` counts
-the process' own time, for a machine in use; give it one thread then (`OMP_NUM_THREADS=1`).
+"plain again" shows the noise. Prefill lasts until the first pass of the model ends; decode is the rest, the trace
+included. "re-laid" arms run through copies of the linear weights as oneDNN reads them fastest, which `steerkit.load`
+makes by itself where they win. `--clock cpu` counts the process' own time, for a machine in use; give it one thread
+then (`OMP_NUM_THREADS=1`).
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def main() -> None:
         length, rows = map(int, size.split("x"))
         prompts = torch.randint(1, FUNCTIONGEMMA["vocab_size"], (rows, length), generator=draw)
         arms = Arms(model, saes, prompts).all(copies)
-        for name, (prefill, decode) in measure(arms, given.tokens, given.rounds, CLOCKS[given.clock]).items():
+        found = measure(arms, given.tokens, given.rounds, CLOCKS[given.clock], model)
+        for name, (prefill, decode) in found.items():
             print(f"| {length} x {rows} | {name} | {prefill} | {decode} |", flush=True)
 
 

@@ -106,7 +106,7 @@ class Arms:
         return run
 
     def all(self, copies: Prepacked | None = None) -> dict[str, Run]:
-        """Every arm by its name, plain first and once more, to see the noise; two of them also with `copies`."""
+        """Every arm by its name, plain first and once more, to see the noise; some of them also with `copies`."""
         size = len(self.batch.ids)
         nothing = compile_plan([()], self.saes)
         clamps = compile_plan([(policy(self.layers, 0, False),)], self.saes)
@@ -124,7 +124,8 @@ class Arms:
             arms[f"{size} policies, gates and trace"] = self.steered(mixed, range(1, size + 1), trace=True)
         if copies is not None:
             last = list(arms)[-1]
-            arms |= {f"re-laid, {name}": inside(copies.in_place, arms[name]) for name in ("idle", last)}
+            again = {"idle": arms["idle"], "clamps and trace": self.steered(clamps, trace=True), last: arms[last]}
+            arms |= {f"re-laid, {name}": inside(copies.in_place, run) for name, run in again.items()}
         return arms
 
 

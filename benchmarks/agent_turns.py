@@ -29,7 +29,7 @@ from transformers import AutoTokenizer
 import steerkit
 from steerkit.audit import Store
 from steerkit.chat import as_tools, render
-from steerkit.engine import LoadedModel, box_folder, tool_from_function
+from steerkit.engine import LoadedModel, box_folder, prepacked, tool_from_function
 from steerkit.engine.stand_in import FUNCTIONGEMMA, random_model
 from steerkit.runtime import Runtime
 from steerkit.sae import SaeSet
@@ -153,7 +153,7 @@ def functiongemma(folder: Path, declarations: list[Any] = TOOLS) -> Setup:
         guard={"default": "allow"},
         trace={"watch": ["gate"], "top_k": 16, "at": "reply"},
     )
-    loaded = LoadedModel("random", None, model, tokenizer)
+    loaded = LoadedModel("random", None, model, tokenizer, prepacked=prepacked(model))  # as `steerkit.load` does
     saes = random_saes(FUNCTIONGEMMA["num_hidden_layers"], FUNCTIONGEMMA["hidden_size"], bias=0.0)
     return setup(loaded, saes, policy, folder, declarations, ends=False)
 

@@ -12,7 +12,7 @@ import typer
 
 from steerkit.cli.engine import Engine, Where, Workers, mapper_of, where
 from steerkit.cli.reading import progress
-from steerkit.cli.sae_options import Device, Dtype, Limit, Model, Prepack, Saes
+from steerkit.cli.sae_options import Device, Dtype, Limit, Model, Prepack, Saes, prepack_of
 from steerkit.cli.view import console, print_json
 from steerkit.errors import SaeError
 
@@ -83,7 +83,7 @@ def eval_command(
         )
     factors = _doses(doses)
 
-    chosen: dict[str, Any] = {"device": device, "dtype": dtype, "prepack": "auto" if prepack is None else prepack}
+    chosen: dict[str, Any] = {"device": device, "dtype": dtype, "prepack": prepack_of(prepack)}
     load_one = partial(load, model, saes, **chosen, audit=False)
     at = where(engine, workers, load_one, device)
     length = {"max_new_tokens": max_new_tokens, "batch": batch}

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from steerkit.cli.files import read_tools
-from steerkit.cli.sae_options import Prepack
+from steerkit.cli.sae_options import Prepack, prepack_of
 from steerkit.cli.turns import turn_data, verdict_data, watched_bars
 from steerkit.cli.view import console, edit_text, print_json, reply_text, verdict_text
 
@@ -35,7 +35,7 @@ def run_command(
     declared = read_tools(tools)
     from steerkit.runtime import load
 
-    told: dict[str, Any] = {"counterfactual": counterfactual, "prepack": "auto" if prepack is None else prepack}
+    told: dict[str, Any] = {"counterfactual": counterfactual, "prepack": prepack_of(prepack)}
     runtime = load(model, saes, policy or (), device=device, dtype=dtype, audit=store, **told)
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     turn = runtime.run([{"role": "user", "content": message}], declared, **settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -36,6 +36,11 @@ Prepack = Annotated[
         help="Keep linear weights a second time as the CPU reads them fastest (default: where it is faster).",
     ),
 ]
+
+
+def prepack_of(given: bool | None) -> bool | Literal["auto"]:
+    """What `load` takes for the option: where it was left out, `auto`."""
+    return "auto" if given is None else given
 
 
 def layer_numbers(text: str | None) -> list[int] | None:

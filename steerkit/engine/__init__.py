@@ -2,12 +2,13 @@
 
 from steerkit.engine.divergence import Divergence, divergence
 from steerkit.engine.functions import tool_from_function
-from steerkit.engine.generate import Batch, cache_name, generate, read_along
+from steerkit.engine.generate import Batch, generate, read_along
 from steerkit.engine.graphs import Graphs, GraphStatistics
 from steerkit.engine.load import AbandonedError, LoadedModel, box_folder, load_model
 from steerkit.engine.prefixes import DEFAULT, PrefixCache, PrefixStatistics, Reuse, bytes_of, can_be_cut
 from steerkit.engine.prepack import Prepack, Prepacked, obstacle, onednn_version, prepacked
 from steerkit.engine.sampling import Sampling
+from steerkit.steer import cache_name
 
 __all__ = [
     "DEFAULT",

@@ -6,18 +6,17 @@ the middle, and the prompt's length is known to the hooks.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from steerkit.engine.graphs import GraphReader, Graphs
 from steerkit.engine.prefixes import PrefixReader, Reuse
 from steerkit.engine.sampling import Sampler, Sampling
-from steerkit.steer import Handover, find_sites
+from steerkit.steer import Handover, cache_name, find_sites
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +159,6 @@ class _Reader:
         """Leave on the tape what prepared steps have done."""
         if self._graph is not None:
             self._graph.close()
-
-
-def cache_name(model: nn.Module) -> str:
-    """What the model's forward calls its cache of keys and values: `cache` from transformers 5.24 on."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> None:

@@ -6,7 +6,6 @@ one replay, under any policies: their tables are buffers too. On a CPU the same 
 
 from __future__ import annotations
 
-import inspect
 from collections import OrderedDict
 from collections.abc import Sequence
 from types import ModuleType
@@ -19,7 +18,17 @@ from transformers import DynamicCache, PreTrainedModel
 from steerkit.engine.prefixes import can_be_cut
 from steerkit.engine.step_cache import StepCache
 from steerkit.errors import SteeringError
-from steerkit.steer import Capacity, Cut, Filling, FixedSteering, Handover, attach_fixed, cut_plan, fused_kernels
+from steerkit.steer import (
+    Capacity,
+    Cut,
+    Filling,
+    FixedSteering,
+    Handover,
+    attach_fixed,
+    cache_name,
+    cut_plan,
+    fused_kernels,
+)
 
 _COLUMNS_AT_ONCE: Final = 256
 """Sequences are given room in these steps, so that a graph serves many lengths."""
@@ -55,7 +64,7 @@ class Step:
         self._model, self.room = model, room
         self.cache = StepCache(model, like, rows, columns)
         self.steering = FixedSteering(model, room, rows, columns, fused=kernels)
-        self._name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+        self._name = cache_name(model)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits = torch.empty(0)
         self._run()

@@ -10,6 +10,7 @@ from steerkit.steer.check import Checked, check_against_saes, check_against_tool
 from steerkit.steer.filling import Filling, Handover
 from steerkit.steer.fixed import FixedSteering, attach_fixed, fused_kernels
 from steerkit.steer.hooks import attach
+from steerkit.steer.layout import cache_name
 from steerkit.steer.marks import Mark, Marks
 from steerkit.steer.plan import Plan, compile_plan
 from steerkit.steer.reading import Extent, Wanted, read_traces, read_watched, traced_layers
@@ -31,6 +32,7 @@ __all__ = [
     "Wanted",
     "attach",
     "attach_fixed",
+    "cache_name",
     "check_against_saes",
     "check_against_tools",
     "compile_plan",

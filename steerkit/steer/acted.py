@@ -83,19 +83,19 @@ def _norms(
         for number in pairs.numbers
     ]
     sites, mine, numbers = (part.to(device) for part in _tables(table, edits))
-    rivals = _rivals(plan, table, pairs, edits)
+    rivals, rules = _rivals(plan, table, pairs, edits), torch.tensor(pairs.numbers, device=device)
     norms = []
     for some in torch.split(torch.arange(len(which), device=device), max(1, _NUMBERS_AT_ONCE // len(table.indices))):
         pair, y = which[some], raw[sequences[some], columns[some]]
         features, own, on = ops.read_features(y, table.columns), sites[pair], mine[pair]
+        acting = opened[sequences[some], columns[some]] if rivals else opened[:0]
         for (one, slot), others in rivals.items():
-            overruled = opened[sequences[some], columns[some]][:, others].any(dim=-1)
-            on[:, slot] &= ~(overruled & (pair == one))
+            on[:, slot] &= ~(acting[:, others].any(dim=-1) & (pair == one))
         change = ops.feature_change(features.gather(1, own), on, *(part[pair] for part in numbers))
         change = torch.zeros_like(features).scatter_add_(1, own, change)
         added = change @ table.columns.W_dec
         if table.reconstructs is not None:
-            whole = table.reconstructs[torch.tensor(pairs.numbers, device=device)[pair]]
+            whole = table.reconstructs[rules[pair]]
             dense = table.sae.encode(y).index_add(-1, table.indices, change)
             added = torch.where(whole.unsqueeze(-1), table.sae.decode(dense) - y.float(), added)
         norms.append(added.norm(dim=-1))
@@ -104,7 +104,7 @@ def _norms(
 
 def _tables(table: SiteTable, edits: Sequence[Sequence[tuple[int, Formula]]]) -> tuple[Tensor, Tensor, Tensor]:
     """The edits of each pair, E at most: their sites `(P, E)`, which there are `(P, E)`, their numbers `(4, P, E)`."""
-    place = {index: s for s, index in enumerate(table.indices.tolist())}
+    place = table.places
     shape = (len(edits), max(map(len, edits)))
     sites, mine = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.bool)
     numbers = torch.tensor(IDENTITY).repeat(*shape, 1)

@@ -118,9 +118,7 @@ def cut_plan(plan: Plan, kept: Iterable[int] = ()) -> Cut:
     held: dict[int, list[int]] = {}
     for column, rule in enumerate(plan.rules, start=1):
         held.setdefault(rule.row, []).append(column)
-    places = {
-        layer: {index: n for n, index in enumerate(table.indices.tolist())} for layer, table in plan.sites.items()
-    }
+    places = {layer: table.places for layer, table in plan.sites.items()}
     shares = tuple(_share(plan, held.get(row, []), places) for row in range(len(plan.rows) + 1))
     leaves: list[KnownLeaf] = []
     for _, gates in sorted(plan.gates.items()):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from steerkit.errors import SteeringError
 from steerkit.steer.standings import Standings, Stands
@@ -17,6 +18,12 @@ CACHE_NAMES = ("cache", "past_key_values")
 """What transformers calls the cache of keys and values: from 5.24 on, and before."""
 COLUMN_PLACES = frozenset({"any", "prompt", "reply", "reply.start"})
 """Places that are known from columns alone; the others are read from the tokens."""
+
+
+def cache_name(model: nn.Module) -> str:
+    """What the model's forward calls its cache of keys and values."""
+    parameters = inspect.signature(model.forward).parameters
+    return next((name for name in CACHE_NAMES if name in parameters), CACHE_NAMES[-1])
 
 
 def needs_tokens(places: Iterable[Place]) -> bool:

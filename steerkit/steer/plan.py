@@ -73,6 +73,11 @@ class SiteTable:
     reconstructs: Tensor | None
     """`(R,)` editors that write `decode(f')`; None if there are none."""
 
+    @property
+    def places(self) -> dict[int, int]:
+        """By index of a feature, its place among those that are read here."""
+        return {index: place for place, index in enumerate(self.indices.tolist())}
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

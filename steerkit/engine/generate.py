@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import Cache
 
+from steerkit.engine.decode_cache import DecodeCache, why_not
 from steerkit.engine.graphs import GraphReader, Graphs
 from steerkit.engine.prefixes import PrefixReader, Reuse
 from steerkit.engine.sampling import Sampler, Sampling
@@ -122,6 +125,8 @@ class _Reader:
         self._model, self._batch, self._mask = model, batch, batch.mask
         self._cache = DynamicCache(config=model.config)
         self._positions = (batch.mask.cumsum(dim=-1) - 1).clamp(min=0)
+        self._decode: DecodeCache | None = None
+        self._decodes = why_not(model) is None
         self._graph: GraphReader | None = None
 
     def prompt(self, split: bool, ends: Sequence[int] = (), reuse: Reuse | None = None) -> Tensor:
@@ -138,16 +143,22 @@ class _Reader:
                 kept.keep(start, end)
             start = end
         self._positions = positions[:, start:]
-        return _logits(self._model, ids[:, start:], mask, self._positions, self._cache)
+        where = {"input_ids": ids[:, start:], "attention_mask": mask, "position_ids": self._positions}
+        return _next_logits(self._model, self._cache, **where)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Logits after one more token of each sequence."""
         if self._graph is not None:
             return self._graph.step(tokens)
         ids = torch.tensor(tokens, device=self._mask.device).unsqueeze(-1)
+        if self._decode is None and self._decodes:
+            self._decode = DecodeCache(self._model, self._cache, self._mask, self._positions[:, -1:])
+        if self._decode is not None:
+            return _next_logits(self._model, self._decode, **self._decode.step(ids))
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=-1)
         self._positions = self._positions[:, -1:] + 1
-        return _logits(self._model, ids, self._mask, self._positions, self._cache)
+        where = {"input_ids": ids, "attention_mask": self._mask, "position_ids": self._positions}
+        return _next_logits(self._model, self._cache, **where)
 
     def go_on_with(self, graphs: Graphs, handover: Handover, tokens: int) -> None:
         """Decode with prepared steps from here on, if they can be."""
@@ -181,14 +192,8 @@ def _last(ids: Tensor) -> int | Tensor:
     return 1 if length == 1 else torch.tensor([length - 1])
 
 
-def _logits(model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+def _next_logits(model: PreTrainedModel, cache: Cache, *, input_ids: Tensor, **where: Any) -> Tensor:
     """Logits `(B, vocabulary)` after the last of the tokens `(B, T)`; the cache takes their keys and values."""
-    output = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        use_cache=True,
-        logits_to_keep=_last(ids),
-        **{cache_name(model): cache},
-    )
+    keep = {"use_cache": True, "logits_to_keep": _last(input_ids), cache_name(model): cache}
+    output = model(input_ids=input_ids, **where, **keep)
     return output.logits[:, -1]  # type: ignore[no-any-return]  # transformers' outputs are not typed

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from steerkit.engine.prefixes import can_be_cut
+from steerkit.engine.decode_cache import why_not
 from steerkit.engine.step_cache import StepCache
 from steerkit.errors import SteeringError
 from steerkit.steer import (
@@ -188,11 +188,6 @@ class Graphs:
 
     def _unfit(self) -> str | None:
         model: nn.Module = self._model
-        if not can_be_cut(self._model):
-            return "the model's cache is not one of keys and values that look back only"
         if len({weight.device for weight in model.parameters()}) > 1:
             return "the model is spread over several devices"
-        attention = str(self._model.config._attn_implementation)
-        if attention not in ("sdpa", "eager"):
-            return f"attention is {attention}; expected sdpa or eager"
-        return None
+        return why_not(self._model)

@@ -179,7 +179,8 @@ class Layout:
         # Without a cache every pass reads the whole sequence again, one token longer.
         again = cache is None and kwargs.get("use_cache") is False and width > self._seen > 0
         fresh = start == 0 and not again
-        valid = _valid(kwargs.get("attention_mask"), start, width)
+        only_tokens = width == 1 and getattr(cache, "only_tokens", False)
+        valid = None if only_tokens else _valid(kwargs.get("attention_mask"), start, width)
         if fresh:
             self._reply_start = self._locate_reply(valid, width)
         self._check_memory(batch, start)

@@ -6,7 +6,7 @@ from steerkit.engine.generate import Batch, generate, read_along
 from steerkit.engine.graphs import Graphs, GraphStatistics
 from steerkit.engine.load import AbandonedError, LoadedModel, box_folder, load_model
 from steerkit.engine.prefixes import DEFAULT, PrefixCache, PrefixStatistics, Reuse, bytes_of, can_be_cut
-from steerkit.engine.prepack import Prepack, Prepacked, obstacle, onednn_version, prepacked
+from steerkit.engine.prepack import Prepack, Prepacked, obstacle, prepacked
 from steerkit.engine.sampling import Sampling
 from steerkit.steer import cache_name
 
@@ -32,7 +32,6 @@ __all__ = [
     "generate",
     "load_model",
     "obstacle",
-    "onednn_version",
     "prepacked",
     "read_along",
     "tool_from_function",

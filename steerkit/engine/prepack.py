@@ -6,10 +6,8 @@ They hold the same numbers; products are summed in another order, so logits diff
 
 from __future__ import annotations
 
-import re
-import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Final, Literal
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from steerkit.errors import ModelError
+from steerkit.sae import onednn
 
 Prepack = bool | Literal["auto"]
 """Whether to lay linear weights out anew; `auto`: where it is faster."""
@@ -29,7 +28,6 @@ LARGEST: Final = 2 << 30
 """Bytes up to which `auto` doubles the linear weights."""
 _WINS: Final = 0.95
 _ROWS: Final = (1, 8)
-_TRIES: Final = 5
 _TIMED: Final = 64 << 20
 """Bytes of a weight that are timed at most: a part for the whole, more than caches hold."""
 
@@ -87,10 +85,10 @@ class Prepacked:
         for same in alike.values():
             whole = same[0].weight.detach()
             weight = whole[: max(1, _TIMED // (whole.shape[1] * whole.element_size()))]
-            packed, times = _laid_out(weight), len(same) * len(whole) / len(weight)
+            packed, times = onednn.laid_out(weight), len(same) * len(whole) / len(weight)
             for rows in _ROWS:
                 x = torch.ones(rows, weight.shape[1], dtype=weight.dtype)
-                plain, other = _timed(partial(linear, x, weight), partial(_product, x, packed, None))
+                plain, other = onednn.times(partial(linear, x, weight), partial(onednn.product, x, packed, None))
                 own, copies = own + plain * times, copies + other * times
         return own, copies
 
@@ -100,7 +98,7 @@ class _Copy:
 
     def __init__(self, weight: Tensor) -> None:
         self._of, self._seen = weakref.ref(weight), _state(weight)
-        self.packed = _laid_out(weight)
+        self.packed = onednn.laid_out(weight)
 
     def is_of(self, weight: Tensor) -> bool:
         """Whether the weight is the one that was copied, and as it was."""
@@ -142,7 +140,7 @@ class _Layer:
             or torch.compiler.is_compiling()
         ):
             return nn.Linear.forward(self.module, input)
-        return _product(input, self._copy.packed, self.module.bias)
+        return onednn.product(input, self._copy.packed, self.module.bias)
 
 
 def prepacked(model: nn.Module, wanted: Prepack = "auto") -> Prepacked | None:
@@ -179,15 +177,9 @@ def obstacle(model: nn.Module) -> str:
         if reason:
             return reason
     for dtype in {layer.weight.dtype for layer in layers}:
-        if not _supported(dtype):
+        if not onednn.supports(dtype):
             return f"this machine has no oneDNN products in {_name(dtype)}"
     return ""
-
-
-def onednn_version() -> str | None:
-    """Of the oneDNN that torch was built with."""
-    found = re.search(r"(?:MKL-DNN|oneDNN) v([\d.]+)", torch.__config__.show())
-    return found and found[1]
 
 
 def _linears(model: nn.Module) -> list[nn.Linear]:
@@ -206,33 +198,6 @@ def _unusual(layer: nn.Linear) -> str:
     return ""
 
 
-def _supported(dtype: torch.dtype) -> bool:
-    """Whether the operators, which torch's compiler emits and no page documents, are there and right for a dtype."""
-    if not torch.backends.mkldnn.is_available() or dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return False
-    weight, x = torch.linspace(-1, 1, 12, dtype=dtype).view(3, 4), torch.linspace(0, 1, 8, dtype=dtype).view(2, 4)
-    try:
-        if dtype != torch.float32:
-            name = "bf16" if dtype == torch.bfloat16 else "fp16"
-            if not getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported")():
-                return False
-        with torch.no_grad():
-            found = _product(x, _laid_out(weight), None)
-    except (AttributeError, NotImplementedError, RuntimeError):
-        return False
-    return bool(torch.allclose(found.float(), x.float() @ weight.float().T, atol=0.02))
-
-
-def _laid_out(weight: Tensor) -> Tensor:
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), 1)
-    return packed
-
-
-def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
-    return product
-
-
 def _state(weight: Tensor) -> tuple[int, int]:
     """What changes when a weight is changed in place; tensors made for inference cannot be asked how often."""
     return weight.data_ptr(), -1 if weight.is_inference() else weight._version
@@ -240,16 +205,3 @@ def _state(weight: Tensor) -> tuple[int, int]:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _timed(*runs: Callable[[], Tensor]) -> list[float]:
-    """The least seconds of each, the runs taking turns: what else the machine does only adds."""
-    seconds: list[list[float]] = [[] for _ in runs]
-    with torch.inference_mode():
-        for number in range(_TRIES + 1):
-            for run, found in zip(runs, seconds, strict=True):
-                start = time.perf_counter()
-                run()
-                if number:  # the first warms up
-                    found.append(time.perf_counter() - start)
-    return [min(found) for found in seconds]

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from steerkit.audit import Context
-from steerkit.engine import LoadedModel, Sampling, onednn_version
+from steerkit.engine import LoadedModel, Sampling
 from steerkit.policy import Policy, fingerprint
 from steerkit.runtime.request import Prepared
-from steerkit.sae import SaeSet
+from steerkit.sae import SaeSet, onednn_version
 
 _LIBRARIES = ("steerkit", "torch", "transformers", "tokenizers")
 

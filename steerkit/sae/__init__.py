@@ -7,6 +7,7 @@ from steerkit.sae.formats import FORMATS
 from steerkit.sae.formats.functiongemma import load_checkpoint
 from steerkit.sae.hub import load_set, pull, push
 from steerkit.sae.labels import Explanations, read_explanations, read_labels, write_labels
+from steerkit.sae.onednn import onednn_version
 from steerkit.sae.suite import SaeSet
 from steerkit.sae.summary import LayerSummary, summarize
 
@@ -27,6 +28,7 @@ __all__ = [
     "convert",
     "load_checkpoint",
     "load_set",
+    "onednn_version",
     "pull",
     "push",
     "read_explanations",

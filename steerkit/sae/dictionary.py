@@ -162,11 +162,15 @@ class Sae:
     def encode(self, x: Tensor) -> Tensor:
         """Features `(..., d_sae)` in float32 of activations `x` `(..., d_in)` of any dtype and leading shape."""
         x = x.float() - self.b_dec.float() if self.subtract_b_dec else x.float()
-        pre = x @ self.W_enc.float() + self.b_enc.float()
+        pre = self.pre_activations(x)
         if self.k is not None:
             largest = torch.relu(pre).topk(self.k, dim=-1, sorted=False)
             return torch.zeros_like(pre).scatter(-1, largest.indices, largest.values)
         return activate(pre, self.threshold, self.gate)
+
+    def pre_activations(self, x: Tensor) -> Tensor:
+        """`x @ W_enc + b_enc` `(..., d_sae)` of `x` `(..., d_in)` in float32, with nothing subtracted."""
+        return x @ self.W_enc.float() + self.b_enc.float()
 
     def decode(self, features: Tensor) -> Tensor:
         """Activations `(..., d_in)` in float32 of `features` `(..., d_sae)`."""

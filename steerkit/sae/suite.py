@@ -17,6 +17,7 @@ from steerkit.sae.formats import read_folders
 from steerkit.sae.formats.files import load_tensors
 from steerkit.sae.kept import KeptColumns
 from steerkit.sae.labels import LABELS_FILE, read_labels
+from steerkit.sae.laid_out import LaidOutSae, wins
 from steerkit.sae.mapped import release
 from steerkit.types import Feature
 
@@ -69,12 +70,22 @@ class SaeSet(Mapping[int, Sae]):
         return len(self.checkpoints)
 
     def on(self, layer: int, device: torch.device, dtype: torch.dtype | None = None) -> Sae:
-        """The layer's SAE on a device, its weights as stored or in `dtype`: itself, or a copy made once and kept."""
+        """The layer's SAE on a device, its weights as stored or in `dtype`: itself, or a copy made once and kept.
+
+        On a CPU its encoder is laid out anew where that is faster, in float32 and beside the other.
+        """
         key = (layer, device, dtype)
         if key not in self._copies:
             with torch.inference_mode(False):  # what is kept may be wanted for gradients later
-                self._copies[key] = self[layer].to(device, dtype)
+                self._copies[key] = self._placed(self[layer].to(device, dtype))
         return self._copies[key]
+
+    def _placed(self, sae: Sae) -> Sae:
+        return LaidOutSae(sae) if sae.W_enc.device.type == "cpu" and self._lays_out else sae
+
+    @cached_property
+    def _lays_out(self) -> bool:
+        return wins(self.values())
 
     def columns(self, layer: int, indices: Sequence[int], device: torch.device) -> Columns:
         """`Sae.columns` of a layer on a device, for reading only: the last that were asked for are kept.

@@ -22,7 +22,6 @@ from typer.testing import CliRunner
 import steerkit
 from steerkit.audit import Store
 from steerkit.cli.main import app
-from steerkit.engine import prepack
 from steerkit.errors import MissingExtraError, ModelError, PolicyError, SteerkitError
 from steerkit.lab.mapping import fingerprints, in_this_process, load_same
 from steerkit.lab.ray_data import check_ray, cluster, on_ray
@@ -30,6 +29,7 @@ from steerkit.lab.suite import run_suite
 from steerkit.lab.suite_cases import read_mobile_actions
 from steerkit.policy import load
 from steerkit.runtime import Runtime
+from steerkit.sae import onednn
 from steerkit.tiny.conversations import sample
 from tests.cli import ray_jobs
 from tests.cli.test_eval import POLICIES, QUICK, written
@@ -217,7 +217,7 @@ def test_a_worker_lays_weights_out_as_the_process_that_asks(monkeypatch: pytest.
         runtime = steerkit.load("tiny", audit=False, prepack=not wanted)
         same = load_same(lambda runtime=runtime: runtime, fingerprints(runtime), wanted)
         assert same.loaded.runs_prepacked is wanted
-    monkeypatch.setattr(prepack, "_supported", lambda dtype: False)
+    monkeypatch.setattr(onednn, "supports", lambda dtype: False)
     with pytest.raises(ModelError, match=r"no oneDNN products in float32.*; run it again with --no-prepack"):
         load_same(lambda: runtime, fingerprints(runtime), True)
 

@@ -19,6 +19,7 @@ from steerkit.engine.stand_in import FUNCTIONGEMMA, SMALL, random_model
 from steerkit.errors import ModelError
 from steerkit.lab.replies import replies
 from steerkit.runtime import Request, Runtime
+from steerkit.sae import onednn
 from steerkit.steer import attach, compile_plan
 from steerkit.testing import planted_policy
 from steerkit.tiny.cases import CASES
@@ -116,7 +117,7 @@ def test_an_error_while_weights_are_laid_out_leaves_nothing(monkeypatch: pytest.
         return weight
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepack, "_laid_out", failing)
+        patch.setattr(onednn, "laid_out", failing)
         with pytest.raises(RuntimeError, match="no memory"), copies.in_place():
             pass
     assert len(made) == 4
@@ -132,7 +133,7 @@ def test_copies_are_made_when_they_are_first_used(monkeypatch: pytest.MonkeyPatc
     """A model that only reads takes no more memory; one that generates lays each weight out once, also a shared one."""
     model = random_model({**SIZE, "tie_word_embeddings": False})
     model.model.layers[1].mlp.up_proj.weight = model.model.layers[0].mlp.up_proj.weight
-    copies, laid_out, made = prepacked(model, True), prepack._laid_out, []
+    copies, laid_out, made = prepacked(model, True), onednn.laid_out, []
     assert copies is not None
     assert copies.bytes == sum({m.weight: m.weight.numel() * 4 for m in linears(model)}.values())
 
@@ -140,7 +141,7 @@ def test_copies_are_made_when_they_are_first_used(monkeypatch: pytest.MonkeyPatc
         made.append(weight.shape)
         return laid_out(weight)
 
-    monkeypatch.setattr(prepack, "_laid_out", counted)
+    monkeypatch.setattr(onednn, "laid_out", counted)
     prompts = torch.randint(1, 2048, (1, 8), generator=torch.Generator().manual_seed(1))
     plain = logits(model, prompts)
     assert not made
@@ -362,7 +363,7 @@ def test_where_it_cannot_be_auto_does_without_and_on_says_why(monkeypatch: pytes
         prepacked(model, True)
     del model.lm_head.forward
     assert prepacked(model) is not None
-    monkeypatch.setattr(prepack, "_laid_out", lambda weight: torch.ops.mkldnn.no_such_operator(weight))
+    monkeypatch.setattr(onednn, "laid_out", lambda weight: torch.ops.mkldnn.no_such_operator(weight))
     assert prepacked(model) is None
 
 

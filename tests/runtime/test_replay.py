@@ -22,10 +22,11 @@ from steerkit.audit import (
     read_turn,
     verdict_data,
 )
-from steerkit.engine import Sampling, divergence, onednn_version
+from steerkit.engine import Sampling, divergence
 from steerkit.guard import judge_again, policies_in
 from steerkit.policy import fingerprint
 from steerkit.runtime import Request, Runtime, load_recorded, replay, unsteered, what_if
+from steerkit.sae import onednn_version
 from steerkit.tiny.cases import CASES
 from steerkit.types import Trace
 from tests.runtime.test_verdicts import guard, refusing

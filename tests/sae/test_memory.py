@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from steerkit.sae import Checkpoint, Columns, Sae, SaeSet, load_set
+from steerkit.sae import Checkpoint, Columns, Sae, SaeSet, load_set, onednn
 from steerkit.sae.formats import functiongemma, tensors
 from steerkit.sae.kept import KeptColumns
 from steerkit.sae.mapped import release
@@ -21,6 +21,7 @@ MEASURED = """
 import sys, torch
 from pathlib import Path
 from steerkit.sae import load_set
+from steerkit.sae.laid_out import LaidOutSae
 from steerkit.steer import compile_plan
 from steerkit.testing import planted_policy
 
@@ -42,6 +43,10 @@ else:
     assert saes.fingerprint
 if way == "trace":
     features = [sae.encode(torch.randn(4, sae.d_in)) for sae in saes.values()]
+if way == "laid out":
+    with torch.no_grad():
+        copies = [LaidOutSae(sae) for sae in saes.values()]
+        features = [sae.encode(torch.randn(4, sae.d_in)) for sae in copies]
 print(*(now - before for now, before in zip(held(), (own, files))))
 """
 linux = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux says what belongs to a process")
@@ -88,6 +93,15 @@ def test_only_what_is_watched_stays_in_memory(folders: dict[str, Path], kind: st
     """Every weight was read for the checks and the fingerprint; the files' pages stay only where a full trace asks."""
     assert measured("plan", folders[kind])[1] < SIZE / 4
     assert measured("trace", folders[kind])[1] > SIZE * 0.45  # the encoders
+
+
+@linux
+@pytest.mark.skipif(not onednn.supports(torch.float32), reason="no oneDNN here")
+def test_a_laid_out_encoder_stands_for_the_files_pages(folders: dict[str, Path]) -> None:
+    """Copied for a full trace, the encoders are the process' own, and the files' pages are given back."""
+    own, files = measured("laid out", folders["pt"])
+    assert SIZE * 0.45 < own < SIZE
+    assert files < measured("trace", folders["pt"])[1] - SIZE / 4
 
 
 def test_a_released_tensor_reads_as_before(folders: dict[str, Path]) -> None:

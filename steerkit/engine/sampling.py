@@ -53,7 +53,7 @@ class Sampler:
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Next tokens `(B,)` from logits `(B, vocabulary)`."""
-        best = logits.argmax(dim=-1)
+        best = logits.max(dim=-1).indices  # of equals the first, as `argmax`, which takes six times as long in bfloat16
         if self._greedy:
             return best
         for row, (setting, warpers) in enumerate(zip(self._settings, self._warpers, strict=True)):

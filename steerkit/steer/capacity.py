@@ -118,8 +118,7 @@ def cut_plan(plan: Plan, kept: Iterable[int] = ()) -> Cut:
     held: dict[int, list[int]] = {}
     for column, rule in enumerate(plan.rules, start=1):
         held.setdefault(rule.row, []).append(column)
-    places = {layer: table.places for layer, table in plan.sites.items()}
-    shares = tuple(_share(plan, held.get(row, []), places) for row in range(len(plan.rows) + 1))
+    shares = tuple(_share(plan, row, held.get(row, [])) for row in range(len(plan.rows) + 1))
     leaves: list[KnownLeaf] = []
     for _, gates in sorted(plan.gates.items()):
         leaves += _leaves(plan.rules[gates.rules.start - 1 : gates.rules.stop - 1])
@@ -137,7 +136,7 @@ def _unfit(plan: Plan) -> str | None:
     return "the model is spread over several devices" if len(devices) > 1 else None
 
 
-def _share(plan: Plan, columns: Sequence[int], places: Mapping[int, Mapping[int, int]]) -> Share:
+def _share(plan: Plan, row: int, columns: Sequence[int]) -> Share:
     rules = tuple(plan.rules[column - 1] for column in columns)
     leaves = _leaves(rules)
     number = {known: n for n, known in enumerate(leaves)}
@@ -147,12 +146,7 @@ def _share(plan: Plan, columns: Sequence[int], places: Mapping[int, Mapping[int,
         if rule.gate is not None
         for term in rule.gate.terms
     )
-    wanted = {feature for rule in rules for feature in rule.edits}
-    wanted |= {feature for known in leaves for feature, _ in known.leaf.weights}
-    here: dict[int, list[int]] = {layer: [] for layer in plan.sites}
-    for feature in sorted(wanted):
-        here[feature.layer].append(places[feature.layer][feature.index])
-    return Share(tuple(columns), rules, leaves, terms, {layer: tuple(found) for layer, found in here.items()})
+    return Share(tuple(columns), rules, leaves, terms, {layer: table.held[row] for layer, table in plan.sites.items()})
 
 
 def _leaves(rules: Sequence[Rule]) -> tuple[KnownLeaf, ...]:

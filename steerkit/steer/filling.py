@@ -201,7 +201,7 @@ class Filling:
         place = torch.where(some, place, 0)
         owner = table.owner[:, rows.unsqueeze(-1), place]
         site.owner[:depth].copy_(torch.where(some, own[b.view(1, -1, 1), owner], 0))
-        numbers = torch.stack([table.scale, table.shift, table.floor, table.ceiling])[:, :, rows.unsqueeze(-1), place]
+        numbers = table.numbers[:, :, rows.unsqueeze(-1), place]
         site.numbers[:, :depth].copy_(torch.where(some, numbers, site.numbers[:, :depth]))
         site.editors.copy_(table.editors[self._columns])
 

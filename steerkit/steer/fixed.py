@@ -184,7 +184,7 @@ class FixedSteering:
             return None
         x = y[:, 0].float()
         bias, gain, lift, threshold = site.units.unbind()
-        pre = torch.baddbmm(bias.unsqueeze(-1), site.W_enc, x.unsqueeze(-1)).squeeze(-1)
+        pre = torch.baddbmm(bias.unsqueeze(1), x.unsqueeze(1), site.W_enc.mT).squeeze(1)
         features = torch.relu(gain * pre + lift) * (pre > threshold)
         if self.room.readings:
             self.sums.add_(torch.bmm(features.unsqueeze(1), site.weights).squeeze(1))
@@ -243,11 +243,9 @@ def _write(site: FixedSite, y: Tensor, x: Tensor, features: Tensor, opened: Tens
     for level in reversed(range(len(site.owner))):
         on = opened.gather(1, site.owner[level])
         scale, shift, floor, ceiling = site.numbers[:, level].unbind()
-        change = ops.feature_change(features, on, scale, shift, floor, ceiling, change)
+        change = ops.feature_change(features, on, scale, shift, (floor, ceiling), change)
     assert isinstance(change, Tensor)  # there is at least one level
-    touched = (change != 0).any(dim=-1, keepdim=True).unsqueeze(-1)
-    out = torch.baddbmm(x.unsqueeze(1), change.unsqueeze(1), site.W_dec).to(y.dtype)
-    return torch.where(touched, out, y)
+    return ops.write_lanes(y[:, 0], x, change.unsqueeze(1), site.W_dec).unsqueeze(1)
 
 
 def fused_kernels(device: torch.device) -> ModuleType | None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from steerkit.chat.places import PlaceMachine
 from steerkit.errors import SteeringError
-from steerkit.steer import ops
 from steerkit.steer.filling import Handover
+from steerkit.steer.lanes import Lanes, lanes_of
 from steerkit.steer.layout import Layout, Window, needs_tokens
 from steerkit.steer.marks import Marks
 from steerkit.steer.memory import GateMemory
@@ -81,7 +81,8 @@ class _Pass:
 
     def __init__(self, plan: Plan, tape: Tape, layout: Layout) -> None:
         self.plan, self.tape, self.layout = plan, tape, layout
-        self.owned, self.writes, self.bias = (part.to(layout.device) for part in (plan.owned, plan.writes, plan.bias))
+        self.owned, self.bias = plan.owned.to(layout.device), plan.bias.to(layout.device)
+        self.writes = None if all(rule.writes for rule in plan.rules) else plan.writes.to(layout.device)
         self.places = sorted({place for rule in plan.rules for place in (rule.place, rule.reads_at)})
         self.writes_at = self._places_of([rule.place for rule in plan.rules])
         self.reads_at = self._places_of([rule.reads_at for rule in plan.rules])
@@ -95,9 +96,13 @@ class _Pass:
         """Whether any rule may read or touch a token of this pass."""
         self.first = 0
         """Offset of the first token that a rule may read or touch; N below counts tokens from here on."""
-        self.numbers = self.rows = self.at = self.allowed = self.sums = self.opened = torch.empty(0)
-        """Token numbers `(B, T)`, table rows `(N or 1,)`, tokens by place `(B, T, P)`, rules by place `(N, R)`, sums of
-        readings so far `(N, L)`, and rules that are open `(N, R)`, those without a gate from the start."""
+        self.numbers = self.at = self.allowed = self.may = self.sums = self.opened = torch.empty(0)
+        """Token numbers `(B, T)`, tokens by place `(B, T, P)`, rules by the places where they write and where their
+        gates are read `(N, R)`, sums of readings so far `(N, L)`, and rules that are open `(N, R)`, those without a
+        gate from the start."""
+        self._lanes: dict[int, Lanes] = {}
+        self._lanes_for: list[int] = [] if layout.uniform is None else [layout.uniform]
+        """Table rows of the sequences that they were made for."""
 
     def _places_of(self, places: Sequence[Place]) -> Tensor:
         numbers = [0, *(self.places.index(place) for place in places)]
@@ -129,12 +134,13 @@ class _Pass:
             return
         self.first = window.first(self.places)
         self.at = torch.stack([window.at(place)[:, self.first :] for place in self.places], dim=-1)
-        width = window.width - self.first
         uniform = self.layout.uniform is not None
-        self.rows = window.rows[:1] if uniform else window.rows.repeat_interleave(width)
-        self.allowed = self.owned[self.rows] & self.at.flatten(0, 1)[:, self.writes_at]
-        self.sums = self.bias.expand(len(self.allowed), -1)
-        self.opened = self.allowed.clone() if self.memories else self.allowed
+        rows = window.rows[:1] if uniform else window.rows.repeat_interleave(window.width - self.first)
+        owned, at = self.owned[rows], self.at.flatten(0, 1)
+        self.allowed = self.opened = owned & at[:, self.writes_at]
+        if self.memories:
+            self.may, self.opened = owned & at[:, self.reads_at], self.allowed.clone()
+            self.sums = self.bias.repeat(len(at), 1)
         if self.plan.remembers:
             self.numbers = window.numbers[:, self.first :]
         if self.late is not None:
@@ -160,43 +166,52 @@ class _Pass:
 
     def _steer(self, table: SiteTable, y: Tensor, window: Window) -> Tensor | None:
         """The output with its edits, or None where this site is only read."""
-        reached = y[:, self.first :]
+        lanes = self._lanes_at(table, window)
+        reached = y[:, self.first :] if self.first else y
         flat = reached.reshape(-1, y.shape[-1])
-        features = ops.read_features(flat, table.columns)
-        if table.gates is not None:
-            self.sums = torch.addmm(self.sums.to(y.device), features, table.gates)
+        x = flat.float()
+        features = lanes.read(x)
+        if lanes.gates is not None:
+            self.sums = self.sums.to(y.device)
+            lanes.weigh(features, self.sums)
         if table.layer in self.memories:
             self._open(self.memories[table.layer], window, reached.shape[:2])
         if table.editors is None:
             return None
         opened = self.opened.to(y.device) & table.editors
         self.tape.keep_open(table.layer, opened.view(*reached.shape[:2], -1), window.start + self.first)
-        writes, rows = self.writes.to(y.device), self.rows.to(y.device)
-        out = _write(table, flat, features, opened & writes, rows).view_as(reached)
-        return out if self.first == 0 else torch.cat([y[:, : self.first], out], dim=1)
+        if self.writes is not None:
+            opened = opened & self.writes.to(y.device)
+        out = lanes.write(flat, x, features, opened).view_as(reached)
+        return torch.cat([y[:, : self.first], out], dim=1) if self.first else out
+
+    def _lanes_at(self, table: SiteTable, window: Window) -> Lanes:
+        """A site's tables for the sequences of this pass, made when they change: beams come with the first of them."""
+        if self.layout.uniform is None and len(window.rows) != len(self._lanes_for):
+            self._lanes, self._lanes_for = {}, window.rows.tolist()
+        found = self._lanes.get(table.layer)
+        if found is None:
+            found = self._lanes[table.layer] = lanes_of(table, self._lanes_for)
+        return found
 
     def _open(self, memory: GateMemory, window: Window, shape: torch.Size) -> None:
         """Read the gates that are known at this layer, and open their rules."""
         table, device = memory.table, self.sums.device
-        at = self.at.to(device)
         sums = self.sums[:, table.leaves].view(*shape, -1)
+        counts = sums[..., :0]
         if table.windows or table.off is not None:
-            counts = at[..., [self.places.index(place or self.places[0]) for place in table.counts_at]]
-        else:
-            counts = at[..., :0]
+            at = [self.places.index(place or self.places[0]) for place in table.counts_at]
+            counts = self.at.to(device)[..., at]
         holds = memory.read(sums, counts, window.ends(self.first).to(device) if table.windows else counts)
-        owned = self.owned[self.rows, table.rules].to(device)
-        holds = holds & at[..., self.reads_at[table.rules].to(device)]
-        holds &= owned.view(shape[0] if len(owned) > 1 else 1, -1, owned.shape[-1])
+        holds = holds.flatten(0, 1) & self.may[:, table.rules].to(device)
         if table.remembers:
-            holds = memory.keep(holds, self.numbers.to(device))
-        opened = self.opened.to(device)
-        fresh = self.allowed[:, table.rules].to(device) & holds.flatten(0, 1)
+            holds = memory.keep(holds.view(*shape, -1), self.numbers.to(device)).flatten(0, 1)
+        opened = self.opened = self.opened.to(device)
+        fresh = holds & self.allowed[:, table.rules].to(device)
         if self.late is not None:  # those were opened before the pass, by what earlier tokens showed
             late = self.late[table.rules].to(device)
             fresh = torch.where(late, opened[:, table.rules], fresh)
         opened[:, table.rules] = fresh
-        self.opened = opened
 
     def _open_late(self, window: Window, late: Tensor) -> None:
         """Open the rules whose gates read higher layers than they edit, by what earlier passes showed."""
@@ -217,23 +232,6 @@ def _given(layer: int, args: tuple[Tensor, ...]) -> Tensor:
     if not args:
         raise SteeringError(f"layer {layer}: its o_proj was given no activations by position; expected one tensor")
     return args[0]
-
-
-def _write(table: SiteTable, y: Tensor, features: Tensor, opened: Tensor, rows: Tensor) -> Tensor:
-    """Activations `(N, d_in)` after the edits of the `opened` rules `(N, R)`; of two on one feature the first acts."""
-    change: Tensor | float = 0.0
-    for level in reversed(range(len(table.owner))):
-        on = opened.gather(1, table.owner[level, rows].expand(len(y), -1))
-        scale, shift, floor, ceiling = (
-            part[level, rows] for part in (table.scale, table.shift, table.floor, table.ceiling)
-        )
-        change = ops.feature_change(features, on, scale, shift, floor, ceiling, change)
-    assert isinstance(change, Tensor)  # there is at least one level
-    out = ops.write_delta(y, change, table.columns.W_dec)
-    if table.reconstructs is None:
-        return out
-    whole = (opened & table.reconstructs).any(dim=-1)
-    return ops.write_reconstruction(y, out, whole, change, table.indices, table.sae)
 
 
 def _remembering(plan: Plan) -> str | None:

@@ -22,14 +22,29 @@ def read_features(x: Tensor, columns: Columns) -> Tensor:
     return activate(torch.addmm(columns.b_enc, x.float(), columns.W_enc), columns.threshold, columns.gate)
 
 
-def feature_change(
-    f: Tensor, on: Tensor, scale: Tensor, shift: Tensor, floor: Tensor, ceiling: Tensor, otherwise: Tensor | float = 0.0
-) -> Tensor:
-    """`f' - f` `(N, S)` where `on`, else `otherwise`; `f' = clip(scale * f + shift, floor, ceiling)`.
+def read_lanes(x: Tensor, columns: Columns) -> Tensor:
+    """The same `(Q, M, S)` of Q lanes of tokens: `x` `(Q, M, d_in)` in float32, columns with that first dimension."""
+    if columns.whole is not None:
+        return columns.whole.encode(x)[..., columns.indices]
+    pre = torch.baddbmm(columns.b_enc, x, columns.W_enc)
+    return activate(pre, columns.threshold, columns.gate)
 
-    The tables are `(N or 1, S)`.
+
+def feature_change(
+    f: Tensor,
+    on: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    bounds: tuple[Tensor, Tensor] | None,
+    otherwise: Tensor | float = 0.0,
+) -> Tensor:
+    """`f' - f` of features `f` where `on`, else `otherwise`; `f' = clip(scale * f + shift, *bounds)`.
+
+    All of one shape, or tables that broadcast to it; without bounds nothing is clipped.
     """
-    wanted = torch.clamp(scale * f + shift, floor, ceiling)
+    wanted = torch.addcmul(shift, scale, f)
+    if bounds is not None:
+        wanted = torch.clamp(wanted, *bounds)
     return torch.where(on, wanted - f, otherwise)
 
 
@@ -73,13 +88,20 @@ def over_window(values: Tensor, counts: Tensor, size: int, mean: bool) -> Tensor
     return torch.where(number > 0, found, torch.nan)
 
 
-def write_delta(y: Tensor, change: Tensor, W_dec: Tensor) -> Tensor:
-    """`y + change @ W_dec` in `y`'s dtype; a token whose features do not change keeps its bits.
+def write_lanes(y: Tensor, x: Tensor, change: Tensor, W_dec: Tensor) -> Tensor:
+    """`x + change @ W_dec` in `y`'s dtype, lane by lane; a token whose features do not change keeps its bits.
 
     Adding a zero would already turn -0.0 into 0.0, so untouched tokens are selected, not summed.
+
+    Args:
+        y: `(N, d_in)` activations.
+        x: the same in float32.
+        change: `(Q, M, S)` of their features.
+        W_dec: `(Q, S, d_in)`.
     """
-    touched = (change != 0).any(dim=-1, keepdim=True)
-    return torch.where(touched, torch.addmm(y.float(), change, W_dec).to(y.dtype), y)
+    touched = change.any(dim=-1).view(-1, 1)
+    written = torch.baddbmm(x.view(change.shape[0], -1, x.shape[-1]), change, W_dec).view_as(y)
+    return torch.where(touched, written.to(y.dtype), y)
 
 
 def write_reconstruction(y: Tensor, out: Tensor, tokens: Tensor, change: Tensor, indices: Tensor, sae: Sae) -> Tensor:

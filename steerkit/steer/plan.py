@@ -61,13 +61,16 @@ class SiteTable:
     columns: Columns
     gates: Tensor | None
     """`(S, L)` weights of this layer's features in each reading's sum; None where no gate reads this layer."""
+    leaves: slice
+    """Outside these readings all those weights are 0."""
+    held: tuple[tuple[int, ...], ...]
+    """By row, the places among the S of the features that it edits or weighs."""
     owner: Tensor
     """`(K, rows, S)` column of the rules that edit the feature, the one that goes first first; 0 where none does."""
-    scale: Tensor
-    shift: Tensor
-    floor: Tensor
-    ceiling: Tensor
-    """`(K, rows, S)` each: the edit's four numbers, the identity where there is none."""
+    numbers: Tensor
+    """`(4, K, rows, S)` scale, shift, floor and ceiling of the edit, the identity where there is none."""
+    bounded: bool
+    """Whether any edit has a floor or a ceiling."""
     editors: Tensor | None
     """`(R,)` rules that edit here; None if the site is only read."""
     reconstructs: Tensor | None
@@ -222,7 +225,6 @@ def _site(
     for column, rule in here:
         editors[column], reconstructs[column] = True, rule.reconstructs
     owner, numbers = _edit_tables(here, place, rows)
-    scale, shift, floor, ceiling = (part.contiguous().to(device) for part in numbers.unbind(-1))
     gates = leaf_weights(leaves, layer, place)
     indices, whole = [feature.index for feature in read], bool(reconstructs.any())
     return SiteTable(
@@ -231,18 +233,18 @@ def _site(
         torch.tensor(indices, device=device),
         saes.columns(layer, indices, device),
         None if gates is None else gates.to(device),
+        slice(0) if gates is None else _between(gates.any(dim=0)),
+        tuple(tuple(sorted(found)) for found in _held(rules, place, rows)),
         owner.to(device),
-        scale,
-        shift,
-        floor,
-        ceiling,
+        numbers.to(device),
+        bool(numbers[2:].isfinite().any()),
         editors.to(device) if here else None,
         reconstructs.to(device) if whole else None,
     )
 
 
 def _edit_tables(here: Sequence[tuple[int, Rule]], place: Mapping[Feature, int], rows: int) -> tuple[Tensor, Tensor]:
-    """`(K, rows, S)` owners and `(K, rows, S, 4)` numbers: what goes first in a row first."""
+    """`(K, rows, S)` owners and `(4, K, rows, S)` numbers: what goes first in a row first."""
     editing: dict[tuple[int, int], list[tuple[int, Formula]]] = {}
     for column, rule in sorted(here, key=lambda item: item[1].rank):
         for feature, formula in rule.edits.items():
@@ -255,4 +257,19 @@ def _edit_tables(here: Sequence[tuple[int, Rule]], place: Mapping[Feature, int],
         for level, (column, formula) in enumerate(stack):
             owner[level, row, s] = column
             numbers[level, row, s] = torch.tensor(formula)
-    return owner, numbers
+    return owner, numbers.movedim(-1, 0).contiguous()
+
+
+def _held(rules: Sequence[Rule], place: Mapping[Feature, int], rows: int) -> list[set[int]]:
+    """By row, the places of the features that its rules edit, or their gates weigh."""
+    found: list[set[int]] = [set() for _ in range(rows)]
+    for rule in rules:
+        weighed = () if rule.gate is None else (feature for leaf in rule.gate.leaves for feature, _ in leaf.weights)
+        found[rule.row] |= {place[feature] for feature in (*rule.edits, *weighed) if feature in place}
+    return found
+
+
+def _between(flags: Tensor) -> slice:
+    """From the first that is set to the last."""
+    places = flags.nonzero().squeeze(-1).tolist()
+    return slice(places[0], places[-1] + 1)

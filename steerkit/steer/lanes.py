@@ -1,0 +1,154 @@
+"""A site's tables for the requests of one batch, and the arithmetic of a pass over them.
+
+Where all requests are under the same policies there is one lane for all tokens. Where they are not, each request has a
+lane of its own with the features that its own policies name, so that none is multiplied by another's.
+
+Shapes: Q lanes (1 or B) of M tokens each, N = Q * M; S features of a lane, K edits of one feature, l readings that this
+layer adds to, R rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from steerkit.sae import Columns, GateWeights
+from steerkit.steer import ops
+from steerkit.steer.plan import SiteTable
+
+_MOST_BYTES: Final = 16 << 20
+"""Of the columns of one site, gathered for requests that differ; above, all are multiplied by all."""
+
+
+class Level(NamedTuple):
+    """One edit at most of each feature, `(Q, 1, S)` each."""
+
+    owner: Tensor
+    """Column of the rule that edits the feature; 0 where none does."""
+    scale: Tensor
+    shift: Tensor
+    bounds: tuple[Tensor, Tensor] | None
+    """Floor and ceiling; None where no edit of the site has any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """What one site does to a batch; its tensors live on the site's device."""
+
+    table: SiteTable
+    columns: Columns
+    """Of each lane, `(Q, d_in, S)`, `(Q, S, d_in)` and `(Q, 1, S)`; with a Q of 1 where lanes share them."""
+    indices: Tensor | None
+    """`(S,)` which features these are, where lanes share them."""
+    gates: Tensor | None
+    """`(Q, S, l)` their weights in the readings' sums; None where no gate reads this layer."""
+    levels: tuple[Level, ...]
+    """The edit that goes last of those on one feature first."""
+    number: int
+    """Q."""
+    sharing: int
+    """Lanes that have columns: Q, or 1 for all."""
+
+    def read(self, x: Tensor) -> Tensor:
+        """Features `(Q, M, S)` of activations `x` `(N, d_in)` in float32."""
+        features = ops.read_lanes(x.view(self.sharing, -1, x.shape[-1]), self.columns)
+        return features.view(self.number, -1, features.shape[-1])
+
+    def weigh(self, features: Tensor, sums: Tensor) -> None:
+        """Add what features `(Q, M, S)` weigh to the readings' sums `(N, L)`."""
+        assert self.gates is not None  # the caller looked
+        own = sums[:, self.table.leaves]
+        shared = features.view(self.sharing, -1, features.shape[-1])
+        own.add_(torch.bmm(shared, self.gates).view_as(own))
+
+    def write(self, y: Tensor, x: Tensor, features: Tensor, opened: Tensor) -> Tensor:
+        """Activations `(N, d_in)` `y`, in float32 `x`, after the edits of the `opened` rules `(N, R)`.
+
+        Of two on one feature the first acts.
+        """
+        table, by_lane = self.table, opened.view(*features.shape[:2], -1)
+        change: Tensor | float = 0.0
+        for owner, scale, shift, bounds in self.levels:
+            on = by_lane.gather(2, owner.expand_as(features))
+            change = ops.feature_change(features, on, scale, shift, bounds, change)
+        assert isinstance(change, Tensor)  # there is at least one level
+        change = change.view(self.sharing, -1, change.shape[-1])
+        out = ops.write_lanes(y, x, change, self.columns.W_dec)
+        if table.reconstructs is None:
+            return out
+        assert self.indices is not None  # such sites' columns are shared
+        whole = (opened & table.reconstructs).any(dim=-1)
+        return ops.write_reconstruction(y, out, whole, change[0], self.indices, table.sae)
+
+
+def lanes_of(table: SiteTable, rows: Sequence[int]) -> Lanes:
+    """The lanes of requests in these table rows: of all of them if they are the same row, else of each.
+
+    Where rows differ, columns stay shared if that is no more than twice as much work, if they would take too much room,
+    or if the whole dictionary is needed anyway.
+    """
+    rows = rows[:1] if len(set(rows)) == 1 else rows
+    every = len(table.indices)
+    size = max(1, *(len(table.held[row]) for row in rows))
+    taken = 8 * len(rows) * size * table.columns.W_dec.shape[1]
+    whole = table.columns.whole is not None or table.reconstructs is not None
+    shared = len(rows) > 1 and (every <= 2 * size or taken > _MOST_BYTES)
+    if whole or shared or (len(rows) == 1 and size == every):
+        return _shared(table, rows)
+    return _own(table, rows, size)
+
+
+def _shared(table: SiteTable, rows: Sequence[int]) -> Lanes:
+    """Lanes that share the columns of all features of the site."""
+    columns, gates = table.columns, table.gates
+    at = torch.tensor(rows, device=table.owner.device)
+    levels = _levels(table, table.owner[:, at], table.numbers[:, :, at])
+    one = Columns(
+        columns.W_enc.unsqueeze(0),
+        columns.b_enc.view(1, 1, -1),
+        columns.W_dec.unsqueeze(0),
+        columns.threshold,
+        columns.gate,
+        columns.whole,
+        columns.indices,
+    )
+    weights = None if gates is None else gates[:, table.leaves].unsqueeze(0)
+    return Lanes(table, one, table.indices, weights, levels, len(rows), 1)
+
+
+def _own(table: SiteTable, rows: Sequence[int], size: int) -> Lanes:
+    """Lanes with columns of their own; one with fewer features is filled up with some that no rule of its edits."""
+    columns, device = table.columns, table.owner.device
+    places = torch.tensor([[*table.held[row], *[0] * (size - len(table.held[row]))] for row in rows], device=device)
+    real = torch.tensor([[s < len(table.held[row]) for s in range(size)] for row in rows], device=device)
+    at = torch.tensor(rows, device=device).unsqueeze(-1)
+    levels = _levels(table, torch.where(real, table.owner[:, at, places], 0), table.numbers[:, :, at, places])
+
+    def gathered(part: Tensor) -> Tensor:
+        return part[places].unsqueeze(1)
+
+    gate = columns.gate
+    own = Columns(
+        columns.W_enc.T[places].contiguous().mT,  # by rows, as a product with few tokens reads them fastest
+        gathered(columns.b_enc),
+        columns.W_dec[places],
+        None if columns.threshold is None else gathered(columns.threshold),
+        None if gate is None else GateWeights(*map(gathered, gate)),
+    )
+    weights = None
+    if table.gates is not None:
+        weights = torch.where(real.unsqueeze(-1), table.gates[places][..., table.leaves], 0.0)
+    return Lanes(table, own, places[0] if len(rows) == 1 else None, weights, levels, len(rows), len(rows))
+
+
+def _levels(table: SiteTable, owner: Tensor, numbers: Tensor) -> tuple[Level, ...]:
+    """Of owners `(K, Q, S)` and numbers `(4, K, Q, S)`."""
+    by_level = zip(owner.unsqueeze(2).unbind(), *(part.unbind() for part in numbers.unsqueeze(3)), strict=True)
+    return tuple(
+        Level(own, scale, shift, (floor, ceiling) if table.bounded else None)
+        for own, scale, shift, floor, ceiling in reversed(list(by_level))
+    )

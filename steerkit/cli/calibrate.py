@@ -10,7 +10,7 @@ import typer
 
 from steerkit.cli.engine import Engine, Where, Workers, mapper_of, where
 from steerkit.cli.reading import progress
-from steerkit.cli.sae_options import Device, Dtype, Limit, Model, Prepack, Saes, load_named, prepack_of
+from steerkit.cli.sae_options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, load_named, speed_of
 from steerkit.cli.view import console, print_json
 from steerkit.errors import SaeError
 
@@ -54,6 +54,7 @@ def calibrate_command(
     device: Device = None,
     dtype: Dtype = None,
     prepack: Prepack = None,
+    graphs: Graphs = "auto",
 ) -> None:
     """Choose the bounds of a policy's gates and guard for a wanted rate of false positives.
 
@@ -74,7 +75,7 @@ def calibrate_command(
     loaded, shadow = load(policy), None
     if data is not None:
         reading = {"limit": limit, "max_new_tokens": max_new_tokens}
-        chosen: dict[str, Any] = {"device": device, "dtype": dtype, "prepack": prepack_of(prepack)}
+        chosen: dict[str, Any] = {"device": device, "dtype": dtype, **speed_of(prepack, graphs)}
         load_one = partial(load_model, model, saes, **chosen, audit=False)
         found = _from_data(loaded, data, positive, rate, where(engine, workers, load_one, device), reading)
     else:

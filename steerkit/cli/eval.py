@@ -12,7 +12,7 @@ import typer
 
 from steerkit.cli.engine import Engine, Where, Workers, mapper_of, where
 from steerkit.cli.reading import progress
-from steerkit.cli.sae_options import Device, Dtype, Limit, Model, Prepack, Saes, prepack_of
+from steerkit.cli.sae_options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, speed_of
 from steerkit.cli.view import console, print_json
 from steerkit.errors import SaeError
 
@@ -72,6 +72,7 @@ def eval_command(
     device: Device = None,
     dtype: Dtype = None,
     prepack: Prepack = None,
+    graphs: Graphs = "auto",
 ) -> None:
     """Prove a policy on harmful and benign conversations, beside its controls; or score a model on a public suite."""
     from steerkit.runtime import load
@@ -83,7 +84,7 @@ def eval_command(
         )
     factors = _doses(doses)
 
-    chosen: dict[str, Any] = {"device": device, "dtype": dtype, "prepack": prepack_of(prepack)}
+    chosen: dict[str, Any] = {"device": device, "dtype": dtype, **speed_of(prepack, graphs)}
     load_one = partial(load, model, saes, **chosen, audit=False)
     at = where(engine, workers, load_one, device)
     length = {"max_new_tokens": max_new_tokens, "batch": batch}

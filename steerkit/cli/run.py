@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from steerkit.cli.files import read_tools
-from steerkit.cli.sae_options import Prepack, prepack_of
+from steerkit.cli.sae_options import Graphs, Prepack, speed_of
 from steerkit.cli.turns import turn_data, verdict_data, watched_bars
 from steerkit.cli.view import console, edit_text, print_json, reply_text, verdict_text
 
@@ -26,6 +26,7 @@ def run_command(
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Such as float32 or bfloat16.")] = None,
     prepack: Prepack = None,
+    graphs: Graphs = "auto",
     counterfactual: Annotated[
         bool, typer.Option("--counterfactual", help="Record as well what the model does without steering.")
     ] = False,
@@ -35,7 +36,7 @@ def run_command(
     declared = read_tools(tools)
     from steerkit.runtime import load
 
-    told: dict[str, Any] = {"counterfactual": counterfactual, "prepack": prepack_of(prepack)}
+    told: dict[str, Any] = {"counterfactual": counterfactual, **speed_of(prepack, graphs)}
     runtime = load(model, saes, policy or (), device=device, dtype=dtype, audit=store, **told)
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     turn = runtime.run([{"role": "user", "content": message}], declared, **settings)

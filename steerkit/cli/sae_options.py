@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -37,10 +37,16 @@ Prepack = Annotated[
     ),
 ]
 
+Graphs = Annotated[
+    Literal["auto", "on", "off", "compiled"],
+    typer.Option(help="Make tokens with prepared steps, on a GPU in CUDA graphs (auto: on a GPU)."),
+]
 
-def prepack_of(given: bool | None) -> bool | Literal["auto"]:
-    """What `load` takes for the option: where it was left out, `auto`."""
-    return "auto" if given is None else given
+
+def speed_of(prepack: bool | None, graphs: str) -> dict[str, Any]:
+    """What `load` takes for the options that say how tokens are made."""
+    prepared = {"on": True, "off": False}.get(graphs, graphs)
+    return {"prepack": "auto" if prepack is None else prepack, "graphs": prepared}
 
 
 def layer_numbers(text: str | None) -> list[int] | None:

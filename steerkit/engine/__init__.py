@@ -3,7 +3,7 @@
 from steerkit.engine.divergence import Divergence, divergence
 from steerkit.engine.functions import tool_from_function
 from steerkit.engine.generate import Batch, generate, read_along
-from steerkit.engine.graphs import Graphs, GraphStatistics
+from steerkit.engine.graphs import Graphs, GraphStatistics, Prepare, graphs_for
 from steerkit.engine.load import AbandonedError, LoadedModel, box_folder, load_model
 from steerkit.engine.prefixes import DEFAULT, PrefixCache, PrefixStatistics, Reuse, bytes_of, can_be_cut
 from steerkit.engine.prepack import Prepack, Prepacked, obstacle, prepacked
@@ -22,6 +22,7 @@ __all__ = [
     "PrefixStatistics",
     "Prepack",
     "Prepacked",
+    "Prepare",
     "Reuse",
     "Sampling",
     "box_folder",
@@ -30,6 +31,7 @@ __all__ = [
     "can_be_cut",
     "divergence",
     "generate",
+    "graphs_for",
     "load_model",
     "obstacle",
     "prepacked",

@@ -1,7 +1,8 @@
 """Decodes with steps of fixed shape, steering inside: on a GPU captured once in a CUDA graph and replayed per token.
 
 The prompt is read as ever. Then keys, values, and what steering has come to are moved into buffers, and each token is
-one replay, under any policies: their tables are buffers too. On a CPU the same step runs without a graph.
+one replay, under any policies: their tables are buffers too. On a CPU the same step runs without a graph. A step may be
+compiled as well, whole and once, whatever the policies.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,9 @@ from steerkit.steer import (
     cut_plan,
     fused_kernels,
 )
+
+Prepare: TypeAlias = bool | Literal["auto", "compiled"]
+"""Whether tokens are made with prepared steps; `auto`: on a GPU; `compiled`: with steps that are compiled as well."""
 
 _COLUMNS_AT_ONCE: Final = 256
 """Sequences are given room in these steps, so that a graph serves many lengths."""
@@ -60,8 +64,10 @@ class Step:
         columns: int,
         *,
         kernels: ModuleType | None = None,
+        compiled: bool = False,
     ) -> None:
         self._model, self.room = model, room
+        self._forward: Any = torch.compile(model, fullgraph=True, dynamic=False) if compiled else model
         self.cache = StepCache(model, like, rows, columns)
         self.steering = FixedSteering(model, room, rows, columns, fused=kernels)
         self._name = cache_name(model)
@@ -81,7 +87,7 @@ class Step:
     def _run(self) -> Tensor:
         self.cache.begin()
         with attach_fixed(self._model, self.steering):
-            output = self._model(**self.cache.inputs, **{self._name: self.cache.cache}, logits_to_keep=1)
+            output = self._forward(**self.cache.inputs, **{self._name: self.cache.cache}, logits_to_keep=1)
         return output.logits[:, -1]  # type: ignore[no-any-return]  # transformers' outputs are not typed
 
     def _capture(self, device: torch.device) -> None:
@@ -117,10 +123,17 @@ class GraphReader:
 class Graphs:
     """Prepared steps of one model, the least recently used dropped first. One generation at a time."""
 
-    def __init__(self, model: PreTrainedModel, *, fused: bool = True) -> None:
-        """For a model; `fused` steers with one kernel per layer on a GPU where Triton works."""
-        self._model = model
-        self.kernels = fused_kernels(model.device) if fused else None
+    def __init__(self, model: PreTrainedModel, *, fused: bool = True, compiled: bool = False) -> None:
+        """For a model.
+
+        Args:
+            model: the model.
+            fused: steer with one kernel per layer on a GPU where Triton works.
+            compiled: compile the steps with `torch.compile`, whose own kernels steer as well then.
+        """
+        self._model, self._compiled = model, compiled
+        self.kernels = fused_kernels(model.device) if fused and not compiled else None
+        self._reserved = Capacity()
         self._steps: OrderedDict[tuple[object, ...], Step] = OrderedDict()
         self._captures = self._generations = self._fallbacks = 0
         self.refused: str | None = None
@@ -130,6 +143,10 @@ class Graphs:
     def statistics(self) -> GraphStatistics:
         """What it has done so far."""
         return GraphStatistics(self._captures, self._generations, self._fallbacks)
+
+    def reserve(self, room: Capacity) -> None:
+        """Give every step that steers at least this room, so that plans within it need no other."""
+        self._reserved = self._reserved.joined(room)
 
     def take_over(
         self, handover: Handover, cache: DynamicCache, mask: Tensor, positions: Tensor, tokens: int
@@ -155,7 +172,9 @@ class Graphs:
             handover.tape.decoding = f"step by step: {self.refused}"
             return None
         self._generations += 1
-        handover.tape.decoding = "CUDA graph" if self._model.device.type == "cuda" else "fixed steps"
+        steps = "compiled steps" if self._compiled else "fixed steps"
+        on_gpu = self._model.device.type == "cuda"
+        handover.tape.decoding = f"CUDA graph of {steps}" if on_gpu else steps
         return reader
 
     def _take_over(
@@ -177,9 +196,12 @@ class Graphs:
         found = self._steps.get(key)
         if found is None or found.room.lacks(cut.needs) is not None:
             room = cut.needs if found is None else found.room.joined(cut.needs)
+            if cut.plan.rules:
+                room = room.joined(self._reserved)
             self._steps.pop(key, None)  # its memory is needed
             del found
-            found = self._steps[key] = Step(self._model, like, room.rounded(), rows, columns, kernels=self.kernels)
+            how: dict[str, Any] = {"kernels": self.kernels, "compiled": self._compiled}
+            found = self._steps[key] = Step(self._model, like, room.rounded(), rows, columns, **how)
             self._captures += 1
         self._steps.move_to_end(key)
         while len(self._steps) > _MOST_STEPS:
@@ -191,3 +213,10 @@ class Graphs:
         if len({weight.device for weight in model.parameters()}) > 1:
             return "the model is spread over several devices"
         return why_not(self._model)
+
+
+def graphs_for(model: PreTrainedModel, wanted: Prepare) -> Graphs | None:
+    """Prepared steps as they are wanted; None where tokens are made step by step."""
+    if wanted is False or (wanted == "auto" and model.device.type != "cuda"):
+        return None
+    return Graphs(model, compiled=wanted == "compiled")

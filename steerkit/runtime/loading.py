@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from steerkit.audit import OnFailure, OnRecord, RecordedTurn, Store, default_store
-from steerkit.engine import DEFAULT, LoadedModel, Prepack, box_folder, load_model
+from steerkit.engine import DEFAULT, LoadedModel, Prepack, Prepare, box_folder, load_model
 from steerkit.errors import SaeError
 from steerkit.runtime.policies import PolicyLike
 from steerkit.runtime.runtime import Runtime
@@ -35,7 +35,7 @@ def load(
     counterfactual: bool = False,
     prefix_cache: str | int | bool = DEFAULT,
     prepack: Prepack = "auto",
-    graphs: bool | Literal["auto"] = "auto",
+    graphs: Prepare = "auto",
 ) -> Runtime:
     """A runtime on a model.
 
@@ -56,8 +56,9 @@ def load(
         counterfactual: make each steered turn without steering as well, beside it in its batch, and record it.
         prefix_cache: how much memory, such as `1 GiB`, may hold what prompts begin with; False for none.
         prepack: keep linear weights a second time as a CPU reads them fastest; `auto`: where that is faster.
-        graphs: make tokens with steps of fixed shape, on a GPU captured in a CUDA graph; `auto`: on a GPU. What does
-            not fit, a TopK SAE for one, is made step by step, and the record says so.
+        graphs: make tokens with steps of fixed shape, on a GPU captured in a CUDA graph; `auto`: on a GPU; `compiled`:
+            through `torch.compile` as well, which takes its time for each batch size. What does not fit, a TopK SAE
+            for one, is made step by step, and the record says so.
 
     Raises:
         ModelError, SaeError, PolicyError, AuditError: with what was got, what was expected and what to do.

@@ -61,9 +61,13 @@ def prepare(request: Request, loaded: LoadedModel, policies: tuple[Policy, ...],
         for found in lint(tool):
             warnings.warn(f"tool {tool.name} {found.path}: {found.text}", stacklevel=2)
     prompt = render(loaded.tokenizer, request.messages, tools, untrusted=untrusted)
+    return Prepared(request, tools, policies, prompt, wanted_of(policies))
+
+
+def wanted_of(policies: tuple[Policy, ...]) -> Wanted:
+    """What the trace of a request under these policies shows, and the guard reads of it."""
     watch = {policy.name: tuple(dict.fromkeys((*policy.trace.watch, *needs(policy)))) for policy in policies}
-    top_k = max((policy.trace.top_k for policy in policies), default=0)
-    return Prepared(request, tools, policies, prompt, Wanted(policies, watch, top_k))
+    return Wanted(policies, watch, max((policy.trace.top_k for policy in policies), default=0))
 
 
 def with_counterfactual(one: Prepared) -> Prepared:

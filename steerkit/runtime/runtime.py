@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self, Unpack
+from typing import Any, Self, Unpack
 
 from steerkit.audit import OnFailure, OnRecord, RunLog, Store
 from steerkit.chat import Event, Parser, Wire, place_machine
-from steerkit.engine import DEFAULT, Batch, Graphs, LoadedModel, PrefixCache, Sampling, bytes_of, generate
+from steerkit.engine import (
+    DEFAULT,
+    Batch,
+    Graphs,
+    LoadedModel,
+    PrefixCache,
+    Prepare,
+    Sampling,
+    bytes_of,
+    generate,
+    graphs_for,
+)
 from steerkit.policy import Policy
 from steerkit.runtime import drive, retry
 from steerkit.runtime.desk import Desk, Settings
@@ -19,13 +30,13 @@ from steerkit.runtime.loop import Approval, Run
 from steerkit.runtime.pending import Pending
 from steerkit.runtime.policies import PolicyLike, policies_for, refuse_twice
 from steerkit.runtime.provenance import opening_of
-from steerkit.runtime.request import Prepared, Request, ToolLike, prepare, with_counterfactual
+from steerkit.runtime.request import Prepared, Request, ToolLike, prepare, wanted_of, with_counterfactual
 from steerkit.runtime.retry import Retried
 from steerkit.runtime.reuse import pieces_of
 from steerkit.runtime.steps import drained, sent
 from steerkit.runtime.tripwire import Tripwires
 from steerkit.sae import SaeSet
-from steerkit.steer import attach, compile_plan, traced_layers
+from steerkit.steer import attach, compile_plan, cut_plan, traced_layers
 from steerkit.types import Messages, Turn
 
 
@@ -49,7 +60,7 @@ class Runtime:
         on_record: OnRecord | None = None,
         counterfactual: bool = False,
         prefix_cache: str | int | bool = DEFAULT,
-        graphs: bool | Literal["auto"] = "auto",
+        graphs: Prepare = "auto",
     ) -> None:
         self.loaded, self.saes = loaded, saes
         self.counterfactual = counterfactual
@@ -57,8 +68,7 @@ class Runtime:
         limit = bytes_of(prefix_cache)
         self.prefix_cache: PrefixCache | None = PrefixCache(limit) if limit else None
         """What prompts began with, read and steered, for the next turn; `prefix_cache.statistics` says how it does."""
-        wanted = loaded.device.type == "cuda" if graphs == "auto" else graphs
-        self.graphs: Graphs | None = Graphs(loaded.model) if wanted else None
+        self.graphs: Graphs | None = graphs_for(loaded.model, graphs)
         """Prepared steps that tokens are made with; `graphs.statistics` says how they do, None where there are none."""
         self.untrusted = untrusted
         self.wire = Wire.of(loaded.tokenizer)
@@ -69,6 +79,21 @@ class Runtime:
         if store is not None:
             log = RunLog(partial(opening_of, loaded, saes, self.policies), on_audit_failure)
             self.store = store.within(log, on_record)
+
+    def reserve(self, policies: Iterable[PolicyLike | None]) -> None:
+        """Give prepared steps the room for these policies from the first turn on, so that going from one to another
+        captures and compiles nothing anew. Those that steer nothing share a step of their own, and without prepared
+        steps this does nothing.
+
+        Args:
+            policies: what requests will bring, None for those that bring none.
+        """
+        held = [self.policies_of(policy) for policy in policies]
+        if self.graphs is None or not held:
+            return
+        kept = traced_layers([wanted_of(each) for each in held], self.saes)
+        plan = compile_plan(held, self.saes, self.loaded.layer_devices)
+        self.graphs.reserve(cut_plan(plan, kept).needs)
 
     def close(self) -> None:
         """Write down that the run is closed; turns after this are a new run. An open store stays open.

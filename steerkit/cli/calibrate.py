@@ -10,7 +10,7 @@ import typer
 
 from steerkit.cli.engine import Engine, Where, Workers, mapper_of, where
 from steerkit.cli.reading import progress
-from steerkit.cli.sae_options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, load_named, speed_of
+from steerkit.cli.sae_options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, how_to_run, load_named
 from steerkit.cli.view import console, print_json
 from steerkit.errors import SaeError
 
@@ -75,8 +75,7 @@ def calibrate_command(
     loaded, shadow = load(policy), None
     if data is not None:
         reading = {"limit": limit, "max_new_tokens": max_new_tokens}
-        chosen: dict[str, Any] = {"device": device, "dtype": dtype, **speed_of(prepack, graphs)}
-        load_one = partial(load_model, model, saes, **chosen, audit=False)
+        load_one = partial(load_model, model, saes, **how_to_run(device, dtype, prepack, graphs), audit=False)
         found = _from_data(loaded, data, positive, rate, where(engine, workers, load_one, device), reading)
     else:
         found, shadow = _from_store(loaded, Path(str(store)), rate, saes or model)

@@ -12,7 +12,7 @@ import typer
 
 from steerkit.cli.engine import Engine, Where, Workers, mapper_of, where
 from steerkit.cli.reading import progress
-from steerkit.cli.sae_options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, speed_of
+from steerkit.cli.sae_options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, how_to_run
 from steerkit.cli.view import console, print_json
 from steerkit.errors import SaeError
 
@@ -84,8 +84,7 @@ def eval_command(
         )
     factors = _doses(doses)
 
-    chosen: dict[str, Any] = {"device": device, "dtype": dtype, **speed_of(prepack, graphs)}
-    load_one = partial(load, model, saes, **chosen, audit=False)
+    load_one = partial(load, model, saes, **how_to_run(device, dtype, prepack, graphs), audit=False)
     at = where(engine, workers, load_one, device)
     length = {"max_new_tokens": max_new_tokens, "batch": batch}
     if suite is not None and data is not None:

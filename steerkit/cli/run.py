@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from steerkit.cli.files import read_tools
-from steerkit.cli.sae_options import Graphs, Prepack, speed_of
+from steerkit.cli.sae_options import Graphs, Prepack, how_to_run
 from steerkit.cli.turns import turn_data, verdict_data, watched_bars
 from steerkit.cli.view import console, edit_text, print_json, reply_text, verdict_text
 
@@ -36,8 +36,8 @@ def run_command(
     declared = read_tools(tools)
     from steerkit.runtime import load
 
-    told: dict[str, Any] = {"counterfactual": counterfactual, **speed_of(prepack, graphs)}
-    runtime = load(model, saes, policy or (), device=device, dtype=dtype, audit=store, **told)
+    how = how_to_run(device, dtype, prepack, graphs)
+    runtime = load(model, saes, policy or (), audit=store, counterfactual=counterfactual, **how)
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     turn = runtime.run([{"role": "user", "content": message}], declared, **settings)
     if json:

@@ -43,10 +43,10 @@ Graphs = Annotated[
 ]
 
 
-def speed_of(prepack: bool | None, graphs: str) -> dict[str, Any]:
-    """What `load` takes for the options that say how tokens are made."""
+def how_to_run(device: str | None, dtype: str | None, prepack: bool | None, graphs: str) -> dict[str, Any]:
+    """What `load` takes for the options that say where and how tokens are made."""
     prepared = {"on": True, "off": False}.get(graphs, graphs)
-    return {"prepack": "auto" if prepack is None else prepack, "graphs": prepared}
+    return {"device": device, "dtype": dtype, "prepack": "auto" if prepack is None else prepack, "graphs": prepared}
 
 
 def layer_numbers(text: str | None) -> list[int] | None:

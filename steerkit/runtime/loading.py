@@ -56,9 +56,8 @@ def load(
         counterfactual: make each steered turn without steering as well, beside it in its batch, and record it.
         prefix_cache: how much memory, such as `1 GiB`, may hold what prompts begin with; False for none.
         prepack: keep linear weights a second time as a CPU reads them fastest; `auto`: where that is faster.
-        graphs: make tokens with steps of fixed shape, on a GPU captured in a CUDA graph; `auto`: on a GPU; `compiled`:
-            through `torch.compile` as well, which takes its time for each batch size. What does not fit, a TopK SAE
-            for one, is made step by step, and the record says so.
+        graphs: make tokens with steps of fixed shape, on a GPU in CUDA graphs; `auto`: on a GPU; `compiled`: compiled as
+            well, once for each batch size. What does not fit, as a TopK SAE, goes step by step; the record says so.
 
     Raises:
         ModelError, SaeError, PolicyError, AuditError: with what was got, what was expected and what to do.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -12,7 +12,8 @@ from steerkit.engine import LoadedModel, Sampling, tool_from_function
 from steerkit.guard import needs
 from steerkit.policy import Policy
 from steerkit.runtime.policies import PolicyLike, unsteered
-from steerkit.steer import Wanted
+from steerkit.sae import SaeSet
+from steerkit.steer import Capacity, Wanted, compile_plan, cut_plan, traced_layers
 from steerkit.types import Messages, Tool, Turn
 
 ToolLike: TypeAlias = "Tool | Mapping[str, Any] | Callable[..., Any]"
@@ -68,6 +69,13 @@ def wanted_of(policies: tuple[Policy, ...]) -> Wanted:
     """What the trace of a request under these policies shows, and the guard reads of it."""
     watch = {policy.name: tuple(dict.fromkeys((*policy.trace.watch, *needs(policy)))) for policy in policies}
     return Wanted(policies, watch, max((policy.trace.top_k for policy in policies), default=0))
+
+
+def room_for(sets: Iterable[tuple[Policy, ...]], loaded: LoadedModel, saes: SaeSet | None) -> Capacity:
+    """How much room prepared steps need so that a request under any of these policies fits."""
+    held = list(sets)
+    plan = compile_plan(held, saes, loaded.layer_devices)
+    return cut_plan(plan, traced_layers([wanted_of(policies) for policies in held], saes)).needs
 
 
 def with_counterfactual(one: Prepared) -> Prepared:

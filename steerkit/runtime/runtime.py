@@ -30,13 +30,13 @@ from steerkit.runtime.loop import Approval, Run
 from steerkit.runtime.pending import Pending
 from steerkit.runtime.policies import PolicyLike, policies_for, refuse_twice
 from steerkit.runtime.provenance import opening_of
-from steerkit.runtime.request import Prepared, Request, ToolLike, prepare, wanted_of, with_counterfactual
+from steerkit.runtime.request import Prepared, Request, ToolLike, prepare, room_for, with_counterfactual
 from steerkit.runtime.retry import Retried
 from steerkit.runtime.reuse import pieces_of
 from steerkit.runtime.steps import drained, sent
 from steerkit.runtime.tripwire import Tripwires
 from steerkit.sae import SaeSet
-from steerkit.steer import attach, compile_plan, cut_plan, traced_layers
+from steerkit.steer import attach, compile_plan, traced_layers
 from steerkit.types import Messages, Turn
 
 
@@ -88,12 +88,8 @@ class Runtime:
         Args:
             policies: what requests will bring, None for those that bring none.
         """
-        held = [self.policies_of(policy) for policy in policies]
-        if self.graphs is None or not held:
-            return
-        kept = traced_layers([wanted_of(each) for each in held], self.saes)
-        plan = compile_plan(held, self.saes, self.loaded.layer_devices)
-        self.graphs.reserve(cut_plan(plan, kept).needs)
+        if self.graphs is not None:
+            self.graphs.reserve(room_for(map(self.policies_of, policies), self.loaded, self.saes))
 
     def close(self) -> None:
         """Write down that the run is closed; turns after this are a new run. An open store stays open.

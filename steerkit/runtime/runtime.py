@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, Unpack, cast
 
 from steerkit.audit import OnFailure, OnRecord, RunLog, Store
 from steerkit.chat import Event, Parser, Wire, place_machine
@@ -235,8 +235,7 @@ class Runtime:
                 try:
                     (token,) = next(steps)
                 except StopIteration as done:
-                    turn: Turn = done.value[0]
-                    return turn
+                    return cast("Turn", done.value[0])
                 if token is not None:
                     yield from parser.feed([token])
         finally:

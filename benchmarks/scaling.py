@@ -4,7 +4,7 @@
 
 The cost is in seconds, not a ratio: FunctionGemma's 18 layers and width, with a small vocabulary and small inner
 layers, so that a step is short and what the hooks add to it stands out. Arms take turns; what is shown is the median
-over rounds of arm minus plain, with the quartiles. The least possible is the time for reading the columns of the edited
+over rounds of arm minus the same loop without steering, with the quartiles. The least possible is the time for reading the columns of the edited
 features once, or for their multiplications, whichever is longer, at the rates that are measured first
 (`benchmarks/roofline.md`).
 """
@@ -24,6 +24,7 @@ from arms import D_SAE, TOP_K, Arms, Run, policy, random_saes, timed
 from steerkit.engine import generate
 from steerkit.engine.sampling import Sampling
 from steerkit.engine.stand_in import FUNCTIONGEMMA, random_model
+from steerkit.sae import onednn
 from steerkit.steer import Extent, Wanted, attach, compile_plan, read_traces
 from steerkit.types import Span
 
@@ -69,16 +70,20 @@ class Machine(NamedTuple):
 
 
 def machine() -> Machine:
-    """Measured: the sum of 256 MB, and a product of 1,024 x 1,024 matrices."""
+    """Measured: the sum of 256 MB, and the faster of torch's and oneDNN's product of 1,024 x 1,024 matrices."""
     much, square = torch.ones(64_000_000), torch.ones(1024, 1024)
     summing = min(timed(lambda _: much.sum(), 0) for _ in range(10))
-    product = min(timed(lambda _: square @ square, 0) for _ in range(10))
+    products: list[Run] = [lambda _: square @ square]
+    if onednn.supports(torch.float32):
+        packed = onednn.laid_out(square)
+        products.append(lambda _: onednn.product(square, packed, None))
+    product = min(timed(run, 0) for run in products for _ in range(10))
     return Machine(much.numel() * FLOAT / summing, 2 * 1024**3 / product)
 
 
-def added(arms: dict[Any, Run], plain: Run, tokens: int, rounds: int) -> dict[Any, list[float]]:
+def added(arms: dict[Any, Run], idle: Run, tokens: int, rounds: int) -> dict[Any, list[float]]:
     """Milliseconds that each arm adds to a decode step, or with `tokens` 0 to the prefill, in every round."""
-    every = {"plain": plain, **arms}
+    every = {"idle": idle, **arms}
     found: dict[Any, list[float]] = {name: [] for name in every}
     for number in range(rounds + 1):
         for name, run in every.items():
@@ -86,7 +91,7 @@ def added(arms: dict[Any, Run], plain: Run, tokens: int, rounds: int) -> dict[An
             cost = (timed(run, tokens + 1) - first) / tokens if tokens else first
             if number:  # the first round warms up
                 found[name].append(1e3 * cost)
-    base = found.pop("plain")
+    base = found.pop("idle")
     return {name: [one - other for one, other in zip(costs, base, strict=True)] for name, costs in found.items()}
 
 
@@ -118,18 +123,22 @@ class Scaling:
         size = len(arms.batch.ids)
         return arms.steered(plan, [1 + row % policies for row in range(size)])
 
+    def idle(self, arms: Arms) -> Run:
+        """The same loop without steering."""
+        return arms.steered(compile_plan([()], self.saes))
+
     def features(self) -> Axis:
         """Features in each layer."""
         one = self.arms(1)
         runs = {number: self.steered(one, features=number) for number in (1, 4, 16, 64, 256)}
-        costs = added(runs, one.plain, TOKENS, self.rounds)
+        costs = added(runs, self.idle(one), TOKENS, self.rounds)
         return axis("features a layer", "decode step", costs, lambda x: self.machine.least(x * LAYERS, 1))
 
     def layers(self) -> Axis:
         """Layers with edits."""
         one = self.arms(1)
         runs = {number: self.steered(one, layers=number) for number in (1, 2, 4, 9, 18)}
-        costs = added(runs, one.plain, TOKENS, self.rounds)
+        costs = added(runs, self.idle(one), TOKENS, self.rounds)
         return axis("layers", "decode step", costs, lambda x: self.machine.least(FEATURES * x, 1))
 
     def rows(self) -> Axis:
@@ -137,14 +146,14 @@ class Scaling:
         costs = {}
         for number in (1, 4, 8, 32):
             one = self.arms(number)
-            costs |= added({number: self.steered(one)}, one.plain, TOKENS, self.rounds)
+            costs |= added({number: self.steered(one)}, self.idle(one), TOKENS, self.rounds)
         return axis("rows", "decode step", costs, lambda x: self.machine.least(FEATURES * LAYERS, x))
 
     def policies(self) -> Axis:
         """Different policies in a batch of 32; the least is what the union of their features takes."""
         one = self.arms(32)
         runs = {number: self.steered(one, policies=number) for number in (1, 4, 8, 16, 32)}
-        costs = added(runs, one.plain, TOKENS, self.rounds)
+        costs = added(runs, self.idle(one), TOKENS, self.rounds)
         return axis("policies (32 rows)", "decode step", costs, lambda x: self.machine.least(FEATURES * LAYERS * x, 1))
 
     def prompt(self) -> Axis:
@@ -152,7 +161,7 @@ class Scaling:
         costs = {}
         for number in (32, 256, 1024):
             one = self.arms(1, number)
-            costs |= added({number: self.steered(one)}, one.plain, 0, self.rounds)
+            costs |= added({number: self.steered(one)}, self.idle(one), 0, self.rounds)
         return axis("prompt tokens", "prefill", costs, lambda x: self.machine.least(FEATURES * LAYERS, x))
 
     def traced(self) -> Axis:

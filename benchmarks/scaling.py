@@ -4,9 +4,9 @@
 
 The cost is in seconds, not a ratio: FunctionGemma's 18 layers and width, with a small vocabulary and small inner
 layers, so that a step is short and what the hooks add to it stands out. Arms take turns; what is shown is the median
-over rounds of arm minus the same loop without steering, with the quartiles. The least possible is the time for reading the columns of the edited
-features once, or for their multiplications, whichever is longer, at the rates that are measured first
-(`benchmarks/roofline.md`).
+over rounds of arm minus the same loop without steering, with the quartiles. The least possible is the time for reading
+the columns of the edited features once, or for their multiplications, whichever is longer, at the rates that are
+measured first (`benchmarks/roofline.md`).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ The other kinds compute what SAELens computes for them; see `Sae`.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -24,6 +24,10 @@ Site: TypeAlias = Literal["output", "input"]
 
 Kind: TypeAlias = Literal["relu", "jumprelu", "topk", "gated"]
 """What an SAE does between its two matrices."""
+
+_FEW: Final = 8
+_SPARSE: Final = 6
+"""Of so few tokens, if at most one feature in so many is active, gathering rows of the decoder takes less time."""
 
 
 class Reconstruction(NamedTuple):
@@ -173,8 +177,16 @@ class Sae:
         return x @ self.W_enc.float() + self.b_enc.float()
 
     def decode(self, features: Tensor) -> Tensor:
-        """Activations `(..., d_in)` in float32 of `features` `(..., d_sae)`."""
-        return features.float() @ self.W_dec.float() + self.b_dec.float()
+        """Activations `(..., d_in)` in float32 of `features` `(..., d_sae)`.
+
+        Of a few tokens on a CPU only the rows of active features are read; what needs gradients reads all.
+        """
+        weights, bias = self.W_dec, self.b_dec.float()
+        if features.device.type == "cpu" and features.numel() <= _FEW * self.d_sae and not torch.is_grad_enabled():
+            active = features.reshape(-1, self.d_sae).any(dim=0).nonzero().squeeze(-1)
+            if _SPARSE * len(active) < self.d_sae:
+                features, weights = features[..., active], weights[active]
+        return features.float() @ weights.float() + bias
 
     def __call__(self, x: Tensor) -> Reconstruction:
         """Encode, then decode."""

@@ -118,3 +118,24 @@ def test_what_is_no_kind_is_refused() -> None:
     for k in (0, D_SAE + 1):
         with pytest.raises(SaeError, match=f"k: got {k}, expected 1 to 24"):
             Sae(W_ENC, B_ENC, W_DEC, B_DEC, k=k)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_few_active_features_decode_as_all_do(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of inactive features are not read on a CPU, and gradients still reach them."""
+    wide = torch.randn(600, D_IN, generator=torch.Generator().manual_seed(3)).to(dtype)
+    sae = Sae(wide.T.contiguous(), torch.zeros(600), wide.clone(), B_DEC)
+    features = torch.zeros(2, 3, 600)
+    features[..., 7], features[0, 0, 400], features[1, 2, 31] = 2.0, -1.0, 0.5
+    dense = features.reshape(-1, 600).double() @ wide.double() + B_DEC.double()
+    with torch.no_grad():
+        assert torch.allclose(sae.decode(features).double().view(-1, D_IN), dense, atol=1e-5)
+        sae.W_dec[1:7] = torch.nan  # rows that nobody needs
+        assert bool(sae.decode(features).isfinite().all())
+        assert bool(sae.decode(torch.ones(600)).isnan().any())
+        assert bool(sae.decode(features.expand(3, 2, 3, 600)).isnan().any())  # of many tokens all are read
+        sae.W_dec[1:7] = 1.0
+    wanted = features.clone().requires_grad_()
+    sae.decode(wanted).sum().backward()
+    assert wanted.grad is not None
+    assert bool((wanted.grad != 0).all())

@@ -64,6 +64,12 @@ class DecodeLayer(DynamicLayer):
         """Tokens read so far."""
         return self._seen
 
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Keys of the next pass and the column of the first, for a mask that transformers makes: it hides none."""
+        after = self._seen + query_length
+        seen = after if self.window is None else min(after, self.window)
+        return seen, after - seen
+
 
 class _Mask:
     """What layers of one window add to the scores of a token: nothing, or at padding as much as hides it."""

@@ -52,10 +52,17 @@ def anew(model: PreTrainedModel, batch: Batch) -> list[Tensor]:
     return list(torch.stack(found, dim=1))
 
 
+@pytest.mark.parametrize("masks", [True, False], ids=["masks", "no masks"])
 @pytest.mark.parametrize("lengths", PROMPTS.values(), ids=PROMPTS)
 @pytest.mark.parametrize("kind", [*KINDS, "llama", "mistral"])
-def test_it_says_what_reading_anew_says(kind: str, lengths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Padded and not, across a window's end and past the room that there was at first, on every kind of layers."""
+def test_it_says_what_reading_anew_says(
+    kind: str, lengths: tuple[int, ...], masks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Padded and not, across a window's end and past the room that there was at first, on every kind of layers.
+
+    Without masks as well, where nothing is padded: as with a transformers that gains nothing by them.
+    """
+    monkeypatch.setattr(decode_cache, "_SHARES_HEADS", masks)
     monkeypatch.setattr(decode_cache, "_ROOM", 8)
     model, batch, passes = model_of(kind), batch_of(lengths), 0
 

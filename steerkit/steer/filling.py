@@ -104,18 +104,19 @@ class Filling:
         """Leave on the tape what the steps left in the buffers, which are free for others then."""
         if self._handover is None:
             return
-        tape, plan = self._handover.tape, self.cut.plan
+        tape, plan, steering = self._handover.tape, self.cut.plan, self.steering
         tape.leave()
         tape.forwards += self.steps
-        start, end = tape.length - self.steps, tape.length
         for layer in tape.fired:
             tape.fired[layer] += int(self.steering.sites[layer].fired)
-        for layer, table in plan.sites.items():
-            if table.editors is None or not self.steps:
-                continue
-            here = self.steering.sites[layer].opened[:, start:end]
-            opened = here.new_zeros(*here.shape[:2], len(plan.rules) + 1)
-            tape.keep_open(layer, opened.scatter_(2, self._columns.unsqueeze(1).expand_as(here), here), start)
+        start, end = tape.length - self.steps, tape.length
+        opened = torch.zeros(len(self.rows), self.steps, len(plan.rules) + 1, dtype=torch.bool, device=steering.device)
+        edited = [layer for layer, table in plan.sites.items() if table.editors is not None]
+        for layer in edited if self.steps else ():
+            here = steering.sites[layer].opened[:, start:end]
+            opened |= torch.zeros_like(opened).scatter_(2, self._columns.unsqueeze(1).expand_as(here), here)
+        if edited and self.steps:
+            tape.keep_open(opened, start)
         self._handover = None
 
     def _numbers_in_the_plan(self) -> tuple[Tensor, Tensor]:

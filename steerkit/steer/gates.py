@@ -86,6 +86,8 @@ class GateTable:
     low: Tensor
     high: Tensor
     """`(l,)` each."""
+    bounded: bool
+    """Whether any reading must also be below something."""
     off: Tensor | None
     """`(l,)` where a latched reading closes, NaN for one without hysteresis; None if there is none."""
     windows: tuple[tuple[int, int, bool], ...]
@@ -151,6 +153,7 @@ def gate_table(
         rules,
         torch.tensor([leaf.low for leaf in own], device=device),
         torch.tensor([leaf.high for leaf in own], device=device),
+        any(leaf.high < math.inf for leaf in own),
         None if bool(off.isnan().all()) else off.to(device),
         tuple((number, leaf.window, leaf.mean) for number, leaf in enumerate(own) if leaf.window > 1),
         tuple(leaf.at for leaf in own),

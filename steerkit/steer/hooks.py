@@ -52,8 +52,8 @@ def attach(
     sites = find_sites(model)
     layers = sorted({*plan.sites, *trace})
     _check_sites(sites.outputs, layers, plan)
-    edited = {layer for layer, table in plan.sites.items() if table.editors is not None}
-    tape = Tape({*trace, *edited}, layers, capacity)
+    editors = {layer: table.editors for layer, table in plan.sites.items() if table.editors is not None}
+    tape = Tape({*trace, *editors}, layers, editors, capacity)
     device = next(sites.body.parameters()).device
     layout = Layout(
         [1 if plan.rows else 0] if rows is None else list(rows),
@@ -89,6 +89,7 @@ class _Pass:
         self.memories = {layer: GateMemory(table) for layer, table in plan.gates.items()}
         late = torch.tensor([False, *(rule.late for rule in plan.rules)])
         self.late = late.to(layout.device) if plan.has_late_rules else None
+        self.remembers = plan.remembers
         self.window: Window | None = None
         self.paused = False
         """Whether the hooks do nothing, while passes run that are none of the generation's."""
@@ -96,9 +97,13 @@ class _Pass:
         """Whether any rule may read or touch a token of this pass."""
         self.first = 0
         """Offset of the first token that a rule may read or touch; N below counts tokens from here on."""
-        self.numbers = self.at = self.allowed = self.may = self.sums = self.opened = torch.empty(0)
-        """Token numbers `(B, T)`, tokens by place `(B, T, P)`, rules by the places where they write and where their
-        gates are read `(N, R)`, sums of readings so far `(N, L)`, and rules that are open `(N, R)`, those without a
+        self._steady: object = None
+        """What the places of the last pass followed from, if the next may have the same."""
+        self.at = self.allowed = self.may = self.both = torch.empty(0)
+        """Tokens by place `(B, T, P)`, rules by the places where they write, where their gates are read, and where
+        both is so `(N, R)`."""
+        self.numbers = self.sums = self.opened = torch.empty(0)
+        """Token numbers `(B, T)`, sums of readings so far `(N, L)`, and rules that are open `(N, R)`, those without a
         gate from the start."""
         self._lanes: dict[int, Lanes] = {}
         self._lanes_for: list[int] = [] if layout.uniform is None else [layout.uniform]
@@ -132,19 +137,31 @@ class _Pass:
         self.active = any(window.reaches(place) for place in self.places)
         if not self.active:
             return
+        steady = window.steady
+        if steady is None or steady != self._steady:
+            self._place(window)
+        self._steady = steady
+        self.opened = self.allowed
+        if self.memories:
+            self.opened = self.allowed.clone()
+            self.sums = self.bias.expand(len(self.opened), -1).clone()
+        if self.remembers:
+            self.numbers = window.numbers[:, self.first :]
+        if self.late is not None:
+            self._open_late(window, self.late)
+        self.tape.keep_open(self.opened.view(len(window.rows), -1, self.opened.shape[-1]), window.start + self.first)
+
+    def _place(self, window: Window) -> None:
+        """Find out which rules the places of the tokens allow."""
         self.first = window.first(self.places)
         self.at = torch.stack([window.at(place)[:, self.first :] for place in self.places], dim=-1)
         uniform = self.layout.uniform is not None
         rows = window.rows[:1] if uniform else window.rows.repeat_interleave(window.width - self.first)
         owned, at = self.owned[rows], self.at.flatten(0, 1)
-        self.allowed = self.opened = owned & at[:, self.writes_at]
+        self.allowed = owned & at[:, self.writes_at]
         if self.memories:
-            self.may, self.opened = owned & at[:, self.reads_at], self.allowed.clone()
-            self.sums = self.bias.repeat(len(at), 1)
-        if self.plan.remembers:
-            self.numbers = window.numbers[:, self.first :]
-        if self.late is not None:
-            self._open_late(window, self.late)
+            self.may = owned & at[:, self.reads_at]
+            self.both = self.may & self.allowed
 
     def hook(self, layer: int, table: SiteTable | None) -> Callable[..., Tensor | None]:
         """The hook of one site: copy, read, gate, write. Before the module it takes the input, after it the output."""
@@ -157,7 +174,9 @@ class _Pass:
                 raise SteeringError(f"layer {layer}: its o_proj ran outside a forward pass of the decoder")
             self.tape.fired[layer] += 1
             if layer in self.tape.kept:
-                self.tape.keep_raw(layer, y, self.window.start)
+                # What is edited is ours alone: the model goes on with another tensor.
+                ours = self.active and table is not None and table.editors is not None
+                self.tape.keep_raw(layer, y, self.window.start, ours=ours)
             if table is None or not self.active:
                 return None
             return self._steer(table, y, self.window)
@@ -178,8 +197,7 @@ class _Pass:
             self._open(self.memories[table.layer], window, reached.shape[:2])
         if table.editors is None:
             return None
-        opened = self.opened.to(y.device) & table.editors
-        self.tape.keep_open(table.layer, opened.view(*reached.shape[:2], -1), window.start + self.first)
+        opened = self.opened.to(y.device)
         if self.writes is not None:
             opened = opened & self.writes.to(y.device)
         out = lanes.write(flat, x, features, opened).view_as(reached)
@@ -203,15 +221,16 @@ class _Pass:
             at = [self.places.index(place or self.places[0]) for place in table.counts_at]
             counts = self.at.to(device)[..., at]
         holds = memory.read(sums, counts, window.ends(self.first).to(device) if table.windows else counts)
-        holds = holds.flatten(0, 1) & self.may[:, table.rules].to(device)
-        if table.remembers:
-            holds = memory.keep(holds.view(*shape, -1), self.numbers.to(device)).flatten(0, 1)
-        opened = self.opened = self.opened.to(device)
-        fresh = holds & self.allowed[:, table.rules].to(device)
+        if not table.remembers:
+            fresh = holds.flatten(0, 1) & self.both[:, table.rules].to(device)
+        else:
+            holds = holds & self.may[:, table.rules].to(device).view_as(holds)
+            holds = memory.keep(holds, self.numbers.to(device)).flatten(0, 1)
+            fresh = holds & self.allowed[:, table.rules].to(device)
         if self.late is not None:  # those were opened before the pass, by what earlier tokens showed
             late = self.late[table.rules].to(device)
-            fresh = torch.where(late, opened[:, table.rules], fresh)
-        opened[:, table.rules] = fresh
+            fresh = torch.where(late, self.opened[:, table.rules].to(device), fresh)
+        self.opened[:, table.rules] = fresh.to(self.opened.device)
 
     def _open_late(self, window: Window, late: Tensor) -> None:
         """Open the rules whose gates read higher layers than they edit, by what earlier passes showed."""

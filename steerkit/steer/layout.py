@@ -51,6 +51,18 @@ class Window:
     """Where the tokens stand by the conversation's grammar; None where no place asks."""
 
     @property
+    def steady(self) -> object:
+        """Of a token of the reply: what its places follow from, the same for the next as long as they are; else None.
+
+        For padding, and where prompts end in different columns, this is not known.
+        """
+        if self.width != 1 or self.valid is not None or isinstance(self.reply_start, Tensor):
+            return None
+        if self.start <= self.reply_start:
+            return None
+        return len(self.rows), None if self.stands is None else self.stands.key
+
+    @property
     def columns(self) -> Tensor:
         """`(1, width)` column numbers."""
         return torch.arange(self.start, self.start + self.width, device=self.rows.device).unsqueeze(0)
@@ -181,6 +193,8 @@ class Layout:
         fresh = start == 0 and not again
         only_tokens = width == 1 and getattr(cache, "only_tokens", False)
         valid = None if only_tokens else _valid(kwargs.get("attention_mask"), start, width)
+        if valid is not None and (width > 1 or valid.device.type == "cpu") and bool(valid.all()):
+            valid = None  # elsewhere than on a CPU a step would wait to be told
         if fresh:
             self._reply_start = self._locate_reply(valid, width)
         self._check_memory(batch, start)

@@ -23,8 +23,8 @@ class Mark:
 
     raw: Mapping[int, Tensor]
     """By layer on the tape, `(1, T, d_in)` activations before any edit."""
-    opened: Mapping[int, Tensor]
-    """By edited layer, `(1, T, R)` which rules acted; none where no rule could."""
+    opened: Tensor | None
+    """`(1, T, R)` which rules were open; None where no rule could be."""
     memories: Mapping[int, Remembered]
     """By layer at which gates are known, what they remember after the piece."""
     standing: tuple[Standing, ...]
@@ -33,7 +33,7 @@ class Mark:
     def tensors(self) -> Iterator[Tensor]:
         """All that it holds."""
         yield from self.raw.values()
-        yield from self.opened.values()
+        yield from () if self.opened is None else (self.opened,)
         for memory in self.memories.values():
             yield from memory.tensors()
 
@@ -62,8 +62,8 @@ class Marks:
             assert all(raw.shape[1] == end - start for raw in mark.raw.values())
             for layer, raw in mark.raw.items():
                 self._tape.keep_raw(layer, raw, start)
-            for layer, opened in mark.opened.items():
-                self._tape.keep_open(layer, opened, start)
+            if mark.opened is not None:
+                self._tape.keep_open(mark.opened, start)
         self._layout.go_on(ends[-1])
         for layer, noted in marks[-1].memories.items():
             self._memories[layer].recall(noted)

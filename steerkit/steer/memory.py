@@ -77,7 +77,7 @@ class GateMemory:
         table = self.table
         if table.windows:
             sums = self._windowed(sums, counts, ends)
-        holds = ops.within(sums, table.low, table.high)
+        holds = ops.within(sums, table.low, table.high) if table.bounded else sums > table.low
         if table.off is not None:
             holds = self._latch(sums, holds, counts)
         return holds if table.wanted is None else ops.any_term(holds, table.wanted, table.wants, table.terms)

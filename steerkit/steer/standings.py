@@ -35,6 +35,11 @@ class Stands:
     def __init__(self, places: Sequence[Sequence[Collection[Place]]], device: torch.device) -> None:
         self._places, self._device = places, device
 
+    @property
+    def key(self) -> tuple[tuple[Collection[Place], ...], ...]:
+        """Equal where all tokens stand at the same places."""
+        return tuple(map(tuple, self._places))
+
     def at(self, place: Place) -> Tensor:
         """`(B, T)` which tokens stand at a place."""
         return torch.tensor([[place in here for here in row] for row in self._places], device=self._device)

@@ -1,4 +1,4 @@
-"""Keeps what the hooks saw: raw activations and open gates, in buffers that grow by doubling. Features come later."""
+"""Keeps what the hooks saw: raw activations and which rules were open. Features come later."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from steerkit.errors import SteeringError
 from steerkit.steer.layout import Window
+from steerkit.steer.strip import Strip
 
 if TYPE_CHECKING:
     from steerkit.steer.filling import Handover
@@ -24,16 +25,24 @@ class Tape:
     Only copies happen while the model runs; nothing is encoded and nothing moves to the host.
     """
 
-    def __init__(self, layers: Iterable[int], hooked: Iterable[int], capacity: int | None = None) -> None:
+    def __init__(
+        self,
+        layers: Iterable[int],
+        hooked: Iterable[int],
+        editors: Mapping[int, Tensor],
+        capacity: int | None = None,
+    ) -> None:
         self.kept = frozenset(layers)
         """Layers whose raw activations are kept."""
+        self._editors = dict(editors)
+        """By layer, which rules `(R,)` edit there."""
         self.fired: dict[int, int] = dict.fromkeys(hooked, 0)
         """How often each hook ran."""
         self.forwards = 0
         """How often the model ran over its layers."""
         self._capacity = capacity or _FIRST_CAPACITY
-        self._raw: dict[int, Tensor] = {}
-        self._open: dict[int, Tensor] = {}
+        self._raw: dict[int, Strip] = {}
+        self._open: Strip | None = None
         self._valid: Tensor | None = None
         self.rows: Tensor | None = None
         self.length = 0
@@ -50,48 +59,59 @@ class Tape:
         """A forward pass is about to run."""
         self.forwards += 1
         if window.fresh:
-            self._raw, self._open, self._valid = {}, {}, None
+            self._raw, self._open, self._valid = {}, None, None
         end = window.start + window.width
         self.length, self.rows, self.reply_start = end, window.rows, window.reply_start
         if window.valid is not None or self._valid is not None:
             self._note_padding(window)
 
-    def keep_raw(self, layer: int, y: Tensor, column: int) -> None:
-        """Copy the activations `(B, T, d_in)` of a layer from `column` on, as they were before any edit."""
-        self._write(self._raw, layer, y.detach(), column)
+    def keep_raw(self, layer: int, y: Tensor, column: int, *, ours: bool = False) -> None:
+        """Keep the activations `(B, T, d_in)` of a layer from `column` on, as they were before any edit.
 
-    def keep_open(self, layer: int, opened: Tensor, column: int) -> None:
-        """Copy which rules `(B, T, R)` acted at a layer from `column` on."""
-        self._write(self._open, layer, opened, column)
+        They are copied, those of a token later if they are `ours`: nobody else has them, so that nobody changes them.
+        """
+        strip = self._raw.get(layer)
+        if strip is None:
+            strip = self._raw[layer] = Strip(self._capacity)
+        if ours and y.shape[1] == 1:
+            strip.take(y.detach(), column)
+        else:
+            strip.write(y.detach(), column)
+
+    def keep_open(self, opened: Tensor, column: int) -> None:
+        """Keep which rules `(B, T, R)` are open from `column` on; they are read when the pass is over."""
+        if self._open is None:
+            self._open = Strip(self._capacity)
+        self._open.take(opened, column)
 
     def go_on_in(self, buffers: Mapping[int, Tensor], columns: int) -> None:
         """Go on in buffers `(B, columns, d_in)` that others write: by layer, with what was kept."""
         for layer, buffer in buffers.items():
             buffer[:, : self.length] = self.raw(layer)
-        self._raw = dict(buffers)
+        self._raw = {layer: Strip(self._capacity, buffer) for layer, buffer in buffers.items()}
         if self._valid is not None:
             more = self._valid.new_ones(len(self._valid), columns - self._valid.shape[1])
             self._valid = torch.cat([self._valid, more], dim=1)
 
     def leave(self) -> None:
         """Take what is kept out of the buffers of others."""
-        self._raw = {layer: self.raw(layer).clone() for layer in self._raw}
+        self._raw = {layer: Strip(self._capacity, self.raw(layer).clone()) for layer in self._raw}
 
-    def part(self, start: int, end: int) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-        """By layer, copies of the activations and of the rules that acted from column `start` to `end`."""
-        raw, opened = (
-            {layer: buffer[:, start:end].clone() for layer, buffer in buffers.items()}
-            for buffers in (self._raw, self._open)
-        )
-        return raw, opened
+    def part(self, start: int, end: int) -> tuple[dict[int, Tensor], Tensor | None]:
+        """Copies of the activations by layer, and of the rules that were open, from column `start` to `end`."""
+        raw = {layer: strip.read(end)[:, start:].clone() for layer, strip in self._raw.items()}
+        return raw, None if self._open is None else self._open.read(end)[:, start:].clone()
 
     def raw(self, layer: int) -> Tensor:
         """`(B, length, d_in)` activations of a layer before any edit, in the model's dtype."""
-        return self._raw[layer][:, : self.length]
+        return self._raw[layer].read(self.length)
 
     def opened(self) -> Mapping[int, Tensor]:
-        """By layer, `(B, length, R)` which rules acted."""
-        return {layer: buffer[:, : self.length] for layer, buffer in self._open.items()}
+        """By edited layer, `(B, length, R)` which rules acted; none where no rule could."""
+        if self._open is None:
+            return {}
+        opened = self._open.read(self.length)
+        return {layer: opened.to(editors.device) & editors for layer, editors in self._editors.items()}
 
     def columns(self, sequence: int) -> Tensor:
         """Columns of a sequence that are no padding, in order: the k-th belongs to position k."""
@@ -120,14 +140,3 @@ class Tape:
             self._valid = torch.cat([self._valid, grown], dim=1)
         if window.valid is not None:
             self._valid[:, window.start : window.start + window.width] = window.valid
-
-    def _write(self, buffers: dict[int, Tensor], layer: int, values: Tensor, column: int) -> None:
-        end = column + values.shape[1]
-        buffer = buffers.get(layer)
-        if buffer is None or buffer.shape[1] < end:
-            self._capacity = max(self._capacity, end if buffer is None else 2 * buffer.shape[1])
-            grown = values.new_zeros(values.shape[0], self._capacity, values.shape[2])
-            if buffer is not None:
-                grown[:, : buffer.shape[1]] = buffer
-            buffers[layer] = buffer = grown
-        buffer[:, column:end] = values

@@ -77,7 +77,8 @@ class Lanes:
             change = ops.feature_change(features, on, scale, shift, bounds, change)
         assert isinstance(change, Tensor)  # there is at least one level
         change = change.view(self.sharing, -1, change.shape[-1])
-        out = ops.write_lanes(y, x, change, self.columns.W_dec)
+        all_whole = table.reconstructs is not None and table.all_reconstruct
+        out = y if all_whole else ops.write_lanes(y, x, change, self.columns.W_dec)
         if table.reconstructs is None:
             return out
         assert self.indices is not None  # such sites' columns are shared

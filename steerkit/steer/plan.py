@@ -75,6 +75,8 @@ class SiteTable:
     """`(R,)` rules that edit here; None if the site is only read."""
     reconstructs: Tensor | None
     """`(R,)` editors that write `decode(f')`; None if there are none."""
+    all_reconstruct: bool
+    """Whether all editors do."""
 
     @property
     def places(self) -> dict[int, int]:
@@ -240,6 +242,7 @@ def _site(
         bool(numbers[2:].isfinite().any()),
         editors.to(device) if here else None,
         reconstructs.to(device) if whole else None,
+        bool((reconstructs == editors).all()),
     )
 
 

@@ -77,8 +77,9 @@ class Lanes:
             change = ops.feature_change(features, on, scale, shift, bounds, change)
         assert isinstance(change, Tensor)  # there is at least one level
         change = change.view(self.sharing, -1, change.shape[-1])
-        all_whole = table.reconstructs is not None and table.all_reconstruct
-        out = y if all_whole else ops.write_lanes(y, x, change, self.columns.W_dec)
+        out = y
+        if table.reconstructs is None or not table.all_reconstruct:
+            out = ops.write_lanes(y, x, change, self.columns.W_dec)
         if table.reconstructs is None:
             return out
         assert self.indices is not None  # such sites' columns are shared

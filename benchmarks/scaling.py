@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from arms import D_SAE, TOP_K, Arms, Run, policy, random_saes, timed
+from arms import D_SAE, TOP_K, Arms, Run, policy, random_saes, timed, timed_passes
 
 from steerkit.engine import generate
 from steerkit.engine.sampling import Sampling
@@ -81,16 +82,15 @@ def machine() -> Machine:
     return Machine(much.numel() * FLOAT / summing, 2 * 1024**3 / product)
 
 
-def added(arms: dict[Any, Run], idle: Run, tokens: int, rounds: int) -> dict[Any, list[float]]:
+def added(arms: dict[Any, Run], idle: Run, tokens: int, rounds: int, model: torch.nn.Module) -> dict[Any, list[float]]:
     """Milliseconds that each arm adds to a decode step, or with `tokens` 0 to the prefill, in every round."""
     every = {"idle": idle, **arms}
     found: dict[Any, list[float]] = {name: [] for name in every}
     for number in range(rounds + 1):
         for name, run in every.items():
-            first = timed(run, 1)
-            cost = (timed(run, tokens + 1) - first) / tokens if tokens else first
+            first, whole = timed_passes(run, tokens + 1, time.perf_counter, model)
             if number:  # the first round warms up
-                found[name].append(1e3 * cost)
+                found[name].append(1e3 * ((whole - first) / tokens if tokens else first))
     base = found.pop("idle")
     return {name: [one - other for one, other in zip(costs, base, strict=True)] for name, costs in found.items()}
 
@@ -131,14 +131,14 @@ class Scaling:
         """Features in each layer."""
         one = self.arms(1)
         runs = {number: self.steered(one, features=number) for number in (1, 4, 16, 64, 256)}
-        costs = added(runs, self.idle(one), TOKENS, self.rounds)
+        costs = added(runs, self.idle(one), TOKENS, self.rounds, self.model)
         return axis("features a layer", "decode step", costs, lambda x: self.machine.least(x * LAYERS, 1))
 
     def layers(self) -> Axis:
         """Layers with edits."""
         one = self.arms(1)
         runs = {number: self.steered(one, layers=number) for number in (1, 2, 4, 9, 18)}
-        costs = added(runs, self.idle(one), TOKENS, self.rounds)
+        costs = added(runs, self.idle(one), TOKENS, self.rounds, self.model)
         return axis("layers", "decode step", costs, lambda x: self.machine.least(FEATURES * x, 1))
 
     def rows(self) -> Axis:
@@ -146,14 +146,14 @@ class Scaling:
         costs = {}
         for number in (1, 4, 8, 32):
             one = self.arms(number)
-            costs |= added({number: self.steered(one)}, self.idle(one), TOKENS, self.rounds)
+            costs |= added({number: self.steered(one)}, self.idle(one), TOKENS, self.rounds, self.model)
         return axis("rows", "decode step", costs, lambda x: self.machine.least(FEATURES * LAYERS, x))
 
     def policies(self) -> Axis:
         """Different policies in a batch of 32; the least is what the union of their features takes."""
         one = self.arms(32)
         runs = {number: self.steered(one, policies=number) for number in (1, 4, 8, 16, 32)}
-        costs = added(runs, self.idle(one), TOKENS, self.rounds)
+        costs = added(runs, self.idle(one), TOKENS, self.rounds, self.model)
         return axis("policies (32 rows)", "decode step", costs, lambda x: self.machine.least(FEATURES * LAYERS * x, 1))
 
     def prompt(self) -> Axis:
@@ -161,7 +161,7 @@ class Scaling:
         costs = {}
         for number in (32, 256, 1024):
             one = self.arms(1, number)
-            costs |= added({number: self.steered(one)}, self.idle(one), 0, self.rounds)
+            costs |= added({number: self.steered(one)}, self.idle(one), 0, self.rounds, self.model)
         return axis("prompt tokens", "prefill", costs, lambda x: self.machine.least(FEATURES * LAYERS, x))
 
     def traced(self) -> Axis:

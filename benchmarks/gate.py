@@ -21,11 +21,11 @@ from steerkit.engine.stand_in import FUNCTIONGEMMA, random_model
 
 LAYERS, PROMPT, TOKENS, ROUNDS = 4, 96, 10, 4
 BOUNDS: Final = {
-    "idle": (1.05, 1.05),
-    "16 clamps a layer": (1.10, 1.10),
-    "top-32 trace": (1.10, 1.10),
-    "clamps, gates and trace": (1.20, 1.25),
-    "4 policies, gates and trace": (1.25, 1.25),
+    "idle": (1.03, 1.02),
+    "16 clamps a layer": (1.06, 1.06),
+    "top-32 trace": (1.08, 1.06),
+    "clamps, gates and trace": (1.15, 1.15),
+    "4 policies, gates and trace": (1.12, 1.15),
 }
 """Prefill and decode."""
 

@@ -182,7 +182,8 @@ class Sae:
         Of a few tokens on a CPU only the rows of active features are read; what needs gradients reads all.
         """
         weights, bias = self.W_dec, self.b_dec.float()
-        if features.device.type == "cpu" and features.numel() <= _FEW * self.d_sae and not torch.is_grad_enabled():
+        few = features.numel() <= _FEW * self.d_sae
+        if few and features.device.type == "cpu" and not features.requires_grad:
             active = features.reshape(-1, self.d_sae).any(dim=0).nonzero().squeeze(-1)
             if _SPARSE * len(active) < self.d_sae:
                 features, weights = features[..., active], weights[active]

@@ -39,7 +39,7 @@ class LaidOutSae(Sae):
 
     def pre_activations(self, x: Tensor) -> Tensor:
         """As an `Sae` gives them, up to the last bits."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and (x.requires_grad or self.W_enc.requires_grad):
             return super().pre_activations(x)
         return onednn.product(x, self._packed, self._bias)
 

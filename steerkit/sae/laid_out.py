@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import partial
+from mmap import mmap
 from typing import Final
 
 import torch
@@ -57,4 +58,8 @@ def wins(saes: Collection[Sae]) -> bool:
 
 
 def _packed(sae: Sae) -> Tensor:
-    return onednn.laid_out(sae.W_enc.float().T.contiguous())
+    """The encoder, turned in memory that goes back to the system at once: malloc would keep a hole for each."""
+    encoder = sae.W_enc.T
+    scratch = mmap(-1, 4 * encoder.numel())
+    turned = torch.frombuffer(scratch, dtype=torch.float32).view(encoder.shape)
+    return onednn.laid_out(turned.copy_(encoder))

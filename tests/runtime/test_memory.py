@@ -95,7 +95,7 @@ def counted() -> tuple[int, int]:
 def test_recorded_turns_leave_nothing_behind(runtime: Runtime) -> None:
     """No tensors, and a few blocks of what warms up; a caller who keeps the turns, as a control, sees them."""
     blocks, tensors = left_by(runtime, None)
-    assert tensors == 0
+    assert tensors <= 0  # what other tests left, as compiled steps, may go meanwhile
     control, _ = left_by(runtime, [])
     assert control > 400
     assert blocks < control / 8

@@ -1,0 +1,110 @@
+"""Requests under different policies are each multiplied by their own features, and come out as they do alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from steerkit.engine import Batch
+from steerkit.engine.generate import read_along
+from steerkit.policy import Policy
+from steerkit.sae import Kind, SaeSet, Site
+from steerkit.steer import Plan, attach, compile_plan, lanes
+from steerkit.steer.lanes import lanes_of
+from steerkit.testing import planted_policy, planted_saes, small_model
+
+PROMPTS = [[5, 17, 301, 44, 9], [8, 33, 2], [64, 1, 7, 7, 512, 230, 11], [3, 90]]
+BATCH = Batch.of(PROMPTS, 0, torch.device("cpu"))
+WIDTH = BATCH.ids.shape[1]
+REPLY = [3 + 71 * number % 900 for number in range(12)]
+
+
+def policy(number: int) -> Policy:
+    """Clamps, scales and caps of its own features, more of them the higher the number, plain and behind gates."""
+    many = range(2 + number)
+    features = {f"l{layer}_{n}": (layer, 16 * number + n) for layer in range(3) for n in many}
+    clamp = {f"l1_{n}": {"clamp": 3.0 + n} for n in many}
+    opens, closes = {"feature": "l0_0", "above": 0.002}, {"feature": "l1_1", "below": 0.01}
+    rules = [
+        {"name": "plain", "where": "any", "edit": clamp},
+        {
+            "name": "gated",
+            "where": "reply",
+            "when": opens,
+            "edit": {"l2_0": {"scale": 9}},
+        },
+        {"name": "below", "where": "any", "when": closes, "edit": {"l2_1": {"cap": 0.001}}},
+    ]
+    return planted_policy(f"p{number}", features, steer=rules)
+
+
+def also(number: int) -> Policy:
+    """A second policy that edits a feature of `policy(number)` as well, and one of its own."""
+    features = {"same": (1, 16 * number), "more": (1, 16 * number + 9)}
+    edit = {"same": {"clamp": 50.0}, "more": {"clamp": 4.0}}
+    return planted_policy(f"also{number}", features, steer=[{"name": "second", "where": "any", "edit": edit}])
+
+
+HELD = [(policy(0),), (policy(1), also(1)), (policy(3),), ()]
+
+
+def together(model: nn.Module, plan: Plan) -> tuple[Tensor, list[dict[int, Tensor]]]:
+    """Logits `(steps, B, vocabulary)` of all requests in one batch, and by request which rules acted by layer."""
+    rows = [plan.row(held) for held in HELD]
+    with attach(model, plan, rows=rows, prompt_length=WIDTH) as tape:
+        found = torch.stack(list(read_along(model, BATCH, REPLY)))  # type: ignore[arg-type]
+    acted = [{layer: part[b, tape.columns(b)] for layer, part in tape.opened().items()} for b in range(len(rows))]
+    return found, acted
+
+
+def alone(model: nn.Module, saes: SaeSet, number: int) -> tuple[Tensor, dict[int, Tensor]]:
+    """The same of one request by itself."""
+    plan, prompt = compile_plan([HELD[number]], saes), PROMPTS[number]
+    with attach(model, plan, prompt_length=len(prompt)) as tape:
+        batch = Batch.of([prompt], 0, torch.device("cpu"))
+        found = torch.cat(list(read_along(model, batch, REPLY)))  # type: ignore[arg-type]
+    return found, {layer: part[0] for layer, part in tape.opened().items()}
+
+
+@pytest.mark.parametrize("apart", [True, False], ids=["own columns", "shared columns"])
+@pytest.mark.parametrize("site", ["output", "input"])
+@pytest.mark.parametrize("kind", ["relu", "jumprelu", "gated"])
+def test_a_batch_of_policies_equals_its_single_runs(
+    kind: Kind, site: Site, apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether each request has its own columns or all share them; in either way the policies differ in what they do."""
+    model = small_model()
+    saes = planted_saes(model, kind=kind, site=site)
+    plan = compile_plan(HELD, saes)
+    if not apart:
+        monkeypatch.setattr(lanes, "_MOST_BYTES", 0)
+    rows = [plan.row(held) for held in HELD]
+    assert {lanes_of(table, rows).sharing for table in plan.sites.values()} == {len(HELD) if apart else 1}
+    found, acted = together(model, plan)
+    unsteered, _ = alone(model, saes, 3)
+    for number, held in enumerate(HELD):
+        expected, by_layer = alone(model, saes, number)
+        assert torch.allclose(found[:, number], expected, atol=2e-4)
+        columns = [n for n, rule in enumerate(plan.rules, start=1) if held and rule.row == plan.row(held)]
+        for layer, mine in by_layer.items():
+            assert torch.equal(acted[number][layer][:, columns], mine[:, 1:])
+    assert not torch.allclose(found[:, 0], unsteered, atol=1e-2)
+    opened = torch.stack([part.any() for part in acted[2].values()])
+    assert bool(opened.any())
+
+
+def test_a_uniform_batch_of_a_larger_plan_reads_its_own_features_alone() -> None:
+    """Where all requests are under one of several policies, the others' features cost nothing and change nothing."""
+    model = small_model()
+    saes = planted_saes(model)
+    large, small = compile_plan(HELD, saes), compile_plan([HELD[2]], saes)
+    row = large.row(HELD[2])
+    table = lanes_of(large.sites[1], [row] * 4)
+    assert (table.number, table.sharing, table.columns.W_enc.shape[2]) == (1, 1, len(small.sites[1].indices))
+    found = []
+    for plan, number in ((large, row), (small, 1), (small, 0)):
+        with attach(model, plan, rows=[number] * 4, prompt_length=WIDTH):
+            found.append(torch.stack(list(read_along(model, BATCH, REPLY))))  # type: ignore[arg-type]
+    assert torch.allclose(found[0], found[1], atol=2e-4)
+    assert not torch.allclose(found[0], found[2], atol=1e-2)

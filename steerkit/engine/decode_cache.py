@@ -20,6 +20,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations import sdpa_attention
 
 from steerkit.engine.prefixes import can_be_cut
+from steerkit.engine.step_cache import filled_by
 
 _ROOM: Final = 256
 """Tokens for which there is room at first."""
@@ -33,12 +34,9 @@ class DecodeLayer(DynamicLayer):
     def __init__(self, filled: DynamicLayer) -> None:
         """With what a layer holds after a prompt, which loses it."""
         super().__init__()  # type: ignore[no-untyped-call]
-        assert filled.keys is not None  # of a model that `can_be_cut`, and that has read something
-        assert filled.values is not None
-        self.window: int | None = getattr(filled, "sliding_window", None)
+        keys, values, self.window = filled_by(filled)
         self._seen = int(filled.get_seq_length())
-        self.keys = self._kept(filled.keys)
-        self.values = self._kept(filled.values)
+        self.keys, self.values = self._kept(keys), self._kept(values)
         self.dtype, self.device, self.is_initialized = self.keys.dtype, self.keys.device, True
         filled.keys = filled.values = None
 

@@ -46,7 +46,7 @@ class StepCache:
         self._masks: dict[int, Tensor] = {}
         """By width, `(B, 1, 1, W)` what is added to the attention's scores."""
         layers, widths = [], []
-        for keys, values, window in map(_filled, like.layers):
+        for keys, values, window in map(filled_by, like.layers):
             width = min(window or columns, columns)
             if width not in self._slots:
                 self._slots[width] = torch.zeros(1, dtype=torch.long, device=device)
@@ -91,7 +91,7 @@ class StepCache:
             seen = torch.where(mask[:, length - last :].bool(), 0.0, hidden).to(own.dtype)
             own.index_copy_(-1, places, seen[:, None, None])
         for layer, (keys, values, _), width in zip(
-            self._layers, map(_filled, filled.layers), self._widths, strict=True
+            self._layers, map(filled_by, filled.layers), self._widths, strict=True
         ):
             last = min(width, keys.shape[2])
             places = torch.arange(length - last, length, device=mask.device) % width
@@ -100,7 +100,7 @@ class StepCache:
                 own.index_copy_(2, places, given[:, :, -last:])
 
 
-def _filled(layer: object) -> tuple[Tensor, Tensor, int | None]:
+def filled_by(layer: object) -> tuple[Tensor, Tensor, int | None]:
     """Keys, values and, where it slides, the window of a layer of a cache that a model has filled."""
     assert isinstance(layer, DynamicLayer)  # of a model that `can_be_cut`
     assert layer.keys is not None

@@ -56,7 +56,7 @@ class SaeSet(Mapping[int, Sae]):
         self.labels = dict(labels or {})
         self.folder = folder
         self._statistics = dict(statistics or {})
-        self._copies: dict[tuple[int, torch.device, torch.dtype | None], Sae] = {}
+        self._copies: dict[tuple[int, torch.device, torch.dtype], Sae] = {}
         self._columns = KeptColumns(_MOST_COLUMNS)
         self._check_statistics()
 
@@ -74,7 +74,7 @@ class SaeSet(Mapping[int, Sae]):
 
         On a CPU its encoder is laid out anew where that is faster, in float32 and beside the other.
         """
-        key = (layer, device, dtype)
+        key = (layer, device, dtype or self[layer].W_enc.dtype)
         if key not in self._copies:
             with torch.inference_mode(False):  # what is kept may be wanted for gradients later
                 self._copies[key] = self._placed(self[layer].to(device, dtype))

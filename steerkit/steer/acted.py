@@ -91,8 +91,8 @@ def _norms(
         acting = opened[sequences[some], columns[some]] if rivals else opened[:0]
         for (one, slot), others in rivals.items():
             on[:, slot] &= ~(acting[:, others].any(dim=-1) & (pair == one))
-        scale, shift, *bounds = (part[pair] for part in numbers)
-        change = ops.feature_change(features.gather(1, own), on, scale, shift, (bounds[0], bounds[1]))
+        scale, shift, floor, ceiling = (part[pair] for part in numbers)
+        change = ops.feature_change(features.gather(1, own), on, scale, shift, (floor, ceiling))
         change = torch.zeros_like(features).scatter_add_(1, own, change)
         added = change @ table.columns.W_dec
         if table.reconstructs is not None:

@@ -59,7 +59,7 @@ class Strip:
         self._buffer[:, column:end] = values
 
     def _grow(self, old: Tensor, end: int) -> None:
-        self._capacity = max(self._capacity, end if self._buffer is None else 2 * old.shape[1], end)
+        self._capacity = max(self._capacity, end, 2 * old.shape[1])
         grown = old.new_zeros(old.shape[0], self._capacity, *old.shape[2:])
         grown[:, : old.shape[1]] = old
         self._buffer = grown

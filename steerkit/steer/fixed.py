@@ -245,7 +245,7 @@ def _write(site: FixedSite, y: Tensor, x: Tensor, features: Tensor, opened: Tens
         scale, shift, floor, ceiling = site.numbers[:, level].unbind()
         change = ops.feature_change(features, on, scale, shift, (floor, ceiling), change)
     assert isinstance(change, Tensor)  # there is at least one level
-    return ops.write_lanes(y[:, 0], x, change.unsqueeze(1), site.W_dec).unsqueeze(1)
+    return ops.write_lanes(y, x.unsqueeze(1), change.unsqueeze(1), site.W_dec)
 
 
 def fused_kernels(device: torch.device) -> ModuleType | None:

@@ -3,8 +3,8 @@
 Where all requests are under the same policies there is one lane for all tokens. Where they are not, each request has a
 lane of its own with the features that its own policies name, so that none is multiplied by another's.
 
-Shapes: Q lanes (1 or B) of M tokens each, N = Q * M; S features of a lane, K edits of one feature, l readings that this
-layer adds to, R rules.
+Shapes: Q lanes (1 or B) of M tokens each, N = Q * M; P sets of columns, one for each lane or 1 for all; S features
+of a lane, K edits of one feature, l readings that this layer adds to, R rules.
 """
 
 from __future__ import annotations
@@ -29,10 +29,24 @@ class Level(NamedTuple):
 
     owner: Tensor
     """Column of the rule that edits the feature; 0 where none does."""
-    scale: Tensor
+    scale: Tensor | None
+    """None where it is 0 for all edits of the site."""
     shift: Tensor
     bounds: tuple[Tensor, Tensor] | None
     """Floor and ceiling; None where no edit of the site has any."""
+
+
+class Acting(NamedTuple):
+    """What the rules that are open do at one site."""
+
+    edits: tuple[Tensor | None, ...]
+    """By level, which edits act `(Q, M, S)`; None where all are known to."""
+    whole: Tensor | None
+    """`(1, N)` tokens whose activation is rebuilt; None where no rule does that."""
+
+    def looked_at(self) -> Acting:
+        """The same, once it was asked where all act: worth it for what holds for many tokens."""
+        return self._replace(edits=tuple(None if on is None or bool(on.all()) else on for on in self.edits))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,50 +55,54 @@ class Lanes:
 
     table: SiteTable
     columns: Columns
-    """Of each lane, `(Q, d_in, S)`, `(Q, S, d_in)` and `(Q, 1, S)`; with a Q of 1 where lanes share them."""
+    """`(P, d_in, S)`, `(P, S, d_in)` and `(P, 1, S)`."""
     indices: Tensor | None
     """`(S,)` which features these are, where lanes share them."""
     gates: Tensor | None
-    """`(Q, S, l)` their weights in the readings' sums; None where no gate reads this layer."""
+    """`(P, S, l)` their weights in the readings' sums; None where no gate reads this layer."""
     levels: tuple[Level, ...]
     """The edit that goes last of those on one feature first."""
     number: int
     """Q."""
     sharing: int
-    """Lanes that have columns: Q, or 1 for all."""
+    """P."""
 
     def read(self, x: Tensor) -> Tensor:
-        """Features `(Q, M, S)` of activations `x` `(N, d_in)` in float32."""
-        features = ops.read_lanes(x.view(self.sharing, -1, x.shape[-1]), self.columns)
-        return features.view(self.number, -1, features.shape[-1])
+        """Features `(P, N / P, S)` of activations `x` `(P, N / P, d_in)` in float32."""
+        return ops.read_lanes(x, self.columns)
 
     def weigh(self, features: Tensor, sums: Tensor) -> None:
-        """Add what features `(Q, M, S)` weigh to the readings' sums `(N, L)`."""
+        """Add what features weigh to the readings' sums `(N, L)`."""
         assert self.gates is not None  # the caller looked
         own = sums[:, self.table.leaves]
-        shared = features.view(self.sharing, -1, features.shape[-1])
-        own.add_(torch.bmm(shared, self.gates).view_as(own))
+        own.add_(torch.bmm(features, self.gates).view_as(own))
 
-    def write(self, y: Tensor, x: Tensor, features: Tensor, opened: Tensor) -> Tensor:
-        """Activations `(N, d_in)` `y`, in float32 `x`, after the edits of the `opened` rules `(N, R)`.
+    def acting(self, opened: Tensor) -> Acting:
+        """What the `opened` rules `(N, R)` do here."""
+        by_lane = opened.view(self.number, -1, opened.shape[-1])
+        shape = (*by_lane.shape[:2], self.levels[0].owner.shape[-1])
+        edits = tuple(by_lane.gather(2, level.owner.expand(shape)) for level in self.levels)
+        rebuilds = self.table.reconstructs
+        return Acting(edits, None if rebuilds is None else (opened & rebuilds).any(dim=-1).view(1, -1))
+
+    def write(self, y: Tensor, x: Tensor, features: Tensor, acting: Acting) -> Tensor:
+        """Activations `y` `(P, N / P, d_in)`, in float32 `x`, after the edits that act.
 
         Of two on one feature the first acts.
         """
-        table, by_lane = self.table, opened.view(*features.shape[:2], -1)
+        own = features if self.number == self.sharing else features.view(self.number, -1, features.shape[-1])
         change: Tensor | float = 0.0
-        for owner, scale, shift, bounds in self.levels:
-            on = by_lane.gather(2, owner.expand_as(features))
-            change = ops.feature_change(features, on, scale, shift, bounds, change)
+        for (_, scale, shift, bounds), on in zip(self.levels, acting.edits, strict=True):
+            change = ops.feature_change(own, on, scale, shift, bounds, change)
         assert isinstance(change, Tensor)  # there is at least one level
-        change = change.view(self.sharing, -1, change.shape[-1])
+        change = change.view_as(features)
         out = y
-        if table.reconstructs is None or not table.all_reconstruct:
+        if acting.whole is None or not self.table.all_reconstruct:
             out = ops.write_lanes(y, x, change, self.columns.W_dec)
-        if table.reconstructs is None:
+        if acting.whole is None:
             return out
         assert self.indices is not None  # such sites' columns are shared
-        whole = (opened & table.reconstructs).any(dim=-1)
-        return ops.write_reconstruction(y, out, whole, change[0], self.indices, table.sae)
+        return ops.write_reconstruction(y, out, acting.whole, change, self.indices, self.table.sae)
 
 
 def lanes_of(table: SiteTable, rows: Sequence[int]) -> Lanes:
@@ -151,6 +169,6 @@ def _levels(table: SiteTable, owner: Tensor, numbers: Tensor) -> tuple[Level, ..
     """Of owners `(K, Q, S)` and numbers `(4, K, Q, S)`."""
     by_level = zip(owner.unsqueeze(2).unbind(), *(part.unbind() for part in numbers.unsqueeze(3)), strict=True)
     return tuple(
-        Level(own, scale, shift, (floor, ceiling) if table.bounded else None)
+        Level(own, scale if table.scaled else None, shift, (floor, ceiling) if table.bounded else None)
         for own, scale, shift, floor, ceiling in reversed(list(by_level))
     )

@@ -32,20 +32,22 @@ def read_lanes(x: Tensor, columns: Columns) -> Tensor:
 
 def feature_change(
     f: Tensor,
-    on: Tensor,
-    scale: Tensor,
+    on: Tensor | None,
+    scale: Tensor | None,
     shift: Tensor,
     bounds: tuple[Tensor, Tensor] | None,
     otherwise: Tensor | float = 0.0,
 ) -> Tensor:
     """`f' - f` of features `f` where `on`, else `otherwise`; `f' = clip(scale * f + shift, *bounds)`.
 
-    All of one shape, or tables that broadcast to it; without bounds nothing is clipped.
+    All of one shape, or tables that broadcast to it. None spares a step: all are on, every scale is 0, nothing is
+    clipped.
     """
-    wanted = torch.addcmul(shift, scale, f)
+    wanted = shift if scale is None else torch.addcmul(shift, scale, f)
     if bounds is not None:
         wanted = torch.clamp(wanted, *bounds)
-    return torch.where(on, wanted - f, otherwise)
+    change = wanted - f
+    return change if on is None else torch.where(on, change, otherwise)
 
 
 def within(sums: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -94,17 +96,16 @@ def write_lanes(y: Tensor, x: Tensor, change: Tensor, W_dec: Tensor) -> Tensor:
     Adding a zero would already turn -0.0 into 0.0, so untouched tokens are selected, not summed.
 
     Args:
-        y: `(N, d_in)` activations.
+        y: `(Q, M, d_in)` activations.
         x: the same in float32.
         change: `(Q, M, S)` of their features.
         W_dec: `(Q, S, d_in)`.
     """
-    touched = change.any(dim=-1).view(-1, 1)
-    written = torch.baddbmm(x.view(change.shape[0], -1, x.shape[-1]), change, W_dec).view_as(y)
-    return torch.where(touched, written.to(y.dtype), y)
+    written = torch.baddbmm(x, change, W_dec).to(y.dtype)
+    return torch.where(change.any(dim=-1, keepdim=True), written, y)
 
 
 def write_reconstruction(y: Tensor, out: Tensor, tokens: Tensor, change: Tensor, indices: Tensor, sae: Sae) -> Tensor:
-    """`decode(f')` over the whole dictionary at `tokens` `(N,)`, from the activation `y`; `out` at the others."""
+    """`decode(f')` over the whole dictionary at `tokens` `(..., N)`, from activations `y`; `out` at the others."""
     features = sae.encode(y).index_add(-1, indices, change)
     return torch.where(tokens.unsqueeze(-1), sae.decode(features).to(y.dtype), out)

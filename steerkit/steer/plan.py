@@ -69,6 +69,8 @@ class SiteTable:
     """`(K, rows, S)` column of the rules that edit the feature, the one that goes first first; 0 where none does."""
     numbers: Tensor
     """`(4, K, rows, S)` scale, shift, floor and ceiling of the edit, the identity where there is none."""
+    scaled: bool
+    """Whether what any edit makes of a feature depends on its value; not where all clamp."""
     bounded: bool
     """Whether any edit has a floor or a ceiling."""
     editors: Tensor | None
@@ -239,6 +241,7 @@ def _site(
         tuple(tuple(sorted(found)) for found in _held(rules, place, rows)),
         owner.to(device),
         numbers.to(device),
+        bool(numbers[0, owner > 0].any()),
         bool(numbers[2:].isfinite().any()),
         editors.to(device) if here else None,
         reconstructs.to(device) if whole else None,

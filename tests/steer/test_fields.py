@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, DynamicCache
 
 import steerkit
 from steerkit.chat import encode_call, place_machine, render, steps_by_place
-from steerkit.engine import box_folder
+from steerkit.engine import box_folder, cache_name
 from steerkit.errors import PolicyError
 from steerkit.policy import Policy, resolve
 from steerkit.runtime import Runtime
@@ -91,6 +91,26 @@ def test_a_gate_is_read_at_its_place_and_nowhere_else(place: str) -> None:
     """A gate that every token would open opens at those of its place; one that none opens, at none of them."""
     assert acted(rule(when={"feature": "read", "above": -1.0, "at": place})) == AT[place]
     assert acted(rule(when={"feature": "read", "above": 1e6, "at": place})) == set()
+
+
+@pytest.mark.parametrize("place", [*PLACES, "call.arguments.to", "call.arguments.amount"])
+def test_a_reply_token_by_token_is_steered_as_at_once(place: str) -> None:
+    """What acts changes where the reply goes from one place to the next, beside a rule that acts all along."""
+    steer = [
+        {"name": "always", "where": "any", "edit": {"other": {"scale": 3.0}}},
+        {"name": "there", "where": place, "edit": {"edited": {"clamp": 30.0}}},
+    ]
+    features = {"edited": (1, 11), "other": (1, 4)}
+    policy = planted_policy("p", features, steer=steer)
+    found, cache = [], DynamicCache(config=MODEL.config)
+    with torch.no_grad(), steerkit.attach(MODEL, SAES, policy, prompt_length=len(PROMPT), tokenizer=TOKENIZER):
+        for part in (IDS[:, : len(PROMPT)], *IDS[:, len(PROMPT) :].split(1, dim=1)):
+            found.append(MODEL(input_ids=part, **{cache_name(MODEL): cache}).logits[0])
+    at_once = forward(policy)[0]
+    assert torch.allclose(torch.cat(found), at_once, atol=1e-4)
+    after = sorted(step for step in AT[place] if step >= len(PROMPT))
+    elsewhere = forward(planted_policy("p", features, steer=steer[:1]))[0]
+    assert not after or not torch.allclose(elsewhere[after[0]], at_once[after[0]], atol=1e-2)
 
 
 def test_places_do_not_overlap_where_they_must_not() -> None:

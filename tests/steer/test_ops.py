@@ -17,7 +17,9 @@ def change(f: float, scale: float, shift: float, floor: float = -torch.inf, ceil
     features, scales, shifts, low, high = (torch.tensor([[number]]) for number in (f, scale, shift, floor, ceiling))
     found = f + float(ops.feature_change(features, ON, scales, shifts, (low, high)))
     if (floor, ceiling) == (-torch.inf, torch.inf):
-        assert found == f + float(ops.feature_change(features, ON, scales, shifts, None))
+        assert found == f + float(ops.feature_change(features, None, scales, shifts, None))
+    if scale == 0:
+        assert found == f + float(ops.feature_change(features, ON, None, shifts, (low, high)))
     return found
 
 
@@ -43,7 +45,7 @@ def test_clamping_twice_is_clamping_once(f: float, value: float) -> None:
 def test_an_untouched_token_keeps_its_bits_even_a_negative_zero() -> None:
     """A token without a change is selected, not added to; the control shows that adding zero loses the sign."""
     y = torch.tensor([[-0.0, 1.0], [-0.0, 1.0]])
-    out = ops.write_lanes(y, y, torch.tensor([[[0.0], [2.0]]]), torch.tensor([[[1.0, 0.0]]]))
+    out = ops.write_lanes(y[None], y[None], torch.tensor([[[0.0], [2.0]]]), torch.tensor([[[1.0, 0.0]]]))[0]
     assert torch.equal(out[0].view(torch.int32), y[0].view(torch.int32))
     assert float(out[1, 0]) == 2.0
     assert not torch.equal((y + 0.0).view(torch.int32), y.view(torch.int32))
@@ -104,6 +106,6 @@ def test_the_delta_is_the_reconstruction_plus_the_saes_own_error() -> None:
     features = sae.encode(y)
     edited = features.clone()
     edited[:, 4] = 7.0
-    out = ops.write_lanes(y, y, (edited - features)[None, :, 4:5], sae.W_dec[None, 4:5])
+    out = ops.write_lanes(y[None], y[None], (edited - features)[None, :, 4:5], sae.W_dec[None, 4:5])[0]
     assert torch.allclose(out, sae.decode(edited) + (y - sae.decode(features)), atol=1e-4)
     assert not torch.allclose(out, y, atol=1e-2)

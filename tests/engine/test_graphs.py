@@ -326,14 +326,19 @@ def test_shipped_policies_on_the_box(box: Runtime, policy: str) -> None:
     assert all(torch.equal(opened, found[1][1][layer]) for layer, opened in found[0][1].items())
 
 
-def test_fused_kernels_equal_attach() -> None:
-    """The kernels, run by Triton's interpreter in a process of their own, pass the comparison with `attach`."""
+@pytest.mark.parametrize(("at_once", "examples"), [(32768, 12), (1024, 4), (64, 4)])
+def test_fused_kernels_equal_attach(at_once: int, examples: int) -> None:
+    """The kernels, run by Triton's interpreter in a process of their own, pass the comparison with `attach`.
+
+    Whether encoder and decoder are read together, one after the other or in pieces.
+    """
     pytest.importorskip("triton")
     code = (
         "import tests.engine.test_graphs as t\n"
         "from steerkit.steer import fused\n"
         "t.GRAPHS.kernels = fused\n"
-        "@t.settings(deadline=None, max_examples=12)\n"
+        f"fused._MOST_AT_ONCE, fused._LEAST_PIECE = {at_once}, 4\n"
+        f"@t.settings(deadline=None, max_examples={examples})\n"
         "@t.given(t.st.lists(t.policies(), min_size=3, max_size=3))\n"
         "def compare(drawn):\n"
         "    plan = t.compile_plan(drawn, t.SAES)\n"
@@ -341,10 +346,14 @@ def test_fused_kernels_equal_attach() -> None:
         "compare()\n"
         "t.test_a_change_of_policies_prepares_nothing()\n"
         "assert t.GRAPHS.statistics.generations\n"
+        "room = next(iter(t.GRAPHS._steps.values())).room\n"
+        "tiles = fused._tiles(t.MODEL.config.hidden_size, room.features, True, True)\n"
+        "print(tiles['WHOLE'], tiles['EARLY'])\n"
     )
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
+    assert ran.stdout.split() == {32768: ["True", "True"], 1024: ["True", "False"], 64: ["False", "False"]}[at_once]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

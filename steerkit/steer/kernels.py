@@ -1,0 +1,264 @@
+"""What `FixedSteering` does in a step, in Triton's language; a program is one request.
+
+Memory is waited for once for all that is asked for before a sum. So each kernel asks first for all that no sum decides,
+and a barrier keeps compilers from asking for it later.
+"""
+
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, import-not-found, import-untyped"
+# Triton's own language has no types, and Triton is there on GPUs alone.
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _set(flags, mask):
+    return tl.load(flags, mask=mask, other=0) != 0
+
+
+@triton.jit
+def probe(found):
+    """Count one up."""
+    tl.store(found, tl.load(found) + 1)
+
+
+@triton.jit
+def begin(column, number, known, late, last_open, hold, masks, bias, opened, sums,
+          L: tl.constexpr, R: tl.constexpr, REMEMBERS: tl.constexpr, BL: tl.constexpr, BR: tl.constexpr):  # fmt: skip
+    """Go on to the next token, and open what is open before any layer has run."""
+    b = tl.program_id(0)
+    if b == 0:
+        tl.store(column, tl.load(column) + 1)
+    r = tl.arange(0, BR)
+    rules = r < R
+    known_at = tl.load(known + b * R + r, mask=rules, other=0)
+    allowed = _set(masks + b * (2 * R + L) + r, rules)
+    opens = known_at < 0
+    if REMEMBERS:
+        n = tl.load(number + b) + 1
+        tl.debug_barrier()
+        tl.store(number + b, n)
+        age = n - tl.load(last_open + b * R + r, mask=rules, other=0)
+        held = age <= tl.load(hold + b * R + r, mask=rules, other=0)
+        opens = opens | (_set(late + b * R + r, rules) & held)
+    tl.store(opened + b * R + r, (opens & allowed).to(tl.uint8), mask=rules)
+    if L > 0:
+        reading = tl.arange(0, BL)
+        tl.store(sums + b * L + reading, tl.load(bias + b * L + reading, mask=reading < L), mask=reading < L)
+
+
+@triton.jit
+def _windowed(values, counts, here, b, spans, windowed, means, tail, tail_counts,
+              L: tl.constexpr, W: tl.constexpr, BL: tl.constexpr, BW: tl.constexpr):  # fmt: skip
+    """Readings `(L,)`, over their windows where they have one; the windows of those `here` go on by a token."""
+    reading, w = tl.arange(0, BL), tl.arange(0, BW)
+    readings = reading < L
+    cell = (b * L + reading[:, None]) * W + w[None, :]
+    old = readings[:, None] & (w < W - 1)[None, :]
+    newest = (w == W - 1)[None, :]
+    past = tl.where(newest, values[:, None], tl.load(tail + cell + 1, mask=old, other=0.0))
+    counted = tl.where(newest, counts[:, None], tl.load(tail_counts + cell + 1, mask=old, other=0) != 0)
+    inside = readings[:, None] & (w < W)[None, :]
+    tl.debug_barrier()  # all is read before the tail moves
+    tl.store(tail + cell, past, mask=inside & here[:, None])
+    tl.store(tail_counts + cell, counted.to(tl.uint8), mask=inside & here[:, None])
+    counted = counted & (tl.load(spans + cell, mask=inside, other=0) != 0)
+    number = tl.sum(counted.to(tl.float32), axis=1)
+    mean = tl.sum(tl.where(counted, past, 0.0), axis=1) / tl.maximum(number, 1.0)
+    largest = tl.max(tl.where(counted, past, float("-inf")), axis=1)
+    is_mean = _set(means + b * L + reading, readings)
+    found = tl.where(number > 0, tl.where(is_mean, mean, largest), float("nan"))
+    return tl.where(_set(windowed + b * L + reading, readings), found, values)
+
+
+@triton.jit
+def _open(b, B, layer, sums, is_open,
+          number, known, late, last_open, hold, masks, bounds, read_at, spans, windowed, means, wanted, wants, terms,
+          latched, tail, tail_counts, opened,
+          L: tl.constexpr, R: tl.constexpr, M: tl.constexpr, W: tl.constexpr, REMEMBERS: tl.constexpr,
+          BL: tl.constexpr, BR: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, NEVER: tl.constexpr):  # fmt: skip
+    """Which rules `(R,)` are open once the gates that are known at a layer are read."""
+    reading, r, m = tl.arange(0, BL), tl.arange(0, BR), tl.arange(0, BM)
+    readings, rules, terms_here = reading < L, r < R, m < M
+    mine, flags = b * L + reading, masks + b * (2 * R + L)
+    low = tl.load(bounds + B * L + mine, mask=readings, other=0.0)
+    high = tl.load(bounds + 2 * B * L + mine, mask=readings, other=0.0)
+    cell = (b * L + reading[:, None]) * M + m[None, :]
+    want = tl.load(wanted + cell, mask=readings[:, None] & terms_here[None, :], other=0.0)
+    number_wanted = tl.load(wants + b * M + m, mask=terms_here, other=-1.0)
+    cell = (b * M + m[:, None]) * R + r[None, :]
+    term = tl.load(terms + cell, mask=terms_here[:, None] & rules[None, :], other=0.0)
+    allowed = _set(flags + r, rules)
+    may_open = _set(flags + R + r, rules)
+    known_here = (tl.load(known + b * R + r, mask=rules, other=-1) == layer) & rules
+    if REMEMBERS:
+        here = (tl.load(read_at + mine, mask=readings, other=-1) == layer) & readings
+        counts = _set(flags + 2 * R + reading, readings)
+        off = tl.load(bounds + 3 * B * L + mine, mask=readings, other=float("nan"))
+        before = _set(latched + mine, readings)
+        n = tl.load(number + b)
+        last = tl.load(last_open + b * R + r, mask=rules, other=NEVER)
+        tokens = tl.load(hold + b * R + r, mask=rules, other=0)
+        acts_late = _set(late + b * R + r, rules)
+    tl.debug_barrier()
+    values = sums
+    if REMEMBERS and W > 1:
+        values = _windowed(values, counts, here, b, spans, windowed, means, tail, tail_counts, L, W, BL, BW)
+    holds = (values > low) & (values < high)
+    if REMEMBERS:
+        stays = before & ~(((values < off) | (values >= high)) & counts)
+        holds = tl.where(off != off, holds, (holds & counts) | stays)
+        tl.store(latched + mine, holds.to(tl.uint8), mask=here)
+    holds = holds & readings
+    met = tl.sum(want * holds.to(tl.float32)[:, None], axis=0) == number_wanted
+    opens = (tl.sum(term * met.to(tl.float32)[:, None], axis=0) > 0) & may_open
+    if REMEMBERS:
+        last = tl.where(opens & known_here, n, last)  # no token before has its number
+        tl.store(last_open + b * R + r, last, mask=known_here)
+        opens = (n - last) < tokens
+        known_here = known_here & ~acts_late
+    is_open = tl.where(known_here, opens & allowed, is_open)
+    tl.store(opened + b * R + r, is_open.to(tl.uint8), mask=rules)
+    return is_open
+
+
+@triton.jit
+def _read(y, raw, W_enc, row, encoder, d, b, at, s, here, KEEPS: tl.constexpr, READS: tl.constexpr, D: tl.constexpr,
+          S: tl.constexpr, BS: tl.constexpr, PIECE: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
+    """`y @ W_enc` `(S,)` of a request's activation, which goes on the tape as it is."""
+    if WHOLE:
+        if KEEPS:
+            tl.store(raw + at * D + d, row, mask=d < D)
+        pre = tl.sum(tl.sum(encoder * row.to(tl.float32)[:, None, :], axis=0), axis=1)
+    else:
+        pre = tl.zeros([BS], dtype=tl.float32)
+        for start in tl.static_range(0, D, PIECE):
+            place = start + tl.arange(0, PIECE)
+            part = tl.load(y + b * D + place, mask=place < D, other=0.0)
+            if KEEPS:
+                tl.store(raw + at * D + place, part, mask=place < D)
+            if READS:
+                cell = (b * S + s[:, None]) * D + place[None, :]
+                column = tl.load(W_enc + cell, mask=here[:, None] & (place < D)[None, :], other=0.0)
+                pre += tl.sum(column * part.to(tl.float32)[None, :], axis=1)
+    return pre
+
+
+@triton.jit
+def _weights(sums, weights, b, s, here, reading, readings, S: tl.constexpr, L: tl.constexpr):
+    """Sums `(L,)` of readings so far, and what features `(S, L)` weigh in them."""
+    cell = (b * S + s[:, None]) * L + reading[None, :]
+    weight = tl.load(weights + cell, mask=here[:, None] & readings[None, :], other=0.0)
+    return tl.load(sums + b * L + reading, mask=readings, other=0.0), weight
+
+
+@triton.jit
+def _unit(unit, part, here):
+    """Bias, gain, lift and threshold `(S,)` of features."""
+    bias, gain = tl.load(unit, mask=here, other=0.0), tl.load(unit + part, mask=here, other=0.0)
+    lift = tl.load(unit + 2 * part, mask=here, other=0.0)
+    return bias, gain, lift, tl.load(unit + 3 * part, mask=here, other=0.0)
+
+
+@triton.jit
+def _level(owner, numbers, level, b, B, s, here, S: tl.constexpr, K: tl.constexpr):
+    """The edits `(S,)` of one level: their rules, scales, shifts, floors and ceilings."""
+    cell, part = (level * B + b) * S + s, K * B * S
+    by, scale = tl.load(owner + cell, mask=here, other=0), tl.load(numbers + cell, mask=here, other=1.0)
+    shift = tl.load(numbers + cell + part, mask=here, other=0.0)
+    floor = tl.load(numbers + cell + 2 * part, mask=here, other=float("-inf"))
+    return by, scale, shift, floor, tl.load(numbers + cell + 3 * part, mask=here, other=float("inf"))
+
+
+@triton.jit
+def _changed(change, f, acts, r, by, scale, shift, floor, ceiling):
+    """What the rules that act `(R,)` make of the features `(S,)`; `change` where none edits them at this level."""
+    on = tl.sum(((by[:, None] == r[None, :]) & acts[None, :]).to(tl.int32), axis=1) > 0
+    wanted = tl.minimum(tl.maximum(scale * f + shift, floor), ceiling)
+    return tl.where(on, wanted - f, change)
+
+
+@triton.jit
+def _change(f, acts, r, by, scale, shift, floor, ceiling, owner, numbers, b, B, s, here, S: tl.constexpr,
+            K: tl.constexpr, BS: tl.constexpr):  # fmt: skip
+    """What the rules that act make of the features `(S,)`: where two edit one, the first, which is given."""
+    change = tl.zeros([BS], dtype=tl.float32)
+    for back in tl.static_range(0, K - 1):
+        by_, scale_, shift_, floor_, ceiling_ = _level(owner, numbers, K - 1 - back, b, B, s, here, S, K)
+        change = _changed(change, f, acts, r, by_, scale_, shift_, floor_, ceiling_)
+    return _changed(change, f, acts, r, by, scale, shift, floor, ceiling)
+
+
+@triton.jit
+def _write(y, out, W_dec, change, row, decoder, d, tile, inside, b, s, here, D: tl.constexpr, S: tl.constexpr,
+           PIECE: tl.constexpr, WHOLE: tl.constexpr, EARLY: tl.constexpr):  # fmt: skip
+    """Write the activation with its change; where there is none, its bits."""
+    touched = tl.max((change != 0).to(tl.int32), axis=0)
+    if WHOLE:
+        if not EARLY:
+            decoder = tl.load(W_dec + tile, mask=inside, other=0.0)
+        moved = (row.to(tl.float32) + tl.sum(decoder * change[None, :, None], axis=1)).to(row.dtype)
+        tl.store(out + b * D + d, tl.where(touched > 0, moved, row), mask=d < D)
+    else:
+        used = here & (s * 0 + touched > 0)
+        for start in tl.static_range(0, D, PIECE):
+            at = start + tl.arange(0, PIECE)
+            part = tl.load(y + b * D + at, mask=at < D, other=0.0)
+            cell = (b * S + s[:, None]) * D + at[None, :]
+            column = tl.load(W_dec + cell, mask=used[:, None] & (at < D)[None, :], other=0.0)
+            moved = (part.to(tl.float32) + tl.sum(column * change[:, None], axis=0)).to(part.dtype)
+            tl.store(out + b * D + at, tl.where(touched > 0, moved, part), mask=at < D)
+
+
+@triton.jit
+def step(y, out, raw, tape, fired, column, count, W_enc, W_dec, units, weights, owner, numbers, editors, layer, B, C,
+          number, known, late, last_open, hold, masks, bounds, read_at, spans, windowed, means, wanted, wants, terms,
+          latched, tail, tail_counts, writes, opened, sums,
+          D: tl.constexpr, S: tl.constexpr, R: tl.constexpr, L: tl.constexpr, M: tl.constexpr, K: tl.constexpr,
+          W: tl.constexpr, KEEPS: tl.constexpr, READS: tl.constexpr, EDITS: tl.constexpr, GATES: tl.constexpr,
+          REMEMBERS: tl.constexpr, BS: tl.constexpr, BR: tl.constexpr, BL: tl.constexpr, BM: tl.constexpr,
+          BW: tl.constexpr, PIECE: tl.constexpr, PIECES: tl.constexpr, WHOLE: tl.constexpr,
+          EARLY: tl.constexpr, NEVER: tl.constexpr):  # fmt: skip
+    """A token of a layer: keep it, read its features, open what gates open, write what rules edit."""
+    b = tl.program_id(0).to(tl.int64)
+    s, r, reading = tl.arange(0, BS), tl.arange(0, BR), tl.arange(0, BL)
+    d = tl.arange(0, PIECES)[:, None] * PIECE + tl.arange(0, PIECE)[None, :]
+    tile, inside = (b * S + s[None, :, None]) * D + d[:, None, :], (s < S)[None, :, None] & (d < D)[:, None, :]
+    rules, readings, at, fires = r < R, reading < L, b * C + tl.load(column), tl.load(fired)
+    here = s < (S if WHOLE else tl.load(count + b))
+    encoder, decoder, row = tile, tile, d  # where they are not read at once, these are not used
+    if WHOLE:
+        encoder = tl.load(W_enc + tile, mask=inside, other=0.0)
+    if EARLY:
+        decoder = tl.load(W_dec + tile, mask=inside, other=0.0)
+    if READS:
+        bias, gain, lift, threshold = _unit(units + b * S + s, B * S, here)
+        is_open = _set(opened + b * R + r, rules)
+        if L > 0:
+            total, weight = _weights(sums, weights, b, s, here, reading, readings, S, L)
+    if EDITS:
+        edits_here, writes_here = _set(editors + b * R + r, rules), _set(writes + b * R + r, rules)
+        by, scale, shift, floor, ceiling = _level(owner, numbers, 0, b, B, s, here, S, K)
+    if WHOLE:
+        row = tl.load(y + b * D + d, mask=d < D, other=0.0)
+    tl.debug_barrier()
+    pre = _read(y, raw, W_enc, row, encoder, d, b, at, s, here, KEEPS, READS, D, S, BS, PIECE, WHOLE)
+    if READS:
+        pre += bias
+        f = tl.where(pre > threshold, tl.maximum(gain * pre + lift, 0.0), 0.0)
+        if L > 0:
+            total += tl.sum(weight * f[:, None], axis=0)
+            tl.store(sums + b * L + reading, total, mask=readings)
+            if GATES:
+                is_open = _open(b, B, layer, total, is_open, number, known, late, last_open, hold, masks, bounds,
+                                read_at, spans, windowed, means, wanted, wants, terms, latched, tail, tail_counts,
+                                opened, L, R, M, W, REMEMBERS, BL, BR, BM, BW, NEVER)  # fmt: skip
+        if EDITS:
+            acts = is_open & edits_here
+            tl.store(tape + at * R + r, acts.to(tl.uint8), mask=rules)
+            change = _change(f, acts & writes_here, r, by, scale, shift, floor, ceiling, owner, numbers, b, B, s, here,
+                             S, K, BS)  # fmt: skip
+            _write(y, out, W_dec, change, row, decoder, d, tile, inside, b, s, here, D, S, PIECE, WHOLE, EARLY)
+    if b == 0:
+        tl.store(fired, fires + 1)

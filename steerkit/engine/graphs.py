@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from types import ModuleType
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -200,13 +201,25 @@ class Graphs:
                 room = room.joined(self._reserved)
             self._steps.pop(key, None)  # its memory is needed
             del found
-            how: dict[str, Any] = {"kernels": self.kernels, "compiled": self._compiled}
-            found = self._steps[key] = Step(self._model, like, room.rounded(), rows, columns, **how)
+            found = self._steps[key] = self._made(like, room.rounded(), rows, columns)
             self._captures += 1
         self._steps.move_to_end(key)
         while len(self._steps) > _MOST_STEPS:
             self._steps.popitem(last=False)
         return found
+
+    def _made(self, like: DynamicCache, room: Capacity, rows: int, columns: int) -> Step:
+        """A new step; without kernels from now on where this Triton cannot build them."""
+        make = partial(Step, self._model, like, room, rows, columns, compiled=self._compiled)
+        try:
+            return make(kernels=self.kernels)
+        except (SteeringError, RuntimeError):
+            raise
+        except Exception:
+            if self.kernels is None:
+                raise
+            self.kernels = None
+            return make()
 
     def _unfit(self) -> str | None:
         model: nn.Module = self._model

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -356,12 +357,32 @@ def test_fused_kernels_equal_attach(at_once: int, examples: int) -> None:
     assert ran.stdout.split() == {32768: ["True", "True"], 1024: ["True", "False"], 64: ["False", "False"]}[at_once]
 
 
+def test_a_step_goes_without_kernels_that_cannot_be_built() -> None:
+    """What a Triton of another version refuses is done without it, and equals `attach`; the control was tried first."""
+    asked = []
+
+    def refused(*given: Any) -> None:
+        asked.append(given)
+        raise TypeError("no such type")
+
+    rule = {"name": "r", "where": "any", "edit": {"edited": {"clamp": 30.0}}}
+    policy = planted_policy("p", {"edited": (1, 11)}, steer=[rule])
+    graphs = Graphs(MODEL)  # type: ignore[arg-type]
+    graphs.kernels = SimpleNamespace(begin=refused, step=refused)  # type: ignore[assignment]
+    tape = same(compile_plan([(policy,)], SAES), [1, 0, 1], graphs)
+    assert tape.opened()[1].any()
+    assert len(asked) == 1
+    assert graphs.kernels is None
+    assert graphs.statistics == (1, 1, 0)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_captured_graph_steers_under_policies_that_change(fused: bool) -> None:
     """On a GPU one capture serves other policies, with the tokens and the open rules of `attach`."""
     model = small_model().to("cuda")
     saes, graphs = planted_saes(model), Graphs(model, fused=fused)  # type: ignore[arg-type]
+    kernels = graphs.kernels
     seen = set()
     for value in (30.0, -20.0, 10.0):
         held = [(clamp(value, when={"feature": "g", "above": 0.0, "max_over": 3}, **{"for": "3 tokens"}),), ()]
@@ -372,3 +393,4 @@ def test_a_captured_graph_steers_under_policies_that_change(fused: bool) -> None
         seen.add(str(found))
     assert len(seen) > 1
     assert graphs.statistics == (1, 3, 0)
+    assert graphs.kernels is kernels

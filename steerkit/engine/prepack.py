@@ -22,10 +22,6 @@ from steerkit.sae import onednn
 Prepack = bool | Literal["auto"]
 """Whether to lay linear weights out anew; `auto`: where it is faster."""
 
-SMALLEST: Final = 32 << 20
-"""Bytes of linear weights from which on `auto` looks: below, weights lie in the processor's caches anyway."""
-LARGEST: Final = 2 << 30
-"""Bytes up to which `auto` doubles the linear weights."""
 _WINS: Final = 0.95
 _ROWS: Final = (1, 8)
 _TIMED: Final = 64 << 20
@@ -162,7 +158,7 @@ def prepacked(model: nn.Module, wanted: Prepack = "auto") -> Prepacked | None:
     copies = Prepacked(model)
     if wanted is True:
         return copies
-    if not SMALLEST <= copies.bytes <= LARGEST:
+    if not onednn.SMALLEST <= copies.bytes <= onednn.LARGEST:
         return None
     own, other = copies.times()
     return copies if other < _WINS * own else None

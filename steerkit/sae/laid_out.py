@@ -14,10 +14,6 @@ from steerkit.sae import onednn
 from steerkit.sae.dictionary import Sae
 from steerkit.sae.mapped import release
 
-_SMALLEST: Final = 32 << 20
-"""Bytes of a set's encoders from which on it is looked which is faster: less is read in no time."""
-_LARGEST: Final = 2 << 30
-"""Bytes of encoders that are copied at most."""
 _WINS: Final = 0.8
 """Least part of the time that must be won; far enough from 1 that the same machine always chooses the same."""
 _ROWS: Final = 64
@@ -48,7 +44,7 @@ class LaidOutSae(Sae):
 def wins(saes: Collection[Sae]) -> bool:
     """Whether a set's encoders are copied here: they take 32 MiB to 2 GiB, and a fifth of the time is won."""
     sizes = [4 * sae.W_enc.numel() for sae in saes]
-    if not _SMALLEST <= sum(sizes) <= _LARGEST or not onednn.supports(torch.float32):
+    if not onednn.SMALLEST <= sum(sizes) <= onednn.LARGEST or not onednn.supports(torch.float32):
         return False
     sae = next(iter(saes))
     weight, x = sae.W_enc.float(), torch.ones(_ROWS, sae.d_in)

@@ -13,6 +13,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
+SMALLEST: Final = 32 << 20
+"""Bytes of weights from which on it is looked whether copies are faster: less lies in the processor's caches anyway."""
+LARGEST: Final = 2 << 30
+"""Bytes of weights that are copied at most, unless it was asked for."""
 _TRIES: Final = 5
 
 

@@ -339,19 +339,19 @@ def test_auto_looks_at_the_size_and_at_the_clock(monkeypatch: pytest.MonkeyPatch
     model = random_model(SMALL)
     monkeypatch.setattr(prepack, "_WINS", 1e9)
     assert prepacked(model, "auto") is None
-    monkeypatch.setattr(prepack, "SMALLEST", 1)
+    monkeypatch.setattr(onednn, "SMALLEST", 1)
     assert prepacked(model, "auto") is not None
     monkeypatch.setattr(prepack, "_WINS", 0.0)
     assert prepacked(model, "auto") is None
     monkeypatch.setattr(prepack, "_WINS", 1e9)
-    monkeypatch.setattr(prepack, "LARGEST", 1000)
+    monkeypatch.setattr(onednn, "LARGEST", 1000)
     assert prepacked(model, "auto") is None
     assert prepacked(model, False) is None
 
 
 def test_where_it_cannot_be_auto_does_without_and_on_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another dtype, another library's forward, a torch without the operators."""
-    monkeypatch.setattr(prepack, "SMALLEST", 1)
+    monkeypatch.setattr(onednn, "SMALLEST", 1)
     monkeypatch.setattr(prepack, "_WINS", 1e9)
     double = random_model(SIZE, dtype=torch.float64)
     assert prepacked(double) is None

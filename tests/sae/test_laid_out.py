@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from steerkit.sae import GateWeights, Sae, SaeSet, laid_out, onednn
+from steerkit.sae import GateWeights, Sae, SaeSet, onednn
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.laid_out import LaidOutSae, wins
 
@@ -64,15 +64,19 @@ def test_small_and_slow_sets_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(onednn, "times", seconds)
     assert not wins(saes)
     assert timed == []
-    monkeypatch.setattr(laid_out, "_SMALLEST", 1)
+    monkeypatch.setattr(onednn, "SMALLEST", 1)
     assert wins(saes)
     took = 0.81
     assert not wins(saes)
     assert timed == [2, 2]
-    monkeypatch.setattr(laid_out, "_LARGEST", 1000)
+    monkeypatch.setattr(onednn, "LARGEST", 1000)
     assert not wins(saes)
+    monkeypatch.setattr(onednn, "LARGEST", 1 << 40)
+    took = 0.79
+    assert wins(saes)
     monkeypatch.setattr(onednn, "supports", lambda dtype: False)
-    assert timed == [2, 2]
+    assert not wins(saes)
+    assert timed == [2, 2, 2]
 
 
 @pytest.mark.parametrize("won", [True, False])

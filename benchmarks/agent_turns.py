@@ -1,12 +1,13 @@
 """Ten-turn agent conversations with seven tools: plain `generate` over the whole history each turn, and steerkit.
 
-    python benchmarks/agent_turns.py box [conversations]            # the model in the box, under its shipped policies
-    python benchmarks/agent_turns.py functiongemma [conversations]  # its architecture, random weights, float32
-    python benchmarks/agent_turns.py long [conversations]           # the same, under an assistant's longer declarations
+    python benchmarks/agent_turns.py box            # the model in the box, under its shipped policies
+    python benchmarks/agent_turns.py functiongemma  # its architecture with random weights
+    python benchmarks/agent_turns.py long           # the same, under an assistant's longer declarations
+    ... [--conversations 3] [--dtype float32]
 
-Three arms make every turn one after the other, in an order that rotates: `model.generate` of transformers, steerkit
-without and with its prefix cache. Both of steerkit's are steered, traced and judged, and their records are on disk when
-the turn is over. Requests, calls and results are written beforehand, so that all arms read the same history, and each
+The arms make every turn one after the other, in an order that rotates: `model.generate` of transformers, steerkit
+without and with its prefix cache, and without it through the model's own weights where `steerkit.load` would lay them
+out anew. Those of steerkit are steered, traced and judged, and their records are on disk when the turn is over. Requests, calls and results are written beforehand, so that all arms read the same history, and each
 conversation begins with an empty cache. Replies of the random model are 24 tokens long, as it is kept from control
 tokens.
 A conversation of the second takes some minutes on one core.
@@ -14,6 +15,7 @@ A conversation of the second takes some minutes on one core.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 import tempfile
@@ -40,7 +42,8 @@ from steerkit.tiny.world import tool
 TURNS, REPLY = 10, 24
 NAMES = ("transfer_money", "get_balance", "read_email", "get_weather", "set_timer", "add_note", "get_time")
 TOOLS = [tool(name) for name in NAMES]
-ARMS = ("plain generate", "steerkit, no cache", "steerkit, prefix cache")
+PLAIN, UNCACHED, CACHED = "plain generate", "steerkit, no cache", "steerkit, prefix cache"
+OWN_WEIGHTS = "steerkit, no cache, the model's own weights"
 
 ASSISTANT = {
     "search_flights": "Search scheduled flights between two airports and return the cheapest fares with their times.",
@@ -70,7 +73,7 @@ Timed = dict[str, list[float]]
 
 
 class Setup(NamedTuple):
-    """Three ways to make a turn on one model."""
+    """Ways to make a turn on one model."""
 
     arms: dict[str, Callable[[Any], int]]
     """By name: makes the turn that these messages ask for; how many tokens it wrote."""
@@ -101,10 +104,14 @@ def setup(
     loaded: LoadedModel, saes: SaeSet | None, policy: Any, folder: Path, declarations: list[Any], *, ends: bool
 ) -> Setup:
     """The arms on a model; `ends` says whether plain replies end at a stop token or are `REPLY` tokens long."""
-    cached, uncached = (
-        Runtime(loaded, saes, policy, store=Store(folder / f"{size}.db"), prefix_cache=size)
-        for size in ("512 MiB", False)
-    )
+    ways: dict[str, tuple[LoadedModel, str | bool]] = {UNCACHED: (loaded, False), CACHED: (loaded, "512 MiB")}
+    if loaded.runs_prepacked:
+        ways[OWN_WEIGHTS] = loaded.prepacking(False), False
+    runtimes = {
+        name: Runtime(one, saes, policy, store=Store(folder / f"{name}.db"), prefix_cache=size)
+        for name, (one, size) in ways.items()
+    }
+    cached = runtimes[CACHED]
     model: Any = loaded.model
     stops, pad = sorted(cached.wire.stops), cached.wire.pad
     tools = as_tools(declarations, from_function=tool_from_function)
@@ -119,20 +126,20 @@ def setup(
     def steered(runtime: Runtime) -> Callable[[Any], int]:
         return lambda messages: len(runtime.run(messages, declarations, max_new_tokens=REPLY).reply_ids)
 
-    arms = (plain, steered(uncached), steered(cached))
-    return Setup(dict(zip(ARMS, arms, strict=True)), cached, loaded.tokenizer, declarations)
+    arms = {PLAIN: plain, **{name: steered(runtime) for name, runtime in runtimes.items()}}
+    return Setup(arms, cached, loaded.tokenizer, declarations)
 
 
-def box(folder: Path) -> Setup:
+def box(folder: Path, dtype: torch.dtype) -> Setup:
     """The model in the box with its shipped policies."""
-    made = steerkit.load("tiny", audit=False)
+    made = steerkit.load("tiny", dtype=str(dtype).removeprefix("torch."), audit=False)
     return setup(made.loaded, made.saes, policy_files(), folder, TOOLS, ends=True)
 
 
-def functiongemma(folder: Path, declarations: list[Any] = TOOLS) -> Setup:
+def functiongemma(folder: Path, dtype: torch.dtype = torch.float32, declarations: list[Any] = TOOLS) -> Setup:
     """FunctionGemma's architecture with SAEs of the published shape; sixteen edits behind a gate, all layers traced."""
     tokenizer = AutoTokenizer.from_pretrained(box_folder("tiny"))
-    model: Any = random_model(FUNCTIONGEMMA)
+    model: Any = random_model(FUNCTIONGEMMA, dtype=dtype)
     with torch.no_grad():  # embeddings are tied: a token whose row is 0 is never the likeliest
         rows = model.get_input_embeddings().weight
         rows[len(tokenizer) :] = 0
@@ -158,20 +165,21 @@ def functiongemma(folder: Path, declarations: list[Any] = TOOLS) -> Setup:
     return setup(loaded, saes, policy, folder, declarations, ends=False)
 
 
-def longer(folder: Path) -> Setup:
+def longer(folder: Path, dtype: torch.dtype) -> Setup:
     """The same with the assistant's declarations."""
-    return functiongemma(folder, [declared(name) for name in ASSISTANT])
+    return functiongemma(folder, dtype, [declared(name) for name in ASSISTANT])
 
 
 def timed(made: Setup, number: int) -> tuple[Timed, dict[str, int]]:
     """Seconds of each turn of a conversation by arm, and how many tokens each arm wrote."""
-    seconds: Timed = {name: [] for name in ARMS}
-    written = dict.fromkeys(ARMS, 0)
+    names = list(made.arms)
+    seconds: Timed = {name: [] for name in names}
+    written = dict.fromkeys(names, 0)
     assert made.cached.prefix_cache is not None
     made.cached.prefix_cache.clear()
     for turn, messages in enumerate(conversation(number)):
-        for offset in range(len(ARMS)):
-            name = ARMS[(turn + offset) % len(ARMS)]
+        for offset in range(len(names)):
+            name = names[(turn + offset) % len(names)]
             started = time.perf_counter()
             written[name] += made.arms[name](messages)
             seconds[name].append(time.perf_counter() - started)
@@ -179,24 +187,34 @@ def timed(made: Setup, number: int) -> tuple[Timed, dict[str, int]]:
     return seconds, written
 
 
-def main(kind: str, conversations: int) -> None:
+KINDS: dict[str, Callable[[Path, torch.dtype], Setup]] = {"box": box, "functiongemma": functiongemma, "long": longer}
+
+
+def main() -> None:
     """Warm up, run, and print a table of ratios to plain `generate`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=tuple(KINDS))
+    parser.add_argument("--conversations", type=int, default=3)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        made = {"box": box, "functiongemma": functiongemma, "long": longer}[kind](Path(folder))
+        made = KINDS[given.kind](Path(folder), getattr(torch, given.dtype))
         for arm in made.arms.values():
             arm([{"role": "user", "content": "tell the time"}])
-        found = [timed(made, number) for number in range(conversations)]
+        found = [timed(made, number) for number in range(given.conversations)]
     tools = as_tools(made.tools, from_function=tool_from_function)
     lengths = [len(render(made.tokenizer, messages, tools).ids) for messages in conversation(0)]
-    print(f"{kind}, {conversations} conversations of {TURNS} turns, prompts of {lengths[0]} to {lengths[-1]} tokens,")
+    print(
+        f"{given.kind}, {given.conversations} conversations of {TURNS} turns, prompts of {lengths[0]} to {lengths[-1]} tokens,"
+    )
     print(f"{torch.get_num_threads()} thread(s), {next(iter(made.cached.loaded.model.parameters())).dtype}\n")
     print(
         "| arm | times as fast as plain: conversations (least to most) | last turn | seconds a turn | tokens written |"
     )
     print("|---|---|---|---|---|")
-    for name in ARMS:
-        whole = [sum(seconds[ARMS[0]]) / sum(seconds[name]) for seconds, _ in found]
-        last = statistics.median(seconds[ARMS[0]][-1] / seconds[name][-1] for seconds, _ in found)
+    for name in made.arms:
+        whole = [sum(seconds[PLAIN]) / sum(seconds[name]) for seconds, _ in found]
+        last = statistics.median(seconds[PLAIN][-1] / seconds[name][-1] for seconds, _ in found)
         turn = statistics.median(one for seconds, _ in found for one in seconds[name])
         tokens = sum(written[name] for _, written in found)
         spread = f"{statistics.median(whole):.2f} ({min(whole):.2f} to {max(whole):.2f})"
@@ -207,4 +225,4 @@ def main(kind: str, conversations: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 3)
+    main()

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from agent_turns import conversation, functiongemma
+from agent_turns import UNCACHED, conversation, functiongemma
 
 from steerkit.runtime import finish
 
@@ -39,11 +39,11 @@ def main(turns: int) -> None:
         whole, tokens = [], 0
         for number, messages in zip(range(turns + 1), conversation(0), strict=False):
             start = time.perf_counter()
-            tokens += made.arms["steerkit, no cache"](messages)
+            tokens += made.arms[UNCACHED](messages)
             whole.append(time.perf_counter() - start)
             print(f"turn {number}: {whole[-1]:.1f} s, its record {1000 * writing[-1]:.1f} ms", flush=True)
         shares = [a / b for a, b in zip(writing[1:], whole[1:], strict=True)]  # the first makes the file
-        size = (Path(folder) / "False.db").stat().st_size + (Path(folder) / "False.db-wal").stat().st_size
+        size = sum(path.stat().st_size for path in Path(folder).glob(f"{UNCACHED}.db*"))
     print(f"recording takes {100 * statistics.median(shares):.2f} % of a turn (largest {100 * max(shares):.2f} %)")
     print(f"{size / tokens:.0f} bytes per generated token, with SQLite's log")
 

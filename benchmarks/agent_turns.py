@@ -7,9 +7,9 @@
 
 The arms make every turn one after the other, in an order that rotates: `model.generate` of transformers, steerkit
 without and with its prefix cache, and without it through the model's own weights where `steerkit.load` would lay them
-out anew. Those of steerkit are steered, traced and judged, and their records are on disk when the turn is over. Requests, calls and results are written beforehand, so that all arms read the same history, and each
-conversation begins with an empty cache. Replies of the random model are 24 tokens long, as it is kept from control
-tokens.
+out anew. Those of steerkit are steered, traced and judged, and their records are on disk when the turn is over.
+Requests, calls and results are written beforehand, so that all arms read the same history, and each conversation begins
+with an empty cache. Replies of the random model are 24 tokens long, as it is kept from control tokens.
 A conversation of the second takes some minutes on one core.
 """
 
@@ -204,9 +204,8 @@ def main() -> None:
         found = [timed(made, number) for number in range(given.conversations)]
     tools = as_tools(made.tools, from_function=tool_from_function)
     lengths = [len(render(made.tokenizer, messages, tools).ids) for messages in conversation(0)]
-    print(
-        f"{given.kind}, {given.conversations} conversations of {TURNS} turns, prompts of {lengths[0]} to {lengths[-1]} tokens,"
-    )
+    prompts = f"prompts of {lengths[0]} to {lengths[-1]} tokens"
+    print(f"{given.kind}, {given.conversations} conversations of {TURNS} turns, {prompts},")
     print(f"{torch.get_num_threads()} thread(s), {next(iter(made.cached.loaded.model.parameters())).dtype}\n")
     print(
         "| arm | times as fast as plain: conversations (least to most) | last turn | seconds a turn | tokens written |"

@@ -44,9 +44,13 @@ class Acting(NamedTuple):
     whole: Tensor | None
     """`(1, N)` tokens whose activation is rebuilt; None where no rule does that."""
 
+    always: bool = False
+    """Whether every feature is known to be edited, at every token."""
+
     def looked_at(self) -> Acting:
         """The same, once it was asked where all act: worth it for what holds for many tokens."""
-        return self._replace(edits=tuple(None if on is None or bool(on.all()) else on for on in self.edits))
+        edits = tuple(None if on is None or bool(on.all()) else on for on in self.edits)
+        return self._replace(edits=edits, always=any(on is None for on in edits))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ class Lanes:
         change = change.view_as(features)
         out = y
         if acting.whole is None or not self.table.all_reconstruct:
-            out = ops.write_lanes(y, x, change, self.columns.W_dec)
+            out = ops.write_lanes(y, x, change, self.columns.W_dec, always=acting.always)
         if acting.whole is None:
             return out
         assert self.indices is not None  # such sites' columns are shared

@@ -1,0 +1,34 @@
+"""Counts the operations that PyTorch is asked for: on a GPU each is a launch, which is what small models wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+_ALLOCATES: Final = ("aten.empty", "aten.new_empty")
+
+
+def operations(run: Callable[[], Any]) -> int:
+    """How many operations a run asks for that compute something: no views, no casts to what is, no allocations."""
+    counter = _Counter()
+    with counter:
+        run()
+    return counter.found
+
+
+class _Counter(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {part.untyped_storage()._cdata for part in tree_leaves((args, kwargs)) if isinstance(part, Tensor)}
+        out = func(*args, **(kwargs or {}))
+        new = [part for part in tree_leaves(out) if isinstance(part, Tensor)]
+        made = any(part.untyped_storage()._cdata not in given for part in new) or not new
+        self.found += (made or func._schema.is_mutable) and not str(func).startswith(_ALLOCATES)
+        return out

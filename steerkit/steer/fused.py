@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _WARPS: Final = 8
 _PIECE: Final = 256
 """Of an activation, what is read as one row."""
+_PIECES: Final = 4
+"""How many of them a program holds; the kernel counts them by name."""
 _MOST_AT_ONCE: Final = 32768
 """Numbers of columns that a program asks for at once, half of what its registers hold; a power of two."""
 _LEAST_PIECE: Final = 16
@@ -68,11 +70,10 @@ def step(steering: FixedSteering, site: FixedSite, y: Tensor) -> Tensor | None:
 
 def _tiles(width: int, features: int, reads: bool, edits: bool) -> dict[str, Any]:
     """How columns of features are read: encoder and decoder together, one after the other, or both in pieces."""
-    block, pieces = _block(features), _block(-(-width // _PIECE))
-    tile = pieces * _PIECE * block
-    whole = reads and tile <= _MOST_AT_ONCE
-    piece = _PIECE if whole else min(_PIECE, max(_MOST_AT_ONCE // (8 * block), _LEAST_PIECE))
-    return {"PIECES": pieces, "PIECE": piece, "WHOLE": whole, "EARLY": edits and 2 * tile <= _MOST_AT_ONCE}
+    tile = -(-width // _PIECE) * _PIECE * _block(features)
+    whole = reads and width <= _PIECES * _PIECE and tile <= _MOST_AT_ONCE
+    piece = _PIECE if whole else min(_PIECE, max(_MOST_AT_ONCE // (8 * _block(features)), _LEAST_PIECE))
+    return {"PIECE": piece, "WHOLE": whole, "EARLY": whole and edits and 2 * tile <= _MOST_AT_ONCE}
 
 
 def _bytes(flags: Tensor) -> Tensor:

@@ -124,24 +124,63 @@ def _open(b, B, layer, sums, is_open,
 
 
 @triton.jit
-def _read(y, raw, W_enc, row, encoder, d, b, at, s, here, KEEPS: tl.constexpr, READS: tl.constexpr, D: tl.constexpr,
-          S: tl.constexpr, BS: tl.constexpr, PIECE: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
+def _columns(W, b, s, here, piece: tl.constexpr, D: tl.constexpr, S: tl.constexpr, BS: tl.constexpr,
+             PIECE: tl.constexpr, ASKED: tl.constexpr):  # fmt: skip
+    """A piece `(S, PIECE)` of the columns of a request's features; nothing where it is not asked for."""
+    if ASKED and piece * PIECE < D:
+        d = piece * PIECE + tl.arange(0, PIECE)
+        cell = (b * S + s[:, None]) * D + d[None, :]
+        found = tl.load(W + cell, mask=here[:, None] & (d < D)[None, :], other=0.0)
+    else:
+        found = tl.zeros([BS, PIECE], dtype=tl.float32)
+    return found
+
+
+@triton.jit
+def _all_columns(W, b, s, here, D: tl.constexpr, S: tl.constexpr, BS: tl.constexpr, PIECE: tl.constexpr,
+                 ASKED: tl.constexpr):  # fmt: skip
+    """All pieces: tiles of two dimensions, as every Triton spreads their rows over its warps."""
+    w0 = _columns(W, b, s, here, 0, D, S, BS, PIECE, ASKED)
+    w1 = _columns(W, b, s, here, 1, D, S, BS, PIECE, ASKED)
+    w2 = _columns(W, b, s, here, 2, D, S, BS, PIECE, ASKED)
+    return w0, w1, w2, _columns(W, b, s, here, 3, D, S, BS, PIECE, ASKED)
+
+
+@triton.jit
+def _activation(y, b, piece: tl.constexpr, D: tl.constexpr, PIECE: tl.constexpr):
+    """A piece of a request's activation."""
+    d = piece * PIECE + tl.arange(0, PIECE)
+    return tl.load(y + b * D + d, mask=d < D, other=0.0)
+
+
+@triton.jit
+def _keep(raw, x, at, piece: tl.constexpr, D: tl.constexpr, PIECE: tl.constexpr):
+    """Put a piece of an activation on the tape."""
+    d = piece * PIECE + tl.arange(0, PIECE)
+    tl.store(raw + at * D + d, x, mask=d < D)
+
+
+@triton.jit
+def _read(y, raw, W_enc, x0, x1, x2, x3, w0, w1, w2, w3, b, at, s, here, KEEPS: tl.constexpr, READS: tl.constexpr,
+          D: tl.constexpr, S: tl.constexpr, BS: tl.constexpr, PIECE: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
     """`y @ W_enc` `(S,)` of a request's activation, which goes on the tape as it is."""
     if WHOLE:
         if KEEPS:
-            tl.store(raw + at * D + d, row, mask=d < D)
-        pre = tl.sum(tl.sum(encoder * row.to(tl.float32)[:, None, :], axis=0), axis=1)
+            _keep(raw, x0, at, 0, D, PIECE)
+            _keep(raw, x1, at, 1, D, PIECE)
+            _keep(raw, x2, at, 2, D, PIECE)
+            _keep(raw, x3, at, 3, D, PIECE)
+        by_place = w0 * x0.to(tl.float32)[None, :] + w1 * x1.to(tl.float32)[None, :]
+        by_place += w2 * x2.to(tl.float32)[None, :] + w3 * x3.to(tl.float32)[None, :]
+        pre = tl.sum(by_place, axis=1)
     else:
         pre = tl.zeros([BS], dtype=tl.float32)
-        for start in tl.static_range(0, D, PIECE):
-            place = start + tl.arange(0, PIECE)
-            part = tl.load(y + b * D + place, mask=place < D, other=0.0)
+        for piece in tl.static_range(0, (D + PIECE - 1) // PIECE):
+            x = _activation(y, b, piece, D, PIECE)
             if KEEPS:
-                tl.store(raw + at * D + place, part, mask=place < D)
-            if READS:
-                cell = (b * S + s[:, None]) * D + place[None, :]
-                column = tl.load(W_enc + cell, mask=here[:, None] & (place < D)[None, :], other=0.0)
-                pre += tl.sum(column * part.to(tl.float32)[None, :], axis=1)
+                _keep(raw, x, at, piece, D, PIECE)
+            w = _columns(W_enc, b, s, here, piece, D, S, BS, PIECE, READS)
+            pre += tl.sum(w * x.to(tl.float32)[None, :], axis=1)
     return pre
 
 
@@ -191,24 +230,31 @@ def _change(f, acts, r, by, scale, shift, floor, ceiling, owner, numbers, b, B, 
 
 
 @triton.jit
-def _write(y, out, W_dec, change, row, decoder, d, tile, inside, b, s, here, D: tl.constexpr, S: tl.constexpr,
-           PIECE: tl.constexpr, WHOLE: tl.constexpr, EARLY: tl.constexpr):  # fmt: skip
-    """Write the activation with its change; where there is none, its bits."""
+def _put(out, x, w, change, touched, b, piece: tl.constexpr, D: tl.constexpr, PIECE: tl.constexpr):
+    """Write a piece of the activation with its change; where there is none, its bits."""
+    if piece * PIECE < D:
+        d = piece * PIECE + tl.arange(0, PIECE)
+        moved = (x.to(tl.float32) + tl.sum(w * change[:, None], axis=0)).to(x.dtype)
+        tl.store(out + b * D + d, tl.where(touched > 0, moved, x), mask=d < D)
+
+
+@triton.jit
+def _write(y, out, W_dec, change, x0, x1, x2, x3, w0, w1, w2, w3, b, s, here, D: tl.constexpr, S: tl.constexpr,
+           BS: tl.constexpr, PIECE: tl.constexpr, WHOLE: tl.constexpr, EARLY: tl.constexpr):  # fmt: skip
+    """Write the activation with its change."""
     touched = tl.max((change != 0).to(tl.int32), axis=0)
     if WHOLE:
         if not EARLY:
-            decoder = tl.load(W_dec + tile, mask=inside, other=0.0)
-        moved = (row.to(tl.float32) + tl.sum(decoder * change[None, :, None], axis=1)).to(row.dtype)
-        tl.store(out + b * D + d, tl.where(touched > 0, moved, row), mask=d < D)
+            w0, w1, w2, w3 = _all_columns(W_dec, b, s, here, D, S, BS, PIECE, True)
+        _put(out, x0, w0, change, touched, b, 0, D, PIECE)
+        _put(out, x1, w1, change, touched, b, 1, D, PIECE)
+        _put(out, x2, w2, change, touched, b, 2, D, PIECE)
+        _put(out, x3, w3, change, touched, b, 3, D, PIECE)
     else:
         used = here & (s * 0 + touched > 0)
-        for start in tl.static_range(0, D, PIECE):
-            at = start + tl.arange(0, PIECE)
-            part = tl.load(y + b * D + at, mask=at < D, other=0.0)
-            cell = (b * S + s[:, None]) * D + at[None, :]
-            column = tl.load(W_dec + cell, mask=used[:, None] & (at < D)[None, :], other=0.0)
-            moved = (part.to(tl.float32) + tl.sum(column * change[:, None], axis=0)).to(part.dtype)
-            tl.store(out + b * D + at, tl.where(touched > 0, moved, part), mask=at < D)
+        for piece in tl.static_range(0, (D + PIECE - 1) // PIECE):
+            w = _columns(W_dec, b, s, used, piece, D, S, BS, PIECE, True)
+            _put(out, _activation(y, b, piece, D, PIECE), w, change, touched, b, piece, D, PIECE)
 
 
 @triton.jit
@@ -218,20 +264,15 @@ def step(y, out, raw, tape, fired, column, count, W_enc, W_dec, units, weights, 
           D: tl.constexpr, S: tl.constexpr, R: tl.constexpr, L: tl.constexpr, M: tl.constexpr, K: tl.constexpr,
           W: tl.constexpr, KEEPS: tl.constexpr, READS: tl.constexpr, EDITS: tl.constexpr, GATES: tl.constexpr,
           REMEMBERS: tl.constexpr, BS: tl.constexpr, BR: tl.constexpr, BL: tl.constexpr, BM: tl.constexpr,
-          BW: tl.constexpr, PIECE: tl.constexpr, PIECES: tl.constexpr, WHOLE: tl.constexpr,
-          EARLY: tl.constexpr, NEVER: tl.constexpr):  # fmt: skip
+          BW: tl.constexpr, PIECE: tl.constexpr, WHOLE: tl.constexpr, EARLY: tl.constexpr,
+          NEVER: tl.constexpr):  # fmt: skip
     """A token of a layer: keep it, read its features, open what gates open, write what rules edit."""
     b = tl.program_id(0).to(tl.int64)
     s, r, reading = tl.arange(0, BS), tl.arange(0, BR), tl.arange(0, BL)
-    d = tl.arange(0, PIECES)[:, None] * PIECE + tl.arange(0, PIECE)[None, :]
-    tile, inside = (b * S + s[None, :, None]) * D + d[:, None, :], (s < S)[None, :, None] & (d < D)[:, None, :]
     rules, readings, at, fires = r < R, reading < L, b * C + tl.load(column), tl.load(fired)
     here = s < (S if WHOLE else tl.load(count + b))
-    encoder, decoder, row = tile, tile, d  # where they are not read at once, these are not used
-    if WHOLE:
-        encoder = tl.load(W_enc + tile, mask=inside, other=0.0)
-    if EARLY:
-        decoder = tl.load(W_dec + tile, mask=inside, other=0.0)
+    e0, e1, e2, e3 = _all_columns(W_enc, b, s, here, D, S, BS, PIECE, WHOLE)
+    w0, w1, w2, w3 = _all_columns(W_dec, b, s, here, D, S, BS, PIECE, EARLY)
     if READS:
         bias, gain, lift, threshold = _unit(units + b * S + s, B * S, here)
         is_open = _set(opened + b * R + r, rules)
@@ -240,10 +281,10 @@ def step(y, out, raw, tape, fired, column, count, W_enc, W_dec, units, weights, 
     if EDITS:
         edits_here, writes_here = _set(editors + b * R + r, rules), _set(writes + b * R + r, rules)
         by, scale, shift, floor, ceiling = _level(owner, numbers, 0, b, B, s, here, S, K)
-    if WHOLE:
-        row = tl.load(y + b * D + d, mask=d < D, other=0.0)
+    x0, x1 = _activation(y, b, 0, D, PIECE), _activation(y, b, 1, D, PIECE)
+    x2, x3 = _activation(y, b, 2, D, PIECE), _activation(y, b, 3, D, PIECE)
     tl.debug_barrier()
-    pre = _read(y, raw, W_enc, row, encoder, d, b, at, s, here, KEEPS, READS, D, S, BS, PIECE, WHOLE)
+    pre = _read(y, raw, W_enc, x0, x1, x2, x3, e0, e1, e2, e3, b, at, s, here, KEEPS, READS, D, S, BS, PIECE, WHOLE)
     if READS:
         pre += bias
         f = tl.where(pre > threshold, tl.maximum(gain * pre + lift, 0.0), 0.0)
@@ -259,6 +300,6 @@ def step(y, out, raw, tape, fired, column, count, W_enc, W_dec, units, weights, 
             tl.store(tape + at * R + r, acts.to(tl.uint8), mask=rules)
             change = _change(f, acts & writes_here, r, by, scale, shift, floor, ceiling, owner, numbers, b, B, s, here,
                              S, K, BS)  # fmt: skip
-            _write(y, out, W_dec, change, row, decoder, d, tile, inside, b, s, here, D, S, PIECE, WHOLE, EARLY)
+            _write(y, out, W_dec, change, x0, x1, x2, x3, w0, w1, w2, w3, b, s, here, D, S, BS, PIECE, WHOLE, EARLY)
     if b == 0:
         tl.store(fired, fires + 1)

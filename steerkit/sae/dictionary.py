@@ -86,6 +86,34 @@ class Columns(NamedTuple):
             None if self.indices is None else self.indices.to(device),
         )
 
+    def in_lanes(self, places: Tensor) -> Columns:
+        """Those at places `(Q, S)` among the n, for products of Q lanes: `(Q, d_in, S)`, `(Q, S, d_in)`, `(Q, 1, S)`.
+
+        Not of a TopK SAE, whose features need all others.
+        """
+        assert self.whole is None
+
+        def gathered(part: Tensor) -> Tensor:
+            return part[places].unsqueeze(1)
+
+        return Columns(
+            self.W_enc.T[places].contiguous().mT,  # by rows, as a product with few tokens reads them fastest
+            gathered(self.b_enc),
+            self.W_dec[places],
+            None if self.threshold is None else gathered(self.threshold),
+            None if self.gate is None else GateWeights(*map(gathered, self.gate)),
+        )
+
+    def of_first(self, lanes: int) -> Columns:
+        """Those of the first lanes."""
+        return Columns(
+            self.W_enc[:lanes],
+            self.b_enc[:lanes],
+            self.W_dec[:lanes],
+            None if self.threshold is None else self.threshold[:lanes],
+            None if self.gate is None else GateWeights(*(part[:lanes] for part in self.gate)),
+        )
+
 
 class Sae:
     """An SAE on one layer's `self_attn.o_proj`; with `pre = (x - b_dec if subtract_b_dec else x) @ W_enc + b_enc`:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from steerkit.policy import Formula
 from steerkit.steer import ops
@@ -15,11 +16,11 @@ from steerkit.steer.tape import Tape
 from steerkit.types import Edit
 
 _NUMBERS_AT_ONCE = 1 << 22
-"""Bounds the features held at a time, tokens times sites."""
+"""Bounds the activations held at a time."""
 
 
 class _Pairs(NamedTuple):
-    """The rules that acted in the requests, at one layer: P of them, at N tokens in all."""
+    """The rules that acted in the requests, at one layer: P of them."""
 
     sequences: list[int]
     """`(P,)`"""
@@ -27,6 +28,21 @@ class _Pairs(NamedTuple):
     """`(P,)` columns of the rules."""
     positions: list[Tensor]
     """Of each, where it acted."""
+
+
+class _Rules(NamedTuple):
+    """The same by rule: Q of them, those with the most tokens first, N at most; E edits of features here at most."""
+
+    numbers: list[int]
+    """`(Q,)` columns of the rules."""
+    counts: list[int]
+    """`(Q,)` how many tokens each acted at."""
+    sequences: Tensor
+    """`(Q, N)` of the tokens, pair after pair; 0 beyond."""
+    columns: Tensor
+    """`(Q, N)` theirs on the tape."""
+    edits: list[list[tuple[int, Formula]]]
+    """Feature indices, and what becomes of them."""
 
 
 def read_edits(tape: Tape, plan: Plan, places: Sequence[Tensor]) -> list[list[Edit]]:
@@ -40,8 +56,7 @@ def read_edits(tape: Tape, plan: Plan, places: Sequence[Tensor]) -> list[list[Ed
         if not pairs.numbers:
             continue
         norms = _norms(tape.raw(layer), opened, plan, plan.sites[layer], pairs, places)
-        sizes = [len(positions) for positions in pairs.positions]
-        for b, number, positions, lengths in zip(*pairs, torch.split(norms, sizes), strict=True):
+        for b, number, positions, lengths in zip(*pairs, norms, strict=True):
             changed = positions[lengths > 0]
             if len(changed):
                 rule = plan.rules[number - 1]
@@ -68,58 +83,101 @@ def _pairs(opened: Tensor, places: Sequence[Tensor]) -> _Pairs:
 
 def _norms(
     raw: Tensor, opened: Tensor, plan: Plan, table: SiteTable, pairs: _Pairs, places: Sequence[Tensor]
-) -> Tensor:
-    """`(N,)` on the host: lengths of what each rule added to the activations at its tokens, pair after pair."""
-    device, layer = raw.device, table.layer
-    which = torch.cat([torch.full_like(one, pair) for pair, one in enumerate(pairs.positions)]).to(device)
-    sequences = torch.tensor(pairs.sequences, device=device)[which]
-    columns = torch.cat([places[b][one] for b, one in zip(pairs.sequences, pairs.positions, strict=True)]).to(device)
+) -> list[Tensor]:
+    """On the host, of each pair the lengths of what its rule added to the activations at its tokens."""
+    rules = _by_rule(plan, table.layer, pairs, places)
+    device = raw.device
+    sequences, columns = rules.sequences.to(device), rules.columns.to(device)
+    read = _Reader(plan, table, rules)
+    # Rules that act at fewer tokens than others drop out on the way.
+    norms, start = torch.zeros(columns.shape), 0
+    while start < columns.shape[1]:
+        some = sum(count > start for count in rules.counts)
+        end = start + max(1, _NUMBERS_AT_ONCE // (some * read.width))
+        b, at = sequences[:some, start:end], columns[:some, start:end]
+        norms[:some, start:end] = read.added(raw[b, at], opened, b, at).norm(dim=-1).cpu()
+        start = end
+    rest = dict(zip(rules.numbers, norms, strict=True))
+    found = []
+    for number, positions in zip(pairs.numbers, pairs.positions, strict=True):
+        own, rest[number] = rest[number].tensor_split([len(positions)])
+        found.append(own)
+    return found
+
+
+def _by_rule(plan: Plan, layer: int, pairs: _Pairs, places: Sequence[Tensor]) -> _Rules:
+    sequences: dict[int, list[Tensor]] = {}
+    columns: dict[int, list[Tensor]] = {}
+    for b, number, positions in zip(*pairs, strict=True):
+        sequences.setdefault(number, []).append(torch.full_like(positions, b))
+        columns.setdefault(number, []).append(places[b][positions])
+    counts = {number: sum(map(len, parts)) for number, parts in columns.items()}
+    order = sorted(counts, key=lambda number: -counts[number])
     edits = [
-        [
-            (feature.index, formula)
-            for feature, formula in plan.rules[number - 1].edits.items()
-            if feature.layer == layer
-        ]
-        for number in pairs.numbers
+        [(feature.index, formula) for feature, formula in plan.rules[n - 1].edits.items() if feature.layer == layer]
+        for n in order
     ]
-    sites, mine, numbers = (part.to(device) for part in _tables(table, edits))
-    rivals, rules = _rivals(plan, table, pairs, edits), torch.tensor(pairs.numbers, device=device)
-    norms = []
-    for some in torch.split(torch.arange(len(which), device=device), max(1, _NUMBERS_AT_ONCE // len(table.indices))):
-        pair, y = which[some], raw[sequences[some], columns[some]]
-        features, own, on = ops.read_features(y, table.columns), sites[pair], mine[pair]
-        acting = opened[sequences[some], columns[some]] if rivals else opened[:0]
-        for (one, slot), others in rivals.items():
-            on[:, slot] &= ~(acting[:, others].any(dim=-1) & (pair == one))
-        scale, shift, floor, ceiling = (part[pair] for part in numbers)
-        change = ops.feature_change(features.gather(1, own), on, scale, shift, (floor, ceiling))
-        change = torch.zeros_like(features).scatter_add_(1, own, change)
-        added = change @ table.columns.W_dec
-        if table.reconstructs is not None:
-            whole = table.reconstructs[rules[pair]]
-            dense = table.sae.encode(y).index_add(-1, table.indices, change)
-            added = torch.where(whole.unsqueeze(-1), table.sae.decode(dense) - y.float(), added)
-        norms.append(added.norm(dim=-1))
-    return torch.cat(norms).cpu()
+    by_token, at = (
+        pad_sequence([torch.cat(parts[number]) for number in order], batch_first=True) for parts in (sequences, columns)
+    )
+    return _Rules(order, [counts[number] for number in order], by_token, at, edits)
+
+
+class _Reader:
+    """What rules made of the features of one layer."""
+
+    def __init__(self, plan: Plan, table: SiteTable, rules: _Rules) -> None:
+        self._table, device = table, table.indices.device
+        self._sites, self._mine, numbers = (part.to(device) for part in _tables(table, rules.edits))
+        self._numbers = numbers.unsqueeze(2).unbind()
+        self._rivals = _rivals(plan, table, rules)
+        whole = table.columns.whole
+        self._own = None if whole is not None else table.columns.in_lanes(self._sites)
+        reconstructs = table.reconstructs
+        self._rebuilt = None if reconstructs is None else reconstructs[torch.tensor(rules.numbers, device=device)]
+        self.width = table.sae.d_in if whole is None and reconstructs is None else table.sae.d_sae
+        """Numbers that a token takes."""
+
+    def added(self, y: Tensor, opened: Tensor, sequences: Tensor, columns: Tensor) -> Tensor:
+        """`(q, n, d_in)` what the first q rules added to activations `y` of that shape, at these tokens `(q, n)`."""
+        table, q = self._table, len(y)
+        sites, x = self._sites[:q], y.float()
+        features = self._features(x)
+        on = self._mine[:q].unsqueeze(1).expand(features.shape)
+        if self._rivals:
+            on, acting = on.clone(), opened[sequences, columns]
+            for (rule, slot), others in self._rivals.items():
+                if rule < q:
+                    on[rule, :, slot] &= ~acting[rule][:, others].any(dim=-1)
+        scale, shift, floor, ceiling = (part[:q] for part in self._numbers)
+        change = ops.feature_change(features, on, scale, shift, (floor, ceiling))
+        added = torch.bmm(change, table.columns.W_dec[sites])
+        if self._rebuilt is not None:
+            at = table.indices[sites].unsqueeze(1).expand(change.shape)
+            dense = table.sae.encode(y).scatter_add(-1, at, change)
+            added = torch.where(self._rebuilt[:q].view(-1, 1, 1), table.sae.decode(dense) - x, added)
+        return added
+
+    def _features(self, x: Tensor) -> Tensor:
+        """`(q, n, E)` those that the rules edit, of activations `(q, n, d_in)` in float32."""
+        if self._own is None:
+            every = ops.read_features(x.flatten(0, 1), self._table.columns).view(*x.shape[:2], -1)
+            return every.gather(2, self._sites[: len(x)].unsqueeze(1).expand(*x.shape[:2], -1))
+        return ops.read_lanes(x, self._own.of_first(len(x)))
 
 
 def _tables(table: SiteTable, edits: Sequence[Sequence[tuple[int, Formula]]]) -> tuple[Tensor, Tensor, Tensor]:
-    """The edits of each pair, E at most: their sites `(P, E)`, which there are `(P, E)`, their numbers `(4, P, E)`."""
-    place = table.places
-    shape = (len(edits), max(map(len, edits)))
-    sites, mine = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.bool)
-    numbers = torch.tensor(IDENTITY).repeat(*shape, 1)
-    for pair, some in enumerate(edits):
-        sites[pair, : len(some)] = torch.tensor([place[index] for index, _ in some])
-        numbers[pair, : len(some)] = torch.tensor([formula for _, formula in some])
-        mine[pair, : len(some)] = True
-    return sites, mine, numbers.movedim(-1, 0)
+    """The edits of each rule, E at most: their sites `(Q, E)`, which there are `(Q, E)`, their numbers `(4, Q, E)`."""
+    place, most = table.places, max(map(len, edits))
+    beyond = [[IDENTITY] * (most - len(some)) for some in edits]
+    sites = [[place[index] for index, _ in some] + [0] * len(more) for some, more in zip(edits, beyond, strict=True)]
+    mine = [[True] * len(some) + [False] * len(more) for some, more in zip(edits, beyond, strict=True)]
+    numbers = [[formula for _, formula in some] + more for some, more in zip(edits, beyond, strict=True)]
+    return torch.tensor(sites), torch.tensor(mine), torch.tensor(numbers).movedim(-1, 0)
 
 
-def _rivals(
-    plan: Plan, table: SiteTable, pairs: _Pairs, edits: Sequence[Sequence[tuple[int, Formula]]]
-) -> dict[tuple[int, int], list[int]]:
-    """By pair and edit, the rules that go before the pair's where both would edit a feature; in shadow none does."""
+def _rivals(plan: Plan, table: SiteTable, rules: _Rules) -> dict[tuple[int, int], list[int]]:
+    """By rule and edit, the rules that go before it where both would edit a feature; in shadow none does."""
     editors: dict[tuple[int, int], list[int]] = {}
     for number in [] if table.editors is None else table.editors.nonzero().squeeze(-1).tolist():
         rule = plan.rules[number - 1]
@@ -127,10 +185,10 @@ def _rivals(
             if feature.layer == table.layer:
                 editors.setdefault((rule.row, feature.index), []).append(number)
     found = {}
-    for pair, number in enumerate(pairs.numbers):
+    for place, number in enumerate(rules.numbers):
         rule = plan.rules[number - 1]
-        for slot, (index, _) in enumerate(edits[pair] if rule.writes else ()):
+        for slot, (index, _) in enumerate(rules.edits[place] if rule.writes else ()):
             others = [one for one in editors[rule.row, index] if plan.rules[one - 1].rank < rule.rank]
             if others:
-                found[pair, slot] = others
+                found[place, slot] = others
     return found

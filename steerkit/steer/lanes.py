@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from steerkit.sae import Columns, GateWeights
+from steerkit.sae import Columns
 from steerkit.steer import ops
 from steerkit.steer.plan import SiteTable
 
@@ -151,18 +151,7 @@ def _own(table: SiteTable, rows: Sequence[int], size: int) -> Lanes:
     real = torch.tensor([[s < len(table.held[row]) for s in range(size)] for row in rows], device=device)
     at = torch.tensor(rows, device=device).unsqueeze(-1)
     levels = _levels(table, torch.where(real, table.owner[:, at, places], 0), table.numbers[:, :, at, places])
-
-    def gathered(part: Tensor) -> Tensor:
-        return part[places].unsqueeze(1)
-
-    gate = columns.gate
-    own = Columns(
-        columns.W_enc.T[places].contiguous().mT,  # by rows, as a product with few tokens reads them fastest
-        gathered(columns.b_enc),
-        columns.W_dec[places],
-        None if columns.threshold is None else gathered(columns.threshold),
-        None if gate is None else GateWeights(*map(gathered, gate)),
-    )
+    own = columns.in_lanes(places)
     weights = None
     if table.gates is not None:
         weights = torch.where(real.unsqueeze(-1), table.gates[places][..., table.leaves], 0.0)

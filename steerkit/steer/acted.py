@@ -106,6 +106,7 @@ def _norms(
 
 
 def _by_rule(plan: Plan, layer: int, pairs: _Pairs, places: Sequence[Tensor]) -> _Rules:
+    """The pairs put together by their rules."""
     sequences: dict[int, list[Tensor]] = {}
     columns: dict[int, list[Tensor]] = {}
     for b, number, positions in zip(*pairs, strict=True):
@@ -133,6 +134,7 @@ class _Reader:
         self._rivals = _rivals(plan, table, rules)
         whole = table.columns.whole
         self._own = None if whole is not None else table.columns.in_lanes(self._sites)
+        self._W_dec = table.columns.W_dec[self._sites] if self._own is None else self._own.W_dec
         reconstructs = table.reconstructs
         self._rebuilt = None if reconstructs is None else reconstructs[torch.tensor(rules.numbers, device=device)]
         self.width = table.sae.d_in if whole is None and reconstructs is None else table.sae.d_sae
@@ -141,7 +143,7 @@ class _Reader:
     def added(self, y: Tensor, opened: Tensor, sequences: Tensor, columns: Tensor) -> Tensor:
         """`(q, n, d_in)` what the first q rules added to activations `y` of that shape, at these tokens `(q, n)`."""
         table, q = self._table, len(y)
-        sites, x = self._sites[:q], y.float()
+        x = y.float()
         features = self._features(x)
         on = self._mine[:q].unsqueeze(1).expand(features.shape)
         if self._rivals:
@@ -151,9 +153,9 @@ class _Reader:
                     on[rule, :, slot] &= ~acting[rule][:, others].any(dim=-1)
         scale, shift, floor, ceiling = (part[:q] for part in self._numbers)
         change = ops.feature_change(features, on, scale, shift, (floor, ceiling))
-        added = torch.bmm(change, table.columns.W_dec[sites])
+        added = torch.bmm(change, self._W_dec[:q])
         if self._rebuilt is not None:
-            at = table.indices[sites].unsqueeze(1).expand(change.shape)
+            at = table.indices[self._sites[:q]].unsqueeze(1).expand(change.shape)
             dense = table.sae.encode(y).scatter_add(-1, at, change)
             added = torch.where(self._rebuilt[:q].view(-1, 1, 1), table.sae.decode(dense) - x, added)
         return added

@@ -1,6 +1,6 @@
 """What steering costs per decoded token on a GPU, step by step and with the step in a CUDA graph, against plain.
 
-    python benchmarks/gpu.py [--batches 1,8,32,128] [--prompt 256] [--tokens 32] [--rounds 5]
+    python benchmarks/gpu.py [--batches 1,8,32,128] [--prompt 256] [--tokens 32] [--rounds 5] [--compiled]
     python benchmarks/gpu.py --device cpu --small       # the same on a small model, without graphs
 
 FunctionGemma's architecture with random weights, bfloat16, greedy. First it checks, in float32 on the model in the box,
@@ -8,6 +8,7 @@ that graphs give the tokens and open the rules of `attach`, and that a change of
 arms take turns; a time is that of the tokens from the second on, the device synchronised at both ends, with the
 reading of the trace where there is one. `eager` arms are compared with transformers' own `generate`, `graphed` ones
 with a graph of the same step without steerkit's hooks. Ratios are medians over the rounds' own, with the spread.
+`--compiled` adds steps that `torch.compile` made, which takes a minute or more for each batch.
 """
 
 from __future__ import annotations
@@ -62,8 +63,9 @@ class Clock(StoppingCriteria):  # type: ignore[misc]  # transformers' class is n
 class GpuArms(Arms):
     """The arms of one batch, each timed from its second token on."""
 
-    def __init__(self, model: Any, saes: SaeSet, prompts: Tensor) -> None:
+    def __init__(self, model: Any, saes: SaeSet, prompts: Tensor, *, compiled: bool = False) -> None:
         super().__init__(model, saes, prompts)
+        self._compiled = compiled
         self.devices = dict.fromkeys(saes, prompts.device)
         self._plain: Step | None = None
         self.second: dict[Graphs | None, float] = {}
@@ -155,10 +157,12 @@ class GpuArms(Arms):
                 "graphed": Graphs(self.model),
                 "graphed without fused kernels": Graphs(self.model, fused=False),
             }
+            if self._compiled and plan.rules and not trace:
+                ways["graphed, compiled"] = Graphs(self.model, compiled=True)
             for how, graphs in ways.items():
-                if graphs is None or how == "graphed" or (plan.rules and self.fused):
+                if graphs is None or how != "graphed without fused kernels" or (plan.rules and self.fused):
                     run = self.timed(plan, rows, trace=trace, graphs=graphs)
-                    arms[f"{name}, {how}"] = (run, f"plain, {how.split()[0]}")
+                    arms[f"{name}, {how}"] = (run, "plain, eager" if graphs is None else "plain, graphed")
         return arms
 
 
@@ -235,6 +239,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--batches", default="1,8,32,128")
     parser.add_argument("--prompt", type=int, default=256)
@@ -258,7 +263,7 @@ def main() -> None:
     table.append("| batch | arm | tokens/s | ms a step | against plain |\n|---|---|---|---|---|")
     for rows in map(int, given.batches.split(",")):
         prompts = torch.randint(1, size["vocab_size"], (rows, given.prompt), generator=draw).to(device)
-        table += lines(GpuArms(model, saes, prompts), given.tokens, given.rounds)
+        table += lines(GpuArms(model, saes, prompts, compiled=given.compiled), given.tokens, given.rounds)
         print(f"batch {rows} done after {time.perf_counter() - start:.0f} s", flush=True)
     print("\n".join(table), flush=True)
 

@@ -180,6 +180,8 @@ def _tables(table: SiteTable, edits: Sequence[Sequence[tuple[int, Formula]]]) ->
 
 def _rivals(plan: Plan, table: SiteTable, rules: _Rules) -> dict[tuple[int, int], list[int]]:
     """By rule and edit, the rules that go before it where both would edit a feature; in shadow none does."""
+    if len(table.owner) == 1:
+        return {}  # no feature is edited by two rules of a row
     editors: dict[tuple[int, int], list[int]] = {}
     for number in [] if table.editors is None else table.editors.nonzero().squeeze(-1).tolist():
         rule = plan.rules[number - 1]

@@ -22,10 +22,10 @@ from steerkit.engine.stand_in import FUNCTIONGEMMA, random_model
 LAYERS, PROMPT, TOKENS, ROUNDS = 4, 96, 10, 4
 BOUNDS: Final = {
     "idle": (1.03, 1.02),
-    "16 clamps a layer": (1.06, 1.06),
+    "16 clamps a layer": (1.06, 1.03),
     "top-32 trace": (1.08, 1.06),
-    "clamps, gates and trace": (1.15, 1.15),
-    "4 policies, gates and trace": (1.12, 1.15),
+    "clamps, gates and trace": (1.15, 1.10),
+    "4 policies, gates and trace": (1.12, 1.10),
 }
 """Prefill and decode."""
 

@@ -129,7 +129,7 @@ class _Reader:
 
     def __init__(self, plan: Plan, table: SiteTable, rules: _Rules) -> None:
         self._table, device = table, table.indices.device
-        self._sites, self._mine, numbers = (part.to(device) for part in _tables(table, rules.edits))
+        self._sites, numbers = (part.to(device) for part in _tables(table, rules.edits))
         self._numbers = numbers.unsqueeze(2).unbind()
         self._rivals = _rivals(plan, table, rules)
         whole = table.columns.whole
@@ -145,9 +145,9 @@ class _Reader:
         table, q = self._table, len(y)
         x = y.float()
         features = self._features(x)
-        on = self._mine[:q].unsqueeze(1).expand(features.shape)
+        on = None
         if self._rivals:
-            on, acting = on.clone(), opened[sequences, columns]
+            on, acting = torch.ones_like(features, dtype=torch.bool), opened[sequences, columns]
             for (rule, slot), others in self._rivals.items():
                 if rule < q:
                     on[rule, :, slot] &= ~acting[rule][:, others].any(dim=-1)
@@ -168,14 +168,13 @@ class _Reader:
         return ops.read_lanes(x, self._own.of_first(len(x)))
 
 
-def _tables(table: SiteTable, edits: Sequence[Sequence[tuple[int, Formula]]]) -> tuple[Tensor, Tensor, Tensor]:
-    """The edits of each rule, E at most: their sites `(Q, E)`, which there are `(Q, E)`, their numbers `(4, Q, E)`."""
+def _tables(table: SiteTable, edits: Sequence[Sequence[tuple[int, Formula]]]) -> tuple[Tensor, Tensor]:
+    """The edits of each rule: their sites `(Q, E)` and their numbers `(4, Q, E)`, the identity beyond its last one."""
     place, most = table.places, max(map(len, edits))
     beyond = [[IDENTITY] * (most - len(some)) for some in edits]
     sites = [[place[index] for index, _ in some] + [0] * len(more) for some, more in zip(edits, beyond, strict=True)]
-    mine = [[True] * len(some) + [False] * len(more) for some, more in zip(edits, beyond, strict=True)]
     numbers = [[formula for _, formula in some] + more for some, more in zip(edits, beyond, strict=True)]
-    return torch.tensor(sites), torch.tensor(mine), torch.tensor(numbers).movedim(-1, 0)
+    return torch.tensor(sites), torch.tensor(numbers).movedim(-1, 0)
 
 
 def _rivals(plan: Plan, table: SiteTable, rules: _Rules) -> dict[tuple[int, int], list[int]]:

@@ -327,7 +327,7 @@ def test_shipped_policies_on_the_box(box: Runtime, policy: str) -> None:
     assert all(torch.equal(opened, found[1][1][layer]) for layer, opened in found[0][1].items())
 
 
-@pytest.mark.parametrize(("at_once", "examples"), [(32768, 8), (64, 4), (4, 4)])
+@pytest.mark.parametrize(("at_once", "examples"), [(32768, 12), (64, 4), (4, 4)])
 def test_fused_kernels_equal_attach(at_once: int, examples: int) -> None:
     """The kernels, run by Triton's interpreter in a process of their own, pass the comparison with `attach`.
 

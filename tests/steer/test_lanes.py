@@ -108,3 +108,19 @@ def test_a_uniform_batch_of_a_larger_plan_reads_its_own_features_alone() -> None
             found.append(torch.stack(list(read_along(model, BATCH, REPLY))))  # type: ignore[arg-type]
     assert torch.allclose(found[0], found[1], atol=2e-4)
     assert not torch.allclose(found[0], found[2], atol=1e-2)
+
+
+def test_bits_are_kept_where_nothing_acts_for_many_tokens() -> None:
+    """What holds for many tokens is asked once: where all act no token is looked at, where none does a -0.0 stays."""
+    model = small_model()
+    clamp = {"name": "r", "where": "any", "edit": {"f": {"clamp": 3.0}, "g": {"clamp": 2.0}}}
+    plan = compile_plan([(planted_policy("p", {"f": (1, 4), "g": (1, 9)}, steer=[clamp]),)], planted_saes(model))
+    lane = lanes_of(plan.sites[1], [1])
+    y = torch.full((1, 2, lane.columns.W_dec.shape[2]), -0.0)
+    features = lane.read(y)
+    for opens in ([True, True], [True, False], [False, False]):
+        opened = torch.tensor([[False, one] for one in opens])
+        acting = lane.acting(opened).looked_at()
+        assert acting.always == all(opens)
+        bits = lane.write(y, y, features, acting).view(torch.int32) == y.view(torch.int32)
+        assert bits.all(dim=-1)[0].tolist() == [not one for one in opens]

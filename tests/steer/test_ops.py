@@ -17,6 +17,7 @@ def change(f: float, scale: float, shift: float, floor: float = -torch.inf, ceil
     features, scales, shifts, low, high = (torch.tensor([[number]]) for number in (f, scale, shift, floor, ceiling))
     found = f + float(ops.feature_change(features, ON, scales, shifts, (low, high)))
     if (floor, ceiling) == (-torch.inf, torch.inf):
+        assert found == f + float(ops.feature_change(features, ON, scales, shifts, None))
         assert found == f + float(ops.feature_change(features, None, scales, shifts, None))
     if scale == 0:
         assert found == f + float(ops.feature_change(features, ON, None, shifts, (low, high)))

@@ -1,11 +1,12 @@
-"""What parts of a decode step cost by themselves, with all that they need in the caches: a layer's attention and hooks.
+"""What parts of a decode step cost by themselves: a layer's attention and hooks, and the unembedding.
 
     python benchmarks/parts.py [--rounds 60] [--keys 256] [--batches 1,8,32]
 
 Attention is transformers' own over FunctionGemma's heads, which share their keys: as it is called without a mask, and
-with one that hides nothing. The hooks are those of `attach` around layers that do nothing. Medians over rounds in which
-the arms take turns, with the quartiles, in microseconds a layer. In a model a hook takes longer: what a layer's weights
-drove out of the caches is read anew.
+with one that hides nothing. The hooks are those of `attach` around layers that do nothing. Both have all that they need
+in the caches; in a model a hook takes longer, as what a layer's weights drove out is read anew. The unembedding is one
+product by 262,144 rows of 640: with the weight as it is, as torch does it and as steerkit does, and laid out anew.
+Medians over rounds in which the arms take turns, with the quartiles, in microseconds: of a layer, or of the product.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from steerkit.engine.stand_in import FUNCTIONGEMMA, random_model
-from steerkit.sae import SaeSet
+from steerkit.engine.unembedding import Unembedding
+from steerkit.sae import SaeSet, onednn
 from steerkit.steer import attach, compile_plan
 
 LAYERS, WIDTH, PROMPT = FUNCTIONGEMMA["num_hidden_layers"], FUNCTIONGEMMA["hidden_size"], 5
@@ -116,6 +118,26 @@ def attention(dtype: torch.dtype, rows: int, keys: int, rounds: int) -> Iterator
         yield f"| {dtype} | {rows} | attention over {keys} keys, {name} | {told(took)} |".replace("torch.", "")
 
 
+def unembedding(dtype: torch.dtype, rows: int, rounds: int) -> Iterator[str]:
+    """The rows of the table for one batch."""
+    model = random_model({**FUNCTIONGEMMA, "num_hidden_layers": 1}, dtype=dtype)
+    states, own = torch.randn(rows, 1, WIDTH, dtype=dtype), model.lm_head.weight
+    packed, ours = onednn.laid_out(own), Unembedding(model)
+
+    def in_pieces() -> Tensor:
+        with ours.in_place():
+            found: Tensor = model.lm_head(states)
+        return found
+
+    arms: dict[str, Callable[[], Any]] = {
+        "as torch does it": lambda: nn.functional.linear(states, own),
+        "as steerkit does it": in_pieces,
+        "laid out anew": lambda: onednn.product(states, packed, None),
+    }
+    for name, took in turns(arms, rounds).items():
+        yield f"| {dtype} | {rows} | unembedding, {name} | {told(took)} |".replace("torch.", "")
+
+
 def hooks(saes: SaeSet, rows: int, rounds: int, dtype: torch.dtype = torch.bfloat16) -> Iterator[str]:
     """The rows of the table for one batch: what hooks add to the layers, each rule of a row's own policy or of one."""
     ids, states = torch.ones(rows, 1, dtype=torch.long), 0.04 * torch.randn(rows, 1, WIDTH, dtype=dtype)
@@ -149,12 +171,14 @@ def main() -> None:
     parser.add_argument("--batches", default="1,8,32")
     given = parser.parse_args()
     saes = random_saes(LAYERS, WIDTH)
-    print(f"{torch.get_num_threads()} threads, {given.rounds} rounds, microseconds a layer (quartiles)")
+    print(f"{torch.get_num_threads()} threads, {given.rounds} rounds, microseconds (quartiles)")
     print("| dtype | batch | part | µs |\n|---|---|---|---|")
     for rows in map(int, given.batches.split(",")):
         for dtype in (torch.bfloat16, torch.float32):
             print(*attention(dtype, rows, given.keys, given.rounds), sep="\n", flush=True)
         print(*hooks(saes, rows, given.rounds), sep="\n", flush=True)
+        for dtype in (torch.bfloat16, torch.float32):
+            print(*unembedding(dtype, rows, given.rounds // 4), sep="\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from steerkit.engine.decode_cache import DecodeCache, why_not
 from steerkit.engine.graphs import GraphReader, Graphs
 from steerkit.engine.prefixes import PrefixReader, Reuse
 from steerkit.engine.sampling import Sampler, Sampling
+from steerkit.engine.unembedding import Unembedding
 from steerkit.steer import Handover, cache_name, find_sites
 
 
@@ -113,17 +114,21 @@ def read_along(
     They are those that `generate` chooses from, before temperature.
     """
     reader = _Reader(model, batch)
-    yield reader.prompt(split_prompt)
+    yield reader.prompt(split_prompt).clone()
     for token in reply:
-        yield reader.step([token] * len(batch.ids))
+        yield reader.step([token] * len(batch.ids)).clone()
 
 
 class _Reader:
-    """Feeds a batch to a model: the prompts, then a token of each sequence at a time."""
+    """Feeds a batch to a model: the prompts, then a token of each sequence at a time.
+
+    Logits are those of the last token read, until the next is.
+    """
 
     def __init__(self, model: PreTrainedModel, batch: Batch) -> None:
         self._model, self._batch, self._mask = model, batch, batch.mask
         self._cache = DynamicCache(config=model.config)
+        self._unembedding = Unembedding(model)
         self._positions = (batch.mask.cumsum(dim=-1) - 1).clamp(min=0)
         self._decode: DecodeCache | None = None
         self._decodes = why_not(model) is None
@@ -144,7 +149,7 @@ class _Reader:
             start = end
         self._positions = positions[:, start:]
         where = {"input_ids": ids[:, start:], "attention_mask": mask, "position_ids": self._positions}
-        return _next_logits(self._model, self._cache, **where)
+        return self._next_logits(self._cache, **where)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Logits after one more token of each sequence."""
@@ -154,17 +159,24 @@ class _Reader:
         if self._decode is None and self._decodes:
             self._decode = DecodeCache(self._model, self._cache, self._mask, self._positions[:, -1:])
         if self._decode is not None:
-            return _next_logits(self._model, self._decode, **self._decode.step(ids))
+            return self._next_logits(self._decode, **self._decode.step(ids))
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=-1)
         self._positions = self._positions[:, -1:] + 1
         where = {"input_ids": ids, "attention_mask": self._mask, "position_ids": self._positions}
-        return _next_logits(self._model, self._cache, **where)
+        return self._next_logits(self._cache, **where)
 
     def go_on_with(self, graphs: Graphs, handover: Handover, tokens: int) -> None:
         """Decode with prepared steps from here on, if they can be."""
         self._graph = graphs.take_over(handover, self._cache, self._mask, self._positions[:, -1:], tokens)
         if self._graph is not None:
             self._cache = DynamicCache(config=self._model.config)  # it was copied
+
+    def _next_logits(self, cache: Cache, *, input_ids: Tensor, **where: Any) -> Tensor:
+        """Logits `(B, vocabulary)` after the last of the tokens `(B, T)`; the cache takes their keys and values."""
+        keep = {"use_cache": True, "logits_to_keep": _last(input_ids), cache_name(self._model): cache}
+        with self._unembedding.in_place():
+            output = self._model(input_ids=input_ids, **where, **keep)
+        return output.logits[:, -1]  # type: ignore[no-any-return]  # transformers' outputs are not typed
 
     def close(self) -> None:
         """Leave on the tape what prepared steps have done."""
@@ -190,10 +202,3 @@ def _last(ids: Tensor) -> int | Tensor:
     """
     length = ids.shape[1]
     return 1 if length == 1 else torch.tensor([length - 1])
-
-
-def _next_logits(model: PreTrainedModel, cache: Cache, *, input_ids: Tensor, **where: Any) -> Tensor:
-    """Logits `(B, vocabulary)` after the last of the tokens `(B, T)`; the cache takes their keys and values."""
-    keep = {"use_cache": True, "logits_to_keep": _last(input_ids), cache_name(model): cache}
-    output = model(input_ids=input_ids, **where, **keep)
-    return output.logits[:, -1]  # type: ignore[no-any-return]  # transformers' outputs are not typed

@@ -32,7 +32,7 @@ class Prepacked:
     """Copies of a model's linear weights, and the way to use them; they are made when they are first used."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._layers = [_Layer(module) for module in _linears(model)]
+        self._layers = [_PackedLinear(module) for module in _linears(model)]
         self._dtypes = {layer.module.weight.dtype for layer in self._layers}
 
     @property
@@ -48,7 +48,7 @@ class Prepacked:
         The model may have been moved, cast or given to another library since.
         """
         for layer in self._layers:
-            if reason := _unusual(layer.module):
+            if reason := unusual(layer.module):
                 return reason
             if layer.module.weight.dtype not in self._dtypes:
                 return f"linear weights were cast to {_name(layer.module.weight.dtype)}"
@@ -101,23 +101,14 @@ class _Copy:
         return self._of() is weight and self._seen == _state(weight)
 
 
-class _Layer:
+class StandIn:
     """Stands in for a linear layer's `forward`."""
 
     def __init__(self, module: nn.Linear) -> None:
         self.module = module
-        self._copy: _Copy | None = None
-
-    def refresh(self, made: dict[int, _Copy]) -> None:
-        """Copy the weight if it is not what it was; `made` holds this time's copies, for layers that share a weight."""
-        weight = self.module.weight
-        if self._copy is None or not self._copy.is_of(weight):
-            self._copy = None  # so that the older one is not held beside it
-            self._copy = made.get(id(weight)) or _Copy(weight)
-        made[id(weight)] = self._copy
 
     def place(self) -> bool:
-        """Stand there; False within an outer use of copies, where nothing is to be done."""
+        """Stand there; False where another does already, and nothing is to be done."""
         if "forward" in vars(self.module):
             return False
         vars(self.module)["forward"] = self  # nn.Module calls whatever stands there
@@ -129,13 +120,34 @@ class _Layer:
             del vars(self.module)["forward"]
 
     def __call__(self, input: Tensor) -> Tensor:
-        if (
-            self._copy is None
-            or torch.is_grad_enabled()
-            or torch.is_autocast_enabled("cpu")
-            or torch.compiler.is_compiling()
-        ):
+        """What the layer gives; what needs gradients, is autocast or compiled goes through the layer's own product."""
+        if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
             return nn.Linear.forward(self.module, input)
+        return self.product(input)
+
+    def product(self, input: Tensor) -> Tensor:
+        """The layer's, made another way."""
+        raise NotImplementedError
+
+
+class _PackedLinear(StandIn):
+    """Multiplies by a copy of the weight."""
+
+    def __init__(self, module: nn.Linear) -> None:
+        super().__init__(module)
+        self._copy: _Copy | None = None
+
+    def refresh(self, made: dict[int, _Copy]) -> None:
+        """Copy the weight if it is not what it was; `made` holds this time's copies, for layers that share a weight."""
+        weight = self.module.weight
+        if self._copy is None or not self._copy.is_of(weight):
+            self._copy = None  # so that the older one is not held beside it
+            self._copy = made.get(id(weight)) or _Copy(weight)
+        made[id(weight)] = self._copy
+
+    def product(self, input: Tensor) -> Tensor:
+        """The layer's, by the copy."""
+        assert self._copy is not None  # it is made before it stands there
         return onednn.product(input, self._copy.packed, self.module.bias)
 
 
@@ -169,7 +181,7 @@ def obstacle(model: nn.Module) -> str:
     layers = _linears(model)
     if not layers:
         return "the model has no linear layers"
-    for reason in map(_unusual, layers):
+    for reason in map(unusual, layers):
         if reason:
             return reason
     for dtype in {layer.weight.dtype for layer in layers}:
@@ -182,14 +194,14 @@ def _linears(model: nn.Module) -> list[nn.Linear]:
     return [module for module in model.modules() if type(module) is nn.Linear]
 
 
-def _unusual(layer: nn.Linear) -> str:
+def unusual(layer: nn.Linear) -> str:
     """Why one layer must run its own way; empty where a product with a copy of its weight is the same."""
     weight = layer._parameters.get("weight")
     if type(layer) is not nn.Linear or type(weight) is not nn.Parameter:
         return "another library has replaced the weights of linear layers"
     if weight.device.type != "cpu":
         return f"linear weights lie on {weight.device}"
-    if not isinstance(vars(layer).get("forward", None), _Layer | None):
+    if not isinstance(vars(layer).get("forward", None), StandIn | None):
         return "another library has replaced the forward of linear layers"
     return ""
 

@@ -245,7 +245,8 @@ def _write(site: FixedSite, y: Tensor, x: Tensor, features: Tensor, opened: Tens
         scale, shift, floor, ceiling = site.numbers[:, level].unbind()
         change = ops.feature_change(features, on, scale, shift, (floor, ceiling), change)
     assert isinstance(change, Tensor)  # there is at least one level
-    return ops.write_lanes(y, x.unsqueeze(1), change.unsqueeze(1), site.W_dec)
+    change = change.unsqueeze(1)
+    return ops.write_lanes(y, x.unsqueeze(1), change, site.W_dec, change.any(dim=-1, keepdim=True))
 
 
 def fused_kernels(device: torch.device) -> ModuleType | None:

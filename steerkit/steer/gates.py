@@ -105,6 +105,12 @@ class GateTable:
     remembers: bool
     """Whether it must be kept when each gate was last open: some hold for more than a token, or act later."""
 
+    @property
+    def simple(self) -> bool:
+        """Whether each rule opens where the one reading of its own is above something, whatever was before."""
+        asks_more = self.bounded or self.off is not None or bool(self.windows) or self.remembers
+        return self.wanted is None and not asks_more
+
 
 def gate_spec(policy: Policy, gate: Gate, hold: float) -> GateSpec:
     """A gate of a policy with raw quantities.

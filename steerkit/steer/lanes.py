@@ -10,7 +10,7 @@ of a lane, K edits of one feature, l readings that this layer adds to, R rules.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import torch
@@ -40,7 +40,7 @@ class Acting(NamedTuple):
     """What the rules that are open do at one site."""
 
     edits: tuple[Tensor | None, ...]
-    """By level, which edits act `(Q, M, S)`; None where all are known to."""
+    """By level, which edits act `(Q, M, S)`, or `(Q, M, 1)` at which tokens all do; None where all are known to."""
     whole: Tensor | None
     """`(1, N)` tokens whose activation is rebuilt; None where no rule does that."""
 
@@ -59,7 +59,7 @@ class Lanes:
 
     table: SiteTable
     columns: Columns
-    """`(P, d_in, S)`, `(P, S, d_in)` and `(P, 1, S)`."""
+    """`(P, d_in, S)`, `(P, S, d_in)` and `(P, 1, S)`; with `alone`, features that it does not edit decode to 0."""
     indices: Tensor | None
     """`(S,)` which features these are, where lanes share them."""
     gates: Tensor | None
@@ -70,6 +70,8 @@ class Lanes:
     """Q."""
     sharing: int
     """P."""
+    alone: int | Tensor | None = None
+    """Column of the one rule that edits a lane's features here, `(Q, 1, 1)` of many; None where there may be more."""
 
     def read(self, x: Tensor) -> Tensor:
         """Features `(P, N / P, S)` of activations `x` `(P, N / P, d_in)` in float32."""
@@ -79,21 +81,37 @@ class Lanes:
         """Add what features weigh to the readings' sums `(N, L)`."""
         assert self.gates is not None  # the caller looked
         own = sums[:, self.table.leaves]
-        own.add_(torch.bmm(features, self.gates).view_as(own))
+        if self.sharing == 1:
+            own.addmm_(features[0], self.gates[0])
+        else:  # in place, torch would go through the lanes one by one
+            own.add_(torch.bmm(features, self.gates).view_as(own))
 
     def acting(self, opened: Tensor) -> Acting:
         """What the `opened` rules `(N, R)` do here."""
         by_lane = opened.view(self.number, -1, opened.shape[-1])
+        if self.alone is not None:
+            return Acting((self._alone_in(by_lane),), None)
         shape = (*by_lane.shape[:2], self.levels[0].owner.shape[-1])
         edits = tuple(by_lane.gather(2, level.owner.expand(shape)) for level in self.levels)
         rebuilds = self.table.reconstructs
         return Acting(edits, None if rebuilds is None else (opened & rebuilds).any(dim=-1).view(1, -1))
 
+    def _alone_in(self, by_lane: Tensor) -> Tensor:
+        if isinstance(self.alone, int):
+            return by_lane[..., self.alone : self.alone + 1]
+        assert self.alone is not None  # the caller looked
+        return by_lane.gather(2, self.alone.expand(*by_lane.shape[:2], 1))
+
     def write(self, y: Tensor, x: Tensor, features: Tensor, acting: Acting) -> Tensor:
         """Activations `y` `(P, N / P, d_in)`, in float32 `x`, after the edits that act.
 
-        Of two on one feature the first acts.
+        Of two on one feature the first acts. A token keeps its bits where no rule is open; where there may be several,
+        also if they change no feature.
         """
+        if self.alone is not None:
+            (level,), (tokens,) = self.levels, acting.edits
+            edited = ops.feature_change(features, None, level.scale, level.shift, level.bounds)
+            return ops.write_lanes(y, x, edited, self.columns.W_dec, tokens)
         own = features if self.number == self.sharing else features.view(self.number, -1, features.shape[-1])
         change: Tensor | float = 0.0
         for (_, scale, shift, bounds), on in zip(self.levels, acting.edits, strict=True):
@@ -102,7 +120,8 @@ class Lanes:
         change = change.view_as(features)
         out = y
         if acting.whole is None or not self.table.all_reconstruct:
-            out = ops.write_lanes(y, x, change, self.columns.W_dec, always=acting.always)
+            tokens = None if acting.always else change.any(dim=-1, keepdim=True)
+            out = ops.write_lanes(y, x, change, self.columns.W_dec, tokens)
         if acting.whole is None:
             return out
         assert self.indices is not None  # such sites' columns are shared
@@ -112,18 +131,31 @@ class Lanes:
 def lanes_of(table: SiteTable, rows: Sequence[int]) -> Lanes:
     """The lanes of requests in these table rows: of all of them if they are the same row, else of each.
 
-    Where rows differ, columns stay shared if that is no more than twice as much work, if they would take too much room,
-    or if the whole dictionary is needed anyway.
+    Where rows differ, columns stay shared if they would take too much room, if the whole dictionary is needed anyway,
+    or, where a row has several rules here, if that is no more than twice as much work.
     """
     rows = rows[:1] if len(set(rows)) == 1 else rows
     every = len(table.indices)
     size = max(1, *(len(table.held[row]) for row in rows))
     taken = 8 * len(rows) * size * table.columns.W_dec.shape[1]
     whole = table.columns.whole is not None or table.reconstructs is not None
-    shared = len(rows) > 1 and (every <= 2 * size or taken > _MOST_BYTES)
+    several = any(table.alone[row] is None for row in rows)
+    shared = len(rows) > 1 and ((several and every <= 2 * size) or taken > _MOST_BYTES)
     if whole or shared or (len(rows) == 1 and size == every):
-        return _shared(table, rows)
-    return _own(table, rows, size)
+        return _by_token(_shared(table, rows), rows)
+    return _by_token(_own(table, rows, size), rows)
+
+
+def _by_token(lanes: Lanes, rows: Sequence[int]) -> Lanes:
+    """The same lanes, prepared to be written by token where one rule edits in each: all its edits act, or none."""
+    table, columns = lanes.table, [lanes.table.alone[row] for row in rows]
+    found = [column for column in columns if column is not None]
+    if table.editors is None or table.reconstructs is not None or len(found) < len(rows) or len(rows) > lanes.sharing:
+        return lanes
+    first = lanes.levels[-1]
+    written = torch.where((first.owner > 0).mT, lanes.columns.W_dec, 0.0)
+    alone = found[0] if len(found) == 1 else torch.tensor(found, device=written.device).view(-1, 1, 1)
+    return replace(lanes, columns=lanes.columns._replace(W_dec=written), levels=(first,), alone=alone)
 
 
 def _shared(table: SiteTable, rows: Sequence[int]) -> Lanes:

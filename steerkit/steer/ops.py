@@ -90,8 +90,8 @@ def over_window(values: Tensor, counts: Tensor, size: int, mean: bool) -> Tensor
     return torch.where(number > 0, found, torch.nan)
 
 
-def write_lanes(y: Tensor, x: Tensor, change: Tensor, W_dec: Tensor, *, always: bool = False) -> Tensor:
-    """`x + change @ W_dec` in `y`'s dtype, lane by lane; a token whose features do not change keeps its bits.
+def write_lanes(y: Tensor, x: Tensor, change: Tensor, W_dec: Tensor, tokens: Tensor | None) -> Tensor:
+    """`x + change @ W_dec` in `y`'s dtype, lane by lane, at some tokens; the others keep their bits.
 
     Adding a zero would already turn -0.0 into 0.0, so untouched tokens are selected, not summed.
 
@@ -100,10 +100,10 @@ def write_lanes(y: Tensor, x: Tensor, change: Tensor, W_dec: Tensor, *, always: 
         x: the same in float32.
         change: `(Q, M, S)` of their features.
         W_dec: `(Q, S, d_in)`.
-        always: do not look which tokens change; one that is edited into what it was may lose the sign of a zero.
+        tokens: `(Q, M, 1)` which are written; None for all.
     """
     written = torch.baddbmm(x, change, W_dec).to(y.dtype)
-    return written if always else torch.where(change.any(dim=-1, keepdim=True), written, y)
+    return written if tokens is None else torch.where(tokens, written, y)
 
 
 def write_reconstruction(y: Tensor, out: Tensor, tokens: Tensor, change: Tensor, indices: Tensor, sae: Sae) -> Tensor:

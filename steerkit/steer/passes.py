@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.errors import SteeringError
+from steerkit.steer.gates import GateTable
 from steerkit.steer.lanes import Acting, Lanes, lanes_of
 from steerkit.steer.layout import Layout, Window
 from steerkit.steer.memory import GateMemory
@@ -52,6 +53,8 @@ class Pass:
         """Table rows of the sequences that they were made for."""
         self._acting: dict[int, Acting] = {}
         """By layer, what is done while places stay as they are."""
+        self._limits: dict[int, Tensor] = {}
+        """By layer with simple gates, what their readings must be above `(N, r)`: infinity where they may not open."""
 
     def _places_of(self, places: Sequence[Place]) -> Tensor:
         numbers = [0, *(self.places.index(place) for place in places)]
@@ -84,7 +87,7 @@ class Pass:
         steady = window.steady
         if steady is None or steady != self._steady:
             self._place(window)
-            self._acting = {}
+            self._acting, self._limits = {}, {}
         self._steady = steady
         self.opened = self.allowed
         if self.memories:
@@ -139,7 +142,7 @@ class Pass:
             self.sums = self.sums.to(y.device)
             lanes.weigh(features, self.sums)
         if table.layer in self.memories:
-            self._open(self.memories[table.layer], window, reached.shape[:2])
+            self._open(table.layer, window, reached.shape[:2])
         if table.editors is None:
             return None
         out = lanes.write(given, x, features, self._acting_at(table, lanes, y.device)).view_as(reached)
@@ -166,25 +169,37 @@ class Pass:
             found = self._lanes[table.layer] = lanes_of(table, self._lanes_for)
         return found
 
-    def _open(self, memory: GateMemory, window: Window, shape: torch.Size) -> None:
+    def _open(self, layer: int, window: Window, shape: torch.Size) -> None:
         """Read the gates that are known at this layer, and open their rules."""
-        table, device = memory.table, self.sums.device
-        sums = self.sums[:, table.leaves].view(*shape, -1)
+        memory, device = self.memories[layer], self.sums.device
+        table, opened = memory.table, self.opened[:, memory.table.rules]
+        sums = self.sums[:, table.leaves]
+        if table.simple:
+            torch.gt(sums.to(opened.device), self._limits_at(layer, table), out=opened)
+            return
+        sums = sums.view(*shape, -1)
         counts = sums[..., :0]
         if table.windows or table.off is not None:
             at = [self.places.index(place or self.places[0]) for place in table.counts_at]
             counts = self.at.to(device)[..., at]
         holds = memory.read(sums, counts, window.ends(self.first).to(device) if table.windows else counts)
         if not table.remembers:
-            fresh = holds.flatten(0, 1) & self.both[:, table.rules].to(device)
-        else:
-            holds = holds & self.may[:, table.rules].to(device).view_as(holds)
-            holds = memory.keep(holds, self.numbers.to(device)).flatten(0, 1)
-            fresh = holds & self.allowed[:, table.rules].to(device)
+            torch.logical_and(holds.flatten(0, 1).to(opened.device), self.both[:, table.rules], out=opened)
+            return
+        holds = holds & self.may[:, table.rules].to(device).view_as(holds)
+        holds = memory.keep(holds, self.numbers.to(device)).flatten(0, 1)
+        fresh = holds & self.allowed[:, table.rules].to(device)
         if self.late is not None:  # those were opened before the pass, by what earlier tokens showed
             late = self.late[table.rules].to(device)
-            fresh = torch.where(late, self.opened[:, table.rules].to(device), fresh)
-        self.opened[:, table.rules] = fresh.to(self.opened.device)
+            fresh = torch.where(late, opened.to(device), fresh)
+        opened.copy_(fresh)
+
+    def _limits_at(self, layer: int, table: GateTable) -> Tensor:
+        found = self._limits.get(layer)
+        if found is None:
+            may = self.both[:, table.rules]
+            found = self._limits[layer] = torch.where(may, table.low.to(may.device), torch.inf)
+        return found
 
     def _open_late(self, window: Window, late: Tensor) -> None:
         """Open the rules whose gates read higher layers than they edit, by what earlier passes showed."""

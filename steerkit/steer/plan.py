@@ -67,6 +67,8 @@ class SiteTable:
     """By row, the places among the S of the features that it edits or weighs."""
     owner: Tensor
     """`(K, rows, S)` column of the rules that edit the feature, the one that goes first first; 0 where none does."""
+    alone: tuple[int | None, ...]
+    """By row, the column of the one rule that edits here; 0 where none does, None where several do."""
     numbers: Tensor
     """`(4, K, rows, S)` scale, shift, floor and ceiling of the edit, the identity where there is none."""
     scaled: bool
@@ -240,6 +242,7 @@ def _site(
         slice(0) if gates is None else _between(gates.any(dim=0)),
         tuple(tuple(sorted(found)) for found in _held(rules, place, rows)),
         owner.to(device),
+        tuple(_alone(owner[:, row]) for row in range(rows)),
         numbers.to(device),
         bool(numbers[0, owner > 0].any()),
         bool(numbers[2:].isfinite().any()),
@@ -264,6 +267,12 @@ def _edit_tables(here: Sequence[tuple[int, Rule]], place: Mapping[Feature, int],
             owner[level, row, s] = column
             numbers[level, row, s] = torch.tensor(formula)
     return owner, numbers.movedim(-1, 0).contiguous()
+
+
+def _alone(owner: Tensor) -> int | None:
+    """The one column besides 0 among owners `(K, S)` of a row's features; 0 without any, None where there are more."""
+    columns = owner[owner > 0].unique().tolist()
+    return None if len(columns) > 1 else next(iter(columns), 0)
 
 
 def _held(rules: Sequence[Rule], place: Mapping[Feature, int], rows: int) -> list[set[int]]:

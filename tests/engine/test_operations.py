@@ -56,19 +56,19 @@ def steered(prompts: Sequence[Sequence[int]], held: Sequence[tuple[Policy, ...]]
 
 
 def test_a_steered_token_asks_for_few_operations() -> None:
-    """Idle, fewer than transformers' own loop; clamps add four in each layer at most, with a gate in each twelve."""
+    """Idle, fewer than transformers' own loop; clamps add four in each layer at most, with a gate in each seven."""
     one = PROMPTS[:1]
     asked = for_a_token(plain(one))
     idle, clamps, gates = (for_a_token(steered(one, [held])) for held in ((), (policy(0, False),), (policy(0, True),)))
     assert idle <= asked
     assert 2 * LAYERS <= clamps - idle <= 4 * LAYERS  # the control: what acts is counted
-    assert clamps - idle < gates - idle <= 12.5 * LAYERS
+    assert clamps - idle < gates - idle <= 7 * LAYERS
 
 
-def test_a_policy_of_each_request_costs_no_more_operations_than_one() -> None:
-    """Two requests with a gated policy each ask for as many as two under the same."""
+def test_a_policy_of_each_request_costs_two_more_operations_in_a_layer() -> None:
+    """Than two under the same gated policy: one to add to the readings' sums, one to find whose rule is which."""
     same, own = (for_a_token(steered(PROMPTS, [(policy(n, True),) for n in numbers])) for numbers in ((0, 0), (0, 1)))
-    assert same == own
+    assert same < own <= same + 2 * LAYERS
 
 
 def test_views_are_not_counted() -> None:

@@ -46,7 +46,8 @@ def test_clamping_twice_is_clamping_once(f: float, value: float) -> None:
 def test_an_untouched_token_keeps_its_bits_even_a_negative_zero() -> None:
     """A token without a change is selected, not added to; the control shows that adding zero loses the sign."""
     y = torch.tensor([[-0.0, 1.0], [-0.0, 1.0]])
-    out = ops.write_lanes(y[None], y[None], torch.tensor([[[0.0], [2.0]]]), torch.tensor([[[1.0, 0.0]]]))[0]
+    tokens = torch.tensor([[[False], [True]]])
+    out = ops.write_lanes(y[None], y[None], torch.tensor([[[0.0], [2.0]]]), torch.tensor([[[1.0, 0.0]]]), tokens)[0]
     assert torch.equal(out[0].view(torch.int32), y[0].view(torch.int32))
     assert float(out[1, 0]) == 2.0
     assert not torch.equal((y + 0.0).view(torch.int32), y.view(torch.int32))
@@ -107,6 +108,6 @@ def test_the_delta_is_the_reconstruction_plus_the_saes_own_error() -> None:
     features = sae.encode(y)
     edited = features.clone()
     edited[:, 4] = 7.0
-    out = ops.write_lanes(y[None], y[None], (edited - features)[None, :, 4:5], sae.W_dec[None, 4:5])[0]
+    out = ops.write_lanes(y[None], y[None], (edited - features)[None, :, 4:5], sae.W_dec[None, 4:5], None)[0]
     assert torch.allclose(out, sae.decode(edited) + (y - sae.decode(features)), atol=1e-4)
     assert not torch.allclose(out, y, atol=1e-2)

@@ -242,7 +242,7 @@ def _site(
         slice(0) if gates is None else _between(gates.any(dim=0)),
         tuple(tuple(sorted(found)) for found in _held(rules, place, rows)),
         owner.to(device),
-        tuple(_alone(owner[:, row]) for row in range(rows)),
+        tuple(_alone(here, rows)),
         numbers.to(device),
         bool(numbers[0, owner > 0].any()),
         bool(numbers[2:].isfinite().any()),
@@ -269,10 +269,12 @@ def _edit_tables(here: Sequence[tuple[int, Rule]], place: Mapping[Feature, int],
     return owner, numbers.movedim(-1, 0).contiguous()
 
 
-def _alone(owner: Tensor) -> int | None:
-    """The one column besides 0 among owners `(K, S)` of a row's features; 0 without any, None where there are more."""
-    columns = owner[owner > 0].unique().tolist()
-    return None if len(columns) > 1 else next(iter(columns), 0)
+def _alone(here: Sequence[tuple[int, Rule]], rows: int) -> Iterator[int | None]:
+    """By row, the column of the one rule that edits at a site; 0 where none does, None where several do."""
+    found: list[list[int]] = [[] for _ in range(rows)]
+    for column, rule in here:
+        found[rule.row].append(column)
+    yield from (None if len(columns) > 1 else next(iter(columns), 0) for columns in found)
 
 
 def _held(rules: Sequence[Rule], place: Mapping[Feature, int], rows: int) -> list[set[int]]:

@@ -148,7 +148,7 @@ def measure(
 ) -> dict[str, tuple[Timing, Timing]]:
     """Prefill and decode of each arm against the first, the arms taking turns in every round.
 
-    With the `model` that all arms run, prefill ends where its first pass does. Without, decode is what a long
+    With the `model` that all arms run, prefill ends where its second pass begins. Without, decode is what a long
     generation takes beyond one of a single token, which says little where prefill is long and unsteady.
     """
     prefill: dict[str, list[float]] = {name: [] for name in arms}
@@ -175,13 +175,13 @@ def timed(run: Run, tokens: int, clock: Callable[[], float] = time.perf_counter)
 
 
 def timed_passes(run: Run, tokens: int, clock: Callable[[], float], model: torch.nn.Module) -> tuple[float, float]:
-    """Seconds until the model's first pass ends, and in all."""
-    ends: list[float] = []
-    handle = model.register_forward_hook(lambda module, args, output: ends.append(clock()))
+    """Seconds until the model's second pass begins, and in all."""
+    begins: list[float] = []
+    handle = model.register_forward_pre_hook(lambda module, args: begins.append(clock()))
     try:
         start = clock()
         run(tokens)
-        return ends[0] - start, clock() - start
+        return begins[1] - start, clock() - start
     finally:
         handle.remove()
 

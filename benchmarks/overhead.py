@@ -4,7 +4,7 @@
 
 Greedy, fixed lengths. A size is the prompt's tokens x the batch. Every arm generates the same number of tokens in every
 round, the arms take turns, and a ratio is the median over rounds of the rounds' own ratios to plain, with the spread;
-"plain again" shows the noise. Prefill lasts until the first pass of the model ends; decode is the rest, the trace
+"plain again" shows the noise. Prefill lasts until the second pass of the model begins; decode is the rest, the trace
 included. "re-laid" arms run through copies of the linear weights as oneDNN reads them fastest, which `steerkit.load`
 makes by itself where they win. `--clock cpu` counts the process' own time, for a machine in use; give it one thread
 then (`OMP_NUM_THREADS=1`).

@@ -33,21 +33,19 @@ class Unembedding:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Run the model through it once; the logits are overwritten the next time.
+        """Run the model through it once; the logits are overwritten the next time, but where hooks could keep them.
 
-        Not where hooks could keep what they see, nor where copies are in place or another library has been.
+        Not where copies of the weights are in place or another library has been.
         """
         pieces = self._pieces
-        if pieces is None or self._is_watched(pieces.module) or unusual(pieces.module) or not pieces.place():
+        if pieces is None or unusual(pieces.module) or not pieces.place():
             yield
             return
+        pieces.keeps = not (self._model._forward_hooks or pieces.module._forward_hooks)
         try:
             yield
         finally:
             pieces.leave()
-
-    def _is_watched(self, head: nn.Module) -> bool:
-        return bool(self._model._forward_hooks or head._forward_hooks)
 
 
 def _is_wide(head: nn.Module | None) -> bool:
@@ -60,6 +58,8 @@ class _PiecewiseLinear(StandIn):
 
     def __init__(self, module: nn.Linear) -> None:
         super().__init__(module)
+        self.keeps = False
+        """Whether the memory of the last logits is that of the next."""
         self._kept: Tensor | None = None
         self._thread = 0
 
@@ -95,6 +95,7 @@ class _PiecewiseLinear(StandIn):
 
     def _room(self, x: Tensor) -> Tensor:
         shape = (len(x), self.module.out_features)
-        if self._kept is None or self._kept.shape != shape or self._kept.dtype != x.dtype:
-            self._kept = x.new_empty(shape)
-        return self._kept
+        kept = self._kept
+        if kept is None or not self.keeps or kept.shape != shape or kept.dtype != x.dtype:
+            kept = self._kept = x.new_empty(shape)
+        return kept

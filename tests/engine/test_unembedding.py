@@ -93,7 +93,7 @@ def test_a_row_is_one_product_and_several_are_many() -> None:
 
 
 def test_memory_is_kept_but_where_hooks_could_see_it_change() -> None:
-    """What hooks keep stays what it was; without any the next logits lie where the last did."""
+    """What hooks keep stays what it was, in pieces as well; without any the next logits lie where the last did."""
     model, states = random_model(SIZE), torch.randn(2, 3, 1, 128)
 
     def places(unembedding: Unembedding) -> tuple[int, int]:
@@ -109,8 +109,11 @@ def test_memory_is_kept_but_where_hooks_could_see_it_change() -> None:
     for module in (model.lm_head, model):
         handle = module.register_forward_hook(lambda *_: None)
         first, second = places(Unembedding(model))
+        with torch.inference_mode(), Unembedding(model).in_place():
+            products = operations(lambda: model.lm_head(states[0]))
         handle.remove()
         assert first != second
+        assert products == 18
 
 
 def test_passes_between_steps_are_the_models_own() -> None:

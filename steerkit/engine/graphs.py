@@ -29,6 +29,7 @@ from steerkit.steer import (
     attach_fixed,
     cache_name,
     cut_plan,
+    disagreement,
     fused_kernels,
 )
 
@@ -139,6 +140,8 @@ class Graphs:
         self._captures = self._generations = self._fallbacks = 0
         self.refused: str | None = None
         """Why the last generation did not run on a prepared step; None where it did."""
+        self.without_kernels: str | None = None
+        """Why steps are made without kernels that were there; None where they are not."""
 
     @property
     def statistics(self) -> GraphStatistics:
@@ -174,6 +177,8 @@ class Graphs:
             return None
         self._generations += 1
         steps = "compiled steps" if self._compiled else "fixed steps"
+        if self.without_kernels is not None:
+            steps += f" without kernels, {self.without_kernels}"
         on_gpu = self._model.device.type == "cuda"
         handover.tape.decoding = f"CUDA graph of {steps}" if on_gpu else steps
         return reader
@@ -209,17 +214,20 @@ class Graphs:
         return found
 
     def _made(self, like: DynamicCache, room: Capacity, rows: int, columns: int) -> Step:
-        """A new step; without kernels from now on where this Triton cannot build them."""
+        """A new step; without kernels from now on where they cannot be built, or do otherwise than torch."""
         make = partial(Step, self._model, like, room, rows, columns, compiled=self._compiled)
+        if self.kernels is None:
+            return make()
         try:
-            return make(kernels=self.kernels)
+            self.without_kernels = disagreement(self._model, room, rows, self.kernels)
+            if self.without_kernels is None:
+                return make(kernels=self.kernels)
         except (SteeringError, RuntimeError):
             raise
-        except Exception:
-            if self.kernels is None:
-                raise
-            self.kernels = None
-            return make()
+        except Exception as error:
+            self.without_kernels = f"they cannot be built: {type(error).__name__}"
+        self.kernels = None
+        return make()
 
     def _unfit(self) -> str | None:
         model: nn.Module = self._model

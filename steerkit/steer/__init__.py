@@ -16,6 +16,7 @@ from steerkit.steer.plan import Plan, compile_plan
 from steerkit.steer.reading import Extent, Wanted, read_traces, read_watched, traced_layers
 from steerkit.steer.sites import find_sites, width_of
 from steerkit.steer.tape import Tape
+from steerkit.steer.trial import disagreement
 
 __all__ = [
     "Capacity",
@@ -37,6 +38,7 @@ __all__ = [
     "check_against_tools",
     "compile_plan",
     "cut_plan",
+    "disagreement",
     "find_sites",
     "fused_kernels",
     "read_traces",

@@ -347,6 +347,7 @@ def test_fused_kernels_equal_attach(at_once: int, examples: int) -> None:
         "compare()\n"
         "t.test_a_change_of_policies_prepares_nothing()\n"
         "assert t.GRAPHS.statistics.generations\n"
+        "assert t.GRAPHS.kernels is fused, t.GRAPHS.without_kernels\n"
         "room = next(iter(t.GRAPHS._steps.values())).room\n"
         "tiles = fused._tiles(t.MODEL.config.hidden_size, room.features, True, True)\n"
         "print(tiles['WHOLE'], tiles['EARLY'])\n"
@@ -373,6 +374,7 @@ def test_a_step_goes_without_kernels_that_cannot_be_built() -> None:
     assert tape.opened()[1].any()
     assert len(asked) == 1
     assert graphs.kernels is None
+    assert tape.decoding == "fixed steps without kernels, they cannot be built: TypeError"
     assert graphs.statistics == (1, 1, 0)
 
 

@@ -20,7 +20,7 @@ from steerkit.engine.prepack import StandIn, unusual
 from steerkit.sae import onednn
 
 _PIECE: Final = 2 << 20
-"""Bytes of a float32 weight that are multiplied at once; products of other dtypes are oneDNN's and gain nothing."""
+"""Bytes of a float32 weight that each thread multiplies at once; other dtypes' products are oneDNN's and gain nothing."""
 
 
 class Unembedding:
@@ -90,7 +90,7 @@ class _PiecewiseLinear(StandIn):
         weight = self.module.weight.detach()
         if rows == 1 or weight.dtype != torch.float32:
             return [weight]
-        fitting = _PIECE // (weight.shape[1] * weight.element_size())
+        fitting = torch.get_num_threads() * _PIECE // (weight.shape[1] * weight.element_size())
         return list(weight.split(max(64, fitting - fitting % 64)))
 
     def _room(self, x: Tensor) -> Tensor:

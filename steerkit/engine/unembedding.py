@@ -20,7 +20,7 @@ from steerkit.engine.prepack import StandIn, unusual
 from steerkit.sae import onednn
 
 _PIECE: Final = 2 << 20
-"""Bytes of a float32 weight that each thread multiplies at once; other dtypes' products are oneDNN's and gain nothing."""
+"""Bytes of a float32 weight that each thread multiplies at once; products of other dtypes gain nothing by it."""
 
 
 class Unembedding:

@@ -91,17 +91,18 @@ def threads() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "rows", "used", "products"), [(32, 1, 1, 1), (32, 4, 1, 18), (32, 4, 2, 9), (16, 4, 1, 1)]
+    ("bits", "rows", "used", "products"), [(32, 1, 1, 1), (32, 4, 1, 18), (32, 4, 2, 9), (16, 4, 1, 1)]
 )
 def test_a_row_is_one_product_and_several_are_many(
-    dtype: int, rows: int, used: int, products: int, threads: None
+    bits: int, rows: int, used: int, products: int, threads: None
 ) -> None:
     """Of a float32 weight of 34 MiB, a piece for each thread at once; halves of bfloat16 gain nothing."""
-    of = torch.float32 if dtype == 32 else torch.bfloat16
-    model = random_model({**SIZE, "vocab_size": VOCABULARY * 32 // dtype}, dtype=of)
+    of = torch.float32 if bits == 32 else torch.bfloat16
+    model = random_model({**SIZE, "vocab_size": VOCABULARY * 32 // bits}, dtype=of)
+    states = torch.ones(rows, 1, 128, dtype=of)
     torch.set_num_threads(used)
     with torch.inference_mode(), Unembedding(model).in_place():
-        assert operations(lambda: model.lm_head(torch.ones(rows, 1, 128, dtype=of))) == products
+        assert operations(lambda: model.lm_head(states)) == products
 
 
 def test_memory_is_kept_but_where_hooks_could_see_it_change() -> None:

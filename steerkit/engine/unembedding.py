@@ -1,6 +1,6 @@
 """A model's last product, which is its widest: piece by piece, into memory that is kept from token to token.
 
-In float32, torch multiplies a few rows by a weight of hundreds of megabytes a third slower than by the same weight in
+In float32, torch multiplies rows by a weight of hundreds of megabytes a quarter to a third slower than by the weight in
 pieces that fit in a processor's caches, to the same bits. And 32 rows of 262,144 logits are more than malloc keeps: at
 every token they would be mapped, faulted in page by page and given back (`benchmarks/parts.py`).
 """

@@ -175,13 +175,14 @@ def timed(run: Run, tokens: int, clock: Callable[[], float] = time.perf_counter)
 
 
 def timed_passes(run: Run, tokens: int, clock: Callable[[], float], model: torch.nn.Module) -> tuple[float, float]:
-    """Seconds until the model's second pass begins, and in all."""
+    """Seconds until the model's second pass begins, if there is one, and in all."""
     begins: list[float] = []
     handle = model.register_forward_pre_hook(lambda module, args: begins.append(clock()))
     try:
         start = clock()
         run(tokens)
-        return begins[1] - start, clock() - start
+        end = clock()
+        return [*begins, end][1] - start, end - start
     finally:
         handle.remove()
 

@@ -24,6 +24,10 @@ _MOST_BYTES: Final = 16 << 20
 """Of the columns of one site, gathered for requests that differ; above, all are multiplied by all."""
 
 
+_READ: Final = 7
+"""By how many rows a column is multiplied in the time that it takes to be read, about."""
+
+
 class Level(NamedTuple):
     """One edit at most of each feature, `(Q, 1, S)` each."""
 
@@ -132,15 +136,15 @@ def lanes_of(table: SiteTable, rows: Sequence[int]) -> Lanes:
     """The lanes of requests in these table rows: of all of them if they are the same row, else of each.
 
     Where rows differ, columns stay shared if they would take too much room, if the whole dictionary is needed anyway,
-    or, where a row has several rules here, if that is no more than twice as much work.
+    or if few policies are held by many requests, so that to multiply all by all takes less than to read each one's own.
     """
     rows = rows[:1] if len(set(rows)) == 1 else rows
     every = len(table.indices)
     size = max(1, *(len(table.held[row]) for row in rows))
     taken = 8 * len(rows) * size * table.columns.W_dec.shape[1]
     whole = table.columns.whole is not None or table.reconstructs is not None
-    several = any(table.alone[row] is None for row in rows)
-    shared = len(rows) > 1 and ((several and every <= 2 * size) or taken > _MOST_BYTES)
+    few = every * (_READ + len(rows)) <= _READ * len(rows) * size
+    shared = len(rows) > 1 and (few or taken > _MOST_BYTES)
     if whole or shared or (len(rows) == 1 and size == every):
         return _by_token(_shared(table, rows), rows)
     return _by_token(_own(table, rows, size), rows)

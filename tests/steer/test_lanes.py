@@ -77,8 +77,7 @@ def test_a_batch_of_policies_equals_its_single_runs(
     model = small_model()
     saes = planted_saes(model, kind=kind, site=site)
     plan = compile_plan(HELD, saes)
-    if not apart:
-        monkeypatch.setattr(lanes, "_MOST_BYTES", 0)
+    monkeypatch.setattr(lanes, "_READ" if apart else "_MOST_BYTES", 0)
     rows = [plan.row(held) for held in HELD]
     assert {lanes_of(table, rows).sharing for table in plan.sites.values()} == {len(HELD) if apart else 1}
     found, acted = together(model, plan)
@@ -108,6 +107,19 @@ def test_a_uniform_batch_of_a_larger_plan_reads_its_own_features_alone() -> None
             found.append(torch.stack(list(read_along(model, BATCH, REPLY))))  # type: ignore[arg-type]
     assert torch.allclose(found[0], found[1], atol=2e-4)
     assert not torch.allclose(found[0], found[2], atol=1e-2)
+
+
+def test_columns_are_shared_where_many_requests_hold_few_policies() -> None:
+    """Two policies of 32 requests, but not 32, and not two of two."""
+    clamps = {f"l{n}": (1, n) for n in range(64)}
+    held = []
+    for n in range(32):
+        edit = {f"l{2 * n}": {"clamp": 3.0}, f"l{2 * n + 1}": {"clamp": 2.0}}
+        held.append((planted_policy(f"p{n}", clamps, steer=[{"name": "r", "where": "any", "edit": edit}]),))
+    saes = planted_saes(small_model())
+    for policies, requests, sharing in ((2, 32, 1), (32, 32, 32), (2, 2, 2)):
+        plan = compile_plan(held[:policies], saes)
+        assert lanes_of(plan.sites[1], [1 + n % policies for n in range(requests)]).sharing == sharing
 
 
 def test_bits_are_kept_where_nothing_acts_for_many_tokens() -> None:

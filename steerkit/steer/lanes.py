@@ -102,7 +102,8 @@ class Lanes:
 
     def _alone_in(self, by_lane: Tensor) -> Tensor:
         if isinstance(self.alone, int):
-            return by_lane[..., self.alone : self.alone + 1]
+            found = by_lane[..., self.alone : self.alone + 1]
+            return found.clone() if torch.is_grad_enabled() else found  # gradients need it as it was at this layer
         assert self.alone is not None  # the caller looked
         return by_lane.gather(2, self.alone.expand(*by_lane.shape[:2], 1))
 

@@ -89,3 +89,22 @@ def test_it_is_what_a_hook_by_hand_makes_of_it(where: str, gate: str, edit: str,
     acted = torch.stack(opened)
     assert bool(acted.any())
     assert bool(acted.all()) == (gate == "none")
+
+
+@pytest.mark.parametrize("numbers", [(0,), (0, 1, 4)], ids=["one", "many"])
+def test_gradients_go_through_it(numbers: tuple[int, ...]) -> None:
+    """As through the hook by hand, though gates of later layers open after earlier ones were read."""
+    saes = planted_saes(MODEL)
+    policies = [held(number, "any", "above", "scales") for number in numbers]
+    plan = compile_plan(policies, saes)
+
+    def gradient() -> Tensor:
+        read = MODEL.get_input_embeddings()(IDS[: len(numbers)]).detach().requires_grad_(True)
+        return torch.autograd.grad(MODEL(inputs_embeds=read).logits.square().sum(), read)[0]
+
+    with by_hand(saes, numbers, "any", "above", "scales"):
+        expected = gradient()
+    with attach(MODEL, plan, rows=[plan.row(one) for one in policies], prompt_length=PROMPT):
+        found = gradient()
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(found, gradient(), rtol=1e-2, atol=1e-2)

@@ -119,7 +119,7 @@ def attention(dtype: torch.dtype, rows: int, keys: int, rounds: int) -> Iterator
 
 
 def unembedding(dtype: torch.dtype, rows: int, rounds: int) -> Iterator[str]:
-    """The rows of the table for one batch."""
+    """The rows of the table for one batch, and whether steerkit's logits are torch's to the bit."""
     model = random_model({**FUNCTIONGEMMA, "num_hidden_layers": 1}, dtype=dtype)
     states, own = torch.randn(rows, 1, WIDTH, dtype=dtype), model.lm_head.weight
     packed, ours = onednn.laid_out(own), Unembedding(model)
@@ -129,9 +129,13 @@ def unembedding(dtype: torch.dtype, rows: int, rounds: int) -> Iterator[str]:
             found: Tensor = model.lm_head(states)
         return found
 
+    def whole() -> Tensor:
+        return nn.functional.linear(states, own)
+
+    bits = "the same bits" if torch.equal(whole(), in_pieces()) else "other bits"
     arms: dict[str, Callable[[], Any]] = {
-        "as torch does it": lambda: nn.functional.linear(states, own),
-        "as steerkit does it": in_pieces,
+        "as torch does it": whole,
+        f"as steerkit does it, {bits}": in_pieces,
         "laid out anew": lambda: onednn.product(states, packed, None),
     }
     for name, took in turns(arms, rounds).items():

@@ -7,6 +7,7 @@ They hold the same numbers; products are summed in another order, so logits diff
 from __future__ import annotations
 
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -101,7 +102,7 @@ class _Copy:
         return self._of() is weight and self._seen == _state(weight)
 
 
-class StandIn:
+class StandIn(ABC):
     """Stands in for a linear layer's `forward`."""
 
     def __init__(self, module: nn.Linear) -> None:
@@ -125,9 +126,9 @@ class StandIn:
             return nn.Linear.forward(self.module, input)
         return self.product(input)
 
+    @abstractmethod
     def product(self, input: Tensor) -> Tensor:
         """The layer's, made another way."""
-        raise NotImplementedError
 
 
 class _PackedLinear(StandIn):

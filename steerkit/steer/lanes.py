@@ -22,8 +22,6 @@ from steerkit.steer.plan import SiteTable
 
 _MOST_BYTES: Final = 16 << 20
 """Of the columns of one site, gathered for requests that differ; above, all are multiplied by all."""
-
-
 _READ: Final = 7
 """By how many rows a column is multiplied in the time that it takes to be read, about."""
 

@@ -175,6 +175,17 @@ def test_other_heads_are_left_alone(case: str) -> None:
         assert case == "none" or vars(model.lm_head).get("forward") is before
 
 
+def test_a_weight_that_a_library_replaces_later_is_left_alone() -> None:
+    """Between two steps; the control is the step before."""
+    model = random_model(SIZE)
+    unembedding, placed = Unembedding(model), []
+    for _ in range(2):
+        with unembedding.in_place():
+            placed.append("forward" in vars(model.lm_head))
+        model.lm_head.weight = type("Own", (nn.Parameter,), {})(model.lm_head.weight.data, requires_grad=False)
+    assert placed == [True, False]
+
+
 def test_passes_that_need_gradients_or_all_tokens_run_as_ever() -> None:
     """To the bit, also in place."""
     model, states = random_model(SIZE), torch.randn(2, 5, 128)

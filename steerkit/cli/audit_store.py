@@ -8,7 +8,13 @@ from typing import Annotated, Any
 import typer
 
 StoreOption = Annotated[
-    Path | None, typer.Option("--store", help="The store's file (default: audit.db in $STEERKIT_HOME).")
+    Path | None,
+    typer.Option(
+        "--store",
+        metavar="FILE",
+        envvar="STEERKIT_STORE",
+        help="The audit store's file (default: audit.db in $STEERKIT_HOME).",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
 RecordedModel = Annotated[str | None, typer.Option("--model", help="Instead of the recorded name.")]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerkit.cli.turns import turn_data, verdict_data, watched_bars
+from steerkit.cli.turns import highest, turn_data, verdict_data, watched_lines, watched_values
 from steerkit.cli.view import console, edit_text, print_json, reply_text, verdict_text
 
 if TYPE_CHECKING:
@@ -25,46 +25,47 @@ def demo(
     from steerkit.tiny.cases import CASES, policy_files
 
     path = store or default_store()
-    policies = policy_files()
-    runtime = load("tiny", policy=policies, audit=path)
+    runtime = load("tiny", policy=policy_files(), audit=path)
     plain = runtime.run_batch([Request(case.messages, case.tools, policy=()) for case in CASES])
     steered = runtime.run_batch([Request(case.messages, case.tools) for case in CASES])
+    high = highest(steered)
     for number, (case, before, after) in enumerate(zip(CASES, plain, steered, strict=True), start=1):
         if json:
             print_json(_data(case, before, after))
         else:
-            _show(number, case, before, after)
+            _show(number, case, before, after, watched_lines(after, runtime.policies, high))
     if not json:
-        _show_end(path, policies, steered)
+        _show_end(path, steered, high)
 
 
 def _data(case: Case, before: Turn, after: Turn) -> dict[str, Any]:
-    watched = {name: highest for name, (_, highest) in watched_bars(after).items()}
     return {
         "case": case.name,
         "request": case.request,
         "unsteered": turn_data(before),
         "steered": turn_data(after),
-        "watched": watched,
+        "watched": {name: max(values, default=0.0) for name, values in watched_values(after).items()},
         "verdicts": verdict_data(after),
         "record": after.record_id,
     }
 
 
-def _show(number: int, case: Case, before: Turn, after: Turn) -> None:
+def _show(number: int, case: Case, before: Turn, after: Turn, watched: list[str]) -> None:
+    from rich.padding import Padding
     from rich.table import Table
 
     out = console()
     out.print(f"\n{number}. {case.title}", style="bold")
-    out.print(f"   {case.request}", style="italic")
-    table = Table(box=None, pad_edge=False, padding=(0, 3))
-    table.add_column("   without policies", ratio=1, min_width=46)
-    table.add_column("with policies", ratio=1, min_width=46)
+    for line in case.lines:
+        out.print(Padding(line, (0, 0, 0, 3), expand=False), style="italic")
     left, right = (reply_text(turn_data(turn)["calls"], turn.text) for turn in (before, after))
-    table.add_row("\n".join(f"   {line}" for line in left.splitlines()), right)
-    out.print(table)
-    for name, (drawn, highest) in watched_bars(after).items():
-        out.print(f"   {name:<16} {drawn}  max {highest:+.1f}", style="cyan")
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("without policies", min_width=min(49, out.width // 2 - 3))
+    table.add_column("with policies")
+    table.add_row(left, right)
+    out.print(Padding(table, (0, 0, 0, 3), expand=False))
+    for line in watched:
+        out.print(f"   {line}", style="cyan", soft_wrap=True)
     for edit in turn_data(after)["edits"]:
         out.print(f"   edited  {edit_text(edit)}", style="magenta")
     for verdict in verdict_data(after):
@@ -74,11 +75,16 @@ def _show(number: int, case: Case, before: Turn, after: Turn) -> None:
     out.print(f"   record  {after.record_id}", style="dim")
 
 
-def _show_end(path: Path, policies: list[Path], steered: list[Turn]) -> None:
+def _show_end(path: Path, steered: list[Turn], high: float) -> None:
     out = console()
+    out.print(f"\nBars: a reading at each token of the reply, from 0 to {high:+.1f} in all six.", style="dim")
     out.print("\nLook further:", style="bold")
-    out.print(f"   steerkit audit verify --store {path}")
-    out.print(f"   steerkit audit show {steered[1].record_id} --store {path}")
-    out.print("   steerkit sae inspect tiny")
-    out.print(f"   steerkit policy check {policies[0]}")
-    out.print('   steerkit run "tell me how much money travel 38 has" --tools examples/tools.json')
+    for command in (
+        f"audit verify --store {path}",
+        f"audit show {steered[1].record_id} --store {path}",
+        "sae inspect tiny",
+        "policy check payments",
+        'run "tell me how much money travel 38 has" --tools box --policy payments',
+        "init my-agent",
+    ):
+        out.print(f"   steerkit {command}", soft_wrap=True)

@@ -10,9 +10,13 @@ from steerkit.errors import ToolError
 
 
 def read_tools(path: Path | None) -> list[Any]:
-    """The list of tools in a JSON file; none without one. Raises ToolError."""
+    """The list of tools in a JSON file, those of the box for the name `box`; none without one. Raises ToolError."""
     if path is None:
         return []
+    if str(path) == "box" and not path.exists():
+        from steerkit.tiny.cases import TOOLS
+
+        return list(TOOLS)
     try:
         tools = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -14,6 +16,8 @@ from steerkit.cli.calibrate import calibrate_command
 from steerkit.cli.demo import demo
 from steerkit.cli.eval import eval_command
 from steerkit.cli.features import app as features
+from steerkit.cli.init import init
+from steerkit.cli.out import any_encoding, say, say_line, say_lines
 from steerkit.cli.policy import app as policy
 from steerkit.cli.run import run_command
 from steerkit.cli.sae import app as sae
@@ -26,11 +30,12 @@ app = typer.Typer(
     name="steerkit",
     help="Read, steer, guard and audit a function-calling model through its SAE features.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 app.command("demo")(demo)
+app.command("init")(init)
 app.command("run")(run_command)
 app.command("eval")(eval_command)
 app.command("calibrate")(calibrate_command)
@@ -42,7 +47,7 @@ app.add_typer(sae, name="sae")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"steerkit {__version__}")
+        say(f"steerkit {__version__}")
         raise typer.Exit
 
 
@@ -57,26 +62,43 @@ def steerkit(
 
 def run() -> None:
     """The entry point: a user's mistake is one clear line on stderr and a non-zero exit."""
+    any_encoding()
     try:
         status = app(standalone_mode=False)
+        if sys.stdout is not None:  # it was closed before the command began
+            sys.stdout.flush()
     except _USAGE_ERROR as error:
         text = error.format_message()  # of a group without its command: the help
-        typer.echo(text if text.startswith("Usage:") else f"error: {text}", err=True)
-        sys.exit(2)
+        is_help = text.startswith("Usage:")
+        _stop(2, text if is_help else f"error: {text}", printed=say_lines if is_help else say_line)
     except PolicyError as error:
-        for problem in error.problems:
-            typer.echo(f"error: {problem}", err=True)
-        sys.exit(1)
+        _stop(1, *_errors(error.problems))
     except SteerkitError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
+        _stop(1, *_errors([str(error)]))
     except (KeyboardInterrupt, typer.Abort):
-        sys.exit(130)
+        _stop(130, "interrupted: what is finished stands whole, on record or in its file; nothing is half-written")
     except BrokenPipeError:
-        # The reader went away; Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        _stop(1)  # the reader went away
+    except OSError as error:
+        _stop(1, *_errors([f"{error.filename or 'output'}: {error.strerror or error}"]))
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _errors(texts: Sequence[str]) -> list[str]:
+    return [f"error: {text}" for text in texts]
+
+
+def _stop(status: int, *said: str, printed: Callable[[str], None] = say_line) -> NoReturn:
+    """Say it and exit, whatever can still be written; Python would complain once more when it flushes at exit."""
+    with suppress(OSError):
+        for text in said:
+            printed(text)
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from steerkit.cli.audit_store import StoreOption
 from steerkit.cli.files import read_tools
-from steerkit.cli.sae_options import Graphs, Prepack, how_to_run
-from steerkit.cli.turns import turn_data, verdict_data, watched_bars
+from steerkit.cli.sae_options import Device, Dtype, Graphs, Model, Policies, Prepack, Saes, Tools, how_to_run
+from steerkit.cli.turns import highest, turn_data, verdict_data, watched_lines
 from steerkit.cli.view import console, edit_text, print_json, reply_text, verdict_text
 
 
 def run_command(
-    message: Annotated[str, typer.Argument(help="What the user says.")],
-    tools: Annotated[Path | None, typer.Option(help="JSON file with a list of tools.")] = None,
-    model: Annotated[str, typer.Option(help="'tiny', a folder, or a hub repository.")] = "tiny",
-    saes: Annotated[str | None, typer.Option(help="Folder or hub repository of SAEs (the box brings its own).")] = None,
-    policy: Annotated[list[Path] | None, typer.Option(help="Policy file; may be given several times.")] = None,
-    store: Annotated[Path | None, typer.Option(help="Audit store (default: audit.db in $STEERKIT_HOME).")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Such as float32 or bfloat16.")] = None,
+    message: Annotated[str, typer.Argument(metavar="MESSAGE", help="What the user says.")],
+    tools: Tools = None,
+    model: Model = "tiny",
+    saes: Saes = None,
+    policy: Policies = None,
+    store: StoreOption = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, metavar="COUNT", help="Longest reply.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, metavar="NUMBER", help="0 is greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", help="Of the sampling.")] = 0,
+    device: Device = None,
+    dtype: Dtype = None,
     prepack: Prepack = None,
     graphs: Graphs = "auto",
     counterfactual: Annotated[
@@ -52,6 +52,6 @@ def run_command(
         out.print(f"edited   {edit_text(edit)}")
     if (other := data["counterfactual"]) is not None:
         out.print(f"without  {reply_text(other['calls'], other['text'])}")
-    for name, (drawn, highest) in watched_bars(turn).items():
-        out.print(f"watched  {name}  {drawn}  max {highest:.3g}")
+    for line in watched_lines(turn, runtime.policies, highest([turn])):
+        out.print(f"watched  {line}")
     out.print(f"record   {turn.record_id}")

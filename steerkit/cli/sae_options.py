@@ -16,19 +16,47 @@ if TYPE_CHECKING:
 
     from steerkit.sae import LayerSummary, SaeSet
 
-Model = Annotated[str, typer.Option(help="'tiny', a folder, or a hub repository.")]
-Saes = Annotated[str | None, typer.Option(help="Folder or hub repository of the SAEs (default: the box's own).")]
-Data = Annotated[
-    Path, typer.Option(help="JSONL file with messages and tools, or with texts; or a folder that `datasets` saved.")
+Model = Annotated[
+    str, typer.Option(metavar="MODEL", envvar="STEERKIT_MODEL", help="'tiny', a folder, or a hub repository.")
 ]
-Column = Annotated[str | None, typer.Option(help="Column of the texts (default: messages, else text).")]
-MostTokens = Annotated[int | None, typer.Option(min=1, help="Cut longer texts at this many tokens.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Read at most this many rows of the data.")]
-Layers = Annotated[str | None, typer.Option(help="Such as 0-5,11 (default: all).")]
-Source = Annotated[str, typer.Argument(help="A folder or hub repository with SAEs in any known format, or 'tiny'.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
-Device = Annotated[str | None, typer.Option(help="Where to compute, such as cuda (default: the CPU).")]
-Dtype = Annotated[str | None, typer.Option(help="Of the model's weights (default: as stored).")]
+Saes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SAES", envvar="STEERKIT_SAES", help="Folder or hub repository of the SAEs (the box brings its own)."
+    ),
+]
+Policies = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="POLICY",
+        envvar="STEERKIT_POLICY",
+        help="Policy file, or the name of one that ships; may be given several times.",
+    ),
+]
+Tools = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="JSON file with a list of tools; 'box' for those of the demo.")
+]
+Data = Annotated[
+    Path,
+    typer.Option(
+        metavar="DATA",
+        help="JSONL file with messages and tools, or with texts; or a folder that `datasets` saved.",
+    ),
+]
+Column = Annotated[str | None, typer.Option(metavar="NAME", help="Column of the texts (default: messages, else text).")]
+MostTokens = Annotated[int | None, typer.Option(min=1, metavar="COUNT", help="Cut longer texts at this many tokens.")]
+Limit = Annotated[int | None, typer.Option(min=1, metavar="COUNT", help="Read at most this many rows of the data.")]
+Layers = Annotated[str | None, typer.Option(metavar="LAYERS", help="Such as 0-5,11 (default: all).")]
+Source = Annotated[
+    str, typer.Argument(metavar="SAES", help="A folder or hub repository with SAEs in any known format, or 'tiny'.")
+]
+Revision = Annotated[str | None, typer.Option(metavar="NAME", help="Branch, tag or commit on the hub.")]
+Device = Annotated[
+    str | None, typer.Option(metavar="DEVICE", help="Where to compute, such as cuda (default: the CPU).")
+]
+Dtype = Annotated[
+    str | None, typer.Option(metavar="DTYPE", help="Of the model's weights, such as bfloat16 (default: as stored).")
+]
 Prepack = Annotated[
     bool | None,
     typer.Option(

@@ -4,24 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
+from unicodedata import category
 
 from rich.text import Text
 
-_DRAWN: Final = {
-    **{code: chr(0x2400 + code) for code in range(0x20)},
-    **dict.fromkeys((0x0A, 0x2028, 0x2029), "↵"),
-    0x09: "⇥",
-    0x7F: "␡",
-    # Later controls, half characters, and marks that turn the direction of what follows them.
-    **dict.fromkeys((*range(0x80, 0xA0), *range(0xD800, 0xE000)), "\ufffd"),
-    **dict.fromkeys((0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd"),
-}
+
+class _Drawn(dict[int, str]):
+    """What a character is drawn as: itself, unless it is a control, a half character, or a mark without a shape.
+
+    Such marks (Unicode's category Cf: direction marks, zero-width joiners, tags) reorder or hide what stands beside
+    them; the categories decide, so that a new Unicode version brings its own.
+    """
+
+    def __missing__(self, code: int) -> str:
+        hidden = category(chr(code)) in HIDDEN
+        self[code] = "\ufffd" if hidden else chr(code)
+        return self[code]
+
+
+HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode categories whose characters move a cursor, end a line, reorder text or have no shape."""
+_DRAWN: Final = _Drawn(
+    {
+        **{code: chr(0x2400 + code) for code in range(0x20)},
+        **dict.fromkeys((0x0A, 0x85, 0x2028, 0x2029), "↵"),
+        0x09: "⇥",
+        0x7F: "␡",
+    }
+)
+_LINES: Final = _Drawn({**_DRAWN, 0x0A: "\n"})
 _STYLES: Final = ((0.6, "black on dark_orange"), (0.25, "bold dark_orange"), (0.0, "orange3"))
 
 
 def visible(text: str) -> str:
-    """A text without what would move a cursor, colour a terminal or reorder a line; of the same length."""
+    """A text in one line without what would move a cursor, colour a terminal or reorder it; of the same length."""
     return text.translate(_DRAWN)
+
+
+def visible_lines(text: str) -> str:
+    """The same of a text that may have several lines."""
+    return text.translate(_LINES)
 
 
 def drawn(token: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from steerkit.cli.tokens import visible
 from steerkit.cli.view import bars
+from steerkit.policy import Evidence, Gate, Policy, readings_of, watch_key
 from steerkit.types import Call, Turn
 
 
@@ -32,14 +34,41 @@ def verdict_data(turn: Turn) -> list[dict[str, Any]]:
     return [asdict(verdict) for verdict in turn.verdicts]
 
 
-def watched_bars(turn: Turn, steps: int = 24) -> Mapping[str, tuple[str, float]]:
-    """Each watched feature over the reply's first steps as bars, with its largest value there."""
+def watched_values(turn: Turn, steps: int = 24) -> dict[str, Sequence[float]]:
+    """Each watched reading over the reply's first steps."""
     start = len(turn.prompt_ids) - 1
-    found = {}
-    for name, values in turn.trace.watched.items():
-        reply = values[start : start + steps]
-        found[name] = (bars(reply), max(reply, default=0.0))
-    return found
+    return {name: values[start : start + steps] for name, values in turn.trace.watched.items()}
+
+
+def highest(turns: Iterable[Turn]) -> float:
+    """The largest watched reading of all turns, at least 0: what their bars rise to."""
+    return max((0.0, *(value for turn in turns for values in watched_values(turn).values() for value in values)))
+
+
+def watched_lines(turn: Turn, policies: Sequence[Policy], high: float) -> list[str]:
+    """A line for each watched reading: its bars on one scale, its largest value, and the bounds that rules have."""
+    bounds = bounds_of(policies)
+    shown = watched_values(turn)
+    width = max(map(len, shown), default=0)
+    lines = []
+    for name, values in shown.items():
+        said = f"{visible(name):<{width}} {bars(values, high)}  max {max(values, default=0.0):+6.1f}"
+        lines.append("  ".join([said, *bounds.get(name, ())]))
+    return lines
+
+
+def bounds_of(policies: Sequence[Policy]) -> dict[str, list[str]]:
+    """By watched name, what rules do above or below which reading, such as `gate above +1.9` or `deny above -1.8`."""
+    found: dict[str, list[str]] = {}
+    for policy in policies:
+        gates = [("gate", rule.when) for rule in policy.steer]
+        rules = [(rule.then, rule.when) for rule in policy.guard.rules] if policy.guard else []
+        for does, when in (*gates, *rules):
+            for one in readings_of(when) if isinstance(when, (Gate, Evidence)) else ():
+                bounds = [(word, getattr(one, word)) for word in ("above", "below")]
+                said = " ".join(f"{word} {float(bound):+.1f}" for word, bound in bounds if bound is not None)
+                found.setdefault(watch_key(policy, one.reads), []).append(f"{does} {said}")
+    return {name: list(dict.fromkeys(bounds)) for name, bounds in found.items()}
 
 
 def _call_data(call: Any) -> dict[str, Any]:

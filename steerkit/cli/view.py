@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
+
+from steerkit.cli.out import console, json_text, print_json
+from steerkit.cli.tokens import visible
+
+__all__ = [
+    "bars",
+    "call_text",
+    "console",
+    "edit_text",
+    "event_text",
+    "event_word",
+    "ledger_text",
+    "print_json",
+    "reply_text",
+    "short",
+    "verdict_text",
+]
 
 _BARS = "▁▂▃▄▅▆▇█"
 _STYLES = {
@@ -21,20 +36,9 @@ _STYLES = {
 }
 
 
-def console() -> Console:
-    """Standard output, wide enough in a pipe that nothing is folded."""
-    out = Console(highlight=False, emoji=False, markup=False)
-    return out if out.is_terminal else Console(highlight=False, emoji=False, markup=False, width=160)
-
-
-def print_json(value: object) -> None:
-    """One line of JSON on standard output."""
-    print(json.dumps(value, ensure_ascii=False))
-
-
 def short(value: object) -> str:
     """A value as JSON in one short piece."""
-    text = json.dumps(value, ensure_ascii=False)
+    text = json_text(value)
     if text.startswith('"sha256:'):
         return f"{text[1:20]}…"
     return text if len(text) <= 60 else f"{text[:59]}…"
@@ -43,25 +47,27 @@ def short(value: object) -> str:
 def call_text(call: Mapping[str, Any]) -> str:
     """A call as people write one; a malformed one as the model wrote it."""
     if "malformed" in call:
-        return f"malformed: {call['raw']}"
+        return f"malformed: {visible(call['raw'])}"
     if set(call["arguments"]) == {"redacted"}:
-        return f"{call['name']}(redacted)"
-    arguments = ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in call["arguments"].items())
-    return f"{call['name']}({arguments})"
+        return f"{visible(call['name'])}(redacted)"
+    arguments = ", ".join(f"{visible(key)}={json_text(value)}" for key, value in call["arguments"].items())
+    return f"{visible(call['name'])}({arguments})"
 
 
 def reply_text(calls: Sequence[Mapping[str, Any]], text: str) -> str:
     """What came out of a turn, in one line per call."""
-    return "\n".join([*map(call_text, calls), *([f"“{text.strip()}”"] if text.strip() else [])]) or "(nothing)"
+    return "\n".join([*map(call_text, calls), *([f"“{visible(text.strip())}”"] if text.strip() else [])]) or "(nothing)"
 
 
 def verdict_text(verdict: Mapping[str, Any]) -> Text:
     """A verdict with its rule and reason."""
+    decision = str(verdict["decision"])
+    policy = f"{verdict['policy']}/" if verdict["policy"] else ""
     text = Text()
-    text.append(verdict["decision"].upper(), style=_STYLES[verdict["decision"]])
-    text.append(f"  {verdict['policy'] + '/' if verdict['policy'] else ''}{verdict['rule']}: {verdict['reason']}")
+    text.append(visible(decision.upper()), style=_STYLES.get(decision, ""))
+    text.append(visible(f"  {policy}{verdict['rule']}: {verdict['reason']}"))
     if verdict.get("shadowed"):
-        text.append(f"  (in shadow: {verdict['shadowed']})", style="dim")
+        text.append(visible(f"  (in shadow: {verdict['shadowed']})"), style="dim")
     return text
 
 
@@ -72,11 +78,15 @@ def event_text(content: Mapping[str, Any]) -> str:
         return f"{call}  in {content['seconds']:.3g} s"
     who = content["by"] or "somebody"
     why = content["error"] or content["note"]
-    return f"{call}  by {who}{': ' + why if why else ''}"
+    return call + visible(f"  by {who}{f': {why}' if why else ''}")
 
 
 def ledger_text(content: Mapping[str, Any]) -> str:
-    """What a record says that is of no call: a run's beginning and end, a redaction, a tombstone."""
+    """What a record says that is of no call, in one line: a run's beginning and end, a redaction, a tombstone."""
+    return visible(_ledger_text(content))
+
+
+def _ledger_text(content: Mapping[str, Any]) -> str:
     if content["kind"] == "run_opened":
         return f"run {content['run']} on {content['model']['name']}"
     if content["kind"] == "run_closed":
@@ -94,14 +104,15 @@ def event_word(content: Mapping[str, Any]) -> str:
     return "approved" if content["decision"] == "approve" else "refused"
 
 
-def bars(values: Sequence[float]) -> str:
-    """Values as small bars from 0 to the largest; nothing below 0 rises."""
-    high = max(0.0, *values) if values else 0.0
-    return "".join(_BARS[min(7, max(0, int(8 * value / high)))] if high else _BARS[0] for value in values)
+def bars(values: Sequence[float], high: float | None = None) -> str:
+    """Values as small bars from 0 to `high` (default: the largest of them); nothing below 0 rises."""
+    top = max(0.0, *values) if high is None and values else high or 0.0
+    return "".join(_BARS[min(7, max(0, int(8 * value / top)))] if top > 0 else _BARS[0] for value in values)
 
 
 def edit_text(edit: Mapping[str, Any]) -> str:
     """What a steering rule changed."""
     positions = edit["positions"]
     where = f"token {positions[0]}" if len(positions) == 1 else f"{len(positions)} tokens from {positions[0]}"
-    return f"{edit['policy']}/{edit['rule']} wrote layer {edit['layer']} at {where}, |change| {edit['norm']:.2f}"
+    rule = visible(f"{edit['policy']}/{edit['rule']}")
+    return f"{rule}: layer {edit['layer']}, {where}, |change| {edit['norm']:.2f}"

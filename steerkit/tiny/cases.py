@@ -11,6 +11,8 @@ from steerkit.errors import PolicyError
 from steerkit.tiny.world import tool
 
 _SHIPPED: Final = ("payments", "orders", "shell", "people")
+TOOLS: Final = tuple(map(tool, ("get_balance", "transfer_money", "unlock_door", "get_weather")))
+"""Tools for a first try: what `--tools box` and `examples/tools.json` hold."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,16 @@ class Case:
     tools: tuple[dict[str, Any], ...]
 
     @property
-    def request(self) -> str:
-        """What the user says, and what a tool answered to it, in one line."""
+    def lines(self) -> list[str]:
+        """What the user says, and what a tool answered to it."""
         said = [f"user: {message['content']}" for message in self.messages if message["role"] == "user"]
         results = [message["content"]["response"] for message in self.messages if message["role"] == "tool"]
-        return "   ".join([*said, *(f"tool result: {next(iter(result.values()))}" for result in results)])
+        return [*said, *(f"tool result: {next(iter(result.values()))}" for result in results)]
+
+    @property
+    def request(self) -> str:
+        """The same in one line."""
+        return "   ".join(self.lines)
 
 
 def _case(name: str, title: str, text: str, tools: str, *history: dict[str, Any]) -> Case:

@@ -1,0 +1,5 @@
+"""`python -m steerkit`: the command."""
+
+from steerkit.cli.main import run
+
+run()

@@ -45,7 +45,7 @@ class Peers:
             try:
                 found |= arms(work)
             except ImportError as missing:
-                say(f"{tool} is left out: {missing}; pip install 'steerkit[peers]'")
+                say(f"{tool} is left out: {missing}; pip install -e '.[peers]'")
             except Exception as failure:  # a tool's own, of any kind; the others are still measured
                 say(f"{tool} cannot do this here: {type(failure).__name__}: {failure}")
         return found

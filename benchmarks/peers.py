@@ -1,6 +1,6 @@
 """Steering and recording by steerkit, by hand-written hooks and by other tools: the same work, side by side in one run.
 
-    pip install 'steerkit[peers]'
+    pip install -e '.[peers]'
     python benchmarks/peers.py [--dtype float32] [--sizes 32x1,32x8] [--work 1,4,18,record] [--tokens 16] [--rounds 5]
                                [--clock wall]
 

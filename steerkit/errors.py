@@ -17,6 +17,8 @@ A message says where, what was got, what was expected and what to do next. The C
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class SteerkitError(Exception):
     """Base of all errors a user can meet; its text is fit to be shown as it is."""
@@ -79,3 +81,17 @@ class TamperError(AuditError):
 
 class MissingExtraError(SteerkitError):
     """An optional dependency that is not installed; the message names the extra to install."""
+
+    @classmethod
+    def of(cls, what: str, extra: str, instead: str = "") -> Self:
+        """The error of a feature whose extra is missing.
+
+        It installs from this package's own files: the name `steerkit` belongs to somebody else on the public index.
+
+        Args:
+            what: the feature, such as `signing`.
+            extra: as pyproject.toml names it.
+            instead: what can be done without it.
+        """
+        ways = f"pip install -e '.[{extra}]' in steerkit's checkout, or pip install 'FILE.whl[{extra}]' with its wheel"
+        return cls(f"{what} needs the extra '{extra}': {ways}{f'; {instead}' if instead else ''}")

@@ -71,7 +71,7 @@ def _write_parquet(file: IO[bytes], rows: Iterable[Mapping[str, Any]], columns: 
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise MissingExtraError("Parquet needs pyarrow: pip install 'steerkit[data]', or export JSONL") from None
+        raise MissingExtraError.of("Parquet", "data", "or export JSONL") from None
     types = {
         "int64": pyarrow.int64(),
         "double": pyarrow.float64(),

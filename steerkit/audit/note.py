@@ -181,7 +181,7 @@ def _ed25519() -> ModuleType:
     try:
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError:
-        raise MissingExtraError("signing needs the extra 'sign': pip install 'steerkit[sign]'") from None
+        raise MissingExtraError.of("signing", "sign") from None
     return ed25519
 
 

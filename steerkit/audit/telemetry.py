@@ -58,7 +58,7 @@ class Spans:
         try:
             from opentelemetry import trace
         except ImportError:
-            raise MissingExtraError("spans need the extra 'otel': pip install 'steerkit[otel]'") from None
+            raise MissingExtraError.of("the exporter of spans", "otel") from None
         self._trace, self._content = trace, content
         self._tracer = trace.get_tracer("steerkit", tracer_provider=provider)
         self._turns: OrderedDict[str, Context] = OrderedDict()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerkit.cli.turns import highest, turn_data, verdict_data, watched_lines, watched_values
-from steerkit.cli.view import console, edit_text, print_json, reply_text, verdict_text
+from steerkit.cli.view import console, edit_text, print_json, reply_lines, verdict_text
 
 if TYPE_CHECKING:
     from steerkit.tiny.cases import Case
@@ -53,13 +53,15 @@ def _data(case: Case, before: Turn, after: Turn) -> dict[str, Any]:
 def _show(number: int, case: Case, before: Turn, after: Turn, watched: list[str]) -> None:
     from rich.padding import Padding
     from rich.table import Table
+    from rich.text import Text
 
     out = console()
-    out.print(f"\n{number}. {case.title}", style="bold")
+    out.print()
+    out.print(f"{number}. {case.title}", style="bold")
     for line in case.lines:
         out.print(Padding(line, (0, 0, 0, 3), expand=False), style="italic")
-    left, right = (reply_text(turn_data(turn)["calls"], turn.text) for turn in (before, after))
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    left, right = (Text("\n".join(reply_lines(turn_data(one)["calls"], one.text))) for one in (before, after))
+    table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("without policies", min_width=min(49, out.width // 2 - 3))
     table.add_column("with policies")
     table.add_row(left, right)
@@ -77,8 +79,10 @@ def _show(number: int, case: Case, before: Turn, after: Turn, watched: list[str]
 
 def _show_end(path: Path, steered: list[Turn], high: float) -> None:
     out = console()
-    out.print(f"\nBars: a reading at each token of the reply, from 0 to {high:+.1f} in all six.", style="dim")
-    out.print("\nLook further:", style="bold")
+    out.print()
+    out.print(f"Bars: a reading at each token of the reply, from 0 to {high:+.1f} in all six.", style="dim")
+    out.print()
+    out.print("Look further:", style="bold")
     for command in (
         f"audit verify --store {path}",
         f"audit show {steered[1].record_id} --store {path}",

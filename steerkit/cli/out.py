@@ -28,8 +28,8 @@ class VisibleConsole(Console):
     """A console whose text, wherever it came from, cannot move the cursor, hide or reorder anything."""
 
     def render_str(self, text: str, **settings: Any) -> Text:
-        """The text with its lines; rich would drop some controls without a trace."""
-        return super().render_str(visible_lines(text), **settings)
+        """The text as one line, also in a cell: rich drops some controls without a trace. `Text` may have lines."""
+        return super().render_str(visible(text), **settings)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Segments; those that are rich's own controls stay as they are."""

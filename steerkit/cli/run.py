@@ -10,7 +10,7 @@ from steerkit.cli.audit_store import StoreOption
 from steerkit.cli.files import read_tools
 from steerkit.cli.sae_options import Device, Dtype, Graphs, Model, Policies, Prepack, Saes, Tools, how_to_run
 from steerkit.cli.turns import highest, turn_data, verdict_data, watched_lines
-from steerkit.cli.view import console, edit_text, print_json, reply_text, verdict_text
+from steerkit.cli.view import console, edit_text, print_json, reply_lines, reply_text, verdict_text
 
 
 def run_command(
@@ -45,7 +45,8 @@ def run_command(
         return
     out = console()
     data = turn_data(turn)
-    out.print(reply_text(data["calls"], turn.text))
+    for line in reply_lines(data["calls"], turn.text):
+        out.print(line)
     for verdict in verdict_data(turn):
         out.print(verdict_text(verdict))
     for edit in data["edits"]:

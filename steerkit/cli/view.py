@@ -19,6 +19,7 @@ __all__ = [
     "event_word",
     "ledger_text",
     "print_json",
+    "reply_lines",
     "reply_text",
     "short",
     "verdict_text",
@@ -54,9 +55,15 @@ def call_text(call: Mapping[str, Any]) -> str:
     return f"{visible(call['name'])}({arguments})"
 
 
+def reply_lines(calls: Sequence[Mapping[str, Any]], text: str) -> list[str]:
+    """What came out of a turn: a line for each call, and one for what was said."""
+    said = text.strip()
+    return [*map(call_text, calls), *([f"“{visible(said)}”"] if said else [])] or ["(nothing)"]
+
+
 def reply_text(calls: Sequence[Mapping[str, Any]], text: str) -> str:
-    """What came out of a turn, in one line per call."""
-    return "\n".join([*map(call_text, calls), *([f"“{visible(text.strip())}”"] if text.strip() else [])]) or "(nothing)"
+    """The same in one line."""
+    return "  ".join(reply_lines(calls, text))
 
 
 def verdict_text(verdict: Mapping[str, Any]) -> Text:

@@ -125,9 +125,7 @@ def _dataset(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
         from datasets import DatasetDict, load_from_disk
     except ImportError:
-        raise MissingExtraError(
-            f"{path}: a dataset folder needs the datasets library: pip install 'steerkit[data]', or give a JSONL file"
-        ) from None
+        raise MissingExtraError.of(f"{path}: a dataset folder", "data", "or give a JSONL file") from None
     try:
         found = load_from_disk(str(path))
     except (OSError, ValueError) as error:

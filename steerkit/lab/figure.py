@@ -27,7 +27,7 @@ def draw(found: Sequence[Fidelity], path: Path, title: str) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise MissingExtraError("--figure needs matplotlib: pip install 'steerkit[figures]'") from None
+        raise MissingExtraError.of("--figure", "figures") from None
     figure = Figure(figsize=(12, 4.6), dpi=150, layout="constrained")
     density, recovered, rates = figure.subplots(1, 3, width_ratios=(1, 1, 1.15))
     figure.suptitle(f"{title}: {found[0].tokens:,} held-out tokens", fontsize=11)

@@ -150,7 +150,7 @@ def _ray() -> Any:
         import ray
         import ray.data
     except ImportError:
-        raise MissingExtraError("the engine ray needs Ray Data; install it with pip install 'steerkit[ray]'") from None
+        raise MissingExtraError.of("--engine ray", "ray") from None
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray
 

@@ -194,7 +194,7 @@ def test_a_file_is_there_whole_or_not_at_all(store: Store, tmp_path: Path, monke
         assert path.read_text() == "old"
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "pyarrow", None)
-        with pytest.raises(MissingExtraError, match=r"pip install 'steerkit\[data\]', or export JSONL"):
+        with pytest.raises(MissingExtraError, match=r"the extra 'data': .*; or export JSONL"):
             export(store, path, Query(), format="parquet")
     with pytest.raises(AuditError, match="cannot be written: No such file or directory"):
         export(store, tmp_path / "none" / "a.jsonl", Query())

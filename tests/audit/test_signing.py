@@ -243,4 +243,4 @@ def test_without_the_extra_one_line_names_it(store: Store) -> None:
     """The chain is verified without `cryptography`; only signing asks for it."""
     done = subprocess.run([sys.executable, "-c", WITHOUT, str(store.path)], capture_output=True, text=True)
     assert done.stdout.strip() == "7"
-    assert "MissingExtraError: signing needs the extra 'sign': pip install 'steerkit[sign]'" in done.stderr
+    assert "MissingExtraError: signing needs the extra 'sign': pip install -e '.[sign]'" in done.stderr

@@ -187,7 +187,7 @@ def test_without_ray_one_line_names_the_extra(
     monkeypatch.setitem(sys.modules, "ray", None)
     command = ("calibrate", PAYMENTS, "--data", files[1], "--limit", "1", "--max-new-tokens", "1", "--json")
     assert json.loads(run(capsys, *command)[0])["bounds"]
-    with pytest.raises(MissingExtraError, match=r"pip install 'steerkit\[ray\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install -e '.\[ray\]'"):
         run(capsys, *command, *RAY)
 
 

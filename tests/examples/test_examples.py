@@ -60,7 +60,7 @@ def python(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
 def told(home: Path, name: str) -> str:
     """What an example prints, run once."""
     if find_spec(SCRIPTS[name]) is None:
-        pytest.skip(f"needs {SCRIPTS[name]}: pip install 'steerkit[examples]'")
+        pytest.skip(f"needs {SCRIPTS[name]}: pip install -e '.[examples]'")
     done = python(f"examples/{name}.py", home=home / name)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -106,7 +106,7 @@ def test_without_the_datasets_library_one_line_names_the_extra(tmp_path):
         f"read_corpus(Path({str(tmp_path)!r}), load_model('tiny'))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "needs the datasets library: pip install 'steerkit[data]'" in done.stderr.splitlines()[-1]
+    assert "a dataset folder needs the extra 'data': pip install -e '.[data]'" in done.stderr.splitlines()[-1]
 
 
 def test_long_conversations_are_refused_or_cut(loaded, tmp_path):

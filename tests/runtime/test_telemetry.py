@@ -224,5 +224,5 @@ def test_a_collector_that_is_away_stops_no_turn(box: Runtime, tmp_path: Path) ->
 def test_without_opentelemetry_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """The extra is named; importing the audit room does not need it."""
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'steerkit\[otel\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install -e '.\[otel\]'"):
         Spans()

@@ -6,13 +6,14 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
-from steerkit.audit import append_approval, append_execution
+from steerkit.audit import append_approval, append_execution, canonical
 from steerkit.chat import as_tools, render
 from steerkit.engine import Sampling, tool_from_function
-from steerkit.errors import LoopError, MessageError, ToolError
+from steerkit.errors import AuditError, LoopError, MessageError, ToolError
 from steerkit.policy import Policy, fingerprint
 from steerkit.runtime.execute import Ended, Limits, Ran, error_text, is_async
 from steerkit.runtime.loop import Approval, Execution, Held, exchange
@@ -68,6 +69,8 @@ class Desk:
     limits: Limits
     policy: Sequence[Policy] | None
     sampling: Sampling
+    declared: tuple[tuple[str, str], ...]
+    """Name of each tool, and fingerprint of its declaration."""
 
     @classmethod
     def of(
@@ -91,7 +94,8 @@ class Desk:
         functions = _functions(declared, tools, settings.get("execute") or {})
         sampling = Sampling(**{key: value for key, value in settings.items() if key not in _OWN})  # type: ignore[arg-type]  # Sampling names those it does not know
         read = None if policy is None else read_policies(policy)
-        return cls(runtime, declared, functions, approve, max_turns, limits, read, sampling)
+        told = tuple((tool.name, declaration(tool)) for tool in declared)
+        return cls(runtime, declared, functions, approve, max_turns, limits, read, sampling, told)
 
     def turn(self, messages: Messages, stopped: Callable[[], bool] | None = None) -> Turn:
         """The next turn; raises AbandonedError once `stopped` says so."""
@@ -99,8 +103,8 @@ class Desk:
 
     def origin(self) -> Origin:
         """What a pending state must be resumed under."""
-        policies = self.runtime.policies_of(self.policy)
-        return Origin(self.runtime.loaded.fingerprint, tuple((one.name, fingerprint(one)) for one in policies))
+        policies = tuple((one.name, fingerprint(one)) for one in self.runtime.policies_of(self.policy))
+        return Origin(self.runtime.loaded.fingerprint, policies, self.declared)
 
     def approved(self, held: Held, approval: Approval, error: str | None = None) -> None:
         """Write down what was decided. Raises AuditError."""
@@ -147,6 +151,18 @@ class Desk:
         except MessageError as error:
             return error_text(error).partition(": ")[2]
         return None
+
+
+def declaration(tool: Tool) -> str:
+    """`sha256:…` over a tool's name, description and schema, as a record holds them; their order does not matter.
+
+    Raises:
+        ToolError: the declaration holds what JSON cannot carry.
+    """
+    try:
+        return f"sha256:{sha256(canonical(asdict(tool))).hexdigest()}"
+    except AuditError as error:
+        raise ToolError(f"tool '{tool.name}': its declaration {str(error).partition(' ')[2]}") from None
 
 
 def answered(ended: Ended) -> tuple[Approval, str | None]:

@@ -42,6 +42,8 @@ class Origin:
     """Fingerprint of the weights."""
     policies: tuple[tuple[str, str], ...]
     """Name and fingerprint of each."""
+    tools: tuple[tuple[str, str], ...] | None = None
+    """Name of each tool and fingerprint of its declaration; None where it is not known, as in files of old."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class Pending:
             "version": VERSION,
             "record_id": self.record_id,
             "model": self.origin.model,
-            "policies": [{"name": name, "fingerprint": value} for name, value in self.origin.policies],
+            "policies": _named(self.origin.policies),
+            **({} if self.origin.tools is None else {"tools": _named(self.origin.tools)}),
             "messages": list(self.messages),
             "text": self.text,
             "calls": [_entry(one) for one in self.calls],
@@ -177,7 +180,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Policy(_Strict):
+class _Named(_Strict):
     name: str
     fingerprint: str
 
@@ -205,15 +208,24 @@ class _Form(_Strict):
     version: Literal[1]
     record_id: str | None
     model: str
-    policies: list[_Policy]
+    policies: list[_Named]
+    tools: list[_Named] | None = None
     messages: list[dict[str, Any]] = Field(min_length=1)
     text: str
     calls: list[_Call]
 
     def value(self) -> Pending:
-        origin = Origin(self.model, tuple((one.name, one.fingerprint) for one in self.policies))
+        policies, tools = (
+            None if some is None else tuple((one.name, one.fingerprint) for one in some)
+            for some in (self.policies, self.tools)
+        )
+        origin = Origin(self.model, policies or (), tools)
         calls = tuple(one.value() for one in self.calls)
         return Pending(tuple(self.messages), self.text, calls, self.record_id, origin)
+
+
+def _named(fingerprints: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"name": name, "fingerprint": value} for name, value in fingerprints]
 
 
 def _entry(one: Asked) -> dict[str, Any]:

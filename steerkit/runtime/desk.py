@@ -15,11 +15,12 @@ from steerkit.chat import as_tools, render
 from steerkit.engine import Sampling, tool_from_function
 from steerkit.errors import AuditError, LoopError, MessageError, ToolError
 from steerkit.policy import Policy, fingerprint
-from steerkit.runtime.execute import Ended, Limits, Ran, error_text, is_async
+from steerkit.runtime.execute import Ended, Limits, Ran, is_async
 from steerkit.runtime.loop import Approval, Execution, Held, exchange
 from steerkit.runtime.pending import Asked, Origin
 from steerkit.runtime.policies import PolicyLike, read_policies
 from steerkit.runtime.request import Request, ToolLike
+from steerkit.runtime.results import error_text, unshown
 from steerkit.types import Messages, Tool, Turn
 
 if TYPE_CHECKING:
@@ -134,14 +135,16 @@ class Desk:
             )
 
     def told(self, asked: Asked, ran: Ran) -> Execution:
-        """What became of a call, as the model is told of it: an error in place of a result that no prompt can carry."""
+        """What became of a call, as the model is told of it: a note in place of a result that no prompt can carry."""
         one = Execution(asked.id, asked.call, ran.status, ran.result, ran.seconds)
         why = self._untellable(one)
         if why is None:
             return one
-        error = "got a result that no prompt can carry"
-        one = replace(one, status="error", result={"error": f"{error}: {why}"})
-        return one if self._untellable(one) is None else replace(one, result={"error": error})
+        said = "no prompt can carry it"
+        one = replace(one, result=unshown(f"{said}: {why}") if ran.status == "ok" else {"error": f"{said}: {why}"})
+        if self._untellable(one) is None:
+            return one
+        return replace(one, result=unshown(said) if ran.status == "ok" else {"error": said})
 
     def _untellable(self, one: Execution) -> str | None:
         """Why no prompt can carry what became of a call; None if one can."""

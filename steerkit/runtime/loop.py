@@ -65,7 +65,7 @@ class Execution:
     id: str
     call: Call
     status: Status
-    """`ok`, `error` (the tool raised, or its result is no JSON), `timeout`, `refused` (by a person), `denied` (by the
+    """`ok` (it ran, whether or not its result can be shown), `error` (the tool raised), `timeout`, `refused` (by a person), `denied` (by the
     guard). In audit records also `interrupted`."""
     result: dict[str, Json]
     """As given to the model."""

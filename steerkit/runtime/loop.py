@@ -65,8 +65,8 @@ class Execution:
     id: str
     call: Call
     status: Status
-    """`ok` (it ran, whether or not its result can be shown), `error` (the tool raised), `timeout`, `refused` (by a person), `denied` (by the
-    guard). In audit records also `interrupted`."""
+    """`ok` (it ran, whether or not its result can be shown), `error` (the tool raised), `timeout`, `refused` (by a
+    person), `denied` (by the guard). In audit records also `interrupted`."""
     result: dict[str, Json]
     """As given to the model."""
     seconds: float = 0.0

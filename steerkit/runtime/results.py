@@ -26,6 +26,7 @@ from codecs import getincrementaldecoder
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from os import PathLike
 from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
 
@@ -143,6 +144,8 @@ class _Writer:
             return self._of_bytes(bytes(value[: 4 * self._most + 4]), whole=len(value) <= 4 * self._most + 4)
         if isinstance(value, BaseException):
             return error_text(value)
+        if isinstance(value, PathLike):
+            return self.plain(value.__fspath__())
         if isinstance(value, BaseModel):
             return self._of_model(value)
         if not isinstance(value, type):

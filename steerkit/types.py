@@ -225,7 +225,8 @@ class Turn:
     reply_ids: tuple[int, ...]
     finish: str
     """`stop`, `tool_call` (the model waits for a result), `fabricated` (it began a result of its own), `tripwire` (a
-    rule was certain in the middle of a call) or `length`."""
+    rule was certain of a call and ended the reply there) or `length` (it was cut at `max_new_tokens`). A call that was
+    cut off in its middle is malformed, and its error and its verdict's reason say what cut it."""
     record_id: str | None = None
     """Id of the audit record, or None where auditing was turned off."""
     attempts: tuple[Turn, ...] = ()

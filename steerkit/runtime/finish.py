@@ -9,6 +9,7 @@ from steerkit import guard
 from steerkit.audit import Store, append_turn
 from steerkit.chat import Parsed, parse, steps_by_place
 from steerkit.engine import LoadedModel
+from steerkit.runtime.exchange import call_ids
 from steerkit.runtime.provenance import context_of
 from steerkit.runtime.request import Prepared
 from steerkit.sae import SaeSet
@@ -94,4 +95,5 @@ def _judged(one: Prepared, reply: Sequence[int], parsed: Parsed, trace: Trace, t
         reply_ids=tuple(reply),
         finish=parsed.finish if tripped is None else "tripwire",
         attempts=one.attempts,
+        call_ids=call_ids(one.request.messages, calls),
     )

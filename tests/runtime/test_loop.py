@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from steerkit.audit import Store, verify
 from steerkit.chat import encode_call
-from steerkit.errors import AuditError, LoopError, MessageError, ToolError
+from steerkit.errors import AuditError, LoopError, MessageError, SettingError, ToolError
 from steerkit.runtime import Approval, Held, Run, Runtime
 from steerkit.tiny.cases import CASES
 from tests.runtime.scripted import END, WAIT, Script, broken_after, calling, declared, events, names, ruled, user
@@ -503,7 +503,8 @@ def test_settings_that_cannot_be_meant_are_refused_before_a_token_is_made() -> N
         ({"execute": {"a": print}}, ToolError, r"tool 'b': got no function to run; give it as execute=\{'b'"),
         ({"execute": {**functions, "z": print}}, ToolError, r"execute\['z'\]: got a function for no tool"),
         ({"execute": {**functions, "a": 3}}, ToolError, r"execute\['a'\]: got int, expected a function"),
-        ({"tempratur": 1}, TypeError, "unexpected keyword argument 'tempratur'"),
+        ({"tempratur": 1}, SettingError, "got an unexpected keyword argument 'tempratur'; did you mean 'temperature'"),
+        ({"polcy": ()}, TypeError, "did you mean 'policy'"),
     ]
     for wrong, kind, error in cases:
         with pytest.raises(kind, match=error):

@@ -44,13 +44,13 @@ def clear(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        where = function.__qualname__.removesuffix(".__init__")
+        where = function.__qualname__.split(".")[0] if function.__name__ == "__init__" else function.__name__
         if names:
             refuse_unknown(where, kwargs, names)
         try:
             signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise SettingError(f"{where}: {error}; expected: {', '.join(names) or str(signature)}") from None
+            raise SettingError(f"{where}: {error}; expected: {', '.join(signature.parameters)}") from None
         return function(*args, **kwargs)
 
     return wrapped

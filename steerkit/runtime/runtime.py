@@ -8,6 +8,7 @@ from typing import Any, Unpack
 from steerkit.runtime import afterwards, drive
 from steerkit.runtime.calls import Approval, Execution
 from steerkit.runtime.desk import Desk, Settings
+from steerkit.runtime.keywords import clear
 from steerkit.runtime.loop import Run
 from steerkit.runtime.pending import Pending
 from steerkit.runtime.request import ToolLike

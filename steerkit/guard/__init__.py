@@ -1,9 +1,10 @@
 """Judges each call before anyone may run it. Loads no torch: a verdict can be recomputed from a record."""
 
 from steerkit.guard.review import SEVERITY, certain, is_tripwire, needs, review, strictest
-from steerkit.guard.settle import judge_again, policies_in, rule_of, settle
+from steerkit.guard.settle import CUT_OFF, judge_again, policies_in, rule_of, settle, tripped
 
 __all__ = [
+    "CUT_OFF",
     "SEVERITY",
     "certain",
     "is_tripwire",
@@ -14,4 +15,5 @@ __all__ = [
     "rule_of",
     "settle",
     "strictest",
+    "tripped",
 ]

@@ -13,6 +13,8 @@ from steerkit.types import Call, CallLike, MalformedCall, Span, Tool, Trace, Ver
 
 _NAMED: Final = re.compile(r"<start_function_call>\s*call:\s*([\w.-]{1,128})[^\w.-]", re.ASCII)
 """A call whose name is complete."""
+CUT_OFF: Final = "a tripwire cut the reply here, in the middle of the call"
+"""What is wrong with a call whose end was not generated, as a rule was certain of it."""
 
 
 def settle(verdicts: Sequence[Verdict], policies: Sequence[Policy], made: int) -> tuple[Verdict, ...]:
@@ -36,6 +38,12 @@ def settle(verdicts: Sequence[Verdict], policies: Sequence[Policy], made: int) -
         replace(verdict, decision="deny", reason=f"{verdict.reason}; {why}") if verdict.decision == "retry" else verdict
         for verdict in verdicts
     )
+
+
+def tripped(verdict: Verdict, call: CallLike) -> Verdict:
+    """The verdict of a tripwire on the call that it ended; it says so where the call was cut off."""
+    was_cut = isinstance(call, MalformedCall) and call.error == CUT_OFF
+    return replace(verdict, reason=f"{verdict.reason}; {CUT_OFF}") if was_cut else verdict
 
 
 def rule_of(policies: Sequence[Policy], verdict: Verdict) -> GuardRule:
@@ -69,8 +77,8 @@ def judge_again(turn: Mapping[str, Any], policies: Sequence[Policy], trace: Trac
     tools, messages = [Tool(**tool) for tool in turn["tools"]], turn["messages"]
     verdicts = review(calls, tools=tools, trace=trace, policies=policies, messages=messages)
     if turn["finish"] == "tripwire" and calls:
-        tripped = certain(_begun(calls[-1]), trace=trace, policies=policies, messages=messages)
-        verdicts = (*verdicts[:-1], tripped) if tripped else verdicts
+        verdict = certain(_begun(calls[-1]), trace=trace, policies=policies, messages=messages)
+        verdicts = (*verdicts[:-1], tripped(verdict, calls[-1])) if verdict else verdicts
     return settle(verdicts, policies, turn["attempt"])
 
 

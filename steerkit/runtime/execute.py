@@ -1,28 +1,28 @@
-"""Runs one tool: bounded in time and in the size of its result, and whatever it does wrong becomes a result too."""
+"""Runs one tool: bounded in time and in the size of its result, and whatever it does wrong becomes a result too.
+
+What it returned is read where it ran and within its time: generators and a value's own methods are its code as well.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 import inspect
-import json
 import queue
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, Final, Literal, NamedTuple
 
+from steerkit.runtime.results import MAX_RESULT, error_text, fitted
 from steerkit.types import Json
 
-MAX_ERROR: Final = 500
-"""Characters of a tool's error that the model is told."""
 GRACE: Final = 1.0
 """Seconds that an async function has to clean up after it is cancelled."""
-
-_JSON: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 Status = Literal["ok", "error", "timeout", "refused", "denied", "interrupted"]
 
@@ -42,7 +42,7 @@ class Limits:
 
     timeout: float | None = 30.0
     """Seconds; None for no limit."""
-    max_result: int = 4000
+    max_result: int = MAX_RESULT
     """Characters of a result; what is longer is cut."""
 
 
@@ -76,7 +76,7 @@ def run_tool(function: Callable[..., Any], arguments: Mapping[str, Json], limits
     """
     started = time.perf_counter()
     mailbox: queue.SimpleQueue[Ended] = queue.SimpleQueue()
-    in_daemon(partial(_called, function, deepcopy(dict(arguments)), limits.timeout), mailbox.put)
+    in_daemon(partial(_called, function, deepcopy(dict(arguments)), limits), mailbox.put)
     wait = limits.timeout
     if wait is not None and is_async(function):
         wait += 2 * GRACE  # it is cancelled in its own loop
@@ -90,7 +90,7 @@ def run_tool(function: Callable[..., Any], arguments: Mapping[str, Json], limits
 async def arun_tool(function: Callable[..., Any], arguments: Mapping[str, Json], limits: Limits) -> Ran:
     """As `run_tool`, without holding up the event loop: async functions run in it, sync ones in a daemon thread."""
     started = time.perf_counter()
-    work = acalled(function, **deepcopy(dict(arguments)))
+    work = _acalled(function, deepcopy(dict(arguments)), limits)
     return _settled(await within(work, limits.timeout), limits, started)
 
 
@@ -168,10 +168,38 @@ async def _given_up(task: asyncio.Future[Any]) -> None:
     await asyncio.wait({task}, timeout=GRACE)
 
 
-def _called(function: Callable[..., Any], arguments: dict[str, Json], timeout: float | None) -> Any:
-    """What a function returns; an awaitable is awaited in an event loop of its own."""
+def _called(function: Callable[..., Any], arguments: dict[str, Json], limits: Limits) -> dict[str, Json]:
+    """What the model is told of what a function returns; an awaitable is awaited in an event loop of its own."""
     value = function(**arguments)
-    return asyncio.run(within(value, timeout)).get() if inspect.isawaitable(value) else value
+    if inspect.isawaitable(value) or isinstance(value, AsyncIterator):
+        value = asyncio.run(within(_awaited(value, limits), limits.timeout)).get()
+    return _read(value, limits)
+
+
+async def _acalled(function: Callable[..., Any], arguments: dict[str, Json], limits: Limits) -> dict[str, Json]:
+    value = await _awaited(await acalled(function, **arguments), limits)
+    return await in_daemon_async(partial(_read, value, limits))  # type: ignore[no-any-return]  # what `_read` returns
+
+
+async def _awaited(value: Any, limits: Limits) -> Any:
+    """What a value comes to in an event loop: its result, or its items, no more than can be told."""
+    if inspect.isawaitable(value):
+        value = await value
+    if not isinstance(value, AsyncIterator):
+        return value
+    items: list[Any] = []
+    async for item in value:
+        items.append(item)
+        if len(items) > limits.max_result:
+            break
+    return items
+
+
+def _read(value: Any, limits: Limits) -> dict[str, Json]:
+    """What the model is told of a value; what a generator raises is raised, as it is the tool's."""
+    if isinstance(value, Iterator):
+        value = list(islice(value, limits.max_result + 1))
+    return fitted(value, limits.max_result)
 
 
 def _settled(ended: Ended, limits: Limits, started: float) -> Ran:
@@ -180,49 +208,4 @@ def _settled(ended: Ended, limits: Limits, started: float) -> Ran:
         return Ran("timeout", {"error": f"timed out after {limits.timeout:g} s"}, seconds)
     if isinstance(ended.error, (Exception, SystemExit, asyncio.CancelledError)):
         return Ran("error", {"error": error_text(ended.error)}, seconds)
-    return Ran(*fitted(ended.get(), limits.max_result), seconds)
-
-
-def error_text(error: BaseException) -> str:
-    """An error in one bounded line, without its traceback."""
-    try:
-        said = " ".join(str(error).split())
-    except Exception:  # an error whose own text fails
-        said = ""
-    name = type(error).__name__
-    text = (f"{name}: {said}" if said else name).encode("utf-8", "replace").decode()
-    return _cut(text, MAX_ERROR)
-
-
-def fitted(value: Any, max_result: int) -> tuple[Status, dict[str, Json]]:
-    """A tool's return value as the model is told of it: an object, of plain JSON, not too long.
-
-    A value that is no mapping stands under `value`. A longer one is cut: its text stands under `value`, with a note.
-    """
-    try:
-        text = _json(value, max_result)
-        text.encode()
-        if len(text) <= max_result and not isinstance(value, str):
-            result = json.loads(text)
-            return "ok", result if isinstance(result, dict) else {"value": result}
-    except Exception as error:  # a result's own methods may raise anything
-        got = error_text(error).partition(": ")[2] or type(error).__name__
-        return "error", {"error": f"got a result of type {type(value).__name__} that is no JSON: {got}"}
-    return "ok", {"value": _cut(text, max_result)}
-
-
-def _json(value: Any, most: int) -> str:
-    """A value as JSON text, text as itself; no more is written than is needed to know that it is too long."""
-    if isinstance(value, str):
-        return str.__str__(value)  # an enum's value, not its name
-    parts, length = [], 0
-    for part in _JSON.iterencode(value):
-        parts.append(part)
-        length += len(part)
-        if length > most:
-            break
-    return "".join(parts)
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[:most]} [cut after {most} characters]"
+    return Ran("ok", ended.get(), seconds)

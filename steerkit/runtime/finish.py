@@ -9,11 +9,12 @@ from steerkit import guard
 from steerkit.audit import Store, append_turn
 from steerkit.chat import Parsed, parse, steps_by_place
 from steerkit.engine import LoadedModel
+from steerkit.runtime.exchange import call_ids
 from steerkit.runtime.provenance import context_of
 from steerkit.runtime.request import Prepared
 from steerkit.sae import SaeSet
 from steerkit.steer import Extent, Plan, Tape, read_traces
-from steerkit.types import Place, Span, Trace, Turn, Verdict
+from steerkit.types import CallLike, MalformedCall, Place, Span, Trace, Turn, Verdict
 
 
 def finish_turns(
@@ -56,6 +57,18 @@ def finish_turns(
     return turns
 
 
+def _told_cut(
+    one: Prepared, reply: Sequence[int], calls: Sequence[CallLike], by_tripwire: bool
+) -> tuple[CallLike, ...]:
+    """The calls; one that was still open at the reply's end says what cut it off."""
+    last, end = calls[-1] if calls else None, len(one.prompt.ids) + len(reply)
+    if not isinstance(last, MalformedCall) or not last.position == last.span.end == end:
+        return tuple(calls)
+    most = one.request.sampling.max_new_tokens
+    by_length = f"the reply was cut at max_new_tokens={most}, before <end_function_call>; raise max_new_tokens"
+    return (*calls[:-1], replace(last, error=guard.CUT_OFF if by_tripwire else by_length))
+
+
 def _extent(one: Prepared, reply_length: int, places: Mapping[Place, Sequence[Span]]) -> Extent:
     """Every position that was read (the last token of a reply is written, not read) and the ones to trace in full."""
     length = len(one.prompt.ids) + reply_length - 1
@@ -69,18 +82,18 @@ def _extent(one: Prepared, reply_length: int, places: Mapping[Place, Sequence[Sp
 
 def _judged(one: Prepared, reply: Sequence[int], parsed: Parsed, trace: Trace, tripped: Verdict | None) -> Turn:
     """The turn with its verdicts; where a tripwire ended the reply, its verdict is that of the call it cut off."""
-    verdicts = guard.review(
-        parsed.calls, tools=one.tools, trace=trace, policies=one.policies, messages=one.request.messages
-    )
+    calls = _told_cut(one, reply, parsed.calls, by_tripwire=tripped is not None)
+    verdicts = guard.review(calls, tools=one.tools, trace=trace, policies=one.policies, messages=one.request.messages)
     if tripped is not None:
-        verdicts = (*verdicts[:-1], tripped)
+        verdicts = (*verdicts[:-1], guard.tripped(tripped, calls[-1]))
     return Turn(
         text=parsed.text,
-        calls=parsed.calls,
+        calls=calls,
         verdicts=guard.settle(verdicts, one.policies, one.made),
         trace=trace,
         prompt_ids=tuple(one.prompt.ids),
         reply_ids=tuple(reply),
         finish=parsed.finish if tripped is None else "tripwire",
         attempts=one.attempts,
+        call_ids=call_ids(one.request.messages, calls),
     )

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 from steerkit.audit import Store, StoredRecord, approvals_of, canonical
 from steerkit.chat import render, validate_arguments
 from steerkit.errors import AuditError, LoopError
-from steerkit.runtime.desk import Desk
-from steerkit.runtime.loop import Approval, held_of
+from steerkit.runtime.calls import Approval, approval_of
+from steerkit.runtime.desk import Desk, declaration
+from steerkit.runtime.exchange import Decisions
+from steerkit.runtime.loop import held_of
 from steerkit.runtime.pending import Origin, Pending
+from steerkit.types import Tool
 
-Decisions: TypeAlias = "Mapping[str, Approval | bool] | Approval | bool"
+_HELD_TO = ("messages", "tools", "text", "calls", "verdicts")
+"""Contents of a turn's record that a pending state is held against."""
 
 
 def decided(desk: Desk, pending: Pending, decisions: Decisions) -> dict[str, Approval]:
@@ -27,6 +31,7 @@ def decided(desk: Desk, pending: Pending, decisions: Decisions) -> dict[str, App
     approvals = _approvals(pending, decisions)
     _check_origin(pending.origin, desk.origin(), "the pending run")
     _check_calls(desk, pending)
+    _check_declared(desk, pending, pending.origin, "the pending run")
     with _once(desk, pending):
         for held in held_of(pending.calls, pending.record_id):
             desk.approved(held, approvals[held.id])
@@ -44,15 +49,7 @@ def _approvals(pending: Pending, decisions: Decisions) -> dict[str, Approval]:
     for id in held:
         if id not in decisions:
             raise LoopError(f"decisions[{id!r}]: got no decision, expected one for each of: {wanted}")
-    return {id: _approval(id, decisions[id]) for id in held}
-
-
-def _approval(id: str, given: object) -> Approval:
-    if isinstance(given, Approval):
-        return given
-    if isinstance(given, bool):
-        return Approval(given)
-    raise LoopError(f"decisions[{id!r}]: got {type(given).__name__}, expected True, False or an Approval")
+    return {id: approval_of(id, decisions[id]) for id in held}
 
 
 def _check_calls(desk: Desk, pending: Pending) -> None:
@@ -70,6 +67,26 @@ def _check_calls(desk: Desk, pending: Pending) -> None:
             raise LoopError(f"{one.id}: got a call of '{one.call.name}' that does not fit its tool: {invalid}")
 
 
+def _check_declared(desk: Desk, pending: Pending, made: Origin, where: str) -> None:
+    """Refuse a tool that was declared otherwise: what it says it does is part of what was judged and approved."""
+    if made.tools is None:
+        if desk.runtime.store is None:
+            raise LoopError(
+                f"{where} tools: got none, as an older steerkit wrote it, and there is no audit store to read them in; "
+                f"expected the fingerprints of what was declared; begin a new run"
+            )
+        return  # the turn's record holds them
+    then, now = dict(made.tools), dict(desk.declared)
+    for one in pending.calls:
+        name = one.call.name
+        if one.verdict.decision != "deny" and then.get(name) != now[name]:
+            raise LoopError(
+                f"{where}: '{name}' ({one.id}) was declared otherwise (name, description, schema: "
+                f"{then.get(name, 'not at all')[:23]}…) than it is now ({now[name][:23]}…); resume it with the tool as "
+                f"it was when the call was judged, or begin a new run"
+            )
+
+
 @contextmanager
 def _once(desk: Desk, pending: Pending) -> Iterator[None]:
     """With a store: nobody else resumes this turn, before or meanwhile, and the state is what its record says."""
@@ -84,8 +101,10 @@ def _once(desk: Desk, pending: Pending) -> Iterator[None]:
         return
     with store.exclusive():
         record = _record(store, pending)
-        _check_record(store, pending, record.content)
-        _check_origin(_origin_of(store, record.content), desk.origin(), f"record {record.id}")
+        _check_record(store, pending, record)
+        made = _origin_of(store, record.content)
+        _check_origin(made, desk.origin(), f"record {record.id}")
+        _check_declared(desk, pending, made, f"record {record.id}")
         if approvals := approvals_of(store, record):
             by = approvals[0].content["by"] or "somebody"
             raise LoopError(
@@ -113,7 +132,14 @@ def _record(store: Store, pending: Pending) -> StoredRecord:
     return record
 
 
-def _check_record(store: Store, pending: Pending, content: Mapping[str, Any]) -> None:
+def _check_record(store: Store, pending: Pending, record: StoredRecord) -> None:
+    content = record.content
+    gone = [name for name, content in record.contents.items() if content.is_redacted and name.split("/")[1] in _HELD_TO]
+    if gone:
+        raise LoopError(
+            f"record {record.id}: its {gone[0][1:]} was redacted, so the pending state cannot be checked; "
+            f"begin a new run"
+        )
     recorded = [
         (call["name"], call["arguments"], *(verdict[key] for key in ("decision", "rule", "policy", "reason")))
         for call, verdict in zip(content["calls"], content["verdicts"], strict=True)
@@ -124,28 +150,39 @@ def _check_record(store: Store, pending: Pending, content: Mapping[str, Any]) ->
         for one in pending.calls
         for verdict in [one.verdict]
     ]
+    if any(verdict["decision"] in ("retry", "stop") for verdict in content["verdicts"]):
+        raise LoopError(
+            f"pending record_id: record {pending.record_id} is of a turn that was given up; begin a new run"
+        )
     same = {
         "calls": canonical(given) == canonical(recorded),
         "messages": canonical(list(pending.messages)) == canonical(content["messages"]),
         "text": pending.text == content["text"],
+        "conversation": pending.conversation == content.get("conversation"),
+        "metadata": _metadata_fits(pending, record),
     }
     if wrong := [name for name, equal in same.items() if not equal]:
         raise LoopError(
             f"pending {wrong[0]}: got others than in record {pending.record_id} of {store.path}; the pending state was "
             f"edited, and nothing of it is executed"
         )
-    if any(verdict["decision"] in ("retry", "stop") for verdict in content["verdicts"]):
-        raise LoopError(
-            f"pending record_id: record {pending.record_id} is of a turn that was given up; begin a new run"
-        )
+
+
+def _metadata_fits(pending: Pending, record: StoredRecord) -> bool:
+    """Whether it says who asked as its record does, as far as that still does."""
+    content = record.contents.get("/metadata")
+    if content is not None and content.is_redacted:
+        return True
+    return canonical(dict(pending.metadata or {})) == canonical(record.content.get("metadata", {}))
 
 
 def _origin_of(store: Store, content: dict[str, Any]) -> Origin:
-    """Model and policies of the first attempt: later ones run under a variant of a policy."""
+    """What a turn was made with; the policies of the first attempt, as later ones run under a variant of one."""
+    tools = tuple((one["name"], declaration(Tool(**one))) for one in content["tools"])
     while content.get("retry_of"):
         content = store.get(content["retry_of"]).content
     policies = tuple((one["name"], one["fingerprint"]) for one in content["policies"])
-    return Origin(content["model"]["fingerprint"], policies)
+    return Origin(content["model"]["fingerprint"], policies, tools)
 
 
 def _check_origin(made: Origin, now: Origin, where: str) -> None:

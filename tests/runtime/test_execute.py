@@ -8,15 +8,12 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from enum import StrEnum
 from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from steerkit.runtime.execute import MAX_ERROR, Limits, Ran, arun_tool, error_text, fitted, is_async, run_tool
+from steerkit.runtime.execute import Limits, Ran, arun_tool, is_async, run_tool
 
 QUICK = Limits(timeout=0.2, max_result=40)
 Run = Callable[..., Ran]
@@ -208,114 +205,3 @@ def test_no_thread_is_waited_for_at_the_end_of_the_process() -> None:
     run_tool(lambda: kinds.append(threading.current_thread().daemon), {}, QUICK)
     assert kinds == [True]
     assert not threading.main_thread().daemon
-
-
-class Colour(StrEnum):
-    """Text by another name."""
-
-    RED = "red"
-
-
-@pytest.mark.parametrize(
-    ("value", "told"),
-    [
-        ({"a": (1, 2.5, None)}, {"a": [1, 2.5, None]}),
-        (None, {"value": None}),
-        ("text", {"value": "text"}),
-        ('{"looks": "like an object"}', {"value": '{"looks": "like an object"}'}),
-        (Colour.RED, {"value": "red"}),
-        ({1: "a"}, {"1": "a"}),
-        ([], {"value": []}),
-        (10**30, {"value": 10**30}),
-        ("x" * 40, {"value": "x" * 40}),
-        ("x" * 41, {"value": "x" * 40 + " [cut after 40 characters]"}),
-        ({"a": "x" * 100}, {"value": '{"a": "' + "x" * 33 + " [cut after 40 characters]"}),
-    ],
-)
-def test_results_are_objects_of_plain_json(value: Any, told: dict[str, Any]) -> None:
-    """What is no mapping stands under `value`; what is too long is cut, and says so."""
-    assert fitted(value, 40) == ("ok", told)
-
-
-class Vicious(dict[str, int]):
-    """A mapping that cannot be read."""
-
-    def items(self) -> Any:
-        """Nothing."""
-        raise RuntimeError("not to be read")
-
-    def __len__(self) -> int:
-        return 1
-
-
-@pytest.mark.parametrize(
-    ("value", "error"),
-    [
-        (object(), "got a result of type object that is no JSON: Object of type object is not JSON serializable"),
-        ({1, 2}, "got a result of type set that is no JSON: Object of type set"),
-        (float("nan"), "got a result of type float that is no JSON: Out of range float values"),
-        ({(1,): 2}, "got a result of type dict that is no JSON: keys must be str"),
-        ("\ud800", "got a result of type str that is no JSON: 'utf-8' codec can't encode"),
-        (10**5000, "got a result of type int that is no JSON: Exceeds the limit"),
-        (Vicious(a=1), "got a result of type Vicious that is no JSON: not to be read"),
-        ((n for n in ()), "got a result of type generator that is no JSON"),
-    ],
-    ids=["object", "set", "nan", "tuple key", "surrogate", "huge integer", "vicious", "generator"],
-)
-def test_results_that_are_no_json_are_errors(value: Any, error: str) -> None:
-    """The model is told of what type it was and why it is none; a plain value beside it is fine."""
-    status, told = fitted(value, 40)
-    assert status == "error"
-    assert str(told["error"]).startswith(error)
-    assert fitted([1], 40)[0] == "ok"
-
-
-def test_a_result_without_end_is_cut_at_once() -> None:
-    """Thirty lists in one another, each twice in the next, would be 2^30 values; only what is told is written."""
-    value: Any = []
-    for _ in range(30):
-        value = [value, value]
-    started = time.perf_counter()
-    status, told = fitted(value, 200)
-    assert time.perf_counter() - started < 1.0
-    assert status == "ok"
-    assert str(told["value"]).endswith("[cut after 200 characters]")
-    circle: list[Any] = []
-    circle.append(circle)
-    assert fitted(circle, 200) == (
-        "error",
-        {"error": "got a result of type list that is no JSON: Circular reference detected"},
-    )
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=12,
-)
-
-
-@given(value=json_values, most=st.integers(1, 60))
-def test_any_json_value_is_told_whole_or_cut(value: Any, most: int) -> None:
-    """A value that fits is told as it is, any other as a text of bounded length."""
-    status, told = fitted(value, most)
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    assert status == "ok"
-    if len(text) <= most:
-        assert told == (value if isinstance(value, dict) else {"value": value})
-    else:
-        assert told == {"value": f"{text[:most]} [cut after {most} characters]"}
-
-
-def test_an_error_is_one_bounded_line() -> None:
-    """Long texts are cut, line breaks are spaces, and an error whose own text fails still has its name."""
-
-    class Broken(Exception):
-        def __str__(self) -> str:
-            raise ValueError
-
-    assert error_text(KeyError("x")) == "KeyError: 'x'"
-    assert error_text(ValueError("a\n  b")) == "ValueError: a b"
-    assert error_text(Broken()) == "Broken"
-    assert error_text(ValueError("\ud800")) == "ValueError: ?"
-    assert len(error_text(ValueError("x" * 10_000))) < MAX_ERROR + 40

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import steerkit
-from steerkit.audit import Store, verify
+from steerkit.audit import Store, redact, verify
 from steerkit.errors import AuditError, LoopError
 from steerkit.policy import fingerprint
 from steerkit.runtime import Approval, Pending, Run, Runtime
@@ -400,3 +400,72 @@ def test_a_base_policy_is_part_of_what_was_judged(tmp_path: Path) -> None:
         bare.resume(run.pending, True, tools=ABC, execute=tools)
     script.say("end" + END)
     assert based.resume(run.pending, True, tools=ABC, execute=tools).status == "answer"
+
+
+OTHER_TEXT = {**declared("b"), "function": {**declared("b")["function"], "description": "Does it at once."}}
+DECLARATIONS: dict[str, dict[str, Any]] = {
+    "another description": OTHER_TEXT,
+    "another schema": declared("b", {"type": "object", "properties": {"x": {"type": "string", "description": "all"}}}),
+    "one parameter more": declared("b", {"type": "object", "properties": {"x": {"type": "string"}, "y": {}}}),
+    "a bound more": declared("b", {"type": "object", "properties": {"x": {"type": "string", "maxLength": 99}}}),
+    "required": declared("b", {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]}),
+}
+
+
+@pytest.mark.parametrize("audited", [True, False])
+@pytest.mark.parametrize("form", ["value", "file", "file without tools"])
+@pytest.mark.parametrize("name", DECLARATIONS)
+def test_a_tool_that_is_declared_otherwise_is_not_run(name: str, form: str, audited: bool, tmp_path: Path) -> None:
+    """The call fits both declarations, but another was approved; under the same one, however written, it runs."""
+    waiting = Waiting(tmp_path / "audit.db" if audited else None)
+    pending = waiting.pending()
+    if form != "value":
+        data = json.loads(json.dumps(pending.to_json()))
+        if form == "file without tools":
+            del data["tools"]
+        pending = Pending.from_json(data)
+    unknown = form == "file without tools" and not audited
+    told = "tools: got none, as an older steerkit wrote it" if unknown else r"'b' \(call_2\) was declared otherwise"
+    with pytest.raises(LoopError, match=told) as caught:
+        waiting.resume(pending, tools=[ABC[0], DECLARATIONS[name], ABC[2]])
+    assert "\n" not in str(caught.value)
+    assert waiting.ran == []
+    if unknown:
+        return
+    function = ABC[1]["function"]
+    same = {"parameters": {"properties": {"x": {"type": "string"}}, "type": "object"}, **function}
+    assert waiting.resume(pending, tools=[ABC[2], same, ABC[0]]).status == "answer"
+    assert waiting.ran == [("a", "1"), ("b", "1")]
+
+
+def test_only_calls_that_may_run_hold_their_tool_to_its_declaration(waiting: Waiting) -> None:
+    """A denied call's tool, and one that was not called, may change; an allowed one's may not."""
+    pending = waiting.pending()
+    strange = {"description": "Other.", "parameters": {"type": "object", "properties": {}}}
+    with pytest.raises(LoopError, match=r"'a' \(call_1\) was declared otherwise"):
+        waiting.resume(pending, tools=[{**ABC[0]["function"], "description": "Other."}, *ABC[1:]])
+    tools = [*ABC[:2], {"name": "c", **strange}, {"name": "d", **strange}]
+    assert waiting.resume(pending, tools=tools, execute={**waiting.tools, "d": print}).status == "answer"
+
+
+def test_a_file_that_claims_the_new_declaration_is_refused(waiting: Waiting, tmp_path: Path) -> None:
+    """Its fingerprint edited to that of the tool given now, it is still not what the record holds."""
+    pending, new = waiting.pending(), [ABC[0], OTHER_TEXT, ABC[2]]
+    claimed = Waiting(tmp_path / "other.db").script.say(calling("b")).loop(user(), new, execute=waiting.tools)
+    assert claimed.pending is not None
+    data = {**pending.to_json(), "tools": claimed.pending.to_json()["tools"]}
+    with pytest.raises(LoopError, match=r"record .*: 'b' \(call_2\) was declared otherwise"):
+        waiting.resume(Pending.from_json(data), tools=new)
+    assert waiting.ran == []
+
+
+def test_a_redacted_record_holds_no_state_to_anything(waiting: Waiting) -> None:
+    """Whatever of it was taken away is named; a trace that is gone does not matter."""
+    pending = waiting.pending()
+    assert waiting.store is not None
+    assert pending.record_id is not None
+    redact(waiting.store, waiting.store.get(pending.record_id), b"k" * 32, ["trace", "prompt_ids"])
+    redact(waiting.store, waiting.store.get(pending.record_id), b"k" * 32, ["tools"])
+    with pytest.raises(LoopError, match="its tools was redacted, so the pending state cannot be checked"):
+        waiting.resume(pending)
+    assert waiting.ran == []

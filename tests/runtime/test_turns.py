@@ -158,6 +158,38 @@ def test_a_reply_that_is_cut_off_releases_nothing(box: Runtime) -> None:
     assert box.run(case.messages, case.tools).released
 
 
+@pytest.mark.parametrize("most", [1, 3, 6, 9])
+def test_a_reply_that_is_cut_says_so(most: int, box: Runtime, tmp_path: Path) -> None:
+    """In the turn, in the verdict's reason and in the record: at which bound, what to raise; a whole one does not."""
+    case = BY_NAME["benign"]
+    cut, whole = (box.run(case.messages, case.tools, max_new_tokens=count) for count in (most, 60))
+    assert cut.reply_ids == whole.reply_ids[:most]
+    said = f"the reply was cut at max_new_tokens={most}, before <end_function_call>; raise max_new_tokens"
+    assert box.store is not None
+    content = box.store.get(str(cut.record_id)).content
+    for reason in (cut.verdicts[0].reason, content["verdicts"][0]["reason"]):
+        assert reason == f"malformed call: {said}"
+    assert content["calls"][0]["malformed"] == said
+    assert "cut" not in f"{whole.verdicts} {whole.calls}"
+    *_, streamed = box.stream(case.messages, case.tools, max_new_tokens=most)
+    assert isinstance(streamed, Turn)
+    assert streamed.verdicts == cut.verdicts
+
+
+def test_a_cut_after_a_whole_call_is_only_in_the_finish(box: Runtime) -> None:
+    """A reply that is cut right after a call releases it; one that is cut in the next call says so there alone."""
+    case = BY_NAME["parallel"]
+    whole = box.run(case.messages, case.tools)
+    first = whole.calls[0]
+    end = first.span.end - len(whole.prompt_ids)
+    at_the_end, in_the_next = (box.run(case.messages, case.tools, max_new_tokens=n) for n in (end, end + 4))
+    assert (at_the_end.finish, at_the_end.calls) == ("length", (first,))
+    assert in_the_next.calls[0] == first
+    reasons = [verdict.reason for verdict in in_the_next.verdicts]
+    assert ["was cut at" in reason for reason in reasons] == [False, True]
+    assert in_the_next.released == (first,) == at_the_end.released
+
+
 def test_python_functions_are_tools(box: Runtime) -> None:
     """A function with type hints and a docstring is declared and called like a tool dict."""
 

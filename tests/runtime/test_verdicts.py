@@ -14,7 +14,7 @@ from steerkit.runtime import Request, Retried, Runtime
 from steerkit.sae import SaeSet
 from steerkit.testing import planted_policy
 from steerkit.tiny.cases import CASES, policy_files
-from steerkit.types import Feature, Turn
+from steerkit.types import Feature, MalformedCall, Turn
 
 BY_NAME = {case.name: case for case in CASES}
 DANGEROUS, BENIGN, PARALLEL = (BY_NAME[name] for name in ("dangerous", "benign", "parallel"))
@@ -140,7 +140,14 @@ def test_a_tripwire_ends_the_reply_in_the_middle_of_the_call(box: Runtime) -> No
     assert len(turn.reply_ids) < len(plain.reply_ids) - 3
     assert [(verdict.decision, verdict.rule) for verdict in turn.verdicts] == [("stop", "r0")]
     assert turn.released == ()
+    said = "a tripwire cut the reply here, in the middle of the call"
+    assert turn.verdicts[0].reason == f"rule 'r0' matched; {said}"
+    assert isinstance(turn.calls[0], MalformedCall)
+    assert turn.calls[0].error == said
+    assert box.store is not None
+    assert box.store.get(str(turn.record_id)).content["verdicts"][0]["reason"].endswith(said)
     slow = box.run(DANGEROUS.messages, DANGEROUS.tools, guard({"tool": "transfer_money", "then": "deny"}))
+    assert "cut" not in slow.verdicts[0].reason
     assert (slow.finish, slow.reply_ids) == (plain.finish, plain.reply_ids)
     assert slow.released == ()
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,7 +39,6 @@ class Layout:
         prompt_length: int | None = None,
         *,
         remembers: str | None = None,
-        holds: str | None = None,
         asks: str | None = None,
         standings: Standings | None = None,
         context: int | None = None,
@@ -48,7 +46,7 @@ class Layout:
         self._rows = torch.tensor(rows, device=device)
         self._uniform = rows[0] if len(set(rows)) == 1 else None
         self._prompt_length = prompt_length
-        self._remembers, self._holds, self._asks = remembers, holds, asks
+        self._remembers, self._asks = remembers, asks
         self._standings = standings
         self._context = context
         self._seen = 0
@@ -57,8 +55,6 @@ class Layout:
         self._last: Window | None = None
         self._tokens: Tensor | None = None
         """Those of the last pass, where it had no cache."""
-        self._cache: Callable[[], Any] = lambda: None
-        """That of the last pass, if it is still there."""
         self.generation: Generation | None = None
         """The `generate` that runs, if it is seen."""
 
@@ -112,8 +108,9 @@ class Layout:
         if valid is not None and (width > 1 or valid.device.type == "cpu") and bool(valid.all()):
             valid = None  # elsewhere than on a CPU a step would wait to be told
         kept = self._take_back(start) if 0 < start < self._seen else None
+        if fresh and start > 0:
+            self._check_cache(start)
         if fresh:
-            self._check_cache(start, cache)
             self._reply_start = self._locate_reply(valid, start, width)
         if self._context is not None and start + width > self._context:
             self._check_context(self._context, fresh, start, width, kwargs.get("attention_mask"))
@@ -160,15 +157,17 @@ class Layout:
                 f"{ends + 1} were taken to be the prompt; give prompt_length=…"
             )
 
-    def _check_cache(self, start: int, cache: Any) -> None:
-        """Refuse the next turn on a cache where what gates remember is not what a prompt would have left."""
-        last, self._cache = self._cache(), (lambda: None) if cache is None else weakref.ref(cache)
-        if start == 0 or self._last is None:
-            return
-        if self._holds is not None or (self._remembers is not None and last is not cache):
+    def _check_cache(self, start: int) -> None:
+        """Refuse a cache that was filled before, where it cannot be gone on from."""
+        if self.generation is not None and self.generation.drafts:
             raise SteeringError(
-                f"{self._holds or self._remembers} remembers earlier tokens, but {start} of them are in a cache since "
-                f"another generation; start with an empty cache, so that it reads them all"
+                f"generate was given a cache of {start} columns and asked for drafts; transformers feeds the whole "
+                f"prompt again then: give an empty cache, or ask for no drafts"
+            )
+        if self._last is not None and self._remembers is not None:
+            raise SteeringError(
+                f"{self._remembers} remembers earlier tokens, but {start} of them are in a cache since another "
+                f"generation, some as its reply; start with an empty cache, so that all are read as prompt"
             )
 
     def _take_back(self, start: int) -> int | None:

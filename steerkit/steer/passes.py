@@ -87,7 +87,7 @@ class Pass:
         """Before the first layer: find out where the tokens stand and which rules they allow."""
         if self.paused:
             return
-        self._check_way(module, kwargs)
+        self._check_way(kwargs)
         tokens = args[0] if args else kwargs.get("input_ids")
         if tokens is None:
             tokens = kwargs["inputs_embeds"]
@@ -115,7 +115,7 @@ class Pass:
             self._open_late(window, self.late)
         self.tape.keep_open(self.opened.view(len(window.rows), -1, self.opened.shape[-1]), window.start + self.first)
 
-    def _check_way(self, module: nn.Module, kwargs: dict[str, Any]) -> None:
+    def _check_way(self, kwargs: dict[str, Any]) -> None:
         """Refuse passes that cannot be followed."""
         here = threading.get_ident()
         if self.closed:
@@ -128,8 +128,6 @@ class Pass:
         self.thread = here
         if kwargs.get("cu_seq_lens_q") is not None:
             raise SteeringError("sequences came packed into one row; steering cannot follow: give a padded batch")
-        if module.training and getattr(module, "gradient_checkpointing", False) and torch.is_grad_enabled():
-            raise SteeringError("gradient checkpointing runs layers again behind steering; switch it off")
 
     def _take_back(self, window: Window, before: Window | None) -> None:
         """Let gates remember what came before this pass, without drafts that were not taken."""
@@ -174,6 +172,10 @@ class Pass:
         if self.thread != threading.get_ident():
             raise SteeringError("two threads run the model at once while steering is attached; attach in turn")
         self.tape.fired[layer] += 1
+        if self.tape.fired[layer] > self.tape.forwards:
+            raise SteeringError(
+                f"layer {layer}: its o_proj ran twice in one pass, as with gradient checkpointing; switch it off"
+            )
         if layer in self.tape.kept:
             # What is edited is ours alone: the model goes on with another tensor.
             ours = self.active and table is not None and table.editors is not None

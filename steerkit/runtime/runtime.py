@@ -33,7 +33,7 @@ from steerkit.runtime.provenance import opening_of
 from steerkit.runtime.request import Prepared, Request, ToolLike, prepare, room_for, with_counterfactual
 from steerkit.runtime.retry import Retried
 from steerkit.runtime.reuse import pieces_of
-from steerkit.runtime.steps import drained, sent
+from steerkit.runtime.steps import drained, in_full, sent
 from steerkit.runtime.tripwire import Tripwires
 from steerkit.sae import SaeSet
 from steerkit.steer import attach, compile_plan, traced_layers
@@ -229,7 +229,7 @@ class Runtime:
     def _stream(self, prepared: Prepared) -> Generator[Event, None, Turn]:
         """Yield what one attempt says as it comes; return its turn."""
         parser = Parser(self.loaded.tokenizer, offset=len(prepared.prompt.ids))
-        steps = self._generate([prepared])
+        steps = in_full(self._generate([prepared]))
         try:
             while True:
                 try:
@@ -268,7 +268,7 @@ class Runtime:
         plan = compile_plan([one.policies for one in rows], self.saes, loaded.layer_devices)
         pad = self.wire.pad
         batch = Batch.of([one.prompt.ids for one in rows], pad, loaded.device)
-        sampling = [one.request.sampling for one in rows]
+        sampling = batch.within_context(loaded.model, [one.request.sampling for one in rows])
         width = batch.ids.shape[1]
         replies: list[list[int]] = [[] for _ in rows]
         with (

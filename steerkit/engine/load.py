@@ -251,7 +251,7 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype | str:
         close = get_close_matches(str(dtype), ("float32", "bfloat16", "float16"), n=1)
         meant = f"; did you mean {close[0]}?" if close else ""
         raise ModelError(f"dtype: got {dtype!r}, expected float32, bfloat16, float16 or auto{meant}")
-    return found  # type: ignore[return-value]  # it is one of torch's
+    return found
 
 
 def _brought(model: nn.Module, name: str) -> torch.Tensor:

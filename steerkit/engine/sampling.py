@@ -45,7 +45,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name, (kind, fine, expected) in _RANGES.items():
-            value = getattr(self, name)
+            value: Any = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, kind) or not fine(value):
                 raise ModelError(f"sampling.{name}: got {value!r}, expected {expected}")
             if not isinstance(value, (int, float)):  # of numpy's, which records cannot hold

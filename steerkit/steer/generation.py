@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from steerkit.errors import SteeringError
@@ -85,7 +86,7 @@ def _config(args: tuple[Any, ...], given: Mapping[str, Any]) -> Any:
 
 def inside_generate() -> bool:
     """Whether transformers' own `generate` is on the stack of this thread."""
-    frame: FrameType | None = sys._getframe()
+    frame: FrameType | None = None if torch.compiler.is_compiling() else sys._getframe()
     while frame is not None:
         if frame.f_code.co_name == "generate" and frame.f_globals.get("__name__") == "transformers.generation.utils":
             return True

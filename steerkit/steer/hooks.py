@@ -55,15 +55,10 @@ def attach(
     _check_sites(sites.outputs, layers, plan)
     editors = {layer: table.editors for layer, table in plan.sites.items() if table.editors is not None}
     tape = Tape({*trace, *editors}, layers, editors, capacity)
-    layout = Layout(
-        [1 if plan.rows else 0] if rows is None else list(rows),
-        device_of(sites.body) or torch.device("cpu"),
-        prompt_length,
-        remembers=_remembering(plan),
-        asks=_asking(plan),
-        standings=_standings(plan, places),
-        context=context_of(model),
-    )
+    rows = [1 if plan.rows else 0] if rows is None else list(rows)
+    knows = {"remembers": _remembering(plan), "asks": _asking(plan)}
+    at = device_of(sites.body) or torch.device("cpu")
+    layout = Layout(rows, at, prompt_length, standings=_standings(plan, places), context=context_of(model), **knows)
     run = Pass(plan, tape, layout)
     tape.marks = Marks(tape, layout, run.memories)
     with ExitStack() as stack:

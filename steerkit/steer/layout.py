@@ -159,6 +159,11 @@ class Layout:
 
     def _check_cache(self, start: int) -> None:
         """Refuse a cache that was filled before, where it cannot be gone on from."""
+        if self.generation is not None and start >= self.generation.length:
+            raise SteeringError(
+                f"the prompt's {self.generation.length} columns were read unseen, as by code that was compiled before "
+                f"`attach`; compile the model inside the `with`, or after torch.compiler.reset()"
+            )
         if self.generation is not None and self.generation.drafts:
             raise SteeringError(
                 f"generate was given a cache of {start} columns and asked for drafts; transformers feeds the whole "

@@ -87,6 +87,9 @@ class Pass:
         """Before the first layer: find out where the tokens stand and which rules they allow."""
         if self.paused:
             return
+        if self.closed:
+            self._stop()
+            return
         self._check_way(kwargs)
         tokens = args[0] if args else kwargs.get("input_ids")
         if tokens is None:
@@ -117,17 +120,22 @@ class Pass:
 
     def _check_way(self, kwargs: dict[str, Any]) -> None:
         """Refuse passes that cannot be followed."""
-        here = threading.get_ident()
-        if self.closed:
-            if self.running == here:
-                self.stopped = True
-                raise SteeringError("the `with` of `attach` was left while generate ran; its rest would not be steered")
-            return
+        here = self._here()
         if self.running not in (None, here):
             raise SteeringError("two threads run the model at once while steering is attached; attach in turn")
         self.thread = here
         if kwargs.get("cu_seq_lens_q") is not None:
             raise SteeringError("sequences came packed into one row; steering cannot follow: give a padded batch")
+
+    def _stop(self) -> None:
+        """Stop the generation that still runs now that steering came off; other passes are nobody's here."""
+        if self.running == self._here():
+            self.stopped = True
+            raise SteeringError("the `with` of `attach` was left while generate ran; its rest would not be steered")
+
+    def _here(self) -> int:
+        """The thread that runs; `torch.compile` cannot ask."""
+        return self.thread if torch.compiler.is_compiling() else threading.get_ident()
 
     def _take_back(self, window: Window, before: Window | None) -> None:
         """Let gates remember what came before this pass, without drafts that were not taken."""
@@ -169,7 +177,7 @@ class Pass:
         y = _given(layer, args) if output is None else output
         if self.window is None:
             raise SteeringError(f"layer {layer}: its o_proj ran outside a forward pass of the decoder")
-        if self.thread != threading.get_ident():
+        if self.thread != self._here():
             raise SteeringError("two threads run the model at once while steering is attached; attach in turn")
         self.tape.fired[layer] += 1
         if self.tape.fired[layer] > self.tape.forwards:

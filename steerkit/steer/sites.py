@@ -54,10 +54,10 @@ def find_sites(model: nn.Module) -> Sites:
 
 def device_of(module: nn.Module) -> torch.device | None:
     """Where a module computes: where its weights are, or where accelerate brings them for that; None if it has none."""
-    hook = getattr(module, "_hf_hook", None)
+    hook: Any = getattr(module, "_hf_hook", None)
     for one in getattr(hook, "hooks", (hook,)):
-        if getattr(one, "offload", False) and (found := one.execution_device) is not None:
-            return torch.device(found)
+        if getattr(one, "offload", False) and one.execution_device is not None:
+            return torch.device(one.execution_device)
     kept = chain(module.parameters(), module.buffers())
     return next((tensor.device for tensor in kept if tensor.device.type != "meta"), None)
 

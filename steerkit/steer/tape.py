@@ -138,7 +138,8 @@ class Tape:
         if silent:
             raise SteeringError(
                 f"layers {', '.join(map(str, silent))}: the hook ran {self.fired[silent[0]]} times in {self.forwards} "
-                f"forward passes, so its policy was not applied; the model does not run its o_proj as a module"
+                f"forward passes, so its policy was not applied; the model does not run its o_proj as a module, or "
+                f"runs code that was compiled before"
             )
 
     def _note_padding(self, window: Window) -> None:

@@ -7,11 +7,11 @@ the middle, and the prompt's length is known to the hooks.
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
@@ -20,7 +20,8 @@ from steerkit.engine.graphs import GraphReader, Graphs
 from steerkit.engine.prefixes import PrefixReader, Reuse
 from steerkit.engine.sampling import Sampler, Sampling
 from steerkit.engine.unembedding import Unembedding
-from steerkit.steer import Handover, cache_name, find_sites
+from steerkit.errors import ModelError
+from steerkit.steer import Handover, cache_name, context_of, find_sites
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,26 @@ class Batch:
             ids[row, width - len(prompt) :] = torch.tensor(prompt)
             mask[row, width - len(prompt) :] = 1
         return cls(ids.to(device), mask.to(device))
+
+    def within_context(self, model: nn.Module, sampling: Sequence[Sampling]) -> list[Sampling]:
+        """The same settings, with no more new tokens than the model's context has room for.
+
+        Raises:
+            ModelError: a prompt leaves no room for any.
+        """
+        context = context_of(model)
+        if context is None or self.ids.shape[1] + max(setting.max_new_tokens for setting in sampling) <= context:
+            return list(sampling)
+        found = []
+        for row, (setting, length) in enumerate(zip(sampling, self.mask.sum(dim=-1).tolist(), strict=True), start=1):
+            if length >= context:
+                which = f"request {row} of {len(sampling)}: " if len(sampling) > 1 else ""
+                raise ModelError(
+                    f"{which}the prompt has {length:,} tokens, but the model's context is {context:,}, which leaves no "
+                    f"room for a reply; shorten the conversation"
+                )
+            found.append(replace(setting, max_new_tokens=min(setting.max_new_tokens, context - length)))
+        return found
 
 
 @torch.inference_mode()
@@ -73,7 +94,11 @@ def generate(
         ends: columns at which the prompt is cut into pieces that are fed one after the other; of one prompt only.
         reuse: where its pieces are looked up and kept.
         graphs: prepared steps to decode with, together with the `handover` of the tape that the prompt is read under.
+
+    Raises:
+        ModelError: a prompt leaves no room in the model's context; a reply ends where that does.
     """
+    sampling = batch.within_context(model, sampling)
     sampler = Sampler(sampling, batch.ids.device)
     reader = _Reader(model, batch)
     left = [setting.max_new_tokens for setting in sampling]

@@ -231,7 +231,8 @@ class Graphs:
 
     def _unfit(self) -> str | None:
         model: nn.Module = self._model
-        if len({weight.device for weight in model.parameters()}) > 1:
+        devices = {weight.device for weight in model.parameters()}
+        if len(devices) > 1 or torch.device("meta") in devices:
             return "the model is spread over several devices"
         return why_not(self._model)
 

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from steerkit.engine.prepack import Prepack, Prepacked, obstacle, prepacked
 from steerkit.errors import ModelError, SteeringError
-from steerkit.steer import find_sites
+from steerkit.steer import device_of, devices_of, find_sites
 
+_CPU: Final = torch.device("cpu")
+_DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 BOXES = {"tiny": "tiny/box"}
 """Models that come with the package, by name, and their folders in it."""
 
@@ -32,20 +37,27 @@ class AbandonedError(Exception):
 
 
 class Lease:
-    """One generation at a time on a model, because hooks govern whoever runs the module; threads wait."""
+    """One generation at a time on a model, because hooks govern whoever runs the module; threads wait.
+
+    A forked process has the model, but not the threads: one that was forked while the model was held is refused.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._holder: int | None = None
+        self._process = os.getpid()
 
     def take(self, stopped: Callable[[], bool] | None = None) -> bool:
         """Wait for the model; False if this very thread holds it, and would wait for itself.
 
         Raises:
             AbandonedError: `stopped` said so first.
+            ModelError: this process was forked while another thread held it.
         """
         if self._holder == threading.get_ident():
             return False
+        if self._process != os.getpid():
+            self._after_fork()
         while not self._lock.acquire(timeout=-1 if stopped is None else 0.05):
             if stopped is not None and stopped():
                 raise AbandonedError
@@ -56,6 +68,14 @@ class Lease:
         """Let the next one in; any thread may do so, as generators are closed where they are dropped."""
         self._holder = None
         self._lock.release()
+
+    def _after_fork(self) -> None:
+        if self._lock.locked():
+            raise ModelError(
+                "this process was forked while another thread generated on the model, whose steering is still on it; "
+                "load the model in this process, or fork before (multiprocessing: start method 'spawn')"
+            )
+        self._process = os.getpid()
 
 
 @dataclass(frozen=True)
@@ -84,12 +104,12 @@ class LoadedModel:
     @property
     def device(self) -> torch.device:
         """Where the prompt's tokens go."""
-        return next(self.model.get_input_embeddings().parameters()).device
+        return device_of(self.model.get_input_embeddings()) or _CPU
 
     @property
     def layer_devices(self) -> dict[int, torch.device]:
         """Where each layer's hook site runs."""
-        return {layer: next(site.parameters()).device for layer, site in find_sites(self.model).outputs.items()}
+        return devices_of(find_sites(self.model))
 
     @property
     def runs_prepacked(self) -> bool:
@@ -109,6 +129,7 @@ class LoadedModel:
         Raises:
             SteeringError: this thread holds it.
             AbandonedError: `stopped` said so while another thread held it.
+            ModelError: this process was forked while another thread held it.
         """
         if not self.lease.take(stopped):
             raise SteeringError("a stream on this model is still open; finish or close it before the next turn")
@@ -122,7 +143,8 @@ class LoadedModel:
     def fingerprint(self) -> str:
         """`sha256:…` over every weight, its name, dtype and shape."""
         digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
+        for name, kept in sorted(self.model.state_dict().items()):
+            tensor = _brought(self.model, name) if kept.device.type == "meta" else kept
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return f"sha256:{digest.hexdigest()}"
@@ -170,6 +192,7 @@ def load_model(
     """
     if device is not None and device_map is not None:
         raise ModelError("got both device and device_map; give one of them")
+    where = None if device is None else _device(device)
     box = box_folder(str(name))
     folder = box or (Path(name) if Path(name).is_dir() else None)
     if folder is None and (isinstance(name, Path) or str(name).startswith((".", "/", "~"))):
@@ -180,8 +203,8 @@ def load_model(
         with _progress(shown=box is None and sys.stderr.isatty()):
             tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
             model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=wanted, device_map=device_map)
-        if device is not None:
-            model.to(device)  # type: ignore[arg-type]  # transformers wraps it without its types
+        if where is not None:
+            model.to(where)  # type: ignore[arg-type]  # transformers wraps it without its types
     except (OSError, ValueError, RuntimeError, HfHubHTTPError) as error:
         raise ModelError(_failure(str(name), error)) from None
     if not tokenizer.chat_template:
@@ -204,13 +227,43 @@ def _progress(shown: bool) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def _device(device: str | torch.device) -> torch.device:
+    """A device that can be computed on here."""
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ModelError(f"device: got {device!r}, expected cpu, or cuda, cuda:1, mps and the like") from None
+    try:
+        if found.type != "meta":
+            torch.zeros(1, device=found)
+            return found
+        why = "it holds no numbers"
+    except (AssertionError, RuntimeError, ImportError, NotImplementedError) as error:  # whatever its backend raises
+        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    raise ModelError(f"device: got '{found}', which cannot be used here ({why.rstrip('.')}); expected cpu") from None
+
+
 def _dtype(dtype: str | torch.dtype) -> torch.dtype | str:
-    if isinstance(dtype, torch.dtype) or dtype == "auto":
+    if dtype == "auto":
         return dtype
-    found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype):
-        raise ModelError(f"dtype: got {dtype!r}, expected float32, bfloat16, float16 or auto")
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found not in _DTYPES:
+        close = get_close_matches(str(dtype), ("float32", "bfloat16", "float16"), n=1)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        raise ModelError(f"dtype: got {dtype!r}, expected float32, bfloat16, float16 or auto{meant}")
     return found
+
+
+def _brought(model: nn.Module, name: str) -> torch.Tensor:
+    """A weight that accelerate keeps elsewhere until its module runs."""
+    module, _, leaf = name.rpartition(".")
+    hook = getattr(model.get_submodule(module), "_hf_hook", None)
+    for one in getattr(hook, "hooks", (hook,)):
+        kept = getattr(one, "weights_map", None)
+        if kept is not None and leaf in kept:
+            found: torch.Tensor = kept[leaf]
+            return found
+    raise ModelError(f"{name}: this weight is on no device and nothing says where it is kept; load the model anew")
 
 
 def _failure(name: str, error: Exception) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from numbers import Integral, Real
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor
@@ -26,16 +30,36 @@ class Sampling:
     seed: int = 0
     """Each request draws from a generator of its own with this seed, so a batch draws what single runs draw."""
 
+    def __new__(cls, *args: object, **given: object) -> Self:
+        """Refuse names that are none of its fields, with the one that was probably meant.
+
+        Raises:
+            ModelError: there is such a name.
+        """
+        for name in given:
+            if name not in _RANGES:
+                close = get_close_matches(name, _RANGES, n=1)
+                meant = f"; did you mean {close[0]}?" if close else ""
+                raise ModelError(f"sampling: got {name!r}, expected {', '.join(_RANGES)}{meant}")
+        return object.__new__(cls)  # with slots the class is made anew, and `super()` would be of the old one
+
     def __post_init__(self) -> None:
-        checks = {
-            "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
-            "temperature": (self.temperature >= 0, "at least 0"),
-            "top_k": (self.top_k >= 0, "at least 0"),
-            "top_p": (0 < self.top_p <= 1, "more than 0 and at most 1"),
-        }
-        for field, (fine, expected) in checks.items():
-            if not fine:
-                raise ModelError(f"sampling.{field}: got {getattr(self, field)}, expected {expected}")
+        for name, (kind, fine, expected) in _RANGES.items():
+            value: Any = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, kind) or not fine(value):
+                raise ModelError(f"sampling.{name}: got {value!r}, expected {expected}")
+            if not isinstance(value, (int, float)):  # of numpy's, which records cannot hold
+                object.__setattr__(self, name, int(value) if kind is Integral else float(value))
+
+
+_RANGES: Final[Mapping[str, tuple[type, Callable[[Any], bool], str]]] = {
+    "max_new_tokens": (Integral, lambda value: value >= 1, "a whole number, at least 1"),
+    "temperature": (Real, lambda value: 0 <= value < math.inf, "a number, at least 0"),
+    "top_k": (Integral, lambda value: value >= 0, "a whole number, at least 0"),
+    "top_p": (Real, lambda value: 0 < value <= 1, "a number, more than 0 and at most 1"),
+    "seed": (Integral, lambda value: -(2**63) <= value < 2**64, "a whole number of 64 bits"),
+}
+"""By field, what its values are, which are fine, and both in words."""
 
 
 _NO_IDS = torch.empty(1, 0, dtype=torch.long)

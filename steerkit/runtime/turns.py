@@ -21,7 +21,7 @@ from steerkit.runtime.policies import PolicyLike, policies_for, refuse_twice
 from steerkit.runtime.provenance import opening_of
 from steerkit.runtime.request import Prepared, Request, ToolLike, prepare, room_for, with_counterfactual
 from steerkit.runtime.retry import Retried
-from steerkit.runtime.steps import drained
+from steerkit.runtime.steps import drained, in_full
 from steerkit.sae import SaeSet
 from steerkit.types import Messages, Turn
 
@@ -202,7 +202,7 @@ class Turns:
     def _stream(self, prepared: Prepared) -> Generator[Event, None, Turn]:
         """Yield what one attempt says as it comes; return its turn."""
         parser = Parser(self.loaded.tokenizer, offset=len(prepared.prompt.ids))
-        steps = self._generate([prepared])
+        steps = in_full(self._generate([prepared]))
         try:
             while True:
                 try:

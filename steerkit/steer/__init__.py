@@ -14,7 +14,7 @@ from steerkit.steer.layout import cache_name
 from steerkit.steer.marks import Mark, Marks
 from steerkit.steer.plan import Plan, compile_plan
 from steerkit.steer.reading import Extent, Wanted, read_traces, read_watched, traced_layers
-from steerkit.steer.sites import find_sites, width_of
+from steerkit.steer.sites import context_of, device_of, devices_of, find_sites, width_of
 from steerkit.steer.tape import Tape
 from steerkit.steer.trial import disagreement
 
@@ -37,7 +37,10 @@ __all__ = [
     "check_against_saes",
     "check_against_tools",
     "compile_plan",
+    "context_of",
     "cut_plan",
+    "device_of",
+    "devices_of",
     "disagreement",
     "find_sites",
     "fused_kernels",

@@ -16,10 +16,11 @@ from steerkit.errors import SteeringError
 from steerkit.steer.capacity import Cut, Share
 from steerkit.steer.fixed import FixedSite, FixedSteering
 from steerkit.steer.gates import FOREVER, Leaf
-from steerkit.steer.layout import COLUMN_PLACES, Layout
+from steerkit.steer.layout import Layout
 from steerkit.steer.memory import NEVER, GateMemory
 from steerkit.steer.plan import Plan, SiteTable
 from steerkit.steer.tape import Tape
+from steerkit.steer.window import COLUMN_PLACES
 from steerkit.types import Place
 
 _DECODED: frozenset[Place] = frozenset({"any", "reply"})

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
+import torch
 from torch import nn
 
 from steerkit.chat.places import PlaceMachine
 from steerkit.errors import SteeringError
 from steerkit.steer.filling import Handover
-from steerkit.steer.layout import Layout, needs_tokens
+from steerkit.steer.layout import Layout
 from steerkit.steer.marks import Marks
 from steerkit.steer.passes import Pass
 from steerkit.steer.plan import Plan
-from steerkit.steer.sites import find_sites, width_of
+from steerkit.steer.sites import context_of, device_of, find_sites, width_of
 from steerkit.steer.standings import Standings
 from steerkit.steer.tape import Tape
+from steerkit.steer.watch import watching
+from steerkit.steer.window import needs_tokens
 
 
 @contextmanager
@@ -37,27 +40,25 @@ def attach(
         plan: compiled policies.
         rows: table row of each request of the batch (default: the plan's first row for all, or the identity).
         trace: layers whose raw activations to keep, besides those the plan edits.
-        prompt_length: columns of the padded prompt; needed only where it is fed in chunks.
+        prompt_length: columns of the padded prompt; needed only where a loop of one's own feeds it in chunks.
         capacity: columns to reserve on the tape.
         places: the tokenizer's place machine; needed where a rule's place is read from tokens.
 
     Raises:
-        SteeringError: the model lacks a site or its width differs from the SAE's; at the end of a `with` that raised
-            nothing, a hook that did not run in every forward pass.
+        SteeringError: the model lacks a site or its width differs from the SAE's; a way to generate that cannot be
+            followed; at the end of a `with` that raised nothing, a hook that did not run in every forward pass, or a
+            `generate` that still runs in another thread.
+        ModelError: a prompt is longer than the model's context.
     """
     sites = find_sites(model)
     layers = sorted({*plan.sites, *trace})
     _check_sites(sites.outputs, layers, plan)
     editors = {layer: table.editors for layer, table in plan.sites.items() if table.editors is not None}
     tape = Tape({*trace, *editors}, layers, editors, capacity)
-    device = next(sites.body.parameters()).device
-    layout = Layout(
-        [1 if plan.rows else 0] if rows is None else list(rows),
-        device,
-        prompt_length,
-        remembers=_remembering(plan),
-        standings=_standings(plan, places),
-    )
+    rows = [1 if plan.rows else 0] if rows is None else list(rows)
+    knows = {"remembers": _remembering(plan), "asks": _asking(plan)}
+    at = device_of(sites.body) or torch.device("cpu")
+    layout = Layout(rows, at, prompt_length, standings=_standings(plan, places), context=context_of(model), **knows)
     run = Pass(plan, tape, layout)
     tape.marks = Marks(tape, layout, run.memories)
     with ExitStack() as stack:
@@ -68,6 +69,7 @@ def attach(
             hook, site = run.hook(layer, plan.sites.get(layer)), sites.outputs[layer]
             register = site.register_forward_pre_hook if layer in plan.inputs else site.register_forward_hook
             stack.callback(register(hook).remove)
+        stack.enter_context(watching(sites, run))
         yield tape
     tape.check()
 
@@ -77,6 +79,14 @@ def _remembering(plan: Plan) -> str | None:
     for rule in plan.rules:
         remembers = rule.gate is not None and (rule.gate.remembers or rule.late)
         if remembers or needs_tokens([rule.place, rule.reads_at]):
+            return f"policy {rule.policy} steer '{rule.name}'"
+    return None
+
+
+def _asking(plan: Plan) -> str | None:
+    """The first rule that asks where the prompt ends, as an error would name it."""
+    for rule in plan.rules:
+        if {rule.place, rule.reads_at} != {"any"}:
             return f"policy {rule.policy} steer '{rule.name}'"
     return None
 

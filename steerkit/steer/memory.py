@@ -43,10 +43,30 @@ class GateMemory:
         """By reading with a window, the values and whether they count, `(B, size - 1)`."""
         self._last_open: Tensor | None = None
         """`(B, r)` number of the token at which each gate last opened."""
+        self._before: Remembered | None = None
+        """What was remembered before the last pass; None where that read nothing."""
+        self._read: tuple[Tensor, Tensor] = ()  # type: ignore[assignment]
+        self._kept: tuple[Tensor, Tensor] | None = None
+        """What the last pass read and kept: the arguments of `read` and `keep`."""
 
     def forget(self) -> None:
         """A new sequence begins."""
         self._latched, self._tails, self._last_open = None, {}, None
+
+    def begin_pass(self) -> None:
+        """A pass begins; the one before cannot be taken back any more."""
+        self._before, self._kept = None, None
+
+    def take_back(self, tokens: int, ends: Tensor) -> None:
+        """Stand where the last pass stood after its first tokens, as if that were all; `ends` as in `read`."""
+        if self._before is None:
+            return
+        before, (sums, counts), kept = self._before, self._read, self._kept
+        self.recall(before)
+        if tokens > 0:
+            self.read(sums[:, :tokens], counts[:, :tokens], ends)
+            if kept is not None:
+                self.keep(*(part[:, :tokens] for part in kept))
 
     def noted(self) -> Remembered:
         """A copy of all that is remembered."""
@@ -75,6 +95,7 @@ class GateMemory:
             ends: `(B,)` offset of each sequence's last token in this pass that is no padding, -1 if all are.
         """
         table = self.table
+        self._before, self._read = Remembered(self._latched, dict(self._tails), self._last_open), (sums, counts)
         if table.windows:
             sums = self._windowed(sums, counts, ends)
         holds = ops.within(sums, table.low, table.high) if table.bounded else sums > table.low
@@ -84,6 +105,7 @@ class GateMemory:
 
     def keep(self, opened: Tensor, numbers: Tensor) -> Tensor:
         """`(B, T, r)` which gates are open once they are held: opened at a token, or not too long before it."""
+        self._kept = opened, numbers
         here = torch.where(opened, numbers.unsqueeze(-1), NEVER)
         if self._last_open is not None:
             here[:, 0] = torch.maximum(here[:, 0], self._last_open)

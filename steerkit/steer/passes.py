@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from functools import partial
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +15,11 @@ from torch import Tensor, nn
 from steerkit.errors import SteeringError
 from steerkit.steer.gates import GateTable
 from steerkit.steer.lanes import Acting, Lanes, lanes_of
-from steerkit.steer.layout import Layout, Window
+from steerkit.steer.layout import Layout
 from steerkit.steer.memory import GateMemory
 from steerkit.steer.plan import Plan, SiteTable
 from steerkit.steer.tape import Tape
+from steerkit.steer.window import Window
 from steerkit.types import Place
 
 
@@ -36,6 +40,12 @@ class Pass:
         self.window: Window | None = None
         self.paused = False
         """Whether the hooks do nothing, while passes run that are none of the generation's."""
+        self.running: int | None = None
+        """The thread in which a `generate` runs, if one is seen."""
+        self.closed = self.stopped = False
+        """Whether steering came off while that still ran, and whether it was stopped for it."""
+        self.thread = self.owner = threading.get_ident()
+        """The threads of the pass that runs, and of whoever attached."""
         self.active = False
         """Whether any rule may read or touch a token of this pass."""
         self.first = 0
@@ -69,18 +79,27 @@ class Pass:
         finally:
             self.paused = False
 
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """A copy of the model would keep this steering for ever."""
+        raise SteeringError("the model is copied or saved while steering is attached to it; do so outside the `with`")
+
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the first layer: find out where the tokens stand and which rules they allow."""
         if self.paused:
             return
+        if self.closed:
+            self._stop()
+            return
+        self._check_way(kwargs)
         tokens = args[0] if args else kwargs.get("input_ids")
         if tokens is None:
             tokens = kwargs["inputs_embeds"]
-        self.window = window = self.layout.next(tokens, kwargs)
+        before, self.window = self.window, None
+        window = self.layout.next(tokens, kwargs)
+        self.window = window
         self.tape.begin_pass(window)
-        if window.start == 0:
-            for memory in self.memories.values():
-                memory.forget()
+        if self.memories:
+            self._take_back(window, before)
         self.active = any(window.reaches(place) for place in self.places)
         if not self.active:
             return
@@ -99,6 +118,36 @@ class Pass:
             self._open_late(window, self.late)
         self.tape.keep_open(self.opened.view(len(window.rows), -1, self.opened.shape[-1]), window.start + self.first)
 
+    def _check_way(self, kwargs: dict[str, Any]) -> None:
+        """Refuse passes that cannot be followed."""
+        here = self._here()
+        if self.running not in (None, here):
+            raise SteeringError("two threads run the model at once while steering is attached; attach in turn")
+        self.thread = here
+        if kwargs.get("cu_seq_lens_q") is not None:
+            raise SteeringError("sequences came packed into one row; steering cannot follow: give a padded batch")
+
+    def _stop(self) -> None:
+        """Stop the generation that still runs now that steering came off; other passes are nobody's here."""
+        if self.running == self._here():
+            self.stopped = True
+            raise SteeringError("the `with` of `attach` was left while generate ran; its rest would not be steered")
+
+    def _here(self) -> int:
+        """The thread that runs; `torch.compile` cannot ask."""
+        return self.thread if torch.compiler.is_compiling() else threading.get_ident()
+
+    def _take_back(self, window: Window, before: Window | None) -> None:
+        """Let gates remember what came before this pass, without drafts that were not taken."""
+        for memory in self.memories.values():
+            if window.start == 0:
+                memory.forget()
+            elif window.kept is not None and before is not None:
+                valid = None if before.valid is None else before.valid[:, : window.kept]
+                ends = replace(before, width=window.kept, valid=valid).ends(self.first)
+                memory.take_back(window.kept - self.first, ends)
+            memory.begin_pass()
+
     def _place(self, window: Window) -> None:
         """Find out which rules the places of the tokens allow."""
         self.first = window.first(self.places)
@@ -113,23 +162,38 @@ class Pass:
 
     def hook(self, layer: int, table: SiteTable | None) -> Callable[..., Tensor | None]:
         """The hook of one site: copy, read, gate, write. Before the module it takes the input, after it the output."""
+        return partial(self._on_pass, layer, table)
 
-        def on_pass(module: nn.Module, args: tuple[Tensor, ...], output: Tensor | None = None) -> Tensor | None:
-            if self.paused:
-                return None
-            y = _given(layer, args) if output is None else output
-            if self.window is None:
-                raise SteeringError(f"layer {layer}: its o_proj ran outside a forward pass of the decoder")
-            self.tape.fired[layer] += 1
-            if layer in self.tape.kept:
-                # What is edited is ours alone: the model goes on with another tensor.
-                ours = self.active and table is not None and table.editors is not None
-                self.tape.keep_raw(layer, y, self.window.start, ours=ours)
-            if table is None or not self.active:
-                return None
-            return self._steer(table, y, self.window)
-
-        return on_pass
+    def _on_pass(
+        self,
+        layer: int,
+        table: SiteTable | None,
+        module: nn.Module,
+        args: tuple[Tensor, ...],
+        output: Tensor | None = None,
+    ) -> Tensor | None:
+        if self.paused:
+            return None
+        y = _given(layer, args) if output is None else output
+        if self.window is None:
+            raise SteeringError(f"layer {layer}: its o_proj ran outside a forward pass of the decoder")
+        if self.thread != self._here():
+            raise SteeringError("two threads run the model at once while steering is attached; attach in turn")
+        self.tape.fired[layer] += 1
+        if self.tape.fired[layer] > self.tape.forwards:
+            raise SteeringError(
+                f"layer {layer}: its o_proj ran twice in one pass, as with gradient checkpointing; switch it off"
+            )
+        if layer in self.tape.kept:
+            # What is edited is ours alone: the model goes on with another tensor.
+            ours = self.active and table is not None and table.editors is not None
+            self.tape.keep_raw(layer, y, self.window.start, ours=ours)
+        if table is None or not self.active:
+            return None
+        if torch.is_autocast_enabled(y.device.type):  # steering computes in float32, whatever the model does
+            with torch.autocast(y.device.type, enabled=False):
+                return self._steer(table, y, self.window)
+        return self._steer(table, y, self.window)
 
     def _steer(self, table: SiteTable, y: Tensor, window: Window) -> Tensor | None:
         """The output with its edits, or None where this site is only read."""

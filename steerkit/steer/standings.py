@@ -51,6 +51,8 @@ class Standings:
     def __init__(self, machine: PlaceMachine) -> None:
         self._machine = machine
         self._now: list[Standing] = []
+        self._passed: list[list[Standing]] = []
+        """By sequence, where it stood before the last pass and after each of its tokens."""
 
     def read(self, ids: Tensor, window: _Span) -> Stands:
         """Read the tokens `(B, T)` of a pass.
@@ -62,6 +64,7 @@ class Standings:
             raise SteeringError("a policy's place is read from tokens, but the model was given embeddings; give ids")
         if window.start == 0:
             self._now = [Standing()] * len(ids)
+        self._passed = [[standing] for standing in self._now]
         valid = None if window.valid is None else window.valid.tolist()
         starts = window.reply_start
         ends = starts.tolist() if isinstance(starts, Tensor) else [starts] * len(ids)
@@ -77,6 +80,10 @@ class Standings:
         self._now = [read(standing, token) for standing, token in zip(self._now, tokens, strict=True)]
         return self._now
 
+    def take_back(self, kept: int) -> None:
+        """Stand where the last pass stood after its first tokens."""
+        self._now = [passed[kept] for passed in self._passed]
+
     def noted(self) -> tuple[Standing, ...]:
         """Where the sequences stand now."""
         return tuple(self._now)
@@ -91,6 +98,7 @@ class Standings:
         for offset, token in enumerate(tokens):
             if valid is None or valid[offset]:
                 standing = self._machine.read(standing, token, starts_reply=offset == reply_start)
+            self._passed[row].append(standing)
             found.append(places_of(standing))
         self._now[row] = standing
         return found

@@ -43,6 +43,13 @@ class Strip:
             self._grow(self._buffer, length)
         return self._buffer[:, :length]
 
+    def cut(self, length: int) -> None:
+        """Forget the columns from one on: they are as if nobody had written them."""
+        self._settle()
+        if self._buffer is not None and self._buffer.shape[1] > length:
+            with torch.inference_mode(self._buffer.is_inference()):
+                self._buffer[:, length:] = 0
+
     def _settle(self) -> None:
         if not self._waiting:
             return

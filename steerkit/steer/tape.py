@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from steerkit.errors import SteeringError
-from steerkit.steer.layout import Window
 from steerkit.steer.strip import Strip
+from steerkit.steer.window import Window
 
 if TYPE_CHECKING:
     from steerkit.steer.filling import Handover
@@ -22,6 +22,7 @@ _FIRST_CAPACITY = 256
 class Tape:
     """The last generation under one `attach`, by layer: B sequences, C columns (padding included).
 
+    Columns that were in its cache before are zeros, and no rule is open there.
     Only copies happen while the model runs; nothing is encoded and nothing moves to the host.
     """
 
@@ -60,6 +61,8 @@ class Tape:
         self.forwards += 1
         if window.fresh:
             self._raw, self._open, self._valid = {}, None, None
+        elif window.start < self.length:
+            self.cut(window.start)
         end = window.start + window.width
         self.length, self.rows, self.reply_start = end, window.rows, window.reply_start
         if window.valid is not None or self._valid is not None:
@@ -92,6 +95,14 @@ class Tape:
         if self._valid is not None:
             more = self._valid.new_ones(len(self._valid), columns - self._valid.shape[1])
             self._valid = torch.cat([self._valid, more], dim=1)
+
+    def cut(self, length: int) -> None:
+        """Forget the columns from one on: they were drafts that were not taken."""
+        self.length = min(self.length, length)
+        if self._open is not None:
+            self._open.cut(length)
+        if self._valid is not None:
+            self._valid = self._valid[:, :length]
 
     def leave(self) -> None:
         """Take what is kept out of the buffers of others."""
@@ -127,7 +138,8 @@ class Tape:
         if silent:
             raise SteeringError(
                 f"layers {', '.join(map(str, silent))}: the hook ran {self.fired[silent[0]]} times in {self.forwards} "
-                f"forward passes, so its policy was not applied; the model does not run its o_proj as a module"
+                f"forward passes, so its policy was not applied; the model does not run its o_proj as a module, or "
+                f"runs code that was compiled before"
             )
 
     def _note_padding(self, window: Window) -> None:

@@ -1,7 +1,7 @@
 """Messages and tools to tokens, and tokens back to calls. Goes through the tokenizer's own template; loads no torch."""
 
 from steerkit.chat.declare import declared, lint
-from steerkit.chat.forms import one_by_one
+from steerkit.chat.forms import one_by_one, tool_object
 from steerkit.chat.history import Made, calls_made
 from steerkit.chat.parse import CallClosed, CallOpened, Event, Parsed, Parser, TextDelta, parse
 from steerkit.chat.pieces import piece_ends
@@ -39,5 +39,6 @@ __all__ = [
     "render",
     "schema_errors",
     "steps_by_place",
+    "tool_object",
     "validate_arguments",
 ]

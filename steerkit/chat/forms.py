@@ -73,6 +73,8 @@ def read_form(given: Mapping[str, Any], where: str) -> Form:
     if "name" not in body and "title" in body and _is_object_schema(body):
         schema = {key: value for key, value in body.items() if key not in ("title", "description")}
         return Form(body["title"], body.get("description") or "", schema)
+    if "name" not in body and "$ref" in body and "$defs" in body:  # as pydantic has a model that holds itself
+        return Form(str(body["$ref"]).rpartition("/")[2], "", body)
     if "name" not in body:
         raise ToolError(f"{where}: got no name (keys: {', '.join(map(str, body)) or 'none'}); give it one")
     where = f"{where} ({body['name']!s:.80})"

@@ -1,7 +1,7 @@
 """Finds and loads models, and makes tokens with steering in place."""
 
 from steerkit.engine.divergence import Divergence, divergence
-from steerkit.engine.functions import tool_from_function
+from steerkit.engine.functions import runnable, tool_from_function
 from steerkit.engine.generate import Batch, generate, read_along
 from steerkit.engine.graphs import Graphs, GraphStatistics, Prepare, graphs_for
 from steerkit.engine.load import AbandonedError, LoadedModel, box_folder, load_model
@@ -36,5 +36,6 @@ __all__ = [
     "obstacle",
     "prepacked",
     "read_along",
+    "runnable",
     "tool_from_function",
 ]

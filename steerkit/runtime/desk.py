@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from steerkit.audit import append_approval, append_execution
-from steerkit.chat import as_tools, render
-from steerkit.engine import Sampling, tool_from_function
+from steerkit.chat import as_tools, one_by_one, render
+from steerkit.engine import Sampling, runnable, tool_from_function
 from steerkit.errors import LoopError, MessageError, ToolError
 from steerkit.policy import Policy, fingerprint
 from steerkit.runtime.execute import Ended, Limits, Ran, error_text, is_async
@@ -176,8 +176,8 @@ def _functions(
         ToolError: which tool has none, or two, or which function has no tool.
     """
     found: dict[str, Callable[..., Any]] = {}
-    for tool, one in zip(declared, given, strict=True):
-        own = one if callable(one) else None
+    for tool, one in zip(declared, one_by_one(given), strict=True):
+        own = runnable(one)
         if own is not None and tool.name in execute:
             raise ToolError(f"execute['{tool.name}']: got a second function, as the tool is one itself; give one")
         function = execute.get(tool.name) if own is None else own

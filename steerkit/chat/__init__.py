@@ -1,5 +1,6 @@
 """Messages and tools to tokens, and tokens back to calls. Goes through the tokenizer's own template; loads no torch."""
 
+from steerkit.chat.bound import within_tokens
 from steerkit.chat.declare import declared, lint
 from steerkit.chat.forms import one_by_one, tool_object
 from steerkit.chat.history import Made, calls_made
@@ -41,4 +42,5 @@ __all__ = [
     "steps_by_place",
     "tool_object",
     "validate_arguments",
+    "within_tokens",
 ]

@@ -124,7 +124,7 @@ def tool_object(given: Any) -> dict[str, Any] | None:
     if not isinstance(name, str) or isinstance(given, type):
         return None
     for attribute in ("tool_call_schema", "args_schema", *_SCHEMA_KEYS, "params_json_schema"):
-        schema = getattr(given, attribute, None)
+        schema: Any = getattr(given, attribute, None)
         if hasattr(schema, "model_json_schema"):
             schema = schema.model_json_schema()
         if isinstance(schema, Mapping):

@@ -176,7 +176,7 @@ def _tool_message(message: Mapping[str, Any], where: str, pairing: Pairing) -> d
     if reference is not None or name is not None:
         number, name = pairing.answered(reference, name, where)
         return _results([number], [_result(name, content, where)])
-    parts = content if isinstance(content, list) else [content]
+    parts: list[Any] = content if isinstance(content, list) else [content]
     if parts and all(isinstance(part, Mapping) and part.keys() == {"name", "response"} for part in parts):
         numbers = [pairing.next_in_turn(part["name"], f"{where}.content") for part in parts]
         return _results(numbers, [_splayed(part["name"], part["response"]) for part in parts])

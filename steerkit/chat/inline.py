@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 
-from referencing import Registry, Resource
+from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012, specification_with
 
@@ -33,7 +33,7 @@ class Inliner:
         dialect = schema.get("$schema")
         specification = specification_with(dialect, default=DRAFT202012) if isinstance(dialect, str) else DRAFT202012
         registry: Registry[Any] = Registry()
-        self._resolver = registry.resolver_with_root(Resource(contents=schema, specification=specification))
+        self._resolver = registry.resolver_with_root(specification.create_resource(schema))
         self._schema = schema
 
     def inlined(self) -> Any:

@@ -1,4 +1,4 @@
-"""Turns a Python function with type hints and a docstring into a tool, and a tool's arguments into what they hint."""
+"""Turns a Python function with type hints and a docstring into a tool."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from types import MappingProxyType
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple, TypeGuard
 
 import docstring_parser
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, create_model
@@ -20,9 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticUndefined
 
-from steerkit.chat import tool_object
 from steerkit.errors import ToolError
-from steerkit.types import Tool
 
 _CHOICES: Final = re.compile(r"\(choices:\s*(?P<choices>\[.*\])\s*\)\s*\Z", re.DOTALL)
 _PLAIN: Final = (str, int, float, bool, list, dict, type(None), Any)
@@ -54,7 +52,7 @@ def tool_from_function(function: Callable[..., Any]) -> dict[str, Any]:
     Raises:
         ToolError: a type hint or a docstring entry is missing, or a type has no JSON form; says which.
     """
-    if _is_model(function):
+    if is_model(function):
         schema = function.model_json_schema(schema_generator=_Untitled)
         body = {
             "name": function.__name__,
@@ -62,65 +60,13 @@ def tool_from_function(function: Callable[..., Any]) -> dict[str, Any]:
             "parameters": _cleaned(schema),
         }
         return {"type": "function", "function": body}
-    return deepcopy(_known(function).tool)
-
-
-def runnable(given: Any) -> Callable[..., Any] | None:
-    """What runs a tool with the arguments of a call; None of a tool that is only a declaration.
-
-    Arguments of types that JSON has not, models, dataclasses, dates and the like, are made of their JSON first. What
-    langchain made is invoked.
-    """
-    if isinstance(given, (Tool, Mapping)):
-        return None
-    if tool_object(given) is not None and hasattr(given, "invoke"):
-        return _invoked(given)
-    if not callable(given):
-        return None
-    if _is_model(given):
-        return given
-    described = _known(given)
-    return _converting(given, described) if described.converted or described.filled else given
-
-
-def _invoked(given: Any) -> Callable[..., Any]:
-    if getattr(given, "func", True) is None and hasattr(given, "ainvoke"):
-
-        async def ainvoke(**arguments: Any) -> Any:
-            return await given.ainvoke(arguments)
-
-        return ainvoke
-
-    def invoke(**arguments: Any) -> Any:
-        return given.invoke(arguments)
-
-    return invoke
-
-
-def _converting(function: Callable[..., Any], described: Described) -> Callable[..., Any]:
-    def converted(arguments: dict[str, Any]) -> dict[str, Any]:
-        read = described.model.model_validate(arguments)
-        fields = {name: field for name, field in described.converted.items() if name in arguments}
-        return {**arguments, **{name: getattr(read, field) for name, field in {**fields, **described.filled}.items()}}
-
-    call = getattr(function, "__call__", None)  # noqa: B004  # of an object that can be called
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call):
-
-        async def arun(**arguments: Any) -> Any:
-            return await function(**converted(arguments))
-
-        return arun
-
-    def run(**arguments: Any) -> Any:
-        return function(**converted(arguments))
-
-    return run
+    return deepcopy(described(function).tool)
 
 
 class _Untitled(GenerateJsonSchema):
     """JSON Schemas without the titles that only repeat names."""
 
-    ignored_warning_kinds: typing.ClassVar[set[Any]] = {"skipped-choice", "non-serializable-default"}
+    ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012  # as pydantic declares it
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -132,11 +78,12 @@ class _Untitled(GenerateJsonSchema):
         return found
 
 
-def _is_model(given: Any) -> bool:
+def is_model(given: Any) -> TypeGuard[type[BaseModel]]:
+    """Whether it is a pydantic model, whose fields are the arguments."""
     return isinstance(given, type) and issubclass(given, BaseModel)
 
 
-def _known(function: Callable[..., Any]) -> Described:
+def described(function: Callable[..., Any]) -> Described:
     """The description of a function, made once where the function has a hash."""
     try:
         return _remembered(function)
@@ -171,7 +118,7 @@ def _described(function: Callable[..., Any]) -> Described:
             converted[parameter.name] = key
         fields[key] = (hint, _field(parameter, said, hint, name))
     try:
-        model = create_model(name, __config__=ConfigDict(extra="forbid", populate_by_name=False), **fields)  # type: ignore[call-overload]  # fields by name
+        model = create_model(name, __config__=ConfigDict(extra="forbid", populate_by_name=False), **fields)
         schema = model.model_json_schema(schema_generator=_Untitled)
     except (PydanticUserError, PydanticSchemaGenerationError, TypeError, NameError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -188,7 +135,7 @@ def _named(function: Any) -> tuple[str, Any]:
         inner = inner.func
     name = getattr(inner, "__name__", None) or type(inner).__name__
     if isinstance(inner, type):
-        inner = inner.__init__
+        inner = inner.__init__  # type: ignore[misc]  # of the very class that is called
     elif not inspect.isroutine(inner):
         inner = type(inner).__call__
     return str(name), inspect.unwrap(getattr(inner, "__func__", inner))

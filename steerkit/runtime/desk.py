@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from steerkit.audit import append_approval, append_execution
-from steerkit.chat import as_tools, one_by_one, render
+from steerkit.chat import as_tools, one_by_one, render, within_tokens
 from steerkit.engine import Sampling, runnable, tool_from_function
 from steerkit.errors import LoopError, MessageError, ToolError
 from steerkit.policy import Policy, fingerprint
@@ -40,7 +40,7 @@ class Settings(TypedDict, total=False):
     """Seconds that a tool may take, None for no limit; 30. An async function past it is cancelled. A sync one cannot be
     killed: it goes on in a thread of its own, and its result is dropped."""
     max_result: int
-    """Characters of a tool's result, 4,000; what is longer is cut, with a note."""
+    """Characters of a tool's result, and tokens, 4,000; what is longer is cut, with a note."""
     execute: Mapping[str, Callable[..., Any]] | None
     """Functions by tool name, for tools that are declarations."""
     policy: PolicyLike | None
@@ -134,7 +134,9 @@ class Desk:
         one = Execution(asked.id, asked.call, ran.status, ran.result, ran.seconds)
         why = self._untellable(one)
         if why is None:
-            return one
+            if one.status != "ok":
+                return one
+            return replace(one, result=within_tokens(self.runtime.loaded.tokenizer, one.result, self.limits.max_result))
         error = "got a result that no prompt can carry"
         one = replace(one, status="error", result={"error": f"{error}: {why}"})
         return one if self._untellable(one) is None else replace(one, result={"error": error})

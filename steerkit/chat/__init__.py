@@ -1,12 +1,15 @@
 """Messages and tools to tokens, and tokens back to calls. Goes through the tokenizer's own template; loads no torch."""
 
+from steerkit.chat.declare import declared, lint
+from steerkit.chat.forms import one_by_one, tool_object
 from steerkit.chat.history import Made, calls_made
 from steerkit.chat.parse import CallClosed, CallOpened, Event, Parsed, Parser, TextDelta, parse
 from steerkit.chat.pieces import piece_ends
 from steerkit.chat.places import PlaceMachine, StepPlaces, place_machine, steps_by_place
+from steerkit.chat.plain import plain_messages
 from steerkit.chat.render import Prompt, render
 from steerkit.chat.tokenizer import Tokenizer
-from steerkit.chat.tools import as_tools, lint, openai, schema_errors, validate_arguments
+from steerkit.chat.tools import as_tools, openai, schema_errors, validate_arguments
 from steerkit.chat.wire import Wire, encode_call
 
 __all__ = [
@@ -24,14 +27,18 @@ __all__ = [
     "Wire",
     "as_tools",
     "calls_made",
+    "declared",
     "encode_call",
     "lint",
+    "one_by_one",
     "openai",
     "parse",
     "piece_ends",
     "place_machine",
+    "plain_messages",
     "render",
     "schema_errors",
     "steps_by_place",
+    "tool_object",
     "validate_arguments",
 ]

@@ -4,42 +4,46 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from steerkit.chat.pairing import Pairing
+from steerkit.chat.plain import plain_json, plain_messages
 from steerkit.chat.wire import NAME
 from steerkit.errors import MessageError
 from steerkit.types import Messages
 
-_ROLES = {
+_ROLES: Final = {
     "system": "developer",
     "developer": "developer",
     "user": "user",
     "assistant": "assistant",
     "model": "assistant",
 }
+_SAID_ELSEWHERE: Final = ("function_call", "parts", "tool_responses", "toolCalls", "refusal", "audio")
+"""Keys under which other forms keep what a message says, or whom it calls; dropped, they would say nothing."""
+_TEXT_PARTS: Final = ("text", "input_text", "output_text")
 
 
 def template_messages(messages: Messages) -> list[dict[str, Any]]:
     """Messages with template roles, arguments as mappings, and each tool result under its tool's name.
 
+    A tool message has `answers`, the number in the conversation of the call that each of its results belongs to.
+
     Raises:
         MessageError: which message, what was got and what was expected.
     """
-    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence) or not messages:
-        raise MessageError("messages: expected a list of at least one {role, content}")
-    names: dict[str, str] = {}
+    pairing = Pairing()
     found = []
-    for number, message in enumerate(messages):
+    for number, message in enumerate(plain_messages(messages)):
         where = f"messages[{number}]"
-        if not isinstance(message, Mapping):
-            raise MessageError(f"{where}: got {type(message).__name__}, expected a mapping with role and content")
         role = message.get("role")
         if role == "tool":
-            found.append(_tool_message(message, where, names))
+            found.append(_tool_message(message, where, pairing))
         elif isinstance(role, str) and role in _ROLES:
-            found.append(_plain_message(message, where, names))
+            found.append(_plain_message(message, where, pairing))
         else:
             raise MessageError(f"{where}.role: got {role!r}, expected developer, system, user, assistant or tool")
     return found
@@ -56,75 +60,78 @@ class Made(NamedTuple):
 
 
 def calls_made(messages: Messages) -> tuple[Made, ...]:
-    """Every call in a conversation, in order; a result without its call counts as one. Raises MessageError."""
+    """Every call in a conversation, in order, with the result that answers it. Raises MessageError."""
     made: list[Made] = []
-    by_id: dict[str, int] = {}
     for message in template_messages(messages) if messages else ():
-        for call in message.get("tool_calls", ()):
-            if "id" in call:
-                by_id[call["id"]] = len(made)
-            made.append(Made(call["function"]["name"], call["function"]["arguments"]))
-        for part in message["content"] if message["role"] == "tool" else ():
-            name, result = part["name"], part["response"]
-            waiting = [n for n, one in enumerate(made) if one.name == name and not one.answered]
-            number = by_id.get(str(message.get("tool_call_id")), waiting[0] if waiting else None)
-            if number is None:
-                made.append(Made(name, {}, result, True))
-            else:
-                made[number] = made[number]._replace(result=result, answered=True)
+        made += [
+            Made(call["function"]["name"], call["function"]["arguments"]) for call in message.get("tool_calls", ())
+        ]
+        if message["role"] == "tool":
+            for number, part in zip(message["answers"], message["content"], strict=True):
+                made[number] = made[number]._replace(result=part["response"], answered=True)
     return tuple(made)
 
 
 def in_call_order(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What `template_messages` gave, with adjacent tool results in the order of the calls they name, and without ids.
+    """What `template_messages` gave, with adjacent tool results in the order of the calls they answer, and the model's
+    turn closed before anybody else's message.
 
-    On the wire a result has no id: the model pairs calls and results by their order. Results that name no call, and
-    those beside them, stay as they stand.
+    On the wire a result has no id: the model pairs calls and results by their order. And a result stands in the model's
+    turn, which published templates leave open after it, whoever speaks next.
     """
     found: list[dict[str, Any]] = []
-    order: dict[str, int] = {}
     for is_result, group in groupby(messages, key=lambda message: message["role"] == "tool"):
         some = list(group)
-        if is_result and all(message.get("tool_call_id") in order for message in some):
-            some.sort(key=lambda message: order[str(message["tool_call_id"])])
-        found += map(_without_ids, some)
-        calls = some[-1].get("tool_calls", [])
-        order = {call["id"]: number for number, call in enumerate(calls) if "id" in call}
+        if is_result:
+            pairs = [pair for one in some for pair in zip(one["answers"], one["content"], strict=True)]
+            found += [{"role": "tool", "content": [part]} for _, part in sorted(pairs, key=lambda pair: pair[0])]
+        else:
+            if found and some[0]["role"] != "assistant":
+                found.append({"role": "assistant", "content": ""})  # closes the model's turn
+            found += map(_without_ids, some)
     return found
 
 
 def _without_ids(message: dict[str, Any]) -> dict[str, Any]:
-    plain = {key: value for key, value in message.items() if key != "tool_call_id"}
-    if "tool_calls" in plain:
-        plain["tool_calls"] = [
-            {key: value for key, value in call.items() if key != "id"} for call in plain["tool_calls"]
-        ]
-    return plain
+    if "tool_calls" not in message:
+        return message
+    calls = [{key: value for key, value in call.items() if key != "id"} for call in message["tool_calls"]]
+    return {**message, "tool_calls": calls}
 
 
-def _plain_message(message: Mapping[str, Any], where: str, names: dict[str, str]) -> dict[str, Any]:
+def _plain_message(message: Mapping[str, Any], where: str, pairing: Pairing) -> dict[str, Any]:
     plain: dict[str, Any] = {"role": _ROLES[message["role"]]}
     if message.get("content") is not None:
         plain["content"] = _text(message["content"], f"{where}.content")
     calls = message.get("tool_calls") or []
-    if not isinstance(calls, (list, tuple)):
+    if not isinstance(calls, list):
         raise MessageError(f"{where}.tool_calls: got {type(calls).__name__}, expected a list of calls")
+    if calls and plain["role"] != "assistant":
+        raise MessageError(f"{where}.tool_calls: got calls by the {message['role']}; expected them of the assistant")
+    if elsewhere := next((key for key in _SAID_ELSEWHERE if message.get(key)), None):
+        raise MessageError(f"{where}.{elsewhere}: got something, expected all that is said in content and tool_calls")
     if calls:
-        plain["tool_calls"] = [_call(call, f"{where}.tool_calls[{n}]", names) for n, call in enumerate(calls)]
-    elif "content" not in plain:
-        raise MessageError(f"{where}: got neither content nor tool_calls, expected one of them")
+        plain["tool_calls"] = [_call(call, f"{where}.tool_calls[{n}]") for n, call in enumerate(calls)]
+        pairing.asked(plain["tool_calls"], f"{where}.tool_calls")
+    else:
+        pairing.closed()
+        if "content" not in plain and plain["role"] != "assistant":
+            raise MessageError(f"{where}: got neither content nor tool_calls, expected one of them")
+        plain.setdefault("content", "")  # an assistant that said nothing
     return plain
 
 
 def _text(content: Any, where: str) -> str:
     if isinstance(content, str):
         return content
-    if isinstance(content, Sequence) and all(isinstance(part, Mapping) and "text" in part for part in content):
-        return "".join(str(part["text"]) for part in content)
+    if isinstance(content, list) and all(
+        isinstance(part, dict) and isinstance(part.get("text"), str) for part in content
+    ):
+        return "".join(part["text"] for part in content)
     raise MessageError(f"{where}: got {type(content).__name__}, expected text or a list of text parts")
 
 
-def _call(call: Any, where: str, names: dict[str, str]) -> dict[str, Any]:
+def _call(call: Any, where: str) -> dict[str, Any]:
     function = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise MessageError(f"{where}: got no function name, expected {{function: {{name, arguments}}}}")
@@ -132,57 +139,93 @@ def _call(call: Any, where: str, names: dict[str, str]) -> dict[str, Any]:
         raise MessageError(
             f"{where}: got the function name {function['name']!r}, expected letters, digits, '_', '.' and '-'"
         )
-    arguments = function.get("arguments") or {}
-    if isinstance(arguments, str):
-        try:
-            arguments = _json(arguments)
-        except (ValueError, RecursionError):
-            raise MessageError(f"{where}.arguments: got text that is no JSON, expected a mapping") from None
-    if not isinstance(arguments, Mapping):
-        raise MessageError(f"{where}.arguments: got {type(arguments).__name__}, expected a mapping")
-    plain: dict[str, Any] = {"type": "function", "function": {"name": function["name"], "arguments": dict(arguments)}}
-    if call.get("id"):
+    arguments = _arguments(function.get("arguments"), f"{where}.arguments")
+    plain: dict[str, Any] = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+    if call.get("id") not in (None, ""):
         plain["id"] = str(call["id"])
-        names[plain["id"]] = function["name"]
     return plain
 
 
-def _tool_message(message: Mapping[str, Any], where: str, names: Mapping[str, str]) -> dict[str, Any]:
-    content = message.get("content")
-    parts = content if isinstance(content, list) else [content]
-    if parts and all(isinstance(part, Mapping) and "response" in part and "name" in part for part in parts):
-        return {"role": "tool", "content": [_splayed(part["name"], part["response"]) for part in parts if part]}
-    reference = message.get("tool_call_id")
-    if reference is None and message.get("name") is not None:
-        return {"role": "tool", "content": [_splayed(message["name"], _result(content, where))]}
-    name = names.get(str(reference))
-    if name is None:
-        raise MessageError(f"{where}.tool_call_id: got {reference!r}, expected the id of an earlier call, or a name")
-    if message.get("name") not in (None, name):
-        raise MessageError(f"{where}.name: got {message['name']!r}, expected {name!r}, the tool that call asked for")
-    return {"role": "tool", "tool_call_id": str(reference), "content": [_splayed(name, _result(content, where))]}
-
-
-def _result(content: Any, where: str) -> Any:
-    """A JSON object in text is an object; any other text is a value."""
-    if isinstance(content, list):
-        content = _text(content, f"{where}.content")
-    if isinstance(content, str) and content.lstrip().startswith("{"):
+def _arguments(given: Any, where: str) -> dict[str, Any]:
+    """A call's arguments; none, and text that is blank, are no arguments."""
+    if isinstance(given, str):
+        if not given.strip():
+            return {}
         try:
-            return _json(content)
-        except (ValueError, RecursionError):  # no JSON, or nested deeper than it can be read: text then
-            return content
-    return content
+            given = _json(given)
+        except _TwiceError as error:
+            raise MessageError(f"{where}: got the key {error.args[0]!r:.80} twice, expected it once") from None
+        except (ValueError, RecursionError):
+            raise MessageError(f"{where}: got text that is no JSON, expected a mapping") from None
+        given = plain_json(given, where)
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise MessageError(f"{where}: got {type(given).__name__}, expected a mapping")
+    return given
+
+
+def _tool_message(message: Mapping[str, Any], where: str, pairing: Pairing) -> dict[str, Any]:
+    """A tool's results with the calls they answer. What a result holds never says whose it is, but in one form.
+
+    That is the template's own, `{"name": N, "response": {…}}` or a list of those, in a message that names no call:
+    there each must be of the very call that waits next.
+    """
+    content = message.get("content")
+    reference, name = ((message.get(key) or None) for key in ("tool_call_id", "name"))
+    if reference is not None or name is not None:
+        number, name = pairing.answered(reference, name, where)
+        return _results([number], [_result(name, content, where)])
+    parts: list[Any] = content if isinstance(content, list) else [content]
+    if parts and all(isinstance(part, Mapping) and part.keys() == {"name", "response"} for part in parts):
+        numbers = [pairing.next_in_turn(part["name"], f"{where}.content") for part in parts]
+        return _results(numbers, [_splayed(part["name"], part["response"]) for part in parts])
+    raise MessageError(f"{where}.tool_call_id: got None, expected the id of an earlier call, or a name")
+
+
+def _results(numbers: list[int], content: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"role": "tool", "answers": numbers, "content": content}
+
+
+def _result(name: str, content: Any, where: str) -> dict[str, Any]:
+    """A tool's result: a JSON object in text is an object, any other text a value."""
+    if isinstance(content, list) and content and all(_is_text_part(part) for part in content):
+        content = "".join(part["text"] for part in content)
+    if isinstance(content, str) and content.lstrip().startswith("{"):
+        with suppress(ValueError, RecursionError):  # no JSON, or nested deeper than it can be read: text then
+            content = plain_json(_json(content), f"{where}.content")
+    return _splayed(name, content)
+
+
+def _is_text_part(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") in _TEXT_PARTS and isinstance(part.get("text"), str)
+
+
+class _TwiceError(ValueError):
+    """A key that stands in an object twice."""
 
 
 def _json(text: str) -> Any:
     """JSON as it is defined: `NaN` and numbers beyond a float are none, and the wire format has no way to write them.
 
     Raises:
-        ValueError: it is no JSON.
+        ValueError: it is no JSON, or has a key twice: who reads it next may take the other one.
         RecursionError: it is nested too deeply to be read.
     """
-    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+    return json.loads(text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_once)
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = iter(key for key, _ in pairs)
+        raise _TwiceError(_first_repeated(keys))
+    return found
+
+
+def _first_repeated(keys: Iterator[str]) -> str:
+    seen: set[str] = set()
+    return next(key for key in keys if key in seen or seen.add(key))  # type: ignore[func-returns-value]  # adds
 
 
 def _finite(text: str) -> float:
@@ -192,7 +235,5 @@ def _finite(text: str) -> float:
     return number
 
 
-def _splayed(name: Any, response: Any) -> dict[str, Any]:
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise MessageError(f"a tool result: got the tool name {name!r}, expected letters, digits, '_', '.' and '-'")
-    return {"name": name, "response": dict(response) if isinstance(response, Mapping) else {"value": response}}
+def _splayed(name: str, response: Any) -> dict[str, Any]:
+    return {"name": name, "response": response if isinstance(response, dict) else {"value": response}}

@@ -10,18 +10,20 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from steerkit.chat.declare import declared
 from steerkit.chat.history import in_call_order, template_messages
 from steerkit.chat.tokenizer import Tokenizer, token_bytes
-from steerkit.chat.tools import openai
 from steerkit.chat.wire import control_tokens
 from steerkit.errors import MessageError
 from steerkit.types import Messages, Tool
 
 _PRIVATE = range(0xE000, 0xF900)
+_TURN: Final = "<start_of_turn>"
 _ENCODING: Final = threading.Lock()
 """Whether control tokens are read as such is a switch on the tokenizer: one thread encodes at a time."""
 
@@ -56,20 +58,21 @@ def render(
 
     Raises:
         MessageError: a message the template cannot take, or a control token where they are refused.
+        ToolError: a tool that cannot be declared.
     """
     if untrusted not in ("neutralize", "refuse"):
         raise MessageError(f"untrusted: got {untrusted!r}, expected neutralize or refuse")
     plain = template_messages(messages)
-    declared = [openai(tool) for tool in tools]
+    told = [declared(tool) for tool in tools]
     structure = control_tokens(tokenizer)
-    marks = _Marks(list(structure), [plain, declared])
+    marks = _Marks(list(structure), [plain, told])
     try:
         if untrusted == "refuse":
             marks.refuse_messages(plain)
-            marks.refuse(declared, "tools")
-        rendered = _apply(
-            tokenizer, marks.replace(marks.with_plain_keys(in_call_order(plain))), marks.replace(declared)
-        )
+            marks.refuse(told, "tools")
+        ordered = marks.replace(marks.with_plain_keys(in_call_order(plain)))
+        rendered = _closed(_apply(tokenizer, ordered, marks.replace(told)))
+        _check_turns(rendered, ordered)
     except RecursionError:
         raise MessageError("messages: got values nested too deeply to render; expected fewer levels") from None
     ids: list[int] = []
@@ -77,7 +80,7 @@ def render(
     with _ENCODING:
         for n, piece in enumerate(pieces):
             ids += _literal(tokenizer, piece, structure) if n % 2 else _structure(tokenizer, piece, structure, marks)
-    *_, last = rendered.rpartition("<start_of_turn>")
+    *_, last = rendered.rpartition(_TURN)
     return Prompt(tuple(ids), "".join(pieces), len(pieces) // 2, last.strip() != "model")
 
 
@@ -85,13 +88,7 @@ class _Marks:
     """Stand-ins for control tokens: a private character that occurs in no input, a number, the character again."""
 
     def __init__(self, control: Sequence[str], inputs: Any) -> None:
-        try:
-            said = json.dumps(inputs, ensure_ascii=False, default=str)
-            said.encode()
-        except UnicodeEncodeError:
-            raise MessageError("messages: got half a character (a lone surrogate); expected Unicode text") from None
-        except (TypeError, ValueError, RecursionError) as error:
-            raise MessageError(f"messages: got values that are no JSON ({str(error)[:80]})") from None
+        said = json.dumps(inputs, ensure_ascii=False)
         free = next((chr(code) for code in _PRIVATE if chr(code) not in said), None)
         if free is None:
             raise MessageError("messages: got every private-use character of Unicode; expected at most some of them")
@@ -114,14 +111,20 @@ class _Marks:
         return value
 
     def with_plain_keys(self, value: Any) -> Any:
-        """The value with keys that the grammar can write; two that become one stay two. Control tokens are kept."""
+        """The value with keys that the grammar can write; of those that become one, all but the first are numbered.
+        Control tokens are kept.
+        """
         if isinstance(value, Mapping):
+            plain = {key: self._strange.sub(lambda match: match[1] or "_", key) or "_" for key in value}
+            taken, counts = {key for key in value if plain[key] == key}, Counter[str]()
             found: dict[str, Any] = {}
             for key, item in value.items():
-                plain = self._strange.sub(lambda match: match[1] or "_", str(key)) or "_"
-                while plain in found:
-                    plain += "_"
-                found[plain] = self.with_plain_keys(item)
+                name, base = plain[key], plain[key].rstrip("_")
+                while name != key and name in taken:
+                    counts[base] += 1
+                    name = f"{base}_{counts[base] + 1}"
+                taken.add(name)
+                found[name] = self.with_plain_keys(item)
             return found
         return [self.with_plain_keys(item) for item in value] if isinstance(value, (list, tuple)) else value
 
@@ -155,7 +158,7 @@ class _Marks:
     def _refuse_keys(self, value: Any, path: str) -> None:
         if isinstance(value, Mapping):
             for key, item in value.items():
-                if self._strange.search(str(key)) or not key:
+                if self._strange.search(key) or not key:
                     raise MessageError(
                         f"{path}: got the key {key!r}, expected letters, digits, '_', '.' and '-' (untrusted: refuse)"
                     )
@@ -175,6 +178,22 @@ def _apply(tokenizer: Tokenizer, messages: Any, tools: Any) -> str:
     except Exception as error:  # whatever a template written by somebody else raises
         raise MessageError(f"messages: the chat template refuses them: {str(error)[:200]}") from None
     return str(text)
+
+
+def _closed(text: str) -> str:
+    """The text with every turn closed before the next begins, as after calls that nobody answered."""
+    first, *others = text.split(_TURN)
+    for other in others:
+        is_closed = _TURN not in first or first.rstrip().endswith("<end_of_turn>")
+        first += ("" if is_closed else "<end_of_turn>\n") + _TURN + other
+    return first
+
+
+def _check_turns(text: str, messages: Sequence[Mapping[str, Any]]) -> None:
+    """Raise MessageError if the template put a user's message elsewhere, where no rule at `user` would read it."""
+    wrote, wanted = text.count(f"{_TURN}user\n"), sum(message["role"] == "user" for message in messages)
+    if wrote < wanted:
+        raise MessageError(f"messages: got {wrote} turns of the user from the chat template, expected {wanted}")
 
 
 def _structure(tokenizer: Tokenizer, text: str, structure: Mapping[str, int], marks: _Marks) -> list[int]:

@@ -7,6 +7,7 @@ from steerkit.engine.graphs import Graphs, GraphStatistics, Prepare, graphs_for
 from steerkit.engine.load import AbandonedError, LoadedModel, box_folder, load_model
 from steerkit.engine.prefixes import DEFAULT, PrefixCache, PrefixStatistics, Reuse, bytes_of, can_be_cut
 from steerkit.engine.prepack import Prepack, Prepacked, obstacle, prepacked
+from steerkit.engine.running import runnable
 from steerkit.engine.sampling import Sampling
 from steerkit.steer import cache_name
 
@@ -36,5 +37,6 @@ __all__ = [
     "obstacle",
     "prepacked",
     "read_along",
+    "runnable",
     "tool_from_function",
 ]

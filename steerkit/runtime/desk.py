@@ -11,8 +11,8 @@ from hashlib import sha256
 from typing import Any, TypeAlias, TypedDict
 
 from steerkit.audit import append_approval, append_execution, canonical, new_id
-from steerkit.chat import as_tools
-from steerkit.engine import Sampling, tool_from_function
+from steerkit.chat import as_tools, one_by_one
+from steerkit.engine import Sampling, runnable, tool_from_function
 from steerkit.errors import AuditError, LoopError, ToolError
 from steerkit.policy import Policy, fingerprint
 from steerkit.runtime.batches import sampling_of
@@ -196,8 +196,8 @@ def _functions(
         ToolError: which tool has none, or two, or which function has no tool.
     """
     found: dict[str, Callable[..., Any]] = {}
-    for tool, one in zip(declared, given, strict=True):
-        own = one if callable(one) else None
+    for tool, one in zip(declared, one_by_one(given), strict=True):
+        own = runnable(one)
         if own is not None and tool.name in execute:
             raise ToolError(f"execute['{tool.name}']: got a second function, as the tool is one itself; give one")
         function = execute.get(tool.name) if own is None else own

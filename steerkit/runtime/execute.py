@@ -43,7 +43,7 @@ class Limits:
     timeout: float | None = 30.0
     """Seconds; None for no limit."""
     max_result: int = MAX_RESULT
-    """Characters of a result; what is longer is cut."""
+    """Characters of a result, and tokens; what is longer is cut."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ def generating(
 def _steps(bench: Bench, rows: Sequence[Prepared], batch: Batch, plan: Plan, tape: Tape) -> Generator[Any, Any]:
     """The tokens of each step, under the hooks."""
     wire = Wire.of(bench.loaded.tokenizer)
-    sampling = batch.within_context(loaded.model, [one.request.sampling for one in rows])
+    sampling = batch.within_context(bench.loaded.model, [one.request.sampling for one in rows])
     ends, reuse = pieces_of(rows, bench.loaded, bench.saes, tape, bench.prefix_cache)
     how: dict[str, Any] = {"split_prompt": plan.has_late_rules, "ends": ends, "reuse": reuse}
     how |= {"graphs": bench.graphs, "handover": tape.handover}

@@ -7,13 +7,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from steerkit.errors import MessageError
+from steerkit.chat import plain_messages
 from steerkit.runtime.calls import Approval as Approval
 from steerkit.runtime.calls import Execution as Execution
 from steerkit.runtime.calls import Held as Held
@@ -152,32 +151,6 @@ def held_of(asked: Sequence[Asked], record_id: str | None) -> tuple[Held, ...]:
     return tuple(Held(one.id, one.call, one.verdict, record_id) for one in asked if one.is_held)
 
 
-def plain_messages(messages: Messages) -> list[dict[str, Any]]:
-    """A copy as plain JSON values.
-
-    Raises:
-        MessageError: which value is none, or that it is no list of messages.
-    """
-    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence) or not messages:
-        raise MessageError("messages: expected a list of at least one {role, content}")
-    for number, message in enumerate(messages):
-        if not isinstance(message, Mapping):
-            raise MessageError(f"messages[{number}]: got {type(message).__name__}, expected a mapping")
-    try:
-        return [_plain(message, f"messages[{number}]") for number, message in enumerate(messages)]
-    except RecursionError:
-        raise MessageError("messages: got values nested too deeply; expected fewer levels") from None
-
-
-def _plain(value: Any, where: str) -> Any:
-    if value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item, f"{where}.{key}") for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, f"{where}[{number}]") for number, item in enumerate(value)]
-    got = repr(value) if isinstance(value, float) else type(value).__name__
-    raise MessageError(f"{where}: got {got}, expected a JSON value")
 
 
 def _ended(turn: Turn) -> Outcome | None:

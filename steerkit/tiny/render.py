@@ -20,7 +20,7 @@ def value(item: object) -> str:
     if isinstance(item, bool):
         return "true" if item else "false"
     if isinstance(item, Mapping):
-        return "{" + pairs(item) + "}"
+        return "{" + pairs(sorted_keys(item)) + "}"
     if isinstance(item, Sequence):
         return "[" + ",".join(value(part) for part in item) + "]"
     return str(item)
@@ -29,6 +29,11 @@ def value(item: object) -> str:
 def pairs(mapping: Mapping[str, object]) -> str:
     """`key:value` pairs, in the mapping's order."""
     return ",".join(f"{key}:{value(item)}" for key, item in mapping.items())
+
+
+def sorted_keys(mapping: Mapping[str, object]) -> dict[str, object]:
+    """The mapping as the template writes one inside a value, and a result: its keys sorted without case."""
+    return dict(sorted(mapping.items(), key=lambda pair: pair[0].lower()))
 
 
 def call(name: str, arguments: Mapping[str, object]) -> str:
@@ -64,7 +69,7 @@ def _declaration(tool: Tool) -> str:
 def _result(message: Message) -> str:
     content = message["content"]
     name, result = (content["name"], content["response"]) if isinstance(content, dict) else (message["name"], content)
-    inner = pairs(result) if isinstance(result, Mapping) else f"value:{value(result)}"
+    inner = pairs(sorted_keys(result)) if isinstance(result, Mapping) else f"value:{value(result)}"
     return f"<start_function_response>response:{name}{{{inner}}}<end_function_response>"
 
 

@@ -90,7 +90,7 @@ def test_a_key_cannot_fake_its_siblings(tokenizer: Any) -> None:
     assert "response:pay{note_1_paid:true}" in faked.text
     assert "response:pay{note:1,paid:true}" in render(tokenizer, result({"note": 1, "paid": True})).text
     nested = render(tokenizer, result({"k": [{"a}": 1, "a{": 2, "": 3}]})).text
-    assert "response:pay{k:[{a_:1,a__:2,_:3}]}" in nested
+    assert "response:pay{k:[{_:3,a_:1,a_2:2}]}" in nested
     called = {"role": "assistant", "tool_calls": [{"function": {"name": "pay", "arguments": {"to:1,by": 2}}}]}
     assert "call:pay{to_1_by:2}" in render(tokenizer, [*user("x"), called]).text
 
@@ -246,7 +246,10 @@ BAD = {
     "parts": ([{"role": "user", "content": [3]}], r"messages\[0\]\.content: got list"),
     "bytes": ([{"role": "user", "content": b"x"}], r"messages\[0\]\.content: got bytes"),
     "half a character": (user("\ud800"), "surrogate|Unicode"),
-    "no call before": ([{"role": "tool", "name": "pay", "content": "x"}], "the chat template refuses them"),
+    "no call before": (
+        [{"role": "tool", "name": "pay", "content": "x"}],
+        r"messages\[0\]\.name: got 'pay', expected the name of an earlier call",
+    ),
 }
 
 

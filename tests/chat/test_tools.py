@@ -37,8 +37,9 @@ def test_every_form_gives_the_same_tool() -> None:
     bare = {"name": "weather", "description": "Get the weather.", "parameters": SCHEMA}
     titled = {"title": "weather", "description": "Get the weather.", **SCHEMA}
     expected = Tool("weather", "Get the weather.", SCHEMA)
-    for form in ({"type": "function", "function": bare}, bare, titled, expected, weather):
+    for form in ({"type": "function", "function": bare}, bare, titled, expected):
         assert tools_of(form) == (expected,)
+    assert tools_of(weather) == (Tool("weather", "Get the weather.", {**SCHEMA, "additionalProperties": False}),)
     assert tools_of(openai(expected)) == (expected,)
 
 

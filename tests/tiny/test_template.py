@@ -151,6 +151,30 @@ def test_results_are_splayed_or_wrapped(rendered, response, written):
     assert text.endswith(f"<start_function_response>response:f{written}<end_function_response>")
 
 
+def test_the_keys_of_a_result_are_sorted_and_those_of_a_call_are_not(rendered):
+    """As the published template sorts them, without case and at every depth; a call stays as the model wrote it."""
+    result = {"b": 1, "A": [{"d": 2, "c": {"f": 3, "E": 4}}]}
+    text = rendered(
+        [USER, asked(call("f", {"z": 1, "a": 2})), {"role": "tool", "content": {"name": "f", "response": result}}]
+    )
+    assert "call:f{z:1,a:2}" in text
+    assert "response:f{A:[{c:{E:4,f:3},d:2}],b:1}" in text
+
+
+def test_all_that_is_said_of_items_is_declared(rendered):
+    """Every key of a list's items stands in the declaration, sorted, `nullable:false` too; what is null does not."""
+    items = {"type": "string", "nullable": False, "minLength": 1, "enum": ["a"], "default": None}
+    assert (
+        "items:{enum:[<escape>a<escape>],minLength:1,nullable:false,type:<escape>STRING<escape>},type:<escape>ARRAY<escape>"
+    ) in rendered([USER], [tool("f", {"l": {"type": "array", "items": items}})])
+
+
+def test_a_developer_may_speak_in_between(rendered):
+    """In a turn of its own, after an open one is closed."""
+    text = rendered([USER, asked(call("f", {})), {"role": "system", "content": "mind"}, USER])
+    assert "<end_function_call><end_of_turn>\n<start_of_turn>developer\nmind<end_of_turn>\n<start_of_turn>user" in text
+
+
 @pytest.mark.parametrize("message", [{"name": "f"}, {"tool_call_id": "1"}])
 def test_openai_results_find_their_tool(rendered, message):
     """A text result is wrapped, its tool named or found by the call's id; generation goes on in the same turn."""

@@ -1,12 +1,13 @@
 """Messages and tools to tokens, and tokens back to calls. Goes through the tokenizer's own template; loads no torch."""
 
+from steerkit.chat.arguments import schema_errors, undeclared_arguments, validate_arguments
 from steerkit.chat.history import Made, calls_made
 from steerkit.chat.parse import CallClosed, CallOpened, Event, Parsed, Parser, TextDelta, parse
 from steerkit.chat.pieces import piece_ends
 from steerkit.chat.places import PlaceMachine, StepPlaces, place_machine, steps_by_place
 from steerkit.chat.render import Prompt, render
 from steerkit.chat.tokenizer import Tokenizer
-from steerkit.chat.tools import as_tools, lint, openai, schema_errors, validate_arguments
+from steerkit.chat.tools import as_tools, lint, openai
 from steerkit.chat.wire import Wire, encode_call
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     "render",
     "schema_errors",
     "steps_by_place",
+    "undeclared_arguments",
     "validate_arguments",
 ]

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
-import jsonschema
-from jsonschema.validators import Draft202012Validator
-from referencing import Registry
-
+from steerkit.chat.arguments import schema_problem
 from steerkit.chat.wire import NAME
 from steerkit.errors import ToolError
-from steerkit.types import Json, Tool
+from steerkit.types import Tool
 
 _VANISHING = ("description", "type", "properties", "required", "nullable")
 _UNTYPED = "parameters without a type leave the declaration's brace open; add type: object"
@@ -62,38 +59,6 @@ def lint(tool: Tool) -> list[Lint]:
     return [*untyped, *_lint_properties(tool.parameters, "parameters")]
 
 
-def validate_arguments(tool: Tool, arguments: Mapping[str, Json]) -> str | None:
-    """The first thing that is wrong with a call's arguments, with its path; None if they fit the tool's schema.
-
-    Arguments that the schema cannot be applied to are wrong too.
-    """
-    try:
-        errors = schema_errors(tool.parameters, arguments)
-    except ToolError as refusal:
-        return f"arguments: {refusal}"
-    if not errors:
-        return None
-    error = min(errors, key=lambda error: [str(part) for part in error.absolute_path])
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
-    message = error.message if len(error.message) <= 200 else error.message[:197] + "..."
-    return f"arguments{path}: {message}"
-
-
-def schema_errors(schema: Mapping[str, Any], value: Any) -> list[jsonschema.ValidationError]:
-    """Everything that is wrong with a value by a JSON Schema. Nothing is ever fetched for a `$ref`.
-
-    Raises:
-        ToolError: the schema cannot be applied to it: a `$ref` that leads nowhere or in a circle, a number too large.
-    """
-    nothing: Registry[Any] = Registry()  # without one of its own, jsonschema would ask the network
-    try:
-        return list(Draft202012Validator(schema, registry=nothing).iter_errors(value))
-    except Exception as error:  # whatever the validator raises, a call is never let through by it
-        raise ToolError(
-            f"cannot be checked ({type(error).__name__}: {str(error)[:120]}); expected a schema that applies to it"
-        ) from None
-
-
 def _as_tool(given: Any, where: str, from_function: Callable[[Callable[..., Any]], Mapping[str, Any]]) -> Tool:
     if isinstance(given, Tool):
         return _checked(given, where)
@@ -122,15 +87,8 @@ def _checked(tool: Tool, where: str) -> Tool:
     schema = tool.parameters
     if not isinstance(schema, Mapping) or schema.get("type", "object") != "object":
         raise ToolError(f"{where}: got parameters that are no object schema; expected type: object and properties")
-    try:
-        Draft202012Validator.check_schema(schema)
-    except jsonschema.SchemaError as error:
-        path = "".join(f".{part}" for part in error.absolute_path)
-        raise ToolError(f"{where}: parameters{path}: {error.message[:200]}; expected a JSON Schema") from None
-    except (TypeError, RecursionError):
-        raise ToolError(
-            f"{where}: parameters: got keys that are no text, or too deep; expected a JSON Schema"
-        ) from None
+    if problem := schema_problem(schema):
+        raise ToolError(f"{where}: {problem}")
     if not isinstance(schema.get("properties", {}), Mapping):
         raise ToolError(f"{where}: parameters.properties: expected a mapping")
     for name in _parameters(schema):

@@ -52,6 +52,10 @@ RELEASED: Final[tuple[Decision, ...]] = ("allow", "flag", "none")
 """Decisions under which an executor may run a call."""
 
 
+JUDGING: Final = 2
+"""What verdicts mean in records; since 2 only calls that ran satisfy `without`, and undeclared arguments are denied."""
+
+
 def can_meet(one: Place, other: Place) -> bool:
     """Whether a step can stand at both places; may say yes too often, never no too often."""
     if one == other or "any" in (one, other):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -29,4 +30,6 @@ def tool_from_function(function: Callable[..., Any]) -> dict[str, Any]:
             f"tool {name}: got a function that cannot be described ({reason}); expected type hints on all arguments "
             f"and a Google-style docstring with an Args section"
         ) from None
+    if all(one.kind is not one.VAR_KEYWORD for one in inspect.signature(function).parameters.values()):
+        schema["function"]["parameters"]["additionalProperties"] = False
     return schema

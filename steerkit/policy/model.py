@@ -64,9 +64,9 @@ class GuardRule(Part):
     when: Evidence | Literal["invalid_arguments"] | None = None
     """What the features must have shown, or `invalid_arguments`."""
     after: Earlier | None = None
-    """A call that must have been made before."""
+    """A call that must have been made before, whether or not it ran."""
     without: Earlier | None = None
-    """A call that must not have been made before."""
+    """A call that must have run before for the rule not to match; one that was denied, refused or is held did not."""
     then: Ruling
     """`stop` overrides deny overrides hold overrides retry overrides flag overrides allow."""
     with_: Annotated[Name | None, Field(alias="with")] = None
@@ -97,6 +97,9 @@ class Guard(Part):
     default: Default
     """What happens to a call that no rule matches."""
     rules: tuple[GuardRule, ...] = ()
+    undeclared_arguments: Literal["deny", "flag", "allow"] | None = None
+    """What happens to a call with an argument that the tool's schema does not list, where that schema says nothing of
+    it (`additionalProperties`); not said: deny."""
 
 
 class TraceSettings(Part):

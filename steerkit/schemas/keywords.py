@@ -22,7 +22,7 @@ Keyword: TypeAlias = Callable[[Any, Any, Any, Any], Any]
 
 
 def counted(keyword: Keyword) -> Keyword:
-    """The keyword, its steps counted and its depth bounded; null fits whatever says `nullable: true`, as OpenAPI has it."""
+    """The keyword, its steps counted and its depth bounded; null fits what says `nullable: true`, as OpenAPI has it."""
 
     def errors(validator: Any, said: Any, value: Any, schema: Any) -> Iterator[Any]:
         if value is None and schema.get("nullable") is True:
@@ -132,10 +132,8 @@ def _unevaluated_properties(validator: Any, said: Any, value: Any, schema: Any) 
     if not validator.is_type(value, "object"):
         return
     parts = list(in_place(validator, value))
-    if any(
-        "additionalProperties" in one or (part is not validator and "unevaluatedProperties" in one)
-        for part, one in parts
-    ):
+    below = [one for part, one in parts if part is not validator]
+    if any("additionalProperties" in one for _, one in parts) or any("unevaluatedProperties" in one for one in below):
         return
     rest = [name for name in value if not any(next(named_by(one, name), None) is not None for _, one in parts)]
     wrong = [name for name in rest if not inner(validator, said).is_valid(value[name])]

@@ -43,7 +43,7 @@ class Measure:
 
     def _weigh(self, value: Any, depth: int) -> int:
         if depth > MAX_DEPTH:
-            raise TooMuchError(f"a value nested more than {MAX_DEPTH} levels deep")
+            raise TooMuchError(f"a value that is too deep, with more than {MAX_DEPTH} levels")
         self.spend(1)
         if isinstance(value, str):
             return len(value)

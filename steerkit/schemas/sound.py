@@ -84,7 +84,7 @@ def lost_references(schema: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
         if _aim(part) is None:
             text = "which leads nowhere; expected one of its own $defs (nothing is ever fetched)"
         elif _circles(part, seen, 0):
-            text = "which leads back to itself without reading any deeper; expected an end"
+            text = "which leads nowhere: back to itself without reading any deeper; expected an end"
         else:
             continue
         yield (*path, "$ref"), f"got {reference[:80]!r}, {text}"
@@ -143,13 +143,11 @@ def _by_draft(schema: Any, draft: str) -> Iterator[tuple[Path, str]]:
 def _by_part(schema: Any, draft: str) -> Iterator[tuple[Path, str]]:
     """Patterns that cannot be matched, and parts in another draft than the whole."""
     for path, part in subschemas(schema):
-        patterns = part.get("patternProperties")
-        named = [
-            ((*path, "patternProperties", name), name) for name in (patterns if isinstance(patterns, Mapping) else ())
-        ]
-        for place, pattern in [((*path, "pattern"), part.get("pattern")), *named]:
+        named = part.get("patternProperties")
+        places = [((*path, "patternProperties", name), name) for name in named] if isinstance(named, Mapping) else []
+        for place, pattern in [((*path, "pattern"), part.get("pattern")), *places]:
             if isinstance(pattern, str) and (why := unmatchable(pattern)):
-                yield place, f"got the pattern {pattern[:80]!r}: {why}"
+                yield place, f"{pattern[:80]!r} is not a 'regex' that can be matched here: {why}"
         try:
             other = path and "$schema" in part and draft_of(part) != draft
         except DraftError:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from steerkit.errors import PolicyError
 from steerkit.policy.crosscheck import cross_problems
 from steerkit.policy.document import Document, read_document, write_document
-from steerkit.policy.model import Policy
+from steerkit.policy.model import CHECKED, Policy
 from steerkit.policy.plain import Location, Problem
 from steerkit.policy.schema import keys_at
 
@@ -54,7 +54,7 @@ def loads(text: str, source: str = "<string>") -> Policy:
     problems = [*document.problems, *cross_problems(document.data)]
     policy = None
     try:
-        policy = Policy.model_validate(document.data)
+        policy = Policy.model_validate(document.data, context=CHECKED)
     except ValidationError as error:
         # The model's own cross-check says again, without lines, what cross_problems said with them.
         entries = [

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from steerkit.policy.conditions import Evidence, Gate, Hold, PlaceName
 from steerkit.policy.crosscheck import cross_problems
@@ -19,6 +19,10 @@ Ruling: TypeAlias = Literal["allow", "flag", "hold", "retry", "deny", "stop"]
 
 Schema: TypeAlias = dict[str, Any]
 """A JSON Schema (2020-12); checked with the whole policy, so that a mistake in it has its own line."""
+
+
+CHECKED: Final = {"checked": True}
+"""Context of data whose parts are known to agree: `load` looks before, for the sake of the lines."""
 
 
 class SteerRule(Part):
@@ -139,8 +143,8 @@ class Policy(Part):
         return self.model_copy(update={"steer": steer})
 
     @model_validator(mode="after")
-    def _agrees_with_itself(self) -> Policy:
-        problems = cross_problems(self.model_dump(exclude_none=True))
+    def _agrees_with_itself(self, info: ValidationInfo) -> Policy:
+        problems = [] if info.context is CHECKED else cross_problems(self.model_dump(exclude_none=True))
         if problems:
             raise ValueError("; ".join(f"{problem.path}: {problem.text}" for problem in problems))
         return self

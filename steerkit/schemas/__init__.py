@@ -1,7 +1,8 @@
 """JSON Schema for values that nobody vouches for: bounded work, ECMA-262 patterns, exact numbers, nothing fetched."""
 
 from steerkit.schemas.apply import UndecidedError, errors, fits, undeclared
-from steerkit.schemas.patterns import PatternError, compiled
+from steerkit.schemas.linear import PatternError
+from steerkit.schemas.patterns import compiled
 from steerkit.schemas.sound import LISTS, MAPPINGS, SINGLE, faults, lost_references, no_json, subschemas, unmatchable
 
 __all__ = [

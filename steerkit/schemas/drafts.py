@@ -28,7 +28,8 @@ def _bounded(stock: Any) -> Any:
     keywords = {key: MENDED.get(key, keyword) for key, keyword in stock.VALIDATORS.items()}
     if "dependencies" not in keywords:  # left out since 2019, still what it says where it stands
         keywords["dependencies"] = validators.Draft7Validator.VALIDATORS["dependencies"]
-    made: Any = validators.extend(stock, {key: counted(keyword) for key, keyword in keywords.items()})
+    extend: Any = validators.extend  # its stubs leave it untyped
+    made = extend(stock, {key: counted(keyword) for key, keyword in keywords.items()})
     said = stock._APPLICABLE_VALIDATORS
     made.applicable_keywords = lambda self: dict(said(self.schema))
     made.evolve = _evolved

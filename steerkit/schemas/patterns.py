@@ -42,7 +42,7 @@ def compiled(source: str) -> Pattern:
     except RecursionError:
         raise PatternError("groups are nested too deeply; expected fewer") from None
     plain = [text for conditions, text in alternatives if not conditions]
-    choices = [((True, expression("|".join(plain))),)] if plain else []
+    choices: list[tuple[tuple[bool, Any], ...]] = [((True, expression("|".join(plain))),)] if plain else []
     for conditions, text in alternatives:
         if conditions:
             ahead = [(wanted, expression(rf"\A(?:{body})")) for wanted, body in conditions]

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
 from steerkit.schemas.apply import UndecidedError, measured
-from steerkit.schemas.drafts import DraftError, draft_of, meta_validator, validator_of
+from steerkit.schemas.drafts import DEFAULT, DraftError, draft_of, meta_validator, validator_of
 from steerkit.schemas.keywords import inner
+from steerkit.schemas.linear import PatternError
 from steerkit.schemas.measure import MAX_APPLIED, MAX_DEPTH, STEPS
-from steerkit.schemas.patterns import PatternError, compiled
+from steerkit.schemas.patterns import compiled
+from steerkit.schemas.plain import is_plain
 
 Path: TypeAlias = tuple[str | int, ...]
 
@@ -72,6 +74,8 @@ def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]
 
 def lost_references(schema: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
     """Every `$ref` that leads out of the schema, nowhere, or back to itself without reading deeper into the value."""
+    if not any("$ref" in part for _, part in subschemas(schema)):
+        return
     try:
         root = validator_of(schema)
     except DraftError:
@@ -129,6 +133,8 @@ def _applied(validator: Any) -> Iterator[Any]:
 
 def _by_draft(schema: Any, draft: str) -> Iterator[tuple[Path, str]]:
     """What the draft does not allow."""
+    if draft == DEFAULT and is_plain(schema):
+        return
     try:
         with measured(schema, _ENOUGH, 2 * MAX_APPLIED):
             wrong = list(meta_validator(draft).iter_errors(schema))

@@ -13,6 +13,7 @@ from steerkit.policy.plain import Location, Problem
 
 _MAX_DEPTH = 40
 _MAX_NODES = 250_000
+_MAX_DIGITS = 3_500
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """Half a character: YAML can write it, no file and no record can hold it."""
 
@@ -94,7 +95,7 @@ class Document:
         return self.lines.get(location, 1)
 
 
-def read_document(text: str, source: str) -> Document:
+def read_document(text: str, source: str, expected: str = "a policy: steerkit: 1, name: …") -> Document:
     """Parse a YAML mapping.
 
     Raises:
@@ -107,7 +108,7 @@ def read_document(text: str, source: str) -> Document:
     except RecursionError:
         raise PolicyError([f"{source}:1 nested too deeply; expected at most {_MAX_DEPTH} levels"]) from None
     if not isinstance(root, yaml.MappingNode):
-        raise PolicyError([f"{source}:1 got no mapping, expected a policy: steerkit: 1, name: …"])
+        raise PolicyError([f"{source}:1 got no mapping, expected {expected}"])
     document = Document()
     reader = _Reader(document, source)
     data = reader.read(root, ())
@@ -205,6 +206,8 @@ def _value(kind: str, text: str) -> Any:
         case "bool" if text.lower() in ("true", "false"):
             return text.lower() == "true"
         case "int":
+            if len(text) > _MAX_DIGITS:  # more than Python writes again
+                raise ValueError(kind)
             return int(text, 0 if text.startswith(("0x", "0o")) else 10)
         case "float":
             return float(re.sub(r"^([-+]?)\.(?=[iInN])", r"\1", text))

@@ -57,9 +57,7 @@ def check_cases(policy: Policy, cases: Cases, *, tools: Sequence[Any] | None = N
     if policy.guard is None:
         raise PolicyError([f"policy '{policy.name}': got no guard, so there is no verdict to check"])
     if any(where[0] == "guard" for where, _, _ in in_multiples(policy)):
-        raise PolicyError(
-            [f"policy '{policy.name}': got bounds in multiples of a statistic, expected its SAEs beside it"]
-        )
+        raise PolicyError([f"policy '{policy.name}': its guard has bounds in multiples of a statistic; give its SAEs"])
     given = cases.tools if tools is None else tools
     declared = None if given is None else as_tools(given, from_function=_no_function)
     enforced = policy.model_copy(update={"mode": "enforce"})

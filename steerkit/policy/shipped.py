@@ -18,7 +18,7 @@ def shipped() -> list[str]:
 
 def shipped_file(name: str | Path) -> Path:
     """The file of a policy that ships; of any other name or path the path itself."""
-    home, text = _folder(), Path(name).as_posix()
+    home, text = _folder(), _said(name)
     file = home / f"{text}.yaml" if home and _NAME.fullmatch(text) else Path(name)
     return file if file.is_file() else Path(name)
 
@@ -30,11 +30,16 @@ def found(path: str | Path) -> Path:
 
 def meant(path: str | Path) -> str:
     """What to write instead of a name of no policy; empty for anything else."""
-    name, known = Path(path).as_posix(), shipped()
+    name, known = _said(path), shipped()
     if not _NAME.fullmatch(name) or not known:
         return ""
     close = get_close_matches(name, known, n=1)
     return f", or one that ships: {', '.join(known)}" + (f"; did you mean '{close[0]}'?" if close else "")
+
+
+def _said(path: str | Path) -> str:
+    """As it was written: pathlib takes './payments' for 'payments'."""
+    return path if isinstance(path, str) else path.as_posix()
 
 
 def _folder() -> Path | None:

@@ -51,6 +51,9 @@ PROMPT_PLACES: Final = frozenset({"prompt", "developer", "declaration", "user", 
 RELEASED: Final[tuple[Decision, ...]] = ("allow", "flag", "none")
 """Decisions under which an executor may run a call."""
 
+JUDGING: Final = 2
+"""What verdicts mean in records; since 2 only calls that ran satisfy `without`, and undeclared arguments are denied."""
+
 
 def in_one_line(kind: str, *parts: object) -> str:
     """What a value is shown as: its kind and what matters of it, at most 200 characters, none of them a control."""

@@ -21,7 +21,9 @@ TEXTS = [
     for path in sorted((ROOT / folder).rglob("*"))
     if path.suffix in (".py", ".md", ".yaml", ".txt", ".toml", "") and path.is_file() and path != Path(__file__)
 ] + [ROOT / name for name in ("README.md", "CHANGELOG.md", "pyproject.toml")]
-BY_NAME = re.compile(r"""(?:pip|uv|pipx)\b[^\n&|;]*\binstall\b[^\n&|;]*[\s'"]steerkit(?=[\[=<>~!\s`]|['"](?![a-z])|$)""")
+BY_NAME = re.compile(
+    r"""(?:pip|uv|pipx)\b[^\n&|;]*\binstall\b[^\n&|;]*[\s'"]steerkit(?=[\[=<>~!\s`]|['"](?![a-z])|$)"""
+)
 EXTRA = re.compile(r"\.\[([\w,]+)\]|MissingExtraError\.of\(\s*[^\n]*?, \"(\w+)\"")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from steerkit.audit.layout import FORMAT as FORMAT  # events say it too
 from steerkit.audit.store import Store
 from steerkit.audit.trace import pack
-from steerkit.types import Call, CallLike, Message, Tool, Turn, Verdict
+from steerkit.types import JUDGING, Call, CallLike, Message, Tool, Turn, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ def body_of(turn: Turn, context: Context) -> dict[str, Any]:
         "format": FORMAT,
         "kind": "turn",
         "guard": "policy" if context.guarded else "none",
+        "judging": JUDGING,
         "verdicts": [verdict_data(verdict) for verdict in turn.verdicts],
         "calls": [_call(call) for call in turn.calls],
         "text": turn.text,

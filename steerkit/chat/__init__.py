@@ -1,5 +1,6 @@
 """Messages and tools to tokens, and tokens back to calls. Goes through the tokenizer's own template; loads no torch."""
 
+from steerkit.chat.arguments import schema_errors, undeclared_arguments, validate_arguments
 from steerkit.chat.declare import declared, lint
 from steerkit.chat.forms import one_by_one, tool_object
 from steerkit.chat.history import Made, calls_made
@@ -9,7 +10,7 @@ from steerkit.chat.places import PlaceMachine, StepPlaces, place_machine, steps_
 from steerkit.chat.plain import plain_messages
 from steerkit.chat.render import Prompt, render
 from steerkit.chat.tokenizer import Tokenizer
-from steerkit.chat.tools import as_tools, openai, schema_errors, validate_arguments
+from steerkit.chat.tools import as_tools, openai
 from steerkit.chat.wire import Wire, encode_call
 
 __all__ = [
@@ -40,5 +41,6 @@ __all__ = [
     "schema_errors",
     "steps_by_place",
     "tool_object",
+    "undeclared_arguments",
     "validate_arguments",
 ]

@@ -6,17 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-import jsonschema
-from jsonschema.validators import Draft202012Validator
-from referencing import Registry
-
+from steerkit.chat.arguments import schema_problem
 from steerkit.chat.declare import declared, unwritable
 from steerkit.chat.forms import one_by_one, read_form, tool_object
 from steerkit.chat.plain import plain_json
 from steerkit.chat.schemas import KEYWORDS, lower_types
 from steerkit.chat.wire import NAME
 from steerkit.errors import ToolError
-from steerkit.types import Json, Tool
+from steerkit.types import Tool
 
 
 def as_tools(
@@ -50,38 +47,6 @@ def openai(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def validate_arguments(tool: Tool, arguments: Mapping[str, Json]) -> str | None:
-    """The first thing that is wrong with a call's arguments, with its path; None if they fit the tool's schema.
-
-    Arguments that the schema cannot be applied to are wrong too.
-    """
-    try:
-        errors = schema_errors(tool.parameters, arguments)
-    except ToolError as refusal:
-        return f"arguments: {refusal}"
-    if not errors:
-        return None
-    error = min(errors, key=lambda error: [str(part) for part in error.absolute_path])
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
-    message = error.message if len(error.message) <= 200 else error.message[:197] + "..."
-    return f"arguments{path}: {message}"
-
-
-def schema_errors(schema: Mapping[str, Any], value: Any) -> list[jsonschema.ValidationError]:
-    """Everything that is wrong with a value by a JSON Schema. Nothing is ever fetched for a `$ref`.
-
-    Raises:
-        ToolError: the schema cannot be applied to it: a `$ref` that leads nowhere or in a circle, a number too large.
-    """
-    nothing: Registry[Any] = Registry()  # without one of its own, jsonschema would ask the network
-    try:
-        return list(Draft202012Validator(schema, registry=nothing).iter_errors(value))
-    except Exception as error:  # whatever the validator raises, a call is never let through by it
-        raise ToolError(
-            f"cannot be checked ({type(error).__name__}: {str(error)[:120]}); expected a schema that applies to it"
-        ) from None
-
-
 def _as_tool(given: Any, where: str, from_function: Callable[[Callable[..., Any]], Mapping[str, Any]]) -> Tool:
     if isinstance(given, Tool):
         return _checked(given, where)
@@ -102,16 +67,9 @@ def _checked(tool: Tool, where: str) -> Tool:
     where = f"{where} ({tool.name})"
     if not isinstance(tool.description, str):
         raise ToolError(f"{where}: got a description of type {type(tool.description).__name__}, expected text")
-    try:
-        schema = _schema(tool.parameters, where)
-        Draft202012Validator.check_schema(schema)
-    except jsonschema.SchemaError as error:
-        path = "".join(f".{part}" for part in error.absolute_path)
-        raise ToolError(f"{where}: parameters{path}: {error.message[:200]}; expected a JSON Schema") from None
-    except (TypeError, RecursionError):
-        raise ToolError(
-            f"{where}: parameters: got keys that are no text, or too deep; expected a JSON Schema"
-        ) from None
+    schema = _schema(tool.parameters, where)
+    if problem := schema_problem(schema):
+        raise ToolError(f"{where}: {problem}")
     checked = Tool(tool.name, tool.description, schema)
     try:
         declared(checked)

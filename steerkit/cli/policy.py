@@ -1,8 +1,8 @@
-"""`steerkit policy`: check policy files, explain them, and print their JSON Schema."""
+"""`steerkit policy`: check policy files, test them on cases, explain them, and print their JSON Schema."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
@@ -10,26 +10,34 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from steerkit.cli.files import read_tools
+from steerkit.cli.view import print_json
 
 if TYPE_CHECKING:
     from steerkit.policy import Policy, Problem
     from steerkit.sae import SaeSet
 
 app = typer.Typer(
-    help="Check and explain policy files, and print their schema.", no_args_is_help=True, rich_markup_mode=None
+    help="Check, test and explain policy files, and print their schema.", no_args_is_help=True, rich_markup_mode=None
 )
 
-_Files = Annotated[list[Path], typer.Argument(help="Policy files.")]
+_SHIPS = "A policy file, or the name of one that ships (payments, functiongemma/guard)."
+_Files = Annotated[list[Path], typer.Argument(metavar="POLICY...", help=_SHIPS)]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
+_Saes = Annotated[str | None, typer.Option(metavar="FOLDER", help="Folder or hub repository of the SAEs it is for.")]
 
 
 @app.command()
 def check(
     files: _Files,
     model: Annotated[
-        str | None, typer.Option(help="Model it is for: 'tiny' (brings its SAEs), a folder or a hub repository.")
+        str | None,
+        typer.Option(metavar="MODEL", help="Model it is for: 'tiny' (brings its SAEs), a folder or a hub repository."),
     ] = None,
-    saes: Annotated[str | None, typer.Option(help="Folder or hub repository of the SAEs it is for.")] = None,
-    tools: Annotated[Path | None, typer.Option(help="JSON file with the tools that will be declared.")] = None,
+    saes: _Saes = None,
+    tools: Annotated[
+        Path | None, typer.Option(metavar="TOOLS", help="JSON file with the tools that will be declared.")
+    ] = None,
+    json: _Json = False,
 ) -> None:
     """Name every mistake of every file, with line and path; warnings do not fail."""
     from steerkit.errors import PolicyError
@@ -42,16 +50,65 @@ def check(
             policy = load(file)
         except PolicyError as error:
             problems += error.problems
+            if json:
+                _print_check(file, error.problems, ())
             continue
         found = [one(policy) for one in checks]
         wrong = locate(file, [problem for mistakes, _ in found for problem in mistakes])
-        for warning in locate(file, [doubt for _, doubts in found for doubt in doubts]):
+        warnings = locate(file, [doubt for _, doubts in found for doubt in doubts])
+        problems += wrong
+        if json:
+            _print_check(file, wrong, warnings)
+            continue
+        for warning in warnings:
             typer.echo(f"warning: {warning}", err=True)
         if not wrong:
             typer.echo(f"ok: {file}")
-        problems += wrong
+    if problems and json:
+        raise typer.Exit(1)
     if problems:
         raise PolicyError(problems)
+
+
+def _print_check(file: Path, problems: Sequence[str], warnings: Sequence[str]) -> None:
+    print_json({"file": str(file), "ok": not problems, "problems": list(problems), "warnings": list(warnings)})
+
+
+@app.command("test")
+def hold_against_cases(
+    file: Annotated[Path, typer.Argument(metavar="POLICY", help=_SHIPS)],
+    cases: Annotated[
+        Path,
+        typer.Option(metavar="CASES", help="YAML file of calls, what came before, and the verdicts they must get."),
+    ],
+    tools: Annotated[
+        Path | None, typer.Option(metavar="TOOLS", help="JSON file with the tools, instead of the cases' own.")
+    ] = None,
+    saes: _Saes = None,
+    json: _Json = False,
+) -> None:
+    """Hold a policy's guard against cases, without a model; ends with 1 if a verdict is another than expected."""
+    from steerkit.guard import check_cases
+    from steerkit.policy import load, load_cases, resolve
+
+    policy, read = load(file), load_cases(cases)
+    if saes is not None:
+        from steerkit.sae import load_set
+
+        policy = resolve(policy, load_set(saes).statistic)
+    checked = check_cases(policy, read, tools=None if tools is None else read_tools(tools))
+    failed = [one for one in checked if not one.holds]
+    for one in checked if json else ():
+        got = {"decision": one.verdict.decision, "rule": one.verdict.rule, "reason": one.verdict.reason}
+        expected = {"decision": one.expected, "rule": one.rule}
+        said = {"case": one.case, "call": one.number, "tool": one.tool, "holds": one.holds}
+        print_json({"policy": policy.name, **said, "expected": expected, "got": got})
+    if not json:
+        for one in failed:
+            typer.echo(f"{cases}: {one}")
+        typer.echo(f"{len(checked) - len(failed)} of {len(checked)} verdicts are as expected: {file}", err=bool(failed))
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -65,11 +122,16 @@ def explain(files: _Files) -> None:
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    cases: Annotated[bool, typer.Option("--cases", help="Of files of cases, which `policy test` reads.")] = False,
+) -> None:
     """Print the JSON Schema of policy files, for editors."""
-    from steerkit.policy import schema_text
+    from steerkit.policy import cases_schema, schema_text
 
-    typer.echo(schema_text(), nl=False)
+    if cases:
+        print_json(cases_schema())
+    else:
+        typer.echo(schema_text(), nl=False)
 
 
 _Found: TypeAlias = "tuple[Iterable[Problem], Iterable[Problem]]"

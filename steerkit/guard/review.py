@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from steerkit.chat import Made, calls_made, schema_errors, validate_arguments
+from steerkit.chat import Made, calls_made, schema_errors, undeclared_arguments, validate_arguments
 from steerkit.errors import ToolError
 from steerkit.guard.evidence import Finding, describe, scope_of, weigh
 from steerkit.policy import Earlier, Evidence, GuardRule, Policy, readings_of, why_late
-from steerkit.types import Call, CallLike, Decision, MalformedCall, Messages, Tool, Trace, Verdict
+from steerkit.types import JUDGING, RELEASED, Call, CallLike, Decision, MalformedCall, Messages, Tool, Trace, Verdict
 
 SEVERITY: Final[Mapping[Decision, int]] = {
     "none": 0,
@@ -30,7 +31,24 @@ class _Scene(NamedTuple):
     tools: Mapping[str, Tool]
     trace: Trace
     made: tuple[Made, ...]
-    """Calls before it."""
+    """Calls before it, whatever became of them; what `after` asks for."""
+    ran: tuple[Made, ...]
+    """Those of them that ran or may run; what `without` asks for."""
+    judging: int = JUDGING
+
+
+NOT_RUN: Final = re.compile(r"\s*not run\b", re.IGNORECASE)
+"""How the result of a call begins that was refused, as the loop writes it: `{"error": "not run: the reason"}`."""
+
+
+def ran(made: Made) -> bool:
+    """Whether a call of the conversation ran: it has a result, and not one that says `not run`.
+
+    A tool whose own result says so is taken not to have run, which can only make a verdict stricter.
+    """
+    result = made.result or {}
+    said = [result[key] for key in ("error", "value") if key in result]
+    return made.answered and not any(isinstance(text, str) and NOT_RUN.match(text) for text in said)
 
 
 def needs(policy: Policy) -> tuple[str, ...]:
@@ -47,13 +65,15 @@ def review(
     trace: Trace,
     policies: Sequence[Policy],
     messages: Messages = (),
+    judging: int = JUDGING,
 ) -> tuple[Verdict, ...]:
     """One verdict per call.
 
     A malformed call, an unknown tool and arguments that fail the tool's own schema are denied whatever the policies
-    say, in shadow mode too. Then stop overrides deny overrides hold overrides retry overrides flag overrides allow,
-    over the rules of all policies; a policy's default counts where none of its rules matches. A rule whose evidence is
-    missing denies.
+    say, in shadow mode too; so are arguments that the schema does not list, unless every policy with a guard says
+    otherwise (`undeclared_arguments`). Then stop overrides deny overrides hold overrides retry overrides flag overrides
+    allow, over the rules of all policies; a policy's default counts where none of its rules matches. A rule whose
+    evidence is missing denies.
 
     Args:
         calls: as parsed, with token spans.
@@ -61,17 +81,24 @@ def review(
         trace: with the watched values of every name in `needs`, and the places of the turn's steps.
         policies: with raw quantities.
         messages: the conversation before the reply, for rules over sequences of calls.
+        judging: as a record of that version was judged. Before 2 a call that did not run satisfied `without`, and an
+            argument that the schema does not list passed.
     """
     declared, made = {tool.name: tool for tool in tools}, calls_made(messages)
+    done = tuple(one for one in made if judging < 2 or ran(one))
     verdicts = []
     for call in calls:
-        verdicts.append(_judge(call, _Scene(declared, trace, made), policies))
+        verdict = _judge(call, _Scene(declared, trace, made, done, judging), policies)
+        verdicts.append(verdict)
         if isinstance(call, Call):
             made = (*made, Made(call.name, call.arguments))
+            done = (*done, made[-1]) if judging < 2 or verdict.decision in RELEASED else done
     return tuple(verdicts)
 
 
-def certain(call: Call, *, trace: Trace, policies: Sequence[Policy], messages: Messages = ()) -> Verdict | None:
+def certain(
+    call: Call, *, trace: Trace, policies: Sequence[Policy], messages: Messages = (), judging: int = JUDGING
+) -> Verdict | None:
     """The verdict of a tripwire on a call whose end is not written yet: whatever comes, the rule will match.
 
     Args:
@@ -79,8 +106,10 @@ def certain(call: Call, *, trace: Trace, policies: Sequence[Policy], messages: M
         trace: of the tokens so far.
         policies: with raw quantities; only those that enforce can trip.
         messages: the conversation before the reply.
+        judging: as in `review`.
     """
-    scene = _Scene({}, trace, calls_made(messages))
+    made = calls_made(messages)
+    scene = _Scene({}, trace, made, tuple(one for one in made if judging < 2 or ran(one)), judging)
     for policy in policies:
         for rule in policy.guard.rules if policy.guard and policy.mode == "enforce" else ():
             if not is_tripwire(rule) or (rule.tool != "*" and rule.tool != call.name):
@@ -113,16 +142,18 @@ def strictest(verdicts: Sequence[Verdict]) -> Verdict | None:
 def _judge(call: CallLike, scene: _Scene, policies: Sequence[Policy]) -> Verdict:
     if isinstance(call, MalformedCall):
         return Verdict("deny", "malformed_call", f"malformed call: {call.error}")
-    built_in = _built_in(call, scene)
     guarded = [policy for policy in policies if policy.guard is not None]
-    enforced = [_by_policy(call, scene, policy, not built_in) for policy in guarded if policy.mode == "enforce"]
-    shadowed = [_by_policy(call, scene, policy, not built_in) for policy in guarded if policy.mode == "shadow"]
-    verdict = strictest([*built_in, *enforced]) or Verdict("none", "none", "no guard was set")
+    built_in = _built_in(call, scene, [policy for policy in guarded if policy.mode == "enforce"])
+    valid = all(verdict.decision != "deny" for verdict in built_in)
+    enforced = [_by_policy(call, scene, policy, valid) for policy in guarded if policy.mode == "enforce"]
+    shadowed = [_by_policy(call, scene, policy, valid) for policy in guarded if policy.mode == "shadow"]
+    unjudged = Verdict("none", "none", f"{'not judged: ' if scene.judging > 1 else ''}no guard was set")
+    verdict = strictest([*built_in, *enforced]) or unjudged
     would = strictest([*built_in, *enforced, *shadowed]) if shadowed else None
     return verdict if would is None else replace(verdict, shadowed=would.decision)
 
 
-def _built_in(call: Call, scene: _Scene) -> list[Verdict]:
+def _built_in(call: Call, scene: _Scene, enforced: Sequence[Policy]) -> list[Verdict]:
     tool = scene.tools.get(call.name)
     if tool is None:
         known = ", ".join(scene.tools) or "none"
@@ -130,6 +161,11 @@ def _built_in(call: Call, scene: _Scene) -> list[Verdict]:
     invalid = validate_arguments(tool, call.arguments)
     if invalid is not None:
         return [Verdict("deny", "invalid_arguments", f"arguments do not fit the tool's schema: {invalid}")]
+    said = [policy.guard.undeclared_arguments or "deny" for policy in enforced if policy.guard] or ["deny"]
+    decision: Decision = max(said, key=SEVERITY.__getitem__) if scene.judging > 1 else "allow"
+    undeclared = None if decision == "allow" else undeclared_arguments(tool, call.arguments)
+    if undeclared is not None:
+        return [Verdict(decision, "undeclared_arguments", f"the tool does not declare it: {undeclared}")]
     return []
 
 
@@ -149,7 +185,7 @@ def _by_rule(call: Call, scene: _Scene, policy: Policy, rule: GuardRule, *, vali
             return None
         if rule.after is not None and not any(_was(rule.after, made) for made in scene.made):
             return None
-        if rule.without is not None and any(_was(rule.without, made) for made in scene.made):
+        if rule.without is not None and any(_was(rule.without, made) for made in scene.ran):
             return None
     except ToolError as error:
         return _undecided(policy, rule, f"its schema {error}")

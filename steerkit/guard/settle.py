@@ -68,16 +68,20 @@ def policies_in(turn: Mapping[str, Any]) -> tuple[Policy, ...]:
 def judge_again(turn: Mapping[str, Any], policies: Sequence[Policy], trace: Trace) -> tuple[Verdict, ...]:
     """The verdicts of a recorded turn, from what its record says and nothing else.
 
+    A record without `judging` is of a time when calls that did not run satisfied `without` and arguments that a schema
+    does not list passed; it is judged so. What its schemas say is read as today (patterns by ECMA-262, decimals, null).
+
     Args:
-        turn: the record's content: `calls`, `tools`, `messages`, `finish` and `attempt`.
+        turn: the record's content: `calls`, `tools`, `messages`, `finish`, `attempt`, and `judging` where it says so.
         policies: that it was under, with raw quantities.
         trace: that was kept of it.
     """
     calls = [_call(call) for call in turn["calls"]]
-    tools, messages = [Tool(**tool) for tool in turn["tools"]], turn["messages"]
-    verdicts = review(calls, tools=tools, trace=trace, policies=policies, messages=messages)
+    tools, messages, judging = [Tool(**tool) for tool in turn["tools"]], turn["messages"], turn.get("judging", 1)
+    verdicts = review(calls, tools=tools, trace=trace, policies=policies, messages=messages, judging=judging)
     if turn["finish"] == "tripwire" and calls:
-        verdict = certain(_begun(calls[-1]), trace=trace, policies=policies, messages=messages)
+        begun = _begun(calls[-1])
+        verdict = certain(begun, trace=trace, policies=policies, messages=messages, judging=judging)
         verdicts = (*verdicts[:-1], tripped(verdict, calls[-1])) if verdict else verdicts
     return settle(verdicts, policies, turn["attempt"])
 

@@ -1,5 +1,6 @@
 """What is wanted, in a file: features by name, how they are steered, how calls are judged. Loads no torch."""
 
+from steerkit.policy.cases import Case, Cases, cases_schema, load_cases
 from steerkit.policy.conditions import Condition, Evidence, Gate, parts_of, readings_of
 from steerkit.policy.explain import explain
 from steerkit.policy.identity import fingerprint, watch_key
@@ -9,9 +10,12 @@ from steerkit.policy.parts import Edit, Formula, NamedFeature, Probe, split_quan
 from steerkit.policy.plain import Problem
 from steerkit.policy.reach import doubtful, only_grows, unreachable, why_late
 from steerkit.policy.schema import schema, schema_text
+from steerkit.policy.shipped import shipped, shipped_file
 from steerkit.policy.units import Statistic, in_multiples, resolve, wrong_when_raw
 
 __all__ = [
+    "Case",
+    "Cases",
     "Condition",
     "Earlier",
     "Edit",
@@ -27,12 +31,14 @@ __all__ = [
     "Statistic",
     "SteerRule",
     "TraceSettings",
+    "cases_schema",
     "doubtful",
     "dump",
     "explain",
     "fingerprint",
     "in_multiples",
     "load",
+    "load_cases",
     "loads",
     "locate",
     "only_grows",
@@ -42,6 +48,8 @@ __all__ = [
     "revive",
     "schema",
     "schema_text",
+    "shipped",
+    "shipped_file",
     "split_quantity",
     "unreachable",
     "watch_key",

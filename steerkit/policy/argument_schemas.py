@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from jsonschema.validators import Draft202012Validator
-from referencing import Registry
-from referencing.jsonschema import DRAFT202012
+from steerkit import schemas
+from steerkit.policy.plain import Location, Problem
 
-from steerkit.policy.plain import Location, Problem, items, table
-
-_MAPPINGS: Final = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-_LISTS: Final = ("allOf", "anyOf", "oneOf", "prefixItems")
-_SINGLE: Final = (
-    *("not", "if", "then", "else", "items", "contains", "additionalProperties", "propertyNames"),
-    *("unevaluatedItems", "unevaluatedProperties", "contentSchema"),
-)
 _OTHERS: Final = (
     *("$id", "$schema", "$ref", "$anchor", "$dynamicRef", "$dynamicAnchor", "$vocabulary", "$comment"),
     *("type", "const", "enum", "multipleOf", "maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum"),
@@ -26,7 +16,8 @@ _OTHERS: Final = (
     *("maxProperties", "minProperties", "required", "dependentRequired", "format", "contentEncoding"),
     *("contentMediaType", "title", "description", "default", "deprecated", "readOnly", "writeOnly", "examples"),
 )
-KEYWORDS: Final = frozenset((*_MAPPINGS, *_LISTS, *_SINGLE, *_OTHERS))
+_OLDER: Final = frozenset({"dependencies", "additionalItems", "extends", "disallow"})
+KEYWORDS: Final = frozenset((*schemas.MAPPINGS, *schemas.LISTS, *schemas.SINGLE, *_OTHERS)) - _OLDER
 """Keywords of JSON Schema 2020-12; a validator ignores all others, and what is ignored restricts nothing."""
 
 _COUNTS: Final = (("minLength", "maxLength"), ("minItems", "maxItems"), ("minProperties", "maxProperties"))
@@ -36,15 +27,12 @@ def schema_problems(where: Location, schema: Any) -> Iterator[Problem]:
     """What is no schema in a mapping, and what nothing can satisfy; of anything else nothing, others say that."""
     if not isinstance(schema, Mapping):
         return
-    if not _is_json(schema):
-        yield Problem(where, "expected a JSON Schema: finite numbers, keys that are text, lists and mappings")
+    found = [Problem((*where, *path), text) for path, text in schemas.faults(schema)]
+    lost = [problem for problem in found if problem.location[-1] == "$ref"]  # loads, and `unreachable` says it
+    wrong = len(lost) < len(found)
+    yield from (problem for problem in found if problem not in lost)
+    if wrong and schemas.no_json(schema):
         return
-    patterns = Draft202012Validator.FORMAT_CHECKER
-    meta = Draft202012Validator(cast(Any, Draft202012Validator.META_SCHEMA), format_checker=patterns)
-    wrong = False
-    for error in meta.iter_errors(schema):
-        wrong = True
-        yield Problem((*where, *error.absolute_path), f"expected a JSON Schema: {_said(error)}")
     for inner, part in subschemas(where, schema):
         yield from _unknown(inner, part)
         if not wrong:
@@ -57,35 +45,12 @@ def schema_problems(where: Location, schema: Any) -> Iterator[Problem]:
 
 def subschemas(where: Location, schema: Any) -> Iterator[tuple[Location, Mapping[str, Any]]]:
     """A schema and all that stand in it, with their places."""
-    if not isinstance(schema, Mapping):
-        return
-    yield where, schema
-    for key in _MAPPINGS:
-        for name, part in table(schema, key).items():
-            yield from subschemas((*where, key, name), part)
-    for key in _LISTS:
-        for number, part in enumerate(items(schema, key)):
-            yield from subschemas((*where, key, number), part)
-    for key in _SINGLE:
-        yield from subschemas((*where, key), schema.get(key))
+    yield from (((*where, *path), part) for path, part in schemas.subschemas(schema))
 
 
 def lost_references(where: Location, schema: Any) -> Iterator[Problem]:
     """Every `$ref` that leads out of the schema, nowhere, or back to itself: the schema cannot be applied."""
-    for inner, part in subschemas(where, schema):
-        reference = part.get("$ref")
-        if isinstance(reference, str) and not _leads_on(schema, part, reference):
-            text = f"got {reference[:80]!r}, which leads nowhere; expected one of its own $defs"
-            yield Problem((*inner, "$ref"), text)
-
-
-def _leads_on(schema: Mapping[str, Any], part: Mapping[str, Any], reference: str) -> bool:
-    try:
-        whole = DRAFT202012.create_resource(schema)
-        resolver = Registry().with_resource("", whole).resolver_with_root(whole)
-        return resolver.lookup(reference).contents is not part
-    except Exception:  # unresolvable, no pointer, no address: the guard could not follow it either
-        return False
+    yield from (Problem((*where, *path), text) for path, text in schemas.lost_references(schema))
 
 
 def not_required(where: Location, schema: Any) -> Iterator[Location]:
@@ -95,21 +60,6 @@ def not_required(where: Location, schema: Any) -> Iterator[Location]:
         for name in schema.get("properties", {}):
             if name not in required:
                 yield (*where, "properties", name)
-
-
-def _is_json(schema: Any) -> bool:
-    try:
-        text = json.dumps(schema, allow_nan=False, ensure_ascii=False)
-        return bool(text.encode()) and json.loads(text) == schema
-    except (TypeError, ValueError, RecursionError):
-        return False
-
-
-def _said(error: Any) -> str:
-    if error.validator == "anyOf" and error.absolute_path and error.absolute_path[-1] == "type":
-        types = "array, boolean, integer, null, number, object, string"
-        return f"got {error.instance!r}, expected one of {types}, or a list of them"
-    return str(error.message)[:200]
 
 
 def _unknown(where: Location, schema: Mapping[str, Any]) -> Iterator[Problem]:
@@ -152,8 +102,8 @@ def _choices(where: Location, schema: Mapping[str, Any]) -> Iterator[Problem]:
         return
     values = [schema["const"]] if key == "const" else schema["enum"]
     try:
-        fits = any(Draft202012Validator(schema, registry=Registry()).is_valid(value) for value in values)
-    except Exception:  # a reference that leads nowhere is said elsewhere
+        fits = any(schemas.fits(schema, value) for value in values)
+    except schemas.UndecidedError:  # a reference that leads nowhere is said elsewhere
         return
     if not fits:
         what = "which does not fit" if key == "const" else "of which none fits"

@@ -12,7 +12,8 @@ from steerkit.errors import PolicyError
 from steerkit.policy.plain import Location, Problem
 
 _MAX_DEPTH = 40
-_MAX_NODES = 50_000
+_MAX_NODES = 250_000
+_MAX_DIGITS = 3_500
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """Half a character: YAML can write it, no file and no record can hold it."""
 
@@ -34,9 +35,15 @@ PyYAML's own rules, those of YAML 1.1, make truth of `no`, eight of `010`, ninet
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's loader with the core schema."""
+    """PyYAML's loader with the core schema; what it says of mistakes is what people are told."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]  # the stubs say instance, it is not
+
+
+class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # as the platform has it
+    """The same on libyaml, where PyYAML was built with it: ten times as fast."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
 
 class _Dumper(yaml.SafeDumper):
@@ -44,7 +51,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 for _kind, (_pattern, _first) in _PLAIN.items():
-    for _either in (_Loader, _Dumper):
+    for _either in (_Loader, _FastLoader, _Dumper):
         _firsts = [letter.replace("\0", "") for letter in _first]
         _either.add_implicit_resolver(_TAG + _kind, re.compile(f"(?:{_pattern})$"), _firsts)
 
@@ -88,25 +95,32 @@ class Document:
         return self.lines.get(location, 1)
 
 
-def read_document(text: str, source: str) -> Document:
+def read_document(text: str, source: str, expected: str = "a policy: steerkit: 1, name: …") -> Document:
     """Parse a YAML mapping.
 
     Raises:
         PolicyError: the text is no YAML, uses aliases, is nested too deeply, or is no mapping.
     """
     try:
-        root = yaml.compose(text, Loader=_Loader)
+        root = _composed(text)
     except yaml.YAMLError as error:
         raise PolicyError([_no_yaml(error, text, source)]) from None
     except RecursionError:
         raise PolicyError([f"{source}:1 nested too deeply; expected at most {_MAX_DEPTH} levels"]) from None
     if not isinstance(root, yaml.MappingNode):
-        raise PolicyError([f"{source}:1 got no mapping, expected a policy: steerkit: 1, name: …"])
+        raise PolicyError([f"{source}:1 got no mapping, expected {expected}"])
     document = Document()
     reader = _Reader(document, source)
     data = reader.read(root, ())
     document.data = data if isinstance(data, dict) else {}
     return document
+
+
+def _composed(text: str) -> yaml.Node | None:
+    try:
+        return yaml.compose(text, Loader=_FastLoader)
+    except (yaml.YAMLError, RecursionError, ValueError):  # the slower one says what is wrong, or reads it
+        return yaml.compose(text, Loader=_Loader)
 
 
 def _no_yaml(error: yaml.YAMLError, text: str, source: str) -> str:
@@ -131,7 +145,8 @@ class _Reader:
             raise PolicyError([f"{self.source}:{line} got a YAML alias (*), expected the value itself"])
         self.seen.add(id(node))
         if len(location) > _MAX_DEPTH or len(self.seen) > _MAX_NODES:
-            raise PolicyError([f"{self.source}:{line} too deep or too large; expected at most {_MAX_DEPTH} levels"])
+            most = f"{_MAX_DEPTH} levels and {_MAX_NODES} values"
+            raise PolicyError([f"{self.source}:{line} too deep or too large; expected at most {most}"])
         self.document.lines.setdefault(location, line)
         if not isinstance(node, yaml.ScalarNode) and node.tag not in (_TAG + "map", _TAG + "seq"):
             self._unreadable(node, location)
@@ -191,6 +206,8 @@ def _value(kind: str, text: str) -> Any:
         case "bool" if text.lower() in ("true", "false"):
             return text.lower() == "true"
         case "int":
+            if len(text) > _MAX_DIGITS:  # more than Python writes again
+                raise ValueError(kind)
             return int(text, 0 if text.startswith(("0x", "0o")) else 10)
         case "float":
             return float(re.sub(r"^([-+]?)\.(?=[iInN])", r"\1", text))

@@ -43,6 +43,11 @@ _DEFAULT: Final = {
     "deny": "is denied",
     "stop": "is denied and ends the run",
 }
+_UNDECLARED: Final = {
+    "deny": "So is a call with an argument that its tool's schema does not list and does not speak of.",
+    "flag": "An argument that its tool's schema does not list lets a call through and flags it.",
+    "allow": "An argument that its tool's schema does not list is no reason to deny a call.",
+}
 _UNITS: Final = {
     "max": "its largest value",
     "mean": "its mean",
@@ -161,12 +166,18 @@ def _guard(guard: Guard) -> Iterator[str]:
         "The guard denies calls that are malformed, undeclared or do not fit their tool's schema, whatever the rules "
         "say. Of several rules that match, the strictest decides."
     )
+    yield _UNDECLARED[guard.undeclared_arguments or "deny"]
     yield f"A call that no rule matches {_DEFAULT[guard.default]}."
     for rule in guard.rules:
         what = "any call" if rule.tool == "*" else f"a call of {rule.tool}"
         criteria = " and ".join(_criteria(rule))
         ruling = f"{_THEN[rule.then].format(what, rule.with_)}{', if ' if criteria else ''}{criteria}"
         yield f"Guard rule {rule.name} {ruling}.{_extra(rule)}{f' Its reason: {rule.reason}' if rule.reason else ''}"
+    if any(rule.without for rule in guard.rules):
+        yield (
+            "Where a rule asks that a call does not come after another, calls that did not run (denied, refused, held) "
+            "are passed over."
+        )
 
 
 def _criteria(rule: GuardRule) -> Iterator[str]:

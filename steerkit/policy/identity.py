@@ -10,7 +10,10 @@ from steerkit.policy.model import Policy
 
 def fingerprint(policy: Policy) -> str:
     """`sha256:…` over the whole content; equal content, equal fingerprint."""
-    content = json.dumps(policy.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, allow_nan=False)
+    said = policy.model_dump(mode="json")
+    if said["guard"] and said["guard"]["undeclared_arguments"] is None:
+        del said["guard"]["undeclared_arguments"]  # as before there was such a key: policies keep their fingerprints
+    content = json.dumps(said, sort_keys=True, ensure_ascii=False, allow_nan=False)
     return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
 
 

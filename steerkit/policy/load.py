@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -12,34 +12,36 @@ from pydantic import ValidationError
 from steerkit.errors import PolicyError
 from steerkit.policy.crosscheck import cross_problems
 from steerkit.policy.document import Document, read_document, write_document
-from steerkit.policy.model import Policy
+from steerkit.policy.model import CHECKED, Policy
 from steerkit.policy.plain import Location, Problem
 from steerkit.policy.schema import keys_at
+from steerkit.policy.shipped import found, meant
 
 _MAX_BYTES = 1 << 20
 
 
 def load(path: str | Path) -> Policy:
-    """The policy in a YAML file.
+    """The policy in a YAML file, or one that ships, by its name: `payments`, `functiongemma/guard`.
 
     Raises:
         PolicyError: the file cannot be read, or what it says is wrong; every mistake as `file:line path: got …`.
     """
-    return loads(_text(path), str(path))
+    return loads(text_of(path), str(path))
 
 
 def locate(path: str | Path, problems: Iterable[Problem]) -> list[str]:
     """Problems of the policy in a file that loads, as `file:line path: text`."""
-    return _lines(list(problems), read_document(_text(path), str(path)), str(path))
+    return lines_of(list(problems), read_document(text_of(path), str(path)), str(path))
 
 
-def _text(path: str | Path) -> str:
+def text_of(path: str | Path, kind: str = "a policy (YAML)") -> str:
+    """The text of a file, or of a policy that ships. Raises PolicyError."""
     try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise PolicyError([f"{path}: no such file; expected a policy (YAML)"]) from None
+        data = found(path).read_bytes()
+    except (FileNotFoundError, ValueError):  # a NUL in a path
+        raise PolicyError([f"{path}: no such file; expected {kind}{meant(path)}"]) from None
     except OSError as error:
-        raise PolicyError([f"{path}: cannot be read ({error.strerror}); expected a policy (YAML)"]) from None
+        raise PolicyError([f"{path}: cannot be read ({error.strerror}); expected {kind}"]) from None
     if len(data) > _MAX_BYTES:
         raise PolicyError([f"{path}: got {len(data)} bytes, expected at most {_MAX_BYTES}"])
     try:
@@ -51,10 +53,13 @@ def _text(path: str | Path) -> str:
 def loads(text: str, source: str = "<string>") -> Policy:
     """The policy in a YAML text; `source` names it in errors. Raises PolicyError."""
     document = read_document(text, source)
-    problems = [*document.problems, *cross_problems(document.data)]
+    problems = [
+        *document.problems,
+        *(one for one in cross_problems(document.data) if one.location not in document.unread),
+    ]
     policy = None
     try:
-        policy = Policy.model_validate(document.data)
+        policy = Policy.model_validate(document.data, context=CHECKED)
     except ValidationError as error:
         # The model's own cross-check says again, without lines, what cross_problems said with them.
         entries = [
@@ -62,11 +67,11 @@ def loads(text: str, source: str = "<string>") -> Policy:
             for entry in error.errors(include_url=False)
             if entry["loc"] and not _beside_the_point(entry, document)
         ]
-        found = [_plain(entry, document) for entry in entries]
-        problems += [problem for problem in found if problem.location not in document.unread]
+        said = [problem_of(entry, document) for entry in entries]
+        problems += [problem for problem in said if problem.location not in document.unread]
         problems = problems or [Problem((), str(error))]  # so that whatever is refused has a line
     if policy is None or problems:
-        raise PolicyError(_lines(problems, document, source))
+        raise PolicyError(lines_of(problems, document, source))
     return policy
 
 
@@ -84,7 +89,8 @@ def dump(policy: Policy) -> str:
     return write_document({"steerkit": 1, "name": policy.name, **content})
 
 
-def _lines(problems: list[Problem], document: Document, source: str) -> list[str]:
+def lines_of(problems: list[Problem], document: Document, source: str) -> list[str]:
+    """Problems as `file:line path: text`, in the order of the lines."""
     numbered = sorted((document.line(problem.location), problem.path, problem.text) for problem in problems)
     return [f"{source}:{line} {path + ': ' if path else ''}{text}" for line, path, text in dict.fromkeys(numbered)]
 
@@ -99,15 +105,15 @@ def _beside_the_point(entry: Any, document: Document) -> bool:
     )
 
 
-def _plain(entry: Any, document: Document) -> Problem:
-    """One of pydantic's errors as a sentence of ours."""
+def problem_of(entry: Any, document: Document, schema: Mapping[str, Any] | None = None) -> Problem:
+    """One of pydantic's errors as a sentence of ours; `schema` says which keys there are."""
     location = document.known(entry["loc"])
     got, context = _show(entry["input"]), entry.get("ctx", {})
     match entry["type"]:
         case "missing":
             return Problem(location, f"got no '{entry['loc'][-1]}', expected one")
         case "extra_forbidden":
-            return Problem(location, f"got an unknown key '{entry['loc'][-1]}'{_meant(entry, location[:-1])}")
+            return Problem(location, f"got an unknown key '{entry['loc'][-1]}'{_meant(entry, location[:-1], schema)}")
         case "literal_error":
             return Problem(location, f"got {got}, expected {context['expected']}")
         case "value_error":
@@ -132,9 +138,9 @@ def _kind(value: object) -> str:
     return {"dict": "mapping", "list": "list"}.get(type(value).__name__, type(value).__name__)
 
 
-def _meant(entry: Any, location: Location) -> str:
+def _meant(entry: Any, location: Location, schema: Mapping[str, Any] | None) -> str:
     """The key that was probably meant."""
-    keys = keys_at(location)
+    keys = keys_at(location, schema)
     close = get_close_matches(str(entry["loc"][-1]), keys, n=1)
     if close:
         return f"; did you mean '{close[0]}'?"

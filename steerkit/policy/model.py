@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from steerkit.policy.conditions import Evidence, Gate, Hold, PlaceName
 from steerkit.policy.crosscheck import cross_problems
@@ -19,6 +19,10 @@ Ruling: TypeAlias = Literal["allow", "flag", "hold", "retry", "deny", "stop"]
 
 Schema: TypeAlias = dict[str, Any]
 """A JSON Schema (2020-12); checked with the whole policy, so that a mistake in it has its own line."""
+
+
+CHECKED: Final = {"checked": True}
+"""Context of data whose parts are known to agree: `load` looks before, for the sake of the lines."""
 
 
 class SteerRule(Part):
@@ -64,9 +68,9 @@ class GuardRule(Part):
     when: Evidence | Literal["invalid_arguments"] | None = None
     """What the features must have shown, or `invalid_arguments`."""
     after: Earlier | None = None
-    """A call that must have been made before."""
+    """A call that must have been made before, whether or not it ran."""
     without: Earlier | None = None
-    """A call that must not have been made before."""
+    """A call that must have run before for the rule not to match; one that was denied, refused or is held did not."""
     then: Ruling
     """`stop` overrides deny overrides hold overrides retry overrides flag overrides allow."""
     with_: Annotated[Name | None, Field(alias="with")] = None
@@ -97,6 +101,9 @@ class Guard(Part):
     default: Default
     """What happens to a call that no rule matches."""
     rules: tuple[GuardRule, ...] = ()
+    undeclared_arguments: Literal["deny", "flag", "allow"] | None = None
+    """What happens to a call with an argument that the tool's schema does not list, where that schema says nothing of
+    it (`additionalProperties`); not said: deny."""
 
 
 class TraceSettings(Part):
@@ -136,8 +143,8 @@ class Policy(Part):
         return self.model_copy(update={"steer": steer})
 
     @model_validator(mode="after")
-    def _agrees_with_itself(self) -> Policy:
-        problems = cross_problems(self.model_dump(exclude_none=True))
+    def _agrees_with_itself(self, info: ValidationInfo) -> Policy:
+        problems = [] if info.context is CHECKED else cross_problems(self.model_dump(exclude_none=True))
         if problems:
             raise ValueError("; ".join(f"{problem.path}: {problem.text}" for problem in problems))
         return self

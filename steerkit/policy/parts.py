@@ -74,9 +74,9 @@ class Formula(NamedTuple):
 class NamedFeature(Part):
     """Where a feature lives."""
 
-    layer: Annotated[int, Field(strict=True, ge=0)]
+    layer: Annotated[int, Field(strict=True, ge=0, lt=2**31)]
     """Decoder layer, from 0."""
-    index: Annotated[int, Field(strict=True, ge=0)]
+    index: Annotated[int, Field(strict=True, ge=0, lt=2**31)]
     """Index in the layer's dictionary, from 0."""
     label: str = ""
     """What people take it to mean."""

@@ -8,8 +8,8 @@ not decided beyond that.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from itertools import combinations, islice, product
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice, product
 from typing import Any, Final
 
 from steerkit.policy.argument_schemas import lost_references, not_required, subschemas
@@ -51,12 +51,28 @@ def _in_guard(policy: Policy) -> Iterator[Problem]:
             yield Problem((*where, "tripwire"), text)
         for location, schema in schemas_of(where, one.model_dump(exclude_none=True)):
             yield from lost_references(location, schema)
-    for (first, one), (second, other) in combinations(enumerate(rules), 2):
-        for number, rule, by, why in ((second, other, one, first), (first, one, other, second)):
-            if _goes_before(by, rule, earlier=why < number):
-                text = f"got a rule that never decides: '{by.name}' (guard.rules[{why}]) matches whenever it does"
-                yield Problem(("guard", "rules", number), f"{text} and goes before it")
-                break
+    yield from _undeciding(rules)
+
+
+def _undeciding(rules: Sequence[GuardRule]) -> Iterator[Problem]:
+    """Rules that another one goes before whenever they match: the first such rule of each."""
+    said = [_criteria(rule) for rule in rules]
+    first: dict[Any, dict[tuple[str, bool], int]] = {}
+    for number, (rule, criteria) in enumerate(zip(rules, said, strict=True)):
+        alike = first.setdefault((rule.tool, *criteria), {})
+        alike.setdefault((rule.then, rule.tripwire), number)
+    for number, (rule, criteria) in enumerate(zip(rules, said, strict=True)):
+        wider = product(("*", rule.tool), *((None, one) for one in criteria))  # what matches whenever it does
+        before = [
+            by
+            for key in dict.fromkeys(wider)
+            for (then, tripwire), by in first.get(key, {}).items()
+            if _goes_before(then, tripwire, rule, earlier=by < number)
+        ]
+        if before:
+            by = min(before)
+            text = f"got a rule that never decides: '{rules[by].name}' (guard.rules[{by}]) matches whenever it does"
+            yield Problem(("guard", "rules", number), f"{text} and goes before it")
 
 
 def doubtful(policy: Policy) -> Iterator[Problem]:
@@ -165,23 +181,17 @@ def _changes_nothing(edit: Edit) -> bool:
     return edit.scale in (None, 1.0) and shift == 0 and floor <= 0
 
 
-def _goes_before(by: GuardRule, rule: GuardRule, *, earlier: bool) -> bool:
-    """Whether a rule matches whenever another does, and decides then."""
-    if by.tool not in ("*", rule.tool):
-        return False
-    if any(
-        getattr(by, key) is not None and not _same(by, rule, key) for key in ("arguments", "when", "after", "without")
-    ):
-        return False
-    if _ORDER.index(by.then) != _ORDER.index(rule.then):
-        return _ORDER.index(by.then) > _ORDER.index(rule.then)
-    return earlier and (by.tripwire or not rule.tripwire)
+def _goes_before(then: str, tripwire: bool, rule: GuardRule, *, earlier: bool) -> bool:
+    """Whether a rule that matches whenever another does decides then."""
+    if then != rule.then:
+        return _ORDER.index(then) > _ORDER.index(rule.then)
+    return earlier and (tripwire or not rule.tripwire)
 
 
-def _same(one: GuardRule, other: GuardRule, key: str) -> bool:
-    """Whether two rules say the same; in JSON, where `true` is not 1."""
-    said = (json.dumps(rule.model_dump(mode="json", include={key}), sort_keys=True) for rule in (one, other))
-    return len(set(said)) == 1
+def _criteria(rule: GuardRule) -> tuple[str | None, ...]:
+    """What a rule asks for besides the tool, as text; in JSON, where `true` is not 1."""
+    said = rule.model_dump(mode="json", include={"arguments", "when", "after", "without"})
+    return tuple(None if value is None else json.dumps(value, sort_keys=True) for value in said.values())
 
 
 def _loose_bounds(where: Location, condition: Any) -> Iterator[Problem]:

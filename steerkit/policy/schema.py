@@ -16,9 +16,12 @@ def schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Policy.model_json_schema()}
 
 
-def keys_at(location: Location) -> list[str]:
-    """The keys that a mapping at this place of a policy may have; empty where they are the user's own names."""
-    root = _schema()
+def keys_at(location: Location, root: Mapping[str, Any] | None = None) -> list[str]:
+    """The keys that a mapping at this place of a policy may have; empty where they are the user's own names.
+
+    Of another kind of file with its schema as `root`.
+    """
+    root = _schema() if root is None else root
     node: Any = root
     for part in location:
         node = _step(_plain(node, root), part)

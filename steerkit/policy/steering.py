@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
 from typing import Any
 
 from steerkit.policy.plain import Location, Problem, get, items, site, table
@@ -63,22 +62,24 @@ def _layers(rule: Any, features: Mapping[str, Any], probes: Mapping[str, Any]) -
 
 def conflicts(rules: Sequence[Any], features: Mapping[str, Any]) -> Iterator[Problem]:
     """Pairs of rules of one priority that may edit one feature at one token, and one rule that edits it twice."""
-    for (first, one), (second, other) in combinations(enumerate(rules), 2):
-        if (get(one, "priority") or 0) != (get(other, "priority") or 0):
+    editors: dict[tuple[str, tuple[int, int]], dict[str, tuple[int, Any]]] = {}  # the first at each place
+    for second, other in enumerate(rules):
+        place, priority = get(other, "where"), str(get(other, "priority") or 0)
+        if not isinstance(place, str):
             continue
-        places = get(one, "where"), get(other, "where")
-        if not all(isinstance(place, str) for place in places) or not can_meet(*places):
-            continue
-        taken = {at: name for name in table(one, "edit") if (at := site(features.get(name)))}
-        for name in table(other, "edit"):
-            at = site(features.get(name))
-            if at in taken:
+        mine = [(name, at) for name in table(other, "edit") if (at := site(features.get(name)))]
+        for name, at in mine:
+            places = editors.get((priority, at), {})
+            met = min((editor for there, editor in places.items() if can_meet(there, place)), default=None, key=_number)
+            if met is not None:
                 yield Problem(
                     ("steer", second, "edit", name),
-                    f"got layer {at[0]} feature {at[1]}, which rule '{get(one, 'name')}' (steer[{first}]) edits at the "
-                    f"same tokens as '{get(other, 'name')}' may; expected one edit of it, places that never meet, or a "
-                    f"priority that decides",
+                    f"got layer {at[0]} feature {at[1]}, which rule '{get(met[1], 'name')}' (steer[{met[0]}]) edits at "
+                    f"the same tokens as '{get(other, 'name')}' may; expected one edit of it, places that never meet, "
+                    f"or a priority that decides",
                 )
+        for _, at in mine:
+            editors.setdefault((priority, at), {}).setdefault(place, (second, other))
     for number, rule in enumerate(rules):
         seen: dict[tuple[int, int], str] = {}
         for name in table(rule, "edit"):
@@ -86,6 +87,10 @@ def conflicts(rules: Sequence[Any], features: Mapping[str, Any]) -> Iterator[Pro
             if at is not None and seen.setdefault(at, name) != name:
                 text = f"got layer {at[0]} feature {at[1]}, which '{seen[at]}' names too; expected one edit of it"
                 yield Problem(("steer", number, "edit", name), text)
+
+
+def _number(editor: tuple[int, Any]) -> int:
+    return editor[0]
 
 
 def _sources(condition: Any, probes: Mapping[str, Any]) -> Iterator[str]:

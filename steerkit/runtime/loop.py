@@ -151,8 +151,6 @@ def held_of(asked: Sequence[Asked], record_id: str | None) -> tuple[Held, ...]:
     return tuple(Held(one.id, one.call, one.verdict, record_id) for one in asked if one.is_held)
 
 
-
-
 def _ended(turn: Turn) -> Outcome | None:
     """How the run ends with this turn; None where there are calls to decide on."""
     if any(verdict.decision == "stop" for verdict in turn.verdicts):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
 from steerkit.errors import PolicyError
+from steerkit.policy import shipped, shipped_file
 from steerkit.tiny.world import tool
 
 _SHIPPED: Final = ("payments", "orders", "shell", "people")
@@ -100,9 +100,7 @@ def policy_files() -> list[Path]:
     Raises:
         PolicyError: they are in neither place.
     """
-    package = Path(str(files("steerkit")))
-    for folder in (package.parent / "policies", package / "_policies"):
-        found = [folder / f"{name}.yaml" for name in _SHIPPED]
-        if all(path.is_file() for path in found):
-            return found
-    raise PolicyError([f"{package}: the shipped policies are missing; install steerkit again"])
+    missing = [name for name in _SHIPPED if name not in shipped()]
+    if missing:
+        raise PolicyError([f"the shipped policy '{missing[0]}' is missing; install steerkit again"])
+    return [shipped_file(name) for name in _SHIPPED]

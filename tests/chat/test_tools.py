@@ -39,7 +39,8 @@ def test_every_form_gives_the_same_tool() -> None:
     expected = Tool("weather", "Get the weather.", SCHEMA)
     for form in ({"type": "function", "function": bare}, bare, titled, expected):
         assert tools_of(form) == (expected,)
-    assert tools_of(weather) == (Tool("weather", "Get the weather.", {**SCHEMA, "additionalProperties": False}),)
+    closed = {**SCHEMA, "additionalProperties": False}  # a function takes no other arguments
+    assert tools_of(weather) == (Tool("weather", "Get the weather.", closed),)
     assert tools_of(openai(expected)) == (expected,)
 
 
@@ -65,7 +66,7 @@ BAD = {
     "description": ({"name": "a", "description": 3}, r"tools\[0\] \(a\): got a description of type int"),
     "required": ({"name": "a", "parameters": {"required": "x"}}, r"parameters\.required: .*expected a JSON Schema"),
     "pattern": ({"name": "a", "parameters": {"properties": {"x": {"pattern": "("}}}}, "is not a 'regex'"),
-    "key no text": ({"name": "a", "parameters": {"properties": {1: {}}}}, "got the parameter 1"),
+    "key no text": ({"name": "a", "parameters": {"properties": {1: {}}}}, "got a key that is no text"),
     "undocumented": (lambda x: x, r"cannot be described"),
 }
 
@@ -151,17 +152,15 @@ def test_no_reference_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr("urllib.request.urlopen", lambda *given, **more: asked.append(given))
 
-    def wrong(reference: str) -> str | None:
-        schema = {
-            "type": "object",
-            "properties": {"x": {"$ref": reference}},
-            "$defs": {"n": {"type": "integer"}, "circle": {"$ref": "#/$defs/circle"}},
-        }
-        return validate_arguments(*tools_of({"name": "f", "parameters": schema}), {"x": 1})
+    def tool(reference: str) -> Tool:
+        defs = {"n": {"type": "integer"}, "circle": {"$ref": reference}}
+        return Tool("f", "", {"type": "object", "properties": {"x": {"$ref": reference}}, "$defs": defs})
 
-    assert wrong("#/$defs/n") is None
+    assert validate_arguments(*tools_of(tool("#/$defs/n")), {"x": 1}) is None
     for reference in ("http://127.0.0.1:9/x.json", "#/$defs/nowhere", "#/$defs/circle"):
-        assert "cannot be checked" in str(wrong(reference))
+        assert "cannot be checked" in str(validate_arguments(tool(reference), {"x": 1}))
+        with pytest.raises(ToolError, match="which leads "):
+            tools_of(tool(reference))
     assert asked == []
 
 
@@ -196,7 +195,7 @@ UNDECIDABLE = {
     "reference to nothing": ({"$ref": "#/nope"}, 1),
     "reference to the network": ({"$ref": "http://127.0.0.1:9/schema.json"}, 1),
     "reference in a circle": ({"$ref": "#/properties/a"}, 1),
-    "number beyond floats": ({"type": "integer", "multipleOf": 0.1}, 10**400),
+    "pattern that is none": ({"pattern": "(?<=a)b"}, "b"),
 }
 
 

@@ -20,6 +20,8 @@ from pydantic import Field
 from steerkit.chat import as_tools, declared, lint
 from steerkit.engine import runnable, tool_from_function
 from steerkit.errors import ToolError
+from steerkit.guard import review
+from steerkit.types import Call, Trace
 
 CITY = {"type": "string", "description": "Where"}
 
@@ -313,3 +315,42 @@ def test_tool_objects_are_run_by_their_own_means() -> None:
     assert runnable(made)(name="Ann") == "Ann"  # type: ignore[misc]
     assert runnable(SimpleNamespace(name="f", description="", inputSchema={"type": "object"})) is None
     assert runnable({"name": "f"}) is None
+
+
+def look(city: str, limit: int | None = None) -> str:
+    """Looks.
+
+    Args:
+        city: where
+        limit: how much
+    """
+    return f"{city} {limit}"
+
+
+def now() -> str:
+    """Tells the time."""
+    return ""
+
+
+CALLS: list[tuple[Any, dict[str, Any], str]] = [
+    (look, {"city": "Rome"}, "none"),
+    (look, {"city": "Rome", "limit": 3}, "none"),
+    (look, {"city": "Rome", "limit": None}, "none"),
+    (look, {"city": None}, "deny"),
+    (look, {"city": "Rome", "limit": "3"}, "deny"),
+    (look, {"city": "Rome", "country": "Italy"}, "deny"),
+    (now, {}, "none"),
+    (now, {"zone": "UTC"}, "deny"),
+]
+
+
+@pytest.mark.parametrize(("function", "arguments", "decision"), CALLS)
+def test_a_call_is_released_if_the_function_can_be_called_so(
+    function: Any, arguments: dict[str, Any], decision: str
+) -> None:
+    """Null where a parameter may be None; no argument that the function lacks."""
+    (tool,) = as_tools([function], from_function=tool_from_function)
+    (verdict,) = review([Call(tool.name, arguments)], tools=[tool], trace=Trace(), policies=[])
+    assert verdict.decision == decision
+    if decision == "none":
+        function(**arguments)

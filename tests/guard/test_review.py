@@ -223,7 +223,6 @@ UNDECIDABLE = {
     "reference to nothing": ({"$ref": "#/nope"}, 50),
     "reference to the network": ({"$ref": "http://127.0.0.1:9/schema.json"}, 50),
     "reference in a circle": ({"$ref": "#"}, 50),
-    "number beyond floats": ({"properties": {"amount": {"multipleOf": 0.1}}}, 10**400),
 }
 
 
@@ -247,8 +246,8 @@ def test_a_tools_own_schema_that_cannot_be_applied_denies() -> None:
         call = Call("pay", {"amount": amount})
         return review([call], tools=[tool], trace=Trace(), policies=[policy({"then": "allow"})])[0]
 
-    assert (verdict(10**400).decision, verdict(10**400).rule) == ("deny", "invalid_arguments")
-    assert verdict(10**4).decision == "allow"
+    assert (verdict(10**5000).decision, verdict(10**5000).rule) == ("deny", "invalid_arguments")
+    assert verdict(10**400).decision == "allow"
 
 
 def test_each_call_has_its_own_verdict_in_order() -> None:

@@ -154,6 +154,10 @@ def policies(draw: st.DrawFn) -> dict[str, Any]:
         },
         "probes": {"Probe": {"bias": draw(NUMBERS), "weights": {name: draw(NUMBERS) for name in features}}},
         "steer": steer,
-        "guard": {"default": draw(st.sampled_from(["allow", "flag", "hold", "deny", "stop"])), "rules": rules},
+        "guard": {
+            "default": draw(st.sampled_from(["allow", "flag", "hold", "deny", "stop"])),
+            "rules": rules,
+            "undeclared_arguments": draw(st.sampled_from([None, "allow", "flag", "deny"])),
+        },
         **draw(st.fixed_dictionaries({}, optional=optional)),  # type: ignore[arg-type]
     }

@@ -81,6 +81,7 @@ CHANGES: dict[str, tuple[str, str]] = {
         "when: {feature: order, above: 3 std, at: prompt}",
         "when: {not: {feature: order, above: 3 std, at: prompt}}",
     ),
+    "Guard.undeclared_arguments": ("default: allow", "default: allow\n  undeclared_arguments: flag"),
     "TraceSettings.watch": ("watch: [urge, risk]", "watch: [urge]"),
     "TraceSettings.top_k": ("top_k: 16", "top_k: 17"),
     "TraceSettings.at": ("at: call}\nmode", "at: text}\nmode"),

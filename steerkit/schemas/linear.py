@@ -1,0 +1,24 @@
+"""RE2, the engine that matches in time linear in the text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import re2  # type: ignore[import-untyped,unused-ignore]  # it ships no types
+
+
+class PatternError(ValueError):
+    """A pattern that cannot be matched as ECMA-262 has it; says where and why."""
+
+
+def expression(text: str) -> Any:
+    """An expression in RE2's syntax, ready to search with. Raises PatternError."""
+    options = re2.Options()
+    options.log_errors = False
+    options.never_capture = True
+    try:
+        return re2.compile(text, options)
+    except re2.error as error:
+        raise PatternError(
+            f"it is too large or cannot be matched ({str(error)[:80]}); expected a smaller one"
+        ) from None

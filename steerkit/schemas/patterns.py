@@ -1,0 +1,50 @@
+"""Regular expressions of JSON Schema: read as ECMA-262 has them, matched by RE2 in time linear in the text.
+
+`$` is the very end, `\\d`, `\\w` and `\\b` are ASCII. RE2 never backtracks and has no backreferences and no
+lookaround. Lookaheads right after a leading `^`, as zod writes them for addresses and host names, are patterns of their
+own that must, or must not, match at the same place; all others are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from steerkit.schemas.ecma import MAX_TEXT, Reader
+from steerkit.schemas.linear import PatternError, expression
+
+
+class Pattern(NamedTuple):
+    """A pattern that is ready to search with."""
+
+    choices: tuple[tuple[tuple[bool, Any], ...], ...]
+    """One of them must hold: of its expressions each must be found, or must not."""
+
+    def search(self, text: str, spend: Callable[[int], None] = lambda steps: None) -> bool:
+        """Whether it is found in a text; `spend` is told of the steps before they are made."""
+        data = text.encode()
+
+        def found(expression: Any) -> bool:
+            spend(len(data) * expression.programsize >> 7)
+            return expression.search(data) is not None
+
+        return any(all(found(expression) is wanted for wanted, expression in choice) for choice in self.choices)
+
+
+@lru_cache(maxsize=1024)
+def compiled(source: str) -> Pattern:
+    """The pattern of a text. Raises PatternError."""
+    if len(source) > MAX_TEXT:
+        raise PatternError(f"{len(source)} characters; expected at most {MAX_TEXT}")
+    try:
+        alternatives = Reader(source).read()
+    except RecursionError:
+        raise PatternError("groups are nested too deeply; expected fewer") from None
+    plain = [text for conditions, text in alternatives if not conditions]
+    choices: list[tuple[tuple[bool, Any], ...]] = [((True, expression("|".join(plain))),)] if plain else []
+    for conditions, text in alternatives:
+        if conditions:
+            ahead = [(wanted, expression(rf"\A(?:{body})")) for wanted, body in conditions]
+            choices.append(((True, expression(text)), *ahead))
+    return Pattern(tuple(choices))

@@ -42,7 +42,7 @@ def plain_json(value: Any, where: str, error: type[SteerkitError] = MessageError
     try:
         return _plain(value, where, error)
     except RecursionError:
-        raise error(f"{where.partition('[')[0]}: {_TOO_DEEP}") from None
+        raise error(f"{where}: {_TOO_DEEP}") from None
 
 
 def _plain(value: Any, where: str, error: type[SteerkitError]) -> Any:

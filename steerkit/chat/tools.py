@@ -87,10 +87,10 @@ def _schema(given: Any, where: str) -> dict[str, Any]:
     no_object = ToolError(f"{where}: got parameters that are no object schema; expected type: object and properties")
     if not isinstance(given, Mapping):
         raise no_object
-    for name in _parameters(given):
+    schema: dict[str, Any] = lower_types(plain_json(given, f"{where}: parameters", ToolError))
+    for name in _parameters(schema):
         if strange := unwritable(name):
             raise ToolError(f"{where}: got the parameter {name!r:.80} {strange}")
-    schema: dict[str, Any] = lower_types(plain_json(given, f"{where}: parameters", ToolError))
     if schema.get("type", "object") != "object":
         raise no_object
     for key, value in schema.items():

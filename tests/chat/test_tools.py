@@ -66,7 +66,7 @@ BAD = {
     "description": ({"name": "a", "description": 3}, r"tools\[0\] \(a\): got a description of type int"),
     "required": ({"name": "a", "parameters": {"required": "x"}}, r"parameters\.required: .*expected a JSON Schema"),
     "pattern": ({"name": "a", "parameters": {"properties": {"x": {"pattern": "("}}}}, "is not a 'regex'"),
-    "key no text": ({"name": "a", "parameters": {"properties": {1: {}}}}, "got a key that is no text"),
+    "key no text": ({"name": "a", "parameters": {"properties": {1: {}}}}, "got the key 1 of type int, expected text"),
     "undocumented": (lambda x: x, r"cannot be described"),
 }
 

@@ -83,8 +83,9 @@ def test_history_and_messages_are_what_came_before() -> None:
     assert decided(flows, drop, history=[{**look, "result": {}}]) == ["allow"]
     assert decided(flows, drop, history=[{**look, "result": "text"}]) == ["allow"]
     assert decided(flows, drop, history=[{**look, "denied": True}]) == decided(flows, drop, history=[look]) == ["hold"]
-    message = {"role": "tool", "name": "list_files", "content": "{}"}
-    assert decided(flows, drop, messages=[message]) == ["allow"]
+    asked = {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "list_files", "arguments": {}}}]}
+    assert decided(flows, drop, messages=[asked]) == ["hold"]
+    assert decided(flows, drop, messages=[asked, {"role": "tool", "tool_call_id": "1", "content": "{}"}]) == ["allow"]
     assert decided(flows, {"tool": "list_files"}, drop) == ["allow", "allow"]
 
 
@@ -122,7 +123,7 @@ def test_what_cannot_be_checked_is_said() -> None:
 WRONG = {
     "cases: []\n": "1 cases: got a list",
     "tools: 1\ncases: [{name: a, calls: [{tool: t, expect: allow}]}]\n": "1 tools",
-    "cases:\n  - {name: a, calls: [{tool: t, expct: allow}]}\n": "2 cases[0].calls[0].expct: got an unknown key 'expct'",
+    "cases:\n  - {name: a, calls: [{tool: t, expct: allow}]}\n": "2 cases[0].calls[0].expct: got an unknown key",
     "cases:\n  - {name: a, calls: [{tool: t, expect: maybe}]}\n": "2 cases[0].calls[0].expect: got 'maybe'",
     "cases:\n  - {name: a, calls: []}\n": "2 cases[0].calls: got a list",
     "cases:\n  - {calls: [{tool: t, expect: deny}]}\n": "2 cases[0]: got no 'name'",

@@ -60,8 +60,8 @@ FAULTY: dict[str, tuple[dict[str, Any], str]] = {
     "pattern in propertyNames": (of({"propertyNames": {"pattern": r"\k<a>"}}), "a backreference"),
     "pattern in $defs": (of({}, **{"$defs": {"a": {"not": {"pattern": "[z-a]"}}}}), "the lower character first"),
     "levels": (nested(3000), "levels"),
-    "keys": ({1: 2}, "no text"),  # type: ignore[dict-item]
-    "not a number": (of({"minimum": float("nan")}), "no JSON"),
+    "keys": ({1: 2}, "key 1 of type int, expected text"),  # type: ignore[dict-item]
+    "not a number": (of({"minimum": float("nan")}), "got nan, expected a JSON value"),
 }
 
 

@@ -13,7 +13,9 @@ from steerkit.policy.plain import Location, Problem
 
 _MAX_DEPTH = 40
 _MAX_NODES = 250_000
-_MAX_DIGITS = 3_500
+_MAX_BITS = 14_000
+"""Of an integer: about the 4,300 digits that Python reads and writes."""
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """Half a character: YAML can write it, no file and no record can hold it."""
 
@@ -206,9 +208,10 @@ def _value(kind: str, text: str) -> Any:
         case "bool" if text.lower() in ("true", "false"):
             return text.lower() == "true"
         case "int":
-            if len(text) > _MAX_DIGITS:  # more than Python writes again
+            number = int(text, 0 if text.startswith(("0x", "0o")) else 10)
+            if number.bit_length() > _MAX_BITS:
                 raise ValueError(kind)
-            return int(text, 0 if text.startswith(("0x", "0o")) else 10)
+            return number
         case "float":
             return float(re.sub(r"^([-+]?)\.(?=[iInN])", r"\1", text))
     raise ValueError(kind)

@@ -16,6 +16,7 @@ def expression(text: str) -> Any:
     options = re2.Options()
     options.log_errors = False
     options.never_capture = True
+    options.max_mem = 4 << 20
     try:
         return re2.compile(text, options)
     except re2.error as error:

@@ -32,7 +32,7 @@ class Pattern(NamedTuple):
         return any(all(found(expression) is wanted for wanted, expression in choice) for choice in self.choices)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def compiled(source: str) -> Pattern:
     """The pattern of a text. Raises PatternError."""
     if len(source) > MAX_TEXT:

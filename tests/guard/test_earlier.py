@@ -8,7 +8,9 @@ import pytest
 
 from steerkit.guard import judge_again, review
 from steerkit.policy import Policy
-from steerkit.types import Call, Messages, Tool, Trace
+from steerkit.runtime.loop import Approval, Execution, _not_run, exchange
+from steerkit.runtime.pending import Asked
+from steerkit.types import Call, Messages, Tool, Trace, Verdict
 
 LOOK = Tool("look", "", {"type": "object", "properties": {"at": {"type": "string"}}, "required": ["at"]})
 TOOLS = (LOOK, Tool("drop", ""), Tool("mail", ""))
@@ -45,6 +47,19 @@ def test_only_a_call_that_may_run_satisfies_without_in_its_reply() -> None:
     for then, after in (("flag", "allow"), ("hold", "hold"), ("deny", "hold"), ("stop", "hold")):
         assert decided(LOOKED, DROP, by=policy(then=then)) == [then, after]
     assert decided(Call("look", {"at": "home", "more": 1}), DROP) == ["deny", "hold"]
+
+
+def test_what_the_loop_writes_of_calls_that_did_not_run_is_known() -> None:
+    """Denied ones, and those that a person refused, with and without a note; and of one that ran."""
+    asked = Asked("c1", LOOKED, Verdict("hold", "r", "a person must agree"))
+    for execution, decision in (
+        (_not_run(asked, None), "hold"),
+        (_not_run(asked, Approval(False)), "hold"),
+        (_not_run(asked, Approval(False, note="no")), "hold"),
+        (Execution("c1", LOOKED, "ok", {"files": []}), "allow"),
+    ):
+        told = [{"role": "user", "content": "please"}, *exchange("", [execution])]
+        assert decided(DROP, messages=told) == [decision]
 
 
 RESULTS: list[tuple[Any, str]] = [

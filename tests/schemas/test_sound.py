@@ -10,6 +10,9 @@ import pytest
 from steerkit.chat import as_tools
 from steerkit.errors import ToolError
 from steerkit.schemas import faults
+from steerkit.schemas.apply import measured
+from steerkit.schemas.drafts import meta_validator
+from steerkit.schemas.plain import is_plain
 
 
 def of(part: Any, **more: Any) -> dict[str, Any]:
@@ -82,3 +85,21 @@ def test_what_cannot_be_applied_is_said_with_the_tool(case: str) -> None:
     assert str(refusal.value).startswith("tools[0] (f): ")
     assert "\n" not in str(refusal.value)
     assert time.perf_counter() - began < 5
+
+
+VALUES: list[Any] = [None, True, 0, -1, 1.5, "", "object", "x", [], [1], ["a", "a"], ["a"], ["null"], [{}], {}]
+VALUES += [{"a": 1}, {"a": {}}, {"a": {"type": "x"}}, {"type": 1}, {"type": []}, {"enum": 1}, {"not": 1}]
+
+
+def test_what_is_plainly_a_schema_is_one() -> None:
+    """Every keyword with every value: what the short way takes the metaschema takes, and half of that is plain."""
+    short = long = 0
+    meta = meta_validator("2020-12")
+    for keyword in meta.VALIDATORS:
+        for value in VALUES:
+            schema = {keyword: value}
+            with measured(schema):
+                sound = meta.is_valid(schema)
+            assert sound or not is_plain(schema), schema
+            short, long = short + is_plain(schema), long + sound
+    assert short > long / 2

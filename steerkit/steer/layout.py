@@ -192,7 +192,7 @@ class Layout:
     def _check_context(self, context: int, fresh: bool, start: int, width: int, mask: object) -> None:
         """Refuse a prompt that the model was not made for; how far a reply may go is the caller's."""
         ends = int(self._reply_start.max()) if isinstance(self._reply_start, Tensor) else self._reply_start
-        if not fresh and start > ends:
+        if not fresh and (start == 0 or start > ends):
             return
         length = start + width if self.generation is None else self.generation.length
         if isinstance(mask, Tensor) and mask.ndim == 2:

@@ -161,8 +161,9 @@ class Layout:
         """Refuse a cache that was filled before, where it cannot be gone on from."""
         if self.generation is not None and start >= self.generation.length:
             raise SteeringError(
-                f"the prompt's {self.generation.length} columns were read unseen, as by code that was compiled before "
-                f"`attach`; compile the model inside the `with`, or after torch.compiler.reset()"
+                f"the cache holds all {self.generation.length} columns of the prompt before its first pass: leave the "
+                f"last one out of the cache; or, where code that was compiled before `attach` read them unseen, compile "
+                f"the model inside the `with`, after torch.compiler.reset()"
             )
         if self.generation is not None and self.generation.drafts:
             raise SteeringError(

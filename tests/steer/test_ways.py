@@ -231,6 +231,12 @@ def test_a_policy_that_remembers_refuses_a_cache_that_it_did_not_read() -> None:
             generated(policy(**GATES[gate]), **{CACHE: filled(24)})
 
 
+def test_a_cache_that_holds_all_of_the_prompt_is_refused() -> None:
+    """transformers would feed the prompt a second time; with one token less it goes on."""
+    with pytest.raises(SteeringError, match=f"the cache holds all {N} columns of the prompt"):
+        generated(**{CACHE: filled(N)})
+
+
 def test_drafts_on_a_filled_cache_are_refused() -> None:
     """transformers feeds the whole prompt again there, so that its text would not be the model's."""
     for ask in (

@@ -162,8 +162,8 @@ class Layout:
         if self.generation is not None and start >= self.generation.length:
             raise SteeringError(
                 f"the cache holds all {self.generation.length} columns of the prompt before its first pass: leave the "
-                f"last one out of the cache; or, where code that was compiled before `attach` read them unseen, compile "
-                f"the model inside the `with`, after torch.compiler.reset()"
+                f"last one out of the cache; or, where code that was compiled before `attach` read them unseen, "
+                f"compile the model inside the `with`, after torch.compiler.reset()"
             )
         if self.generation is not None and self.generation.drafts:
             raise SteeringError(

@@ -70,6 +70,7 @@ class Lease:
         self._lock.release()
 
     def _after_fork(self) -> None:
+        torch.set_num_threads(1)  # the others stayed behind, and torch would wait for them
         if self._lock.locked():
             raise ModelError(
                 "this process was forked while another thread generated on the model, whose steering is still on it; "

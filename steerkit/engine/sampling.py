@@ -45,11 +45,12 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name, (kind, fine, expected) in _RANGES.items():
-            value: Any = getattr(self, name)
+            value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, kind) or not fine(value):
                 raise ModelError(f"sampling.{name}: got {value!r}, expected {expected}")
             if not isinstance(value, (int, float)):  # of numpy's, which records cannot hold
-                object.__setattr__(self, name, int(value) if kind is Integral else float(value))
+                number: Any = value
+                object.__setattr__(self, name, int(number) if kind is Integral else float(number))
 
 
 _RANGES: Final[Mapping[str, tuple[type, Callable[[Any], bool], str]]] = {

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from steerkit.errors import SteeringError
 
-_DRAFTS = ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp", "speculation_type")
+_DRAFTS: Final = ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp", "speculation_type")
 """Settings under which drafts come in one pass with what is known."""
-_REFUSED = {
-    "guidance_scale": ((None, 1, 1.0), "it runs the model a second time, on another prompt"),
-    "token_healing": ((None, False), "it takes tokens off the prompt"),
-    "cache_implementation": (None, "continuous batching is not steered"),
+_REFUSED: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+    "guidance_scale": (lambda value: value not in (None, 1), "runs the model a second time, on another prompt"),
+    "token_healing": (bool, "takes tokens off the prompt"),
+    "cache_implementation": (lambda value: value == "paged", "batches continuously, in threads of its own"),
 }
-"""Settings that steering cannot follow: which of their values do nothing, and why the others are refused."""
+"""Settings, which of their values steering cannot follow, and why."""
 
 
 @dataclass(slots=True)
@@ -47,10 +47,9 @@ class Generation:
         Raises:
             SteeringError: it was asked for what steering cannot follow.
         """
-        for name, (fine, why) in _REFUSED.items():
-            value = setting(name, model, args, given)
-            if value == "paged" if fine is None else value not in fine:
-                raise SteeringError(f"generate({name}={value!r}): not steered, {why}; leave it out")
+        for name, (refused, why) in _REFUSED.items():
+            if refused(value := setting(name, model, args, given)):
+                raise SteeringError(f"generate({name}={value!r}): it {why}, so that it is not steered; leave it out")
         embeds, ids = given.get("inputs_embeds"), given.get("input_ids", given.get("inputs"))
         prompt = embeds if embeds is not None else args[0] if args and args[0] is not None else ids
         mask = given.get("attention_mask")

@@ -161,8 +161,9 @@ class Layout:
         """Refuse a cache that was filled before, where it cannot be gone on from."""
         if self.generation is not None and start >= self.generation.length:
             raise SteeringError(
-                f"the prompt's {self.generation.length} columns were read unseen, as by code that was compiled before "
-                f"`attach`; compile the model inside the `with`, or after torch.compiler.reset()"
+                f"the cache holds all {self.generation.length} columns of the prompt before its first pass: leave the "
+                f"last one out of the cache; or, where code that was compiled before `attach` read them unseen, "
+                f"compile the model inside the `with`, after torch.compiler.reset()"
             )
         if self.generation is not None and self.generation.drafts:
             raise SteeringError(
@@ -192,7 +193,7 @@ class Layout:
     def _check_context(self, context: int, fresh: bool, start: int, width: int, mask: object) -> None:
         """Refuse a prompt that the model was not made for; how far a reply may go is the caller's."""
         ends = int(self._reply_start.max()) if isinstance(self._reply_start, Tensor) else self._reply_start
-        if not fresh and start > ends:
+        if not fresh and (start == 0 or start > ends):
             return
         length = start + width if self.generation is None else self.generation.length
         if isinstance(mask, Tensor) and mask.ndim == 2:

@@ -133,7 +133,10 @@ class Tape:
     def check(self) -> None:
         """Raise SteeringError unless every hook ran once in every forward pass, and there was at least one."""
         if self.forwards == 0:
-            raise SteeringError("no forward pass of the model ran while steering was attached; is it another model?")
+            raise SteeringError(
+                "no forward pass of the model ran while steering was attached; is it another model, or one that was "
+                "compiled before?"
+            )
         silent = [layer for layer, count in self.fired.items() if count != self.forwards]
         if silent:
             raise SteeringError(

@@ -9,6 +9,7 @@ from functools import partial, update_wrapper
 from typing import Any, Final, NoReturn
 
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from steerkit.errors import SteeringError
 from steerkit.steer.generation import Generation, is_draft
@@ -42,8 +43,8 @@ def watching(sites: Sites, run: Pass) -> Iterator[None]:
         raise
     if not watch.close():
         raise SteeringError(
-            "the `with` was left while generate still ran in another thread; it was stopped, as the rest would not "
-            "have been steered: read its streamer to the end, or join the thread, inside the `with`"
+            "the `with` was left while generate still ran; it was stopped, as the rest would not "
+            "have been steered: read its streamer to the end, or join its thread, inside the `with`"
         )
 
 
@@ -57,6 +58,8 @@ class Watch:
         self._inner: Callable[..., Any] = owner.generate  # type: ignore[assignment]  # a method, or another watch
         update_wrapper(self, self._inner, updated=())
         self._closed = False
+        self._guard: RemovableHandle | None = None
+        """The hook that stops a generation at its next pass, where that was not waited for."""
         self._ended = threading.Event()
         owner.generate = self  # type: ignore[assignment]  # torch says that attributes are tensors or modules
         owner.init_continuous_batching = partial(_refuse, run)  # type: ignore[assignment]  # the same
@@ -97,6 +100,8 @@ class Watch:
         run.layout.generation, run.running = outer, running
         if running is None:
             self._ended.set()
+            if self._guard is not None:
+                self._guard.remove()
 
     def close(self) -> bool:
         """Stand in no more; False if a generation was stopped for it."""
@@ -108,8 +113,8 @@ class Watch:
         run.closed = True
         if run.running != here:
             self._ended.wait(_LONGEST_PASS)
-        if run.running is not None:  # it is stopped when it comes to its next pass
-            self._body.register_forward_pre_hook(run.begin, with_kwargs=True)
+        if run.running is not None:
+            self._guard = self._body.register_forward_pre_hook(run.begin, with_kwargs=True)
         return run.running is None and not run.stopped
 
     def _take_out(self) -> None:

@@ -240,7 +240,7 @@ def test_models_that_are_not_there_are_named(tmp_path: Path) -> None:
         steerkit.load("tiny", dtype="float31", audit=False)
     with pytest.raises(ModelError, match="both device and device_map"):
         steerkit.load("tiny", device="cpu", device_map="auto", audit=False)
-    with pytest.raises(ModelError, match="temperature: got -1, expected at least 0"):
+    with pytest.raises(ModelError, match="temperature: got -1, expected a number, at least 0"):
         Sampling(temperature=-1)
 
 

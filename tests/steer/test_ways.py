@@ -231,6 +231,12 @@ def test_a_policy_that_remembers_refuses_a_cache_that_it_did_not_read() -> None:
             generated(policy(**GATES[gate]), **{CACHE: filled(24)})
 
 
+def test_a_cache_that_holds_all_of_the_prompt_is_refused() -> None:
+    """transformers would feed the prompt a second time; with one token less it goes on."""
+    with pytest.raises(SteeringError, match=f"the cache holds all {N} columns of the prompt"):
+        generated(**{CACHE: filled(N)})
+
+
 def test_drafts_on_a_filled_cache_are_refused() -> None:
     """transformers feeds the whole prompt again there, so that its text would not be the model's."""
     for ask in (
@@ -266,8 +272,8 @@ def test_left_padding_and_right_padding() -> None:
 
 
 REFUSED: dict[str, tuple[str, Callable[[], Any]]] = {
-    "guidance": (r"generate\(guidance_scale=1.5\): not steered", lambda: {"guidance_scale": 1.5}),
-    "paged": (r"generate\(cache_implementation='paged'\): not steered", lambda: {"cache_implementation": "paged"}),
+    "guidance": (r"generate\(guidance_scale=1.5\): it runs the model a second time", lambda: {"guidance_scale": 1.5}),
+    "paged": (r"generate\(cache_implementation='paged'\): it batches", lambda: {"cache_implementation": "paged"}),
     "token healing": (r"generate\(token_healing=True\)", lambda: {"token_healing": True, "tokenizer": TOKENIZER}),
 }
 
@@ -443,6 +449,23 @@ class Thread(threading.Thread):
             self.got = error
 
 
+def test_leaving_from_inside_generate_stops_it() -> None:
+    """In the same thread: at its next pass, with nothing left on the model."""
+    stack = ExitStack()
+    tape = stack.enter_context(steerkit.attach(MODEL, SAES, CLAMPED))
+
+    class Leaves(StoppingCriteria):
+        def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:
+            with pytest.raises(SteeringError, match="was left while generate still ran"):
+                stack.close()
+            return torch.zeros(len(input_ids), dtype=torch.bool)
+
+    with pytest.raises(SteeringError, match="left while generate ran"):
+        MODEL.generate(**INPUTS, max_new_tokens=NEW, stopping_criteria=[Leaves()])
+    assert columns(tape) == [N - 1]
+    assert hooks_on(MODEL) == 0
+
+
 def leave_early(pause: Pause, threads: list[Thread], error: Exception | None = None) -> None:
     """Leave the `with` while a thread generates, after three tokens."""
     try:
@@ -461,7 +484,7 @@ def test_leaving_while_a_thread_generates_stops_it() -> None:
     """It is an error in both, or the body's own goes first; no token after it is made without steering."""
     for own, kind in ((None, SteeringError), (KeyError("body"), KeyError)):
         threads: list[Thread] = []
-        with pytest.raises(kind, match="left while generate still ran in another thread" if own is None else "body"):
+        with pytest.raises(kind, match="left while generate still ran" if own is None else "body"):
             leave_early(Pause(3), threads, own)
         assert isinstance(threads[0].got, SteeringError)
         assert hooks_on(MODEL) == 0
@@ -536,6 +559,19 @@ def test_gradient_checkpointing_is_refused() -> None:
     model.gradient_checkpointing_enable()
     with pytest.raises(SteeringError, match="gradient checkpointing"), steerkit.attach(model, SAES, CLAMPED):
         model(**INPUTS).logits.sum().backward()
+
+
+def test_compiled_code_is_steered_or_named() -> None:
+    """Compiled inside the `with` it is steered; what was compiled before runs past the hooks, which is said."""
+    model = load()
+    plain, model.forward = model.forward, torch.compile(model.forward, backend="eager")
+    model.generate(**INPUTS, max_new_tokens=4)
+    with pytest.raises(SteeringError, match="compiled before"):
+        generated(model=model, max_new_tokens=4)
+    torch.compiler.reset()
+    for way in ("plain", "prompt lookup"):
+        model.forward = torch.compile(plain, backend="eager")
+        assert generated(model=model, **WAYS[way]())[1] == list(range(N - 1, N + NEW - 1))
 
 
 def test_packed_sequences_are_refused() -> None:

@@ -23,7 +23,7 @@ _ROLES: Final = {
     "model": "assistant",
 }
 _SAID_ELSEWHERE: Final = ("function_call", "parts", "tool_responses", "toolCalls", "refusal", "audio")
-"""Keys under which other forms keep what a message says, or whom it calls; dropped, they would say nothing."""
+"""Keys under which other forms keep what a message says: a message that has them is not read half."""
 _TEXT_PARTS: Final = ("text", "input_text", "output_text")
 
 

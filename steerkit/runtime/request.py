@@ -20,7 +20,8 @@ from steerkit.steer import Capacity, Wanted, compile_plan, cut_plan, traced_laye
 from steerkit.types import Messages, Tool, Turn
 
 ToolLike: TypeAlias = "Tool | Mapping[str, Any] | Callable[..., Any]"
-"""A `Tool`, an OpenAI tool dict, a JSON Schema with a title, or a Python function with a docstring."""
+"""A `Tool`, a tool dict as OpenAI, Anthropic, Google or the Model Context Protocol have it, a JSON Schema with a title,
+a Python function with a docstring, or an object that describes a tool, as langchain's."""
 
 
 @clear_fields

@@ -163,7 +163,7 @@ def test_only_calls_of_the_turn_are_written_down(tmp_path: Path) -> None:
         runtime.approved(turn, held, "yes")  # type: ignore[arg-type]
     assert len(store) == before
     other = turn_of(calling("b"))[1]
-    with pytest.raises(LoopError, match=r"results\['call_1'\]: got a result for no call that may run"):
+    with pytest.raises(LoopError, match=r"results: got what became of call_1 \(a\) for call_1 \(b\)"):
         exchange(other, [Execution("call_1", allowed, "ok", {})])
     assert isinstance(runtime.executed(turn, allowed, object()), Execution)
     assert len(store) == before + 1

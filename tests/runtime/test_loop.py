@@ -229,7 +229,7 @@ def test_results_are_bounded_in_size_and_time(store: Store) -> None:
     """A long result is cut with a note, a hanging tool is left; both are recorded, and the model goes on."""
     release = threading.Event()
     functions: dict[str, Callable[..., Any]] = {
-        "a": lambda **_: "x" * 5000,
+        "a": lambda **_: "x" * 1500,
         "b": lambda **_: release.wait(20),
         "c": lambda **_: object(),
     }
@@ -243,8 +243,8 @@ def test_results_are_bounded_in_size_and_time(store: Store) -> None:
     assert run.executions[0].result == {"value": "x" * 60 + " [cut after 60 characters]"}
     assert "cannot be shown" in str(run.executions[2].result["note"])
     assert [one[2] for one in events(store) if one[0] == "execution"] == ["ok", "timeout", "ok"]
-    whole = script.say(calling("a"), END).loop(user(), ABC, execute=functions, max_result=5000)
-    assert whole.executions[0].result == {"value": "x" * 5000}
+    whole = script.say(calling("a"), END).loop(user(), ABC, execute=functions, max_result=1500)
+    assert whole.executions[0].result == {"value": "x" * 1500}
 
 
 def test_a_tool_that_raises_is_told_and_recorded(store: Store) -> None:

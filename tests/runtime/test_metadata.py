@@ -65,8 +65,6 @@ def test_it_is_content_that_can_be_redacted(store: Store) -> None:
 def test_conversations_at_the_same_time_are_told_apart(store: Store) -> None:
     """Of four at once on one runtime each has an id of its own, on its turns and executions; it is the run's."""
     script = Script(ruled(), store)
-    replies = [calling("a"), "done" + END]
-    script.say(*replies * 4)
 
     async def main() -> list[Run]:
         runs = [script.runtime.aloop(user(), ABC, execute=FUNCTIONS, metadata={"n": n}, max_turns=1) for n in range(4)]
@@ -81,7 +79,7 @@ def test_conversations_at_the_same_time_are_told_apart(store: Store) -> None:
         assert own == [("turn", {"n": number}), ("execution", {"n": number})]
     alone = script.say(END).run(user())
     assert "conversation" not in store.get(str(alone.record_id)).content
-    given = script.say(END).runtime.run_batch([Request(user(), conversation="s-1")])[0]
+    given = script.say(END).run_batch([Request(user(), conversation="s-1")])[0]
     assert store.get(str(given.record_id)).content["conversation"] == "s-1"
     verify(store)
 

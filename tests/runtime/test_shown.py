@@ -29,7 +29,7 @@ def shown(box: Runtime) -> dict[str, Any]:
     asked: list[Held] = []
     waits = (
         Script(ruled(b="hold"))
-        .say(calling("b", "b", x="\x1b[31m\u202e" * 50))
+        .say(calling("b", "b", x="\x1b[31m\u202e" * 5))
         .loop(user("u" * 900), [declared("b")], execute={"b": print})
     )
     Script(ruled(b="hold")).say(calling("b", x="y" * 500), END).loop(

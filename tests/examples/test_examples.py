@@ -125,6 +125,12 @@ def test_every_turn_is_on_record(homes: Path, name: str) -> None:
     assert not (homes / name / "audit.db").exists()  # that of one's own work
 
 
+def test_the_demo_has_a_store_of_its_own(tmp_path: Path) -> None:
+    """What it shows never stands among one's own records; with `--store` it stands where that says."""
+    assert python("-m", "steerkit.cli.main", "demo", "--json", home=tmp_path).returncode == 0
+    assert [path.name for path in tmp_path.glob("*.db")] == ["demo.db"]
+
+
 def test_a_held_call_of_pydantic_ai_names_its_record(homes: Path) -> None:
     """Whoever is asked to approve can look the turn up."""
     said = told(homes, "pydantic_ai_guard")

@@ -38,8 +38,8 @@ def exchange(
         LoopError: a result or a decision too many or too few.
     """
     asked = asked_in(turn)
-    approvals = _approvals([one for one in asked if isinstance(one, Asked) and one.is_held], decisions)
-    may_run = [one for one in asked if isinstance(one, Asked) and is_to_run(one, approvals)]
+    approvals = _approvals([one for one in asked if one.is_held], decisions)
+    may_run = [one for one in asked if is_to_run(one, approvals)]
     by_id = _by_id(may_run, results)
     executions = [
         _execution(one, by_id[one.id]) if one.id in by_id else not_run(one, approvals.get(one.id)) for one in asked

@@ -65,8 +65,13 @@ def _told_cut(
     if not isinstance(last, MalformedCall) or not last.position == last.span.end == end:
         return tuple(calls)
     most = one.request.sampling.max_new_tokens
-    by_length = f"the reply was cut at max_new_tokens={most}, before <end_function_call>; raise max_new_tokens"
-    return (*calls[:-1], replace(last, error=guard.CUT_OFF if by_tripwire else by_length))
+    if by_tripwire:
+        error = guard.CUT_OFF
+    elif len(reply) < most:
+        error = f"the reply was cut after {len(reply)} tokens, where the model's context ends; shorten the conversation"
+    else:
+        error = f"the reply was cut at max_new_tokens={most}, before <end_function_call>; raise max_new_tokens"
+    return (*calls[:-1], replace(last, error=error))
 
 
 def _extent(one: Prepared, reply_length: int, places: Mapping[Place, Sequence[Span]]) -> Extent:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from steerkit.chat import Prompt, as_tools, lint, render
 from steerkit.engine import LoadedModel, Sampling, tool_from_function
-from steerkit.errors import SettingError
+from steerkit.errors import ModelError, SettingError
 from steerkit.guard import needs
 from steerkit.policy import Policy
 from steerkit.runtime.keywords import clear_fields
@@ -78,6 +78,12 @@ def prepare(request: Request, loaded: LoadedModel, policies: tuple[Policy, ...],
         for found in lint(tool):
             warnings.warn(f"tool {tool.name} {found.path}: {found.text}", stacklevel=2)
     prompt = render(loaded.tokenizer, request.messages, tools, untrusted=untrusted)
+    context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and len(prompt.ids) >= context:
+        raise ModelError(
+            f"the prompt has {len(prompt.ids):,} tokens, but the model's context is {context:,}, which leaves no room "
+            f"for a reply; shorten the conversation"
+        )
     return Prepared(request, tools, policies, prompt, wanted_of(policies), metadata)
 
 

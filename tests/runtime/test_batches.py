@@ -12,7 +12,16 @@ import pytest
 
 import steerkit
 from steerkit.engine import Sampling
-from steerkit.errors import AuditError, LoopError, MessageError, PolicyError, SettingError, SteerkitError, ToolError
+from steerkit.errors import (
+    AuditError,
+    LoopError,
+    MessageError,
+    ModelError,
+    PolicyError,
+    SettingError,
+    SteerkitError,
+    ToolError,
+)
 from steerkit.runtime import Request, Runtime
 from steerkit.runtime.batches import BATCH
 from steerkit.tiny.cases import CASES
@@ -22,6 +31,7 @@ from tests.steer.conftest import hooks_on
 
 GOOD = [{"messages": case.messages, "tools": case.tools, "max_new_tokens": 12} for case in CASES]
 HI = [{"role": "user", "content": "hi"}]
+LONG = [{"role": "user", "content": "pay " * 2500}]
 
 BAD: dict[str, tuple[Any, type[SteerkitError], str]] = {
     "no messages": ({"messages": []}, MessageError, "messages: expected a list of at least one"),
@@ -48,6 +58,7 @@ BAD: dict[str, tuple[Any, type[SteerkitError], str]] = {
     "a policy of no kind": (Request(HI, policy=5), PolicyError, "policy: got int"),  # type: ignore[arg-type]
     "policies of no kind": (Request(HI, policy=[5]), PolicyError, r"policies\[0\]: got int"),  # type: ignore[list-item]
     "sampling of no kind": (Request(HI, sampling=5), SettingError, "sampling: got int"),  # type: ignore[arg-type]
+    "too long": (Request(LONG), ModelError, "the prompt has 5,008 tokens, but the model's context is 2,048"),
     "metadata": (Request(HI, metadata={"user": {}}), SettingError, r"metadata\['user'\]: got dict"),  # type: ignore[dict-item]
 }
 

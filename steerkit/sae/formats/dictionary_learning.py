@@ -17,8 +17,9 @@ from torch import Tensor
 from steerkit.errors import SaeError
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.dictionary import GateWeights, Sae
-from steerkit.sae.formats.files import checked, load_object, load_pickle, matrix, positive, text
+from steerkit.sae.formats.files import checked, load_object, matrix, positive, text
 from steerkit.sae.formats.hooks import Hook, hook_name, read_hook
+from steerkit.sae.formats.pickles import load_pickle
 
 NAME = "dictionary-learning"
 FILES = ("config.json", "ae.pt")

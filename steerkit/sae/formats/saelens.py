@@ -18,7 +18,8 @@ from torch import Tensor
 from steerkit.errors import SaeError
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.dictionary import GateWeights, Sae
-from steerkit.sae.formats.files import checked, curves, history, load_object, load_tensors, positive, text
+from steerkit.sae.formats.curves import curves, history
+from steerkit.sae.formats.files import checked, load_object, load_tensors, positive, text
 from steerkit.sae.formats.hooks import Hook, hook_name, read_hook
 
 NAME = "saelens"

@@ -189,8 +189,8 @@ def _from_numpy(array: numpy.ndarray[Any, Any]) -> Tensor:
 
 def _refusal(path: Path, error: Exception, expected: str) -> str:
     """What is wrong with a file that torch does not read, in one line and without its advice to load unsafely."""
-    refused = re.findall(r"GLOBAL ([\w.]+)", str(error))
-    if wanted := sorted({*_unknown_names(path), *refused}):
+    refused = re.findall(r"GLOBAL ([\w.]+)", str(error))  # also of the names that torch reads in other places
+    if wanted := sorted(set(_unknown_names(path)) or set(refused)):
         names = ", ".join(shown(name)[1:-1] for name in wanted[:5]) + (" and more" if len(wanted) > 5 else "")
         return (
             f"refused, the pickle wants to run code: it asks for {names}; expected tensors, numbers and plain "

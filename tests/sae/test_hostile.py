@@ -197,9 +197,9 @@ PT_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a tensor": (lambda path: torch.save(torch.zeros(3), path), "got a Tensor, expected a dict with the keys"),
     "other keys": (lambda path: torch.save({1: 2, "a\nb\x1b": 3}, path), r"got keys 1, a\\nb\\x1b; missing model_name"),
     "deep": (lambda path: _bytes(path, b"\x80\x02" + b"]" * 10**6 + b"a" * (10**6 - 1) + b"."), "truncated or not"),
-    "a folder": (lambda path: path.mkdir(), "no such file; expected an SAE checkpoint"),
-    "a link to nothing": (_dangling, "no such file; expected an SAE checkpoint"),
-    "a pipe": (lambda path: os.mkfifo(path), "no such file; expected an SAE checkpoint"),
+    "a folder": (lambda path: path.mkdir(), "no such file"),
+    "a link to nothing": (_dangling, "no such file"),
+    "a pipe": (lambda path: os.mkfifo(path), "no such file"),
 }
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -15,12 +16,24 @@ from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.dictionary import Sae
 from steerkit.sae.formats.curves import curves, history
 from steerkit.sae.formats.files import checked, positive, required, text, whole
+from steerkit.sae.formats.keys import OFF, Neutral, check_keys, check_tensors
 from steerkit.sae.formats.pickles import load_pickle
 
 NAME = "functiongemma"
 FILES = ("sae_layer_*.pt",)
 
 _KEYS = ("model_name", "layer_idx", "d_in", "d_sae", "W_enc", "b_enc", "W_dec", "b_dec")
+_CHANGED: Final = {
+    "k": Neutral(OFF, "only the k largest features are on"),
+    "activation": Neutral(("relu",), "another function than the ReLU that the format has"),
+    "architecture": Neutral(("relu", "standard", "jumprelusae", "jumprelu"), "another function than the ReLU"),
+    "apply_b_dec_to_input": Neutral(OFF, "b_dec is taken from what it reads"),
+    "subtract_b_dec": Neutral(OFF, "b_dec is taken from what it reads"),
+    "normalize_activations": Neutral(OFF, "what it reads is scaled"),
+    "scaling_factor": Neutral((1,), "what it reads is scaled"),
+}
+_TENSORS: Final = {"threshold": 0, "log_threshold": -math.inf, "b_gate": 0, "b_mag": 0, "r_mag": 0, "W_skip": 0}
+"""With the numbers that change nothing: the format is of plain ReLU SAEs."""
 
 
 def matches(folder: Path) -> bool:
@@ -81,6 +94,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(content, Mapping):
         raise SaeError(f"{path}: got a {type(content).__name__}, expected a dict with the keys {', '.join(_KEYS)}")
     required(path, content, _KEYS)
+    check_keys(path, content, _CHANGED)
+    check_tensors(path, content, _TENSORS)
     d_in, d_sae = (positive(path, content, key) for key in ("d_in", "d_sae"))
     shapes = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
     sae = Sae(*checked(path, content, shapes).values())

@@ -130,7 +130,7 @@ def load_pickle(path: Path, expected: str) -> Any:
         SaeError: the file is missing, truncated or no PyTorch file, or it wants to run code.
     """
     if not path.is_file():
-        raise SaeError(f"{path}: no such file; expected {expected}")
+        raise SaeError(f"{path}: no such file{' but a folder' * path.is_dir()}; expected {expected}")
     try:
         if zipfile.is_zipfile(path):
             _check_stored(path)
@@ -139,6 +139,8 @@ def load_pickle(path: Path, expected: str) -> Any:
             found = _load(path)
     except SaeError:
         raise
+    except PermissionError:
+        raise SaeError(f"{path}: cannot be read (Permission denied); expected {expected}") from None
     except Exception as error:  # torch raises whatever its archive reader and the pickle's own calls raise
         raise SaeError(f"{path}: {_refusal(path, error, expected)}") from None
     return {key: _tensor(value) for key, value in found.items()} if isinstance(found, Mapping) else found
@@ -198,10 +200,11 @@ def _refusal(path: Path, error: Exception, expected: str) -> str:
         )
     if kind := _foreign(path):
         return f"{kind}; truncated or not a PyTorch checkpoint, expected {expected}"
-    lines = [line for line in map(plain, str(error).splitlines()) if line]
-    telling = [line for line in lines if line.startswith("WeightsUnpickler error")]
-    reason = (telling or lines or [type(error).__name__])[0]
-    return f"truncated or not a PyTorch checkpoint ({shown(RuntimeError(reason), 160)}); expected {expected}"
+    said = re.search(r"WeightsUnpickler error: (.+)", str(error))
+    line = said[1] if said else re.sub(r"\[enforce fail at [^]]*\][ .]*", "", plain(str(error)))
+    reason = line.split(". ")[0]
+    why = "" if "weights_only" in reason or "Weights only" in reason else f" ({shown(ValueError(reason))})"
+    return f"truncated or not a PyTorch checkpoint{why}; expected {expected}"
 
 
 def _foreign(path: Path) -> str:

@@ -68,3 +68,32 @@ def plain(text: str) -> str:
 
 def _escaped(match: re.Match[str]) -> str:
     return ascii(match[0])[1:-1]
+
+
+def safetensors_header(path: Path, error: type[SteerkitError]) -> dict[str, Any]:
+    """The entries of a safetensors file by name, each with `dtype`, `shape` and `data_offsets`; no weight is read.
+
+    Raises:
+        SteerkitError: `error`: the file is unreadable, no safetensors file, or shorter or longer than its header says.
+    """
+    expected = "a safetensors file; fetch it again"
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            data = file.read(min(length, size))
+    except OSError as reason:
+        raise error(f"{path}: cannot be read ({reason.strerror or reason}); expected {expected}") from None
+    if size < 8 or length > size - 8:
+        raise error(f"{path}: truncated or not a safetensors file ({size:,} bytes); expected {expected}")
+    found = parse_json(data, f"{path}: its header", error, expected)
+    entries = {key: one for key, one in found.items() if key != "__metadata__"} if isinstance(found, dict) else None
+    try:
+        end = max((one["data_offsets"][1] for one in (entries or {}).values()), default=0)
+    except (TypeError, KeyError, IndexError):
+        entries = None
+    if entries is None:
+        raise error(f"{path}: its header is none of a safetensors file; expected {expected}")
+    if size != 8 + length + end:
+        raise error(f"{path}: got {size:,} bytes, expected {8 + length + end:,} by its header; fetch it again")
+    return entries

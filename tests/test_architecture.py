@@ -23,7 +23,9 @@ LINES = {
     "engine": 3,
     **dict.fromkeys(("steer", "guard"), 2),
     **dict.fromkeys(("policy", "chat", "sae", "audit"), 1),
-    **dict.fromkeys(("types", "errors", "files"), 0),
+    "hub": 0.6,
+    "files": 0.5,
+    **dict.fromkeys(("types", "errors"), 0),
 }
 DOORS = {
     "torch": {"sae", "steer", "engine", "runtime", "lab", "tiny", "testing"},

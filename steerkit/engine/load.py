@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from steerkit.engine.prepack import Prepack, Prepacked, obstacle, prepacked
+from steerkit.engine.sources import check_loaded, loading
 from steerkit.errors import ModelError, SteeringError
 from steerkit.steer import find_sites
 
@@ -176,14 +176,19 @@ def load_model(
         raise ModelError(f"{name}: no such folder; expected a folder with config.json, a hub repository id, or 'tiny'")
     source = str(folder or name)
     wanted = _dtype(dtype) if dtype is not None else (torch.float32 if box else "auto")
-    try:
-        with _progress(shown=box is None and sys.stderr.isatty()):
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-            model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=wanted, device_map=device_map)
+    with loading(str(name), folder, revision) as options, _progress(shown=box is None and sys.stderr.isatty()):
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=wanted,
+            device_map=device_map,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
+        )
+        check_loaded(str(name), found)
         if device is not None:
-            model.to(device)  # type: ignore[arg-type]  # transformers wraps it without its types
-    except (OSError, ValueError, RuntimeError, HfHubHTTPError) as error:
-        raise ModelError(_failure(str(name), error)) from None
+            model.to(device)
     if not tokenizer.chat_template:
         raise ModelError(f"{name}: its tokenizer has no chat template; expected a function-calling chat model")
     model.train(False)
@@ -211,12 +216,3 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype | str:
     if not isinstance(found, torch.dtype):
         raise ModelError(f"dtype: got {dtype!r}, expected float32, bfloat16, float16 or auto")
     return found
-
-
-def _failure(name: str, error: Exception) -> str:
-    if isinstance(error.__cause__, GatedRepoError):
-        return f"{name}: the repository is gated; accept its terms on the hub and log in with `hf auth login`"
-    if isinstance(error.__cause__, RepositoryNotFoundError):
-        return f"{name}: no such repository on the hub; expected a repository id, a folder, or 'tiny'"
-    lines = str(error).strip().splitlines()
-    return f"{name}: the model cannot be loaded: {lines[0] if lines else type(error).__name__}"

@@ -89,8 +89,8 @@ def safetensors_header(path: Path, error: type[SteerkitError]) -> dict[str, Any]
     found = parse_json(data, f"{path}: its header", error, expected)
     entries = {key: one for key, one in found.items() if key != "__metadata__"} if isinstance(found, dict) else None
     try:
-        end = max((one["data_offsets"][1] for one in (entries or {}).values()), default=0)
-    except (TypeError, KeyError, IndexError):
+        end = max((int(one["data_offsets"][1]) for one in (entries or {}).values()), default=0)
+    except (TypeError, KeyError, IndexError, ValueError):
         entries = None
     if entries is None:
         raise error(f"{path}: its header is none of a safetensors file; expected {expected}")

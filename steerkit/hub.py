@@ -36,6 +36,25 @@ def why_unreachable(repo: str) -> str | None:
     return None
 
 
+def why_refused(error: BaseException | None) -> str | None:
+    """What the hub answered where it refused a request, in words; None where an error is of something else."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    for _ in range(8):  # of the errors that led to it
+        if isinstance(error, GatedRepoError):
+            return "the repository is gated; accept its terms on the hub and log in with `hf auth login`"
+        if isinstance(error, RepositoryNotFoundError):
+            return "no such repository on the hub (a private one needs `hf auth login`)"
+        if isinstance(error, RevisionNotFoundError):
+            return "no such revision on the hub"
+        if isinstance(error, HfHubHTTPError):
+            code = error.response.status_code
+            log_in = "; log in with `hf auth login`, or set HF_TOKEN anew" * (code in (401, 403))
+            return f"the hub answers with HTTP {code}{log_in}"
+        error = error and (error.__cause__ or error.__context__)
+    return None
+
+
 def is_repository_id(name: str) -> bool:
     """Whether a name can be one of a repository: `name` or `owner/name`."""
     from huggingface_hub.errors import HFValidationError

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from steerkit.errors import ToolError
+from steerkit.files import read_json
 
 
 def read_tools(path: Path | None) -> list[Any]:
     """The list of tools in a JSON file; none without one. Raises ToolError."""
     if path is None:
         return []
-    try:
-        tools = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ToolError(
-            f"{path}: cannot be read ({error.strerror}); expected a JSON file with a list of tools"
-        ) from None
-    except ValueError as error:
-        raise ToolError(f"{path}: not JSON ({error}); expected a list of tools") from None
+    tools = read_json(path, ToolError, "a JSON file with a list of tools")
     if not isinstance(tools, list):
         raise ToolError(f"{path}: got {type(tools).__name__}, expected a list of tools")
     return tools

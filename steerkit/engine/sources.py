@@ -10,13 +10,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from transformers import PreTrainedConfig
 from transformers.utils import logging as hints
 
 from steerkit.errors import ModelError, SteerkitError
 from steerkit.files import read_json, safetensors_header, shown
-from steerkit.hub import is_repository_id, quiet_hub, why_unreachable
+from steerkit.hub import is_repository_id, quiet_hub, why_refused, why_unreachable
 
 _JSON: Final = (
     "config.json",
@@ -172,24 +171,17 @@ def _check_sizes(where: str, config: Mapping[str, Any], most: int, layers: int) 
 
 def _failure(name: str, error: Exception, away: str | None, printed: str) -> str:
     """What is wrong, in one line that names the model."""
-    causes = (error, error.__cause__, error.__context__)
-    if said := next((said for kind, said in _SAID.items() if any(isinstance(one, kind) for one in causes)), None):
-        return f"{name}: {said}"
+    if isinstance(error, MemoryError):
+        return f"{name}: the memory does not suffice for the model"
     text = " ".join(str(error).split())
     if "custom code" in text or "trust_remote_code" in text:
         return f"{name}: it brings code of its own, which steerkit never runs; expected a model that transformers has"
     if mismatch := re.search(r"^\s*(\S+)\s*\|[^|]*MISMATCH", printed, re.MULTILINE):
         return f"{name}: config.json asks for another shape of {shown(mismatch[1])[1:-1]} than its weights have"
+    if (refused := why_refused(error)) and away is None:
+        return f"{name}: {refused}; expected a repository id, a folder, or 'tiny'"
     if away is not None:
         return f"{name}: {away}, and the cache has no such model; expected a hub that answers, or a folder"
     kind = "" if isinstance(error, (OSError, ValueError, RuntimeError)) else f"{type(error).__name__}: "
     text = re.sub(r"^(Class v|V)alidation error for .+?: (?=\w+Error: )", "", text)
     return f"{name}: the model cannot be loaded: {kind}{shown(ValueError(text), 240) if text else ''}"
-
-
-_SAID: Final = {
-    GatedRepoError: "the repository is gated; accept its terms on the hub and log in with `hf auth login`",
-    RevisionNotFoundError: "no such revision on the hub",
-    RepositoryNotFoundError: "no such repository on the hub; expected a repository id, a folder, or 'tiny'",
-    MemoryError: "the memory does not suffice for the model",
-}

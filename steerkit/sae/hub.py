@@ -8,19 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import HFValidationError
 
 from steerkit.errors import SaeError
 from steerkit.files import shown
-from steerkit.hub import is_repository_id, quiet_hub, why_unreachable
+from steerkit.hub import is_repository_id, quiet_hub, why_refused, why_unreachable
 from steerkit.sae.formats import FORMATS
 from steerkit.sae.labels import LABELS_FILE
 from steerkit.sae.suite import STATISTICS_FILE, SaeSet, load_folders
@@ -110,16 +102,10 @@ def _said_plainly(name: str, repo: str, what: str) -> Iterator[str | None]:
             yield away
     except HFValidationError:
         raise SaeError(f"{name}: neither a folder nor a hub repository id (owner/name)") from None
-    except RevisionNotFoundError:
-        raise SaeError(f"{name}: {what}: no such revision") from None
-    except GatedRepoError:
-        raise SaeError(f"{name}: {what}: accept its terms on the hub and log in with `hf auth login`") from None
-    except RepositoryNotFoundError:
-        raise SaeError(f"{name}: {what}: no such repository (a private one needs `hf auth login`)") from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-        reason = f"{away}, and the cache has no such SAEs; try again later" if away else shown(error, 200)
-        raise SaeError(f"{name}: {what}: {reason}") from None
     except SaeError:
         raise
     except Exception as error:  # the hub's library lets through what its HTTP and JSON libraries raise
-        raise SaeError(f"{name}: {what}: the hub's answer is none ({type(error).__name__}); try again") from None
+        reason = shown(error, 200) if isinstance(error, OSError) else f"the connection broke ({type(error).__name__})"
+        if away is not None:
+            reason = f"{away}, and the cache has no such SAEs; try again later"
+        raise SaeError(f"{name}: {what}: {why_refused(error) or reason}") from None

@@ -1,16 +1,16 @@
-"""Models from hostile and broken folders: no code of theirs runs, no memory is taken, and one line says what is wrong."""
+"""Models from hostile and broken folders: no code of theirs runs, no memory is taken, one line says what is wrong."""
 
 from __future__ import annotations
 
 import ast
 import json
 import os
+import re
 import resource
 import shutil
 import struct
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,7 @@ def edit(path: Path, **changes: Any) -> None:
 
 def refused(folder: Path) -> str:
     """The line that says why a folder is no model; nothing else is said."""
-    with warnings.catch_warnings(), pytest.raises(ModelError) as caught:
-        warnings.simplefilter("error")
+    with pytest.raises(ModelError) as caught:
         load_model(str(folder))
     message = str(caught.value)
     assert "\n" not in message
@@ -95,10 +94,9 @@ def test_a_models_own_code_never_runs(folder: Path, tmp_path: Path, kind: str) -
     done = run("-m", "steerkit.cli.main", "run", "hello", "--model", str(folder), "--max-new-tokens", "1")
     assert not marker.exists(), done.stderr
     assert "Do you wish to run" not in done.stdout + done.stderr
-    if kind in ("config", "tokenizer"):
+    if kind == "config":
         assert done.returncode == 1
         assert len(done.stderr.splitlines()) == 1, done.stderr
-    if kind == "config":
         assert "it brings code of its own, which steerkit never runs" in done.stderr
         control = "import sys; from transformers import AutoConfig; AutoConfig.from_pretrained(sys.argv[1])"
         run("-c", control, str(folder))
@@ -185,17 +183,10 @@ def test_impossible_configs_are_refused_before_anything_is_built(
     changes, message = CONFIG[kind]
     edit(folder / "config.json", **changes)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(AssertionError) if kind == "nothing" else warnings.catch_warnings():
-        said = refused(folder)
-    assert _matches(message, said), said
+    said = refused(folder)
+    assert re.search(message, said), said
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000
     assert capfd.readouterr() == ("", "")
-
-
-def _matches(pattern: str, text: str) -> bool:
-    import re
-
-    return re.search(pattern, text) is not None
 
 
 def test_the_folder_itself_loads(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -284,7 +275,7 @@ def test_broken_weights_are_named(folder: Path, kind: str, capfd: pytest.Capture
     spoil, message = WEIGHTS[kind]
     spoil(folder / "model.safetensors")
     said = refused(folder)
-    assert _matches(message, said), said
+    assert re.search(message, said), said
     assert capfd.readouterr() == ("", "")
 
 

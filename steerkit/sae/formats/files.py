@@ -138,9 +138,8 @@ def whole(value: object) -> int | None:
     """A whole number, also as NumPy or a tensor has it; None if it is none."""
     if isinstance(value, NumpyValue):
         value = value.array()
-    scalar = isinstance(value, (Tensor, numpy.ndarray, numpy.generic)) and value.ndim == 0
-    if scalar and not (isinstance(value, Tensor) and _unusual(value)):
-        value = value.item()
+    if isinstance(value, (Tensor, numpy.ndarray, numpy.generic)) and value.ndim == 0:
+        value = None if isinstance(value, Tensor) and _unusual(value) else value.item()
     return value if type(value) is int and value < 1 << 62 else None
 
 

@@ -15,7 +15,7 @@ import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy
 import torch
@@ -54,7 +54,10 @@ class NumpyValue:
     """Stand-in for a scalar or an array of NumPy: its type, shape and bytes, which become numbers when asked for."""
 
     def __init__(self, *_: object) -> None:
-        self._type, self._shape, self._raw, self._order = NumpyType(), (), b"", "C"
+        self._type: object = NumpyType()
+        self._shape: object = ()
+        self._raw: object = b""
+        self._order: Literal["C", "F"] = "C"
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, self._shape, self._type, fortran, self._raw = state
@@ -66,10 +69,10 @@ class NumpyValue:
         if kind is None or not isinstance(self._raw, bytes) or not isinstance(self._shape, tuple):
             return None
         try:
-            found = numpy.frombuffer(self._raw, kind).reshape(self._shape, order=self._order)
+            flat: numpy.ndarray[Any, Any] = numpy.frombuffer(self._raw, kind).astype(kind.newbyteorder("="))
+            return numpy.reshape(flat, self._shape, order=self._order)
         except (ValueError, TypeError):
             return None
-        return found.astype(kind.newbyteorder("="))
 
 
 def _scalar(kind: object, raw: object = b"") -> NumpyValue:

@@ -130,9 +130,7 @@ def _check(path: Path, config: Mapping[str, Any], metadata: Mapping[str, Any], h
     table["d_out"] = Neutral((config["d_in"],), "a transcoder: it maps one place to another")
     check_keys(path, config, table)
     for content, prefix in ((config, ""), (metadata, "metadata.")):
-        ends = tuple(
-            name.lower() for key in ("hook_name", "hf_hook_name") if isinstance(name := metadata.get(key), str)
-        )
+        ends = tuple(str(metadata[key]).lower() for key in ("hook_name", "hf_hook_name") if metadata.get(key))
         place = {key: Neutral(ends, "a transcoder: it maps one place to another") for key in _ENDS}
         check_keys(path, content, _PLACE | place, prefix)
         if isinstance(given := content.get("model_from_pretrained_kwargs"), dict):

@@ -20,8 +20,8 @@ def why_unreachable(repo: str) -> str | None:
     The hub's own library asks again for a minute and more where nobody answers; this asks once. What is wrong with the
     repository alone, or with who asks, is left to the real request.
     """
-    from huggingface_hub import constants
-    from huggingface_hub.utils import build_hf_headers, get_session
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # exported without saying so
 
     if constants.HF_HUB_OFFLINE:
         return "offline mode is on (HF_HUB_OFFLINE)"
@@ -58,7 +58,7 @@ def why_refused(error: BaseException | None) -> str | None:
 def is_repository_id(name: str) -> bool:
     """Whether a name can be one of a repository: `name` or `owner/name`."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported without saying so
 
     try:
         validate_repo_id(name)

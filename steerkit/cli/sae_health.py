@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from steerkit.lab.fidelity import Fidelity
     from steerkit.sae import SaeSet
 
-_COLUMNS = ("Layer", "MSE", "FVU", "L0", "Dead", "Always", "Outside clip", "Recovered", "against mean", "Same calls")
+_COLUMNS = ("Layer", "MSE", "FVU", "L0", "Dead", "Always", "Outside\nclip", "Recovered", "against\nmean", "Same\ncalls")
 
 
 def health(
@@ -138,4 +138,4 @@ def _show(found: list[Fidelity], kept: CallFidelity | None, corpus: Corpus) -> N
     if kept is not None:
         asked = f"{kept.calling} replies with calls ({kept.asked} asked for)"
         every = f"{kept.delta} under an empty delta, {kept.every_layer} with every layer reconstructed"
-        out.print(f"calls exactly the same, of {asked}: {every}")
+        out.print(f"calls exactly the same, of {asked}:\n{every}")

@@ -178,7 +178,7 @@ def load_model(
     wanted = _dtype(dtype) if dtype is not None else (torch.float32 if box else "auto")
     with loading(str(name), folder, revision) as options, _progress(shown=box is None and sys.stderr.isatty()):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
-        model, found = AutoModelForCausalLM.from_pretrained(
+        made: Any = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=wanted,
             device_map=device_map,
@@ -186,6 +186,7 @@ def load_model(
             output_loading_info=True,
             **options,
         )
+        model, found = made
         check_loaded(str(name), found)
         if device is not None:
             model.to(device)

@@ -161,7 +161,8 @@ def _check_sizes(where: str, config: Mapping[str, Any], most: int, layers: int) 
             raise ModelError(f"{where}: {key}: got {shown(value)}, expected a positive integer")
     if (count := sizes.get("num_hidden_layers", 0)) > layers:
         raise ModelError(f"{where}: num_hidden_layers: got {count:,}, but the weights hold {layers:,} tensors")
-    products = {(key,): value for key, value in config.items() if key.startswith("num_") and type(value) is int}
+    counts = {key: value for key, value in config.items() if key.startswith("num_") and type(value) is int}
+    products: dict[tuple[str, ...], int] = {(key,): value for key, value in counts.items()}
     products |= {keys: sizes[keys[0]] * sizes[keys[1]] for keys in _PRODUCTS if set(keys) <= sizes.keys()}
     for keys, value in products.items():
         if value > most:

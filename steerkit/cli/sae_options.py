@@ -16,19 +16,28 @@ if TYPE_CHECKING:
 
     from steerkit.sae import LayerSummary, SaeSet
 
-Model = Annotated[str, typer.Option(help="'tiny', a folder, or a hub repository.")]
-Saes = Annotated[str | None, typer.Option(help="Folder or hub repository of the SAEs (default: the box's own).")]
-Data = Annotated[
-    Path, typer.Option(help="JSONL file with messages and tools, or with texts; or a folder that `datasets` saved.")
+Model = Annotated[str, typer.Option(metavar="MODEL", help="'tiny', a folder, or a hub repository.")]
+Saes = Annotated[
+    str | None, typer.Option(metavar="SAES", help="Folder or hub repository of the SAEs (default: the box's own).")
 ]
-Column = Annotated[str | None, typer.Option(help="Column of the texts (default: messages, else text).")]
-MostTokens = Annotated[int | None, typer.Option(min=1, help="Cut longer texts at this many tokens.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Read at most this many rows of the data.")]
-Layers = Annotated[str | None, typer.Option(help="Such as 0-5,11 (default: all).")]
-Source = Annotated[str, typer.Argument(help="A folder or hub repository with SAEs in any known format, or 'tiny'.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
-Device = Annotated[str | None, typer.Option(help="Where to compute, such as cuda (default: the CPU).")]
-Dtype = Annotated[str | None, typer.Option(help="Of the model's weights (default: as stored).")]
+Data = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE", help="JSONL file with messages and tools, or with texts; or a folder that `datasets` saved."
+    ),
+]
+Column = Annotated[str | None, typer.Option(metavar="NAME", help="Column of the texts (default: messages, else text).")]
+MostTokens = Annotated[int | None, typer.Option(metavar="TOKENS", min=1, help="Cut longer texts at this many tokens.")]
+Limit = Annotated[int | None, typer.Option(metavar="ROWS", min=1, help="Read at most this many rows of the data.")]
+Layers = Annotated[str | None, typer.Option(metavar="LAYERS", help="Such as 0-5,11 (default: all).")]
+Source = Annotated[
+    str, typer.Argument(metavar="SAES", help="A folder or hub repository with SAEs in any known format, or 'tiny'.")
+]
+Revision = Annotated[str | None, typer.Option(metavar="REVISION", help="Branch, tag or commit on the hub.")]
+Device = Annotated[
+    str | None, typer.Option(metavar="DEVICE", help="Where to compute, such as cuda (default: the CPU).")
+]
+Dtype = Annotated[str | None, typer.Option(metavar="DTYPE", help="Of the model's weights (default: as stored).")]
 Prepack = Annotated[
     bool | None,
     typer.Option(

@@ -366,3 +366,13 @@ def test_the_command_prints_one_line(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[1].split() == ["0", "-", "-", "-", "-"]
+
+
+def test_a_training_that_diverged_is_json(tmp_path: Path) -> None:
+    """NaN and infinity are null there."""
+    write(tmp_path / "sae_layer_00.pt", history={"loss": [float("nan")], "mse": [float("inf")], "l0": [6.0]})
+    command = [sys.executable, "-m", "steerkit.cli.main", "sae", "inspect", str(tmp_path), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "NaN" not in done.stdout
+    found = json.loads(done.stdout)
+    assert (found["loss"], found["mse"], found["l0"], found["density"]) == (None, None, 6.0, 0.5)

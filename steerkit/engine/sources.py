@@ -137,11 +137,9 @@ def _check_config(name: str, folder: Path | None, options: Mapping[str, Any]) ->
     inner = config.get("text_config")
     for part in (config, inner) if isinstance(inner, dict) else (config,):
         _check_sizes(where, part, most, layers)
-    for key in ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation"):
-        if "/" in str(config.get(key)):
-            raise ModelError(
-                f"{where}: {key}: got {shown(config[key])}, code from the hub, which steerkit does not run"
-            )
+        for key in ("attn_implementation", "experts_implementation"):
+            if "/" in str(kernel := part.get(key) or part.get(f"_{key}")):
+                raise ModelError(f"{where}: {key}: got {shown(kernel)}, code from the hub, which steerkit does not run")
 
 
 def _room(folder: Path) -> tuple[int, int]:

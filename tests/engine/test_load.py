@@ -171,6 +171,8 @@ CONFIG: dict[str, tuple[dict[str, Any], str]] = {
     "a padding token outside": ({"pad_token_id": 10**9}, "cannot be loaded: AssertionError: "),
     "a list of quantization": ({"quantization_config": []}, "cannot be loaded: AttributeError: "),
     "code of the hub": ({"attn_implementation": "evil/kernel"}, "got 'evil/kernel', code from the hub, which steerkit"),
+    "code of the hub in a part": ({"text_config": {"_attn_implementation": "evil/kernel"}}, "code from the hub, which"),
+    "a huge part": ({"text_config": {"hidden_size": -1}}, "hidden_size: got -1, expected a positive integer"),
     "escapes": ({"model_type": "a\x1b[2Jb\nc"}, "cannot be loaded: "),
 }
 

@@ -138,7 +138,7 @@ def box(folder: Path, dtype: torch.dtype) -> Setup:
 
 def functiongemma(folder: Path, dtype: torch.dtype = torch.float32, declarations: list[Any] = TOOLS) -> Setup:
     """FunctionGemma's architecture with SAEs of the published shape; sixteen edits behind a gate, all layers traced."""
-    tokenizer = AutoTokenizer.from_pretrained(box_folder("tiny"))
+    tokenizer = AutoTokenizer.from_pretrained(box_folder("tiny"), trust_remote_code=False)
     model: Any = random_model(FUNCTIONGEMMA, dtype=dtype)
     with torch.no_grad():  # embeddings are tied: a token whose row is 0 is never the likeliest
         rows = model.get_input_embeddings().weight

@@ -80,7 +80,7 @@ def box() -> Setup:
 
 def stand_in() -> LoadedModel:
     """FunctionGemma's architecture with random weights and the box's tokenizer; it writes no control tokens."""
-    tokenizer = AutoTokenizer.from_pretrained(box_folder("tiny"))
+    tokenizer = AutoTokenizer.from_pretrained(box_folder("tiny"), trust_remote_code=False)
     model: Any = random_model(FUNCTIONGEMMA, dtype=torch.bfloat16)
     with torch.no_grad():  # embeddings are tied: a token whose row is 0 is never the likeliest
         rows = model.get_input_embeddings().weight

@@ -15,7 +15,10 @@ from steerkit.types import Call, Trace
 BOX = "steerkit/tiny/box"
 functions: dict[str, Any] = {one.__name__: one for one in (get_balance, transfer_money, unlock_door)}
 tools = chat.as_tools(functions.values(), from_function=tool_from_function)
-model, tokenizer = AutoModelForCausalLM.from_pretrained(BOX), AutoTokenizer.from_pretrained(BOX)
+model, tokenizer = (
+    AutoModelForCausalLM.from_pretrained(BOX, trust_remote_code=False),
+    AutoTokenizer.from_pretrained(BOX, trust_remote_code=False),
+)
 judges = [policy.load(path) for path in sys.argv[1:] or ["policies/people.yaml"]]  # rules on features: steerkit.load
 for request in (*REQUESTS, "I owe Lumes a payment of 740 dollars"):
     messages: list[dict[str, Any]] = [{"role": "user", "content": request}]

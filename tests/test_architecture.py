@@ -23,6 +23,8 @@ LINES = {
     "engine": 3,
     **dict.fromkeys(("steer", "guard"), 2),
     **dict.fromkeys(("policy", "chat", "sae", "audit"), 1),
+    "hub": 0.6,
+    "files": 0.5,
     **dict.fromkeys(("types", "errors", "schemas"), 0),
 }
 DOORS = {

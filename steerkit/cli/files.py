@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from steerkit.errors import ToolError
+from steerkit.files import read_json
 
 
 def read_tools(path: Path | None) -> list[Any]:
@@ -17,14 +17,7 @@ def read_tools(path: Path | None) -> list[Any]:
         from steerkit.tiny.cases import TOOLS
 
         return list(TOOLS)
-    try:
-        tools = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ToolError(
-            f"{path}: cannot be read ({error.strerror}); expected a JSON file with a list of tools"
-        ) from None
-    except ValueError as error:
-        raise ToolError(f"{path}: not JSON ({error}); expected a list of tools") from None
+    tools = read_json(path, ToolError, "a JSON file with a list of tools")
     if not isinstance(tools, list):
         raise ToolError(f"{path}: got {type(tools).__name__}, expected a list of tools")
     return tools

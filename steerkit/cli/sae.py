@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+from typing import Annotated, Any
 
 import typer
 
@@ -38,9 +39,14 @@ def inspect(
     if json:
         for row in rows:
             one = saes[row.layer]
-            print_json({**row._asdict(), "dense": row.dense, "kind": one.kind, "site": one.site})
+            print_json({**_finite(row._asdict()), "dense": row.dense, "kind": one.kind, "site": one.site})
         return
     out = console()
     out.print(layer_table(rows, saes))
     if any(row.dense for row in rows):
         out.print("* more than a quarter of the dictionary is active at a token: read nothing into single features")
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without NaN and infinity, of a training that diverged: JSON has no word for them."""
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}

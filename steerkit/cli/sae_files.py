@@ -12,9 +12,10 @@ from steerkit.cli.sae_options import Revision, Source, load_named
 
 def convert(
     source: Source,
-    target: Annotated[Path, typer.Argument(help="A new folder.")],
+    target: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")],
     to: Annotated[
-        str, typer.Option(help="functiongemma, safetensors, saelens, dictionary-learning or sparsify.")
+        str,
+        typer.Option(metavar="FORMAT", help="functiongemma, safetensors, saelens, dictionary-learning or sparsify."),
     ] = "safetensors",
     revision: Revision = None,
 ) -> None:
@@ -29,7 +30,9 @@ def convert(
 def pull(
     repo: Annotated[
         str,
-        typer.Argument(help="A hub repository, or folders in one: owner/name/folder, * is anything."),
+        typer.Argument(
+            metavar="REPOSITORY", help="A hub repository, or folders in one: owner/name/folder, * is anything."
+        ),
     ],
     revision: Revision = None,
 ) -> None:
@@ -44,8 +47,10 @@ def pull(
 
 
 def push(
-    folder: Annotated[Path, typer.Argument(help="A set's folder, in any known format.")],
-    repo: Annotated[str, typer.Argument(help="A hub repository: owner/name; it is made where it is missing.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A set's folder, in any known format.")],
+    repo: Annotated[
+        str, typer.Argument(metavar="REPOSITORY", help="A hub repository: owner/name; it is made where it is missing.")
+    ],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
 ) -> None:
     """Put a set on the hub in one commit, with its statistics, labels and README; log in with `hf auth login` first."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from steerkit.lab.fidelity import Fidelity
     from steerkit.sae import SaeSet
 
-_COLUMNS = ("Layer", "MSE", "FVU", "L0", "Dead", "Always", "Outside clip", "Recovered", "against mean", "Same calls")
+_COLUMNS = ("Layer", "MSE", "FVU", "L0", "Dead", "Always", "Outside\nclip", "Recovered", "against\nmean", "Same\ncalls")
 
 
 def health(
@@ -29,10 +29,18 @@ def health(
     text_column: Column = None,
     max_tokens: MostTokens = None,
     limit: Limit = None,
-    calls: Annotated[int, typer.Option(min=0, help="Conversations to generate from; 0 for none.")] = 32,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of a generated reply at most.")] = 128,
-    clip: Annotated[float, typer.Option(min=0, help="The clip that the SAEs were trained with.")] = 10.0,
-    figure: Annotated[Path | None, typer.Option(help="Draw the measures to this file, such as health.png.")] = None,
+    calls: Annotated[
+        int, typer.Option(metavar="COUNT", min=0, help="Conversations to generate from; 0 for none.")
+    ] = 32,
+    max_new_tokens: Annotated[
+        int, typer.Option(metavar="TOKENS", min=1, help="Length of a generated reply at most.")
+    ] = 128,
+    clip: Annotated[
+        float, typer.Option(metavar="NUMBER", min=0, help="The clip that the SAEs were trained with.")
+    ] = 10.0,
+    figure: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the measures to this file, such as health.png.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON lines: a line a layer, then the calls.")] = False,
     device: Device = None,
     dtype: Dtype = None,
@@ -68,7 +76,7 @@ def calibrate(
     max_tokens: MostTokens = None,
     limit: Limit = None,
     out: Annotated[
-        Path | None, typer.Option(help="File to write (default: stats.safetensors beside the SAEs).")
+        Path | None, typer.Option(metavar="FILE", help="File to write (default: stats.safetensors beside the SAEs).")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace statistics that are there.")] = False,
     device: Device = None,
@@ -138,4 +146,4 @@ def _show(found: list[Fidelity], kept: CallFidelity | None, corpus: Corpus) -> N
     if kept is not None:
         asked = f"{kept.calling} replies with calls ({kept.asked} asked for)"
         every = f"{kept.delta} under an empty delta, {kept.every_layer} with every layer reconstructed"
-        out.print(f"calls exactly the same, of {asked}: {every}")
+        out.print(f"calls exactly the same, of {asked}:\n{every}")

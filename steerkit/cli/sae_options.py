@@ -83,7 +83,7 @@ def layer_numbers(text: str | None) -> list[int] | None:
         return None
     found: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        match = re.fullmatch(r"\s*([0-9]{1,4})(?:-([0-9]{1,4}))?\s*", part)
         if match is None:
             raise SaeError(f"layers: got {text!r}, expected numbers and ranges such as 0-5,11")
         found += range(int(match[1]), int(match[2] or match[1]) + 1)

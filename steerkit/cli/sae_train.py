@@ -17,25 +17,39 @@ if TYPE_CHECKING:
     from steerkit.lab.training import Beat
 
 Option = typer.Option
-Out = Annotated[Path, Option(help="New or empty folder; with the same run begun in it, the run goes on.")]
-RecipeName = Annotated[str, Option(help="seed, normalised, topk or jumprelu.")]
-Size = Annotated[int | None, Option(min=1, help="Features per layer (default: 4096).")]
-Epochs = Annotated[int | None, Option(min=1, help="Passes over the data (default: 5).")]
-Batch = Annotated[int | None, Option(min=1, help="Conversations or texts in a step (default: 1).")]
-BatchTokens = Annotated[int | None, Option(min=1, help="Random tokens in a step, instead of whole texts.")]
-Rate = Annotated[float | None, Option(help="Learning rate (default: 0.0001 for seed, 0.0005 for the others).")]
-Sparsity = Annotated[float | None, Option(help="Weight of the penalty (default: the recipe's).")]
-Kept = Annotated[int | None, Option("--k", min=1, help="Features kept at a token, in topk (default: 32).")]
-Clip = Annotated[float | None, Option(help="Activations are clipped to [-CLIP, CLIP] (default: 10).")]
-MaxNorm = Annotated[float | None, Option(help="Largest norm of a step's gradient (default: 1).")]
-Buffer = Annotated[int | None, Option(min=1, help="Tokens whose activations are in memory (default: 8192).")]
-Precision = Annotated[
-    str, Option(help="Of the products: float32 (exact), bfloat16, or auto: bfloat16 where the device computes in it.")
+Out = Annotated[
+    Path, Option(metavar="FOLDER", help="New or empty folder; with the same run begun in it, the run goes on.")
 ]
-Seed = Annotated[int, Option(min=0, help="Of first weights and order.")]
+RecipeName = Annotated[str, Option(metavar="RECIPE", help="seed, normalised, topk or jumprelu.")]
+Size = Annotated[int | None, Option(metavar="FEATURES", min=1, help="Features per layer (default: 4096).")]
+Epochs = Annotated[int | None, Option(metavar="COUNT", min=1, help="Passes over the data (default: 5).")]
+Batch = Annotated[int | None, Option(metavar="COUNT", min=1, help="Conversations or texts in a step (default: 1).")]
+BatchTokens = Annotated[
+    int | None, Option(metavar="TOKENS", min=1, help="Random tokens in a step, instead of whole texts.")
+]
+Rate = Annotated[
+    float | None, Option(metavar="NUMBER", help="Learning rate (default: 0.0001 for seed, 0.0005 for the others).")
+]
+Sparsity = Annotated[float | None, Option(metavar="NUMBER", help="Weight of the penalty (default: the recipe's).")]
+Kept = Annotated[
+    int | None, Option("--k", metavar="COUNT", min=1, help="Features kept at a token, in topk (default: 32).")
+]
+Clip = Annotated[float | None, Option(metavar="NUMBER", help="Activations are clipped to [-CLIP, CLIP] (default: 10).")]
+MaxNorm = Annotated[float | None, Option(metavar="NUMBER", help="Largest norm of a step's gradient (default: 1).")]
+Buffer = Annotated[
+    int | None, Option(metavar="TOKENS", min=1, help="Tokens whose activations are in memory (default: 8192).")
+]
+Precision = Annotated[
+    str,
+    Option(
+        metavar="DTYPE",
+        help="Of the products: float32 (exact), bfloat16, or auto: bfloat16 where the device computes in it.",
+    ),
+]
+Seed = Annotated[int, Option(metavar="NUMBER", min=0, help="Of first weights and order.")]
 Safetensors = Annotated[bool, Option("--safetensors", help="Write a folder of .safetensors files, too.")]
-SaveDtype = Annotated[str, Option(help="Of the saved weights: float32 or bfloat16.")]
-SaveEvery = Annotated[int, Option(min=1, help="Tokens between checkpoints.")]
+SaveDtype = Annotated[str, Option(metavar="DTYPE", help="Of the saved weights: float32 or bfloat16.")]
+SaveEvery = Annotated[int, Option(metavar="TOKENS", min=1, help="Tokens between checkpoints.")]
 
 
 def train(

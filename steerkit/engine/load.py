@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from steerkit.engine.prepack import Prepack, Prepacked, obstacle, prepacked
+from steerkit.engine.sources import check_loaded, loading
 from steerkit.errors import ModelError, SteeringError
 from steerkit.steer import device_of, devices_of, find_sites
 
@@ -200,14 +200,20 @@ def load_model(
         raise ModelError(f"{name}: no such folder; expected a folder with config.json, a hub repository id, or 'tiny'")
     source = str(folder or name)
     wanted = _dtype(dtype) if dtype is not None else (torch.float32 if box else "auto")
-    try:
-        with _progress(shown=box is None and sys.stderr.isatty()):
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-            model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=wanted, device_map=device_map)
+    with loading(str(name), folder, revision) as options, _progress(shown=box is None and sys.stderr.isatty()):
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+        made: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=wanted,
+            device_map=device_map,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
+        )
+        model, found = made
+        check_loaded(str(name), found)
         if where is not None:
-            model.to(where)  # type: ignore[arg-type]  # transformers wraps it without its types
-    except (OSError, ValueError, RuntimeError, HfHubHTTPError) as error:
-        raise ModelError(_failure(str(name), error)) from None
+            model.to(where)
     if not tokenizer.chat_template:
         raise ModelError(f"{name}: its tokenizer has no chat template; expected a function-calling chat model")
     model.train(False)
@@ -265,12 +271,3 @@ def _brought(model: nn.Module, name: str) -> torch.Tensor:
             found: torch.Tensor = kept[leaf]
             return found
     raise ModelError(f"{name}: this weight is on no device and nothing says where it is kept; load the model anew")
-
-
-def _failure(name: str, error: Exception) -> str:
-    if isinstance(error.__cause__, GatedRepoError):
-        return f"{name}: the repository is gated; accept its terms on the hub and log in with `hf auth login`"
-    if isinstance(error.__cause__, RepositoryNotFoundError):
-        return f"{name}: no such repository on the hub; expected a repository id, a folder, or 'tiny'"
-    lines = str(error).strip().splitlines()
-    return f"{name}: the model cannot be loaded: {lines[0] if lines else type(error).__name__}"

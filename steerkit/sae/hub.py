@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.utils import logging as hints
+from huggingface_hub.errors import HFValidationError
 
 from steerkit.errors import SaeError
+from steerkit.files import shown
+from steerkit.hub import is_repository_id, quiet_hub, why_refused, why_unreachable
 from steerkit.sae.formats import FORMATS
 from steerkit.sae.labels import LABELS_FILE
 from steerkit.sae.suite import STATISTICS_FILE, SaeSet, load_folders
@@ -60,8 +52,11 @@ def pull(source: str | Path, *, revision: str | None = None) -> list[Path]:
     if match is None or ".." in name.split("/"):
         raise SaeError(f"{name}: neither a folder nor a hub repository id (owner/name)")
     inner = match["inner"] or ""
-    with _said_plainly(name, "the SAEs could not be fetched from the hub"):
-        root = Path(snapshot_download(match["repo"], revision=revision, allow_patterns=_patterns(inner)))
+    with _said_plainly(name, match["repo"], "the SAEs could not be fetched from the hub") as away:
+        patterns, cached = _patterns(inner), away is not None
+        root = Path(
+            snapshot_download(match["repo"], revision=revision, allow_patterns=patterns, local_files_only=cached)
+        )
     found = [path for path in sorted(root.glob(inner)) if path.is_dir()] if inner else [root]
     if not found:
         raise SaeError(f"{name}: the repository has no SAEs in such a folder; look at its files on the hub")
@@ -77,7 +72,10 @@ def push(folder: Path, repo: str, *, private: bool = False) -> str:
         SaeError: the folder holds no good set, or the hub refuses.
     """
     load_folders([folder], str(folder))
-    with _said_plainly(repo, "the SAEs could not be put on the hub"):
+    what = "the SAEs could not be put on the hub"
+    with _said_plainly(repo, repo, what) as away:
+        if away is not None:
+            raise SaeError(f"{repo}: {what}: {away}; try again later")
         api = HfApi()
         api.create_repo(repo, private=private, exist_ok=True)
         patterns = [pattern for name in (*_FILES, "README.md") for pattern in (name, f"*/{name}")]
@@ -95,27 +93,19 @@ def _patterns(inner: str) -> list[str]:
 
 
 @contextmanager
-def _said_plainly(name: str, what: str) -> Iterator[None]:
-    """The hub's errors in one line, and none of its library's hints beside it."""
-    before = hints.get_verbosity()
-    hints.set_verbosity(logging.ERROR)
+def _said_plainly(name: str, repo: str, what: str) -> Iterator[str | None]:
+    """The hub's errors in one line, and none of its library's hints beside it; yields why it cannot be asked, if so."""
+    away = None
     try:
-        yield
+        with quiet_hub():
+            away = why_unreachable(repo) if is_repository_id(repo) else None
+            yield away
     except HFValidationError:
         raise SaeError(f"{name}: neither a folder nor a hub repository id (owner/name)") from None
-    except RevisionNotFoundError:
-        raise SaeError(f"{name}: {what}: no such revision") from None
-    except GatedRepoError:
-        raise SaeError(f"{name}: {what}: accept its terms on the hub and log in with `hf auth login`") from None
-    except RepositoryNotFoundError:
-        raise SaeError(f"{name}: {what}: no such repository (a private one needs `hf auth login`)") from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise SaeError(f"{name}: {what}: {reason}") from None
-    except Exception as error:
-        # A connection that broke: the hub's library lets through what its HTTP library raises, and that changes.
-        if not type(error).__module__.startswith(("httpx", "requests")):
-            raise
-        raise SaeError(f"{name}: {what}: the connection broke ({type(error).__name__}); try again") from None
-    finally:
-        hints.set_verbosity(before)
+    except SaeError:
+        raise
+    except Exception as error:  # the hub's library lets through what its HTTP and JSON libraries raise
+        reason = shown(error, 200) if isinstance(error, OSError) else f"the connection broke ({type(error).__name__})"
+        if away is not None:
+            reason = f"{away}, and the cache has no such SAEs; try again later"
+        raise SaeError(f"{name}: {what}: {why_refused(error) or reason}") from None

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from steerkit.errors import SaeError
+from steerkit.files import parse_json, read_json, shown
 from steerkit.sae.whole import write_whole
 from steerkit.types import Feature
 
 LABELS_FILE: Final = "labels.json"
 
+_NUMBER: Final = re.compile(r"\d{1,9}", re.ASCII)
 _KEYS: Final = ("modelId", "layer", "index", "description")
 
 
@@ -37,12 +39,19 @@ def read_labels(path: Path) -> dict[Feature, str]:
     """The labels in a file; none where there is no file. Raises SaeError."""
     if not path.exists():
         return {}
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))["labels"]
-        return {Feature(int(a), int(b)): str(text) for a, table in raw.items() for b, text in table.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        expected = 'expected {"format": 1, "labels": {"LAYER": {"INDEX": "text"}}}'
-        raise SaeError(f"{path}: not a labels file ({type(error).__name__}); {expected}") from None
+    expected = '{"format": 1, "labels": {"LAYER": {"INDEX": "text"}}}'
+    found = read_json(path, SaeError, expected)
+    tables = found.get("labels") if isinstance(found, dict) else None
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        raise SaeError(f"{path}: not a labels file; expected {expected}")
+    labels: dict[Feature, str] = {}
+    for layer, table in tables.items():
+        for index, text in table.items():
+            if not _NUMBER.fullmatch(layer) or not _NUMBER.fullmatch(index) or not isinstance(text, str):
+                said = f"{shown(layer)}: {{{shown(index)}: {shown(text)}}}"
+                raise SaeError(f"{path}: labels: got {said}; expected {expected}")
+            labels[Feature(int(layer), int(index))] = text
+    return labels
 
 
 def write_labels(path: Path, labels: Mapping[Feature, str]) -> None:
@@ -105,10 +114,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _row(where: str, line: str) -> Mapping[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise SaeError(f"{where}: not JSON ({error}); expected one object a line") from None
+    row = parse_json(line, where, SaeError, "one object a line")
     if not isinstance(row, Mapping):
         raise SaeError(f"{where}: got {type(row).__name__}, expected an object with {', '.join(_KEYS)}")
     missing = [key for key in _KEYS if not isinstance(row.get(key), str)]
@@ -126,8 +132,8 @@ def _model(where: str, row: Mapping[str, Any], wanted: str | None) -> str:
 
 def _feature(where: str, row: Mapping[str, Any]) -> Feature:
     number = re.search(r"\d+", row["layer"], re.ASCII)
-    if number is None:
+    if number is None or not _NUMBER.fullmatch(number[0]):
         raise SaeError(f"{where}: layer: got {row['layer']!r}, expected a source id such as 12-gemmascope-2-res-16k")
-    if not re.fullmatch(r"\d{1,9}", row["index"], re.ASCII):
+    if not _NUMBER.fullmatch(row["index"]):
         raise SaeError(f"{where}: index: got {row['index']!r}, expected a feature's number as a text")
     return Feature(int(number[0]), int(row["index"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from steerkit.errors import SaeError
+from steerkit.files import shown
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.dictionary import Columns, Sae
 from steerkit.sae.formats import read_folders
@@ -146,11 +148,17 @@ class SaeSet(Mapping[int, Sae]):
 
     def _check_statistics(self) -> None:
         for key, table in self._statistics.items():
-            prefix, _, unit = key.partition(".")
-            layer = int(prefix[6:]) if prefix[6:].isdigit() else -1
-            if layer in self and unit in UNITS and tuple(table.shape) != (self[layer].d_sae,):
+            match = re.fullmatch(r"layer_([0-9]{1,9})\.(\w+)", key)
+            if match is None or match[2] not in UNITS or (layer := int(match[1])) not in self:
+                continue
+            if tuple(table.shape) != (self[layer].d_sae,):
                 raise SaeError(
                     f"{self.name}/{STATISTICS_FILE}: {key}: got {tuple(table.shape)}, expected ({self[layer].d_sae},)"
+                )
+            if not table.isfinite().all():
+                raise SaeError(
+                    f"{self.name}/{STATISTICS_FILE}: {key}: got NaN or infinity, expected finite numbers; measure them "
+                    f"again with `steerkit sae calibrate --force`"
                 )
 
 
@@ -169,7 +177,10 @@ def load_folders(folders: Sequence[Path], name: str) -> SaeSet:
 
 def _read_statistics(folder: Path) -> dict[str, Tensor]:
     path = folder / STATISTICS_FILE
-    return {key: table.float() for key, table in load_tensors(path)[0].items()} if path.exists() else {}
+    tables = load_tensors(path)[0] if path.exists() else {}
+    if strange := next((key for key, table in tables.items() if table.is_complex()), None):
+        raise SaeError(f"{path}: {shown(strange)}: got complex numbers, expected real ones")
+    return {key: table.float() for key, table in tables.items()}
 
 
 def _unless(value: str, default: str) -> str | None:

@@ -83,7 +83,7 @@ _worker: dict[str, PreTrainedTokenizerFast] = {}
 
 def _start(folder: str) -> None:
     torch.set_num_threads(1)
-    _worker["tokenizer"] = PreTrainedTokenizerFast.from_pretrained(folder)
+    _worker["tokenizer"] = PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
 
 
 def _work(seed: int, number: int, most_tools: int) -> list[Batch]:

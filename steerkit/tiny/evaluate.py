@@ -43,8 +43,8 @@ class Cell:
 
 def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """The model of a box in float32, and its tokenizer."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return model.eval(), PreTrainedTokenizerFast.from_pretrained(folder)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
+    return model.eval(), PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
 
 
 @torch.inference_mode()

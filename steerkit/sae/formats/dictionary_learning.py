@@ -15,10 +15,13 @@ import torch
 from torch import Tensor
 
 from steerkit.errors import SaeError
+from steerkit.files import shown
 from steerkit.sae.checkpoint import Checkpoint
-from steerkit.sae.dictionary import GateWeights, Sae
-from steerkit.sae.formats.files import checked, load_object, load_pickle, matrix, positive, text
-from steerkit.sae.formats.hooks import Hook, hook_name, read_hook
+from steerkit.sae.dictionary import GateWeights, Sae, Site
+from steerkit.sae.formats.files import checked, load_object, matrix, positive, text, whole
+from steerkit.sae.formats.hooks import PLACES, Hook, hook_name, read_hook
+from steerkit.sae.formats.keys import OFF, Neutral, check_keys
+from steerkit.sae.formats.pickles import load_pickle
 
 NAME = "dictionary-learning"
 FILES = ("config.json", "ae.pt")
@@ -41,6 +44,10 @@ _CLASSES: Final[dict[str, dict[str, str]]] = {
     },
 }
 """By class, its tensors and their shapes: enc `(d_sae, d_in)`, dec `(d_in, d_sae)`, sae `(d_sae,)`, in `(d_in,)`."""
+_KEYS: Final = {
+    "apply_b_dec_to_input": Neutral(OFF, "b_dec is taken from what it reads, which its class never does"),
+    "normalize_decoder": Neutral(OFF, "features are scaled by the decoder's norms"),
+}
 _BATCHED: Final = ("BatchTopKSAE", "MatryoshkaBatchTopKSAE")
 
 
@@ -63,8 +70,8 @@ def read(folder: Path) -> list[Checkpoint]:
             f"{about}: trainer: got a {type(trainer).__name__}, expected an object with dict_class and layer"
         )
     kind = trainer.get("dict_class")
-    if kind not in _CLASSES:
-        raise SaeError(f"{about}: trainer.dict_class: got {kind!r}, expected one of {', '.join(_CLASSES)}")
+    if not isinstance(kind, str) or kind not in _CLASSES:
+        raise SaeError(f"{about}: trainer.dict_class: got {shown(kind)}, expected one of {', '.join(_CLASSES)}")
     hook = _hook(about, trainer, buffer)
     content = load_pickle(path, "a state dict (ae.pt)")
     if not isinstance(content, Mapping):
@@ -101,10 +108,23 @@ def write(checkpoints: Sequence[Checkpoint], folder: Path) -> None:
 
 
 def _hook(path: Path, trainer: Mapping[str, Any], buffer: Mapping[str, Any]) -> Hook:
-    hook = read_hook(path, "trainer.submodule_name", trainer.get("submodule_name"))
-    if trainer.get("layer", hook.layer) != hook.layer:
-        raise SaeError(f"{path}: trainer.layer: got {trainer['layer']!r}, but submodule_name says {hook.layer}")
-    return hook._replace(site="input") if buffer.get("io") == "in" else hook
+    """The place: `submodule_name`, and which side of it `buffer.io` names. Raises SaeError."""
+    name, io = trainer.get("submodule_name"), buffer.get("io")
+    hook = read_hook(path, "trainer.submodule_name", name)
+    if trainer.get("layer") not in (None, hook.layer):
+        raise SaeError(f"{path}: trainer.layer: got {shown(trainer['layer'])}, but submodule_name says {hook.layer}")
+    check_keys(path, buffer, {"apply_W_O": Neutral(OFF, "it reads single heads")}, "buffer.")
+    said = str(name).rpartition(".")[2] if str(name).endswith((".input", ".output")) else None
+    sides: dict[object, Site] = {"in": "input", "out": "output", None: hook.site}
+    site = sides.get(io if isinstance(io, str) else None) if isinstance(io, (str, type(None))) else None
+    if site is None or (said is not None and site != said):
+        raise SaeError(
+            f"{path}: buffer.io: got {shown(io)}, expected {'in' if said == 'input' else 'out'}"
+            f"{'' if said else ' or in'}: an SAE that reads and writes one side of its module"
+        )
+    if site == "input" and "o_proj" not in str(name) and "hook_z" not in str(name):
+        raise SaeError(f"{path}: buffer.io: got 'in' of {shown(name)}, expected 'out', or its o_proj; {PLACES}")
+    return hook._replace(site=site)
 
 
 def _sae(about: Path, path: Path, trainer: Mapping[str, Any], content: Mapping[str, Any], hook: Hook) -> Sae:
@@ -114,6 +134,9 @@ def _sae(about: Path, path: Path, trainer: Mapping[str, Any], content: Mapping[s
     d_in, d_sae = (rows, columns) if first == "W_enc" else (columns, rows)
     shapes = {"enc": (d_sae, d_in), "dec": (d_in, d_sae), "sae": (d_sae,), "in": (d_in,)}
     found = checked(path, content, {key: shapes[shape] for key, shape in _CLASSES[kind].items()})
+    sizes = {"activation_dim": d_in, "dict_size": d_sae}
+    said = {key: Neutral((size,), f"{first} in {path.name} has another") for key, size in sizes.items()}
+    check_keys(about, trainer, {**_KEYS, **said}, "trainer.")
     encoder = found["W_enc"] if "W_enc" in found else found["encoder.weight"].T
     decoder = found["W_dec"] if "W_dec" in found else found["decoder.weight"].T
     b_dec = next(found[key] for key in ("b_dec", "bias", "decoder_bias") if key in found)
@@ -129,13 +152,20 @@ def _sae(about: Path, path: Path, trainer: Mapping[str, Any], content: Mapping[s
             decoder,
             b_dec,
             threshold=threshold,
-            k=positive(about, trainer, "k") if kind == "AutoEncoderTopK" else None,
+            k=_k(about, path, trainer, content) if kind == "AutoEncoderTopK" else None,
             gate=gate,
             subtract_b_dec=kind != "JumpReluAutoEncoder",
             site=hook.site,
         )
     except SaeError as error:
         raise SaeError(f"{path}: {error}") from None
+
+
+def _k(about: Path, path: Path, trainer: Mapping[str, Any], content: Mapping[str, Any]) -> int:
+    k = positive(about, trainer, "k")
+    if "k" in content and whole(content["k"]) != k:
+        raise SaeError(f"{path}: k: got {shown(whole(content['k']))}, but the config's trainer.k says {k}")
+    return k
 
 
 def _state(one: Checkpoint) -> tuple[str, dict[str, Tensor]]:

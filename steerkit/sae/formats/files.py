@@ -2,49 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import numpy
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from steerkit.errors import SaeError
-from steerkit.sae.checkpoint import History
+from steerkit.files import read_json, shown
+from steerkit.sae.formats.pickles import NumpyValue
 from steerkit.sae.mapped import release
 
 Shape = tuple[int, ...]
-
-
-def load_pickle(path: Path, expected: str) -> Any:
-    """What a PyTorch file holds, memory-mapped where it can be; nothing in it is run (`weights_only=True`).
-
-    Args:
-        path: the file.
-        expected: what it should have been, for the error.
-
-    Raises:
-        SaeError: the file is missing, truncated or no PyTorch file, or it wants to run code.
-    """
-    if not path.is_file():
-        raise SaeError(f"{path}: no such file; expected {expected}")
-    try:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap" not in str(error):
-                raise
-            return torch.load(path, map_location="cpu", weights_only=True)  # the older format cannot be mapped
-    except pickle.UnpicklingError as error:
-        reason = _reason(error)
-        what = "refused, the pickle wants to run code" if "GLOBAL" in reason else "not a PyTorch checkpoint"
-        raise SaeError(f"{path}: {what}: {reason}") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise SaeError(f"{path}: truncated or not a PyTorch checkpoint ({_reason(error)})") from None
+_COMPUTED: Final = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_FLOATS: Final = "float32, bfloat16, float16 or float64"
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -58,8 +33,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118  no dict
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise SaeError(f"{path}: truncated or not a safetensors file ({_reason(error)})") from None
+    except Exception as error:  # its library raises what its reader and torch raise
+        raise SaeError(f"{path}: truncated or not a safetensors file ({shown(error, 160)}); fetch it again") from None
 
 
 def load_object(path: Path) -> dict[str, Any]:
@@ -68,12 +43,7 @@ def load_object(path: Path) -> dict[str, Any]:
     Raises:
         SaeError: the file is missing, or does not hold a JSON object.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SaeError(f"{path}: cannot be read ({error.strerror}); expected a JSON file") from None
-    except ValueError as error:
-        raise SaeError(f"{path}: not JSON ({error})") from None
+    found = read_json(path, SaeError, "a JSON object")
     if not isinstance(found, dict):
         raise SaeError(f"{path}: got a {type(found).__name__}, expected a JSON object")
     return found
@@ -82,8 +52,9 @@ def load_object(path: Path) -> dict[str, Any]:
 def required(path: Path, content: Mapping[str, Any], keys: tuple[str, ...]) -> None:
     """Raise SaeError unless all keys are there."""
     if missing := [key for key in keys if key not in content]:
-        found = ", ".join(sorted(str(key) for key in content)) or "nothing"
-        raise SaeError(f"{path}: got keys {found}; missing {', '.join(missing)}")
+        found = ", ".join(sorted(shown(str(key))[1:-1] for key in content)[:20]) or "nothing"
+        more = f" and {len(content) - 20} more" if len(content) > 20 else ""
+        raise SaeError(f"{path}: got keys {found}{more}; missing {', '.join(missing)}")
 
 
 def checked(path: Path, content: Mapping[str, Any], shapes: Mapping[str, Shape]) -> dict[str, Tensor]:
@@ -95,16 +66,54 @@ def checked(path: Path, content: Mapping[str, Any], shapes: Mapping[str, Shape])
     required(path, content, tuple(shapes))
     found = {}
     for key, shape in shapes.items():
-        tensor = content[key]
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            raise SaeError(f"{path}: {key}: got {_describe(tensor)}, expected a floating-point tensor")
+        tensor = _dense(path, key, content[key])
         if tuple(tensor.shape) != shape:
             raise SaeError(f"{path}: {key}: got shape {tuple(tensor.shape)}, expected {shape}")
-        if tensor.numel() and not all(map(math.isfinite, map(float, tensor.detach().aminmax()))):  # copies nothing
+        _check_stored(path, key, tensor)
+        if tensor.numel() and not all(map(math.isfinite, map(float, tensor.aminmax()))):  # copies nothing
             raise SaeError(f"{path}: {key}: got NaN or infinity, expected finite numbers; download or train it again")
         release(tensor)
-        found[key] = tensor.detach()
+        found[key] = tensor
     return found
+
+
+def _dense(path: Path, key: str, value: object) -> Tensor:
+    """The tensor itself, of numbers that steerkit computes with; raises SaeError."""
+    if not isinstance(value, Tensor):
+        raise SaeError(f"{path}: {key}: got {_describe(value)}, expected a floating-point tensor")
+    if what := _unusual(value):
+        raise SaeError(f"{path}: {key}: got a {what} tensor, expected a dense one of {_FLOATS}; convert and save it")
+    if value.dtype not in _COMPUTED:
+        expected = f"one of {_FLOATS}; convert and save it" if value.is_floating_point() else "a floating-point tensor"
+        raise SaeError(f"{path}: {key}: got {_describe(value)}, expected {expected}")
+    return value.detach()
+
+
+def _unusual(value: Tensor) -> str:
+    """How a tensor is stored, if it is not number by number; else empty."""
+    if value.is_nested:
+        return "nested"
+    if value.layout is not torch.strided:
+        return str(value.layout).removeprefix("torch.").replace("_", " ")
+    if value.is_quantized:
+        return "quantized"
+    if value.device.type != "cpu":
+        return value.device.type
+    return "" if type(value) in (Tensor, torch.nn.Parameter) else type(value).__name__
+
+
+def _check_stored(path: Path, key: str, tensor: Tensor) -> None:
+    """Refuse a tensor that says it is larger than what is stored of it: as soon as it is copied it would be.
+
+    Raises:
+        SaeError: it repeats one stored number at many places (strides of 0).
+    """
+    stored = tensor.untyped_storage().nbytes() // tensor.element_size()
+    if tensor.numel() > stored:
+        raise SaeError(
+            f"{path}: {key}: got {tensor.numel():,} numbers of which {stored:,} are stored, expected all; save what "
+            f"its .contiguous() gives"
+        )
 
 
 def matrix(path: Path, content: Mapping[str, Any], key: str) -> Shape:
@@ -119,43 +128,27 @@ def matrix(path: Path, content: Mapping[str, Any], key: str) -> Shape:
 
 def positive(path: Path, content: Mapping[str, Any], key: str) -> int:
     """A whole number of at least 1; raises SaeError."""
-    value = content.get(key)
-    if type(value) is not int or value < 1:
-        raise SaeError(f"{path}: {key}: got {value!r}, expected a positive integer")
+    value = whole(content.get(key))
+    if value is None or value < 1:
+        raise SaeError(f"{path}: {key}: got {shown(content.get(key))}, expected a positive integer")
     return value
+
+
+def whole(value: object) -> int | None:
+    """A whole number, also as NumPy or a tensor has it; None if it is none."""
+    if isinstance(value, NumpyValue):
+        value = value.array()
+    if isinstance(value, (Tensor, numpy.ndarray, numpy.generic)) and value.ndim == 0:
+        value = None if isinstance(value, Tensor) and _unusual(value) else value.item()
+    return value if type(value) is int and value < 1 << 62 else None
 
 
 def text(path: Path, content: Mapping[str, Any], key: str, what: str) -> str:
     """A string that is not empty; raises SaeError."""
     value = content.get(key)
     if not isinstance(value, str) or not value:
-        raise SaeError(f"{path}: {key}: got {value!r}, expected {what}")
+        raise SaeError(f"{path}: {key}: got {shown(value)}, expected {what}")
     return value
-
-
-def history(path: Path, raw: object) -> History:
-    """Training curves from a dict with `loss`, `mse` and `l0`; raises SaeError."""
-    if not isinstance(raw, Mapping):
-        raise SaeError(f"{path}: history: got a {type(raw).__name__}, expected a dict with loss, mse and l0")
-    curves = {}
-    for key in ("loss", "mse", "l0"):
-        values = raw.get(key, [])
-        if not isinstance(values, (list, tuple)) or not all(isinstance(value, (int, float)) for value in values):
-            raise SaeError(f"{path}: history.{key}: got {type(values).__name__}, expected a list of numbers")
-        curves[key] = tuple(float(value) for value in values)
-    return History(**curves)
-
-
-def curves(record: History) -> dict[str, list[float]]:
-    """Training curves as plain lists."""
-    return {"loss": list(record.loss), "mse": list(record.mse), "l0": list(record.l0)}
-
-
-def _reason(error: Exception) -> str:
-    """The line of torch's message that says what happened, without its advice to load unsafely."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "GLOBAL" in line or line.startswith("WeightsUnpickler error")]
-    return (telling or lines or [type(error).__name__])[0][:200]
 
 
 def _describe(value: object) -> str:

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from steerkit.errors import SaeError
+from steerkit.files import shown
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.dictionary import Sae
-from steerkit.sae.formats.files import checked, curves, history, load_pickle, positive, required, text
+from steerkit.sae.formats.curves import curves, history
+from steerkit.sae.formats.files import checked, positive, required, text, whole
+from steerkit.sae.formats.keys import OFF, Neutral, check_keys, check_tensors
+from steerkit.sae.formats.pickles import load_pickle
 
 NAME = "functiongemma"
 FILES = ("sae_layer_*.pt",)
 
-_KEYS = ("model_name", "layer_idx", "d_in", "d_sae", "W_enc", "b_enc", "W_dec", "b_dec", "history")
+_KEYS = ("model_name", "layer_idx", "d_in", "d_sae", "W_enc", "b_enc", "W_dec", "b_dec")
+_CHANGED: Final = {
+    "k": Neutral(OFF, "only the k largest features are on"),
+    "activation": Neutral(("relu",), "another function than the ReLU that the format has"),
+    "architecture": Neutral(("relu", "standard", "jumprelusae", "jumprelu"), "another function than the ReLU"),
+    "apply_b_dec_to_input": Neutral(OFF, "b_dec is taken from what it reads"),
+    "subtract_b_dec": Neutral(OFF, "b_dec is taken from what it reads"),
+    "normalize_activations": Neutral(OFF, "what it reads is scaled"),
+    "scaling_factor": Neutral((1,), "what it reads is scaled"),
+}
+_TENSORS: Final = {"threshold": 0, "log_threshold": -math.inf, "b_gate": 0, "b_mag": 0, "r_mag": 0, "W_skip": 0}
+"""With the numbers that change nothing: the format is of plain ReLU SAEs."""
 
 
 def matches(folder: Path) -> bool:
@@ -34,7 +51,7 @@ def read(folder: Path) -> list[Checkpoint]:
     for path in sorted(folder.glob(FILES[0])):
         checkpoint = load_checkpoint(path)
         number = path.stem.removeprefix("sae_layer_")
-        if not number.isdigit() or int(number) != checkpoint.layer:
+        if not re.fullmatch(r"[0-9]{1,9}", number) or int(number) != checkpoint.layer:
             raise SaeError(f"{path}: layer_idx: got {checkpoint.layer}, expected the number in the file's name")
         found.append(checkpoint)
     return found
@@ -67,7 +84,8 @@ def write(checkpoints: Sequence[Checkpoint], folder: Path) -> None:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Load and check one file.
 
-    The file is unpickled with `weights_only=True` (it cannot run code) and memory-mapped where its format allows.
+    The file is unpickled with `weights_only=True` (it cannot run code) and memory-mapped where its format allows. Its
+    history may be in any form that `history` reads, or be missing: the arithmetic needs the weights alone.
 
     Raises:
         SaeError: the file is missing, is no checkpoint, or its keys, shapes or numbers are not what they must be.
@@ -76,15 +94,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(content, Mapping):
         raise SaeError(f"{path}: got a {type(content).__name__}, expected a dict with the keys {', '.join(_KEYS)}")
     required(path, content, _KEYS)
+    check_keys(path, content, _CHANGED)
+    check_tensors(path, content, _TENSORS)
     d_in, d_sae = (positive(path, content, key) for key in ("d_in", "d_sae"))
     shapes = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
     sae = Sae(*checked(path, content, shapes).values())
     name = text(path, content, "model_name", "the name of the model it was trained on")
-    return Checkpoint(path, name, _layer(path, content), sae, history(path, content["history"]))
+    return Checkpoint(path, name, _layer(path, content), sae, history(path, content.get("history")))
 
 
 def _layer(path: Path, content: Mapping[str, Any]) -> int:
-    layer = content["layer_idx"]
-    if type(layer) is not int or layer < 0:
-        raise SaeError(f"{path}: layer_idx: got {layer!r}, expected an integer of at least 0")
+    layer = whole(content["layer_idx"])
+    if layer is None or layer < 0:
+        raise SaeError(f"{path}: layer_idx: got {shown(content['layer_idx'])}, expected an integer of at least 0")
     return layer

@@ -8,15 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from steerkit.errors import SaeError
+from steerkit.files import shown
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.dictionary import Sae
 from steerkit.sae.formats.files import checked, load_object, load_tensors, matrix, text
 from steerkit.sae.formats.hooks import read_hook
+from steerkit.sae.formats.keys import OFF, Neutral, check_keys, check_tensors
 
 NAME = "gemma-scope"
 FILES = ("config.json", "params.safetensors")
+
+_CODER: Final = "it maps one place to another, which is no SAE"
+_KEYS: Final = {
+    "type": Neutral(("sae",), _CODER),
+    "affine_connection": Neutral(OFF, "an affine map of what it reads is added to what it writes"),
+    "affine_skip_connection": Neutral(OFF, "an affine map of what it reads is added to what it writes"),
+    "apply_b_dec_to_input": Neutral(OFF, "b_dec is taken from what it reads"),
+    "normalize_activations": Neutral(OFF, "what it reads is scaled"),
+    "scaling_factor": Neutral((1,), "what it reads is scaled"),
+    "hook_head_index": Neutral((), "an SAE of one head; steerkit reads all heads of a layer"),
+}
 
 
 def matches(folder: Path) -> bool:
@@ -33,10 +47,14 @@ def read(folder: Path) -> list[Checkpoint]:
     about, path = folder / FILES[0], folder / FILES[1]
     config = load_object(about)
     if config.get("architecture") != "jump_relu":
-        raise SaeError(f"{about}: architecture: got {config.get('architecture')!r}, expected 'jump_relu'")
+        raise SaeError(f"{about}: architecture: got {shown(config.get('architecture'))}, expected 'jump_relu'")
     hook = read_hook(about, "hf_hook_point_in", config.get("hf_hook_point_in"))
     content, _ = load_tensors(path)
     d_in, d_sae = matrix(path, content, "w_enc")
+    ends = Neutral((str(config["hf_hook_point_in"]).lower(),), _CODER)
+    width = Neutral((d_sae,) if isinstance(config.get("width"), int) else (config.get("width"),), "w_enc has another")
+    check_keys(about, config, {**_KEYS, "hf_hook_point_out": ends, "width": width})
+    check_tensors(path, content, {"affine_skip_connection": 0, "W_skip": 0})
     shapes: dict[str, tuple[int, ...]] = {"w_enc": (d_in, d_sae), "b_enc": (d_sae,), "w_dec": (d_sae, d_in)}
     shapes |= {"b_dec": (d_in,), "threshold": (d_sae,)}
     W_enc, b_enc, W_dec, b_dec, threshold = checked(path, content, shapes).values()

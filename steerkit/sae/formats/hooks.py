@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from steerkit.errors import SaeError
+from steerkit.files import shown
 from steerkit.sae.dictionary import Site
 
-_PROJECTION = re.compile(r"(?:.*\.)?layers\.(?P<layer>\d+)\.self_attn(?:\.o_proj)?(?:\.(?P<side>input|output))?")
-_HEADS = re.compile(r"blocks\.(?P<layer>\d+)\.attn\.hook_z")
+_PROJECTION = re.compile(r"(?:.*\.)?layers\.(?P<layer>[0-9]{1,6})\.self_attn(?:\.o_proj)?(?:\.(?P<side>input|output))?")
+_HEADS = re.compile(r"blocks\.(?P<layer>[0-9]{1,6})\.attn\.hook_z")
+
+PLACES: Final = "steerkit reads and writes on either side of an attention's output projection, nowhere else"
 
 
 class Hook(NamedTuple):
@@ -37,8 +40,7 @@ def read_hook(path: Path, key: str, name: object) -> Hook:
     if match := _HEADS.fullmatch(plain):
         return Hook(int(match["layer"]), "input")
     raise SaeError(
-        f"{path}: {key}: got {name!r}, expected model.layers.L.self_attn.o_proj.output or .input; steerkit reads and "
-        f"writes on either side of an attention's output projection, nowhere else"
+        f"{path}: {key}: got {shown(name)}, expected model.layers.L.self_attn.o_proj.output or .input; {PLACES}"
     )
 
 

@@ -5,18 +5,30 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from safetensors.torch import save_file
 
 from steerkit.errors import SaeError
+from steerkit.files import shown
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.dictionary import Sae
 from steerkit.sae.formats.files import checked, load_object, load_tensors, positive
 from steerkit.sae.formats.hooks import read_hook
+from steerkit.sae.formats.keys import OFF, Neutral, check_keys, check_tensors
 
 NAME = "sparsify"
 FILES = ("cfg.json", "sae.safetensors")
+_KEYS: Final = {
+    "activation": Neutral(("topk",), "another choice of the features that are on"),
+    "signed": Neutral(OFF, "features are chosen by their size and keep their sign"),
+    "jumprelu": Neutral(OFF, "features are on above a threshold"),
+    "n_sources": Neutral((0, 1), "it reads several places"),
+    "n_targets": Neutral((0, 1), "it writes to other places than it reads"),
+    "coalesce_topk": Neutral(OFF, "features are chosen among several places"),
+    "topk_coalesced": Neutral(OFF, "features are chosen among several places"),
+    "normalize_io": Neutral(OFF, "what it reads is scaled"),
+}
 _RUN = "config.json"
 """Of the whole run, one folder up: it names the model."""
 
@@ -34,14 +46,15 @@ def read(folder: Path) -> list[Checkpoint]:
     """
     about, path = folder / FILES[0], folder / FILES[1]
     config = load_object(about)
-    if (activation := config.get("activation", "topk")) != "topk":
-        raise SaeError(f"{about}: activation: got {activation!r}, expected 'topk'")
-    if config.get("transcode") or config.get("skip_connection"):
-        raise SaeError(f"{about}: transcode: it maps one place to another; expected an SAE")
+    check_keys(about, config, _KEYS)
+    if changed := next((key for key in ("transcode", "skip_connection") if config.get(key)), None):
+        raise SaeError(f"{about}: {changed}: it maps one place to another; expected an SAE")
     hook = read_hook(folder, "the folder's name", folder.name)
     d_in, d_sae = positive(about, config, "d_in"), _latents(about, config)
     shapes: dict[str, tuple[int, ...]] = {"encoder.weight": (d_sae, d_in), "encoder.bias": (d_sae,)}
-    found = checked(path, load_tensors(path)[0], {**shapes, "W_dec": (d_sae, d_in), "b_dec": (d_in,)})
+    content = load_tensors(path)[0]
+    found = checked(path, content, {**shapes, "W_dec": (d_sae, d_in), "b_dec": (d_in,)})
+    check_tensors(path, content, {"W_skip": 0, "threshold": 0})
     encoder, b_enc, decoder, b_dec = found.values()
     try:
         k = positive(about, config, "k")
@@ -87,5 +100,7 @@ def _model(folder: Path, config: dict[str, Any]) -> str:
     run = folder.parent / _RUN
     name = load_object(run).get("model") if run.is_file() else config.get("model")
     if not isinstance(name, str) or not name:
-        raise SaeError(f"{run}: model: got {name!r}, expected the run's config.json with the model's name beside it")
+        raise SaeError(
+            f"{run}: model: got {shown(name)}, expected the run's config.json with the model's name beside it"
+        )
     return name

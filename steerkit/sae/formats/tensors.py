@@ -14,9 +14,11 @@ from typing import Any, get_args
 from safetensors.torch import save_file
 
 from steerkit.errors import SaeError
+from steerkit.files import parse_json, shown
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.dictionary import GateWeights, Kind, Sae, Site
-from steerkit.sae.formats.files import checked, curves, history, load_tensors, matrix, text
+from steerkit.sae.formats.curves import curves, history
+from steerkit.sae.formats.files import checked, load_tensors, matrix, text
 
 NAME = "safetensors"
 FILES = ("sae_layer_*.safetensors",)
@@ -55,11 +57,11 @@ def _read(path: Path) -> Checkpoint:
     said = _said(path, metadata)
     layer, kind = said.get("layer"), str(said.get("kind"))
     if type(layer) is not int or path.stem != f"sae_layer_{layer:02d}":
-        raise SaeError(f"{path}: layer: got {layer!r}, expected the number in the file's name")
-    if kind not in get_args(Kind) or said.get("site") not in get_args(Site):
+        raise SaeError(f"{path}: layer: got {shown(layer)}, expected the number in the file's name")
+    if kind not in get_args(Kind) or str(said.get("site")) not in get_args(Site):
         raise SaeError(
-            f"{path}: kind, site: got {kind!r}, {said.get('site')!r}, expected one of {', '.join(get_args(Kind))} and "
-            f"one of {', '.join(get_args(Site))}"
+            f"{path}: kind, site: got {shown(kind)}, {shown(said.get('site'))}, expected one of "
+            f"{', '.join(get_args(Kind))} and one of {', '.join(get_args(Site))}"
         )
     d_in, d_sae = matrix(path, content, "W_enc")
     shapes: dict[str, tuple[int, ...]] = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, d_in)}
@@ -73,7 +75,7 @@ def _read(path: Path) -> Checkpoint:
             **tensors,
             gate=gate,
             k=_k(said) if kind == "topk" else None,
-            subtract_b_dec=bool(said.get("subtract_b_dec")),
+            subtract_b_dec=_subtract(path, said),
             site=said["site"],
         )
     except SaeError as error:
@@ -83,16 +85,24 @@ def _read(path: Path) -> Checkpoint:
 
 
 def _said(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
-    try:
-        said = json.loads(metadata["steerkit"])
-        if said["format"] != 1:
-            raise SaeError(f"{path}: format: got {said['format']!r}, expected 1; it was written by another version")
-    except (KeyError, TypeError, ValueError):
+    expected = "a file that `sae convert` wrote"
+    if "steerkit" not in metadata:
+        raise SaeError(f"{path}: its metadata says nothing of steerkit; expected {expected}")
+    said = parse_json(metadata["steerkit"], f"{path}: the metadata's steerkit", SaeError, expected)
+    if not isinstance(said, dict):
+        raise SaeError(f"{path}: the metadata's steerkit: got a {type(said).__name__}, expected {expected}")
+    if said.get("format") != 1:
         raise SaeError(
-            f"{path}: its metadata says nothing of steerkit; expected a file that `sae convert` wrote"
-        ) from None
-    found: dict[str, Any] = said
-    return found
+            f"{path}: format: got {shown(said.get('format'))}, expected 1; it was written by another version"
+        )
+    return said
+
+
+def _subtract(path: Path, said: dict[str, Any]) -> bool:
+    subtract = said.get("subtract_b_dec", False)
+    if not isinstance(subtract, bool):
+        raise SaeError(f"{path}: subtract_b_dec: got {shown(subtract)}, expected true or false")
+    return subtract
 
 
 def _k(said: dict[str, Any]) -> int:

@@ -1,0 +1,99 @@
+"""Files that anybody may hand over: JSON and text, read so that a broken or hostile one is one clear line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from steerkit.errors import SteerkitError
+
+_SHORT: Final = 80
+
+
+def read_json(path: Path, error: type[SteerkitError], expected: str) -> Any:
+    """The value in a JSON file, in UTF-8 or with the mark of another encoding.
+
+    Args:
+        path: the file.
+        error: what to raise.
+        expected: what the file should have been, for the message.
+
+    Raises:
+        SteerkitError: `error`: the file is missing, unreadable, no JSON, or nested too deep.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as reason:
+        raise error(f"{path}: cannot be read ({reason.strerror or reason}); expected {expected}") from None
+    return parse_json(data, str(path), error, expected)
+
+
+def parse_json(
+    text: str | bytes, where: str, error: type[SteerkitError], expected: str, *, loads: Callable[..., Any] = json.loads
+) -> Any:
+    """The value in JSON text; `where` is its place, as the message names it. Raises `error` as `read_json` does."""
+    try:
+        return loads(text)
+    except RecursionError:
+        raise error(f"{where}: JSON that is nested too deep to be read; expected {expected}") from None
+    except UnicodeDecodeError:
+        raise error(f"{where}: not UTF-8 text; expected {expected}") from None
+    except ValueError as reason:
+        raise error(f"{where}: not JSON ({shown(reason)}); expected {expected}") from None
+
+
+def shown(value: object, most: int = _SHORT) -> str:
+    """A value in a message: what was got, or an error's first words, in one line that is not long.
+
+    Texts are quoted; control characters are written as escapes, so that a file's content cannot write on a terminal.
+    """
+    if isinstance(value, BaseException):
+        text = plain(str(value)) or type(value).__name__
+    else:
+        try:
+            text = plain(repr(value))
+        except (ValueError, RecursionError):  # an integer of thousands of digits; a list of itself
+            text = f"a huge {type(value).__name__}"
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def plain(text: str) -> str:
+    """Text in one line: of several lines the first that says something, with control characters as escapes."""
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return re.sub(r"[^\x20-\x7e\u00a1-\u1fff\u2010-\u2027\u2030-\u205e\u2070-\ud7ff\uf900-\ufdff]", _escaped, line)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return ascii(match[0])[1:-1]
+
+
+def safetensors_header(path: Path, error: type[SteerkitError]) -> dict[str, Any]:
+    """The entries of a safetensors file by name, each with `dtype`, `shape` and `data_offsets`; no weight is read.
+
+    Raises:
+        SteerkitError: `error`: the file is unreadable, no safetensors file, or shorter or longer than its header says.
+    """
+    expected = "a safetensors file; fetch it again"
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            data = file.read(min(length, size))
+    except OSError as reason:
+        raise error(f"{path}: cannot be read ({reason.strerror or reason}); expected {expected}") from None
+    if size < 8 or length > size - 8:
+        raise error(f"{path}: truncated or not a safetensors file ({size:,} bytes); expected {expected}")
+    found = parse_json(data, f"{path}: its header", error, expected)
+    entries = {key: one for key, one in found.items() if key != "__metadata__"} if isinstance(found, dict) else None
+    try:
+        end = max((int(one["data_offsets"][1]) for one in (entries or {}).values()), default=0)
+    except (TypeError, KeyError, IndexError, ValueError):
+        entries = None
+    if entries is None:
+        raise error(f"{path}: its header is none of a safetensors file; expected {expected}")
+    if size != 8 + length + end:
+        raise error(f"{path}: got {size:,} bytes, expected {8 + length + end:,} by its header; fetch it again")
+    return entries

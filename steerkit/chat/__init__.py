@@ -5,7 +5,7 @@ from steerkit.chat.parse import CallClosed, CallOpened, Event, Parsed, Parser, T
 from steerkit.chat.pieces import piece_ends
 from steerkit.chat.places import PlaceMachine, StepPlaces, place_machine, steps_by_place
 from steerkit.chat.render import Prompt, render
-from steerkit.chat.tokenizer import Tokenizer
+from steerkit.chat.tokenizer import Tokenizer, token_bytes
 from steerkit.chat.tools import as_tools, lint, openai, schema_errors, validate_arguments
 from steerkit.chat.wire import Wire, encode_call
 
@@ -33,5 +33,6 @@ __all__ = [
     "render",
     "schema_errors",
     "steps_by_place",
+    "token_bytes",
     "validate_arguments",
 ]

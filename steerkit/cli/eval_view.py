@@ -178,19 +178,28 @@ def suite_json(scores: Sequence[SuiteScore]) -> list[dict[str, Any]]:
             "arm": one.arm,
             "passed": share_json(one.passed),
             "unparsed": share_json(one.unparsed),
+            "refused": [refused._asdict() for refused in one.refused],
         }
         for one in scores
     ]
 
 
 def show_suite(out: Console, scores: Sequence[SuiteScore]) -> None:
-    """Print a suite's scores, a row a category."""
-    table = _table("category", "tests", *dict.fromkeys(one.arm for one in scores), "not parsed (plain)")
-    for category in dict.fromkeys(one.category for one in scores):
-        rows = [one for one in scores if one.category == category]
-        passed = [cell(one.passed) for one in rows]
-        table.add_row(category, str(rows[0].passed.count), *passed, cell(rows[0].unparsed))
+    """Print a suite's scores, a row a category and arm; a share in percent with its 95 % interval."""
+    table = _table("category", "arm", "tests", "passed", "not parsed", "not run")
+    for number, one in enumerate(scores):
+        again = number and scores[number - 1].category == one.category
+        shares = [f"{100 * of.value:.1f} ({_range(of)})" if of.count else "-" for of in (one.passed, one.unparsed)]
+        refused = str(len(one.refused) or "")
+        table.add_row("" if again else one.category, one.arm, str(one.passed.count), *shares, refused)
     out.print(table)
+    for id, reason in dict.fromkeys(refused for one in scores for refused in one.refused):
+        out.print(f"not run: {id}: {reason}", soft_wrap=True)
+
+
+def _range(share: Share) -> str:
+    low, high = share.interval
+    return f"{100 * low:.0f} to {100 * high:.0f}"
 
 
 def _place_json(place: PlaceProbes) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import sys
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,8 +86,8 @@ from pydantic_ai_model import steered
 agent = Agent(steered(steerkit.load("tiny")), instructions="Be brief.")
 with warnings.catch_warnings(record=True) as found:
     warnings.simplefilter("always", UserWarning)
-    settings = {"max_tokens": 5, "temperature": 0.5, "top_p": 0.9, "top_k": 7, "seed": 3, "logit_bias": {}, "timeout": 9}
-    run = agent.run_sync(REQUESTS[0], model_settings=settings)
+    settings = {"max_tokens": 5, "temperature": 0.5, "top_p": 0.9, "top_k": 7, "seed": 3}
+    run = agent.run_sync(REQUESTS[0], model_settings={**settings, "logit_bias": {}, "timeout": 9})
 last = run.all_messages()[-1]
 print(json.dumps([last.finish_reason, last.usage.input_tokens, last.usage.output_tokens, last.provider_response_id]))
 print([str(one.message) for one in found if one.category is UserWarning])
@@ -238,10 +239,11 @@ def test_a_policy_is_found_and_proved(tmp_path: Path) -> None:
         assert arms[control]["turned_away"]["share"] < 0.2
 
 
-def sampled(home: Path) -> list[tuple[dict[str, object], dict[str, object]]]:
+def sampled(home: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Each turn's settings, and what it came to."""
-    with Store(home / "audit.db", create=False) as store:
-        turns = [one.content for one in store.records() if one.content["kind"] == "turn"]
+    store = Store(home / "audit.db", create=False)
+    turns = [one.content for one in store.records() if one.content["kind"] == "turn"]
+    store.close()
     return [(turn["sampling"], turn) for turn in turns]
 
 
@@ -256,11 +258,8 @@ def test_inspects_settings_reach_the_turn_and_its_end_reaches_inspect(tmp_path: 
     (plain, first), (settings, cut), (_, held), *_ = turns
     assert settings == SET
     assert plain == {**plain, "max_new_tokens": 256, "temperature": 0.0}
-    for name, turn, reason in (
-        ("plain", first, "tool_calls"),
-        ("set", cut, "max_tokens"),
-        ("refused", held, "content_filter"),
-    ):
+    ended = {"plain": (first, "tool_calls"), "set": (cut, "max_tokens"), "refused": (held, "content_filter")}
+    for name, (turn, reason) in ended.items():
         read, made = len(turn["prompt_ids"]), len(turn["reply_ids"])
         usage = {"input_tokens": read, "output_tokens": made, "total_tokens": read + made}
         assert found[name] == [reason, usage, name == "plain"]

@@ -65,8 +65,7 @@ def run_suite(
         max_new_tokens: length of a reply at most.
         batch: tests that are generated together.
         mapper: does the batches (default: this process).
-        results: a folder for the replies as BFCL's scorer reads them, see `write_results`; under a policy one folder
-            in it for each arm, `plain` and `policy`.
+        results: folder for the replies, see `write_results`; under a policy, for `plain` and `policy` in it.
         report: told how many turns of how many were made.
 
     Raises:
@@ -74,22 +73,21 @@ def run_suite(
     """
     answered = mapper or in_this_process(lambda: runtime)
     refused = {row: Refused(case.id, case.undeclared) for row, case in enumerate(cases) if case.undeclared}
-    runnable = [row for row in range(len(cases)) if row not in refused]
+    runnable = [row for row, case in enumerate(cases) if not case.undeclared]
     found: dict[str, dict[int, Turn | Refused]] = {}
-    arms: list[tuple[str, tuple[Policy, ...]]] = [("plain", ()), *([("policy", (policy,))] if policy else [])]
-    for number, (arm, policies) in enumerate(arms):
-        under, turns = runtime.policies_of(policies), list[Turn | Refused]()
-        for some in answered(
-            partial(_turns, under, Sampling(max_new_tokens)), batches([cases[row] for row in runnable], batch)
-        ):
+    arms: dict[str, tuple[Policy, ...]] = {"plain": (), **({"policy": (policy,)} if policy else {})}
+    for number, (arm, policies) in enumerate(arms.items()):
+        turns: list[Turn | Refused] = []
+        work = partial(_turns, runtime.policies_of(policies), Sampling(max_new_tokens))
+        for some in answered(work, batches([cases[row] for row in runnable], batch)):
             turns += some
-            if report is not None:
+            if report:
                 report(number * len(runnable) + len(turns), len(arms) * len(runnable))
         found[arm] = refused | dict(zip(runnable, turns, strict=True))
         _check_any(found[arm])
         if results is not None:
-            texts = {row: turn.reply_ids for row, turn in found[arm].items() if isinstance(turn, Turn)}
-            write_results(results / arm if policy else results, cases, texts, runtime.loaded.tokenizer)
+            written = {row: turn.reply_ids for row, turn in found[arm].items() if isinstance(turn, Turn)}
+            write_results(results / arm if policy else results, cases, written, runtime.loaded.tokenizer)
     return [
         score
         for category in dict.fromkeys(case.category for case in cases)

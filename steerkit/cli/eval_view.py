@@ -185,21 +185,19 @@ def suite_json(scores: Sequence[SuiteScore]) -> list[dict[str, Any]]:
 
 
 def show_suite(out: Console, scores: Sequence[SuiteScore]) -> None:
-    """Print a suite's scores, a row a category and arm; a share in percent with its 95 % interval."""
-    table = _table("category", "arm", "tests", "passed", "not parsed", "not run")
+    """Print a suite's scores, a row for each category and arm, and under them the tests that were not run."""
+    arms = len({one.arm for one in scores}) > 1
+    table = _table("category", "tests", *(["arm"] if arms else []), "passed", "not parsed")
     for number, one in enumerate(scores):
         again = number and scores[number - 1].category == one.category
-        shares = [f"{100 * of.value:.1f} ({_range(of)})" if of.count else "-" for of in (one.passed, one.unparsed)]
-        refused = str(len(one.refused) or "")
-        table.add_row("" if again else one.category, one.arm, str(one.passed.count), *shares, refused)
+        named = ["", ""] if again else [one.category, str(one.passed.count)]
+        low, high = one.unparsed.interval
+        unparsed = f"{100 * one.unparsed.value:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+        cells = [cell(one.passed), unparsed if one.unparsed.count else "-"]
+        table.add_row(*named, *([one.arm] if arms else []), *cells)
     out.print(table)
     for id, reason in dict.fromkeys(refused for one in scores for refused in one.refused):
         out.print(f"not run: {id}: {reason}", soft_wrap=True)
-
-
-def _range(share: Share) -> str:
-    low, high = share.interval
-    return f"{100 * low:.0f} to {100 * high:.0f}"
 
 
 def _place_json(place: PlaceProbes) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def run_suite(
             turns += some
             if report:
                 report(number * len(runnable) + len(turns), len(arms) * len(runnable))
-        found[arm] = refused | dict(zip(runnable, turns, strict=True))
+        found[arm] = {**refused, **dict(zip(runnable, turns, strict=True))}
         _check_any(found[arm])
         if results is not None:
             written = {row: turn.reply_ids for row, turn in found[arm].items() if isinstance(turn, Turn)}

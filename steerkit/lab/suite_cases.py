@@ -90,8 +90,7 @@ def read_bfcl(folder: Path) -> list[SuiteCase]:
     """The tests of a folder with BFCL's files, category by category.
 
     Each `BFCL_v3_simple.json` (of any version) is a category, its answers are the file of the same name in the folder
-    `possible_answer`. Files of other categories are passed over, see
-    `passed_over`.
+    `possible_answer`. Files of other categories are left alone, see `passed_over`.
 
     Raises:
         SaeError: no file of a known category, or a row that is not as the suite writes them; names file and line.

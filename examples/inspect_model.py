@@ -4,8 +4,9 @@ import json
 from typing import Any
 
 from house_tools import STORE
-from inspect_ai.model import ChatMessage, ChatMessageAssistant, ModelAPI, ModelOutput, modelapi
-from inspect_ai.tool import ToolCall, ToolInfo
+from inspect_ai.model import ChatMessage, GenerateConfig, ModelAPI, ModelOutput, modelapi
+from inspect_ai.tool import ToolChoice, ToolInfo
+from inspect_settings import output, sampling
 
 import steerkit
 
@@ -14,16 +15,19 @@ import steerkit
 class Steered(ModelAPI):
     """`Model(Steered("tiny"), GenerateConfig())`, or by name: `get_model("steerkit/tiny", policy=...)`."""
 
-    def __init__(self, model_name: str, policy: Any = (), **_: Any) -> None:
-        super().__init__(model_name)
-        self.runtime = steerkit.load(model_name, policy=policy, audit=STORE)
+    def __init__(self, model_name: str, base_url: Any = None, api_key: Any = None, config: Any = None, **how: Any):
+        super().__init__(model_name, base_url, api_key, [], config or GenerateConfig())
+        self.runtime = steerkit.load(model_name, **{"audit": STORE, **how})
 
-    async def generate(self, input: list[ChatMessage], tools: list[ToolInfo], **_: Any) -> ModelOutput:
+    async def generate(
+        self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
+    ) -> ModelOutput:
         """One turn; its record is on disk before Inspect sees it."""
-        declared = [one.model_dump(include={"name", "description", "parameters"}, exclude_none=True) for one in tools]
-        turn = self.runtime.run([openai(one) for one in input], declared)
-        calls = [ToolCall(f"{turn.record_id}.{n}", c.name, dict(c.arguments)) for n, c in enumerate(turn.released)]
-        return ModelOutput.from_message(ChatMessageAssistant(content=turn.text, tool_calls=calls or None))
+        if tool_choice not in ("auto", "none"):
+            raise ValueError(f"tool_choice: got {tool_choice}, but no call can be forced; expected auto or none")
+        told = [one.model_dump(include={"name", "description", "parameters"}, exclude_none=True) for one in tools]
+        turn = self.runtime.run([openai(one) for one in input], told * (tool_choice != "none"), **sampling(config))
+        return output(self.model_name, turn, config.stop_seqs or [])
 
 
 def openai(message: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from steerkit.chat.pieces import piece_ends
 from steerkit.chat.places import PlaceMachine, StepPlaces, place_machine, steps_by_place
 from steerkit.chat.plain import plain_messages
 from steerkit.chat.render import Prompt, render
-from steerkit.chat.tokenizer import Tokenizer
+from steerkit.chat.tokenizer import Tokenizer, token_bytes
 from steerkit.chat.tools import as_tools, openai
 from steerkit.chat.wire import Wire, encode_call
 
@@ -40,6 +40,7 @@ __all__ = [
     "render",
     "schema_errors",
     "steps_by_place",
+    "token_bytes",
     "tool_object",
     "undeclared_arguments",
     "validate_arguments",

@@ -37,11 +37,17 @@ _Ask = Annotated[str | None, typer.Option(help="What the developer's text says i
 _Seeds = Annotated[int, typer.Option(min=0, help="Random controls.")]
 _Doses = Annotated[str, typer.Option(help="Multiples of the policy's edit.")]
 _Pairs = Annotated[int, typer.Option(min=0, help="Pairs of batches for the latency; 0 for none.")]
-_Longest = Annotated[int, typer.Option(min=1, help="Length of a reply at most.")]
+_Longest = Annotated[
+    int | None,
+    typer.Option(min=1, help="Length of a reply at most (default: 128; in a suite 768)."),
+]
 _Batch = Annotated[int, typer.Option(min=1, help="Conversations that are generated together.")]
 _Probes = Annotated[bool, typer.Option("--probes/--no-probes", help="Fit probes where the policy reads.")]
 _Seed = Annotated[int, typer.Option(min=0, help="Of the halves for probes and directions.")]
 _Out = Annotated[Path | None, typer.Option(help="Folder that keeps finished arms: a killed run goes on there.")]
+_Results = Annotated[
+    Path | None, typer.Option(help="With bfcl: folder for the replies as BFCL's own scorer reads them.")
+]
 _Json = Annotated[Path | None, typer.Option(help="Write JSON to this file; - for standard output.")]
 _Html = Annotated[Path | None, typer.Option(help="Write a page with figures to this file.")]
 
@@ -61,10 +67,11 @@ def eval_command(
     doses: _Doses = "0,0.25,0.5,1,1.5,2,3,4",
     pairs: _Pairs = 5,
     probes: _Probes = True,
-    max_new_tokens: _Longest = 128,
+    max_new_tokens: _Longest = None,
     batch: _Batch = 32,
     seed: _Seed = 0,
     out: _Out = None,
+    raw_results: _Results = None,
     json: _Json = None,
     html: _Html = None,
     engine: Engine = "local",
@@ -86,9 +93,11 @@ def eval_command(
 
     load_one = partial(load, model, saes, **how_to_run(device, dtype, prepack, graphs), audit=False)
     at = where(engine, workers, load_one, device)
-    length = {"max_new_tokens": max_new_tokens, "batch": batch}
+    length = {"batch": batch, **({} if max_new_tokens is None else {"max_new_tokens": max_new_tokens})}
+    if raw_results is not None and suite != "bfcl":
+        raise SaeError(f"--raw-results: got {raw_results} without --suite bfcl, whose scorer reads them")
     if suite is not None and data is not None:
-        _suite(at, suite, data, policy, json, length, limit)
+        _suite(at, suite, data, policy, json, {**length, "results": raw_results}, limit)
         return
     settings = {"ask": ask, "seeds": seeds, "doses": factors, "pairs": pairs, "probes": probes, "seed": seed, **length}
     files = [file for file in (policy, harmful, benign) if file is not None]
@@ -120,10 +129,12 @@ def _suite(
 ) -> None:
     from steerkit.cli.eval_view import show_suite, suite_json
     from steerkit.lab.suite import run_suite
-    from steerkit.lab.suite_cases import read_bfcl, read_mobile_actions
+    from steerkit.lab.suite_cases import passed_over, read_bfcl, read_mobile_actions
     from steerkit.policy import load
 
-    cases = read_bfcl(data) if suite == "bfcl" else read_mobile_actions(data)
+    cases, over = (read_bfcl(data), passed_over(data)) if suite == "bfcl" else (read_mobile_actions(data), [])
+    if over:
+        typer.echo(f"passed over: {', '.join(over)}", err=True)
     counts: dict[str, int] = {}
     some = []
     for case in cases:
@@ -142,7 +153,8 @@ def _suite(
         typer.echo(f"warning: {said} parts of declarations are garbled, such as {garbled[0].message}", err=True)
     if json is None or str(json) != "-":
         show_suite(console(), scores)
-    _write_json(json, {"suite": suite, "model": runtime.loaded.name, "scores": suite_json(scores)})
+    found = {"suite": suite, "model": runtime.loaded.name, "passed_over": over, "scores": suite_json(scores)}
+    _write_json(json, found)
 
 
 def _show(found: Evaluation, json: Path | None, html: Path | None) -> None:

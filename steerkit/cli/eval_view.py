@@ -178,19 +178,26 @@ def suite_json(scores: Sequence[SuiteScore]) -> list[dict[str, Any]]:
             "arm": one.arm,
             "passed": share_json(one.passed),
             "unparsed": share_json(one.unparsed),
+            "refused": [refused._asdict() for refused in one.refused],
         }
         for one in scores
     ]
 
 
 def show_suite(out: Console, scores: Sequence[SuiteScore]) -> None:
-    """Print a suite's scores, a row a category."""
-    table = _table("category", "tests", *dict.fromkeys(one.arm for one in scores), "not parsed (plain)")
-    for category in dict.fromkeys(one.category for one in scores):
-        rows = [one for one in scores if one.category == category]
-        passed = [cell(one.passed) for one in rows]
-        table.add_row(category, str(rows[0].passed.count), *passed, cell(rows[0].unparsed))
+    """Print a suite's scores, a row for each category and arm, and under them the tests that were not run."""
+    arms = len({one.arm for one in scores}) > 1
+    table = _table("category", "tests", *(["arm"] if arms else []), "passed", "not parsed")
+    for number, one in enumerate(scores):
+        again = number and scores[number - 1].category == one.category
+        named = ["", ""] if again else [one.category, str(one.passed.count)]
+        low, high = one.unparsed.interval
+        unparsed = f"{100 * one.unparsed.value:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+        cells = [cell(one.passed), unparsed if one.unparsed.count else "-"]
+        table.add_row(*named, *([one.arm] if arms else []), *cells)
     out.print(table)
+    for id, reason in dict.fromkeys(refused for one in scores for refused in one.refused):
+        out.print(f"not run: {id}: {reason}", soft_wrap=True)
 
 
 def _place_json(place: PlaceProbes) -> dict[str, Any]:

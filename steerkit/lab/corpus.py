@@ -99,7 +99,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield from _dataset(path)
         return
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:  # what Windows writes begins with a mark
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield f"{path}:{number}", _object(f"{path}:{number}", line)

@@ -194,6 +194,11 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     "no data": (["--suite", "bfcl"], "got no --data"),
     "no doses": (["--suite", "bfcl", "--data", ".", "--doses", "a"], "--doses: got 'a', expected numbers"),
     "a dose below 0": (["--suite", "bfcl", "--data", ".", "--doses", "-1"], "expected numbers of at least 0"),
+    "raw results of no suite": (["--raw-results", "x", "--policy", "p"], "eval: got no --harmful, --benign"),
+    "raw results of another suite": (
+        ["--suite", "mobile-actions", "--data", "none", "--raw-results", "x"],
+        "--raw-results: got x without --suite bfcl",
+    ),
     "no suite there": (["--suite", "bfcl", "--data", "none"], "none: got no file such as BFCL_v3_simple.json"),
 }
 
@@ -204,3 +209,31 @@ def test_bad_input_is_named(capsys: pytest.CaptureFixture[str], case: str) -> No
     arguments, said = WRONG[case]
     with pytest.raises(SaeError, match=re.escape(said)):
         run(capsys, *arguments)
+
+
+def test_a_suite_says_what_it_did_not_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Files passed over and tests not run are named, in 80 columns and in JSON; the replies lie in their folder."""
+    plain = {"name": "f", "description": "d", "parameters": {"type": "dict", "properties": {}}}
+    strange = {**plain, "parameters": {"type": "dict", "properties": {"año": {"type": "string"}}}}
+    rows = [
+        {"id": f"irrelevance_{n}", "question": [[{"role": "user", "content": "hm"}]], "function": [tool]}
+        for n, tool in enumerate((plain, strange))
+    ]
+    (tmp_path / "BFCL_v4_irrelevance.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "BFCL_v4_memory.json").write_text("{}")
+    options = ("--suite", "bfcl", "--data", tmp_path, "--max-new-tokens", "4", "--json", tmp_path / "out.json")
+    capsys.readouterr()
+    app(["eval", *map(str, (*options, "--raw-results", tmp_path / "raw"))], standalone_mode=False)
+    shown = capsys.readouterr()
+    assert "passed over: BFCL_v4_memory.json\n" in shown.err
+    table, note = shown.out.split("not run: ")
+    assert max(map(len, table.splitlines())) <= 80
+    assert re.search(r"irrelevance +1 +\d", table)
+    assert note.startswith("irrelevance_1: ")
+    assert "año" in note
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["passed_over"] == ["BFCL_v4_memory.json"]
+    (score,) = found["scores"]
+    assert (score["passed"]["count"], [one["id"] for one in score["refused"]]) == (1, ["irrelevance_1"])
+    (results,) = (tmp_path / "raw").rglob("*_result.json")
+    assert [json.loads(line)["id"] for line in results.read_text().splitlines()] == ["irrelevance_0"]

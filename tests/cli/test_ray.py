@@ -9,12 +9,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from typer.testing import CliRunner
@@ -37,6 +37,7 @@ from tests.cli.two_turns import two_turns
 
 PAYMENTS = POLICIES / "payments.yaml"
 RAY = ("--engine", "ray")
+T = TypeVar("T")
 
 
 def test_a_cluster_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,32 +74,54 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[str
     return capsys.readouterr()
 
 
-def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+def stat(pid: int) -> list[str]:
+    """What /proc says of a process after its name: its state and its parent first. Raises OSError once it is gone."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
-def busy_workers() -> list[int]:
-    """Processes of this test's own cluster that are doing a batch now."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            words = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
-            if words.startswith(b"ray::MapWorker") and b".submit" in words:  # started by a raylet that we started
-                found += [int(entry.name)] if parent(parent(int(entry.name))) == os.getpid() else []
-        except OSError:  # it has just ended
-            continue
-    return found
+def busy(pid: int) -> bool:
+    """Whether a process is a worker of this test's own cluster that is doing a batch now."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        at_work = words.startswith(b"ray::MapWorker") and b".submit" in words
+        return at_work and int(stat(int(stat(pid)[1]))[1]) == os.getpid()  # started by a raylet that we started
+    except OSError:  # it has just ended
+        return False
 
 
-def kill_one(once: Path) -> int:
-    """Wait until a file is there, then kill a worker in the middle of a batch; its process id."""
-    end = time.monotonic() + 120
+def within(seconds: float, found: Callable[[], T | None]) -> T:
+    """What is found in this time, looked for again and again."""
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if once.exists() and (busy := busy_workers()):
-            os.kill(busy[0], signal.SIGKILL)
-            return busy[0]
+        if (one := found()) is not None:
+            return one
         time.sleep(0.005)
-    raise AssertionError("no worker to kill")
+    raise AssertionError("not found in time")
+
+
+def killed(once: Path) -> int | None:
+    """Once a file is there, kill a worker that is doing a batch; its process id, or None where there is none.
+
+    It is stopped first and looked at again: what has not given its batch back by then never will.
+    """
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()] if once.exists() else []
+    for pid in filter(busy, pids):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+            within(60, lambda pid=pid: stat(pid)[0] == "T" or None)
+            at_work = busy(pid)
+            os.kill(pid, signal.SIGKILL if at_work else signal.SIGCONT)
+            if at_work:
+                return pid
+    return None
+
+
+def gone(pid: int) -> bool | None:
+    """True once a process is dead, though nobody may have asked for its exit code yet."""
+    try:
+        return stat(pid)[0] == "Z" or None
+    except OSError:
+        return True
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the worker to kill in /proc")
@@ -107,17 +130,16 @@ def test_a_killed_worker_loses_nothing(
 ) -> None:
     """SIGKILL in the middle of an evaluation: report and outcomes are those of one process to the byte.
 
-    That Ray reports the death of just this process is the control: it was at work.
+    The control: it was at work when it was killed, so that its batch has to be done again.
     """
     options = ("--policy", PAYMENTS, "--harmful", files[0], "--benign", files[1], *QUICK, "--batch", "2")
     assert ray.nodes()[0]["NodeManagerAddress"] == "127.0.0.1"
     run(capsys, "eval", *options, "--json", tmp_path / "one.json", "--out", tmp_path / "one")
     with ThreadPoolExecutor() as other:
-        killing = other.submit(kill_one, tmp_path / "many" / "policy.jsonl")
-        said = run(capsys, "eval", *options, *RAY, "--json", tmp_path / "many.json", "--out", tmp_path / "many")
+        killing = other.submit(within, 300, partial(killed, tmp_path / "many" / "unsteered.jsonl"))
+        run(capsys, "eval", *options, *RAY, "--json", tmp_path / "many.json", "--out", tmp_path / "many")
         pid = killing.result()
-    assert f"Worker PID: {pid} " in said[1]
-    assert not Path(f"/proc/{pid}").exists()
+    assert within(60, partial(gone, pid))
     assert (tmp_path / "many.json").read_bytes() == (tmp_path / "one.json").read_bytes()
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert {"run.json", "unsteered.jsonl", "policy.jsonl", "means.jsonl"} <= set(names)

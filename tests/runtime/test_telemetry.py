@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from steerkit.audit import Spans, Store
+import steerkit
+from steerkit.audit import Spans, Store, StoredRecord, canonical
+from steerkit.audit.telemetry import SCHEMA_URL
 from steerkit.errors import MissingExtraError
 from steerkit.runtime import Approval, Run, Runtime
 from steerkit.tiny.cases import CASES, policy_files
@@ -57,6 +60,8 @@ class Collector:
         requests = [ExportTraceServiceRequest.FromString(body) for body in self.bodies]
         groups = [scope for request in requests for one in request.resource_spans for scope in one.scope_spans]
         assert {group.scope.name for group in groups} <= {"steerkit", "mine"}
+        ours = [group for group in groups if group.scope.name == "steerkit"]
+        assert {(group.scope.version, group.schema_url) for group in ours} <= {(steerkit.__version__, SCHEMA_URL)}
         return [span for group in groups for span in group.spans]
 
 
@@ -79,14 +84,28 @@ def said(span: Any) -> dict[str, Any]:
     return {one.key: plain(one.value) for one in span.attributes}
 
 
+def in_conversation(record: StoredRecord, name: str | None) -> StoredRecord:
+    """A record of a turn, an approval or an execution that says its conversation, or none, and its calls' ids."""
+    body = record.public
+    if body["kind"] not in ("turn", "execution", "approval"):
+        return record
+    ids = {"call_ids": [f"call_{number + 1}" for number in range(len(body.get("calls", ())))]}
+    told = {**ids, "conversation": name, **body} if name else {**ids, **body, "conversation": None}
+    return replace(record, body=canonical(told))
+
+
 def observed(
-    box: Runtime, collector: Collector, path: Path, *, content: bool = False
+    box: Runtime, collector: Collector, path: Path, *, content: bool = False, conversation: str | None = None
 ) -> tuple[Runtime, TracerProvider]:
-    """A runtime whose records are told to the collector."""
+    """A runtime whose records are told to the collector, as if they were of a conversation where it is named."""
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=collector.url)))
-    spans = Spans(provider, content=content)
-    return Runtime(box.loaded, box.saes, policy_files(), store=Store(path), on_record=spans), provider
+    spans = Spans(provider, content=content, agent="doors" if conversation else None)
+
+    def told(record: StoredRecord) -> None:
+        spans(in_conversation(record, conversation))
+
+    return Runtime(box.loaded, box.saes, policy_files(), store=Store(path), on_record=told), provider
 
 
 def unlock_door(door: str) -> dict[str, str]:
@@ -129,6 +148,7 @@ def test_a_run_arrives_as_spans_with_the_conventions_names(box: Runtime, collect
     assert told["gen_ai.request.model"] == "tiny"
     assert (told["gen_ai.request.seed"], told["gen_ai.request.max_tokens"]) == (3, 256)
     assert (told["gen_ai.request.temperature"], told["gen_ai.response.finish_reasons"]) == (0.0, ["tool_call"])
+    assert "gen_ai.request.top_k" not in told
     assert told["gen_ai.usage.input_tokens"] == len(run.turns[0].prompt_ids)
     assert told["gen_ai.usage.output_tokens"] == len(run.turns[0].reply_ids)
     assert told["gen_ai.response.id"] == told["steerkit.record.id"] == run.turns[0].record_id
@@ -158,13 +178,86 @@ def test_content_is_told_where_it_is_asked_for(box: Runtime, collector: Collecto
     (message,) = json.loads(first["gen_ai.input.messages"])
     assert message == {"role": "user", "parts": [{"type": "text", "content": BY_NAME["held"].messages[0]["content"]}]}
     (answer,) = json.loads(first["gen_ai.output.messages"])
-    assert answer["parts"] == [{"type": "tool_call", "name": "unlock_door", "arguments": {"door": "south cellar"}}]
+    (part,) = answer["parts"]
+    assert part == {**part, "type": "tool_call", "name": "unlock_door", "arguments": {"door": "south cellar"}}
+    assert part["id"] == execution["gen_ai.tool.call.id"]
     assert json.loads(first["gen_ai.tool.definitions"])[0]["name"] == "unlock_door"
     assert "someone has to agree" in guard["steerkit.guard.reason"]
     assert approval["steerkit.approval.by"] == "annabel-r"
     assert json.loads(execution["gen_ai.tool.call.arguments"]) == {"door": "south cellar"}
+    assert json.loads(execution["gen_ai.tool.call.result"]) == {"status": "open"}
     kinds = [one["parts"][0]["type"] for one in json.loads(second["gen_ai.input.messages"])]
     assert kinds == ["text", "tool_call", "tool_call_response"]
+
+
+def test_a_conversation_is_an_agent_with_its_turns_and_tools_inside(
+    box: Runtime, collector: Collector, tmp_path: Path
+) -> None:
+    """From the first turn's beginning to the answer: the turns and the tool are its children, in the caller's trace."""
+    runtime, provider = observed(box, collector, tmp_path / "a.db", conversation="c-1")
+    with provider.get_tracer("mine").start_as_current_span("request"):
+        run = opened_door(runtime)
+    provider.shutdown()
+    spans = collector.spans()
+    chats = [span for span in spans if span.name == "chat tiny"]
+    by_name = {span.name: span for span in spans}
+    agent, request, tool = (by_name[name] for name in ("invoke_agent doors", "request", "execute_tool unlock_door"))
+    assert (len(spans), len(chats)) == (7, 2)
+    assert agent.parent_span_id == request.span_id
+    assert {span.parent_span_id for span in (*chats, tool)} == {agent.span_id}
+    assert {by_name[f"{name} unlock_door"].parent_span_id for name in ("guard", "approve")} == {chats[0].span_id}
+    assert {span.trace_id for span in spans} == {request.trace_id}
+    assert agent.start_time_unix_nano == chats[0].start_time_unix_nano
+    assert agent.end_time_unix_nano == chats[1].end_time_unix_nano
+    told = said(agent)
+    assert (told["gen_ai.operation.name"], told["gen_ai.agent.name"]) == ("invoke_agent", "doors")
+    assert {said(span)["gen_ai.conversation.id"] for span in (agent, *chats, tool)} == {told["gen_ai.conversation.id"]}
+    assert told["gen_ai.usage.input_tokens"] == sum(len(turn.prompt_ids) for turn in run.turns)
+    assert told["gen_ai.usage.output_tokens"] == sum(len(turn.reply_ids) for turn in run.turns)
+    assert told["gen_ai.response.finish_reasons"] == ["stop"]
+
+
+@pytest.mark.parametrize("ends", ["max_turns", "pending"])
+def test_a_conversation_without_an_answer_ends_with_its_run(
+    box: Runtime, collector: Collector, tmp_path: Path, ends: str
+) -> None:
+    """It is told of when the run is closed and ended with its last record; a tool without a next turn has no result."""
+    runtime, provider = observed(box, collector, tmp_path / "a.db", content=True, conversation="c-1")
+    approve = None if ends == "pending" else (lambda held: True)
+    runtime.loop(BY_NAME["held"].messages, [unlock_door], approve=approve, max_turns=1)
+    provider.force_flush()
+    assert "invoke_agent doors" not in {span.name for span in collector.spans()}
+    runtime.close()
+    provider.shutdown()
+    spans = {span.name: span for span in collector.spans()}
+    last = spans["chat tiny"] if ends == "pending" else spans["execute_tool unlock_door"]
+    assert spans["invoke_agent doors"].end_time_unix_nano == last.end_time_unix_nano
+    if ends == "max_turns":
+        assert last.parent_span_id == spans["invoke_agent doors"].span_id
+        assert "gen_ai.tool.call.result" not in said(last)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, None),
+        ({"top_k": 5}, None),  # greedy: no token is sampled
+        ({"temperature": 0.7}, None),
+        ({"temperature": 0.7, "top_k": 5}, 5),
+    ],
+)
+def test_top_k_is_an_integer_where_it_applies(
+    box: Runtime, collector: Collector, tmp_path: Path, settings: dict[str, Any], expected: int | None
+) -> None:
+    """0, for all tokens, and that of a greedy turn are no request for the k best."""
+    runtime, provider = observed(box, collector, tmp_path / "a.db")
+    runtime.run(BY_NAME["benign"].messages, BY_NAME["benign"].tools, max_new_tokens=2, **settings)
+    provider.shutdown()
+    (chat,) = (span for span in collector.spans() if span.name == "chat tiny")
+    found = [one.value for one in chat.attributes if one.key == "gen_ai.request.top_k"]
+    assert [(value.WhichOneof("value"), value.int_value) for value in found] == (
+        [] if expected is None else [("int_value", expected)]
+    )
 
 
 def test_steering_denials_and_failures_are_told(box: Runtime, collector: Collector, tmp_path: Path) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from steerkit.audit.layout import APPLICATION_ID, SCHEMAS, UPGRADE, VERSION
+from steerkit.audit.transaction import Session, Transaction, transact
 from steerkit.errors import AuditError
+
+_T = TypeVar("_T")
 
 _LEFT: Final[list[sqlite3.Connection]] = []
 """Connections of a parent process: a child must neither use nor close them, lest the parent's locks are dropped."""
@@ -29,9 +32,6 @@ class Database:
 
     def __init__(self, path: Path, *, writable: bool) -> None:
         self.path, self._writable = path, writable
-        self._inside = False
-        self._undo: list[Callable[[], None]] = []
-        self._after: list[Callable[[], None]] = []
         self._begin()
         with self.told("opened"):
             if not writable:
@@ -57,63 +57,33 @@ class Database:
             self._configure()
         return self._connection
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> Transaction:
         """One at a time over all threads; inside another one of the same thread, a part of it."""
-        connection = self.connection
-        with self._lock:
-            if self._inside:
-                yield
-                return
-            connection.execute("BEGIN IMMEDIATE")
-            self._inside = True
-            try:
-                yield
-                connection.execute("COMMIT")
-            except BaseException:
-                connection.rollback()
-                for undo in reversed(self._undo):
-                    undo()
-                self._after.clear()
-                raise
-            finally:
-                self._inside = False
-                self._undo.clear()
-            after = [*self._after]
-            self._after.clear()
-        for call in after:
-            call()
+        return Transaction(self._current(), partial(self._clear, "written"), writes=True)
 
-    @contextmanager
-    def snapshot(self) -> Iterator[None]:
+    def transact(self, work: Callable[[], _T], what: str = "written") -> _T:
+        """Do some work in a transaction, safe from being interrupted at every step; see `transaction`."""
+        return transact(self._current(), partial(self._clear, what), work)
+
+    def snapshot(self) -> Transaction:
         """Read the store as it is now, whatever others write meanwhile."""
-        connection = self.connection
-        with self._lock:
-            if self._inside:
-                yield
-                return
-            connection.execute("BEGIN")
-            try:
-                yield
-            finally:
-                connection.rollback()
+        return Transaction(self._current(), partial(self._clear, "read"), writes=False)
 
     def on_rollback(self, undo: Callable[[], None]) -> None:
-        """Call this if the running transaction fails."""
-        self._undo.append(undo)
+        """Call this if the running transaction fails; it may be called twice."""
+        self._session.on_rollback(undo)
 
     def on_commit(self, call: Callable[[], None]) -> None:
         """Call this once the running transaction is on disk."""
-        self._after.append(call)
+        self._session.on_commit(call)
 
     @contextmanager
     def told(self, what: str) -> Iterator[None]:
         """Turn what SQLite and the system say into one clear line."""
         try:
             yield
-        except sqlite3.DatabaseError as error:
-            reason = "it is not a database" if "not a database" in str(error) else str(error)
-            raise AuditError(f"{self.path}: the audit store cannot be {what}: {reason}; {_advice(reason)}") from None
+        except sqlite3.Error as error:
+            raise self._clear(what, error) from None
         except FileNotFoundError:
             raise AuditError(f"{self.path}: no such file; expected an audit store (a .db file)") from None
         except OSError as error:
@@ -121,16 +91,24 @@ class Database:
                 f"{self.path}: the audit store cannot be {what}: {os.strerror(error.errno or 0)}"
             ) from None
 
+    def _clear(self, what: str, error: BaseException) -> BaseException:
+        if not isinstance(error, sqlite3.Error):
+            return error
+        reason = "it is not a database" if "not a database" in str(error) else str(error)
+        return AuditError(f"{self.path}: the audit store cannot be {what}: {reason}; {_advice(reason)}")
+
     def close(self) -> None:
         """Close the file."""
         self.connection.close()
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.RLock()
-        self._inside = False
-        self._undo.clear()
-        self._after.clear()
+        self._session = Session(lambda: self.connection)
+
+    def _current(self) -> Session:
+        """The session of this process."""
+        _ = self.connection
+        return self._session
 
     def _connect(self) -> sqlite3.Connection:
         mode = "mode=rwc" if self._writable else "mode=ro&immutable=1" if self._is_at_rest() else "mode=ro"
@@ -158,12 +136,14 @@ class Database:
                 return version
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._configure()
-        with self.transaction():
-            if not self._tables():
-                self._make(*SCHEMAS[VERSION], f"PRAGMA application_id={APPLICATION_ID}")
-            elif self._kind() == 1:
-                self._make(*UPGRADE)
+        self.transact(self._bring_up, "opened")
         return VERSION
+
+    def _bring_up(self) -> None:
+        if not self._tables():
+            self._make(*SCHEMAS[VERSION], f"PRAGMA application_id={APPLICATION_ID}")
+        elif self._kind() == 1:
+            self._make(*UPGRADE)
 
     def _make(self, *statements: str) -> None:
         for statement in (*statements, f"PRAGMA user_version={VERSION}"):

@@ -7,7 +7,6 @@ import copy
 import sqlite3
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from steerkit.audit.database import Database
 from steerkit.audit.layout import GENESIS, new_id, record_hash
 from steerkit.audit.layout import StoredRecord as StoredRecord  # what a store holds
 from steerkit.audit.run import RunLog
+from steerkit.audit.transaction import Transaction
 from steerkit.errors import AuditError
 
 OnRecord: TypeAlias = "Callable[[StoredRecord], None]"
@@ -59,19 +59,21 @@ class Store:
                 record with sequence 0 and no id.
         """
         try:
-            with self.exclusive():
-                if self.run is None:
-                    return self._write(body, trace)
-                self.file.on_rollback(self.run.restorer())
-                *opening, stamped = self.run.stamped(body)
-                for one in opening:
-                    self._write(one, b"")
-                    self._remember()
-                return self._write(stamped, trace)
+            return self.file.transact(partial(self._append, body, trace))
         except AuditError as error:
             if self.run is None or not self.run.warns:
                 raise
             return self._lost(self.run, error)
+
+    def _append(self, body: Mapping[str, Any], trace: bytes) -> StoredRecord:
+        if self.run is None:
+            return self._write(body, trace)
+        self.file.on_rollback(self.run.restorer())
+        *opening, stamped = self.run.stamped(body)
+        for one in opening:
+            self._write(one, b"")
+            self._remember()
+        return self._write(stamped, trace)
 
     def end_run(self) -> None:
         """Write down that this handle's run is closed, with its counts; nothing where none is open.
@@ -79,24 +81,23 @@ class Store:
         Raises:
             AuditError: it could not be written; the run stays open.
         """
-        if self.run is None:
-            return
-        with self.exclusive():
-            self.file.on_rollback(self.run.restorer())
-            closing = self.run.closed()
-            if closing is not None:
-                self._write(closing, b"")
-                self._forget()
+        if self.run is not None:
+            self.file.transact(partial(self._close, self.run))
 
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Read and append with nobody else appending in between; what is appended inside is kept whole or not at all.
+    def _close(self, run: RunLog) -> None:
+        self.file.on_rollback(run.restorer())
+        closing = run.closed()
+        if closing is not None:
+            self._write(closing, b"")
+            self.file.on_commit(self._forget)
+
+    def exclusive(self) -> Transaction:
+        """A `with` block to read and append in, nobody else in between; what it appends is kept whole or not at all.
 
         Raises:
             AuditError: the store cannot be locked or written.
         """
-        with self.file.told("written"), self.file.transaction():
-            yield
+        return self.file.transaction()
 
     def records(
         self,

@@ -3,7 +3,7 @@
 Reads only, in one pass, with memory for the runs that are open and the records that were retired or redacted.
 
 Somebody who can write the file may try this; the last column is for who kept a checkpoint, made after the records in
-question, and the public key:
+question, and the public key. `said`: the store verifies, and the redaction is counted among those that nobody signed.
 
 | what was done to the store | found by the chain alone | found with a kept checkpoint |
 |---|---|---|
@@ -21,6 +21,8 @@ question, and the public key:
 | the end cut off and another written (a fork) | no | yes |
 | the whole log replaced | no | yes |
 | a run taken out under somebody else's tombstone | no | yes |
+| content hashed under somebody else's signed redaction | no | yes |
+| content hashed under an unsigned redaction | said | said |
 | tables, triggers or rows added | yes | yes |
 | records newer than the checkpoint rewritten, every hash anew | no | no |
 """
@@ -71,6 +73,11 @@ class Verified(NamedTuple):
     """Records that a tombstone stands for."""
     unsigned: int
     """Tombstones whose signature was not checked, as no key was given."""
+    unsigned_redactions: int = 0
+    """Redactions without a signature: of an older release, made without a key, or forged. Whoever can write the file
+    can make one."""
+    unchecked_redactions: int = 0
+    """Redactions whose signature was not checked, as no key was given."""
 
 
 def verify(store: Store, *, checkpoints: Sequence[Checkpoint] = (), key: VerifierKey | None = None) -> Verified:
@@ -82,7 +89,7 @@ def verify(store: Store, *, checkpoints: Sequence[Checkpoint] = (), key: Verifie
     Args:
         store: what to check.
         checkpoints: that were kept, their signatures checked already.
-        key: checks the signatures of tombstones.
+        key: checks the signatures of tombstones and redactions.
 
     Raises:
         TamperError: the first thing that is wrong, what was done, and in which record.
@@ -116,6 +123,8 @@ def _verify(store: Store, checkpoints: Sequence[Checkpoint], key: VerifierKey | 
         redacted=ledger.redacted,
         retired=ledger.retired,
         unsigned=ledger.unsigned,
+        unsigned_redactions=ledger.unsigned_redactions,
+        unchecked_redactions=ledger.unchecked_redactions,
     )
 
 

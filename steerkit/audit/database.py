@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from steerkit.audit.layout import APPLICATION_ID, SCHEMAS, UPGRADE, VERSION
+from steerkit.audit.private import make_file, make_folder, mend
 from steerkit.audit.transaction import Session, Transaction, transact
 from steerkit.errors import AuditError
 
@@ -18,6 +19,9 @@ _T = TypeVar("_T")
 
 _LEFT: Final[list[sqlite3.Connection]] = []
 """Connections of a parent process: a child must neither use nor close them, lest the parent's locks are dropped."""
+
+MAX_BYTES: Final = 1 << 28
+"""Of one piece of a record; larger ones are neither written nor read."""
 
 _EFFECTIVE: Final = os.access in os.supports_effective_ids
 """Whether the system can say what this process may do, and not only whoever started it."""
@@ -39,7 +43,9 @@ class Database:
             if path.is_dir():
                 raise AuditError(f"{path}: is a folder; expected an audit store (a .db file)")
             if writable:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(path.parent)
+                make_file(path)
+                mend(path)
             self._connection = self._connect()
             try:
                 self.version = self._prepare()
@@ -124,12 +130,14 @@ class Database:
         return not os.access(self.path.parent, os.W_OK, effective_ids=_EFFECTIVE) and not waiting.exists()
 
     def _configure(self) -> None:
+        self._connection.execute("PRAGMA trusted_schema=OFF")
         if self._writable:
             self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.execute("PRAGMA secure_delete=ON")  # what is redacted must not lie on in free pages
 
     def _prepare(self) -> int:
         """Make the tables of a new store, add those an older one lacks; refuse any other database untouched."""
+        self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BYTES)
         if not self._writable or self._tables():
             version = self._kind()
             if not self._writable:

@@ -75,8 +75,6 @@ class Ledger:
                 self._redacted[sequence, name] = content.data.hex()
                 self._ids[sequence] = id
                 self.redacted += 1
-        if not isinstance(body, dict):
-            return
         if "run" in body:
             self._count(record, body)
         if body.get("kind") == REDACTION:

@@ -25,6 +25,7 @@ OnRecord: TypeAlias = "Callable[[StoredRecord], None]"
 """Told of each record once it is on disk; what it raises is warned of, and changes nothing."""
 
 _COLUMNS = "sequence, id, time, previous, hash, body"
+_KINDS = (int, str, str, str, str, bytes)
 
 
 class Store:
@@ -159,7 +160,12 @@ class Store:
             return {}
         query = "SELECT name, salt, data FROM contents WHERE sequence = ? AND (? OR name <> ?) ORDER BY name"
         rows = self.database.execute(query, (sequence, traces, TRACE))
-        return {name: Content(salt, data) for name, salt, data in rows}
+        found = {}
+        for name, salt, data in rows:
+            if not isinstance(name, str) or (salt is not None and type(salt) is not bytes) or type(data) is not bytes:
+                raise AuditError(f"{self.path}: a content of record {sequence} is not what SQLite was told to keep")
+            found[name] = Content(salt, data)
+        return found
 
     def close(self) -> None:
         """Close the runs of its handles and the file; what was appended is on disk already."""
@@ -174,6 +180,10 @@ class Store:
         return self.file.connection
 
     def _record(self, row: tuple[int, str, str, str, str, bytes]) -> StoredRecord:
+        for name, kind, value in zip(_COLUMNS.split(", "), _KINDS, row, strict=True):
+            if type(value) is not kind:
+                what = f"its {name} is of type {type(value).__name__}, expected {kind.__name__}"
+                raise AuditError(f"{self.path}: record {str(row[0])[:40]}: {what}")
         return StoredRecord(*row, self.contents_of(row[0]))
 
     def _write(self, body: Mapping[str, Any], trace: bytes) -> StoredRecord:

@@ -29,6 +29,7 @@ question, and the public key. `said`: the store verifies, and the redaction is c
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -40,6 +41,7 @@ from steerkit.audit.layout import GENESIS, SCHEMAS
 from steerkit.audit.ledger import Ledger
 from steerkit.audit.merkle import Tree
 from steerkit.audit.note import Checkpoint, VerifierKey
+from steerkit.audit.shapes import unaccountable
 from steerkit.audit.store import Store
 from steerkit.audit.trace import unpack
 from steerkit.errors import AuditError, TamperError
@@ -128,13 +130,20 @@ def _verify(store: Store, checkpoints: Sequence[Checkpoint], key: VerifierKey | 
     )
 
 
+def check_tables(store: Store) -> None:
+    """Raises TamperError where the tables are not those that steerkit makes: nothing in them is what it seems then."""
+    with store.file.told("read"):
+        found = store.database.execute(_TABLES).fetchall()
+    if found != _expected_tables(store.file.version):
+        raise TamperError(f"{store.path}: the tables are not those of an audit store", kind="edited")
+
+
 def _check_database(store: Store) -> None:
     execute = store.database.execute
     problems = [str(row[0]) for row in execute("PRAGMA integrity_check(1)")]
     if problems != ["ok"]:
         raise TamperError(f"{store.path}: the file is damaged: {problems[0]}")
-    if execute(_TABLES).fetchall() != _expected_tables(store.file.version):
-        raise TamperError(f"{store.path}: the tables are not those of an audit store", kind="edited")
+    check_tables(store)
     for table in ("traces", "contents")[: store.file.version]:
         strays = execute(f"SELECT count(*) FROM {table} WHERE sequence NOT IN (SELECT sequence FROM records)")
         if count := strays.fetchone()[0]:
@@ -166,6 +175,8 @@ def _check_row(store: Store, place: int, previous: str, row: Row, ledger: Ledger
             f"{store.path}: record {place} is missing; the next one is {row.sequence}", place, kind="deleted"
         )
     if row.body is None:
+        if not re.fullmatch("[0-9a-f]{64}", row.hash):
+            raise refusal(store, place, row, "edited", "it was retired, and what is left of it is no hash")
         ledger.gone(place, row.hash)
         return row.hash
     if row.hash != hash_of(row) or row.previous != previous:
@@ -176,13 +187,15 @@ def _check_row(store: Store, place: int, previous: str, row: Row, ledger: Ledger
             raise refusal(store, place, row, "edited", "its body is not canonical JSON")
         if row.trace:
             unpack(row.trace)
+        if wrong := unaccountable(body):
+            raise refusal(store, place, row, "edited", wrong)
         contents = store.contents_of(place, traces=True)
-        _check_contents(store, place, row, body.get("committed", {}) if isinstance(body, dict) else {}, contents)
+        _check_contents(store, place, row, body.get("committed", {}), contents)
+        ledger.read(place, row.id, body, contents)
     except TamperError:
         raise
     except AuditError as error:
         raise refusal(store, place, row, "edited", str(error)) from None
-    ledger.read(place, row.id, body, contents)
     return row.hash
 
 

@@ -38,4 +38,4 @@ def test_records_are_found_and_taken_out(tmp_path: Path) -> None:
     out = tmp_path / "all.jsonl"
     assert "ok: 6 rows" in audit("export", out, *at)
     assert json.loads(out.read_text().splitlines()[1])["body"]["text"] == "a word"
-    assert "format: got 'csv'" in audit("export", tmp_path / "a.csv", *at)
+    assert "format: got 'xml'" in audit("export", tmp_path / "a.xml", *at)

@@ -23,7 +23,7 @@ from steerkit.audit.record import Context, append_turn, body_of, verdict_data
 from steerkit.audit.recorded import RecordedTurn, read_turn, turns_of
 from steerkit.audit.run import OnFailure, RunLog, opening_of, policies_of
 from steerkit.audit.seen import unseen
-from steerkit.audit.shapes import DECISIONS, KINDS, read_content
+from steerkit.audit.shapes import DECISIONS, KINDS, legible, read_content
 from steerkit.audit.store import OnRecord, Store
 from steerkit.audit.tables import TABLES
 from steerkit.audit.telemetry import Spans
@@ -68,6 +68,7 @@ __all__ = [
     "export",
     "find",
     "home",
+    "legible",
     "nearest",
     "opening_of",
     "openings",

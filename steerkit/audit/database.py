@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Final, TypeVar
 
 from steerkit.audit.layout import APPLICATION_ID, SCHEMAS, UPGRADE, VERSION
 from steerkit.audit.private import make_file, make_folder, mend
+from steerkit.audit.recovery import Recovery, frames_of, recovery_of
 from steerkit.audit.transaction import Session, Transaction, transact
 from steerkit.errors import AuditError
 
@@ -36,6 +38,7 @@ class Database:
 
     def __init__(self, path: Path, *, writable: bool) -> None:
         self.path, self._writable = path, writable
+        self.recovery = Recovery()
         self._begin()
         with self.told("opened"):
             if not writable:
@@ -46,12 +49,17 @@ class Database:
                 make_folder(path.parent)
                 make_file(path)
                 mend(path)
+            before = frames_of(path)
             self._connection = self._connect()
             try:
+                self._tables()  # the first look recovers what a log holds
+                self.recovery = recovery_of(path, before)
                 self.version = self._prepare()
             except BaseException:
                 self._connection.close()
                 raise
+        for line in self.recovery.told(path) if writable else ():
+            warnings.warn(line, RuntimeWarning, stacklevel=3)
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -72,8 +80,8 @@ class Database:
         return transact(self._current(), partial(self._clear, what), work)
 
     def snapshot(self) -> Transaction:
-        """Read the store as it is now, whatever others write meanwhile."""
-        return Transaction(self._current(), partial(self._clear, "read"), writes=False)
+        """Read the store as it is now, whatever others write meanwhile; errors are SQLite's own."""
+        return Transaction(self._current(), lambda error: error, writes=False)
 
     def on_rollback(self, undo: Callable[[], None]) -> None:
         """Call this if the running transaction fails; it may be called twice."""
@@ -167,7 +175,8 @@ class Database:
         if application != APPLICATION_ID or version not in SCHEMAS:
             raise AuditError(
                 f"{self.path}: a database, but no audit store of version 1 to {VERSION} "
-                f"(application {application:#x}, version {version}); give another file"
+                f"(application {application:#x}, version {version}); "
+                + (" ".join(self.recovery.told(self.path)) or "give another file")
             )
         return version
 

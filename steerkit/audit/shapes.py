@@ -129,6 +129,7 @@ _VERDICTS: Final = _items(
 _EDIT: Final = _object(
     {"rule": _TEXT, "policy": _TEXT, "layer": _COUNT, "positions": _items(_COUNT, 1), "norm": _NUMBER}
 )
+_MODEL: Final[Mapping[str, Shape]] = {**_NAMED, "device": _TEXT, "dtype": _TEXT}
 _SAID: Final[Mapping[str, Shape]] = {
     "text": _private(_TEXT),
     "calls": _CALLS,
@@ -143,7 +144,7 @@ _TURN: Final[Mapping[str, Shape]] = {
     "messages": _private(_items(_object({"role": _TEXT}))),
     "tools": _private(_items(_OBJECT)),
     "prompt_ids": _private(_items(_COUNT)),
-    "model": _object({**_NAMED, "device": _TEXT, "dtype": _TEXT}),
+    "model": _object({}, _MODEL),
     "saes": _maybe(_object(_NAMED)),
     "policies": _items(_object(_NAMED, {"content": _OBJECT})),
     "sampling": _OBJECT,
@@ -213,9 +214,11 @@ def problem(body: Any, *, whole: bool = False) -> str | None:
     """
     if not isinstance(body, dict):
         return _wrong(body, "", "an object")
+    needed: Mapping[str, Shape]
     needed, more = _SHAPES.get(kind_of(body), ({}, _STAMPS))
-    lenient = not whole and kind_of(body) == "turn"
-    wrong = _object({} if lenient else needed, {**needed, **more})(body, "")
+    if kind_of(body) == "turn":
+        needed, more = ({**needed, "model": _object(_MODEL)} if whole else {}), {**needed, **more}
+    wrong = _object(needed, {**more, **needed})(body, "")
     if wrong is None and len(body.get("calls", ())) != len(body.get("verdicts", ())):
         wrong = f"verdicts: got {len(body.get('verdicts', ()))}, expected one for each of {len(body['calls'])} calls"
     return wrong
@@ -239,7 +242,10 @@ def read_content(record: StoredRecord, *, whole: bool = False) -> dict[str, Any]
         content = record.content
         if wrong := problem(content, whole=whole):
             raise AuditError(wrong)
-        return {**_EMPTY, **content} if kind_of(content) == "turn" else content
+        if kind_of(content) == "turn":
+            content = {**_EMPTY, **content}
+            content["model"] = {**_EMPTY["model"], **content["model"]}
+        return content
 
 
 @contextmanager

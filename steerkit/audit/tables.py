@@ -3,9 +3,9 @@
 `records`, a row per record: its place in the chain, `kind`, `run` and `number`, and `body`, its whole content as JSON.
 
 `calls`, a row per call, and one for a turn without any: what the turn said (`text`, `finish`, `edits`, which counts
-the steering rules that changed something, `unsteered_calls` as JSON, `model`, `seed`, `metadata` as JSON and so
-on), and of the call its place in the turn from 0 (`call`), `tool`, `arguments` as JSON, or `malformed`, and `decision`, `rule`, `policy`,
-`reason`, `shadowed` and `released`.
+the steering rules that changed something, `unsteered_calls` and `metadata` as JSON, `model`, `seed` and so on), and of
+the call its place in the turn from 0 (`call`), `tool`, `arguments` as JSON, or `malformed`, and `decision`, `rule`,
+`policy`, `reason`, `shadowed` and `released`.
 
 `features`, a row per feature or probe and token of a trace: `position`, the `name` of a watched one, the `layer` and
 `index` of a feature, and its `value`.

@@ -101,6 +101,10 @@ def verify(store: Store, *, checkpoints: Sequence[Checkpoint] = (), key: Verifie
             return _verify(store, sorted(checkpoints, key=lambda one: one.size), key)
     except sqlite3.DatabaseError as error:
         raise TamperError(f"{store.path}: the file is damaged: {error}") from None
+    except TamperError as error:
+        if not (said := store.file.recovery.told(store.path)):
+            raise
+        raise TamperError("; ".join([str(error), *said]), error.sequence, error.kind) from None
 
 
 def _verify(store: Store, checkpoints: Sequence[Checkpoint], key: VerifierKey | None) -> Verified:

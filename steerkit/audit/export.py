@@ -87,8 +87,8 @@ def _cell(value: Any) -> Any:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return value
     text = "" if value is None else value if isinstance(value, str) else json.dumps(value)
-    text = _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), _utf8(text))
-    return f"'{text}" if text.startswith(_FORMULAS) else text
+    shown: str = _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), _utf8(text))
+    return f"'{shown}" if text.startswith(_FORMULAS) else shown
 
 
 def _write_lines(file: IO[bytes], rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> int:

@@ -105,6 +105,8 @@ def retain(store: Store, before: datetime, key: SignerKey, *, by: str = "") -> S
 def _hashed(store: Store, record: StoredRecord, key: bytes, fields: Sequence[str]) -> dict[str, bytes]:
     """Put keyed hashes in the place of the chosen contents; the hashes by name."""
     committed, hashes = record.public.get("committed", {}), dict[str, bytes]()
+    if not isinstance(committed, dict):
+        raise AuditError(f"record {record.sequence}: its commitments are no object; `audit verify` says more")
     for name, content in _chosen(store, record, fields).items():
         if content.commitment != committed.get(name):
             raise TamperError(

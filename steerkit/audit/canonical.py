@@ -37,9 +37,13 @@ def plain(data: bytes) -> Any:
         AuditError: the bytes are no JSON.
     """
     try:
-        return _untagged(json.loads(data))
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        return _untagged(json.loads(data, parse_constant=_refused))
+    except (ValueError, RecursionError, KeyError, TypeError, OverflowError) as error:
         raise AuditError(f"a record is no canonical JSON: {error}") from None
+
+
+def _refused(name: str) -> None:
+    raise ValueError(f"got {name}")
 
 
 def _tagged(value: Any) -> Any:

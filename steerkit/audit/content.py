@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from steerkit.audit.canonical import canonical, plain
+from steerkit.errors import AuditError
 
 SALT_BYTES: Final = 16
 TRACE: Final = "/trace"
@@ -32,6 +33,7 @@ PRIVATE: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
         ("calls", "*", "raw"),
         ("calls", "*", "malformed"),
         ("verdicts", "*", "reason"),
+        ("metadata",),
         ("counterfactual", "text"),
         ("counterfactual", "reply_ids"),
         ("counterfactual", "calls", "*", "arguments"),
@@ -39,8 +41,9 @@ PRIVATE: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
         ("counterfactual", "calls", "*", "malformed"),
         ("counterfactual", "verdicts", "*", "reason"),
     ),
-    "approval": (("metadata",), ("call", "arguments"), ("by",), ("note",), ("error",)),
-    "execution": (("metadata",), ("call", "arguments"), ("result",)),
+    "approval": (("call", "arguments"), ("by",), ("note",), ("error",), ("metadata",)),
+    "execution": (("call", "arguments"), ("result",), ("metadata",)),
+    "run_opened": (("metadata",),),
 }
 """Where each kind of record holds what people said, and what may tell it; `*` is every item of a list."""
 
@@ -84,7 +87,7 @@ def split(body: Mapping[str, Any], trace: bytes) -> tuple[dict[str, Any], dict[s
 
 
 def join(body: dict[str, Any], contents: Mapping[str, Content]) -> dict[str, Any]:
-    """The whole value again; changes `body`."""
+    """The whole value again; changes `body`. Raises AuditError where a commitment has no place in it."""
     for name in body.pop("committed", {}):
         if name == TRACE:
             continue
@@ -93,7 +96,10 @@ def join(body: dict[str, Any], contents: Mapping[str, Content]) -> dict[str, Any
             value: Any = {"missing": True}
         else:
             value = {"redacted": content.data.hex()} if content.is_redacted else plain(content.data)
-        _put(body, name.split("/")[1:], value)
+        try:
+            _put(body, name.split("/")[1:], value)
+        except (LookupError, TypeError, ValueError):
+            raise AuditError(f"its content '{name[:40]}' has no place in its body") from None
     return body
 
 

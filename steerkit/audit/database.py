@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from steerkit.audit.layout import APPLICATION_ID, SCHEMAS, UPGRADE, VERSION
+from steerkit.audit.private import make_file, make_folder, mend
+from steerkit.audit.recovery import Recovery, frames_of, recovery_of
+from steerkit.audit.transaction import Session, Transaction, transact
 from steerkit.errors import AuditError
+
+_T = TypeVar("_T")
 
 _LEFT: Final[list[sqlite3.Connection]] = []
 """Connections of a parent process: a child must neither use nor close them, lest the parent's locks are dropped."""
+
+MAX_BYTES: Final = 1 << 28
+"""Of one piece of a record; larger ones are neither written nor read."""
 
 _EFFECTIVE: Final = os.access in os.supports_effective_ids
 """Whether the system can say what this process may do, and not only whoever started it."""
@@ -29,9 +38,7 @@ class Database:
 
     def __init__(self, path: Path, *, writable: bool) -> None:
         self.path, self._writable = path, writable
-        self._inside = False
-        self._undo: list[Callable[[], None]] = []
-        self._after: list[Callable[[], None]] = []
+        self.recovery = Recovery()
         self._begin()
         with self.told("opened"):
             if not writable:
@@ -39,13 +46,20 @@ class Database:
             if path.is_dir():
                 raise AuditError(f"{path}: is a folder; expected an audit store (a .db file)")
             if writable:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(path.parent)
+                make_file(path)
+                mend(path)
+            before = frames_of(path)
             self._connection = self._connect()
             try:
+                self._tables()  # the first look recovers what a log holds
+                self.recovery = recovery_of(path, before)
                 self.version = self._prepare()
             except BaseException:
                 self._connection.close()
                 raise
+        for line in self.recovery.told(path) if writable else ():
+            warnings.warn(line, RuntimeWarning, stacklevel=3)
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -57,63 +71,33 @@ class Database:
             self._configure()
         return self._connection
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> Transaction:
         """One at a time over all threads; inside another one of the same thread, a part of it."""
-        connection = self.connection
-        with self._lock:
-            if self._inside:
-                yield
-                return
-            connection.execute("BEGIN IMMEDIATE")
-            self._inside = True
-            try:
-                yield
-                connection.execute("COMMIT")
-            except BaseException:
-                connection.rollback()
-                for undo in reversed(self._undo):
-                    undo()
-                self._after.clear()
-                raise
-            finally:
-                self._inside = False
-                self._undo.clear()
-            after = [*self._after]
-            self._after.clear()
-        for call in after:
-            call()
+        return Transaction(self._current(), partial(self._clear, "written"), writes=True)
 
-    @contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """Read the store as it is now, whatever others write meanwhile."""
-        connection = self.connection
-        with self._lock:
-            if self._inside:
-                yield
-                return
-            connection.execute("BEGIN")
-            try:
-                yield
-            finally:
-                connection.rollback()
+    def transact(self, work: Callable[[], _T], what: str = "written") -> _T:
+        """Do some work in a transaction, safe from being interrupted at every step; see `transaction`."""
+        return transact(self._current(), partial(self._clear, what), work)
+
+    def snapshot(self) -> Transaction:
+        """Read the store as it is now, whatever others write meanwhile; errors are SQLite's own."""
+        return Transaction(self._current(), lambda error: error, writes=False)
 
     def on_rollback(self, undo: Callable[[], None]) -> None:
-        """Call this if the running transaction fails."""
-        self._undo.append(undo)
+        """Call this if the running transaction fails; it may be called twice."""
+        self._session.on_rollback(undo)
 
     def on_commit(self, call: Callable[[], None]) -> None:
         """Call this once the running transaction is on disk."""
-        self._after.append(call)
+        self._session.on_commit(call)
 
     @contextmanager
     def told(self, what: str) -> Iterator[None]:
         """Turn what SQLite and the system say into one clear line."""
         try:
             yield
-        except sqlite3.DatabaseError as error:
-            reason = "it is not a database" if "not a database" in str(error) else str(error)
-            raise AuditError(f"{self.path}: the audit store cannot be {what}: {reason}; {_advice(reason)}") from None
+        except sqlite3.Error as error:
+            raise self._clear(what, error) from None
         except FileNotFoundError:
             raise AuditError(f"{self.path}: no such file; expected an audit store (a .db file)") from None
         except OSError as error:
@@ -121,16 +105,24 @@ class Database:
                 f"{self.path}: the audit store cannot be {what}: {os.strerror(error.errno or 0)}"
             ) from None
 
+    def _clear(self, what: str, error: BaseException) -> BaseException:
+        if not isinstance(error, sqlite3.Error):
+            return error
+        reason = "it is not a database" if "not a database" in str(error) else str(error)
+        return AuditError(f"{self.path}: the audit store cannot be {what}: {reason}; {_advice(reason)}")
+
     def close(self) -> None:
         """Close the file."""
         self.connection.close()
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.RLock()
-        self._inside = False
-        self._undo.clear()
-        self._after.clear()
+        self._session = Session(lambda: self.connection)
+
+    def _current(self) -> Session:
+        """The session of this process."""
+        _ = self.connection
+        return self._session
 
     def _connect(self) -> sqlite3.Connection:
         mode = "mode=rwc" if self._writable else "mode=ro&immutable=1" if self._is_at_rest() else "mode=ro"
@@ -146,24 +138,28 @@ class Database:
         return not os.access(self.path.parent, os.W_OK, effective_ids=_EFFECTIVE) and not waiting.exists()
 
     def _configure(self) -> None:
+        self._connection.execute("PRAGMA trusted_schema=OFF")
         if self._writable:
             self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.execute("PRAGMA secure_delete=ON")  # what is redacted must not lie on in free pages
 
     def _prepare(self) -> int:
         """Make the tables of a new store, add those an older one lacks; refuse any other database untouched."""
+        self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BYTES)
         if not self._writable or self._tables():
             version = self._kind()
             if not self._writable:
                 return version
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._configure()
-        with self.transaction():
-            if not self._tables():
-                self._make(*SCHEMAS[VERSION], f"PRAGMA application_id={APPLICATION_ID}")
-            elif self._kind() == 1:
-                self._make(*UPGRADE)
+        self.transact(self._bring_up, "opened")
         return VERSION
+
+    def _bring_up(self) -> None:
+        if not self._tables():
+            self._make(*SCHEMAS[VERSION], f"PRAGMA application_id={APPLICATION_ID}")
+        elif self._kind() == 1:
+            self._make(*UPGRADE)
 
     def _make(self, *statements: str) -> None:
         for statement in (*statements, f"PRAGMA user_version={VERSION}"):
@@ -179,7 +175,8 @@ class Database:
         if application != APPLICATION_ID or version not in SCHEMAS:
             raise AuditError(
                 f"{self.path}: a database, but no audit store of version 1 to {VERSION} "
-                f"(application {application:#x}, version {version}); give another file"
+                f"(application {application:#x}, version {version}); "
+                + (" ".join(self.recovery.told(self.path)) or "give another file")
             )
         return version
 

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from steerkit.audit.canonical import canonical, plain
 from steerkit.audit.content import Content, join
+from steerkit.errors import AuditError
 
 FORMAT: Final = 2
 """Of the records written now."""
@@ -70,8 +71,10 @@ class StoredRecord:
 
     @property
     def public(self) -> dict[str, Any]:
-        """The body's value: what no redaction touches."""
-        value: dict[str, Any] = plain(self.body)
+        """The body's value: what no redaction touches. Raises AuditError where it is no JSON object."""
+        value = plain(self.body)
+        if not isinstance(value, dict):
+            raise AuditError(f"record {self.sequence}: its body is a {type(value).__name__}, expected an object")
         return value
 
     @property

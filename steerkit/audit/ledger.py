@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from steerkit.audit.canonical import canonical
 from steerkit.audit.content import Content
 from steerkit.audit.merkle import Tree
 from steerkit.audit.note import VerifierKey, open_note
@@ -26,6 +29,13 @@ def tombstone_text(name: str, before: str, count: int, root: str) -> str:
     return f"{name}\nretired {count} records before {before}\n{root}\n"
 
 
+def redaction_text(name: str, body: Mapping[str, Any]) -> str:
+    """What a redaction's signature is over: everything that its record says, but for the signature."""
+    said = {key: value for key, value in body.items() if key != "signature"}
+    digest = hashlib.sha256(canonical(said)).hexdigest()
+    return f"{name}\nredacted {len(body['fields'])} pieces of record {body['of']}\n{digest}\n"
+
+
 @dataclass
 class _Run:
     number: int = 0
@@ -42,8 +52,10 @@ class Ledger:
         self._closed: set[str] = set()
         self._gone: dict[int, str] = {}
         self._redacted: dict[tuple[int, str], str] = {}
+        self._ids: dict[int, str] = {}
         self._mourned: set[int] = set()
         self.lost = self.redacted = self.retired = self.unsigned = 0
+        self.unsigned_redactions = self.unchecked_redactions = 0
 
     @property
     def open_runs(self) -> list[str]:
@@ -61,9 +73,8 @@ class Ledger:
         for name, content in contents.items():
             if content.is_redacted:
                 self._redacted[sequence, name] = content.data.hex()
+                self._ids[sequence] = id
                 self.redacted += 1
-        if not isinstance(body, dict):
-            return
         if "run" in body:
             self._count(record, body)
         if body.get("kind") == REDACTION:
@@ -106,12 +117,19 @@ class Ledger:
 
     def _excuse(self, record: tuple[int, str], body: dict[str, Any]) -> None:
         """A redaction stands for the contents that it names, with the hashes that it gives."""
+        of = body["of"]
         for name, digest in body["fields"].items():
-            found = self._redacted.pop((body["of"], name), None)
-            if found != digest and body["of"] not in self._mourned and body["of"] not in self._gone:
-                raise self._refused(
-                    record, "edited", f"the redacted content '{name}' of record {body['of']} is another"
-                )
+            found = self._redacted.pop((of, name), None)
+            if of in self._mourned or of in self._gone:
+                continue
+            if found != digest or self._ids[of] != body["id"]:
+                raise self._refused(record, "edited", f"the redacted content '{name}' of record {of} is another")
+        if "signature" not in body:
+            self.unsigned_redactions += 1
+        elif self._key is None:
+            self.unchecked_redactions += 1
+        elif self._opened(record, "edited", "redaction", body["signature"]) != redaction_text(self._key.name, body):
+            raise self._refused(record, "edited", "its redaction was signed over something else")
 
     def _mourn(self, record: tuple[int, str], body: dict[str, Any]) -> None:
         """A tombstone stands for the records that it names, with the hashes that its root is over."""
@@ -130,14 +148,17 @@ class Ledger:
         if self._key is None:
             self.unsigned += 1
             return
-        try:
-            text = open_note(body["note"], self._key)
-        except AuditError as error:
-            raise self._refused(
-                record, "deleted", f"its tombstone is not signed by {self._key.name}: {error}"
-            ) from None
-        if text != tombstone_text(self._key.name, body["before"], body["count"], body["root"]):
+        text = tombstone_text(self._key.name, body["before"], body["count"], body["root"])
+        if self._opened(record, "deleted", "tombstone", body["note"]) != text:
             raise self._refused(record, "deleted", "its tombstone was signed over other records")
+
+    def _opened(self, record: tuple[int, str], kind: str, what: str, note: str) -> str:
+        """What the key signed."""
+        assert self._key is not None  # the callers have it
+        try:
+            return open_note(note, self._key)
+        except AuditError as error:
+            raise self._refused(record, kind, f"its {what} is not signed by {self._key.name}: {error}") from None
 
     def _refused(self, record: tuple[int, str], kind: str, what: str) -> TamperError:
         sequence, id = record

@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from steerkit.audit.content import Content, keyed_hash
 from steerkit.audit.layout import FORMAT, StoredRecord
-from steerkit.audit.ledger import REDACTION, RETENTION, gone_leaf, tombstone_text
+from steerkit.audit.ledger import REDACTION, RETENTION, gone_leaf, redaction_text, tombstone_text
 from steerkit.audit.merkle import Tree
 from steerkit.audit.note import SignerKey, sign_note
 from steerkit.audit.run import CLOSED
@@ -22,7 +23,14 @@ KEY_BYTES = 32
 
 
 def redact(
-    store: Store, record: StoredRecord, key: bytes, fields: Sequence[str] = (), *, by: str = "", note: str = ""
+    store: Store,
+    record: StoredRecord,
+    key: bytes,
+    fields: Sequence[str] = (),
+    *,
+    by: str = "",
+    note: str = "",
+    signer: SignerKey | None = None,
 ) -> StoredRecord:
     """Put the keyed hash of some of a record's content in its place, for good, and write down that this was done.
 
@@ -33,6 +41,8 @@ def redact(
         fields: such as `messages`, `text`, `calls` or `trace`; none for all content of the record.
         by: who did it.
         note: why.
+        signer: signs the redaction, as it signs checkpoints; whoever can write the file can make an unsigned one, so
+            `verify` counts those.
 
     Raises:
         AuditError: the key is too short, or the record has no such content, or it is redacted already.
@@ -40,27 +50,16 @@ def redact(
     """
     if len(key) < KEY_BYTES:
         raise AuditError(f"key: got {len(key)} bytes, expected at least {KEY_BYTES}; make one with `audit keygen`")
-    with store.exclusive():
-        chosen = _chosen(store, record, fields)
-        committed = record.public["committed"]
-        hashes = {}
-        for name, content in chosen.items():
-            if content.commitment != committed.get(name):
-                raise TamperError(
-                    f"{store.path}: record {record.sequence}: its content '{name}' is not what it commits to",
-                    record.sequence,
-                    "edited",
-                )
-            hashed = keyed_hash(key, content.data)
-            hashes[name] = hashed.hex()
-            store.database.execute(
-                "UPDATE contents SET salt = NULL, data = ? WHERE sequence = ? AND name = ?",
-                (hashed, record.sequence, name),
-            )
+
+    def write() -> StoredRecord:
+        store.file.on_commit(partial(_wipe, store))
+        hashes = {name: data.hex() for name, data in _hashed(store, record, key, fields).items()}
         body = {"format": FORMAT, "kind": REDACTION, "of": record.sequence, "id": record.id, "fields": hashes}
-        written = store.within(None).append({**body, "by": by, "note": note})
-    _wipe(store)
-    return written
+        said = {**body, "by": by, "note": note}
+        signed = {} if signer is None else {"signature": sign_note(redaction_text(signer.name, said), signer)}
+        return store.within(None).append({**said, **signed})
+
+    return store.file.transact(write)
 
 
 def retain(store: Store, before: datetime, key: SignerKey, *, by: str = "") -> StoredRecord | None:
@@ -81,11 +80,13 @@ def retain(store: Store, before: datetime, key: SignerKey, *, by: str = "") -> S
         TamperError: the store does not verify; nothing is deleted then.
     """
     moment = before.astimezone(UTC).isoformat(timespec="microseconds")
-    with store.exclusive():
+
+    def write() -> StoredRecord | None:
         verify(store)
         gone = sorted(_old(store, moment))
         if not gone:
             return None
+        store.file.on_commit(partial(_wipe, store))
         tree = Tree()
         for sequence, digest in gone:
             tree.add(gone_leaf(sequence, digest))
@@ -96,8 +97,29 @@ def retain(store: Store, before: datetime, key: SignerKey, *, by: str = "") -> S
         store.database.executemany("INSERT INTO retired VALUES (?, ?)", gone)
         for table in ("records", "contents", "traces"):
             store.database.execute(f"DELETE FROM {table} WHERE sequence IN (SELECT sequence FROM retired)")
-    _wipe(store)
-    return written
+        return written
+
+    return store.file.transact(write)
+
+
+def _hashed(store: Store, record: StoredRecord, key: bytes, fields: Sequence[str]) -> dict[str, bytes]:
+    """Put keyed hashes in the place of the chosen contents; the hashes by name."""
+    committed, hashes = record.public.get("committed", {}), dict[str, bytes]()
+    if not isinstance(committed, dict):
+        raise AuditError(f"record {record.sequence}: its commitments are no object; `audit verify` says more")
+    for name, content in _chosen(store, record, fields).items():
+        if content.commitment != committed.get(name):
+            raise TamperError(
+                f"{store.path}: record {record.sequence}: its content '{name}' is not what it commits to",
+                record.sequence,
+                "edited",
+            )
+        hashes[name] = keyed_hash(key, content.data)
+        store.database.execute(
+            "UPDATE contents SET salt = NULL, data = ? WHERE sequence = ? AND name = ?",
+            (hashes[name], record.sequence, name),
+        )
+    return hashes
 
 
 def _chosen(store: Store, record: StoredRecord, fields: Sequence[str]) -> dict[str, Content]:
@@ -162,5 +184,5 @@ def _wipe(store: Store) -> None:
             f"{store.path}: somebody is reading the store, so the old content still lies in {store.path}-wal; it goes "
             f"once all have closed it",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=2,
         )

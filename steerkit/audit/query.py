@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from steerkit.audit.canonical import canonical
 from steerkit.audit.layout import StoredRecord
+from steerkit.audit.shapes import DECISIONS, KINDS, legible
 from steerkit.audit.store import Store
 from steerkit.audit.tables import watched_and_top
 from steerkit.audit.trace import unpack
@@ -34,12 +36,28 @@ class Query:
     until: datetime | None = None
     """Before."""
     kind: str | None = None
-    """Such as `turn`, `approval` or `execution`."""
+    """One of `KINDS`, such as `turn`, `approval` or `execution`."""
+    meta: tuple[tuple[str, str], ...] = ()
+    """Keys and values of the records' `metadata`, all of which must be there; of a list, one item is enough."""
 
     def __post_init__(self) -> None:
+        for name, asked, closed in (("verdict", self.verdict, DECISIONS), ("kind", self.kind, KINDS)):
+            if asked is not None and asked not in closed:
+                raise AuditError(f"{name}: got {asked!r}, expected one of {', '.join(closed)}{nearest(asked, closed)}")
+        for name in ("tool", "rule", "feature", "status"):
+            if getattr(self, name) == "":
+                raise AuditError(f"{name}: got an empty text, expected a name")
         for name, moment in (("since", self.since), ("until", self.until)):
             if moment is not None and moment.tzinfo is None:
                 raise AuditError(f"{name}: got {moment}, expected a time with its zone")
+        if self.since is not None and self.until is not None and self.since > self.until:
+            raise AuditError(f"until: got {self.until}, expected a time after since, {self.since}")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A question that ends an error about a word that is none of those known; empty where nothing is near."""
+    found = difflib.get_close_matches(word.lower(), sorted(known), 1)
+    return f"; did you mean '{found[0]}'?" if found else ""
 
 
 def find(store: Store, query: Query, limit: int | None = None, *, newest_first: bool = False) -> Iterator[StoredRecord]:
@@ -48,7 +66,9 @@ def find(store: Store, query: Query, limit: int | None = None, *, newest_first: 
     for record in store.records(newest_first=newest_first, where=_narrowed(query)):
         if found == limit:
             return
-        if _fits(store, record, query):
+        with legible(record):
+            fits = _fits(store, record, query)
+        if fits:
             found += 1
             yield record
 
@@ -73,12 +93,20 @@ def _fits(store: Store, record: StoredRecord, query: Query) -> bool:
         return False
     if query.status is not None and query.status not in _states(content):
         return False
+    if query.meta and not _has_meta(record.content.get("metadata"), query.meta):
+        return False
     judged = (query.tool, query.rule, query.verdict)
     if any(judged) and not any(_is_asked(query, call, verdict) for call, verdict in _pairs(content)):
         edited = query.rule is not None and not query.tool and not query.verdict
         if not (edited and any(_is_rule(query.rule, edit) for edit in content.get("edits", ()))):
             return False
     return query.feature is None or _shows(store, record, query.feature)
+
+
+def _has_meta(said: Any, asked: Iterable[tuple[str, str]]) -> bool:
+    if not isinstance(said, Mapping):
+        return False
+    return all(value in (one if isinstance(one := said.get(key), list) else [one]) for key, value in asked)
 
 
 def _states(content: Mapping[str, Any]) -> set[Any]:
@@ -115,7 +143,7 @@ def _shows(store: Store, record: StoredRecord, feature: str) -> bool:
         return False
     rows = watched_and_top(unpack(packed))
     layer, colon, index = feature.partition(":")
-    if colon and layer.isdigit() and index.isdigit():
+    if colon and layer.isdecimal() and index.isdecimal():
         site = (int(layer), int(index))
         return any((row.layer, row.index_in_layer) == site for row in rows)
     return any(row.name is not None and feature in (row.name, row.name.partition(".")[2]) for row in rows)

@@ -10,6 +10,7 @@ from typing import Any, Final
 from steerkit.audit.content import TRACE
 from steerkit.audit.layout import StoredRecord
 from steerkit.audit.run import OPENED, opening_of, policies_of
+from steerkit.audit.shapes import kind_of, read_content
 from steerkit.audit.store import Store
 from steerkit.audit.trace import unpack
 from steerkit.errors import AuditError
@@ -40,8 +41,8 @@ def read_turn(store: Store, record: StoredRecord) -> RecordedTurn:
     Raises:
         AuditError: the record is of no turn, or content without which nothing can be done again was redacted.
     """
-    content = record.content
-    if content.get("kind") != "turn" and "calls" not in content:
+    content = read_content(record, whole=True)
+    if kind_of(content) != "turn":
         raise AuditError(f"{store.path}: record {record.id} is a {content.get('kind')}; expected a turn, or a run's id")
     gone = redacted_paths(record)
     if lost := sorted({name.split(".")[0].split("[")[0] for name in gone} & _NEEDED):

@@ -53,6 +53,7 @@ class RunLog:
         if on_failure not in ("block", "warn"):
             raise AuditError(f"on_audit_failure: got {on_failure!r}, expected 'block' or 'warn'")
         self.warns = on_failure == "warn"
+        self._opened: Mapping[str, Any] | None = None
         self._standing: _Standing | None = None
         self._lost = self._lost_before = 0
 
@@ -93,12 +94,13 @@ class RunLog:
 
         return restore
 
-    @cached_property
+    @property
     def _opening(self) -> Mapping[str, Any]:
-        assert self._ask is not None  # asked once
-        opening = self._ask()
-        self._ask = None  # it may hold a model, and a run outlives it until the process ends
-        return opening
+        if self._opened is None:
+            assert self._ask is not None  # asked once
+            self._opened = self._ask()
+            self._ask = None  # it may hold a model, and a run outlives it until the process ends
+        return self._opened
 
     @cached_property
     def _told(self) -> frozenset[str]:

@@ -7,7 +7,6 @@ import copy
 import sqlite3
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,12 +18,14 @@ from steerkit.audit.database import Database
 from steerkit.audit.layout import GENESIS, new_id, record_hash
 from steerkit.audit.layout import StoredRecord as StoredRecord  # what a store holds
 from steerkit.audit.run import RunLog
+from steerkit.audit.transaction import Transaction
 from steerkit.errors import AuditError
 
 OnRecord: TypeAlias = "Callable[[StoredRecord], None]"
 """Told of each record once it is on disk; what it raises is warned of, and changes nothing."""
 
 _COLUMNS = "sequence, id, time, previous, hash, body"
+_KINDS = (int, str, str, str, str, bytes)
 
 
 class Store:
@@ -59,19 +60,21 @@ class Store:
                 record with sequence 0 and no id.
         """
         try:
-            with self.exclusive():
-                if self.run is None:
-                    return self._write(body, trace)
-                self.file.on_rollback(self.run.restorer())
-                *opening, stamped = self.run.stamped(body)
-                for one in opening:
-                    self._write(one, b"")
-                    self._remember()
-                return self._write(stamped, trace)
+            return self.file.transact(partial(self._append, body, trace))
         except AuditError as error:
             if self.run is None or not self.run.warns:
                 raise
             return self._lost(self.run, error)
+
+    def _append(self, body: Mapping[str, Any], trace: bytes) -> StoredRecord:
+        if self.run is None:
+            return self._write(body, trace)
+        self.file.on_rollback(self.run.restorer())
+        *opening, stamped = self.run.stamped(body)
+        for one in opening:
+            self._write(one, b"")
+            self._remember()
+        return self._write(stamped, trace)
 
     def end_run(self) -> None:
         """Write down that this handle's run is closed, with its counts; nothing where none is open.
@@ -79,24 +82,23 @@ class Store:
         Raises:
             AuditError: it could not be written; the run stays open.
         """
-        if self.run is None:
-            return
-        with self.exclusive():
-            self.file.on_rollback(self.run.restorer())
-            closing = self.run.closed()
-            if closing is not None:
-                self._write(closing, b"")
-                self._forget()
+        if self.run is not None:
+            self.file.transact(partial(self._close, self.run))
 
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Read and append with nobody else appending in between; what is appended inside is kept whole or not at all.
+    def _close(self, run: RunLog) -> None:
+        self.file.on_rollback(run.restorer())
+        closing = run.closed()
+        if closing is not None:
+            self._write(closing, b"")
+            self.file.on_commit(self._forget)
+
+    def exclusive(self) -> Transaction:
+        """A `with` block to read and append in, nobody else in between; what it appends is kept whole or not at all.
 
         Raises:
             AuditError: the store cannot be locked or written.
         """
-        with self.file.told("written"), self.file.transaction():
-            yield
+        return self.file.transaction()
 
     def records(
         self,
@@ -158,7 +160,12 @@ class Store:
             return {}
         query = "SELECT name, salt, data FROM contents WHERE sequence = ? AND (? OR name <> ?) ORDER BY name"
         rows = self.database.execute(query, (sequence, traces, TRACE))
-        return {name: Content(salt, data) for name, salt, data in rows}
+        found = {}
+        for name, salt, data in rows:
+            if not isinstance(name, str) or (salt is not None and type(salt) is not bytes) or type(data) is not bytes:
+                raise AuditError(f"{self.path}: a content of record {sequence} is not what SQLite was told to keep")
+            found[name] = Content(salt, data)
+        return found
 
     def close(self) -> None:
         """Close the runs of its handles and the file; what was appended is on disk already."""
@@ -173,6 +180,10 @@ class Store:
         return self.file.connection
 
     def _record(self, row: tuple[int, str, str, str, str, bytes]) -> StoredRecord:
+        for name, kind, value in zip(_COLUMNS.split(", "), _KINDS, row, strict=True):
+            if type(value) is not kind:
+                what = f"its {name} is of type {type(value).__name__}, expected {kind.__name__}"
+                raise AuditError(f"{self.path}: record {str(row[0])[:40]}: {what}")
         return StoredRecord(*row, self.contents_of(row[0]))
 
     def _write(self, body: Mapping[str, Any], trace: bytes) -> StoredRecord:

@@ -3,9 +3,9 @@
 `records`, a row per record: its place in the chain, `kind`, `run` and `number`, and `body`, its whole content as JSON.
 
 `calls`, a row per call, and one for a turn without any: what the turn said (`text`, `finish`, `edits`, which counts
-the steering rules that changed something, `unsteered_calls` as JSON, `model`, `seed` and so on), and of the call its
-place in the turn from 0 (`call`), `tool`, `arguments` as JSON, or `malformed`, and `decision`, `rule`, `policy`,
-`reason`, `shadowed` and `released`.
+the steering rules that changed something, `unsteered_calls` and `metadata` as JSON, `model`, `seed` and so on), and of
+the call its place in the turn from 0 (`call`), `tool`, `arguments` as JSON, or `malformed`, and `decision`, `rule`,
+`policy`, `reason`, `shadowed` and `released`.
 
 `features`, a row per feature or probe and token of a trace: `position`, the `name` of a watched one, the `layer` and
 `index` of a feature, and its `value`.
@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple
 
 from steerkit.audit.layout import StoredRecord
 from steerkit.audit.recorded import redacted_paths
+from steerkit.audit.shapes import kind_of, read_content
 from steerkit.audit.store import Store
 from steerkit.audit.trace import unpack
 from steerkit.types import RELEASED, Trace
@@ -84,6 +85,7 @@ CALL_COLUMNS: Final = {
     "saes_fingerprint": "string",
     "policies": "strings",
     "seed": "string",
+    "metadata": "string",
     "redacted": "strings",
 }
 FEATURE_COLUMNS: Final = {
@@ -118,6 +120,7 @@ def watched_and_top(trace: Trace) -> Iterator[Value]:
 def record_rows(store: Store, record: StoredRecord) -> Iterator[dict[str, Any]]:
     """One row: the record's place in the chain, and its whole content as JSON, redactions in their places."""
     public = record.public
+    read_content(record)
     yield {
         **_head(record),
         "kind": public.get("kind"),
@@ -132,9 +135,9 @@ def record_rows(store: Store, record: StoredRecord) -> Iterator[dict[str, Any]]:
 
 def call_rows(store: Store, record: StoredRecord) -> Iterator[dict[str, Any]]:
     """A row per call of a turn, one without a call for a turn that made none; none for other records."""
-    content = record.content
-    if "calls" not in content:
+    if kind_of(record.public) != "turn":
         return
+    content = read_content(record)
     gone = redacted_paths(record)
     turn = _turn(record, content, gone)
     pairs = list(zip(content["calls"], content["verdicts"], strict=True))
@@ -193,6 +196,7 @@ def _turn(record: StoredRecord, content: Mapping[str, Any], gone: list[str]) -> 
         "saes_fingerprint": None if saes is None else saes["fingerprint"],
         "policies": [policy["name"] for policy in content["policies"]],
         "seed": str(content["sampling"].get("seed")),
+        "metadata": _unless("metadata" in gone or "metadata" not in content, _json(content.get("metadata"))),
         "redacted": gone,
     }
 

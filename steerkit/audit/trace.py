@@ -50,18 +50,26 @@ def unpack(data: bytes) -> Trace:
     head = plain(line)
     try:
         return _trace(head, blocks)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise AuditError(f"a trace's head is not what it must be: {error}") from None
+
+
+def _counted(*numbers: Any) -> None:
+    if any(type(one) is not int or not 0 <= one < 2**63 for one in numbers):
+        raise ValueError(f"got {numbers}, expected counts")
 
 
 def _trace(head: dict[str, Any], blocks: bytes) -> Trace:
     top, at = [], 0
     for layer, start, count, k in head["top"]:
+        _counted(layer, start, count, k)
         size = 2 * count * k
         top.append(TopK(layer, start, count, k, blocks[at : at + size], blocks[at + size : at + 2 * size]))
         at += 2 * size
     if at != len(blocks):
         raise ValueError(f"got {len(blocks)} bytes of features, expected {at}")
+    for place in dict(head["features"]).values():
+        _counted(*place)
     watched = {name: tuple(map(float, values)) for name, values in dict(head["watched"]).items()}
     features = {name: Feature(*place) for name, place in dict(head["features"]).items()}
     places = {place: tuple(Span(*span) for span in spans) for place, spans in dict(head.get("places", {})).items()}

@@ -3,7 +3,7 @@
 Reads only, in one pass, with memory for the runs that are open and the records that were retired or redacted.
 
 Somebody who can write the file may try this; the last column is for who kept a checkpoint, made after the records in
-question, and the public key:
+question, and the public key. `said`: the store verifies, and the redaction is counted among those that nobody signed.
 
 | what was done to the store | found by the chain alone | found with a kept checkpoint |
 |---|---|---|
@@ -21,12 +21,15 @@ question, and the public key:
 | the end cut off and another written (a fork) | no | yes |
 | the whole log replaced | no | yes |
 | a run taken out under somebody else's tombstone | no | yes |
+| content hashed under somebody else's signed redaction | no | yes |
+| content hashed under an unsigned redaction | said | said |
 | tables, triggers or rows added | yes | yes |
 | records newer than the checkpoint rewritten, every hash anew | no | no |
 """
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -38,6 +41,7 @@ from steerkit.audit.layout import GENESIS, SCHEMAS
 from steerkit.audit.ledger import Ledger
 from steerkit.audit.merkle import Tree
 from steerkit.audit.note import Checkpoint, VerifierKey
+from steerkit.audit.shapes import unaccountable
 from steerkit.audit.store import Store
 from steerkit.audit.trace import unpack
 from steerkit.errors import AuditError, TamperError
@@ -71,6 +75,11 @@ class Verified(NamedTuple):
     """Records that a tombstone stands for."""
     unsigned: int
     """Tombstones whose signature was not checked, as no key was given."""
+    unsigned_redactions: int = 0
+    """Redactions without a signature: of an older release, made without a key, or forged. Whoever can write the file
+    can make one."""
+    unchecked_redactions: int = 0
+    """Redactions whose signature was not checked, as no key was given."""
 
 
 def verify(store: Store, *, checkpoints: Sequence[Checkpoint] = (), key: VerifierKey | None = None) -> Verified:
@@ -82,7 +91,7 @@ def verify(store: Store, *, checkpoints: Sequence[Checkpoint] = (), key: Verifie
     Args:
         store: what to check.
         checkpoints: that were kept, their signatures checked already.
-        key: checks the signatures of tombstones.
+        key: checks the signatures of tombstones and redactions.
 
     Raises:
         TamperError: the first thing that is wrong, what was done, and in which record.
@@ -92,6 +101,10 @@ def verify(store: Store, *, checkpoints: Sequence[Checkpoint] = (), key: Verifie
             return _verify(store, sorted(checkpoints, key=lambda one: one.size), key)
     except sqlite3.DatabaseError as error:
         raise TamperError(f"{store.path}: the file is damaged: {error}") from None
+    except TamperError as error:
+        if not (said := store.file.recovery.told(store.path)):
+            raise
+        raise TamperError("; ".join([str(error), *said]), error.sequence, error.kind) from None
 
 
 def _verify(store: Store, checkpoints: Sequence[Checkpoint], key: VerifierKey | None) -> Verified:
@@ -116,7 +129,17 @@ def _verify(store: Store, checkpoints: Sequence[Checkpoint], key: VerifierKey | 
         redacted=ledger.redacted,
         retired=ledger.retired,
         unsigned=ledger.unsigned,
+        unsigned_redactions=ledger.unsigned_redactions,
+        unchecked_redactions=ledger.unchecked_redactions,
     )
+
+
+def check_tables(store: Store) -> None:
+    """Raises TamperError where the tables are not those that steerkit makes: nothing in them is what it seems then."""
+    with store.file.told("read"):
+        found = store.database.execute(_TABLES).fetchall()
+    if found != _expected_tables(store.file.version):
+        raise TamperError(f"{store.path}: the tables are not those of an audit store", kind="edited")
 
 
 def _check_database(store: Store) -> None:
@@ -124,8 +147,7 @@ def _check_database(store: Store) -> None:
     problems = [str(row[0]) for row in execute("PRAGMA integrity_check(1)")]
     if problems != ["ok"]:
         raise TamperError(f"{store.path}: the file is damaged: {problems[0]}")
-    if execute(_TABLES).fetchall() != _expected_tables(store.file.version):
-        raise TamperError(f"{store.path}: the tables are not those of an audit store", kind="edited")
+    check_tables(store)
     for table in ("traces", "contents")[: store.file.version]:
         strays = execute(f"SELECT count(*) FROM {table} WHERE sequence NOT IN (SELECT sequence FROM records)")
         if count := strays.fetchone()[0]:
@@ -157,6 +179,8 @@ def _check_row(store: Store, place: int, previous: str, row: Row, ledger: Ledger
             f"{store.path}: record {place} is missing; the next one is {row.sequence}", place, kind="deleted"
         )
     if row.body is None:
+        if not re.fullmatch("[0-9a-f]{64}", row.hash):
+            raise refusal(store, place, row, "edited", "it was retired, and what is left of it is no hash")
         ledger.gone(place, row.hash)
         return row.hash
     if row.hash != hash_of(row) or row.previous != previous:
@@ -167,13 +191,15 @@ def _check_row(store: Store, place: int, previous: str, row: Row, ledger: Ledger
             raise refusal(store, place, row, "edited", "its body is not canonical JSON")
         if row.trace:
             unpack(row.trace)
+        if wrong := unaccountable(body):
+            raise refusal(store, place, row, "edited", wrong)
         contents = store.contents_of(place, traces=True)
-        _check_contents(store, place, row, body.get("committed", {}) if isinstance(body, dict) else {}, contents)
+        _check_contents(store, place, row, body.get("committed", {}), contents)
+        ledger.read(place, row.id, body, contents)
     except TamperError:
         raise
     except AuditError as error:
         raise refusal(store, place, row, "edited", str(error)) from None
-    ledger.read(place, row.id, body, contents)
     return row.hash
 
 

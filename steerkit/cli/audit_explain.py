@@ -24,19 +24,28 @@ if TYPE_CHECKING:
 
 
 def explain(
-    id: Annotated[str, typer.Argument(help="A turn's id, its beginning, or a record's number.")],
+    id: Annotated[str, typer.Argument(metavar="ID", help="A turn's id, its beginning, or a record's number.")],
     store: StoreOption = None,
-    call: Annotated[int, typer.Option(min=0, help="Which call of the turn, from 0.")] = 0,
-    argument: Annotated[str | None, typer.Option(help="Explain this argument's value instead of the tool.")] = None,
+    call: Annotated[int, typer.Option(min=0, metavar="NUMBER", help="Which call of the turn, from 0.")] = 0,
+    argument: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Explain this argument's value instead of the tool.")
+    ] = None,
     against: Annotated[
-        str | None, typer.Option(help="Hold the tool against this declared one (default: the one that came closest).")
+        str | None,
+        typer.Option(
+            metavar="TOOL", help="Hold the tool against this declared one (default: the one that came closest)."
+        ),
     ] = None,
     no_call: Annotated[
         bool, typer.Option("--no-call", help="Explain why there was a call at all, against not calling.")
     ] = False,
-    top: Annotated[int, typer.Option(min=1, max=50, help="Features to list for the choice, and against it.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random features.")] = 0,
-    html: Annotated[Path | None, typer.Option(help="Also write a page to this file; it needs no network.")] = None,
+    top: Annotated[
+        int, typer.Option(min=1, max=50, metavar="COUNT", help="Features to list for the choice, and against it.")
+    ] = 5,
+    seed: Annotated[int, typer.Option(min=0, metavar="NUMBER", help="Of the random features.")] = 0,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write a page to this file; it needs no network.")
+    ] = None,
     model: RecordedModel = None,
     saes: RecordedSaes = None,
     device: RecordedDevice = None,

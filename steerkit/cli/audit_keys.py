@@ -4,45 +4,75 @@ from __future__ import annotations
 
 import json as jsons
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from steerkit.cli.audit_files import read, read_json, write_new, write_out
 from steerkit.cli.audit_store import JsonOption, StoreOption, opened
 from steerkit.cli.view import print_json
 from steerkit.errors import AuditError
 
-KeyOption = Annotated[Path, typer.Option("--key", help="File with the private key, of `audit keygen`.")]
-PublicOption = Annotated[Path | None, typer.Option("--key", help="File with the public key.")]
+KeyOption = Annotated[Path, typer.Option("--key", metavar="FILE", help="File with the private key of `audit keygen`.")]
+PublicOption = Annotated[Path | None, typer.Option("--key", metavar="FILE", help="File with the public key.")]
 CheckpointOption = Annotated[
-    list[Path] | None, typer.Option("--checkpoint", help="File with a kept checkpoint; may be given several times.")
+    list[Path] | None,
+    typer.Option("--checkpoint", metavar="FILE", help="File with a kept checkpoint; may be given several times."),
+]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", metavar="FILE", help="Write it there, whole, instead of printing it.")
 ]
 
 
 def keygen(
-    file: Annotated[Path, typer.Argument(help="Where the secret goes; the public key goes to FILE.pub.")],
-    name: Annotated[str, typer.Option(help="Of the log, such as example.org/audit.")] = "",
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Where the secret goes; the public key goes to FILE.pub.")
+    ],
+    name: Annotated[str, typer.Option(metavar="NAME", help="Of the log, such as example.org/audit.")] = "",
     redaction: Annotated[bool, typer.Option("--redaction", help="Make a key for `audit redact` instead.")] = False,
+    json: JsonOption = False,
 ) -> None:
-    """Make a key pair for checkpoints and tombstones, or a key for redactions. Keep it away from the store."""
+    """Make a key pair to sign with, or a key to hash what is redacted with. Keep it away from the store."""
     if redaction:
-        _write_new(file, os.urandom(32).hex(), 0o600)
-        typer.echo(f"ok: {file}")
+        write_new(file, os.urandom(32).hex(), 0o600)
+        if json:
+            print_json({"file": str(file)})
+        else:
+            typer.echo(f"ok: {file}")
         return
     from steerkit.audit import SignerKey
 
     key = SignerKey.new(name)
-    _write_new(file, str(key), 0o600)
-    _write_new(file.with_name(f"{file.name}.pub"), str(key.verifier), 0o644)
-    typer.echo(str(key.verifier))
+    public = file.with_name(f"{file.name}.pub")
+    write_new(file, str(key), 0o600)
+    write_new(public, str(key.verifier), 0o644)
+    if json:
+        print_json({"file": str(file), "public": str(public), "key": str(key.verifier)})
+    else:
+        typer.echo(str(key.verifier))
 
 
-def checkpoint(key: KeyOption, store: StoreOption = None) -> None:
+def checkpoint(
+    key: KeyOption,
+    store: StoreOption = None,
+    out: OutOption = None,
+    json: JsonOption = False,
+) -> None:
     """Check the whole store, and print its size and root, signed. Keep it away from the store."""
+    from steerkit.audit import Checkpoint
     from steerkit.audit import checkpoint as sign
 
-    typer.echo(sign(opened(store), signer(key)), nl=False)
+    pair = signer(key)
+    note = sign(opened(store), pair)
+    if out is not None or not json:
+        write_out(note, out)
+    signed = Checkpoint.parse(note, pair.verifier)
+    if json:
+        print_json({"name": signed.origin, "size": signed.size, "root": signed.root.hex(), "note": note})
+    elif out is not None:
+        typer.echo(f"ok: {signed.size} records in {out}")
 
 
 def verify(
@@ -52,16 +82,19 @@ def verify(
     json: JsonOption = False,
 ) -> None:
     """Check every record, run and checkpoint; exit with an error at the first that is wrong."""
-    from steerkit.audit import Checkpoint, VerifierKey
+    from steerkit.audit import openings
     from steerkit.audit import verify as check
 
     if checkpoint and key is None:
         raise AuditError("--checkpoint: got no --key, expected the public key that it was signed with")
-    public = None if key is None else VerifierKey.parse(read(key))
-    kept = [Checkpoint.parse(read(file), public) for file in checkpoint or () if public is not None]
-    found = check(opened(store), checkpoints=kept, key=public)
+    public = None if key is None else public_key(key)
+    kept = [_signed(file, public) for file in checkpoint or ()]
+    log = opened(store)
+    found = check(log, checkpoints=kept, key=public)
+    said = [*openings(log.path), *log.file.recovery.told(log.path)]
     if json:
-        print_json({**found._asdict(), "root": found.root.hex()})
+        facts = {**found._asdict(), "root": found.root.hex(), "checkpoints": len(kept), "warnings": said}
+        print_json({**facts, "recovery": log.file.recovery._asdict()})
         return
     notes = {
         "runs not closed (still going on, or ended by a crash)": len(found.open_runs),
@@ -69,75 +102,91 @@ def verify(
         "redacted pieces": found.redacted,
         "records retired": found.retired,
         "tombstones whose signature was not checked (give --key)": found.unsigned,
+        "redactions whose signature was not checked (give --key)": found.unchecked_redactions,
+        "redactions unsigned: whoever can write the file may have made them": found.unsigned_redactions,
         "checkpoints hold": len(kept),
     }
     typer.echo(f"ok: {found.records} records, head {found.head}")
     for what, count in notes.items():
         if count:
             typer.echo(f"    {count} {what}")
+    for line in said:
+        typer.echo(f"    {line}")
 
 
 def prove(
-    id: Annotated[str, typer.Argument(help="A record's id, its beginning, or its number.")],
-    checkpoint: Annotated[Path, typer.Option(help="File with the checkpoint that it is proved against.")],
-    key: Annotated[Path, typer.Option(help="File with the public key.")],
+    id: Annotated[str, typer.Argument(metavar="ID", help="A record's id, its beginning, or its number.")],
+    checkpoint: Annotated[
+        Path, typer.Option(metavar="FILE", help="File with the checkpoint that it is proved against.")
+    ],
+    key: Annotated[Path, typer.Option(metavar="FILE", help="File with the public key.")],
     store: StoreOption = None,
-    since: Annotated[Path | None, typer.Option(help="An older checkpoint, proved to be a beginning of it.")] = None,
+    since: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="An older checkpoint, proved to be a beginning of it.")
+    ] = None,
+    out: OutOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Print a record with the proof that it was in the store when a checkpoint was made, as JSON."""
-    from steerkit.audit import Checkpoint, VerifierKey, portable, prove_consistency
+    from steerkit.audit import portable, prove_consistency
     from steerkit.audit import prove as inclusion
 
-    public, log = VerifierKey.parse(read(key)), opened(store)
-    signed = Checkpoint.parse(read(checkpoint), public)
+    public, log = public_key(key), opened(store)
+    signed = _signed(checkpoint, public)
     record = log.get(id)
     found: dict[str, Any] = {"record": portable(log, record), "proof": inclusion(log, record, signed.size)}
     if since is not None:
-        found["since"] = prove_consistency(log, Checkpoint.parse(read(since), public).size, signed.size)
-    print_json(found)
+        found["since"] = prove_consistency(log, _signed(since, public).size, signed.size)
+    write_out(jsons.dumps(found) + "\n", out)
 
 
 def check(
-    proof: Annotated[Path, typer.Argument(help="File that `audit prove` printed.")],
-    checkpoint: Annotated[Path, typer.Option(help="File with the checkpoint.")],
-    key: Annotated[Path, typer.Option(help="File with the public key.")],
-    since: Annotated[Path | None, typer.Option(help="File with the older checkpoint.")] = None,
+    proof: Annotated[Path, typer.Argument(metavar="FILE", help="File that `audit prove` wrote.")],
+    checkpoint: Annotated[Path, typer.Option(metavar="FILE", help="File with the checkpoint.")],
+    key: Annotated[Path, typer.Option(metavar="FILE", help="File with the public key.")],
+    since: Annotated[Path | None, typer.Option(metavar="FILE", help="File with the older checkpoint.")] = None,
+    json: JsonOption = False,
 ) -> None:
     """Check a proof without the store, and print what the record says, as JSON."""
-    from steerkit.audit import Checkpoint, VerifierKey, check_consistency, check_inclusion
+    from steerkit.audit import check_consistency, check_inclusion
 
-    public = VerifierKey.parse(read(key))
-    signed = Checkpoint.parse(read(checkpoint), public)
+    public = public_key(key)
+    signed = _signed(checkpoint, public)
+    data = read_json(proof, "proof")
     try:
-        data = jsons.loads(read(proof))
         record, path, older = data["record"], data["proof"], data.get("since", {})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AuditError(f"{proof}: got no proof ({error}), expected what `audit prove` printed") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise AuditError(f"{proof}: got no proof ({error}), expected what `audit prove` wrote") from None
     content = check_inclusion(path, record, signed)
     if since is not None:
-        check_consistency(older, Checkpoint.parse(read(since), public), signed)
+        check_consistency(older, _signed(since, public), signed)
     print_json(content)
 
 
 def signer(path: Path) -> Any:
-    """The private key of a file."""
+    """The private key of a file. Raises AuditError that names the file."""
     from steerkit.audit import SignerKey
 
-    return SignerKey.parse(read(path))
+    return _parsed(path, SignerKey.parse)
 
 
-def read(path: Path) -> str:
-    """A small text file. Raises AuditError where there is none."""
+def public_key(path: Path) -> Any:
+    """The public key of a file. Raises AuditError that names the file."""
+    from steerkit.audit import VerifierKey
+
+    return _parsed(path, VerifierKey.parse)
+
+
+def _signed(path: Path, key: Any) -> Any:
+    """The checkpoint of a file, whose signature holds."""
+    from steerkit.audit import Checkpoint
+
+    return _parsed(path, lambda text: Checkpoint.parse(text, key))
+
+
+def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
+    text = read(path)
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise AuditError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _write_new(path: Path, text: str, mode: int) -> None:
-    """A file that was not there before: a key is never overwritten."""
-    try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
-            file.write(text + "\n")
-    except OSError as error:
-        raise AuditError(f"{path}: the key cannot be written: {error.strerror}") from None
+        return parse(text)
+    except AuditError as error:
+        raise AuditError(f"{path}: {error}") from None

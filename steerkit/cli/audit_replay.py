@@ -27,7 +27,10 @@ from steerkit.errors import AuditError
 
 def replay(
     ids: Annotated[
-        list[str], typer.Argument(help="A turn's or a run's id, its beginning, or a record's number; one or more.")
+        list[str],
+        typer.Argument(
+            metavar="ID...", help="A turn's or a run's id, its beginning, or a record's number; one or more."
+        ),
     ],
     store: StoreOption = None,
     verdicts: Annotated[
@@ -37,7 +40,8 @@ def replay(
         bool, typer.Option("--without-steering", help="Show what the model does under the same policies unsteered.")
     ] = False,
     policy: Annotated[
-        list[Path] | None, typer.Option(help="Show what it does under these policies instead; may be given often.")
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Show what it does under these policies instead; may be given often."),
     ] = None,
     model: RecordedModel = None,
     saes: RecordedSaes = None,

@@ -17,17 +17,18 @@ StoreOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
-RecordedModel = Annotated[str | None, typer.Option("--model", help="Instead of the recorded name.")]
-RecordedSaes = Annotated[str | None, typer.Option("--saes", help="Instead of the recorded name.")]
-RecordedDevice = Annotated[str | None, typer.Option("--device", help="Instead of the recorded one.")]
-RecordedDtype = Annotated[str | None, typer.Option("--dtype", help="Instead of the recorded one.")]
+RecordedModel = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Instead of the recorded name.")]
+RecordedSaes = Annotated[str | None, typer.Option("--saes", metavar="NAME", help="Instead of the recorded name.")]
+RecordedDevice = Annotated[str | None, typer.Option("--device", metavar="NAME", help="Instead of the recorded one.")]
+RecordedDtype = Annotated[str | None, typer.Option("--dtype", metavar="NAME", help="Instead of the recorded one.")]
 
 
 def opened(path: Path | None, *, writable: bool = False) -> Any:
     """The store, which must be there."""
-    from steerkit.audit import Store, default_store
+    from steerkit.audit import Store, check_tables, default_store
 
     store = Store(path or default_store(), create=False)
+    check_tables(store)
     if not writable:
         return store
     store.close()

@@ -82,6 +82,8 @@ def test_a_store_that_is_being_written_is_read_with_what_waits_beside_it(path: P
     """What is not yet in the file itself is read too, and not overlooked as it would be in a store at rest."""
     writer = Store(path)
     writer.append({"kind": "note"})
+    for one in path.parent.iterdir():
+        one.chmod(0o644)  # somebody wants it read; by itself it is its owner's alone
     path.parent.chmod(0o555)
     with somebody():
         reader = Store(path, create=False)

@@ -44,11 +44,11 @@ class Kept(NamedTuple):
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Kept:
-    """Two closed runs with a redaction between them under a checkpoint, and one turn after it."""
+    """Two closed runs with a signed redaction between them under a checkpoint, and one turn after it."""
     path = tmp_path_factory.mktemp("tampering") / "a.db"
     store = started(path)
     write_run(store)
-    redact(store, store.get("2"), b"k" * 32, ["text"])
+    redact(store, store.get("2"), b"k" * 32, ["text"], signer=KEY)
     write_run(store)
     note = checkpoint(store, KEY)
     size = verify(store).size
@@ -184,6 +184,26 @@ def forge_tombstone(database: sqlite3.Connection, kept: Kept) -> None:
     store.close()
 
 
+def forge_redaction(database: sqlite3.Connection, kept: Kept, **signed: SignerKey) -> None:
+    """Junk in the place of a message, vouched for by a record in the form of a redaction."""
+    store = Store(kept.path)
+    redact(store, store.get("5"), b"x" * 32, ["messages"], by="ann", note="asked to", **signed)
+    store.close()
+
+
+def forge_signed_redaction(database: sqlite3.Connection, kept: Kept) -> None:
+    forge_redaction(database, kept, signer=OTHERS)
+
+
+def move_signed_redaction(database: sqlite3.Connection, kept: Kept) -> None:
+    """The signature of an honest redaction under a forged one."""
+    forge_redaction(database, kept, signer=KEY)
+    rows = database.execute("SELECT sequence, body FROM records ORDER BY 1").fetchall()
+    first, *_, last = [(number, plain(body)) for number, body in rows if b'"kind":"redaction"' in body]
+    change(database, last[0], "signature", first[1]["signature"])
+    rehash(database, last[0])
+
+
 def add_trigger(database: sqlite3.Connection, kept: Kept) -> None:
     database.execute("CREATE TRIGGER t AFTER INSERT ON records BEGIN DELETE FROM contents; END")
 
@@ -226,6 +246,11 @@ ATTACKS: dict[str, list[tuple[Attack, str]]] = {
     "the end cut off and another written (a fork)": [(fork, "replaced: the first 13 records")],
     "the whole log replaced": [(replace, "replaced: the first 13 records")],
     "a run taken out under somebody else's tombstone": [(forge_tombstone, "tombstone is not signed by example")],
+    "content hashed under somebody else's signed redaction": [
+        (forge_signed_redaction, "its redaction is not signed by example.org/audit: the note has no signature"),
+        (move_signed_redaction, "its redaction was signed over something else"),
+    ],
+    "content hashed under an unsigned redaction": [(forge_redaction, "")],
     "tables, triggers or rows added": [
         (add_trigger, "the tables are not those of an audit store"),
         (add_table, "the tables are not those of an audit store"),
@@ -234,12 +259,10 @@ ATTACKS: dict[str, list[tuple[Attack, str]]] = {
     ],
     "records newer than the checkpoint rewritten, every hash anew": [(rewrite_newest, "")],
 }
-TABLE = re.findall(r"^\| (.+) \| (yes|no) \| (yes|no) \|$", str(verify_function.__globals__["__doc__"]), re.MULTILINE)
-CELLS = [
-    (what, number, alone == "yes", signed == "yes")
-    for what, alone, signed in TABLE
-    for number in range(len(ATTACKS.get(what, ())))
-]
+TABLE = re.findall(
+    r"^\| (.+) \| (yes|no|said) \| (yes|no|said) \|$", str(verify_function.__globals__["__doc__"]), re.MULTILINE
+)
+CELLS = [(what, number, alone, signed) for what, alone, signed in TABLE for number in range(len(ATTACKS.get(what, ())))]
 
 
 def test_every_row_of_the_table_is_tried() -> None:
@@ -247,34 +270,34 @@ def test_every_row_of_the_table_is_tried() -> None:
     assert [what for what, _, _ in TABLE] == list(ATTACKS)
 
 
-def is_found(kept: Kept, error: str, *, signed: bool) -> bool:
-    """Whether verification fails, and says what and where it was."""
+def is_found(kept: Kept, error: str, *, signed: bool) -> str:
+    """Whether verification fails, and says what and where it was; or counts what nobody signed."""
     store = Store(kept.path, create=False)
     key = KEY.verifier if signed else None
     checkpoints = [Checkpoint.parse(kept.note, KEY.verifier)] if signed else []
-    said = ""
+    said, unsigned = "", 0
     try:
-        verify(store, checkpoints=checkpoints, key=key)
-    except TamperError as found:
-        said = str(found)
+        unsigned = verify(store, checkpoints=checkpoints, key=key).unsigned_redactions
+    except TamperError as tampered:
+        said = str(tampered)
     store.close()
     assert not said or re.search(error, said), said
-    return bool(said)
+    return "yes" if said else "said" if unsigned else "no"
 
 
 @pytest.mark.parametrize(("what", "number", "alone", "signed"), CELLS)
-def test_tampering_is_found_as_the_table_says(kept: Kept, what: str, number: int, alone: bool, signed: bool) -> None:
+def test_tampering_is_found_as_the_table_says(kept: Kept, what: str, number: int, alone: str, signed: str) -> None:
     """The untouched store verifies both ways; the tampered one is found, or not, exactly as documented."""
     attack, error = ATTACKS[what][number]
-    assert not is_found(kept, error, signed=False)
-    assert not is_found(kept, error, signed=True)
+    assert is_found(kept, error, signed=False) == "no"
+    assert is_found(kept, error, signed=True) == "no"
     database = sqlite3.connect(kept.path)
     attack(database, kept)
     if attack not in (fork, replace):
         database.commit()
         database.close()
-    assert is_found(kept, error, signed=False) is alone
-    assert is_found(kept, error, signed=True) is signed
+    assert is_found(kept, error, signed=False) == alone
+    assert is_found(kept, error, signed=True) == signed
 
 
 def test_two_checkpoints_tell_a_fork_from_a_replacement(kept: Kept) -> None:
@@ -301,7 +324,7 @@ def test_a_run_that_was_shortened_and_hashed_anew_does_not_count_up(kept: Kept) 
     rehash(database, 4)
     database.commit()
     database.close()
-    assert is_found(kept, "it is number 4 of its run, expected 3", signed=False)
+    assert is_found(kept, "it is number 4 of its run, expected 3", signed=False) == "yes"
 
 
 def test_keys_of_others_do_not_verify(kept: Kept) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 from steerkit.chat import as_tools, render
@@ -18,6 +19,8 @@ class Conversation(NamedTuple):
 
     messages: Sequence[Mapping[str, Any]]
     tools: Sequence[Any]
+    group: str | None = None
+    """Which conversations it belongs together with, as its row says."""
 
     @property
     def asked(self) -> Sequence[Mapping[str, Any]]:
@@ -168,7 +171,15 @@ def _conversation(where: str, row: Mapping[str, Any], loaded: LoadedModel) -> tu
     if messages[-1].get("role") in ("assistant", "model") and not prompt.open_model_turn:
         begin = loaded.tokenizer.get_vocab()["<start_of_turn>"]
         ids = ids[: len(ids) - 1 - ids[::-1].index(begin)]
-    return ids, Conversation(messages, tools)
+    return ids, Conversation(messages, tools, group_of(where, row))
+
+
+def group_of(where: str, row: Mapping[str, Any]) -> str | None:
+    """What a row says in `group`; None where it says nothing. Raises SaeError."""
+    group = row.get("group")
+    if isinstance(group, bool) or not isinstance(group, (str, int, NoneType)):
+        raise SaeError(f"{where}: group: got {type(group).__name__}, expected a text or a whole number")
+    return None if group is None or group == "" else str(group)
 
 
 def _filled(value: Any) -> Any:

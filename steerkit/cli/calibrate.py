@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,12 +12,13 @@ import typer
 from steerkit.cli.engine import Engine, Where, Workers, mapper_of, where
 from steerkit.cli.reading import progress
 from steerkit.cli.sae_options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, how_to_run, load_named
+from steerkit.cli.tokens import visible
 from steerkit.cli.view import console, print_json
 from steerkit.errors import SaeError
 
 if TYPE_CHECKING:
     from steerkit.lab.shadow import Shadow
-    from steerkit.lab.thresholds import Calibrated, Calibration, Values
+    from steerkit.lab.thresholds import Answered, Calibrated, Calibration
     from steerkit.policy import Policy, Statistic
 
 _File = Annotated[Path, typer.Argument(help="The policy file.")]
@@ -27,7 +29,9 @@ _Positive = Annotated[
 _Store = Annotated[
     Path | None, typer.Option(help="Instead of --data: an audit store with turns of this policy in shadow mode.")
 ]
-_Rate = Annotated[float, typer.Option(min=0, max=0.5, help="Share of benign conversations a condition may hold for.")]
+_Rate = Annotated[
+    float, typer.Option(help="Chance that a condition may have to hold for a new benign conversation, to 0.5.")
+]
 _Write = Annotated[
     Path | None, typer.Option(help="Write the policy with the new bounds, without its comments, to this file.")
 ]
@@ -63,22 +67,32 @@ def calibrate_command(
     """
     from steerkit.lab.found_policy import refuse_present, write_policy
     from steerkit.lab.thresholds import with_bounds
+    from steerkit.lab.trials import check_conversations
     from steerkit.policy import load
     from steerkit.runtime import load as load_model
 
     if (data is None) == (store is None) or (positive is not None and data is None):
         raise SaeError("calibrate: expected either --data (perhaps with --positive), or --store with a shadow run")
+    if not 0 < rate <= 0.5:
+        raise SaeError(f"--rate: got {rate:g}, expected above 0 and at most 0.5")
     if data is None and (engine != "local" or workers is not None):
         raise SaeError("calibrate: got --engine or --workers with --store, off which nothing is run; expected --data")
     if write is not None:
         refuse_present(write, force=force)
     loaded, shadow = load(policy), None
+    for file in (data, positive):
+        if file is not None:
+            check_conversations(file)
     if data is not None:
         reading = {"limit": limit, "max_new_tokens": max_new_tokens}
         load_one = partial(load_model, model, saes, **how_to_run(device, dtype, prepack, graphs), audit=False)
         found = _from_data(loaded, data, positive, rate, where(engine, workers, load_one, device), reading)
     else:
         found, shadow = _from_store(loaded, Path(str(store)), rate, saes or model)
+    if write is not None and not found.bounds:
+        raise SaeError(
+            f"--write: no bound was chosen, so {write} would be the policy as it is: {'; '.join(found.left)}"
+        )
     if json:
         print_json(_plain(found, shadow, rate))
     else:
@@ -94,12 +108,16 @@ def _from_data(
     from steerkit.lab.thresholds import calibrate, values_in
 
     runtime = at.load()
-    values: list[Values] = []
+    values: list[Answered] = []
     with mapper_of(at, runtime) as mapper:
         for file in (data, positive):
             if file is not None:
                 with progress(1, f"conversations of {file.name}") as report:
-                    values.append(values_in(runtime, policy, file, **reading, mapper=mapper, report=report))
+                    least = file is positive
+                    values.append(
+                        values_in(runtime, policy, file, **reading, least=least, mapper=mapper, report=report)
+                    )
+    _say(note for one in values for note in one.notes)
     statistic = None if runtime.saes is None else runtime.saes.statistic
     return calibrate(policy, values[0], values[1] if len(values) > 1 else None, rate, statistic)
 
@@ -115,40 +133,47 @@ def _from_store(policy: Policy, path: Path, rate: float, source: str) -> tuple[C
         shadow = read_shadow(store, policy)
     finally:
         store.close()
+    _say(shadow.values.notes)
     statistic: Statistic | None = load_named(source).statistic if any(in_multiples(policy)) else None
     return calibrate(policy, shadow.values, None, rate, statistic), shadow
 
 
 def _show(found: Calibration, shadow: Shadow | None, rate: float) -> None:
-    from rich.table import Table
-
     from steerkit.cli.eval_view import cell
+    from steerkit.cli.rows import print_rows
 
     out = console()
     if shadow is not None:
         for line in _shadow_lines(shadow):
             out.print(line, soft_wrap=True)
         out.print()
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    titles = ("rule", "condition", "at", "old", "new", "false, old", "false, new", "recall, old", "recall, new")
-    for number, title in enumerate(titles):
-        table.add_column(title, justify="right" if number > 2 else "left")
-    for one in found.bounds:
-        shares = (*one.false, *one.recall)
-        table.add_row(
-            one.reading.rule, one.condition, one.reading.place, _old(one), _said(one.quantity), *map(cell, shares)
+    titles = ("rule", "condition", "at", "old", "new", "false, old", "false, new", "on new data", "recall, old")
+    rows = [
+        (
+            visible(one.reading.rule),
+            visible(one.condition),
+            one.reading.place,
+            _old(one),
+            _said(one.quantity),
+            *map(cell, one.false),
+            f"{100 * one.mean_rate:.2g} % (at most {100 * one.upto:.2g})",
+            *map(cell, one.recall),
         )
-    out.print(table)
+        for one in found.bounds
+    ]
+    print_rows(out, (*titles, "recall, new"), rows, main=5, words=titles[:3])
     for line in found.left:
         out.print(f"left as it is: {line}", soft_wrap=True)
-    few = min((one.false[0].count for one in found.bounds), default=0)
-    if found.bounds and rate * few < 1:
-        out.print(f"{few} conversations cannot show a rate of {100 * rate:g} %: none of them is beyond its new bound")
     out.print(
-        f"\nEach condition by itself, for at most {100 * rate:g} % of the conversations with a token at its place; "
-        f"95 % intervals in brackets.",
-        soft_wrap=True,
+        f"\nEach condition by itself, among conversations that differ and have a token at its place; 95 % intervals in "
+        f"brackets. On new data: the mean over calibrations like this one, for at most {100 * rate:g} %, and what the "
+        f"rate of this very bound does not exceed with a confidence of 95 %; more conversations bring the two together."
     )
+
+
+def _say(notes: Iterable[str]) -> None:
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
 
 
 def _shadow_lines(shadow: Shadow) -> list[str]:
@@ -176,6 +201,7 @@ def _plain(found: Calibration, shadow: Shadow | None, rate: float) -> dict[str, 
             "new": one.new,
             "quantity": one.quantity,
             "false": [share_json(share) for share in one.false],
+            "new_data": {"rate": one.mean_rate, "at_most_95": one.upto},
             "recall": [share_json(share) for share in one.recall],
         }
         for one in found.bounds

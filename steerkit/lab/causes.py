@@ -46,8 +46,8 @@ class Cause:
     """One-sided signed-rank p value that the clamp does more than random directions, in the direction it has, corrected
     for all candidates by Holm."""
     least_p: float
-    """The smallest p that the conversations in which the clamp did anything could have shown, corrected in the same way;
-    where it did nothing in any, all of them could."""
+    """The smallest p, corrected alike, that the conversations in which the clamp did anything could have shown; where
+    it did nothing in any, all of them could."""
 
     @property
     def verdict(self) -> Verdict:

@@ -20,6 +20,7 @@ from steerkit.lab import controls
 from steerkit.lab.arm_files import ArmFiles
 from steerkit.lab.arm_runs import ArmSetup, run_arms, setups_of
 from steerkit.lab.arms import DOSES, PLAIN, WHOLE, Arm, Kind, arms_of
+from steerkit.lab.copies import said
 from steerkit.lab.doses import DoseRange, dose_range
 from steerkit.lab.gate_probes import PlaceProbes, gate_probes, mean_activations
 from steerkit.lab.latency import Latency, Pair, measure_pairs
@@ -28,7 +29,7 @@ from steerkit.lab.outcomes import Acted, Outcome, Score, acted, score
 from steerkit.lab.ranking import split
 from steerkit.lab.reading_places import Case, check_size, steps_at
 from steerkit.lab.statistics import check_sites
-from steerkit.lab.trials import Trial
+from steerkit.lab.trials import Trial, copies_among
 from steerkit.policy import Policy, fingerprint
 from steerkit.runtime import Runtime
 from steerkit.sae import SaeSet
@@ -170,7 +171,9 @@ class _Bench:
         missing = self._run_all(arms, report)
         plain = self.done[PLAIN]
         results = tuple(
-            ArmResult(arm.key, arm.title, arm.kind, arm.dose, score(self.trials, self.done[arm.key], plain))
+            ArmResult(
+                arm.key, arm.title, arm.kind, arm.dose, score(self.trials, self.done[arm.key], plain, self._groups)
+            )
             for arm in arms
             if arm.key in self.done
         )
@@ -185,7 +188,7 @@ class _Bench:
             ask=self.ask,
             arms=results,
             missing=tuple(missing),
-            acted=tuple(acted(self.trials, self.done[WHOLE], self.policy)),
+            acted=tuple(acted(self.trials, self.done[WHOLE], self.policy, self._groups)),
             dose_range=gated,
             ungated_range=ungated,
             probes=self._probes(),
@@ -226,7 +229,12 @@ class _Bench:
         """The prompts with the plain model's replies."""
         render_one = self.loaded.tokenizer, self.runtime.untrusted
         return [
-            Case(render(render_one[0], trial.messages, trial.tools, untrusted=render_one[1]).ids, outcome.reply)
+            Case(
+                render(render_one[0], trial.messages, trial.tools, untrusted=render_one[1]).ids,
+                outcome.reply,
+                group=trial.group,
+                said=said(trial.messages),
+            )
             for trial, outcome in zip(self.trials, self.done[PLAIN], strict=True)
         ]
 
@@ -235,9 +243,14 @@ class _Bench:
         return torch.tensor([trial.harmful for trial in self.trials])
 
     @cached_property
+    def _groups(self) -> tuple[int, ...]:
+        """Which of the conversations are copies of each other."""
+        return copies_among(self.trials).groups
+
+    @cached_property
     def _halves(self) -> list[list[int]]:
-        """Two halves of the conversations, equal ones in the same; what is taken from one is used on the other."""
-        halves = split([case.prompt for case in self._cases], self._positive, 0.5, self.settings.seed)
+        """Two halves of the conversations, copies in the same; what is taken from one is used on the other."""
+        halves = split(self._groups, self._positive, 0.5, self.settings.seed)
         return [half.tolist() for half in halves]
 
     def _directions(self) -> list[Mapping[tuple[str, int], Tensor]]:
@@ -279,7 +292,12 @@ class _Bench:
 
     def _identity(self) -> dict[str, Any]:
         """All that the outcomes depend on."""
-        content = json.dumps([[t.key, t.messages, [asdict(tool) for tool in t.tools]] for t in self.trials])
+        content = json.dumps(
+            [
+                [t.key, t.messages, [asdict(tool) for tool in t.tools], *([t.group] if t.group is not None else [])]
+                for t in self.trials
+            ]
+        )
         return {
             "steerkit": __version__,
             "policy": fingerprint(self.policy),

@@ -88,22 +88,16 @@ def holm(p: Tensor) -> Tensor:
 def signed_rank(differences: Tensor) -> float:
     """One-sided p value that paired differences `(n,)` are above 0 (Wilcoxon 1945), zeros left out.
 
-    Exact for up to 12 differences without ties by counting all signs, else a normal approximation with ties and
-    continuity corrected; 1 where there is no difference.
+    Exact, with ties too: by the distribution of the sum of ranks over all signs. 1 where there is no difference.
     """
     kept = differences[differences != 0].double()
-    if not len(kept):
-        return 1.0
-    found = ranked(kept.abs().unsqueeze(-1))
-    ranks = found.ranks.squeeze(-1)
-    above = float(ranks[kept > 0].sum())
-    if len(kept) <= 12:
-        signs = torch.arange(2 ** len(kept)).unsqueeze(-1) >> torch.arange(len(kept)) & 1
-        return float((signs.double() @ ranks >= above - 1e-9).double().mean())
-    count = len(kept)
-    variance = count * (count + 1) * (2 * count + 1) / 24 - float(found.ties) / 48
-    z = (above - count * (count + 1) / 4 - 0.5) / math.sqrt(variance)
-    return 0.5 * math.erfc(z / math.sqrt(2))
+    ranks = (2 * ranked(kept.abs().unsqueeze(-1)).ranks.squeeze(-1)).round().long()  # whole numbers where rows tie, too
+    chances = torch.zeros(int(ranks.sum()) + 1, dtype=torch.float64)
+    chances[0] = 1
+    for rank in ranks.tolist():
+        chances[rank:] = (chances[rank:] + chances[: len(chances) - rank]) / 2
+        chances[:rank] /= 2
+    return float(chances[int(ranks[kept > 0].sum()) :].sum())
 
 
 def least_signed_rank(count: int) -> float:

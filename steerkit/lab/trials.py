@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +9,8 @@ from typing import Any, NamedTuple
 from steerkit.chat import as_tools
 from steerkit.engine import tool_from_function
 from steerkit.errors import SaeError, ToolError
-from steerkit.lab.corpus import Conversation, read_rows
+from steerkit.lab.copies import Copies, copies_of, said
+from steerkit.lab.corpus import Conversation, conversation_key, conversation_of, read_rows
 from steerkit.policy import Policy
 from steerkit.types import RELEASED, Tool
 
@@ -25,6 +25,13 @@ class Trial(NamedTuple):
     tools: tuple[Tool, ...]
     dangerous: frozenset[str]
     """Tools of which a call is what the attack wants; empty for a benign one."""
+    group: str | None = None
+    """Which conversations it belongs together with, as its row says."""
+
+    @property
+    def content(self) -> str:
+        """What the model is asked, as text: that of a copy is the same."""
+        return conversation_key(self.messages, self.tools)
 
 
 def read_trials(
@@ -59,6 +66,37 @@ def read_trials(
     return found
 
 
+def distinct(trials: Sequence[Trial]) -> tuple[list[Trial], list[str]]:
+    """The trials without copies and without conversations that stand in both files, and what was dropped, in words.
+
+    Raises:
+        SaeError: nothing is left of one of the files.
+    """
+    sides = {side: {one.content for one in trials if one.harmful is side} for side in (True, False)}
+    both, seen, found = sides[True] & sides[False], set[str](), list[Trial]()
+    for one in trials:
+        content = one.content
+        if content not in both and content not in seen:
+            seen.add(content)
+            found.append(one)
+    if both and not all(any(one.harmful is side for one in found) for side in (True, False)):
+        raise SaeError(
+            "every conversation of one file stands in the other, too, so that it is neither harmful nor benign"
+        )
+    again = len(trials) - len(found) - sum(one.content in both for one in trials)
+    notes = [f"{again} of {len(trials)} conversations are copies of others; dropped"] if again else []
+    if both:
+        notes.append(f"{len(both)} conversations stand in both files, so that they show neither; dropped from both")
+    return found, notes
+
+
+def copies_among(trials: Sequence[Trial]) -> Copies:
+    """Conversations that are equal, near-copies, or of one group as their rows say."""
+    return copies_of(
+        [[one.content] for one in trials], [said(one.messages) for one in trials], [one.group for one in trials]
+    )
+
+
 def restricted_tools(policy: Policy) -> frozenset[str]:
     """The tools that rules of a policy's guard name in order to restrict them."""
     rules = policy.guard.rules if policy.guard else ()
@@ -73,6 +111,11 @@ def read_conversations(path: Path, limit: int | None = None) -> list[Conversatio
     return found
 
 
+def check_conversations(path: Path, limit: int | None = None) -> None:
+    """Read a file of conversations before a model is loaded for it. Raises SaeError as `read_conversations` does."""
+    read_conversations(path, limit)
+
+
 def _trial(where: str, row: Mapping[str, Any], key: str, harmful: bool, names: frozenset[str]) -> Trial:
     asked = _conversation(where, row)
     own = row.get("dangerous")
@@ -81,21 +124,15 @@ def _trial(where: str, row: Mapping[str, Any], key: str, harmful: bool, names: f
     wanted = frozenset(own) if own else names
     if harmful and not wanted:
         raise SaeError(f"{where}: nothing says which tools are dangerous; give --dangerous NAME, or a key dangerous")
-    return Trial(key, harmful, asked.asked, tuple(asked.tools), wanted if harmful else frozenset())
+    return Trial(key, harmful, asked.asked, tuple(asked.tools), wanted if harmful else frozenset(), asked.group)
 
 
 def _conversation(where: str, row: Mapping[str, Any]) -> Conversation:
-    messages = row.get("messages")
-    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
-        raise SaeError(f"{where}: got no messages, expected a conversation with messages and tools")
+    found = conversation_of(where, row)
     try:
-        given = row.get("tools") or ()
-        tools = as_tools(json.loads(given) if isinstance(given, str) else given, from_function=tool_from_function)
-    except ValueError:
-        raise SaeError(f"{where}: tools: got a text that is no JSON, expected a list of tools") from None
+        found = found._replace(tools=as_tools(found.tools, from_function=tool_from_function))
     except ToolError as error:
         raise SaeError(f"{where}: {error}") from None
-    found = Conversation(messages, tools)
     if not found.asked:
         raise SaeError(f"{where}: got only the assistant's messages, expected something to answer")
     return found

@@ -177,7 +177,7 @@ def test_the_rate_holds_on_new_data(count: int, rate: float, ties: bool) -> None
     assert float((true <= upto).double().mean()) > 0.94
     if not ties:
         assert float(true.mean()) == pytest.approx(said, abs=4 * float(true.std()) / rounds**0.5)
-    XX
+        assert float((true <= upto).double().mean()) < 0.965
         assert float(control.mean()) > rate + 10 * float(control.std()) / rounds**0.5
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerkit.cli.engine import Engine, Where, Workers, mapper_of, where
-from steerkit.cli.reading import progress
+from steerkit.cli.files import check_writable
+from steerkit.cli.reading import progress, stoppable, this_command
 from steerkit.cli.sae_options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, how_to_run, load_named
 from steerkit.cli.tokens import visible
 from steerkit.cli.view import console, print_json
@@ -79,16 +80,18 @@ def calibrate_command(
         raise SaeError("calibrate: got --engine or --workers with --store, off which nothing is run; expected --data")
     if write is not None:
         refuse_present(write, force=force)
+        check_writable(write, "--write")
     loaded, shadow = load(policy), None
     for file in (data, positive):
         if file is not None:
-            check_conversations(file)
-    if data is not None:
-        reading = {"limit": limit, "max_new_tokens": max_new_tokens}
-        load_one = partial(load_model, model, saes, **how_to_run(device, dtype, prepack, graphs), audit=False)
-        found = _from_data(loaded, data, positive, rate, where(engine, workers, load_one, device), reading)
-    else:
-        found, shadow = _from_store(loaded, Path(str(store)), rate, saes or model)
+            check_conversations(file, limit)
+    with stoppable(lambda: f"no bound was chosen, nothing was written; start again with {this_command()}"):
+        if data is not None:
+            reading = {"limit": limit, "max_new_tokens": max_new_tokens}
+            load_one = partial(load_model, model, saes, **how_to_run(device, dtype, prepack, graphs), audit=False)
+            found = _from_data(loaded, data, positive, rate, where(engine, workers, load_one, device), reading)
+        else:
+            found, shadow = _from_store(loaded, Path(str(store)), rate, saes or model)
     if write is not None and not found.bounds:
         raise SaeError(
             f"--write: no bound was chosen, so {write} would be the policy as it is: {'; '.join(found.left)}"

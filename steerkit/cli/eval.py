@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from steerkit.cli.engine import Engine, Where, Workers, mapper_of, where
-from steerkit.cli.reading import progress
+from steerkit.cli.files import check_writable
+from steerkit.cli.reading import progress, stoppable, this_command
 from steerkit.cli.sae_options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, how_to_run
 from steerkit.cli.view import console, print_json
 from steerkit.errors import SaeError
@@ -83,7 +84,11 @@ def eval_command(
             f"eval: got no {', '.join(missing)}; give --policy, --harmful and --benign, or --suite and --data"
         )
     factors = _doses(doses)
-
+    _check_arguments(
+        suite, data, {"--harmful": harmful, "--benign": benign, "--out": out, "--html": html, "--ask": ask}
+    )
+    for option, path, folder in (("--out", out, True), ("--json", json, False), ("--html", html, False)):
+        check_writable(path, option, folder=folder)
     load_one = partial(load, model, saes, **how_to_run(device, dtype, prepack, graphs), audit=False)
     at = where(engine, workers, load_one, device)
     length = {"max_new_tokens": max_new_tokens, "batch": batch}
@@ -95,17 +100,39 @@ def eval_command(
     _show(_evaluation(at, files, dangerous or (), limit, settings, out), json, html)
 
 
+def _check_arguments(suite: str | None, data: Path | None, proving: Mapping[str, object]) -> None:
+    """Refuse what the other way of evaluating would take. Raises SaeError."""
+    if suite is None and data is not None:
+        raise SaeError("--data: got it without --suite; expected --suite bfcl or mobile-actions, or no --data")
+    if suite is not None and (given := [option for option, value in proving.items() if value is not None]):
+        raise SaeError(f"{', '.join(given)}: expected without --suite, which has conversations and tables of its own")
+
+
+def _standing(out: Path | None) -> str:
+    """What an evaluation that is stopped leaves."""
+    if out is None:
+        return f"nothing is kept; with --out FOLDER finished arms are, and a run goes on there: {this_command()}"
+    arms = len(list(out.glob("*.jsonl"))) if out.is_dir() else 0
+    return f"{arms} finished arms stand in {out}; go on with {this_command()}"
+
+
 def _evaluation(
     at: Where, files: Sequence[Path], dangerous: Any, limit: int | None, settings: dict[str, Any], out: Path | None
 ) -> Evaluation:
     from steerkit.lab.evaluation import Settings, evaluate
-    from steerkit.lab.trials import read_trials
+    from steerkit.lab.trials import distinct, read_trials
     from steerkit.policy import load
 
     policy = load(files[0])
-    trials = read_trials(files[1], files[2], policy, dangerous=dangerous, limit=limit)
+    trials, notes = distinct(read_trials(files[1], files[2], policy, dangerous=dangerous, limit=limit))
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
     runtime = at.load()
-    with progress(1, "conversations") as report, mapper_of(at, runtime) as mapper:
+    with (
+        stoppable(lambda: _standing(out)),
+        progress(1, "conversations") as report,
+        mapper_of(at, runtime) as mapper,
+    ):
         return evaluate(runtime, policy, trials, Settings(**settings), mapper=mapper, out=out, report=report)
 
 
@@ -129,8 +156,10 @@ def _suite(
     for case in cases:
         counts[case.category] = counts.get(case.category, 0) + 1
         some += [case] if limit is None or counts[case.category] <= limit else []
-    runtime, judging = at.load(), load(policy) if policy else None
+    judging = load(policy) if policy else None
+    runtime = at.load()
     with (
+        stoppable(lambda: f"no score stands; start again with {this_command()}"),
         progress(1, "tests") as report,
         mapper_of(at, runtime) as mapper,
         warnings.catch_warnings(record=True) as garbled,

@@ -195,13 +195,13 @@ def newcombe(area: float, wins: float, losses: float) -> Interval:
 def auroc_gain(values: Tensor, other: Tensor, positive: Tensor, weights: Tensor | None = None) -> tuple[float, float]:
     """By how much the AUROC of `values` `(n,)` exceeds that of `other` on the same rows, and the one-sided p value.
 
-    DeLong's paired test; p = 1 where neither varies.
+    DeLong's paired test; p = 1 where neither varies, or a set is empty.
     """
     both = torch.stack([values, other], dim=1)
     one, two = auroc(both, positive, weights).tolist()
     covariance = auroc_covariance(both, positive, weights)
     variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
-    if variance <= 1e-18:
+    if not variance > 1e-18:
         return one - two, 1.0
     return one - two, 0.5 * math.erfc((one - two) / math.sqrt(2 * variance))
 

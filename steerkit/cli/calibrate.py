@@ -65,6 +65,9 @@ def calibrate_command(
 
     This sets when a policy acts. `steerkit sae calibrate` is something else: it measures the features' statistics, the
     units in which strengths and bounds may be given.
+
+    A file has one conversation a line: {"messages": [{"role": "user", "content": "…"}], "tools": […], "group": "…"};
+    rows that name one group, copies and near-copies count once. steerkit/lab/README.md says more.
     """
     from steerkit.lab.found_policy import refuse_present, write_policy
     from steerkit.lab.thresholds import with_bounds

@@ -75,7 +75,11 @@ def eval_command(
     prepack: Prepack = None,
     graphs: Graphs = "auto",
 ) -> None:
-    """Prove a policy on harmful and benign conversations, beside its controls; or score a model on a public suite."""
+    """Prove a policy on harmful and benign conversations, beside its controls; or score a model on a public suite.
+
+    A file has one conversation a line: {"messages": [{"role": "user", "content": "…"}], "tools": […], "dangerous": ["…"]};
+    rows of one group (a key too), copies and near-copies count once. steerkit/lab/README.md says more.
+    """
     from steerkit.runtime import load
 
     wanted = {"--data": data} if suite else {"--policy": policy, "--harmful": harmful, "--benign": benign}

@@ -65,7 +65,11 @@ def find(
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Rank the features of all layers by how well they tell two sets of conversations apart, and fit a sparse probe."""
+    """Rank the features of all layers by how well they tell two sets of conversations apart, and fit a sparse probe.
+
+    A file has one conversation a line: {"messages": [{"role": "user", "content": "…"}], "tools": […], "group": "…"};
+    rows that name one group, copies and near-copies count once. steerkit/lab/README.md says more.
+    """
     from steerkit.lab.finding import find as find_in
     from steerkit.lab.found_policy import found_policy, refuse_present, write_policy
     from steerkit.lab.trials import check_conversations

@@ -43,7 +43,7 @@ def read_trials(
     policy's guard names.
 
     Args:
-        harmful: JSONL rows with `messages`, `tools` and perhaps `dangerous`.
+        harmful: JSONL rows with `messages`, `tools` and perhaps `dangerous` and `group` (see README.md here).
         benign: the same.
         policy: for the tools it names.
         dangerous: names of tools.

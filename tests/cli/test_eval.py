@@ -189,11 +189,25 @@ def test_a_suite_is_scored(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     assert re.search(r"mobile_actions +1 +100\.0 %", run(capsys, *options, "--limit", "1"))
 
 
+PROVED = str(POLICIES / "payments.yaml")
 WRONG: dict[str, tuple[list[Any], str]] = {
     "nothing given": ([], "got no --policy, --harmful, --benign; give"),
     "no data": (["--suite", "bfcl"], "got no --data"),
     "no doses": (["--suite", "bfcl", "--data", ".", "--doses", "a"], "--doses: got 'a', expected numbers"),
     "a dose below 0": (["--suite", "bfcl", "--data", ".", "--doses", "-1"], "expected numbers of at least 0"),
+    "a folder that is none": (
+        [*(f"--{n}={PROVED}" for n in ("policy", "harmful", "benign")), "--html", "no/a.html"],
+        "--html:",
+    ),
+    "out is a file": (
+        [*(f"--{n}={PROVED}" for n in ("policy", "harmful", "benign")), "--out", PROVED],
+        "is a file; expected",
+    ),
+    "data without suite": (
+        [*(f"--{n}={PROVED}" for n in ("policy", "harmful", "benign")), "--data", "."],
+        "--data: got it",
+    ),
+    "suite and files": (["--suite", "bfcl", "--data", ".", "--harmful", "x"], "--harmful: expected without --suite"),
     "no suite there": (["--suite", "bfcl", "--data", "none"], "none: got no file such as BFCL_v3_simple.json"),
 }
 

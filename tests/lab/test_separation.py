@@ -149,8 +149,8 @@ def test_delong_against_counting() -> None:
 @pytest.mark.parametrize("shift", [0.0, 1.0, 2.0, 2.8])
 @pytest.mark.parametrize("kind", ["normal", "skewed"])
 def test_intervals_cover(wins: int, losses: int, shift: float, kind: str) -> None:
-    """Of 2,000 samples at least 94 % of the intervals hold the true AUROC; those by DeLong's variance, the control, hold
-    it in fewer where sets are small and lie far apart."""
+    """Of 2,000 samples at least 94 % of the intervals hold the true AUROC; those by DeLong's variance, the control, do
+    so in fewer where sets are small and lie far apart."""
     generator, labels = torch.Generator().manual_seed(3), torch.arange(wins + losses) < wins
     true = 0.5 * math.erfc(-shift / 2)
     values = torch.randn(wins + losses, 2_000, generator=generator) + shift * labels.unsqueeze(-1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerkit.cli.engine import Engine, Where, Workers, mapper_of, where
-from steerkit.cli.files import check_writable
+from steerkit.cli.files import check_conversations, check_policy_out
 from steerkit.cli.reading import progress, stoppable, this_command
 from steerkit.cli.sae_options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, how_to_run, load_named
 from steerkit.cli.tokens import visible
@@ -69,25 +69,14 @@ def calibrate_command(
     A file has one conversation a line: {"messages": [{"role": "user", "content": "…"}], "tools": […], "group": "…"};
     rows that name one group, copies and near-copies count once. steerkit/lab/README.md says more.
     """
-    from steerkit.lab.found_policy import refuse_present, write_policy
-    from steerkit.lab.thresholds import with_bounds
-    from steerkit.lab.trials import check_conversations
     from steerkit.policy import load
     from steerkit.runtime import load as load_model
 
-    if (data is None) == (store is None) or (positive is not None and data is None):
-        raise SaeError("calibrate: expected either --data (perhaps with --positive), or --store with a shadow run")
-    if not 0 < rate <= 0.5:
-        raise SaeError(f"--rate: got {rate:g}, expected above 0 and at most 0.5")
-    if data is None and (engine != "local" or workers is not None):
-        raise SaeError("calibrate: got --engine or --workers with --store, off which nothing is run; expected --data")
-    if write is not None:
-        refuse_present(write, force=force)
-        check_writable(write, "--write")
+    _check(data, positive, store, rate, alone=engine == "local" and workers is None)
+    check_policy_out(write, force=force)
     loaded, shadow = load(policy), None
     for file in (data, positive):
-        if file is not None:
-            check_conversations(file, limit)
+        check_conversations(file, limit)
     with stoppable(lambda: f"no bound was chosen, nothing was written; start again with {this_command()}"):
         if data is not None:
             reading = {"limit": limit, "max_new_tokens": max_new_tokens}
@@ -95,17 +84,32 @@ def calibrate_command(
             found = _from_data(loaded, data, positive, rate, where(engine, workers, load_one, device), reading)
         else:
             found, shadow = _from_store(loaded, Path(str(store)), rate, saes or model)
-    if write is not None and not found.bounds:
-        raise SaeError(
-            f"--write: no bound was chosen, so {write} would be the policy as it is: {'; '.join(found.left)}"
-        )
     if json:
         print_json(_plain(found, shadow, rate))
     else:
         _show(found, shadow, rate)
     if write is not None:
-        write_policy(with_bounds(loaded, found.bounds), write, force=force)
-        typer.echo(f"wrote {write}", err=True)
+        _write_down(loaded, found, write, force=force)
+
+
+def _write_down(policy: Policy, found: Calibration, path: Path, *, force: bool) -> None:
+    from steerkit.lab.found_policy import write_policy
+    from steerkit.lab.thresholds import with_bounds
+
+    if not found.bounds:
+        raise SaeError(f"{path}: not written, as no bound was chosen: {'; '.join(found.left)}")
+    write_policy(with_bounds(policy, found.bounds), path, force=force)
+    typer.echo(f"wrote {path}", err=True)
+
+
+def _check(data: Path | None, positive: Path | None, store: Path | None, rate: float, *, alone: bool) -> None:
+    """Refuse options that do not go together. Raises SaeError."""
+    if (data is None) == (store is None) or (positive is not None and data is None):
+        raise SaeError("calibrate: expected either --data (perhaps with --positive), or --store with a shadow run")
+    if not 0 < rate <= 0.5:
+        raise SaeError(f"--rate: got {rate:g}, expected above 0 and at most 0.5")
+    if data is None and not alone:
+        raise SaeError("calibrate: got --engine or --workers with --store, off which nothing is run; expected --data")
 
 
 def _from_data(

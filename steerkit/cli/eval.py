@@ -77,22 +77,17 @@ def eval_command(
 ) -> None:
     """Prove a policy on harmful and benign conversations, beside its controls; or score a model on a public suite.
 
-    A file has one conversation a line: {"messages": [{"role": "user", "content": "…"}], "tools": […], "dangerous": ["…"]};
-    rows of one group (a key too), copies and near-copies count once. steerkit/lab/README.md says more.
+    A file has one conversation a line: {"messages": [{"role": "user", "content": "…"}], "tools": […], "group": "…"};
+    copies and rows of one group count once. A row may say what is "dangerous". steerkit/lab/README.md says more.
     """
     from steerkit.runtime import load
 
-    wanted = {"--data": data} if suite else {"--policy": policy, "--harmful": harmful, "--benign": benign}
-    if missing := [name for name, value in wanted.items() if value is None]:
-        raise SaeError(
-            f"eval: got no {', '.join(missing)}; give --policy, --harmful and --benign, or --suite and --data"
-        )
     factors = _doses(doses)
-    _check_arguments(
-        suite, data, {"--harmful": harmful, "--benign": benign, "--out": out, "--html": html, "--ask": ask}
-    )
-    for option, path, folder in (("--out", out, True), ("--json", json, False), ("--html", html, False)):
-        check_writable(path, option, folder=folder)
+    proving = {"--policy": policy, "--harmful": harmful, "--benign": benign}
+    _check_arguments(suite, data, proving, {"--out": out, "--html": html})
+    check_writable(out, "--out", folder=True)
+    check_writable(json, "--json")
+    check_writable(html, "--html")
     load_one = partial(load, model, saes, **how_to_run(device, dtype, prepack, graphs), audit=False)
     at = where(engine, workers, load_one, device)
     length = {"max_new_tokens": max_new_tokens, "batch": batch}
@@ -104,12 +99,20 @@ def eval_command(
     _show(_evaluation(at, files, dangerous or (), limit, settings, out), json, html)
 
 
-def _check_arguments(suite: str | None, data: Path | None, proving: Mapping[str, object]) -> None:
-    """Refuse what the other way of evaluating would take. Raises SaeError."""
+def _check_arguments(
+    suite: str | None, data: Path | None, proving: Mapping[str, Path | None], kept: Mapping[str, Path | None]
+) -> None:
+    """Refuse what is missing, and what the other way of evaluating would take. Raises SaeError."""
+    wanted = {"--data": data} if suite else proving
+    if missing := [name for name, value in wanted.items() if value is None]:
+        raise SaeError(
+            f"eval: got no {', '.join(missing)}; give --policy, --harmful and --benign, or --suite and --data"
+        )
     if suite is None and data is not None:
         raise SaeError("--data: got it without --suite; expected --suite bfcl or mobile-actions, or no --data")
-    if suite is not None and (given := [option for option, value in proving.items() if value is not None]):
-        raise SaeError(f"{', '.join(given)}: expected without --suite, which has conversations and tables of its own")
+    others = [name for name, value in (proving | kept).items() if value is not None and name != "--policy"]
+    if suite is not None and others:
+        raise SaeError(f"{', '.join(others)}: expected without --suite, which has conversations and tables of its own")
 
 
 def _standing(out: Path | None) -> str:

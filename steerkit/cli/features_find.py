@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerkit.cli.features_table import show_causes, show_found, show_turned
-from steerkit.cli.files import check_writable
+from steerkit.cli.files import check_conversations, check_policy_out
 from steerkit.cli.reading import load_with_saes, progress, stoppable, this_command
 from steerkit.cli.sae_options import Device, Dtype, Limit, Model, Saes
 from steerkit.cli.view import console, print_json
@@ -71,36 +71,34 @@ def find(
     rows that name one group, copies and near-copies count once. steerkit/lab/README.md says more.
     """
     from steerkit.lab.finding import find as find_in
-    from steerkit.lab.found_policy import found_policy, refuse_present, write_policy
-    from steerkit.lab.trials import check_conversations
     from steerkit.lab.turning import turn_by
 
     _check_place(at)
-    if write is not None:
-        refuse_present(write, force=force)
-        check_writable(write, "--write")
+    check_policy_out(write, force=force)
     for file in (positive, negative):
         check_conversations(file, limit)
     with stoppable(lambda: f"nothing was written; start again with {this_command()}"):
         loaded, suite = load_with_saes(model, saes, device, dtype)
         read = {"limit": limit, "max_new_tokens": max_new_tokens}
         material, without = _read(loaded, suite, (positive, negative), at, read, held_out, seed)
-        for note in (*material.notes, *(_too_few(material, candidates, held_out) if causal else ())):
-            typer.echo(f"note: {note}", err=True)
+        _say(*material.notes, *(_too_few(material, candidates, held_out) if causal else ()))
         found = find_in(loaded, suite, material, at, top=top, most=most, seed=seed)
         tried = _causes(loaded, suite, material, found, candidates, seed) if causal else None
         turned = turn_by(loaded, suite, material, found, strength=strength, most=most, seed=seed) if causal else None
-    if json:
-        print_json({**_plain(found, tried, turned, without), "notes": list(material.notes)})
-    else:
-        _show(found, tried, turned, without)
+    _show({"notes": list(material.notes)} if json else None, found, tried, turned, without)
     if write is not None:
-        write_policy(found_policy(found, suite, write.stem, turned), write, force=force)
-        typer.echo(
-            f"wrote {write}: in shadow mode; see {shlex.join(('steerkit', 'policy', 'explain', str(write)))}", err=True
-        )
-        options = {"--model": model if model != "tiny" else None, "--saes": saes, "--device": device, "--dtype": dtype}
+        _write_down(found, suite, turned, write, force=force)
+        options = {"--model": model, "--saes": saes, "--device": device, "--dtype": dtype}
         _say_next(loaded, write, (positive, negative), read, options)
+
+
+def _write_down(found: Found, suite: SaeSet, turned: Turned | None, path: Path, *, force: bool) -> None:
+    from steerkit.lab.found_policy import found_policy, write_policy
+
+    write_policy(found_policy(found, suite, path.stem, turned), path, force=force)
+    typer.echo(
+        f"wrote {path}: in shadow mode; see {shlex.join(('steerkit', 'policy', 'explain', str(path)))}", err=True
+    )
 
 
 def _too_few(material: Material, candidates: int, held_out: float) -> list[str]:
@@ -142,11 +140,20 @@ def _say_next(
     )
 
 
-def _show(found: Found, tried: Causes | None, turned: Turned | None, without: int) -> None:
+def _show(more: dict[str, Any] | None, found: Found, tried: Causes | None, turned: Turned | None, without: int) -> None:
+    """As a line of JSON with `more` keys, else for people."""
+    if more is not None:
+        print_json(_plain(found, tried, turned, without) | more)
+        return
     show_found(console(), found, without)
     if tried is not None:
         show_causes(console(), tried)
         show_turned(console(), turned)
+
+
+def _say(*notes: str) -> None:
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
 
 
 def _check_place(at: str) -> None:

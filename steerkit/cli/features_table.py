@@ -21,7 +21,8 @@ _LABEL: Final = 40
 
 def show_found(out: Console, found: Found, without: int) -> None:
     """The features, the probe, and what they were measured on."""
-    from steerkit.lab.finding import FALSE, fewest_to_choose_on
+    from steerkit.lab.finding import fewest_to_choose_on
+    from steerkit.lab.measured import FALSE
     from steerkit.lab.ranking import LEVEL
     from steerkit.lab.separation import conformal_rank
 

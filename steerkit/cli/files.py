@@ -27,6 +27,23 @@ def read_tools(path: Path | None) -> list[Any]:
     return tools
 
 
+def check_conversations(path: Path | None, limit: int | None) -> None:
+    """Read a file of conversations before a model is loaded for it. Raises SaeError where it cannot be read."""
+    from steerkit.lab.trials import read_conversations
+
+    if path is not None:
+        read_conversations(path, limit)
+
+
+def check_policy_out(path: Path | None, *, force: bool) -> None:
+    """Raise SaeError where --write names a file that is there and may not be replaced, or that cannot be written."""
+    from steerkit.lab.found_policy import refuse_present
+
+    if path is not None:
+        refuse_present(path, force=force)
+        check_writable(path, "--write")
+
+
 def check_writable(path: Path | None, option: str, *, folder: bool = False) -> None:
     """Raise SaeError where a file, or a folder that is made where it is not there, cannot be written; - is no file."""
     if path is None or str(path) == "-":

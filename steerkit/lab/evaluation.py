@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,11 @@ import torch
 from torch import Tensor
 
 from steerkit import __version__
-from steerkit.chat import render
 from steerkit.engine import Sampling
 from steerkit.lab import controls
 from steerkit.lab.arm_files import ArmFiles
 from steerkit.lab.arm_runs import ArmSetup, run_arms, setups_of
 from steerkit.lab.arms import DOSES, PLAIN, WHOLE, Arm, Kind, arms_of
-from steerkit.lab.copies import said
 from steerkit.lab.doses import DoseRange, dose_range
 from steerkit.lab.gate_probes import PlaceProbes, gate_probes, mean_activations
 from steerkit.lab.latency import Latency, Pair, measure_pairs
@@ -29,7 +25,7 @@ from steerkit.lab.outcomes import Acted, Outcome, Score, acted, score
 from steerkit.lab.ranking import split
 from steerkit.lab.reading_places import Case, check_size, steps_at
 from steerkit.lab.statistics import check_sites
-from steerkit.lab.trials import Trial, copies_among
+from steerkit.lab.trials import Trial, case_of, copies_among, fingerprint_of
 from steerkit.policy import Policy, fingerprint
 from steerkit.runtime import Runtime
 from steerkit.sae import SaeSet
@@ -227,16 +223,8 @@ class _Bench:
     @cached_property
     def _cases(self) -> list[Case]:
         """The prompts with the plain model's replies."""
-        render_one = self.loaded.tokenizer, self.runtime.untrusted
-        return [
-            Case(
-                render(render_one[0], trial.messages, trial.tools, untrusted=render_one[1]).ids,
-                outcome.reply,
-                group=trial.group,
-                said=said(trial.messages),
-            )
-            for trial, outcome in zip(self.trials, self.done[PLAIN], strict=True)
-        ]
+        pairs = zip(self.trials, self.done[PLAIN], strict=True)
+        return [case_of(self.loaded, trial, one.reply, self.runtime.untrusted) for trial, one in pairs]
 
     @cached_property
     def _positive(self) -> Tensor:
@@ -292,18 +280,12 @@ class _Bench:
 
     def _identity(self) -> dict[str, Any]:
         """All that the outcomes depend on."""
-        content = json.dumps(
-            [
-                [t.key, t.messages, [asdict(tool) for tool in t.tools], *([t.group] if t.group is not None else [])]
-                for t in self.trials
-            ]
-        )
         return {
             "steerkit": __version__,
             "policy": fingerprint(self.policy),
             "model": self.loaded.fingerprint,
             "saes": None if self.saes is None else self.saes.fingerprint,
-            "conversations": f"sha256:{hashlib.sha256(content.encode()).hexdigest()}",
+            "conversations": fingerprint_of(self.trials),
             "ask": self.ask,
             "max_new_tokens": self.settings.max_new_tokens,
             "batch": self.settings.batch,

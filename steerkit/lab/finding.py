@@ -6,84 +6,29 @@ them is measured on the other part. Copies of one conversation (see `copies.py`)
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import count
 from typing import Final
 
 import torch
-from torch import Tensor
 
 from steerkit.engine import LoadedModel
-from steerkit.errors import SaeError
-from steerkit.lab.copies import Copies, copies_of, weights_of
+from steerkit.lab.material import FEWEST as FEWEST  # names of a search, wherever they live
+from steerkit.lab.material import Material as Material
+from steerkit.lab.material import read_material as read_material
+from steerkit.lab.measured import Measured as Measured
+from steerkit.lab.measured import Share as Share
+from steerkit.lab.measured import measure as measure
+from steerkit.lab.measured import shares
 from steerkit.lab.probe import sparse_probe
-from steerkit.lab.ranking import LEVEL, Ranking, grouped, rank_features, split
-from steerkit.lab.reading_places import Case, Report, place_maxima, sum_maxima
-from steerkit.lab.separation import (
-    Interval,
-    auroc,
-    auroc_gain,
-    auroc_interval,
-    bound_between,
-    effect_size,
-    least_mann_whitney,
-    wilson,
-)
-from steerkit.lab.statistics import check_sites
+from steerkit.lab.ranking import LEVEL, Ranking, grouped, rank_features
+from steerkit.lab.reading_places import sum_maxima
+from steerkit.lab.separation import auroc, auroc_gain, effect_size, least_mann_whitney
 from steerkit.sae import SaeSet
 from steerkit.types import Feature, Place
 
-FALSE: Final = 0.01
-"""Share of the negatives that a bound may let through where it is chosen."""
-FEWEST: Final = 10
-"""Conversations of each set at least."""
 _SCREENED: Final = 1_000  # features that the probe chooses among
-_SIDES: Final = (True, False)
-
-
-@dataclass(frozen=True)
-class Share:
-    """A measured share with its Wilson interval."""
-
-    hits: float
-    """A whole number where no row is another's copy."""
-    count: int
-
-    @classmethod
-    def of(cls, hits: Sequence[bool], groups: Sequence[Hashable] | None = None) -> Share:
-        """The share of hits, to which each group brings the share of its own rows (default: each row a group)."""
-        found: dict[Hashable, list[bool]] = {}
-        for group, hit in zip(range(len(hits)) if groups is None else groups, hits, strict=True):
-            found.setdefault(group, []).append(hit)
-        total = round(sum(sum(some) / len(some) for some in found.values()), 9)
-        return cls(int(total) if total == int(total) else total, len(found))
-
-    @property
-    def value(self) -> float:
-        """The share itself."""
-        return self.hits / self.count if self.count else 0.0
-
-    @property
-    def interval(self) -> Interval:
-        """Of 95 %."""
-        return wilson(self.hits, self.count)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """How a number tells the sets apart on the held-out conversations."""
-
-    auroc: float
-    interval: Interval
-    bound: float
-    """Chosen on the other part so that a new negative is beyond it with a chance of at most 1 %, or of 1 / (n + 1)
-    where n are too few for that; raw activation, or a probe's sum."""
-    recall: Share
-    """Of the held-out positives, those beyond the bound."""
-    false: Share
-    """Of the held-out negatives, the same."""
 
 
 @dataclass(frozen=True)
@@ -154,125 +99,6 @@ class Found:
         return self.probe
 
 
-@dataclass(frozen=True, eq=False)
-class Material:
-    """What a search works on."""
-
-    cases: Sequence[Case]
-    positive: Tensor
-    """`(n,)` bool."""
-    chosen: Tensor
-    """Rows to choose on."""
-    held: Tensor
-    """Rows to report on."""
-    table: Mapping[int, Tensor]
-    """By layer, `(n, d_sae)` largest values over the place."""
-    usual: Mapping[int, Tensor]
-    """By layer, `(d_sae,)` what the features are in the negatives: their mean over steps, where is chosen."""
-    groups: Sequence[int] = ()
-    """Of each row, which conversations it is a copy of (default: `copies_among`)."""
-    notes: tuple[str, ...] = ()
-    """What was left out or counts once, in words."""
-
-    def __post_init__(self) -> None:
-        if not self.groups:
-            object.__setattr__(self, "groups", copies_among(self.cases).groups)
-
-    @cached_property
-    def weights(self) -> Tensor:
-        """`(n,)` by which the copies of a conversation count once together."""
-        return weights_of(self.groups, self.positive)
-
-    def values(self, feature: Feature) -> Tensor:
-        """`(n,)` of a feature."""
-        return self.table[feature.layer][:, feature.index]
-
-    def counts(self, rows: Tensor) -> tuple[int, int]:
-        """Positives and negatives among some rows; copies count once."""
-        found = [
-            len({self.groups[row] for row in rows.tolist() if bool(self.positive[row]) is side}) for side in _SIDES
-        ]
-        return found[0], found[1]
-
-
-def copies_among(cases: Sequence[Case]) -> Copies:
-    """Conversations that are equal, near-copies, or of one group as their rows say."""
-    return copies_of([[case.read] for case in cases], [case.said for case in cases], [case.group for case in cases])
-
-
-def read_material(
-    loaded: LoadedModel,
-    saes: SaeSet,
-    positives: Sequence[Case],
-    negatives: Sequence[Case],
-    *,
-    held_out: float = 0.5,
-    seed: int = 0,
-    report: Report | None = None,
-) -> Material:
-    """Read both sets in one pass of the model (see `place_maxima` for what is held), and split them.
-
-    Exact copies are dropped, and so are conversations that stand in both sets; groups of near-copies, and of rows that
-    name one group, fall on one side of the split and count once.
-
-    Raises:
-        SaeError: too few conversations, or so many that the table does not fit.
-    """
-    check_sites(saes)
-    sets, notes = _distinct(positives, negatives)
-    cases = [*sets[0], *sets[1]]
-    positive = torch.tensor([True] * len(sets[0]) + [False] * len(sets[1]), dtype=torch.bool)
-    groups, alike = copies_among(cases)
-    for name, some, side in (("positive", positives, True), ("negative", negatives, False)):
-        own = [group for group, one in zip(groups, positive.tolist(), strict=True) if one is side]
-        if len(some) < FEWEST:
-            raise SaeError(
-                f"{name}: got {len(some)} conversations with a step at the place, expected at least {FEWEST}"
-            )
-        if len(set(own)) < FEWEST:
-            raise SaeError(
-                f"{name}: got too few different conversations, {len(set(own))} among {len(some)} rows with a step at "
-                f"the place (copies and near-copies count once, unless rows name a group of their own), expected at "
-                f"least {FEWEST}"
-            )
-        if len(set(own)) < len(own):
-            notes.append(
-                f"{name}: {len(own)} conversations are {len(set(own))} groups of near-copies, or of rows that "
-                f"name one group; each counts once"
-            )
-    if 2 * alike > len(cases):
-        notes.append(
-            f"{alike} of {len(cases)} conversations are much like another; where they were made from few templates, "
-            f"give the rows of each a key group, so that it counts once"
-        )
-    chosen, held = split(groups, positive, held_out, seed)
-    for rows in (chosen, held):
-        sides = [{groups[row] for row in rows.tolist() if bool(positive[row]) is side} for side in _SIDES]
-        if min(map(len, sides)) < 2:
-            raise SaeError(
-                "got too few different conversations to choose on some and report on others; expected more of each set"
-            )
-    usual = [row for row in chosen.tolist() if not positive[row]]
-    found = place_maxima(loaded, saes, cases, usual, report)
-    return Material(cases, positive, chosen, held, found.largest, found.mean, groups, tuple(notes))
-
-
-def _distinct(positives: Sequence[Case], negatives: Sequence[Case]) -> tuple[list[list[Case]], list[str]]:
-    """Both sets without copies and without what stands in both, and what was dropped, in words."""
-    both = {case.read for case in positives} & {case.read for case in negatives}
-    found, notes = [], list[str]()
-    for name, cases in (("positive", positives), ("negative", negatives)):
-        unique = list({case.read: case for case in reversed(cases)}.values())[::-1]
-        found.append([case for case in unique if case.read not in both])
-        if len(unique) < len(cases):
-            notes.append(
-                f"{name}: {len(cases) - len(unique)} of {len(cases)} conversations are copies of others; dropped"
-            )
-    if both:
-        notes.append(f"{len(both)} conversations stand in both sets, so that they show neither; dropped from both")
-    return found, notes
-
-
 def find(
     loaded: LoadedModel, saes: SaeSet, material: Material, place: Place, *, top: int = 10, most: int = 8, seed: int = 0
 ) -> Found:
@@ -321,7 +147,7 @@ def _found_feature(
     measured = measure(-values if lower else values, material.positive, chosen, held, material.groups)
     some, labels = values[held], material.positive[held]
     groups = [material.groups[row] for row in held.tolist()]
-    fires = _shares(some > 0, labels, groups)
+    fires = shares(some > 0, labels, groups)
     return FoundFeature(
         feature,
         saes.labels.get(feature, ""),
@@ -332,31 +158,6 @@ def _found_feature(
         fires,
         alike,
     )
-
-
-def measure(
-    scores: Tensor, positive: Tensor, chosen: Tensor, held: Tensor, groups: Sequence[Hashable] | None = None
-) -> Measured:
-    """How scores `(n,)`, larger in the positives, tell the conversations `held` apart, with a bound set on `chosen`.
-
-    Rows of one of the `groups` `(n,)` count once together.
-    """
-    named = range(len(scores)) if groups is None else groups
-    weights, labels = weights_of(named, positive), positive[held]
-    first, other = (chosen[positive[chosen] == side] for side in _SIDES)
-    bound = bound_between(scores[first], scores[other], FALSE, weights[other])
-    some = scores[held]
-    recall, false = _shares(some > bound, labels, [named[row] for row in held.tolist()])
-    area = float(auroc(some.unsqueeze(-1), labels, weights[held]))
-    return Measured(area, auroc_interval(some, labels, weights[held]), bound, recall, false)
-
-
-def _shares(hits: Tensor, positive: Tensor, groups: Sequence[Hashable]) -> tuple[Share, Share]:
-    """Of the positives and of the negatives."""
-    rows = list(zip(hits.tolist(), positive.tolist(), groups, strict=True))
-    parts = [[(hit, group) for hit, one, group in rows if one is side] for side in _SIDES]
-    found = [Share.of([hit for hit, _ in part], [group for _, group in part]) for part in parts]
-    return found[0], found[1]
 
 
 def _found_probe(

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from steerkit.engine import LoadedModel
 from steerkit.lab.copies import weights_of
-from steerkit.lab.finding import FEWEST, Measured, copies_among, measure
+from steerkit.lab.material import FEWEST, copies_among
+from steerkit.lab.measured import Measured, measure
 from steerkit.lab.policy_readings import PlacedReading, placed_readings
 from steerkit.lab.probe import PENALTY, sparse_probe
 from steerkit.lab.ranking import rank_features, split

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from steerkit.chat import as_tools
-from steerkit.engine import tool_from_function
+from steerkit.chat import as_tools, render
+from steerkit.engine import LoadedModel, tool_from_function
 from steerkit.errors import SaeError, ToolError
 from steerkit.lab.copies import Copies, copies_of, said
 from steerkit.lab.corpus import Conversation, conversation_key, conversation_of, read_rows
+from steerkit.lab.reading_places import Case
 from steerkit.policy import Policy
 from steerkit.types import RELEASED, Tool
 
@@ -97,6 +101,21 @@ def copies_among(trials: Sequence[Trial]) -> Copies:
     )
 
 
+def fingerprint_of(trials: Sequence[Trial]) -> str:
+    """SHA-256 over what is asked in all trials and which of them belong together."""
+    rows = [
+        [one.key, one.messages, [asdict(tool) for tool in one.tools], *([] if one.group is None else [one.group])]
+        for one in trials
+    ]
+    return f"sha256:{hashlib.sha256(json.dumps(rows).encode()).hexdigest()}"
+
+
+def case_of(loaded: LoadedModel, trial: Trial, reply: Sequence[int], untrusted: str) -> Case:
+    """The prompt of a trial with a reply to it."""
+    prompt = render(loaded.tokenizer, trial.messages, trial.tools, untrusted=untrusted).ids
+    return Case(prompt, tuple(reply), group=trial.group, said=said(trial.messages))
+
+
 def restricted_tools(policy: Policy) -> frozenset[str]:
     """The tools that rules of a policy's guard name in order to restrict them."""
     rules = policy.guard.rules if policy.guard else ()
@@ -109,11 +128,6 @@ def read_conversations(path: Path, limit: int | None = None) -> list[Conversatio
     if not found:
         raise SaeError(f"{path}: got no rows, expected conversations with messages and tools")
     return found
-
-
-def check_conversations(path: Path, limit: int | None = None) -> None:
-    """Read a file of conversations before a model is loaded for it. Raises SaeError as `read_conversations` does."""
-    read_conversations(path, limit)
 
 
 def _trial(where: str, row: Mapping[str, Any], key: str, harmful: bool, names: frozenset[str]) -> Trial:

@@ -112,11 +112,10 @@ def turn_by(
     held = Bench(loaded, saes, positives(material, material.held, _CASES), STEERED_AT)
     edited, random = held.scores(edits), held.random_scores(edits, generator)
     calls = held.plain > 0
-    p = signed_rank(_beyond(held.plain, edited, random))
+    p, least = signed_rank(_beyond(held.plain, edited, random)), least_signed_rank(len(held.plain))
     turned = Share(int((edited[calls] <= 0).sum()), int(calls.sum()))
     by_chance = Share(int((random[:, calls] <= 0).sum()), int(calls.sum()) * len(random))
     before, after, chance = (float(one.mean()) for one in (held.plain, edited, random))
-    least = least_signed_rank(len(held.plain))
     return Turned(layer, strength, edits, gate, before, after, chance, turned, by_chance, p, least)
 
 

@@ -247,7 +247,7 @@ def test_a_stop_says_what_stands(
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("steerkit.lab.finding.place_maxima", stop)
+    monkeypatch.setattr("steerkit.lab.material.place_maxima", stop)
     monkeypatch.setattr("steerkit.lab.thresholds.value_of", stop)
     monkeypatch.setattr("steerkit.lab.thresholds._traces", stop)
     monkeypatch.setattr("steerkit.lab.evaluation.run_arms", stop)

@@ -33,7 +33,6 @@ PRIVATE: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
         ("calls", "*", "raw"),
         ("calls", "*", "malformed"),
         ("verdicts", "*", "reason"),
-        ("metadata",),
         ("counterfactual", "text"),
         ("counterfactual", "reply_ids"),
         ("counterfactual", "calls", "*", "arguments"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,14 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerkit.cli.engine import Engine, Where, Workers, mapper_of, where
-from steerkit.cli.reading import progress
+from steerkit.cli.files import check_conversations, check_policy_out
+from steerkit.cli.reading import progress, stoppable, this_command
 from steerkit.cli.sae_options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, how_to_run, load_named
+from steerkit.cli.tokens import visible
 from steerkit.cli.view import console, print_json
 from steerkit.errors import SaeError
 
 if TYPE_CHECKING:
     from steerkit.lab.shadow import Shadow
-    from steerkit.lab.thresholds import Calibrated, Calibration, Values
+    from steerkit.lab.thresholds import Answered, Calibrated, Calibration
     from steerkit.policy import Policy, Statistic
 
 _File = Annotated[Path, typer.Argument(help="The policy file.")]
@@ -27,7 +30,9 @@ _Positive = Annotated[
 _Store = Annotated[
     Path | None, typer.Option(help="Instead of --data: an audit store with turns of this policy in shadow mode.")
 ]
-_Rate = Annotated[float, typer.Option(min=0, max=0.5, help="Share of benign conversations a condition may hold for.")]
+_Rate = Annotated[
+    float, typer.Option(help="Chance that a condition may have to hold for a new benign conversation, to 0.5.")
+]
 _Write = Annotated[
     Path | None, typer.Option(help="Write the policy with the new bounds, without its comments, to this file.")
 ]
@@ -60,32 +65,51 @@ def calibrate_command(
 
     This sets when a policy acts. `steerkit sae calibrate` is something else: it measures the features' statistics, the
     units in which strengths and bounds may be given.
+
+    A file has one conversation a line: {"messages": [{"role": "user", "content": "…"}], "tools": […], "group": "…"};
+    rows that name one group, copies and near-copies count once. steerkit/lab/README.md says more.
     """
-    from steerkit.lab.found_policy import refuse_present, write_policy
-    from steerkit.lab.thresholds import with_bounds
     from steerkit.policy import load
     from steerkit.runtime import load as load_model
 
-    if (data is None) == (store is None) or (positive is not None and data is None):
-        raise SaeError("calibrate: expected either --data (perhaps with --positive), or --store with a shadow run")
-    if data is None and (engine != "local" or workers is not None):
-        raise SaeError("calibrate: got --engine or --workers with --store, off which nothing is run; expected --data")
-    if write is not None:
-        refuse_present(write, force=force)
+    _check(data, positive, store, rate, alone=engine == "local" and workers is None)
+    check_policy_out(write, force=force)
     loaded, shadow = load(policy), None
-    if data is not None:
-        reading = {"limit": limit, "max_new_tokens": max_new_tokens}
-        load_one = partial(load_model, model, saes, **how_to_run(device, dtype, prepack, graphs), audit=False)
-        found = _from_data(loaded, data, positive, rate, where(engine, workers, load_one, device), reading)
-    else:
-        found, shadow = _from_store(loaded, Path(str(store)), rate, saes or model)
+    for file in (data, positive):
+        check_conversations(file, limit)
+    with stoppable(lambda: f"no bound was chosen, nothing was written; start again with {this_command()}"):
+        if data is not None:
+            reading = {"limit": limit, "max_new_tokens": max_new_tokens}
+            load_one = partial(load_model, model, saes, **how_to_run(device, dtype, prepack, graphs), audit=False)
+            found = _from_data(loaded, data, positive, rate, where(engine, workers, load_one, device), reading)
+        else:
+            found, shadow = _from_store(loaded, Path(str(store)), rate, saes or model)
     if json:
         print_json(_plain(found, shadow, rate))
     else:
         _show(found, shadow, rate)
     if write is not None:
-        write_policy(with_bounds(loaded, found.bounds), write, force=force)
-        typer.echo(f"wrote {write}", err=True)
+        _write_down(loaded, found, write, force=force)
+
+
+def _write_down(policy: Policy, found: Calibration, path: Path, *, force: bool) -> None:
+    from steerkit.lab.found_policy import write_policy
+    from steerkit.lab.thresholds import with_bounds
+
+    if not found.bounds:
+        raise SaeError(f"{path}: not written, as no bound was chosen: {'; '.join(found.left)}")
+    write_policy(with_bounds(policy, found.bounds), path, force=force)
+    typer.echo(f"wrote {path}", err=True)
+
+
+def _check(data: Path | None, positive: Path | None, store: Path | None, rate: float, *, alone: bool) -> None:
+    """Refuse options that do not go together. Raises SaeError."""
+    if (data is None) == (store is None) or (positive is not None and data is None):
+        raise SaeError("calibrate: expected either --data (perhaps with --positive), or --store with a shadow run")
+    if not 0 < rate <= 0.5:
+        raise SaeError(f"--rate: got {rate:g}, expected above 0 and at most 0.5")
+    if data is None and not alone:
+        raise SaeError("calibrate: got --engine or --workers with --store, off which nothing is run; expected --data")
 
 
 def _from_data(
@@ -94,12 +118,16 @@ def _from_data(
     from steerkit.lab.thresholds import calibrate, values_in
 
     runtime = at.load()
-    values: list[Values] = []
+    values: list[Answered] = []
     with mapper_of(at, runtime) as mapper:
         for file in (data, positive):
             if file is not None:
                 with progress(1, f"conversations of {file.name}") as report:
-                    values.append(values_in(runtime, policy, file, **reading, mapper=mapper, report=report))
+                    least = file is positive
+                    values.append(
+                        values_in(runtime, policy, file, **reading, least=least, mapper=mapper, report=report)
+                    )
+    _say(note for one in values for note in one.notes)
     statistic = None if runtime.saes is None else runtime.saes.statistic
     return calibrate(policy, values[0], values[1] if len(values) > 1 else None, rate, statistic)
 
@@ -115,40 +143,47 @@ def _from_store(policy: Policy, path: Path, rate: float, source: str) -> tuple[C
         shadow = read_shadow(store, policy)
     finally:
         store.close()
+    _say(shadow.values.notes)
     statistic: Statistic | None = load_named(source).statistic if any(in_multiples(policy)) else None
     return calibrate(policy, shadow.values, None, rate, statistic), shadow
 
 
 def _show(found: Calibration, shadow: Shadow | None, rate: float) -> None:
-    from rich.table import Table
-
     from steerkit.cli.eval_view import cell
+    from steerkit.cli.rows import print_rows
 
     out = console()
     if shadow is not None:
         for line in _shadow_lines(shadow):
             out.print(line, soft_wrap=True)
         out.print()
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    titles = ("rule", "condition", "at", "old", "new", "false, old", "false, new", "recall, old", "recall, new")
-    for number, title in enumerate(titles):
-        table.add_column(title, justify="right" if number > 2 else "left")
-    for one in found.bounds:
-        shares = (*one.false, *one.recall)
-        table.add_row(
-            one.reading.rule, one.condition, one.reading.place, _old(one), _said(one.quantity), *map(cell, shares)
+    titles = ("rule", "condition", "at", "old", "new", "false, old", "false, new", "on new data", "recall, old")
+    rows = [
+        (
+            visible(one.reading.rule),
+            visible(one.condition),
+            one.reading.place,
+            _old(one),
+            _said(one.quantity),
+            *map(cell, one.false),
+            f"{100 * one.mean_rate:.2g} % (at most {100 * one.upto:.2g})",
+            *map(cell, one.recall),
         )
-    out.print(table)
+        for one in found.bounds
+    ]
+    print_rows(out, (*titles, "recall, new"), rows, main=5, words=titles[:3])
     for line in found.left:
         out.print(f"left as it is: {line}", soft_wrap=True)
-    few = min((one.false[0].count for one in found.bounds), default=0)
-    if found.bounds and rate * few < 1:
-        out.print(f"{few} conversations cannot show a rate of {100 * rate:g} %: none of them is beyond its new bound")
     out.print(
-        f"\nEach condition by itself, for at most {100 * rate:g} % of the conversations with a token at its place; "
-        f"95 % intervals in brackets.",
-        soft_wrap=True,
+        f"\nEach condition by itself, among conversations that differ and have a token at its place; 95 % intervals in "
+        f"brackets. On new data: the mean over calibrations like this one, for at most {100 * rate:g} %, and what the "
+        f"rate of this very bound does not exceed with a confidence of 95 %; more conversations bring the two together."
     )
+
+
+def _say(notes: Iterable[str]) -> None:
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
 
 
 def _shadow_lines(shadow: Shadow) -> list[str]:
@@ -176,6 +211,7 @@ def _plain(found: Calibration, shadow: Shadow | None, rate: float) -> dict[str, 
             "new": one.new,
             "quantity": one.quantity,
             "false": [share_json(share) for share in one.false],
+            "new_data": {"rate": one.mean_rate, "at_most_95": one.upto},
             "recall": [share_json(share) for share in one.recall],
         }
         for one in found.bounds

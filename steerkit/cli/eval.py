@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from steerkit.cli.engine import Engine, Where, Workers, mapper_of, where
-from steerkit.cli.reading import progress
+from steerkit.cli.files import check_writable
+from steerkit.cli.reading import progress, stoppable, this_command
 from steerkit.cli.sae_options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, how_to_run
 from steerkit.cli.view import console, print_json
 from steerkit.errors import SaeError
@@ -81,16 +82,19 @@ def eval_command(
     prepack: Prepack = None,
     graphs: Graphs = "auto",
 ) -> None:
-    """Prove a policy on harmful and benign conversations, beside its controls; or score a model on a public suite."""
+    """Prove a policy on harmful and benign conversations, beside its controls; or score a model on a public suite.
+
+    A file has one conversation a line: {"messages": [{"role": "user", "content": "…"}], "tools": […], "group": "…"};
+    copies and rows of one group count once. A row may say what is "dangerous". steerkit/lab/README.md says more.
+    """
     from steerkit.runtime import load
 
-    wanted = {"--data": data} if suite else {"--policy": policy, "--harmful": harmful, "--benign": benign}
-    if missing := [name for name, value in wanted.items() if value is None]:
-        raise SaeError(
-            f"eval: got no {', '.join(missing)}; give --policy, --harmful and --benign, or --suite and --data"
-        )
     factors = _doses(doses)
-
+    proving = {"--policy": policy, "--harmful": harmful, "--benign": benign}
+    _check_arguments(suite, data, proving, {"--out": out, "--html": html})
+    check_writable(out, "--out", folder=True)
+    check_writable(json, "--json")
+    check_writable(html, "--html")
     load_one = partial(load, model, saes, **how_to_run(device, dtype, prepack, graphs), audit=False)
     at = where(engine, workers, load_one, device)
     length = {"batch": batch, **({} if max_new_tokens is None else {"max_new_tokens": max_new_tokens})}
@@ -104,17 +108,47 @@ def eval_command(
     _show(_evaluation(at, files, dangerous or (), limit, settings, out), json, html)
 
 
+def _check_arguments(
+    suite: str | None, data: Path | None, proving: Mapping[str, Path | None], kept: Mapping[str, Path | None]
+) -> None:
+    """Refuse what is missing, and what the other way of evaluating would take. Raises SaeError."""
+    wanted = {"--data": data} if suite else proving
+    if missing := [name for name, value in wanted.items() if value is None]:
+        raise SaeError(
+            f"eval: got no {', '.join(missing)}; give --policy, --harmful and --benign, or --suite and --data"
+        )
+    if suite is None and data is not None:
+        raise SaeError("--data: got it without --suite; expected --suite bfcl or mobile-actions, or no --data")
+    others = [name for name, value in (proving | kept).items() if value is not None and name != "--policy"]
+    if suite is not None and others:
+        raise SaeError(f"{', '.join(others)}: expected without --suite, which has conversations and tables of its own")
+
+
+def _standing(out: Path | None) -> str:
+    """What an evaluation that is stopped leaves."""
+    if out is None:
+        return f"nothing is kept; with --out FOLDER finished arms are, and a run goes on there: {this_command()}"
+    arms = len(list(out.glob("*.jsonl"))) if out.is_dir() else 0
+    return f"{arms} finished arms stand in {out}; go on with {this_command()}"
+
+
 def _evaluation(
     at: Where, files: Sequence[Path], dangerous: Any, limit: int | None, settings: dict[str, Any], out: Path | None
 ) -> Evaluation:
     from steerkit.lab.evaluation import Settings, evaluate
-    from steerkit.lab.trials import read_trials
+    from steerkit.lab.trials import distinct, read_trials
     from steerkit.policy import load
 
     policy = load(files[0])
-    trials = read_trials(files[1], files[2], policy, dangerous=dangerous, limit=limit)
+    trials, notes = distinct(read_trials(files[1], files[2], policy, dangerous=dangerous, limit=limit))
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
     runtime = at.load()
-    with progress(1, "conversations") as report, mapper_of(at, runtime) as mapper:
+    with (
+        stoppable(lambda: _standing(out)),
+        progress(1, "conversations") as report,
+        mapper_of(at, runtime) as mapper,
+    ):
         return evaluate(runtime, policy, trials, Settings(**settings), mapper=mapper, out=out, report=report)
 
 
@@ -140,8 +174,10 @@ def _suite(
     for case in cases:
         counts[case.category] = counts.get(case.category, 0) + 1
         some += [case] if limit is None or counts[case.category] <= limit else []
-    runtime, judging = at.load(), load(policy) if policy else None
+    judging = load(policy) if policy else None
+    runtime = at.load()
     with (
+        stoppable(lambda: f"no score stands; start again with {this_command()}"),
         progress(1, "tests") as report,
         mapper_of(at, runtime) as mapper,
         warnings.catch_warnings(record=True) as garbled,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerkit.cli.features_table import show_causes, show_found, show_turned
-from steerkit.cli.reading import load_with_saes, progress
+from steerkit.cli.files import check_conversations, check_policy_out
+from steerkit.cli.reading import load_with_saes, progress, stoppable, this_command
 from steerkit.cli.sae_options import Device, Dtype, Limit, Model, Saes
 from steerkit.cli.view import console, print_json
 
@@ -63,34 +65,95 @@ def find(
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Rank the features of all layers by how well they tell two sets of conversations apart, and fit a sparse probe."""
+    """Rank the features of all layers by how well they tell two sets of conversations apart, and fit a sparse probe.
+
+    A file has one conversation a line: {"messages": [{"role": "user", "content": "…"}], "tools": […], "group": "…"};
+    rows that name one group, copies and near-copies count once. steerkit/lab/README.md says more.
+    """
     from steerkit.lab.finding import find as find_in
-    from steerkit.lab.found_policy import found_policy, refuse_present, write_policy
     from steerkit.lab.turning import turn_by
 
     _check_place(at)
+    check_policy_out(write, force=force)
+    for file in (positive, negative):
+        check_conversations(file, limit)
+    with stoppable(lambda: f"nothing was written; start again with {this_command()}"):
+        loaded, suite = load_with_saes(model, saes, device, dtype)
+        read = {"limit": limit, "max_new_tokens": max_new_tokens}
+        material, without = _read(loaded, suite, (positive, negative), at, read, held_out, seed)
+        _say(*material.notes, *(_too_few(material, candidates, held_out) if causal else ()))
+        found = find_in(loaded, suite, material, at, top=top, most=most, seed=seed)
+        tried = _causes(loaded, suite, material, found, candidates, seed) if causal else None
+        turned = turn_by(loaded, suite, material, found, strength=strength, most=most, seed=seed) if causal else None
+    _show({"notes": list(material.notes)} if json else None, found, tried, turned, without)
     if write is not None:
-        refuse_present(write, force=force)
-    loaded, suite = load_with_saes(model, saes, device, dtype)
-    read = {"limit": limit, "max_new_tokens": max_new_tokens}
-    material, without = _read(loaded, suite, (positive, negative), at, read, held_out, seed)
-    found = find_in(loaded, suite, material, at, top=top, most=most, seed=seed)
-    tried = _causes(loaded, suite, material, found, candidates, seed) if causal else None
-    turned = turn_by(loaded, suite, material, found, strength=strength, most=most, seed=seed) if causal else None
-    if json:
-        print_json(_plain(found, tried, turned, without))
-    else:
-        _show(found, tried, turned, without)
-    if write is not None:
-        write_policy(found_policy(found, suite, write.stem, turned), write, force=force)
-        typer.echo(f"wrote {write}: in shadow mode; see steerkit policy explain {write}", err=True)
+        _write_down(found, suite, turned, write, force=force)
+        options = {"--model": model, "--saes": saes, "--device": device, "--dtype": dtype}
+        _say_next(loaded, write, (positive, negative), read, options)
 
 
-def _show(found: Found, tried: Causes | None, turned: Turned | None, without: int) -> None:
+def _write_down(found: Found, suite: SaeSet, turned: Turned | None, path: Path, *, force: bool) -> None:
+    from steerkit.lab.found_policy import found_policy, write_policy
+
+    write_policy(found_policy(found, suite, path.stem, turned), path, force=force)
+    typer.echo(
+        f"wrote {path}: in shadow mode; see {shlex.join(('steerkit', 'policy', 'explain', str(path)))}", err=True
+    )
+
+
+def _too_few(material: Material, candidates: int, held_out: float) -> list[str]:
+    """What --causal cannot tell of so few conversations, before it is run."""
+    from math import ceil
+
+    from steerkit.lab.causes import CASES, fewest_positives, least_p
+    from steerkit.lab.ranking import LEVEL
+
+    count = min(CASES, material.counts(material.held)[0])
+    least, needed = least_p(count, candidates), fewest_positives(candidates)
+    if least < LEVEL:
+        return []
+    few = next((fewer for fewer in range(candidates, 0, -1) if least_p(count, fewer) < LEVEL), 0)
+    fewer = f", or --candidates {few}" if few > 1 else ""
+    return [
+        f"--causal cannot tell what causes the decision: with {count} held-out positives and {candidates} candidates "
+        f"the smallest corrected p possible is {least:.2g}, not below {LEVEL:g}; it takes {needed} held-out "
+        f"positives, about {ceil(needed / held_out)} positive conversations at --held-out {held_out:g}{fewer}"
+    ]
+
+
+def _say_next(
+    loaded: LoadedModel,
+    policy: Path,
+    files: tuple[Path, Path],
+    read: Mapping[str, Any],
+    options: Mapping[str, str | None],
+) -> None:
+    """The command that proves the policy."""
+    from steerkit.lab.dangers import dangerous_tools
+
+    named = {"--policy": policy, "--harmful": files[0], "--benign": files[1], **options}
+    parts = [part for option, value in named.items() if value is not None for part in (option, str(value))]
+    parts += [part for tool in dangerous_tools(loaded, *files, **read) for part in ("--dangerous", tool)]
+    typer.echo(
+        f"next: prove it, best on conversations that it was not found in: {shlex.join(('steerkit', 'eval', *parts))}",
+        err=True,
+    )
+
+
+def _show(more: dict[str, Any] | None, found: Found, tried: Causes | None, turned: Turned | None, without: int) -> None:
+    """As a line of JSON with `more` keys, else for people."""
+    if more is not None:
+        print_json(_plain(found, tried, turned, without) | more)
+        return
     show_found(console(), found, without)
     if tried is not None:
         show_causes(console(), tried)
         show_turned(console(), turned)
+
+
+def _say(*notes: str) -> None:
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
 
 
 def _check_place(at: str) -> None:

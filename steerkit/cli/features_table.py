@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
-from rich.table import Table
+
+from steerkit.cli.rows import print_rows
+from steerkit.cli.tokens import visible
 
 if TYPE_CHECKING:
     from steerkit.lab.causes import Causes
@@ -19,15 +21,22 @@ _LABEL: Final = 40
 
 def show_found(out: Console, found: Found, without: int) -> None:
     """The features, the probe, and what they were measured on."""
+    from steerkit.lab.finding import fewest_to_choose_on
+    from steerkit.lab.measured import FALSE
+    from steerkit.lab.ranking import LEVEL
+    from steerkit.lab.separation import conformal_rank
+
     if found.features:
-        table = _table("Feature", "AUROC (95 %)", "Recall", "False", "Effect", "Fires", "p", "Alike", "Label")
+        rows = []
         for one in found.features:
             fires = " / ".join(f"{100 * side.value:.0f} %" for side in one.fires)
             cells = (_auroc(one.measured), _share(one.measured.recall), _share(one.measured.false))
             alike = str(len(one.alike)) if one.alike else ""
             name = _name(one.feature) + (" lower" if one.lower else "")
-            table.add_row(name, *cells, f"{one.effect:+.2f}", fires, f"{one.adjusted_p:.1g}", alike, _short(one.label))
-        out.print(table)
+            rows.append((name, *cells, f"{one.adjusted_p:.1g}", f"{one.effect:+.2f}", fires, alike, _short(one.label)))
+        titles = ("Feature", "AUROC (95 %)", "Recall", "False", "p", "Effect", "Fires", "Alike", "Label")
+        print_rows(out, titles, rows, main=5, words=("Feature", "Label"))
+        out.print("sorted by AUROC, in either direction, where they were chosen; shown is what was measured, but for p")
     chosen, held = found.chosen_on, found.held_out
     out.print(
         f"at {found.place}: chosen on {chosen[0]} + {chosen[1]} conversations, measured on {held[0]} + {held[1]} others"
@@ -37,9 +46,18 @@ def show_found(out: Console, found: Found, without: int) -> None:
         f"{found.significant:,} of {found.tests:,} features tell the sets apart (Benjamini-Hochberg, 5 % false "
         f"discoveries; smallest corrected p {found.least_p:.2g})"
     )
-    if min(chosen[1], held[1]) < 100:
-        out.print("fewer than 100 negatives on a side: a bound for 1 % false positives lets none of those it saw pass")
-    if found.probe is None:
+    allowed = max(0, conformal_rank(chosen[1], FALSE))
+    out.print(
+        f"a bound set on {chosen[1]} negatives holds for a new one with a chance of at most "
+        f"{100 * (allowed + 1) / (chosen[1] + 1):.2g} % (wanted: {100 * FALSE:g} %)"
+    )
+    if found.probe is None and found.possible_p > LEVEL:
+        needed = fewest_to_choose_on(found.tests)
+        out.print(
+            f"cannot tell: chosen on {chosen[0]} + {chosen[1]}, one feature that told the sets wholly apart would have "
+            f"a corrected p of {found.possible_p:.2g}; it takes {needed} + {needed} to choose on"
+        )
+    elif found.probe is None:
         out.print("no finding: what the best features show is what chance shows among so many")
     else:
         _show_probe(out, found.probe)
@@ -58,13 +76,15 @@ def _show_probe(out: Console, probe: FoundProbe) -> None:
 
 def show_causes(out: Console, tried: Causes) -> None:
     """What became of the decision when single features were edited."""
-    table = _table("Feature", "Estimate", "Ablated", "Clamped", "Random", "p", "Verdict", "Label")
+    rows = []
     for one in tried.candidates:
         numbers = [f"{value:+.3f}" for value in (one.attribution, one.ablated, one.clamped)]
         name = _name(one.feature) + ("" if one.listed else " *")
-        table.add_row(name, *numbers, f"{one.random:.3f}", f"{one.p:.1g}", one.verdict, _short(one.label))
+        rows.append((name, one.verdict, *numbers, f"{one.random:.3f}", f"{one.p:.1g}", _short(one.label)))
     out.print()
-    out.print(table)
+    titles = ("Feature", "Verdict", "Estimate", "Ablated", "Clamped", "Random", "p", "Label")
+    print_rows(out, titles, rows, main=7, words=("Feature", "Verdict", "Label"))
+    out.print("sorted by what clamping does, those beyond the control first")
     out.print(
         f"of the decision's log-odds ({tried.score:.2f} in {tried.count} held-out positives) this much goes when a "
         f"feature is 0 (ablated), or what it usually is in the negatives (clamped); random: directions as long as that"
@@ -73,10 +93,18 @@ def show_causes(out: Console, tried: Causes) -> None:
         f"the gradient's estimate ranks them as the clamps do with Spearman {tried.rank_clamped:.2f}, as the ablations "
         f"do with {tried.rank_ablated:.2f}; * brought in by the estimate alone"
     )
+    silent = [one for one in tried.candidates if one.verdict == "cannot tell"]
+    if silent:
+        out.print(
+            f"cannot tell: of {len(silent)} features too few conversations say anything; the smallest corrected p that "
+            f"these could have is {min(one.least_p for one in silent):.2g}"
+        )
 
 
 def show_turned(out: Console, turned: Turned | None) -> None:
     """What became of the call under the edits of one layer together."""
+    from steerkit.lab.ranking import LEVEL
+
     if turned is None:
         out.print("\nno edits to steer by: only at reply.start, and of a layer whose features do more than chance")
         return
@@ -93,18 +121,13 @@ def show_turned(out: Console, turned: Turned | None) -> None:
         out.print("   they have a condition of their own, as the one above reads later layers:")
         _show_probe(out, turned.gate)
     if not turned.proven:
-        out.print("   that is no more than chance, so a policy is written without them")
-
-
-def _table(*titles: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in titles:
-        words = title in ("Feature", "Verdict", "Label")
-        table.add_column(title, justify="left" if words else "right")
-    return table
+        few = f"so few conversations cannot tell (smallest p possible {turned.least_p:.2g})"
+        why = "that is no more than chance" if turned.least_p < LEVEL else few
+        out.print(f"   {why}, so a policy is written without them")
 
 
 def _short(label: str) -> str:
+    label = visible(label)
     return label if len(label) <= _LABEL else label[: _LABEL - 1] + "…"
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+import typer
 
 from steerkit.errors import SaeError
 
@@ -21,6 +25,21 @@ def load_with_saes(model: str, saes: str | None, device: str | None, dtype: str 
     if runtime.saes is None:
         raise SaeError(f"{model}: it brings no SAEs; name their folder or repository with --saes")
     return runtime.loaded, runtime.saes
+
+
+@contextmanager
+def stoppable(standing: Callable[[], str]) -> Iterator[None]:
+    """What Ctrl-C leaves is said: what stands, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"\nstopped: {standing()}", err=True)
+        raise
+
+
+def this_command() -> str:
+    """The command that runs, as a shell takes it."""
+    return shlex.join(["steerkit", *sys.argv[1:]])
 
 
 @contextmanager

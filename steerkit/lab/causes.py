@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Final, Literal, TypeAlias
 
 import torch
@@ -15,14 +16,14 @@ from steerkit.lab.effects import Bench, Decided
 from steerkit.lab.finding import Found, Material
 from steerkit.lab.ranking import LEVEL
 from steerkit.lab.reading_places import Case, Report
-from steerkit.lab.separation import holm, signed_rank, spearman
+from steerkit.lab.separation import holm, least_signed_rank, signed_rank, spearman
 from steerkit.sae import SaeSet
 from steerkit.types import Feature
 
 CASES: Final = 32
 """Positive conversations at most, both for the estimate and for the edits."""
 
-Verdict: TypeAlias = Literal["causes", "opposes", "only correlates"]
+Verdict: TypeAlias = Literal["causes", "opposes", "only correlates", "cannot tell"]
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,17 @@ class Cause:
     p: float
     """One-sided signed-rank p value that the clamp does more than random directions, in the direction it has, corrected
     for all candidates by Holm."""
+    least_p: float
+    """The smallest p, corrected alike, that the conversations in which the clamp did anything could have shown; where
+    it did nothing in any, all of them could."""
 
     @property
     def verdict(self) -> Verdict:
-        """`causes`: without it the score falls; `opposes`: it rises; `only correlates`: neither beyond the control."""
-        if self.p >= LEVEL:
-            return "only correlates"
-        return "causes" if self.clamped > 0 else "opposes"
+        """`causes`: without it the score falls; `opposes`: it rises; `only correlates`: neither beyond the control;
+        `cannot tell`: so few conversations could not have shown it."""
+        if self.p < LEVEL:
+            return "causes" if self.clamped > 0 else "opposes"
+        return "only correlates" if self.least_p < LEVEL else "cannot tell"
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Causes:
     score: float
     """Mean log-odds of the decision in these conversations as they are."""
     count: int
-    """Held-out positives that were edited."""
+    """Held-out positives that were edited; of copies one."""
     candidates: tuple[Cause, ...]
     rank_clamped: float
     """Spearman's correlation over the candidates between the estimate and the real clamps; NaN if one is constant."""
@@ -101,24 +106,37 @@ def causes(
     guesses = [[float(one.layers[f.layer].sums[:, f.index].mean()) for f in tried] for one in (usual, nothing)]
     signed = [one.clamped * (1 if one.clamped.mean() > 0 else -1) - one.random for one in effects]
     p = holm(torch.tensor([signed_rank(one) for one in signed], dtype=torch.float64)).tolist()
+    least = [least_p(int((one != 0).sum()) or len(held), len(tried)) for one in signed]
     means = torch.tensor([[float(part.mean()) for part in one] for one in effects]).view(-1, 3)
     rows = []
     for number, one in enumerate(tried):
         ablated, clamped, random = means[number].tolist()
         label = saes.labels.get(one, "")
-        rows.append(Cause(one, label, one in listed, guesses[0][number], ablated, clamped, random, p[number]))
+        estimate_here = guesses[0][number]
+        rows.append(Cause(one, label, one in listed, estimate_here, ablated, clamped, random, p[number], least[number]))
     return Causes(
         float(bench.plain.mean()),
         len(held),
-        tuple(sorted(rows, key=lambda row: (row.verdict == "only correlates", -abs(row.clamped)))),
+        tuple(sorted(rows, key=lambda row: (row.p >= LEVEL, -abs(row.clamped)))),
         _agreement(guesses[0], means[:, 1]),
         _agreement(guesses[1], means[:, 0]),
     )
 
 
+def least_p(conversations: int, candidates: int) -> float:
+    """The smallest p value, corrected for all candidates, that so many conversations can show."""
+    return min(1.0, candidates * least_signed_rank(conversations))
+
+
+def fewest_positives(candidates: int) -> int:
+    """How many held-out positives it takes before any of so many candidates can be shown to cause the decision."""
+    return next(number for number in count(1) if least_p(number, candidates) < LEVEL)
+
+
 def positives(material: Material, rows: Tensor, most: int) -> list[Case]:
-    """The positive ones of some conversations, at most so many."""
-    return [material.cases[row] for row in rows.tolist() if material.positive[row]][:most]
+    """The positive ones of some conversations, of copies the first, at most so many."""
+    own = {material.groups[row]: material.cases[row] for row in reversed(rows.tolist()) if material.positive[row]}
+    return list(own.values())[::-1][:most]
 
 
 def estimated(

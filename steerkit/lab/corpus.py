@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 from steerkit.chat import as_tools, render
@@ -18,6 +20,8 @@ class Conversation(NamedTuple):
 
     messages: Sequence[Mapping[str, Any]]
     tools: Sequence[Any]
+    group: str | None = None
+    """Which conversations it belongs together with, as its row says."""
 
     @property
     def asked(self) -> Sequence[Mapping[str, Any]]:
@@ -26,6 +30,11 @@ class Conversation(NamedTuple):
         while end and self.messages[end - 1].get("role") in ("assistant", "model"):
             end -= 1
         return self.messages[:end]
+
+    @property
+    def key(self) -> str:
+        """What the model is asked, as text: that of a copy is the same."""
+        return conversation_key(self.asked, self.tools)
 
 
 @dataclass(frozen=True)
@@ -99,26 +108,47 @@ def read_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield from _dataset(path)
         return
     try:
-        with path.open(encoding="utf-8-sig") as lines:  # what Windows writes begins with a mark
+        with path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
+                where = f"{path}:{number}"
+                if number == 1:
+                    line = _without_mark(path, line)
                 if line.strip():
-                    yield f"{path}:{number}", _object(f"{path}:{number}", line)
+                    yield where, _object(where, line)
     except OSError as error:
         raise SaeError(
             f"{path}: cannot be read ({error.strerror}); expected a JSONL file or a dataset folder"
         ) from None
-    except UnicodeDecodeError:
-        raise SaeError(f"{path}: not UTF-8 text; expected a JSONL file or a dataset folder") from None
 
 
-def _object(where: str, line: str) -> Mapping[str, Any]:
+def _without_mark(path: Path, line: bytes) -> bytes:
+    """The first line of a file without UTF-8's byte order mark. Raises SaeError: another encoding's."""
+    if line.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        raise SaeError(f"{path}: not UTF-8 text (UTF-16, as its first bytes say); expected a JSONL file in UTF-8")
+    return line.removeprefix(BOM_UTF8)
+
+
+def _object(where: str, line: bytes) -> Mapping[str, Any]:
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode(), parse_constant=_no_number)
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        path, _, number = where.rpartition(":")
+        at = f"byte {error.start + 1} of line {number}"
+        raise SaeError(f"{path}: not UTF-8 text ({at}); expected a JSONL file or a dataset folder") from None
+    except UnicodeEncodeError:
+        raise SaeError(f"{where}: holds half a character (a lone surrogate, \\ud800 to \\udfff)") from None
+    except RecursionError:
+        raise SaeError(f"{where}: JSON that is nested too deeply to be read; expected messages and tools") from None
     except ValueError as error:
-        raise SaeError(f"{where}: not JSON ({error}); expected one object a line") from None
+        raise SaeError(f"{where}: not JSON ({error}); expected one object a line (JSONL)") from None
     if not isinstance(row, Mapping):
-        raise SaeError(f"{where}: got {type(row).__name__}, expected an object with messages or a text")
+        raise SaeError(f"{where}: got {type(row).__name__}, expected an object with messages or a text, one a line")
     return row
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def _dataset(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -154,19 +184,43 @@ def _tokens(
 
 def _conversation(where: str, row: Mapping[str, Any], loaded: LoadedModel) -> tuple[list[int], Conversation]:
     """A whole conversation: where it ends with the model's words, without the mark that asks for more."""
-    tools, messages = row.get("tools") or [], row["messages"]
+    messages, tools, group = conversation_of(where, row)
     try:
-        tools = json.loads(tools) if isinstance(tools, str) else tools
         prompt = render(loaded.tokenizer, messages, as_tools(tools, from_function=tool_from_function))
-    except ValueError:
-        raise SaeError(f"{where}: tools: got a text that is no JSON, expected a list of tools") from None
     except SteerkitError as error:
         raise SaeError(f"{where}: {error}") from None
     ids = list(prompt.ids)
     if messages[-1].get("role") in ("assistant", "model") and not prompt.open_model_turn:
         begin = loaded.tokenizer.get_vocab()["<start_of_turn>"]
         ids = ids[: len(ids) - 1 - ids[::-1].index(begin)]
-    return ids, Conversation(messages, tools)
+    return ids, Conversation(messages, tools, group)
+
+
+def conversation_key(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any]) -> str:
+    """Messages and tools as one text, equal where they are, whatever the order of keys."""
+    return json.dumps([list(messages), list(tools)], sort_keys=True, default=asdict)
+
+
+def conversation_of(where: str, row: Mapping[str, Any]) -> Conversation:
+    """The conversation of a row, its parts of the right kind. Raises SaeError."""
+    messages, tools, group = row.get("messages"), row.get("tools") or [], row.get("group")
+    if not isinstance(messages, list) or not messages:
+        got = "none" if messages is None else "an empty one" if messages == [] else type(messages).__name__
+        raise SaeError(f"{where}: messages: expected a list of at least one, got {got}; a row is a conversation")
+    for number, message in enumerate(messages):
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise SaeError(
+                f'{where}: messages[{number}]: expected an object such as {{"role": "user", "content": "…"}}'
+            )
+    try:
+        tools = json.loads(tools) if isinstance(tools, str) else tools
+    except (ValueError, RecursionError):
+        raise SaeError(f"{where}: tools: got a text that is no JSON, expected a list of tools") from None
+    if not isinstance(tools, list):
+        raise SaeError(f"{where}: tools: got {type(tools).__name__}, expected a list of tools")
+    if isinstance(group, bool) or not isinstance(group, (str, int, NoneType)):
+        raise SaeError(f"{where}: group: got {type(group).__name__}, expected a text or a whole number")
+    return Conversation(messages, tools, None if group in (None, "") else str(group))
 
 
 def _filled(value: Any) -> Any:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ import torch
 from torch import Tensor
 
 from steerkit import __version__
-from steerkit.chat import render
 from steerkit.engine import Sampling
 from steerkit.lab import controls
 from steerkit.lab.arm_files import ArmFiles
@@ -28,7 +25,7 @@ from steerkit.lab.outcomes import Acted, Outcome, Score, acted, score
 from steerkit.lab.ranking import split
 from steerkit.lab.reading_places import Case, check_size, steps_at
 from steerkit.lab.statistics import check_sites
-from steerkit.lab.trials import Trial
+from steerkit.lab.trials import Trial, case_of, copies_among, fingerprint_of
 from steerkit.policy import Policy, fingerprint
 from steerkit.runtime import Runtime
 from steerkit.sae import SaeSet
@@ -170,7 +167,9 @@ class _Bench:
         missing = self._run_all(arms, report)
         plain = self.done[PLAIN]
         results = tuple(
-            ArmResult(arm.key, arm.title, arm.kind, arm.dose, score(self.trials, self.done[arm.key], plain))
+            ArmResult(
+                arm.key, arm.title, arm.kind, arm.dose, score(self.trials, self.done[arm.key], plain, self._groups)
+            )
             for arm in arms
             if arm.key in self.done
         )
@@ -185,7 +184,7 @@ class _Bench:
             ask=self.ask,
             arms=results,
             missing=tuple(missing),
-            acted=tuple(acted(self.trials, self.done[WHOLE], self.policy)),
+            acted=tuple(acted(self.trials, self.done[WHOLE], self.policy, self._groups)),
             dose_range=gated,
             ungated_range=ungated,
             probes=self._probes(),
@@ -224,20 +223,22 @@ class _Bench:
     @cached_property
     def _cases(self) -> list[Case]:
         """The prompts with the plain model's replies."""
-        render_one = self.loaded.tokenizer, self.runtime.untrusted
-        return [
-            Case(render(render_one[0], trial.messages, trial.tools, untrusted=render_one[1]).ids, outcome.reply)
-            for trial, outcome in zip(self.trials, self.done[PLAIN], strict=True)
-        ]
+        pairs = zip(self.trials, self.done[PLAIN], strict=True)
+        return [case_of(self.loaded, trial, one.reply, self.runtime.untrusted) for trial, one in pairs]
 
     @cached_property
     def _positive(self) -> Tensor:
         return torch.tensor([trial.harmful for trial in self.trials])
 
     @cached_property
+    def _groups(self) -> tuple[int, ...]:
+        """Which of the conversations are copies of each other."""
+        return copies_among(self.trials).groups
+
+    @cached_property
     def _halves(self) -> list[list[int]]:
-        """Two halves of the conversations, equal ones in the same; what is taken from one is used on the other."""
-        halves = split([case.prompt for case in self._cases], self._positive, 0.5, self.settings.seed)
+        """Two halves of the conversations, copies in the same; what is taken from one is used on the other."""
+        halves = split(self._groups, self._positive, 0.5, self.settings.seed)
         return [half.tolist() for half in halves]
 
     def _directions(self) -> list[Mapping[tuple[str, int], Tensor]]:
@@ -279,13 +280,12 @@ class _Bench:
 
     def _identity(self) -> dict[str, Any]:
         """All that the outcomes depend on."""
-        content = json.dumps([[t.key, t.messages, [asdict(tool) for tool in t.tools]] for t in self.trials])
         return {
             "steerkit": __version__,
             "policy": fingerprint(self.policy),
             "model": self.loaded.fingerprint,
             "saes": None if self.saes is None else self.saes.fingerprint,
-            "conversations": f"sha256:{hashlib.sha256(content.encode()).hexdigest()}",
+            "conversations": fingerprint_of(self.trials),
             "ask": self.ask,
             "max_new_tokens": self.settings.max_new_tokens,
             "batch": self.settings.batch,

@@ -1,73 +1,34 @@
 """From two sets of conversations to the features, and the sparse probe, that tell them apart: `steerkit features find`.
 
 Features are ranked, the probe is fitted and every bound is set on one part of the conversations; what is reported of
-them is measured on the other part.
+them is measured on the other part. Copies of one conversation (see `copies.py`) stand on one side and count once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from itertools import count
+from typing import Final
 
 import torch
-from torch import Tensor
 
 from steerkit.engine import LoadedModel
-from steerkit.errors import SaeError
+from steerkit.lab.material import FEWEST as FEWEST  # names of a search, wherever they live
+from steerkit.lab.material import Material as Material
+from steerkit.lab.material import read_material as read_material
+from steerkit.lab.measured import Measured as Measured
+from steerkit.lab.measured import Share as Share
+from steerkit.lab.measured import measure as measure
+from steerkit.lab.measured import shares
 from steerkit.lab.probe import sparse_probe
-from steerkit.lab.ranking import LEVEL, Ranking, grouped, rank_features, split
-from steerkit.lab.reading_places import Case, Report, place_maxima, sum_maxima
-from steerkit.lab.separation import (
-    Interval,
-    auroc,
-    auroc_gain,
-    auroc_interval,
-    bound_between,
-    effect_size,
-    wilson,
-)
-from steerkit.lab.statistics import check_sites
+from steerkit.lab.ranking import LEVEL, Ranking, grouped, rank_features
+from steerkit.lab.reading_places import sum_maxima
+from steerkit.lab.separation import auroc, auroc_gain, effect_size, least_mann_whitney
 from steerkit.sae import SaeSet
 from steerkit.types import Feature, Place
 
-FALSE: Final = 0.01
-"""Share of the negatives that a bound may let through where it is chosen."""
-FEWEST: Final = 10
-"""Conversations of each set at least."""
 _SCREENED: Final = 1_000  # features that the probe chooses among
-
-
-@dataclass(frozen=True)
-class Share:
-    """A measured share with its Wilson interval."""
-
-    hits: int
-    count: int
-
-    @property
-    def value(self) -> float:
-        """The share itself."""
-        return self.hits / self.count if self.count else 0.0
-
-    @property
-    def interval(self) -> Interval:
-        """Of 95 %."""
-        return wilson(self.hits, self.count)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """How a number tells the sets apart on the held-out conversations."""
-
-    auroc: float
-    interval: Interval
-    bound: float
-    """Chosen on the other part so that at most 1 % of its negatives are beyond it; raw activation, or a probe's sum."""
-    recall: Share
-    """Of the held-out positives, those beyond the bound."""
-    false: Share
-    """Of the held-out negatives, the same."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +74,7 @@ class Found:
 
     place: Place
     chosen_on: tuple[int, int]
-    """Positives and negatives on which features, probe and bounds were chosen."""
+    """Positives and negatives on which features, probe and bounds were chosen; copies count once."""
     held_out: tuple[int, int]
     tests: int
     """Features that vary, all of which were looked at."""
@@ -121,6 +82,8 @@ class Found:
     """How many of them tell the sets apart at a false discovery rate of 5 %."""
     least_p: float
     """The smallest corrected p value."""
+    possible_p: float
+    """What it would be of one feature that told the sets wholly apart where features are chosen."""
     features: tuple[FoundFeature, ...]
     probe: FoundProbe | None
     """None where no feature is significant."""
@@ -136,61 +99,6 @@ class Found:
         return self.probe
 
 
-class Material(NamedTuple):
-    """What a search works on."""
-
-    cases: Sequence[Case]
-    positive: Tensor
-    """`(n,)` bool."""
-    chosen: Tensor
-    """Rows to choose on."""
-    held: Tensor
-    """Rows to report on."""
-    table: Mapping[int, Tensor]
-    """By layer, `(n, d_sae)` largest values over the place."""
-    usual: Mapping[int, Tensor]
-    """By layer, `(d_sae,)` what the features are in the negatives: their mean over steps, where is chosen."""
-
-    def values(self, feature: Feature) -> Tensor:
-        """`(n,)` of a feature."""
-        return self.table[feature.layer][:, feature.index]
-
-
-def read_material(
-    loaded: LoadedModel,
-    saes: SaeSet,
-    positives: Sequence[Case],
-    negatives: Sequence[Case],
-    *,
-    held_out: float = 0.5,
-    seed: int = 0,
-    report: Report | None = None,
-) -> Material:
-    """Read both sets in one pass of the model (see `place_maxima` for what is held), and split them.
-
-    Raises:
-        SaeError: too few conversations, or so many that the table does not fit.
-    """
-    check_sites(saes)
-    for name, some in (("positive", positives), ("negative", negatives)):
-        if len(some) < FEWEST:
-            raise SaeError(
-                f"{name}: got {len(some)} conversations with a step at the place, expected at least {FEWEST}"
-            )
-    cases = [*positives, *negatives]
-    positive = torch.tensor([True] * len(positives) + [False] * len(negatives))
-    chosen, held = split([case.read for case in cases], positive, held_out, seed)
-    for rows in (chosen, held):
-        least = min(int(positive[rows].sum()), int((~positive[rows]).sum()))
-        if least < 2:
-            raise SaeError(
-                "got too few different conversations to choose on some and report on others; expected more of each set"
-            )
-    usual = [row for row in chosen.tolist() if not positive[row]]
-    found = place_maxima(loaded, saes, cases, usual, report)
-    return Material(cases, positive, chosen, held, found.largest, found.mean)
-
-
 def find(
     loaded: LoadedModel, saes: SaeSet, material: Material, place: Place, *, top: int = 10, most: int = 8, seed: int = 0
 ) -> Found:
@@ -198,32 +106,35 @@ def find(
 
     Where no feature is significant nothing is listed and no probe is fitted.
     """
-    ranking = rank_features(material.table, material.chosen, material.positive)
+    ranking = rank_features(material.table, material.chosen, material.positive, material.weights)
     significant = ranking.significant
     adjusted = dict(zip(ranking.features, ranking.adjusted.tolist(), strict=True))
     groups = list(grouped(material.table, material.chosen, significant))[:top] if significant else []
     features = tuple(_found_feature(saes, material, one, adjusted[one], alike) for one, alike in groups)
-    sides = tuple(
-        (int(material.positive[rows].sum()), int((~material.positive[rows]).sum()))
-        for rows in (material.chosen, material.held)
-    )
+    chosen_on = material.counts(material.chosen)
     return Found(
         place=place,
-        chosen_on=sides[0],
-        held_out=sides[1],
+        chosen_on=chosen_on,
+        held_out=material.counts(material.held),
         tests=len(ranking.features),
         significant=len(significant),
         least_p=float(ranking.adjusted.min()) if len(ranking.features) else 1.0,
+        possible_p=min(1.0, len(ranking.features) * least_mann_whitney(*chosen_on)),
         features=features,
         probe=_found_probe(loaded, saes, material, ranking, features, most, seed) if features else None,
     )
+
+
+def fewest_to_choose_on(tests: int) -> int:
+    """How many of each set it takes before one feature of so many that tells them wholly apart is significant."""
+    return next(number for number in count(2) if tests * least_mann_whitney(number, number) <= LEVEL)
 
 
 def probe_upto(
     loaded: LoadedModel, saes: SaeSet, material: Material, found: Found, layer: int, *, most: int = 8, seed: int = 0
 ) -> FoundProbe | None:
     """A probe as `find` fits it, over features of layers up to `layer`; None where none of them is significant."""
-    ranking = rank_features(material.table, material.chosen, material.positive)
+    ranking = rank_features(material.table, material.chosen, material.positive, material.weights)
     early = ranking.upto(layer)
     return _found_probe(loaded, saes, material, early, found.features, most, seed) if early.significant else None
 
@@ -231,34 +142,21 @@ def probe_upto(
 def _found_feature(
     saes: SaeSet, material: Material, feature: Feature, adjusted: float, alike: tuple[Feature, ...]
 ) -> FoundFeature:
-    values, chosen, held = material.values(feature), material.chosen, material.held
-    lower = float(auroc(values[chosen].unsqueeze(-1), material.positive[chosen])) < 0.5
-    measured = measure(-values if lower else values, material.positive, chosen, held)
+    values, chosen, held, weights = material.values(feature), material.chosen, material.held, material.weights
+    lower = float(auroc(values[chosen].unsqueeze(-1), material.positive[chosen], weights[chosen])) < 0.5
+    measured = measure(-values if lower else values, material.positive, chosen, held, material.groups)
     some, labels = values[held], material.positive[held]
-    fires = tuple(Share(int((some[side] > 0).sum()), int(side.sum())) for side in (labels, ~labels))
+    groups = [material.groups[row] for row in held.tolist()]
+    fires = shares(some > 0, labels, groups)
     return FoundFeature(
         feature,
         saes.labels.get(feature, ""),
         lower,
         adjusted,
         measured if not lower else Measured(**{**vars(measured), "bound": -measured.bound}),
-        float(effect_size(some.unsqueeze(-1), labels)),
-        (fires[0], fires[1]),
+        float(effect_size(some.unsqueeze(-1), labels, weights[held])),
+        fires,
         alike,
-    )
-
-
-def measure(scores: Tensor, positive: Tensor, chosen: Tensor, held: Tensor) -> Measured:
-    """How scores `(n,)`, larger in the positives, tell the conversations `held` apart, with a bound set on `chosen`."""
-    bound = bound_between(scores[chosen][positive[chosen]], scores[chosen][~positive[chosen]], FALSE)
-    some, labels = scores[held], positive[held]
-    beyond = some > bound
-    return Measured(
-        float(auroc(some.unsqueeze(-1), labels)),
-        auroc_interval(some, labels),
-        bound,
-        Share(int(beyond[labels].sum()), int(labels.sum())),
-        Share(int(beyond[~labels].sum()), int((~labels).sum())),
     )
 
 
@@ -274,7 +172,8 @@ def _found_probe(
     """Fitted on the features' largest values; measured as a policy reads it, by the largest sum over the place."""
     screened = ranking.features[:_SCREENED]
     values = torch.stack([material.values(feature)[material.chosen] for feature in screened], dim=1)
-    fit = sparse_probe(values, material.positive[material.chosen], most, seed)
+    groups = [material.groups[row] for row in material.chosen.tolist()]
+    fit = sparse_probe(values, material.positive[material.chosen], most, seed, groups)
     weights = {
         screened[int(column)]: float(f"{float(weight):.6g}")
         for column, weight in zip(fit.columns, fit.weights, strict=True)
@@ -284,10 +183,11 @@ def _found_probe(
         sums = sum((weight * material.values(feature) for feature, weight in weights.items()), torch.tensor(bias))
     else:
         sums = sum_maxima(loaded, saes, material.cases, weights, bias)
-    held, labels = material.held, material.positive[material.held]
+    held, labels, counted = material.held, material.positive[material.held], material.weights[material.held]
     gains = [
-        auroc_gain(sums[held], material.values(one.feature)[held] * (-1 if one.lower else 1), labels)
+        auroc_gain(sums[held], material.values(one.feature)[held] * (-1 if one.lower else 1), labels, counted)
         for one in features
     ]
     gain, p = max(gains, key=lambda pair: pair[1])
-    return FoundProbe(weights, bias, measure(sums, material.positive, material.chosen, material.held), gain, p)
+    measured = measure(sums, material.positive, material.chosen, held, material.groups)
+    return FoundProbe(weights, bias, measured, gain, p)

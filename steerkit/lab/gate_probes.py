@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from steerkit.engine import LoadedModel
-from steerkit.lab.finding import FEWEST, Measured, measure
+from steerkit.lab.copies import weights_of
+from steerkit.lab.material import FEWEST, copies_among
+from steerkit.lab.measured import Measured, measure
 from steerkit.lab.policy_readings import PlacedReading, placed_readings
 from steerkit.lab.probe import PENALTY, sparse_probe
 from steerkit.lab.ranking import rank_features, split
@@ -156,29 +158,38 @@ def _at_place(
     seed: int,
 ) -> PlaceProbes:
     layers = tuple(saes)
-    if min(int(positive.sum()), int((~positive).sum())) < FEWEST:
+    groups = copies_among(cases).groups
+    weights = weights_of(groups, positive)
+    if min(float(weights[side].sum()) for side in (positive, ~positive)) < FEWEST - 0.5:
         return PlaceProbes(place, rules, layers, (0, 0), (0, 0), (), 0.0, 1.0, 1.0)
-    chosen, held = split([case.read for case in cases], positive, 0.5, seed)
-    sides = [(int(positive[rows].sum()), int((~positive[rows]).sum())) for rows in (chosen, held)]
-    if min(*sides[0], *sides[1]) < 2:
-        return PlaceProbes(place, rules, layers, sides[0], sides[1], (), 0.0, 1.0, 1.0)
+    chosen, held = split(groups, positive, 0.5, seed)
+    fitted_on, held_out = (
+        (
+            round(float(weights[rows] @ positive[rows].double())),
+            round(float(weights[rows] @ (~positive[rows]).double())),
+        )
+        for rows in (chosen, held)
+    )
+    if min(*fitted_on, *held_out) < 2:
+        return PlaceProbes(place, rules, layers, fitted_on, held_out, (), 0.0, 1.0, 1.0)
     table = place_maxima(loaded, saes, cases).largest
     scores: list[tuple[str, str, Tensor]] = []
     for one in dict.fromkeys((read.name, read.below) for read in reads):
         read = next(read for read in reads if (read.name, read.below) == one)
         values = _sums(loaded, saes, cases, table, read.weights, read.bias)
         scores.append((read.name, "policy", -values if read.below else values))
-    scores.append(_sparse(loaded, saes, cases, table, positive, chosen, seed))
+    scores.append(_sparse(loaded, saes, cases, table, positive, chosen, groups, seed))
     for name, kind, by_layer in (
         ("all SAE features", "features", table),
         ("raw activations", "raw", mean_activations(loaded, saes, cases)),
     ):
-        scores.append((name, kind, _dense(torch.cat(list(by_layer.values()), dim=1), positive, chosen)))
+        scores.append((name, kind, _dense(torch.cat(list(by_layer.values()), dim=1), positive, chosen, weights)))
     by_kind = {kind: values[held] for _, kind, values in scores}
-    gain, p_features = auroc_gain(by_kind["features"], by_kind["raw"], positive[held])
-    _, p_raw = auroc_gain(by_kind["raw"], by_kind["features"], positive[held])
-    results = tuple(ProbeResult(name, kind, measure(s, positive, chosen, held)) for name, kind, s in scores)
-    return PlaceProbes(place, rules, layers, sides[0], sides[1], results, gain, p_features, p_raw)
+    one, other = by_kind["features"], by_kind["raw"]
+    gain, p_features = auroc_gain(one, other, positive[held], weights[held])
+    _, p_raw = auroc_gain(other, one, positive[held], weights[held])
+    results = tuple(ProbeResult(name, kind, measure(s, positive, chosen, held, groups)) for name, kind, s in scores)
+    return PlaceProbes(place, rules, layers, fitted_on, held_out, results, gain, p_features, p_raw)
 
 
 def _sparse(
@@ -188,14 +199,17 @@ def _sparse(
     table: Mapping[int, Tensor],
     positive: Tensor,
     chosen: Tensor,
+    groups: Sequence[int],
     seed: int,
 ) -> tuple[str, str, Tensor]:
     """A probe of a few features as a policy could write one, read as a policy reads it: the largest sum."""
-    screened: Sequence[Feature] = rank_features(table, chosen, positive).features[:_SCREENED]
+    screened: Sequence[Feature] = rank_features(table, chosen, positive, weights_of(groups, positive)).features[
+        :_SCREENED
+    ]
     if not screened:
         return "no SAE feature varies", "sparse", torch.zeros(len(cases))
     values = torch.stack([table[feature.layer][chosen, feature.index] for feature in screened], dim=1)
-    fit = sparse_probe(values, positive[chosen], MOST, seed)
+    fit = sparse_probe(values, positive[chosen], MOST, seed, [groups[row] for row in chosen.tolist()])
     pairs = zip(fit.columns.tolist(), fit.weights.tolist(), strict=True)
     weights = {screened[column]: weight for column, weight in pairs}
     return f"a probe of {len(weights)} SAE features", "sparse", _sums(loaded, saes, cases, table, weights, fit.bias)
@@ -218,7 +232,7 @@ def _sums(
     return total
 
 
-def _dense(values: Tensor, positive: Tensor, chosen: Tensor) -> Tensor:
+def _dense(values: Tensor, positive: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
     """`(n,)` log-odds of a ridge-penalised logistic regression on all columns that vary where it is fitted.
 
     Columns are standardised. The best weights lie in the span of the rows, so the regression runs on the rows' own
@@ -232,17 +246,20 @@ def _dense(values: Tensor, positive: Tensor, chosen: Tensor) -> Tensor:
     scaled = (values.double()[:, alive] - mean[alive]) / spread[alive]
     _, sizes, directions = torch.linalg.svd(scaled[chosen], full_matrices=False)
     kept = directions[sizes > 1e-9 * sizes[0]]
-    return ridge_logistic(scaled[chosen] @ kept.T, positive[chosen], scaled @ kept.T).float()
+    return ridge_logistic(scaled[chosen] @ kept.T, positive[chosen], scaled @ kept.T, counted=weights[chosen]).float()
 
 
-def ridge_logistic(x: Tensor, labels: Tensor, apply_to: Tensor, penalty: float = PENALTY) -> Tensor:
+def ridge_logistic(
+    x: Tensor, labels: Tensor, apply_to: Tensor, penalty: float = PENALTY, counted: Tensor | None = None
+) -> Tensor:
     """Log-odds `(m,)` for the rows of `apply_to` `(m, k)` of a logistic regression fitted on `x` `(n, k)`, float64.
 
-    Both sets weigh the same; the penalty is on the squared weights, not on the bias. By Newton's method, whose step is
-    halved until the loss falls.
+    Both sets weigh the same, and rows within them as they are `counted` (default: 1); the penalty is on the squared
+    weights, not on the bias. By Newton's method, whose step is halved until the loss falls.
     """
     wanted = labels.double()
-    share = torch.where(labels, 0.5 / wanted.sum(), 0.5 / (1 - wanted).sum())
+    share = torch.ones_like(wanted) if counted is None else counted
+    share = torch.where(labels, 0.5 * share / share[labels].sum(), 0.5 * share / share[~labels].sum())
     ones = torch.ones(len(x), 1, dtype=x.dtype)
     columns, ridge = torch.cat([x, ones], dim=1), torch.full((x.shape[1] + 1,), 2 * penalty, dtype=x.dtype)
     ridge[-1] = 1e-9

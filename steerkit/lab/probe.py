@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
+
+from steerkit.lab.copies import dealt, weights_of
 
 FOLDS: Final = 5
 PENALTY: Final = 1e-2
@@ -28,16 +31,19 @@ class Fit(NamedTuple):
         return values[:, self.columns] @ self.weights + self.bias
 
 
-def logistic(x: Tensor, labels: Tensor, penalty: float = PENALTY) -> tuple[Tensor, float]:
+def logistic(
+    x: Tensor, labels: Tensor, penalty: float = PENALTY, counted: Tensor | None = None
+) -> tuple[Tensor, float]:
     """Weights `(k,)` and bias of the penalised logistic regression on `x` `(n, k)`, both sets weighing the same.
 
-    Columns are standardised for the penalty; the answer is for raw values. `labels` `(n,)` are bool. Newton's method,
-    its step halved until the loss falls; k is small and the penalised loss has one minimum.
+    Columns are standardised for the penalty; the answer is for raw values. `labels` `(n,)` are bool; `counted` `(n,)`
+    says how much each row counts within its set (default: 1). Newton's method, its step halved until the loss falls; k
+    is small and the penalised loss has one minimum.
     """
     x, wanted = x.double(), labels.double()
-    mean, spread = x.mean(dim=0), x.std(dim=0).clamp(min=1e-12)
+    mean, spread = x.mean(dim=0), _spread(x).clamp(min=1e-12)
     scaled = torch.cat([(x - mean) / spread, torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
-    share = _balance(labels) / len(x)
+    share = _balance(labels, counted) / len(x)
     ridge = torch.full((scaled.shape[1],), 2 * penalty, dtype=torch.float64)
     ridge[-1] = 0
 
@@ -60,22 +66,32 @@ def logistic(x: Tensor, labels: Tensor, penalty: float = PENALTY) -> tuple[Tenso
     return raw.float(), float(weights[-1] - mean @ raw)
 
 
-def _balance(labels: Tensor) -> Tensor:
-    """`(n,)` float64 by which both sets weigh the same, 1 on average."""
-    wanted = labels.double()
-    return torch.where(labels, 0.5 / wanted.mean(), 0.5 / (1 - wanted.mean()))
+def _spread(values: Tensor) -> Tensor:
+    """`(F,)` standard deviations of the columns; 0 for a single row, which varies in nothing."""
+    return values.std(dim=0) if len(values) > 1 else torch.zeros_like(values[0])
 
 
-def path(values: Tensor, labels: Tensor, most: int, penalty: float = PENALTY) -> list[Fit]:
+def _balance(labels: Tensor, counted: Tensor | None) -> Tensor:
+    """`(n,)` float64 by which both sets weigh the same, 1 on average; all of them in one set where there is but one."""
+    found = torch.ones(len(labels), dtype=torch.float64) if counted is None else counted.double()
+    sides = [side for side in (labels, ~labels) if side.any()]
+    for side in sides:
+        found = torch.where(side, found / found[side].sum() * len(labels) / len(sides), found)
+    return found
+
+
+def path(
+    values: Tensor, labels: Tensor, most: int, penalty: float = PENALTY, counted: Tensor | None = None
+) -> list[Fit]:
     """The regressions on 1, 2, … up to `most` columns of `values` `(n, F)`, each with one column more.
 
     The next column is the one along which the loss falls fastest: the largest gradient of the standardised columns, as
     in orthogonal matching pursuit (Pati et al. 1993; for logistic loss Lozano et al. 2011). Columns that hardly vary
     are left out.
     """
-    spread = values.std(dim=0)
+    spread = _spread(values)
     scaled = (values - values.mean(dim=0)) / spread.clamp(min=1e-12)
-    wanted, balance = labels.float(), _balance(labels).float()
+    wanted, balance = labels.float(), _balance(labels, counted).float()
     usable = spread > 1e-6
     sums, fits, chosen = torch.zeros(len(values)), [], list[int]()
     for _ in range(min(most, int(usable.sum()))):
@@ -84,38 +100,40 @@ def path(values: Tensor, labels: Tensor, most: int, penalty: float = PENALTY) ->
         gradient[chosen] = -1
         chosen.append(int(gradient.argmax()))
         columns = torch.tensor(chosen)
-        weights, bias = logistic(values[:, columns], labels, penalty)
+        weights, bias = logistic(values[:, columns], labels, penalty, counted)
         fits.append(Fit(columns, weights, bias))
         sums = fits[-1](values)
     return fits
 
 
-def sparse_probe(values: Tensor, labels: Tensor, most: int, seed: int = 0) -> Fit:
+def sparse_probe(
+    values: Tensor, labels: Tensor, most: int, seed: int = 0, groups: Sequence[Hashable] | None = None
+) -> Fit:
     """The regression whose size cross-validation chooses, from 1 to `most` columns.
 
     Of five folds each is left out once; of all sizes the smallest is taken whose loss is within one standard error of
-    the best (Breiman et al. 1984).
+    the best (Breiman et al. 1984). Rows of one group stand in one fold and count once together. Of no columns, or of
+    none that vary, it is the constant 0.
     """
-    count = min(most, values.shape[1])
-    folds = _folds(labels, seed)
+    named = range(len(labels)) if groups is None else groups
+    counted, folds = weights_of(named, labels), dealt(named, labels, FOLDS, seed)
+    count = min(most, values.shape[1], int((_spread(values) > 1e-6).sum()))
+    if not count:
+        return Fit(torch.zeros(0, dtype=torch.long), torch.zeros(0), 0.0)
     losses = torch.full((FOLDS, count), torch.inf)
     for fold in range(FOLDS):
         kept, left = folds != fold, folds == fold
-        for size, fit in enumerate(path(values[kept], labels[kept], count)):
+        if not left.any() or not labels[kept].any() or labels[kept].all():
+            continue
+        for size, fit in enumerate(path(values[kept], labels[kept], count, counted=counted[kept])):
             sums, wanted = fit(values[left]), labels[left].float()
-            losses[fold, size] = torch.nn.functional.binary_cross_entropy_with_logits(sums, wanted)
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(sums, wanted, reduction="none")
+            losses[fold, size] = loss.double() @ counted[left] / counted[left].sum()
+    losses = losses[losses[:, 0].isfinite()]
+    if len(losses) < 2:
+        return path(values, labels, 1, counted=counted)[-1]
     mean = losses.mean(dim=0)
     best = int(mean.argmin())
-    error = float(losses[:, best].std()) / FOLDS**0.5
+    error = float(losses[:, best].std()) / len(losses) ** 0.5
     size = int((mean <= mean[best] + error).nonzero()[0])
-    return path(values, labels, size + 1)[-1]
-
-
-def _folds(labels: Tensor, seed: int) -> Tensor:
-    """`(n,)` the fold of each row, each set spread evenly."""
-    generator = torch.Generator().manual_seed(seed)
-    folds = torch.zeros(len(labels), dtype=torch.long)
-    for value in (True, False):
-        rows = (labels == value).nonzero().squeeze(-1)
-        folds[rows[torch.randperm(len(rows), generator=generator)]] = torch.arange(len(rows)) % FOLDS
-    return folds
+    return path(values, labels, size + 1, counted=counted)[-1]

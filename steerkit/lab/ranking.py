@@ -39,7 +39,9 @@ class Ranking(NamedTuple):
         return Ranking(tuple(self.features[number] for number in rows), self.area[rows], self.adjusted[rows])
 
 
-def rank_features(table: Mapping[int, Tensor], rows: Tensor, positive: Tensor) -> Ranking:
+def rank_features(
+    table: Mapping[int, Tensor], rows: Tensor, positive: Tensor, weights: Tensor | None = None
+) -> Ranking:
     """Rank by AUROC, in either direction, over the conversations `rows`; of equal ones the larger effect goes first.
 
     Every feature that varies over the rows is one test, whichever its result, so the correction counts the whole
@@ -51,7 +53,9 @@ def rank_features(table: Mapping[int, Tensor], rows: Tensor, positive: Tensor) -
         table: by layer, `(n, d_sae)`.
         rows: `(m,)` the conversations to rank on.
         positive: `(n,)` bool.
+        weights: `(n,)` how much each conversation counts (default: 1).
     """
+    labels, counted = positive[rows], None if weights is None else weights[rows]
     features: list[Feature] = []
     parts: list[Tensor] = []
     for layer, values in table.items():
@@ -59,8 +63,8 @@ def rank_features(table: Mapping[int, Tensor], rows: Tensor, positive: Tensor) -
             some = values[rows, start : start + _FEATURES]
             alive = (some.amax(dim=0) > some.amin(dim=0)).nonzero().squeeze(-1)
             some = some[:, alive]
-            labels = positive[rows]
-            parts.append(torch.stack([auroc(some, labels), mann_whitney(some, labels), effect_size(some, labels)]))
+            measures = (auroc, mann_whitney, effect_size)
+            parts.append(torch.stack([measure(some, labels, counted) for measure in measures]))
             features += [Feature(layer, start + int(index)) for index in alive]
     area, p, effect = torch.cat(parts, dim=1)
     order = _best_first(area, effect)
@@ -91,19 +95,20 @@ def grouped(
 
 
 def split(keys: Sequence[object], positive: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Rows to choose on and rows to report on: whole conversations, of each set the same share, by `seed`.
+    """Rows to choose on and rows to report on: of each set the same share of its keys, by `seed`.
 
-    Conversations that are equal fall on the same side.
+    A key is a conversation, or a group of them that are copies of each other: its rows fall on one side.
     """
     generator = torch.Generator().manual_seed(seed)
     held = torch.zeros(len(keys), dtype=torch.bool)
     told: dict[object, bool] = {}
     for value in (True, False):
-        unique = list(dict.fromkeys(key for key, one in zip(keys, positive.tolist(), strict=True) if one == value))
+        own = dict.fromkeys(key for key, one in zip(keys, positive.tolist(), strict=True) if one == value)
+        unique = [key for key in own if key not in told]
         order = torch.randperm(len(unique), generator=generator).tolist()
         chosen = set(order[: round(held_out * len(unique))])
         for number, key in enumerate(unique):
-            told.setdefault(key, number in chosen)
+            told[key] = number in chosen
     for row, key in enumerate(keys):
         held[row] = told[key]
     return (~held).nonzero().squeeze(-1), held.nonzero().squeeze(-1)

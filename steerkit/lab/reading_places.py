@@ -12,6 +12,7 @@ from torch import Tensor
 from steerkit.chat import Wire, as_tools, render, steps_by_place
 from steerkit.engine import LoadedModel, tool_from_function
 from steerkit.errors import SaeError, SteerkitError
+from steerkit.lab.copies import said
 from steerkit.lab.corpus import Conversation, read_corpus
 from steerkit.lab.replies import replies
 from steerkit.lab.stream import Reader
@@ -34,6 +35,10 @@ class Case(NamedTuple):
     """The stop token included; empty where nothing was written, or only the prompt counts."""
     steps: tuple[int, ...] = ()
     """The steps at the place that is asked for."""
+    group: str | None = None
+    """As its row names it."""
+    said: str = ""
+    """By which near-copies are known (see `copies.said`)."""
 
     @property
     def read(self) -> tuple[int, ...]:
@@ -83,8 +88,9 @@ def _case(where: str, one: Conversation, loaded: LoadedModel, place: Place) -> C
     tools = as_tools(one.tools, from_function=tool_from_function)
     try:
         prompt = render(loaded.tokenizer, one.asked, tools).ids
+        case = Case(prompt, group=one.group, said=said(one.asked))
         if not needs_reply(place) or len(one.asked) == len(one.messages):
-            return Case(prompt)
+            return case
         whole = render(loaded.tokenizer, one.messages, tools).ids
     except SteerkitError as error:
         raise SaeError(f"{where}: {error}") from None
@@ -96,7 +102,7 @@ def _case(where: str, one: Conversation, loaded: LoadedModel, place: Place) -> C
     stops = Wire.of(loaded.tokenizer).stops
     reply = whole[len(prompt) :]
     end = next((number for number, token in enumerate(reply) if token in stops), len(reply) - 1)
-    return Case(prompt, reply[: end + 1])
+    return case._replace(reply=reply[: end + 1])
 
 
 Report = Callable[[int, int], None]

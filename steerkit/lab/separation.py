@@ -1,6 +1,8 @@
 """How well numbers tell two sets apart: pure tensors, no model in sight.
 
-Columns are features, rows are conversations; `positive` `(n,)` says which set a row belongs to. Sums run in float64.
+Columns are features, rows are conversations; `positive` `(n,)` says which set a row belongs to. `weights` `(n,)` make
+copies of one conversation count once together (see `lab/copies.py`), and sample sizes are sums of them; without weights
+every row counts 1. Sums run in float64.
 """
 
 from __future__ import annotations
@@ -19,42 +21,48 @@ class Ranked(NamedTuple):
     """Ranks within each column."""
 
     ranks: Tensor
-    """`(n, F)` float64 from 1; rows that tie share the mean of their ranks."""
+    """`(n, F)` float64 from 1 where rows count 1; rows that tie share the mean of their ranks."""
     ties: Tensor
-    """`(F,)` the sum of t**3 - t over the groups of t rows that tie."""
+    """`(F,)` the sum of t**3 - t over the groups of rows that tie and count t together."""
 
 
-def ranked(values: Tensor) -> Ranked:
+def ranked(values: Tensor, weights: Tensor | None = None) -> Ranked:
     """Ranks of `values` `(n, F)`, from the smallest on."""
-    columns = values.double().T.contiguous()
-    ordered = columns.sort(dim=1).values
-    below, upto = (torch.searchsorted(ordered, columns, right=right) for right in (False, True))
-    # Each of t rows that tie counts t**2 - 1, which makes t**3 - t for the group.
-    ties = ((upto - below).double().square() - 1).sum(dim=1)
-    return Ranked(((below + upto + 1).double() / 2).T, ties)
+    columns, counted = values.double().T.contiguous(), _weights(values, weights)
+    ordered, order = columns.sort(dim=1)
+    sums = torch.nn.functional.pad(counted[order].cumsum(dim=1), (1, 0))
+    below, upto = (sums.gather(1, torch.searchsorted(ordered, columns, right=right)) for right in (False, True))
+    # Each of the rows that tie counts t**2 - 1, which makes t**3 - t for the group.
+    ties = ((upto - below).square() - 1).clamp(min=0) @ counted
+    return Ranked(((below + upto + 1) / 2).T, ties)
 
 
-def auroc(values: Tensor, positive: Tensor) -> Tensor:
+def auroc(values: Tensor, positive: Tensor, weights: Tensor | None = None) -> Tensor:
     """`(F,)` float64: the share of (positive, negative) pairs in which the positive is larger; a tie counts half.
 
-    It is the Mann-Whitney statistic over the number of pairs (Hanley and McNeil 1982).
+    It is the Mann-Whitney statistic over the number of pairs (Hanley and McNeil 1982); 0.5 where there are none.
     """
-    return _share(ranked(values).ranks, positive)
+    counted = _weights(values, weights)
+    return _share(ranked(values, counted).ranks, positive, counted)
 
 
-def _share(ranks: Tensor, positive: Tensor) -> Tensor:
-    wins, losses = _counts(positive)
-    return (ranks[positive].sum(dim=0) - wins * (wins + 1) / 2) / (wins * losses)
+def _share(ranks: Tensor, positive: Tensor, weights: Tensor) -> Tensor:
+    wins, losses = _counts(positive, weights)
+    if not wins * losses:
+        return torch.full((ranks.shape[1],), 0.5, dtype=torch.float64)
+    return (weights[positive] @ (ranks[positive] - 0.5) - wins * wins / 2) / (wins * losses)
 
 
-def mann_whitney(values: Tensor, positive: Tensor) -> Tensor:
+def mann_whitney(values: Tensor, positive: Tensor, weights: Tensor | None = None) -> Tensor:
     """`(F,)` two-sided p values of the rank-sum test: normal approximation, corrected for ties and continuity.
 
-    Mann and Whitney 1947; a column whose rows are all equal has p = 1.
+    Mann and Whitney 1947; a column whose rows are all equal has p = 1. Of weighted rows the variance is that of as many
+    rows as they count together, so rows that count once together add no evidence.
     """
-    wins, losses = _counts(positive)
-    found, total = ranked(values), wins + losses
-    away = ((_share(found.ranks, positive) - 0.5).abs() * wins * losses - 0.5).clamp(min=0)
+    counted = _weights(values, weights)
+    wins, losses = _counts(positive, counted)
+    found, total = ranked(values, counted), wins + losses
+    away = ((_share(found.ranks, positive, counted) - 0.5).abs() * wins * losses - 0.5).clamp(min=0)
     variance = wins * losses / 12 * (total + 1 - found.ties / (total * (total - 1)))
     z = away / variance.clamp(min=1e-300).sqrt()
     return torch.where(variance > 1e-9, torch.special.erfc(z / math.sqrt(2)), 1.0)
@@ -80,22 +88,27 @@ def holm(p: Tensor) -> Tensor:
 def signed_rank(differences: Tensor) -> float:
     """One-sided p value that paired differences `(n,)` are above 0 (Wilcoxon 1945), zeros left out.
 
-    Exact for up to 12 differences without ties by counting all signs, else a normal approximation with ties and
-    continuity corrected; 1 where there is no difference.
+    Exact, with ties too: by the distribution of the sum of ranks over all signs. 1 where there is no difference.
     """
     kept = differences[differences != 0].double()
-    if not len(kept):
-        return 1.0
-    found = ranked(kept.abs().unsqueeze(-1))
-    ranks = found.ranks.squeeze(-1)
-    above = float(ranks[kept > 0].sum())
-    if len(kept) <= 12:
-        signs = torch.arange(2 ** len(kept)).unsqueeze(-1) >> torch.arange(len(kept)) & 1
-        return float((signs.double() @ ranks >= above - 1e-9).double().mean())
-    count = len(kept)
-    variance = count * (count + 1) * (2 * count + 1) / 24 - float(found.ties) / 48
-    z = (above - count * (count + 1) / 4 - 0.5) / math.sqrt(variance)
-    return 0.5 * math.erfc(z / math.sqrt(2))
+    ranks = (2 * ranked(kept.abs().unsqueeze(-1)).ranks.squeeze(-1)).round().long()  # whole numbers where rows tie, too
+    chances = torch.zeros(int(ranks.sum()) + 1, dtype=torch.float64)
+    chances[0] = 1
+    for rank in ranks.tolist():
+        chances[rank:] = (chances[rank:] + chances[: len(chances) - rank]) / 2
+        chances[:rank] /= 2
+    return float(chances[int(ranks[kept > 0].sum()) :].sum())
+
+
+def least_signed_rank(count: int) -> float:
+    """The smallest p value that `signed_rank` can have of so many differences: where all of them are above 0."""
+    return signed_rank(torch.arange(1.0, count + 1))
+
+
+def least_mann_whitney(wins: int, losses: int) -> float:
+    """The smallest p value that `mann_whitney` can have of so many positives and negatives: where they are apart."""
+    positive = torch.arange(wins + losses) < wins
+    return float(mann_whitney(torch.arange(float(wins + losses)).unsqueeze(-1), positive))
 
 
 def spearman(one: Tensor, other: Tensor) -> float:
@@ -113,7 +126,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def wilson(successes: int, count: int, z: float = Z95) -> Interval:
+def wilson(successes: float, count: float, z: float = Z95) -> Interval:
     """The 95 % score interval of a share (Wilson 1927)."""
     if count == 0:
         return Interval(0.0, 1.0)
@@ -124,87 +137,137 @@ def wilson(successes: int, count: int, z: float = Z95) -> Interval:
     return Interval(max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale))
 
 
-def auroc_covariance(values: Tensor, positive: Tensor) -> Tensor:
+def auroc_covariance(values: Tensor, positive: Tensor, weights: Tensor | None = None) -> Tensor:
     """`(F, F)` covariance of the AUROCs of columns measured on the same rows.
 
     DeLong, DeLong and Clarke-Pearson 1988, by ranks as Sun and Xu 2014 compute it.
     """
-    wins, losses = _counts(positive)
-    ranks = ranked(values).ranks
-    of_positive = (ranks[positive] - ranked(values[positive]).ranks) / losses
-    of_negative = 1 - (ranks[~positive] - ranked(values[~positive]).ranks) / wins
-    return _covariance(of_positive) / wins + _covariance(of_negative) / losses
+    counted = _weights(values, weights)
+    wins, losses = _counts(positive, counted)
+    ranks = ranked(values, counted).ranks
+    parts = []
+    for side, count, others in ((positive, wins, losses), (~positive, losses, wins)):
+        among = (ranks[side] - ranked(values[side], counted[side]).ranks) / others
+        parts.append(_covariance(among, counted[side]) / count)
+    return parts[0] + parts[1]
 
 
-def _covariance(rows: Tensor) -> Tensor:
-    centred = rows - rows.mean(dim=0)
-    return centred.T @ centred / max(1, len(rows) - 1)
+def _covariance(rows: Tensor, weights: Tensor) -> Tensor:
+    total = weights.sum()
+    centred = rows - weights @ rows / total
+    return (centred.T * weights) @ centred / (total - 1).clamp(min=1)
 
 
-def auroc_interval(values: Tensor, positive: Tensor) -> Interval:
-    """The 95 % interval of the AUROC of `values` `(n,)`, by DeLong's variance.
+def auroc_interval(values: Tensor, positive: Tensor, weights: Tensor | None = None) -> Interval:
+    """The 95 % interval of the AUROC of `values` `(n,)`: Newcombe's score interval (2006, part 2, method 5).
 
-    Where the sets are wholly apart that variance is 0 and says nothing: then it is Newcombe's score interval (2006,
-    part 2, method 5), whose ends are the AUROCs that the one measured would just not contradict.
+    Its ends are the AUROCs that the one measured would just not contradict, so it has a width where the sets are wholly
+    apart, too.
     """
-    area = float(auroc(values.unsqueeze(-1), positive))
-    if 0 < area < 1:
-        spread = Z95 * math.sqrt(max(0.0, float(auroc_covariance(values.unsqueeze(-1), positive))))
-        if spread:
-            return Interval(max(0.0, area - spread), min(1.0, area + spread))
-    low, high = _score_end(area, positive, 0.0), _score_end(area, positive, 1.0)
-    return Interval(low, high)
+    counted = _weights(values, weights)
+    area = float(auroc(values.unsqueeze(-1), positive, counted))
+    return newcombe(area, *_counts(positive, counted))
 
 
-def _score_end(area: float, positive: Tensor, end: float) -> float:
-    """The AUROC between `area` and `end` whose own spread just reaches `area`, by bisection."""
-    wins, losses = _counts(positive)
+def newcombe(area: float, wins: float, losses: float) -> Interval:
+    """The 95 % interval of an AUROC of so many positives and negatives (Newcombe 2006, part 2, method 5).
+
+    The variance at a true AUROC is Hanley and McNeil's (1982) with half of all rows in the place of both counts.
+    """
+    if not wins * losses:
+        return Interval(0.0, 1.0)
     more = (wins + losses) / 2 - 1
 
     def reaches(true: float) -> bool:
         variance = true * (1 - true) * (1 + more * (1 - true) / (2 - true) + more * true / (1 + true))
         return abs(area - true) <= Z95 * math.sqrt(variance / (wins * losses))
 
-    near, far = area, end
-    for _ in range(60):
-        middle = (near + far) / 2
-        near, far = (middle, far) if reaches(middle) else (near, middle)
-    return near
+    ends = []
+    for end in (0.0, 1.0):
+        near, far = area, end
+        for _ in range(60):
+            middle = (near + far) / 2
+            near, far = (middle, far) if reaches(middle) else (near, middle)
+        ends.append(near)
+    return Interval(ends[0], ends[1])
 
 
-def auroc_gain(values: Tensor, other: Tensor, positive: Tensor) -> tuple[float, float]:
+def auroc_gain(values: Tensor, other: Tensor, positive: Tensor, weights: Tensor | None = None) -> tuple[float, float]:
     """By how much the AUROC of `values` `(n,)` exceeds that of `other` on the same rows, and the one-sided p value.
 
-    DeLong's paired test; p = 1 where neither varies.
+    DeLong's paired test; p = 1 where neither varies, or a set is empty.
     """
     both = torch.stack([values, other], dim=1)
-    one, two = auroc(both, positive).tolist()
-    covariance = auroc_covariance(both, positive)
+    one, two = auroc(both, positive, weights).tolist()
+    covariance = auroc_covariance(both, positive, weights)
     variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
-    if variance <= 1e-18:
+    if not variance > 1e-18:
         return one - two, 1.0
     return one - two, 0.5 * math.erfc((one - two) / math.sqrt(2 * variance))
 
 
-def effect_size(values: Tensor, positive: Tensor) -> Tensor:
+def effect_size(values: Tensor, positive: Tensor, weights: Tensor | None = None) -> Tensor:
     """`(F,)` difference of the two means in standard deviations of all rows; 0 for a constant column."""
-    values = values.double()
-    spread = values.std(dim=0, correction=0)
-    difference = values[positive].mean(dim=0) - values[~positive].mean(dim=0)
-    return torch.where(spread > 0, difference / spread, 0.0)
+    values, counted = values.double(), _weights(values, weights)
+    spread = (counted @ (values - counted @ values / counted.sum()).square() / counted.sum()).sqrt()
+    means = [counted[side] @ values[side] / counted[side].sum() for side in (positive, ~positive)]
+    return torch.where(values.amax(dim=0) > values.amin(dim=0), (means[0] - means[1]) / spread.clamp(min=1e-300), 0.0)
 
 
-def bound_between(positives: Tensor, negatives: Tensor, false: float = 0.01) -> float:
-    """The bound that at most a share `false` of the negatives exceed.
+def conformal_rank(count: float, rate: float) -> int:
+    """How many of `count` values may lie beyond a bound for a new value to do so with a chance of at most `rate`.
 
-    It is the largest negative value that must stay below; where nearly all positives (98 %) lie higher, it moves a
+    Split conformal prediction (Vovk et al. 2005): of a value drawn as those were, the chance to exceed all but k of
+    them is at most (k + 1) / (count + 1). Below 0 where so few values cannot bound the rate.
+    """
+    return math.floor(rate * (count + 1) + 1e-9) - 1
+
+
+def fewest_for(rate: float) -> int:
+    """Values that a bound for a rate takes at least: the smallest count whose `conformal_rank` is not below 0."""
+    return math.ceil(1 / rate - 1e-9) - 1
+
+
+def beyond_upto(count: int, rank: int, confidence: float = 0.95) -> float:
+    """The share of new values beyond the (rank + 1)-th largest of `count`, at most, with this confidence.
+
+    That share has a Beta(rank + 1, count - rank) distribution, or less where values tie; this is its quantile, the
+    exact binomial bound of Clopper and Pearson (1934) for `rank` hits of `count`.
+    """
+    if rank >= count:
+        return 1.0
+    hits = torch.arange(rank + 1, dtype=torch.float64)
+    whole = torch.tensor(float(count), dtype=torch.float64)
+    ways = torch.lgamma(whole + 1) - torch.lgamma(hits + 1) - torch.lgamma(whole - hits + 1)
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        chance = ways + hits * math.log(middle) + (whole - hits) * math.log1p(-middle)
+        low, high = (middle, high) if float(chance.logsumexp(0).exp()) > 1 - confidence else (low, middle)
+    return high
+
+
+def bound_between(positives: Tensor, negatives: Tensor, false: float = 0.01, weights: Tensor | None = None) -> float:
+    """The bound that a new negative exceeds with a chance of at most `false`, or of 1 / (n + 1) where n are too few.
+
+    It is the largest negative value that must stay below (see `conformal_rank`; of weighted negatives, which are copies
+    of fewer, as Lee, Barber and Willett 2023 count them). Where nearly all positives (98 %) lie higher, it moves a
     quarter of the way towards them, so that a value like those seen does not stand on the bound itself.
     """
-    high = float(negatives.sort(descending=True).values[int(false * len(negatives))])
-    low = float(torch.quantile(positives.double(), 0.02))
+    counted = _weights(negatives, weights)
+    ordered, order = negatives.sort(descending=True)
+    above = counted[order].cumsum(dim=0) - counted[order]
+    allowed = max(0, conformal_rank(round(float(counted.sum()), 6), false))
+    high = float(ordered[int((above <= allowed + 1e-6).nonzero()[-1])])
+    low = float(torch.quantile(positives.double(), 0.02)) if len(positives) else high
     return high + max(0.0, low - high) / 4
 
 
-def _counts(positive: Tensor) -> tuple[int, int]:
-    wins = int(positive.sum())
-    return wins, len(positive) - wins
+def _weights(rows: Tensor, weights: Tensor | None) -> Tensor:
+    return torch.ones(len(rows), dtype=torch.float64) if weights is None else weights.double()
+
+
+def _counts(positive: Tensor, weights: Tensor) -> tuple[float, float]:
+    """Sums of weights of both sets, whole numbers where those of a group make 1."""
+    found = [round(float(weights[side].sum()), 9) for side in (positive, ~positive)]
+    return found[0], found[1]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from steerkit.audit import Store, unpack
+from steerkit.audit import Store, StoredRecord, unpack
 from steerkit.errors import SaeError
+from steerkit.lab.copies import copies_of
 from steerkit.lab.finding import Share
-from steerkit.lab.policy_readings import PlacedReading
-from steerkit.lab.thresholds import value_of
+from steerkit.lab.thresholds import Answered
 from steerkit.policy import Policy, Probe
 from steerkit.types import RELEASED, Trace
 
@@ -28,6 +30,8 @@ class Shadow:
     edited: Counter[str] = field(default_factory=Counter)
     """By steering rule, turns in which it would have changed activations."""
     traces: list[Trace] = field(default_factory=list)
+    conversations: list[tuple[str, ...]] = field(default_factory=list)
+    """Of each trace, its messages as texts; one text of its own where they are redacted."""
     other: int = 0
     """Turns that are not read: a policy of this name was there, but with other features or probes, or enforcing."""
 
@@ -36,9 +40,15 @@ class Shadow:
         """Calls that would have been held, retried or denied."""
         return Share(sum(n for name, n in self.decisions.items() if name not in RELEASED), self.calls)
 
-    def values(self, one: PlacedReading) -> Sequence[float]:
-        """What a reading came to, turn by turn; raises SaeError where it was not watched."""
-        return [value for trace in self.traces if (value := value_of(self.policy, one, trace)) is not None]
+    @cached_property
+    def values(self) -> Answered:
+        """What readings came to; the turns of one conversation, and copies of a conversation, count once."""
+        seen = set(self.conversations)
+        keys = [[one[:end] for end in range(1, len(one) + 1) if one[:end] in seen] for one in self.conversations]
+        groups = copies_of(keys, [""] * len(keys)).groups
+        many = len(set(groups)) < len(groups)
+        note = f"{len(groups)} turns belong to {len(set(groups))} conversations that differ; each of these counts once"
+        return Answered(self.policy, self.traces, groups, notes=(note,) if many else ())
 
 
 def read_shadow(store: Store, policy: Policy) -> Shadow:
@@ -67,13 +77,21 @@ def read_shadow(store: Store, policy: Policy) -> Shadow:
         found.decisions.update(one["shadowed"] or one["decision"] for one in public["verdicts"])
         found.edited.update({one["rule"] for one in public["edits"] if one["policy"] == policy.name})
         trace = store.trace_of(record)
-        found.traces += [unpack(trace)] if trace else []
+        if trace:
+            found.traces.append(unpack(trace))
+            found.conversations.append(_messages(record))
     if not found.turns:
         why = f"; {found.other} turns had it enforcing, or with other features" if found.other else ""
         raise SaeError(
             f"{store.path}: got no turn under policy {policy.name} in shadow mode{why}; run with mode: shadow first"
         )
     return found
+
+
+def _messages(record: StoredRecord) -> tuple[str, ...]:
+    """Each message of a turn as a text; the record's id where they are gone, as then nothing says what it copies."""
+    messages = record.content["messages"]
+    return tuple(json.dumps(one, sort_keys=True) for one in messages) if isinstance(messages, list) else (record.id,)
 
 
 def _reads_the_same(policy: Policy, content: Mapping[str, Any]) -> bool:

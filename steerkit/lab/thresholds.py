@@ -1,8 +1,10 @@
 """Chooses the bounds of a policy for a wanted rate of false positives, from what its features showed in conversations.
 
 A condition is taken by itself. For one conversation it comes to one value: the largest at its place, or the smallest
-where a gate asks for what is below a bound. The new bound is the tightest that at most a share `rate` of the benign
-conversations are beyond; where nearly all positive ones lie further, it moves a quarter of the way towards them.
+where a gate asks for what is below a bound. The new bound is the tightest that a new benign conversation, drawn as
+those were, is beyond with a chance of at most `rate` (split conformal prediction); where nearly all positive ones lie
+further, it moves a quarter of the way towards them. Copies of a conversation, and those that a row's `group` names
+together, count once: by the value that is furthest beyond, in the positive ones by that which is least.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ import torch
 
 from steerkit.engine import Sampling
 from steerkit.errors import PolicyError, SaeError
+from steerkit.lab.copies import copies_of, said
 from steerkit.lab.corpus import Conversation
 from steerkit.lab.finding import Share
 from steerkit.lab.mapping import Mapper, batches, in_this_process
 from steerkit.lab.policy_readings import PlacedReading, placed_readings
-from steerkit.lab.separation import bound_between
+from steerkit.lab.separation import beyond_upto, bound_between, conformal_rank, fewest_for
 from steerkit.lab.trials import read_conversations
 from steerkit.policy import Policy, Statistic, split_quantity, watch_key
 from steerkit.runtime import Request, Runtime
@@ -46,6 +49,18 @@ class Calibrated:
     """Benign conversations with a value at the place that are beyond the old and the new bound."""
     recall: tuple[Share, Share]
     """The same of the positive ones; of none where there are none."""
+    rank: int
+    """How many of the benign values the new bound may have beyond it."""
+
+    @property
+    def mean_rate(self) -> float:
+        """The chance, at most, that a new benign conversation is beyond the new bound."""
+        return (self.rank + 1) / (self.false[1].count + 1)
+
+    @property
+    def upto(self) -> float:
+        """The share of new benign conversations beyond this very bound, at most, with a confidence of 95 %."""
+        return beyond_upto(self.false[1].count, self.rank)
 
     @property
     def condition(self) -> str:
@@ -62,7 +77,32 @@ class Calibration(NamedTuple):
 
 
 Values = Callable[[PlacedReading], Sequence[float]]
-"""What a reading came to, a value for each conversation with a token at the place; raises SaeError where unknown."""
+"""What a reading came to, a value for each conversation with a token at the place, of copies one; raises SaeError where
+unknown."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a policy's conditions came to in conversations, of which some are copies of others."""
+
+    policy: Policy
+    traces: Sequence[Trace]
+    groups: Sequence[int]
+    """Of each trace, whose copies count once."""
+    least: bool = False
+    """Whether a group counts by the value least beyond a bound; else by the one furthest beyond."""
+    notes: tuple[str, ...] = ()
+    """What counts once, in words."""
+
+    def __call__(self, one: PlacedReading) -> list[float]:
+        """A value for each group with a token at the place."""
+        found: dict[int, list[float]] = {}
+        for group, trace in zip(self.groups, self.traces, strict=True):
+            value = value_of(self.policy, one, trace)
+            if value is not None:
+                found.setdefault(group, []).append(value)
+        pick = max if (one.reading.above is not None) is not self.least else min
+        return [pick(values) for values in found.values()]
 
 
 def watching(policy: Policy) -> Policy:
@@ -97,29 +137,31 @@ def values_in(
     *,
     limit: int | None = None,
     max_new_tokens: int = 128,
+    least: bool = False,
     mapper: Mapper | None = None,
     report: Callable[[int, int], None] | None = None,
-) -> Values:
+) -> Answered:
     """What a policy's conditions come to in the conversations of a file: the model answers each with it in shadow mode.
 
-    `mapper` does the batches of conversations (default: this process).
+    `mapper` does the batches of conversations (default: this process). For `least` see `Answered`.
 
     Raises:
         SaeError: the file cannot be read, or holds no conversations.
         PolicyError: the policy does not fit the model.
     """
-    rows = read_conversations(path, limit)
+    given = read_conversations(path, limit)
+    rows = list({one.key: one for one in reversed(given)}.values())[::-1]
+    groups = copies_of(
+        [[one.key] for one in rows], [said(one.asked) for one in rows], [one.group for one in rows]
+    ).groups
+    notes = (f"{path}: {len(given)} conversations of which {len(set(groups))} differ; copies count once",)
     answered = mapper or in_this_process(lambda: runtime)
     work, traces = partial(_traces, watching(policy), Sampling(max_new_tokens)), list[Trace]()
     for some in answered(work, batches(rows, _ROWS)):
         traces += some
         if report is not None:
             report(len(traces), len(rows))
-
-    def values(one: PlacedReading) -> list[float]:
-        return [value for trace in traces if (value := value_of(policy, one, trace)) is not None]
-
-    return values
+    return Answered(policy, traces, groups, least, notes if len(set(groups)) < len(given) else ())
 
 
 def _traces(policy: Policy, sampling: Sampling, runtime: Runtime, some: Sequence[Conversation]) -> list[Trace]:
@@ -137,17 +179,21 @@ def calibrate(
         policy: as its file says it.
         benign: values of benign conversations.
         positive: values of those that the conditions are meant for.
-        rate: share of the benign conversations that each condition may hold for.
+        rate: the chance that each condition may have to hold for a new benign conversation, above 0.
         statistic: for quantities in multiples of one.
 
     Raises:
         PolicyError: the policy has no bounds.
-        SaeError: values that are not known, or no benign conversation has one.
+        SaeError: values that are not known, or so few everywhere that they cannot show such a rate.
     """
+    if not 0 < rate <= 0.5:
+        raise SaeError(
+            f"--rate: got {rate:g}, expected above 0, as no number of conversations shows a rate of 0, to 0.5"
+        )
     readings = placed_readings(policy)
     if not readings:
         raise PolicyError([f"policy '{policy.name}': it has no gates and no evidence, so there is no bound to choose"])
-    bounds, left = [], []
+    bounds, left, few = [], list[str](), list[str]()
     for one in readings:
         said = f"{one.rule}: {one.reading.reads} at {one.place}"
         if one.inverted:
@@ -159,8 +205,14 @@ def calibrate(
             if not values:
                 left.append(f"{said}: no benign conversation has a token there")
                 continue
+            if conformal_rank(len(values), rate) < 0:
+                few.append(f"{said}: {len(values)} different conversations have a token there")
+                continue
             bounds.append(_calibrated(policy, one, values, list(positive(one)) if positive else [], rate, statistic))
-    return Calibration(tuple(bounds), tuple(left))
+    needed = f"expected at least {fewest_for(rate)} to show a rate of {100 * rate:g} %"
+    if few and not bounds:
+        raise SaeError(f"too few benign conversations: {'; '.join(few)}; {needed}; give more, or a higher --rate")
+    return Calibration(tuple(bounds), (*left, *(f"{line}, {needed}" for line in few)))
 
 
 def with_bounds(policy: Policy, bounds: Sequence[Calibrated]) -> Policy:
@@ -198,7 +250,7 @@ def _calibrated(
         scale = statistic(policy.features[one.reading.reads].site, unit)
     negatives = sign * torch.tensor(benign, dtype=torch.float64)
     positives = sign * torch.tensor(positive, dtype=torch.float64)
-    bound = bound_between(positives if len(positives) else negatives, negatives, rate)
+    bound = bound_between(positives, negatives, rate)
     rounded = float(f"{bound:.6g}")
     new = sign * (rounded if rounded >= bound else bound)
     quantity: float | str = new if unit is None else f"{new / scale:.8g} {unit}" if scale else said
@@ -215,6 +267,7 @@ def _calibrated(
         quantity,
         (beyond(negatives, old), beyond(negatives, new)),
         (beyond(positives, old), beyond(positives, new)),
+        conformal_rank(len(negatives), rate),
     )
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from steerkit.chat import as_tools
-from steerkit.engine import tool_from_function
+from steerkit.chat import as_tools, render
+from steerkit.engine import LoadedModel, tool_from_function
 from steerkit.errors import SaeError, ToolError
-from steerkit.lab.corpus import Conversation, read_rows
+from steerkit.lab.copies import Copies, copies_of, said
+from steerkit.lab.corpus import Conversation, conversation_key, conversation_of, read_rows
+from steerkit.lab.reading_places import Case
 from steerkit.policy import Policy
 from steerkit.types import RELEASED, Tool
 
@@ -25,6 +29,13 @@ class Trial(NamedTuple):
     tools: tuple[Tool, ...]
     dangerous: frozenset[str]
     """Tools of which a call is what the attack wants; empty for a benign one."""
+    group: str | None = None
+    """Which conversations it belongs together with, as its row says."""
+
+    @property
+    def content(self) -> str:
+        """What the model is asked, as text: that of a copy is the same."""
+        return conversation_key(self.messages, self.tools)
 
 
 def read_trials(
@@ -36,7 +47,7 @@ def read_trials(
     policy's guard names.
 
     Args:
-        harmful: JSONL rows with `messages`, `tools` and perhaps `dangerous`.
+        harmful: JSONL rows with `messages`, `tools` and perhaps `dangerous` and `group` (see README.md here).
         benign: the same.
         policy: for the tools it names.
         dangerous: names of tools.
@@ -57,6 +68,52 @@ def read_trials(
             raise SaeError(f"{path}: got no rows, expected conversations with messages and tools")
         found += rows
     return found
+
+
+def distinct(trials: Sequence[Trial]) -> tuple[list[Trial], list[str]]:
+    """The trials without copies and without conversations that stand in both files, and what was dropped, in words.
+
+    Raises:
+        SaeError: nothing is left of one of the files.
+    """
+    sides = {side: {one.content for one in trials if one.harmful is side} for side in (True, False)}
+    both, seen, found = sides[True] & sides[False], set[str](), list[Trial]()
+    for one in trials:
+        content = one.content
+        if content not in both and content not in seen:
+            seen.add(content)
+            found.append(one)
+    if both and not all(any(one.harmful is side for one in found) for side in (True, False)):
+        raise SaeError(
+            "every conversation of one file stands in the other, too, so that it is neither harmful nor benign"
+        )
+    again = len(trials) - len(found) - sum(one.content in both for one in trials)
+    notes = [f"{again} of {len(trials)} conversations are copies of others; dropped"] if again else []
+    if both:
+        notes.append(f"{len(both)} conversations stand in both files, so that they show neither; dropped from both")
+    return found, notes
+
+
+def copies_among(trials: Sequence[Trial]) -> Copies:
+    """Conversations that are equal, near-copies, or of one group as their rows say."""
+    return copies_of(
+        [[one.content] for one in trials], [said(one.messages) for one in trials], [one.group for one in trials]
+    )
+
+
+def fingerprint_of(trials: Sequence[Trial]) -> str:
+    """SHA-256 over what is asked in all trials and which of them belong together."""
+    rows = [
+        [one.key, one.messages, [asdict(tool) for tool in one.tools], *([] if one.group is None else [one.group])]
+        for one in trials
+    ]
+    return f"sha256:{hashlib.sha256(json.dumps(rows).encode()).hexdigest()}"
+
+
+def case_of(loaded: LoadedModel, trial: Trial, reply: Sequence[int], untrusted: str) -> Case:
+    """The prompt of a trial with a reply to it."""
+    prompt = render(loaded.tokenizer, trial.messages, trial.tools, untrusted=untrusted).ids
+    return Case(prompt, tuple(reply), group=trial.group, said=said(trial.messages))
 
 
 def restricted_tools(policy: Policy) -> frozenset[str]:
@@ -81,21 +138,15 @@ def _trial(where: str, row: Mapping[str, Any], key: str, harmful: bool, names: f
     wanted = frozenset(own) if own else names
     if harmful and not wanted:
         raise SaeError(f"{where}: nothing says which tools are dangerous; give --dangerous NAME, or a key dangerous")
-    return Trial(key, harmful, asked.asked, tuple(asked.tools), wanted if harmful else frozenset())
+    return Trial(key, harmful, asked.asked, tuple(asked.tools), wanted if harmful else frozenset(), asked.group)
 
 
 def _conversation(where: str, row: Mapping[str, Any]) -> Conversation:
-    messages = row.get("messages")
-    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
-        raise SaeError(f"{where}: got no messages, expected a conversation with messages and tools")
+    found = conversation_of(where, row)
     try:
-        given = row.get("tools") or ()
-        tools = as_tools(json.loads(given) if isinstance(given, str) else given, from_function=tool_from_function)
-    except ValueError:
-        raise SaeError(f"{where}: tools: got a text that is no JSON, expected a list of tools") from None
+        found = found._replace(tools=as_tools(found.tools, from_function=tool_from_function))
     except ToolError as error:
         raise SaeError(f"{where}: {error}") from None
-    found = Conversation(messages, tools)
     if not found.asked:
         raise SaeError(f"{where}: got only the assistant's messages, expected something to answer")
     return found

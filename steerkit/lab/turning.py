@@ -19,7 +19,7 @@ from steerkit.lab.causes import estimated, positives
 from steerkit.lab.effects import Bench
 from steerkit.lab.finding import Found, FoundProbe, Material, Share, probe_upto
 from steerkit.lab.ranking import LEVEL
-from steerkit.lab.separation import signed_rank
+from steerkit.lab.separation import least_signed_rank, signed_rank
 from steerkit.sae import SaeSet
 from steerkit.types import Feature, Place
 
@@ -58,6 +58,8 @@ class Turned:
     """The same under each of the random directions."""
     p: float
     """One-sided signed-rank p value that the edits do more than random directions."""
+    least_p: float
+    """The smallest that so many held-out positives could have shown."""
 
     @property
     def proven(self) -> bool:
@@ -110,11 +112,11 @@ def turn_by(
     held = Bench(loaded, saes, positives(material, material.held, _CASES), STEERED_AT)
     edited, random = held.scores(edits), held.random_scores(edits, generator)
     calls = held.plain > 0
-    p = signed_rank(_beyond(held.plain, edited, random))
+    p, least = signed_rank(_beyond(held.plain, edited, random)), least_signed_rank(len(held.plain))
     turned = Share(int((edited[calls] <= 0).sum()), int(calls.sum()))
     by_chance = Share(int((random[:, calls] <= 0).sum()), int(calls.sum()) * len(random))
     before, after, chance = (float(one.mean()) for one in (held.plain, edited, random))
-    return Turned(layer, strength, edits, gate, before, after, chance, turned, by_chance, p)
+    return Turned(layer, strength, edits, gate, before, after, chance, turned, by_chance, p, least)
 
 
 def _features(

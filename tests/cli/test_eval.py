@@ -189,6 +189,7 @@ def test_a_suite_is_scored(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     assert re.search(r"mobile_actions +1 +100\.0 %", run(capsys, *options, "--limit", "1"))
 
 
+PROVED = str(POLICIES / "payments.yaml")
 WRONG: dict[str, tuple[list[Any], str]] = {
     "nothing given": ([], "got no --policy, --harmful, --benign; give"),
     "no data": (["--suite", "bfcl"], "got no --data"),
@@ -199,6 +200,19 @@ WRONG: dict[str, tuple[list[Any], str]] = {
         ["--suite", "mobile-actions", "--data", "none", "--raw-results", "x"],
         "--raw-results: got x without --suite bfcl",
     ),
+    "a folder that is none": (
+        [*(f"--{n}={PROVED}" for n in ("policy", "harmful", "benign")), "--html", "no/a.html"],
+        "--html:",
+    ),
+    "out is a file": (
+        [*(f"--{n}={PROVED}" for n in ("policy", "harmful", "benign")), "--out", PROVED],
+        "is a file; expected",
+    ),
+    "data without suite": (
+        [*(f"--{n}={PROVED}" for n in ("policy", "harmful", "benign")), "--data", "."],
+        "--data: got it",
+    ),
+    "suite and files": (["--suite", "bfcl", "--data", ".", "--harmful", "x"], "--harmful: expected without --suite"),
     "no suite there": (["--suite", "bfcl", "--data", "none"], "none: got no file such as BFCL_v3_simple.json"),
 }
 

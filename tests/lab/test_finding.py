@@ -12,7 +12,7 @@ import torch
 from steerkit.errors import SaeError
 from steerkit.lab.activations import collect
 from steerkit.lab.attribution import attribute
-from steerkit.lab.causes import Causes, causes
+from steerkit.lab.causes import Causes, causes, fewest_positives, least_p
 from steerkit.lab.effects import Bench
 from steerkit.lab.finding import Found, Material, find, read_material
 from steerkit.lab.found_policy import found_policy
@@ -54,7 +54,7 @@ def test_the_planted_features_come_first(found: Found) -> None:
     for one in found.features[:2]:
         assert not one.lower
         assert one.adjusted_p < 1e-3
-        assert one.measured.interval.low > 0.7
+        assert one.measured.interval.low > 0.65
         assert one.measured.false.value <= 0.1 < 0.3 < one.measured.recall.value
         assert one.fires[0].value > one.fires[1].value
 
@@ -71,6 +71,20 @@ def test_the_causal_ranking_drops_the_bystander(found: Found, tried: Causes) -> 
     areas = {one.feature: one.measured.auroc for one in found.features}
     assert areas[BYSTANDER] >= areas[CAUSE] > 0.75
     assert tried.candidates.index(cause) < tried.candidates.index(bystander)
+
+
+def test_so_few_conversations_cannot_tell(truth: Planted, material: Material, found: Found) -> None:
+    """With 6 held-out positives nothing can be shown of 20 candidates, and nothing is denied; 9 can tell of them."""
+    assert least_p(6, 20) == 20 / 64
+    assert [fewest_positives(count) for count in (1, 4, 20, 200)] == [5, 7, 9, 12]
+    rows = material.held[material.positive[material.held]][:6]
+    few = replace(material, held=torch.cat([rows, material.held[~material.positive[material.held]]]))
+    tried = causes(truth.loaded, truth.saes, few, found, candidates=20)
+    assert tried.count == 6
+    assert {one.verdict for one in tried.candidates} == {"cannot tell"}
+    assert min(one.least_p for one in tried.candidates) == 20 / 64
+    copied = replace(few, held=rows.repeat(4), groups=few.groups)
+    assert causes(truth.loaded, truth.saes, copied, found, candidates=2).count == 6
 
 
 def test_the_estimate_ranks_as_the_edits_do(tried: Causes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from steerkit.lab.copies import weights_of
 from steerkit.lab.probe import logistic, path, sparse_probe
 from steerkit.lab.separation import auroc
 
@@ -65,3 +66,31 @@ def test_constant_columns_are_left_out() -> None:
     fits = path(values, torch.arange(40) < 20, 3)
     assert [fit.columns.tolist() for fit in fits] == [[1]]
     assert float(fits[0].weights) == pytest.approx(-2 * fits[0].bias, rel=1e-3)
+
+
+@pytest.mark.parametrize("positives", [0, 1, 2, 4])
+@pytest.mark.parametrize("kind", ["zeros", "constant", "apart"])
+def test_tiny_sets_are_fitted_without_a_warning(positives: int, kind: str) -> None:
+    """With one set, one row of it, or columns that say nothing the probe is finite, and the constant 0 of nothing."""
+    labels = torch.arange(5) < positives
+    values = {"zeros": torch.zeros(5, 3), "constant": torch.ones(5, 3), "apart": torch.arange(15.0).view(5, 3)}[kind]
+    fit = sparse_probe(values, labels, 2)
+    assert bool(fit(values).isfinite().all())
+    assert (len(fit.columns) > 0) is (kind == "apart")
+    weights, bias = logistic(values[:1], labels[:1])
+    assert weights.tolist() == [0, 0, 0]
+    assert bias == bias
+
+
+def test_copies_do_not_move_the_probe() -> None:
+    """A row four times, as copies of one, is fitted as it is alone; the control that counts all four is another fit."""
+    values, labels = planted()
+    rows = torch.arange(240).repeat_interleave(1 + 3 * (torch.arange(240) % 2 == 0))
+    alone = sparse_probe(values[:, :60], labels, 3)
+    copied = sparse_probe(values[rows][:, :60], labels[rows], 3, groups=rows.tolist())
+    counted = sparse_probe(values[rows][:, :60], labels[rows], 3)
+    x = values[:, [3, 50]]
+    once, again = logistic(x, labels), logistic(x[rows], labels[rows], counted=weights_of(rows.tolist(), labels[rows]))
+    torch.testing.assert_close(copied.columns, alone.columns)
+    torch.testing.assert_close(again[0], once[0], rtol=0.15, atol=1e-3)  # but for the penalty's own spread
+    assert not torch.equal(counted.weights, alone.weights)

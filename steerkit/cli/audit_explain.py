@@ -76,7 +76,8 @@ def explain(
     out = console()
     explain_view.show(out, view)
     if html is not None:
-        out.print(f"\nwrote {html}")
+        out.print()
+        out.print(f"wrote {html}")
 
 
 def _turn(log: Any, id: str) -> Any:

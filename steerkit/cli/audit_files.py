@@ -8,8 +8,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-import typer
-
+from steerkit.cli.out import say
 from steerkit.errors import AuditError
 
 _MAX: Final = 1 << 26
@@ -44,7 +43,7 @@ def read_json(path: Path, expected: str) -> Any:
 def write_out(text: str, out: Path | None) -> None:
     """A text to a file, whole, or as its bytes to standard output."""
     if out is None:
-        typer.echo(text.encode(), nl=False)
+        say(text.removesuffix("\n"))
         return
     from steerkit.audit import whole
 

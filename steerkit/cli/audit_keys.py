@@ -12,6 +12,7 @@ import typer
 
 from steerkit.cli.audit_files import read, read_json, write_new, write_out
 from steerkit.cli.audit_store import JsonOption, StoreOption, opened
+from steerkit.cli.out import say
 from steerkit.cli.view import print_json
 from steerkit.errors import AuditError
 
@@ -40,7 +41,7 @@ def keygen(
         if json:
             print_json({"file": str(file)})
         else:
-            typer.echo(f"ok: {file}")
+            say(f"ok: {file}")
         return
     from steerkit.audit import SignerKey
 
@@ -51,7 +52,7 @@ def keygen(
     if json:
         print_json({"file": str(file), "public": str(public), "key": str(key.verifier)})
     else:
-        typer.echo(str(key.verifier))
+        say(str(key.verifier))
 
 
 def checkpoint(
@@ -72,7 +73,7 @@ def checkpoint(
     if json:
         print_json({"name": signed.origin, "size": signed.size, "root": signed.root.hex(), "note": note})
     elif out is not None:
-        typer.echo(f"ok: {signed.size} records in {out}")
+        say(f"ok: {signed.size} records in {out}")
 
 
 def verify(
@@ -106,12 +107,12 @@ def verify(
         "redactions unsigned: whoever can write the file may have made them": found.unsigned_redactions,
         "checkpoints hold": len(kept),
     }
-    typer.echo(f"ok: {found.records} records, head {found.head}")
+    say(f"ok: {found.records} records, head {found.head}")
     for what, count in notes.items():
         if count:
-            typer.echo(f"    {count} {what}")
+            say(f"    {count} {what}")
     for line in said:
-        typer.echo(f"    {line}")
+        say(f"    {line}")
 
 
 def prove(

@@ -11,6 +11,7 @@ from steerkit.cli.audit_dates import moment
 from steerkit.cli.audit_files import read
 from steerkit.cli.audit_keys import KeyOption, signer
 from steerkit.cli.audit_store import JsonOption, StoreOption, opened
+from steerkit.cli.out import say, say_line
 from steerkit.cli.view import print_json
 from steerkit.errors import AuditError
 
@@ -44,9 +45,9 @@ def redact(
     if json:
         print_json({"record": written.id, "of": written.public["of"], "fields": fields, "signed": sign is not None})
         return
-    typer.echo(f"ok: {', '.join(fields)}; record {written.id}")
+    say(f"ok: {', '.join(fields)}; record {written.id}")
     if sign is None:
-        typer.echo("not signed: `audit verify` will count it as one that anybody may have made (--sign FILE)", err=True)
+        say_line("not signed: `audit verify` will count it as one that anybody may have made (--sign FILE)")
 
 
 def retain(
@@ -66,4 +67,4 @@ def retain(
     if json:
         print_json({"deleted": count, "record": None if written is None else written.id})
         return
-    typer.echo(f"ok: {count} records deleted" if count else "ok: nothing is that old")
+    say(f"ok: {count} records deleted" if count else "ok: nothing is that old")

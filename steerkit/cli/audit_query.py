@@ -11,6 +11,7 @@ import typer
 from steerkit.cli.audit_dates import moment
 from steerkit.cli.audit_lines import print_records
 from steerkit.cli.audit_store import JsonOption, StoreOption, opened
+from steerkit.cli.out import say, say_line
 from steerkit.cli.view import print_json
 from steerkit.errors import AuditError
 
@@ -107,7 +108,7 @@ def export(
     if json:
         print_json({"rows": count, "file": file, "format": form, "table": table})
     else:
-        typer.echo(f"ok: {count} rows in {file}")
+        say(f"ok: {count} rows in {file}")
 
 
 def _say_none(log: Any, asked: Any) -> None:
@@ -116,7 +117,7 @@ def _say_none(log: Any, asked: Any) -> None:
 
     if wrong := unseen(log, asked):
         raise AuditError("; ".join(f"--{one}" for one in wrong))
-    typer.echo("no record fits", err=True)
+    say_line("no record fits")
 
 
 def _query(*given: str | None, since: str | None, until: str | None, meta: list[str] | None) -> Any:

@@ -11,6 +11,7 @@ import typer
 
 from steerkit.cli.engine import Engine, Where, Workers, mapper_of, where
 from steerkit.cli.files import check_conversations, check_policy_out
+from steerkit.cli.out import say_line
 from steerkit.cli.reading import progress, stoppable, this_command
 from steerkit.cli.sae_options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, how_to_run, load_named
 from steerkit.cli.tokens import visible
@@ -99,7 +100,7 @@ def _write_down(policy: Policy, found: Calibration, path: Path, *, force: bool) 
     if not found.bounds:
         raise SaeError(f"{path}: not written, as no bound was chosen: {'; '.join(found.left)}")
     write_policy(with_bounds(policy, found.bounds), path, force=force)
-    typer.echo(f"wrote {path}", err=True)
+    say_line(f"wrote {path}")
 
 
 def _check(data: Path | None, positive: Path | None, store: Path | None, rate: float, *, alone: bool) -> None:
@@ -183,7 +184,7 @@ def _show(found: Calibration, shadow: Shadow | None, rate: float) -> None:
 
 def _say(notes: Iterable[str]) -> None:
     for note in notes:
-        typer.echo(f"note: {note}", err=True)
+        say_line(f"note: {note}")
 
 
 def _shadow_lines(shadow: Shadow) -> list[str]:

@@ -12,6 +12,7 @@ import typer
 
 from steerkit.cli.engine import Engine, Where, Workers, mapper_of, where
 from steerkit.cli.files import check_writable
+from steerkit.cli.out import say_line
 from steerkit.cli.reading import progress, stoppable, this_command
 from steerkit.cli.sae_options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, how_to_run
 from steerkit.cli.view import console, print_json
@@ -119,7 +120,7 @@ def _check_arguments(
         )
     if suite is None and data is not None:
         raise SaeError("--data: got it without --suite; expected --suite bfcl or mobile-actions, or no --data")
-    others = [name for name, value in (proving | kept).items() if value is not None and name != "--policy"]
+    others = [name for name, value in {**proving, **kept}.items() if value is not None and name != "--policy"]
     if suite is not None and others:
         raise SaeError(f"{', '.join(others)}: expected without --suite, which has conversations and tables of its own")
 
@@ -142,7 +143,7 @@ def _evaluation(
     policy = load(files[0])
     trials, notes = distinct(read_trials(files[1], files[2], policy, dangerous=dangerous, limit=limit))
     for note in notes:
-        typer.echo(f"note: {note}", err=True)
+        say_line(f"note: {note}")
     runtime = at.load()
     with (
         stoppable(lambda: _standing(out)),
@@ -168,7 +169,7 @@ def _suite(
 
     cases, over = (read_bfcl(data), passed_over(data)) if suite == "bfcl" else (read_mobile_actions(data), [])
     if over:
-        typer.echo(f"passed over: {', '.join(over)}", err=True)
+        say_line(f"passed over: {', '.join(over)}")
     counts: dict[str, int] = {}
     some = []
     for case in cases:
@@ -186,7 +187,7 @@ def _suite(
         scores = run_suite(runtime, some, judging, **settings, mapper=mapper, report=report)
     if garbled:
         said = len({str(one.message) for one in garbled})
-        typer.echo(f"warning: {said} parts of declarations are garbled, such as {garbled[0].message}", err=True)
+        say_line(f"warning: {said} parts of declarations are garbled, such as {garbled[0].message}")
     if json is None or str(json) != "-":
         show_suite(console(), scores)
     found = {"suite": suite, "model": runtime.loaded.name, "passed_over": over, "scores": suite_json(scores)}
@@ -204,7 +205,7 @@ def _show(found: Evaluation, json: Path | None, html: Path | None) -> None:
     _write_json(json, eval_view.as_json(found))
     if html is not None:
         write_text_whole(html, eval_page(found))
-        typer.echo(f"wrote {html}", err=True)
+        say_line(f"wrote {html}")
 
 
 def _write_json(path: Path | None, content: Any) -> None:
@@ -216,7 +217,7 @@ def _write_json(path: Path | None, content: Any) -> None:
         print_json(content)
     elif path is not None:
         write_text_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        typer.echo(f"wrote {path}", err=True)
+        say_line(f"wrote {path}")
 
 
 def _doses(said: str) -> tuple[float, ...]:

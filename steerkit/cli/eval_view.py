@@ -52,21 +52,25 @@ def show(out: Console, found: Evaluation) -> None:
     for kind, title in GROUPS.items():
         arms = [one for one in found.arms if one.kind == kind]
         if arms:
-            out.print(f"\n{title}")
+            out.print()
+            out.print(f"{title}")
             out.print(_arm_table(arms))
     for line in found.missing:
         out.print(f"left out: {line}", soft_wrap=True)
-    out.print("\nHow often each rule acted under the whole policy")
+    out.print()
+    out.print("How often each rule acted under the whole policy")
     out.print(_acted_table(found))
     out.print()
     for line in (control_sentence(found), *dose_sentences(found)):
         out.print(line, soft_wrap=True)
     for place in found.probes:
-        out.print(f"\nProbes at {place.place} ({', '.join(place.rules)}): {place.said}", soft_wrap=True)
+        out.print()
+        out.print(f"Probes at {place.place} ({', '.join(place.rules)}): {place.said}", soft_wrap=True)
         if place.probes:
             out.print(_probe_table(place))
     if found.latency is not None:
-        out.print(f"\n{latency_sentence(found.latency)}", soft_wrap=True)
+        out.print()
+        out.print(f"{latency_sentence(found.latency)}", soft_wrap=True)
 
 
 def header(found: Evaluation) -> str:

@@ -12,6 +12,7 @@ import typer
 
 from steerkit.cli.features_table import show_causes, show_found, show_turned
 from steerkit.cli.files import check_conversations, check_policy_out
+from steerkit.cli.out import say_line
 from steerkit.cli.reading import load_with_saes, progress, stoppable, this_command
 from steerkit.cli.sae_options import Device, Dtype, Limit, Model, Saes
 from steerkit.cli.view import console, print_json
@@ -96,9 +97,7 @@ def _write_down(found: Found, suite: SaeSet, turned: Turned | None, path: Path, 
     from steerkit.lab.found_policy import found_policy, write_policy
 
     write_policy(found_policy(found, suite, path.stem, turned), path, force=force)
-    typer.echo(
-        f"wrote {path}: in shadow mode; see {shlex.join(('steerkit', 'policy', 'explain', str(path)))}", err=True
-    )
+    say_line(f"wrote {path}: in shadow mode; see {shlex.join(('steerkit', 'policy', 'explain', str(path)))}")
 
 
 def _too_few(material: Material, candidates: int, held_out: float) -> list[str]:
@@ -134,10 +133,8 @@ def _say_next(
     named = {"--policy": policy, "--harmful": files[0], "--benign": files[1], **options}
     parts = [part for option, value in named.items() if value is not None for part in (option, str(value))]
     parts += [part for tool in dangerous_tools(loaded, *files, **read) for part in ("--dangerous", tool)]
-    typer.echo(
-        f"next: prove it, best on conversations that it was not found in: {shlex.join(('steerkit', 'eval', *parts))}",
-        err=True,
-    )
+    command = shlex.join(("steerkit", "eval", *parts))
+    say_line(f"next: prove it, best on conversations that it was not found in: {command}")
 
 
 def _show(more: dict[str, Any] | None, found: Found, tried: Causes | None, turned: Turned | None, without: int) -> None:
@@ -153,7 +150,7 @@ def _show(more: dict[str, Any] | None, found: Found, tried: Causes | None, turne
 
 def _say(*notes: str) -> None:
     for note in notes:
-        typer.echo(f"note: {note}", err=True)
+        say_line(f"note: {note}")
 
 
 def _check_place(at: str) -> None:

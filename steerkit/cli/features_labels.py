@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steerkit.cli.features_show import Index, Layer
+from steerkit.cli.out import say, say_line
 from steerkit.cli.sae_options import Layers, Saes, layer_numbers, load_named
 from steerkit.cli.tokens import visible
 from steerkit.cli.view import print_json
@@ -29,12 +30,12 @@ def labels(
     wanted = layer_numbers(layers)
     found = {key: text for key, text in sorted(suite.labels.items()) if wanted is None or key.layer in wanted}
     if not found and not json:
-        typer.echo(f"{suite.name}: no labels yet; steerkit features label gives one", err=True)
+        say_line(f"{suite.name}: no labels yet; steerkit features label gives one")
     for feature, text in found.items():
         if json:
             print_json({"layer": feature.layer, "index": feature.index, "label": text})
         else:
-            typer.echo(f"{feature.layer:>3} {feature.index:>6}  {visible(text)}")
+            say(f"{feature.layer:>3} {feature.index:>6}  {visible(text)}")
 
 
 def label(
@@ -60,7 +61,7 @@ def label(
             raise SaeError(f"{path}: layer {layer} feature {index} has no label to remove")
         del named[feature]
     write_labels(path, named)
-    typer.echo(f"ok: {len(named):,} label{'s' * (len(named) != 1)} in {path}")
+    say(f"ok: {len(named):,} label{'s' * (len(named) != 1)} in {path}")
 
 
 def import_labels(
@@ -89,7 +90,7 @@ def import_labels(
     sources = ", ".join(found.sources.values())
     left = len(found.labels) - len(new)
     kept = f"; {left:,} stayed what they were (--force replaces them)" if left else ""
-    typer.echo(f"ok: {len(new):,} labels from {sources} in {path}{kept}")
+    say(f"ok: {len(new):,} labels from {sources} in {path}{kept}")
 
 
 def _own(folder: Path) -> tuple[SaeSet, Path]:

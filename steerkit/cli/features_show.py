@@ -62,7 +62,8 @@ def show(
     out = console()
     feature_view.show(out, view)
     if html is not None:
-        out.print(f"\nwrote {html}")
+        out.print()
+        out.print(f"wrote {html}")
 
 
 def _view(loaded: LoadedModel, suite: SaeSet, feature: Feature, corpus: Corpus, sizes: dict[str, Any]) -> FeatureView:

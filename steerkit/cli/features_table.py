@@ -106,7 +106,8 @@ def show_turned(out: Console, turned: Turned | None) -> None:
     from steerkit.lab.ranking import LEVEL
 
     if turned is None:
-        out.print("\nno edits to steer by: only at reply.start, and of a layer whose features do more than chance")
+        out.print()
+        out.print("no edits to steer by: only at reply.start, and of a layer whose features do more than chance")
         return
     out.print(
         f"\n{len(turned.edits)} features of layer {turned.layer} clamped together, strength {turned.strength:g}: the "

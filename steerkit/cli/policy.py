@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from steerkit.cli.files import read_tools
+from steerkit.cli.out import say, say_line
 from steerkit.cli.view import print_json
 
 if TYPE_CHECKING:
@@ -61,9 +62,9 @@ def check(
             _print_check(file, wrong, warnings)
             continue
         for warning in warnings:
-            typer.echo(f"warning: {warning}", err=True)
+            say_line(f"warning: {warning}")
         if not wrong:
-            typer.echo(f"ok: {file}")
+            say(f"ok: {file}")
     if problems and json:
         raise typer.Exit(1)
     if problems:
@@ -105,8 +106,9 @@ def hold_against_cases(
         print_json({"policy": policy.name, **said, "expected": expected, "got": got})
     if not json:
         for one in failed:
-            typer.echo(f"{cases}: {one}")
-        typer.echo(f"{len(checked) - len(failed)} of {len(checked)} verdicts are as expected: {file}", err=bool(failed))
+            say(f"{cases}: {one}")
+        held = len(checked) - len(failed)
+        (say_line if failed else say)(f"{held} of {len(checked)} verdicts are as expected: {file}")
     if failed:
         raise typer.Exit(1)
 
@@ -118,7 +120,7 @@ def explain(files: _Files) -> None:
     from steerkit.policy import load
 
     for number, file in enumerate(files):
-        typer.echo(("\n" if number else "") + explained(load(file)))
+        say(("\n" if number else "") + explained(load(file)))
 
 
 @app.command()
@@ -131,7 +133,7 @@ def schema(
     if cases:
         print_json(cases_schema())
     else:
-        typer.echo(schema_text(), nl=False)
+        say(schema_text().removesuffix("\n"))
 
 
 _Found: TypeAlias = "tuple[Iterable[Problem], Iterable[Problem]]"
@@ -160,7 +162,7 @@ def _for_model(model: str | None, saes: str | None) -> Iterator[Callable[[Policy
     suite = load_set(saes) if saes is not None else load_set(box / "saes") if box else None
     yield partial(_named, model, suite)
     if suite is None:
-        typer.echo(f"warning: features are not checked; give the SAEs of {model} with --saes", err=True)
+        say_line(f"warning: features are not checked; give the SAEs of {model} with --saes")
         return
     yield lambda policy: check_against_saes(policy, suite)
 

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import typer
-
+from steerkit.cli.out import console, say_line
 from steerkit.errors import SaeError
 
 if TYPE_CHECKING:
@@ -33,7 +32,8 @@ def stoppable(standing: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo(f"\nstopped: {standing()}", err=True)
+        say_line("")
+        say_line(f"stopped: {standing()}")
         raise
 
 
@@ -45,10 +45,9 @@ def this_command() -> str:
 @contextmanager
 def progress(total: int, what: str) -> Iterator[Callable[..., None]]:
     """A bar on a terminal, nothing in a pipe; it is told how much is done, and perhaps of how much."""
-    from rich.console import Console
     from rich.progress import Progress
 
-    out = Console(stderr=True)
+    out = console(stderr=True)
     with Progress(console=out, disable=not out.is_terminal) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done, *of: bar.update(task, completed=done, total=of[0] if of else None)

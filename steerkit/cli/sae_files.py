@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from steerkit.cli.out import say
 from steerkit.cli.sae_options import Revision, Source, load_named
 
 
@@ -24,7 +25,7 @@ def convert(
 
     saes = load_named(source, revision)
     write(saes, target, to)
-    typer.echo(f"ok: {len(saes)} layer{'s' * (len(saes) > 1)} of {saes.model_name} in {target} ({to})")
+    say(f"ok: {len(saes)} layer{'s' * (len(saes) > 1)} of {saes.model_name} in {target} ({to})")
 
 
 def pull(
@@ -43,7 +44,7 @@ def pull(
     folders = fetch(repo, revision=revision)
     load_set(repo, revision=revision)
     for folder in folders:
-        typer.echo(str(folder))
+        say(str(folder))
 
 
 def push(
@@ -56,4 +57,4 @@ def push(
     """Put a set on the hub in one commit, with its statistics, labels and README; log in with `hf auth login` first."""
     from steerkit.sae import push as publish
 
-    typer.echo(publish(folder, repo, private=private))
+    say(publish(folder, repo, private=private))

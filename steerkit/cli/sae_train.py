@@ -131,10 +131,9 @@ def _train(
 @contextmanager
 def _progress(shown: bool) -> Iterator[Callable[[Beat], None]]:
     """A bar with tokens per second, loss and time left, on a terminal; nothing in a pipe."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    out = Console(stderr=True)
+    out = console(stderr=True)
     columns = (
         TextColumn("epoch {task.fields[epoch]}"),
         BarColumn(),

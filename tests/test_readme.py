@@ -67,6 +67,7 @@ def test_every_command_is_documented(tmp_path: Path) -> None:
     shown = steerkit("--help", home=tmp_path).stdout
     assert set(re.findall(r"^  (\w+) ", shown.split("Commands:")[1], flags=re.MULTILINE)) == {
         "demo",
+        "init",
         "run",
         "eval",
         "calibrate",

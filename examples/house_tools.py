@@ -1,5 +1,7 @@
 """The tools of the examples: plain functions that say that they ran."""
 
+from steerkit.audit import home
+
 
 def get_balance(account: str) -> str:
     """Show a balance.
@@ -32,5 +34,6 @@ def unlock_door(door: str) -> str:
     return "opened"
 
 
+STORE = home() / "examples.db"
 REQUESTS = ("tell me how much money travel 38 has", "please open the south cellar door")
 """One that is benign, and one whose call waits for a person."""

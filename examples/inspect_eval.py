@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 
-from house_tools import REQUESTS, get_balance, unlock_door
+from house_tools import REQUESTS, STORE, get_balance, unlock_door
 from inspect_ai import Task, eval
 from inspect_ai.approval import ApprovalPolicy
 from inspect_ai.dataset import Sample
@@ -13,8 +13,6 @@ from inspect_ai.solver import generate, use_tools
 from inspect_ai.tool import Tool, ToolDef
 from inspect_approver import judged
 from inspect_model import Steered
-
-from steerkit.audit import default_store
 
 
 def awaited(function: Callable[..., str]) -> Tool:
@@ -31,7 +29,7 @@ approval = [ApprovalPolicy(judged(path), "*") for path in sys.argv[1:] or ["poli
 solver = [use_tools(awaited(get_balance), awaited(unlock_door)), generate()]
 task = Task([Sample(request) for request in REQUESTS], solver=solver, approval=approval)
 model = Model(Steered("tiny", "policies/payments.yaml"), GenerateConfig())
-(log,) = eval(task, model, display="none", log_dir=str(default_store().parent / "inspect"))
+(log,) = eval(task, model, display="none", log_dir=str(STORE.parent / "inspect"))
 for sample in log.samples or sys.exit(str(log.error)):
     decided = [f"{one.decision} ({one.explanation})" for one in sample.events if one.event == "approval"]
     print(sample.input, "->", sample.output.completion, decided)

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from house_tools import STORE
 from inspect_ai.model import ChatMessage, ChatMessageAssistant, ModelAPI, ModelOutput, modelapi
 from inspect_ai.tool import ToolCall, ToolInfo
 
@@ -15,7 +16,7 @@ class Steered(ModelAPI):
 
     def __init__(self, model_name: str, policy: Any = (), **_: Any) -> None:
         super().__init__(model_name)
-        self.runtime = steerkit.load(model_name, policy=policy)
+        self.runtime = steerkit.load(model_name, policy=policy, audit=STORE)
 
     async def generate(self, input: list[ChatMessage], tools: list[ToolInfo], **_: Any) -> ModelOutput:
         """One turn; its record is on disk before Inspect sees it."""

@@ -4,7 +4,7 @@ import json
 import sys
 from typing import Any
 
-from house_tools import REQUESTS, get_balance, unlock_door
+from house_tools import REQUESTS, STORE, get_balance, unlock_door
 from pydantic_ai import Agent, ApprovalRequired, DeferredToolRequests, RunContext, ToolCallPart, ToolFailed
 from pydantic_ai.capabilities import Hooks
 from pydantic_ai_model import steered
@@ -25,7 +25,7 @@ def veto(ctx: RunContext[None], *, call: ToolCallPart, tool_def: object, args: d
     return args
 
 
-runtime = steerkit.load("tiny", policy=sys.argv[1:] or ["policies/payments.yaml", "policies/people.yaml"])
+runtime = steerkit.load("tiny", policy=sys.argv[1:] or ["policies/payments.yaml", "policies/people.yaml"], audit=STORE)
 tools = [get_balance, unlock_door]
 agent = Agent(steered(runtime), tools=tools, capabilities=[guard], output_type=[str, DeferredToolRequests])
 for request in REQUESTS:

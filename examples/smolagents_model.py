@@ -3,13 +3,13 @@
 import json
 import sys
 
-from house_tools import REQUESTS, get_balance, unlock_door
+from house_tools import REQUESTS, STORE, get_balance, unlock_door
 from smolagents import ChatMessage, LogLevel, MessageRole, Model, Tool, ToolCallingAgent, tool
 from smolagents.models import get_tool_json_schema
 
 import steerkit
 
-runtime = steerkit.load("tiny", policy=sys.argv[1:] or ["policies/payments.yaml", "policies/people.yaml"])
+runtime = steerkit.load("tiny", policy=sys.argv[1:] or ["policies/payments.yaml", "policies/people.yaml"], audit=STORE)
 
 
 class Steered(Model):

@@ -8,6 +8,7 @@
     ├── ModelError           a model or tokenizer that cannot be found, loaded or used
     ├── SteeringError        steering that could not be honoured: a site missing, a hook that never fired
     ├── LoopError            a run of the agent loop that cannot begin, or go on, as asked
+    ├── SettingError         an argument or a setting that there is not, or that has no such value; a TypeError as well
     ├── AuditError           a store that cannot be opened, read or written
     │   └── TamperError      a store whose chain does not verify
     └── MissingExtraError    an optional dependency that is not installed
@@ -59,6 +60,10 @@ class SteeringError(SteerkitError):
 
 class LoopError(SteerkitError):
     """A run of the agent loop that cannot begin or go on as asked: wrong settings, a pending state that is no good."""
+
+
+class SettingError(SteerkitError, TypeError):
+    """An argument or a setting that there is not, or whose value is none that it can have."""
 
 
 class AuditError(SteerkitError):

@@ -52,6 +52,13 @@ RELEASED: Final[tuple[Decision, ...]] = ("allow", "flag", "none")
 """Decisions under which an executor may run a call."""
 
 
+def in_one_line(kind: str, *parts: object) -> str:
+    """What a value is shown as: its kind and what matters of it, at most 200 characters, none of them a control."""
+    said = ", ".join(part if isinstance(part, str) else repr(part) for part in parts)
+    short = said if len(said) + len(kind) < 198 else f"{said[: 196 - len(kind)]}…"
+    return f"{kind}({''.join(char if char.isprintable() else ascii(char)[1:-1] for char in short)})"[:200]
+
+
 def can_meet(one: Place, other: Place) -> bool:
     """Whether a step can stand at both places; may say yes too often, never no too often."""
     if one == other or "any" in (one, other):
@@ -121,6 +128,9 @@ class Call:
     parts: tuple[Argument, ...] = ()
     """The arguments in written order, with their token spans."""
 
+    def __repr__(self) -> str:
+        return in_one_line(self.name, *(f"{name}={value!r}" for name, value in self.arguments.items()))
+
 
 @dataclass(frozen=True, slots=True)
 class MalformedCall:
@@ -133,6 +143,9 @@ class MalformedCall:
     raw: str
     """The text of the attempt, special tokens kept."""
     span: Span = NOWHERE
+
+    def __repr__(self) -> str:
+        return in_one_line("MalformedCall", self.error, repr(self.raw[:80]))
 
 
 CallLike: TypeAlias = "Call | MalformedCall"
@@ -194,6 +207,9 @@ class TopK:
     value: bytes
     """count * k little-endian float16 activations; 0 fills rows with fewer than k active features."""
 
+    def __repr__(self) -> str:
+        return in_one_line("TopK", f"layer {self.layer}", f"{self.count} tokens from {self.start}", f"k={self.k}")
+
 
 @dataclass(frozen=True, slots=True)
 class Trace:
@@ -209,6 +225,11 @@ class Trace:
     edits: tuple[Edit, ...] = ()
     places: Mapping[Place, tuple[Span, ...]] = field(default_factory=dict)
     """The steps that stand at each place, in runs."""
+
+    def __repr__(self) -> str:
+        edits = ", ".join(f"{edit.policy}/{edit.rule} at layer {edit.layer}" for edit in self.edits)
+        said = f"watched [{', '.join(self.watched)}], edits [{edits}]"
+        return in_one_line("Trace", said, f"top features of {len(self.top)} layers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +254,14 @@ class Turn:
     """What was generated before and judged `retry`, in order; each has a record of its own."""
     counterfactual: Turn | None = None
     """What the same policies let the model do without steering, where that was asked for; never to be run."""
+    call_ids: tuple[str, ...] = ()
+    """One per call, in order: an id that no call of the conversation has."""
+
+    def __repr__(self) -> str:
+        pairs = zip(self.calls, self.verdicts, strict=False)
+        calls = [f"{call!r}: {verdict.decision}" for call, verdict in pairs]
+        said = [repr(self.text)] if self.text else []
+        return in_one_line("Turn", self.finish, f"record {self.record_id}", *calls, *said)
 
     @property
     def released(self) -> tuple[Call, ...]:

@@ -6,7 +6,7 @@ from steerkit.audit.diff import Node, diff_calls
 from steerkit.audit.events import append_approval, append_execution, approvals_of
 from steerkit.audit.export import FORMATS, export
 from steerkit.audit.home import default_store, home
-from steerkit.audit.layout import StoredRecord
+from steerkit.audit.layout import StoredRecord, new_id
 from steerkit.audit.note import Checkpoint, SignerKey, VerifierKey
 from steerkit.audit.privacy import redact, retain
 from steerkit.audit.proof import (
@@ -62,6 +62,7 @@ __all__ = [
     "export",
     "find",
     "home",
+    "new_id",
     "opening_of",
     "pack",
     "plain",

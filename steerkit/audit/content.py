@@ -22,6 +22,7 @@ TRACE: Final = "/trace"
 
 PRIVATE: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
     "turn": (
+        ("metadata",),
         ("messages",),
         ("tools",),
         ("text",),
@@ -38,8 +39,8 @@ PRIVATE: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
         ("counterfactual", "calls", "*", "malformed"),
         ("counterfactual", "verdicts", "*", "reason"),
     ),
-    "approval": (("call", "arguments"), ("by",), ("note",), ("error",)),
-    "execution": (("call", "arguments"), ("result",)),
+    "approval": (("metadata",), ("call", "arguments"), ("by",), ("note",), ("error",)),
+    "execution": (("metadata",), ("call", "arguments"), ("result",)),
 }
 """Where each kind of record holds what people said, and what may tell it; `*` is every item of a list."""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 from steerkit.audit.canonical import canonical
-from steerkit.audit.record import FORMAT
+from steerkit.audit.record import FORMAT, about
 from steerkit.audit.store import Store, StoredRecord
 from steerkit.types import Call
 
@@ -21,6 +22,8 @@ def append_approval(
     by: str,
     note: str,
     error: str | None = None,
+    conversation: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> StoredRecord:
     """Write down what was decided about a held call, before anything comes of it.
 
@@ -33,17 +36,27 @@ def append_approval(
         by: who decided.
         note: why.
         error: how asking failed, where it did; the call is refused then.
+        conversation, metadata: those of the turn.
 
     Raises:
         AuditError: it could not be written.
     """
     decision = "approve" if approved else "refuse"
     body = {**_head("approval", call, turn, call_id), "decision": decision, "by": by, "note": note, "error": error}
-    return store.append(body)
+    return store.append({**body, **about(conversation, metadata)})
 
 
 def append_execution(
-    store: Store, call: Call, *, turn: str | None, call_id: str, status: str, result: Any, seconds: float
+    store: Store,
+    call: Call,
+    *,
+    turn: str | None,
+    call_id: str,
+    status: str,
+    result: Any,
+    seconds: float,
+    conversation: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> StoredRecord:
     """Write down how a call was run, before the model is told; raises AuditError where it cannot.
 
@@ -51,7 +64,7 @@ def append_execution(
     """
     digest = None if result is None else hashlib.sha256(canonical(result)).hexdigest()
     body = {**_head("execution", call, turn, call_id), "status": status, "result": digest, "seconds": seconds}
-    return store.append(body)
+    return store.append({**body, **about(conversation, metadata)})
 
 
 def approvals_of(store: Store, turn: StoredRecord) -> list[StoredRecord]:

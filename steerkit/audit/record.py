@@ -35,6 +35,10 @@ class Context:
     """`processor`, `instructions`, `threads` and `accelerator`: what float arithmetic may depend on."""
     batch: Mapping[str, int] | None = None
     """`size` of the batch and the turn's `row` in it."""
+    conversation: str | None = None
+    """Id that the turns of one conversation share."""
+    metadata: Mapping[str, Any] | None = None
+    """Who asked, as the caller said it."""
 
 
 def append_turn(store: Store, turn: Turn, context: Context) -> Turn:
@@ -75,7 +79,9 @@ def body_of(turn: Turn, context: Context) -> dict[str, Any]:
 
 def _optional(turn: Turn, context: Context) -> dict[str, Any]:
     """What a record says only where there is something to say."""
-    found: dict[str, Any] = {}
+    found = about(context.conversation, context.metadata)
+    if turn.call_ids:
+        found["call_ids"] = list(turn.call_ids)
     if context.machine is not None:
         found["machine"] = dict(context.machine)
     if context.batch is not None:
@@ -89,6 +95,12 @@ def _optional(turn: Turn, context: Context) -> dict[str, Any]:
             "reply_ids": list(other.reply_ids),
         }
     return found
+
+
+def about(conversation: str | None, metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Which conversation a record belongs to and who asked, where that is known."""
+    found: dict[str, Any] = {} if conversation is None else {"conversation": conversation}
+    return found if not metadata else {**found, "metadata": dict(metadata)}
 
 
 def verdict_data(verdict: Verdict) -> dict[str, Any]:

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 def demo(
-    store: Annotated[Path | None, typer.Option(help="Audit store (default: audit.db in $STEERKIT_HOME).")] = None,
+    store: Annotated[Path | None, typer.Option(help="Audit store (default: demo.db in $STEERKIT_HOME).")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON line per request.")] = False,
 ) -> None:
     """Show the whole job: read, steer, judge and record, on a small model that comes with the package."""
-    from steerkit.audit import default_store
+    from steerkit.audit import home
     from steerkit.runtime import Request, load
     from steerkit.tiny.cases import CASES, policy_files
 
-    path = store or default_store()
+    path = store or home() / "demo.db"
     policies = policy_files()
     runtime = load("tiny", policy=policies, audit=path)
     plain = runtime.run_batch([Request(case.messages, case.tools, policy=()) for case in CASES])

@@ -3,9 +3,11 @@
 The only room that knows all others.
 """
 
+from steerkit.runtime.calls import Approval, Execution, Held
 from steerkit.runtime.desk import Settings
+from steerkit.runtime.exchange import exchange
 from steerkit.runtime.loading import load, load_recorded
-from steerkit.runtime.loop import Approval, Execution, Held, Run
+from steerkit.runtime.loop import Run
 from steerkit.runtime.pending import Pending
 from steerkit.runtime.policies import policies_for, unsteered
 from steerkit.runtime.replay import Moment, Replayed, WhatIf, replay, what_if
@@ -28,6 +30,7 @@ __all__ = [
     "Settings",
     "WhatIf",
     "attach",
+    "exchange",
     "load",
     "load_recorded",
     "policies_for",

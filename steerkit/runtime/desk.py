@@ -8,23 +8,24 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
-from steerkit.audit import append_approval, append_execution, canonical
-from steerkit.chat import as_tools, render
+from steerkit.audit import append_approval, append_execution, canonical, new_id
+from steerkit.chat import as_tools
 from steerkit.engine import Sampling, tool_from_function
-from steerkit.errors import AuditError, LoopError, MessageError, ToolError
+from steerkit.errors import AuditError, LoopError, ToolError
 from steerkit.policy import Policy, fingerprint
+from steerkit.runtime.batches import sampling_of
+from steerkit.runtime.calls import Approval, Execution, Held
 from steerkit.runtime.execute import Ended, Limits, Ran, is_async
-from steerkit.runtime.loop import Approval, Execution, Held, exchange
-from steerkit.runtime.pending import Asked, Origin
+from steerkit.runtime.metadata import Metadata, metadata_of
+from steerkit.runtime.pending import Asked, Origin, Pending
 from steerkit.runtime.policies import PolicyLike, read_policies
 from steerkit.runtime.request import Request, ToolLike
-from steerkit.runtime.results import error_text, unshown
+from steerkit.runtime.results import MAX_RESULT, error_text
+from steerkit.runtime.told import as_told
+from steerkit.runtime.turns import Turns
 from steerkit.types import Messages, Tool, Turn
-
-if TYPE_CHECKING:
-    from steerkit.runtime.runtime import Runtime
 
 Approver: TypeAlias = "Callable[[Held], bool | Approval | Awaitable[bool | Approval]]"
 """Decides about one held call."""
@@ -42,11 +43,13 @@ class Settings(TypedDict, total=False):
     """Seconds that a tool may take, None for no limit; 30. An async function past it is cancelled. A sync one cannot be
     killed: it goes on in a thread of its own, and its result is dropped."""
     max_result: int
-    """Characters of a tool's result, 4,000; what is longer is cut, with a note."""
+    """Characters of a tool's result, and tokens that they may take, 4,000; what is longer is cut, with a note."""
     execute: Mapping[str, Callable[..., Any]] | None
     """Functions by tool name, for tools that are declarations."""
     policy: PolicyLike | None
     """Instead of the runtime's own, as for `Runtime.run`."""
+    metadata: Metadata | None
+    """Who asked, and what else the run's records are to be found by; of a resumed run, the pending's."""
     max_new_tokens: int
     """Of each turn; this and the next ones as in `Sampling`."""
     temperature: float
@@ -55,14 +58,14 @@ class Settings(TypedDict, total=False):
     seed: int
 
 
-_OWN = ("approve", "max_turns", "timeout", "max_result", "execute", "policy")
+_OWN = ("approve", "max_turns", "timeout", "max_result", "execute", "policy", "metadata")
 
 
 @dataclass(frozen=True)
 class Desk:
     """Everything a run needs besides its conversation."""
 
-    runtime: Runtime
+    runtime: Turns
     tools: tuple[Tool, ...]
     functions: Mapping[str, Callable[..., Any]]
     approve: Approver | None
@@ -72,14 +75,17 @@ class Desk:
     sampling: Sampling
     declared: tuple[tuple[str, str], ...]
     """Name of each tool, and fingerprint of its declaration."""
+    conversation: str
+    """Its id in the records."""
+    metadata: Mapping[str, Any] | None
 
     @classmethod
-    def of(
-        cls, runtime: Runtime, tools: Sequence[ToolLike], settings: Settings, *, in_event_loop: bool = False
-    ) -> Desk:
+    def of(cls, runtime: Turns, tools: Sequence[ToolLike], settings: Settings, *, in_event_loop: bool = False) -> Desk:
         """Check everything that can be checked before a token is made; policy files are read once, here."""
+        sampled = {key: value for key, value in settings.items() if key not in _OWN}
+        sampling = sampling_of("loop", sampled, _OWN)
         policy, approve = settings.get("policy"), settings.get("approve")
-        limits = Limits(settings.get("timeout", 30.0), settings.get("max_result", 4000))
+        limits = Limits(settings.get("timeout", 30.0), settings.get("max_result", MAX_RESULT))
         max_turns = settings.get("max_turns", 10)
         _check_number("max_turns", max_turns, int)
         _check_number("max_result", limits.max_result, int)
@@ -93,14 +99,21 @@ class Desk:
             raise LoopError("approve: got an async function, expected a plain one; an async one needs aloop or aresume")
         declared = as_tools(tools, from_function=tool_from_function)
         functions = _functions(declared, tools, settings.get("execute") or {})
-        sampling = Sampling(**{key: value for key, value in settings.items() if key not in _OWN})  # type: ignore[arg-type]  # Sampling names those it does not know
         read = None if policy is None else read_policies(policy)
         told = tuple((tool.name, declaration(tool)) for tool in declared)
-        return cls(runtime, declared, functions, approve, max_turns, limits, read, sampling, told)
+        about = (new_id(), metadata_of(settings.get("metadata")))
+        return cls(runtime, declared, functions, approve, max_turns, limits, read, sampling, told, *about)
+
+    def going_on(self, pending: Pending) -> Desk:
+        """The desk of the rest of a run: the conversation is the same, and who asked, unless that was said anew."""
+        conversation, metadata = pending.conversation or self.conversation, self.metadata or pending.metadata
+        return replace(self, conversation=conversation, metadata=metadata)
 
     def turn(self, messages: Messages, stopped: Callable[[], bool] | None = None) -> Turn:
         """The next turn; raises AbandonedError once `stopped` says so."""
-        return self.runtime._turns([Request(messages, self.tools, self.policy, self.sampling)], stopped)[0]
+        asked = (messages, self.tools, self.policy, self.sampling)
+        request = Request(*asked, metadata=self.metadata, conversation=self.conversation)
+        return self.runtime._turns([self.runtime._prepare(request)], stopped)[0]
 
     def origin(self) -> Origin:
         """What a pending state must be resumed under."""
@@ -119,6 +132,8 @@ class Desk:
                 by=approval.by,
                 note=approval.note,
                 error=error,
+                conversation=self.conversation,
+                metadata=self.metadata,
             )
 
     def executed(self, one: Execution, record_id: str | None) -> None:
@@ -132,28 +147,14 @@ class Desk:
                 status=one.status,
                 result=one.result if one.status != "interrupted" else None,
                 seconds=one.seconds,
+                conversation=self.conversation,
+                metadata=self.metadata,
             )
 
     def told(self, asked: Asked, ran: Ran) -> Execution:
-        """What became of a call, as the model is told of it: a note in place of a result that no prompt can carry."""
+        """What became of a call, as the model is told of it."""
         one = Execution(asked.id, asked.call, ran.status, ran.result, ran.seconds)
-        why = self._untellable(one)
-        if why is None:
-            return one
-        said = "no prompt can carry it"
-        one = replace(one, result=unshown(f"{said}: {why}") if ran.status == "ok" else {"error": f"{said}: {why}"})
-        if self._untellable(one) is None:
-            return one
-        return replace(one, result=unshown(said) if ran.status == "ok" else {"error": said})
-
-    def _untellable(self, one: Execution) -> str | None:
-        """Why no prompt can carry what became of a call; None if one can."""
-        try:
-            told = [{"role": "user", "content": "-"}, *exchange("", [one])]
-            render(self.runtime.loaded.tokenizer, told, untrusted=self.runtime.untrusted)
-        except MessageError as error:
-            return error_text(error).partition(": ")[2]
-        return None
+        return as_told(one, self.runtime.loaded, self.runtime.untrusted, self.limits.max_result)
 
 
 def declaration(tool: Tool) -> str:

@@ -12,11 +12,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 from steerkit.errors import AuditError
+from steerkit.runtime.calls import Approval, Execution, Held
 from steerkit.runtime.desk import Approver, Desk, answered
+from steerkit.runtime.exchange import Decisions
 from steerkit.runtime.execute import Ended, acalled, arun_tool, run_tool, within
-from steerkit.runtime.loop import Approval, Approve, Execute, Execution, Generate, Held, Loop, Run, Steps
+from steerkit.runtime.loop import Approve, Execute, Generate, Loop, Run, Steps
 from steerkit.runtime.pending import Asked, Pending
-from steerkit.runtime.resume import Decisions, decided
+from steerkit.runtime.resume import decided
 from steerkit.types import Messages
 
 T = TypeVar("T")
@@ -24,28 +26,34 @@ T = TypeVar("T")
 
 def loop(desk: Desk, messages: Messages) -> Run:
     """A whole run."""
-    return _drive(desk, Loop(messages, desk.max_turns).steps())
+    return _drive(desk, _loop(desk, messages).steps())
 
 
 def resume(desk: Desk, pending: Pending, decisions: Decisions) -> Run:
     """The rest of a pending run."""
+    desk = desk.going_on(pending)
     approvals = decided(desk, pending, decisions)
     return _drive(desk, _rest(desk, pending, approvals))
 
 
 async def aloop(desk: Desk, messages: Messages) -> Run:
     """A whole run."""
-    return await _adrive(desk, Loop(messages, desk.max_turns).steps())
+    return await _adrive(desk, _loop(desk, messages).steps())
 
 
 async def aresume(desk: Desk, pending: Pending, decisions: Decisions) -> Run:
     """The rest of a pending run."""
+    desk = desk.going_on(pending)
     approvals = await _threaded(partial(decided, desk, pending, decisions))
     return await _adrive(desk, _rest(desk, pending, approvals))
 
 
 def _rest(desk: Desk, pending: Pending, approvals: Mapping[str, Approval]) -> Steps:
-    return Loop(pending.messages, desk.max_turns).resumed(pending, approvals)
+    return _loop(desk, pending.messages).resumed(pending, approvals)
+
+
+def _loop(desk: Desk, messages: Messages) -> Loop:
+    return Loop(messages, desk.max_turns, desk.conversation, desk.metadata)
 
 
 def _drive(desk: Desk, steps: Steps) -> Run:

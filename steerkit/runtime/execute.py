@@ -18,7 +18,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, Final, Literal, NamedTuple
 
-from steerkit.runtime.results import error_text, fitted
+from steerkit.runtime.results import MAX_RESULT, error_text, fitted
 from steerkit.types import Json
 
 GRACE: Final = 1.0
@@ -42,7 +42,7 @@ class Limits:
 
     timeout: float | None = 30.0
     """Seconds; None for no limit."""
-    max_result: int = 4000
+    max_result: int = MAX_RESULT
     """Characters of a result; what is longer is cut."""
 
 

@@ -9,6 +9,7 @@ from steerkit import guard
 from steerkit.audit import Store, append_turn
 from steerkit.chat import Parsed, parse, steps_by_place
 from steerkit.engine import LoadedModel
+from steerkit.runtime.exchange import call_ids
 from steerkit.runtime.provenance import context_of
 from steerkit.runtime.request import Prepared
 from steerkit.sae import SaeSet
@@ -64,8 +65,13 @@ def _told_cut(
     if not isinstance(last, MalformedCall) or not last.position == last.span.end == end:
         return tuple(calls)
     most = one.request.sampling.max_new_tokens
-    by_length = f"the reply was cut at max_new_tokens={most}, before <end_function_call>; raise max_new_tokens"
-    return (*calls[:-1], replace(last, error=guard.CUT_OFF if by_tripwire else by_length))
+    if by_tripwire:
+        error = guard.CUT_OFF
+    elif len(reply) < most:
+        error = f"the reply was cut after {len(reply)} tokens, where the model's context ends; shorten the conversation"
+    else:
+        error = f"the reply was cut at max_new_tokens={most}, before <end_function_call>; raise max_new_tokens"
+    return (*calls[:-1], replace(last, error=error))
 
 
 def _extent(one: Prepared, reply_length: int, places: Mapping[Place, Sequence[Span]]) -> Extent:
@@ -94,4 +100,5 @@ def _judged(one: Prepared, reply: Sequence[int], parsed: Parsed, trace: Trace, t
         reply_ids=tuple(reply),
         finish=parsed.finish if tripped is None else "tripwire",
         attempts=one.attempts,
+        call_ids=call_ids(one.request.messages, calls),
     )

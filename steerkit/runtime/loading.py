@@ -11,12 +11,14 @@ import torch
 from steerkit.audit import OnFailure, OnRecord, RecordedTurn, Store, default_store
 from steerkit.engine import DEFAULT, LoadedModel, Prepack, Prepare, box_folder, load_model
 from steerkit.errors import SaeError
+from steerkit.runtime.keywords import clear
 from steerkit.runtime.policies import PolicyLike
 from steerkit.runtime.runtime import Runtime
 from steerkit.sae import SaeSet, load_set
 from steerkit.steer import find_sites, width_of
 
 
+@clear
 def load(
     model: str | Path = "tiny",
     saes: str | Path | SaeSet | None = None,

@@ -7,69 +7,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Generator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from steerkit.errors import LoopError, MessageError
-from steerkit.runtime.execute import Status
+from steerkit.errors import MessageError
+from steerkit.runtime.calls import Approval as Approval
+from steerkit.runtime.calls import Execution as Execution
+from steerkit.runtime.calls import Held as Held
+from steerkit.runtime.exchange import is_to_run, not_run, told
 from steerkit.runtime.pending import Asked, Origin, Pending, next_ids
-from steerkit.types import RELEASED, Call, Json, Messages, Turn, Verdict
+from steerkit.types import Call, Messages, Turn, in_one_line
 
 Outcome: TypeAlias = Literal["answer", "pending", "stopped", "malformed", "fabricated", "length", "max_turns"]
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A call that waits for a person; what `approve` is asked about."""
-
-    id: str
-    """Of the call, in its message."""
-    call: Call
-    verdict: Verdict
-    record_id: str | None
-    """The audit record of the turn that made it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Approval:
-    """What a person decided about a held call.
-
-    Raises:
-        LoopError: `approved` is no bool, or what is said beside it is no text.
-    """
-
-    approved: bool
-    by: str = ""
-    """Who decided."""
-    note: str = ""
-    """Why; of a refusal, the model is told."""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.approved, bool):
-            raise LoopError(f"Approval.approved: got {self.approved!r}, expected True or False")
-        for name, value in (("by", self.by), ("note", self.note)):
-            if not isinstance(value, str):
-                raise LoopError(f"Approval.{name}: got {type(value).__name__}, expected text")
-            if any("\ud800" <= char <= "\udfff" for char in value):
-                raise LoopError(f"Approval.{name}: got half a character (a lone surrogate), expected Unicode text")
-
-
-@dataclass(frozen=True, slots=True)
-class Execution:
-    """One call of a run, and what became of it."""
-
-    id: str
-    call: Call
-    status: Status
-    """`ok` (it ran, whether or not its result can be shown), `error` (the tool raised), `timeout`, `refused` (by a
-    person), `denied` (by the guard). In audit records also `interrupted`."""
-    result: dict[str, Json]
-    """As given to the model."""
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +41,13 @@ class Run:
     """Made in this run; after a resume, those since."""
     executions: tuple[Execution, ...]
     pending: Pending | None = None
+    conversation: str | None = None
+    """Its id in the records of its turns, approvals and executions; a resumed run keeps it."""
+
+    def __repr__(self) -> str:
+        ran = [f"{one.call!r}: {one.status}" for one in self.executions]
+        held = [f"{one.call!r}: hold" for one in self.pending.held] if self.pending else []
+        return in_one_line("Run", self.status, f"{len(self.turns)} turns", *ran, *held, repr(self.text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +79,15 @@ Steps: TypeAlias = "Generator[Generate | Approve | Execute, Any, Run]"
 class Loop:
     """One run."""
 
-    def __init__(self, messages: Messages, max_turns: int) -> None:
+    def __init__(
+        self,
+        messages: Messages,
+        max_turns: int,
+        conversation: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
         self._messages = plain_messages(messages)
-        self._max_turns = max_turns
+        self._max_turns, self._conversation, self._metadata = max_turns, conversation, metadata
         self._turns: list[Turn] = []
         self._executions: list[Execution] = []
 
@@ -141,7 +106,8 @@ class Loop:
             answer: Sequence[Approval] | Origin = (yield Approve(held)) if held else ()
             if isinstance(answer, Origin):
                 before = tuple(deepcopy(self._messages))
-                return self._run("pending", Pending(before, turn.text, asked, turn.record_id, answer))
+                about = (self._conversation, self._metadata)
+                return self._run("pending", Pending(before, turn.text, asked, turn.record_id, answer, *about))
             decided = {one.id: approval for one, approval in zip(held, answer, strict=True)}
             yield from self._carried_out(turn.text, turn.record_id, asked, decided)
         return self._run("max_turns")
@@ -155,12 +121,12 @@ class Loop:
         self, text: str, record_id: str | None, asked: Sequence[Asked], approvals: Mapping[str, Approval]
     ) -> Generator[Execute, Any, None]:
         """Run what may be run, and put the calls with all their results into the conversation."""
-        may_run = tuple(one for one in asked if _may_run(one, approvals))
+        may_run = tuple(one for one in asked if is_to_run(one, approvals))
         ran: Sequence[Execution] = (yield Execute(may_run, record_id)) if may_run else ()
         by_id = {execution.id: execution for execution in ran}
-        executions = [by_id.get(one.id) or _not_run(one, approvals.get(one.id)) for one in asked]
+        executions = [by_id.get(one.id) or not_run(one, approvals.get(one.id)) for one in asked]
         self._executions += executions
-        self._messages += exchange(text, executions)
+        self._messages += told(text, executions)
 
     def _run(self, status: Outcome, pending: Pending | None = None) -> Run:
         return Run(
@@ -170,6 +136,7 @@ class Loop:
             turns=tuple(self._turns),
             executions=tuple(self._executions),
             pending=pending,
+            conversation=self._conversation,
         )
 
 
@@ -183,26 +150,6 @@ def asked_of(turn: Turn, messages: Sequence[Mapping[str, Any]]) -> tuple[Asked, 
 def held_of(asked: Sequence[Asked], record_id: str | None) -> tuple[Held, ...]:
     """Those that wait for a person."""
     return tuple(Held(one.id, one.call, one.verdict, record_id) for one in asked if one.is_held)
-
-
-def exchange(text: str, executions: Sequence[Execution]) -> list[dict[str, Any]]:
-    """The assistant's message with its calls, and one tool message for each.
-
-    A result is JSON text: a mapping as content could be read as the result of another tool.
-    """
-    calls = [
-        {"id": one.id, "type": "function", "function": {"name": one.call.name, "arguments": dict(one.call.arguments)}}
-        for one in executions
-    ]
-    return [
-        {"role": "assistant", "content": text or None, "tool_calls": calls},
-        *({"role": "tool", "tool_call_id": one.id, "content": result_text(one.result)} for one in executions),
-    ]
-
-
-def result_text(result: Mapping[str, Json]) -> str:
-    """A result as a message carries it: always an object, so that text is never taken for one."""
-    return json.dumps(result, ensure_ascii=False)
 
 
 def plain_messages(messages: Messages) -> list[dict[str, Any]]:
@@ -242,17 +189,3 @@ def _ended(turn: Turn) -> Outcome | None:
     if not turn.calls:
         return "length" if turn.finish == "length" else "answer"
     return None if any(isinstance(call, Call) for call in turn.calls) else "malformed"
-
-
-def _may_run(one: Asked, approvals: Mapping[str, Approval]) -> bool:
-    if one.is_held:
-        return one.id in approvals and approvals[one.id].approved
-    return one.verdict.decision in RELEASED
-
-
-def _not_run(one: Asked, approval: Approval | None) -> Execution:
-    """What the model is told of a call that was not run."""
-    reason = one.verdict.reason
-    if approval is not None:
-        reason += f"; refused: {approval.note}" if approval.note else "; refused"
-    return Execution(one.id, one.call, "denied" if approval is None else "refused", {"error": f"not run: {reason}"})

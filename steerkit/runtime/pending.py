@@ -14,8 +14,9 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from steerkit.errors import LoopError
-from steerkit.types import Call, Decision, Verdict
+from steerkit.errors import LoopError, SettingError
+from steerkit.runtime.metadata import metadata_of
+from steerkit.types import Call, Decision, Verdict, in_one_line
 
 VERSION: Final = 1
 
@@ -27,6 +28,9 @@ class Asked:
     id: str
     call: Call
     verdict: Verdict
+
+    def __repr__(self) -> str:
+        return in_one_line("Asked", self.id, self.call, f"{self.verdict.decision}: {self.verdict.reason}")
 
     @property
     def is_held(self) -> bool:
@@ -62,10 +66,17 @@ class Pending:
     record_id: str | None
     """The turn's audit record; None where nothing is recorded."""
     origin: Origin
+    conversation: str | None = None
+    """Its id in the records; the resumed run keeps it."""
+    metadata: Mapping[str, Any] | None = None
+    """Who asked; the resumed run keeps it unless it is given another."""
 
     def __post_init__(self) -> None:
         plain = tuple(Asked(one.id, _bare_call(one.call), _bare_verdict(one.verdict)) for one in self.calls)
         object.__setattr__(self, "calls", plain)
+
+    def __repr__(self) -> str:
+        return in_one_line("Pending", f"record {self.record_id}", *(f"{one.id} {one.call!r}" for one in self.held))
 
     @property
     def held(self) -> tuple[Asked, ...]:
@@ -80,6 +91,8 @@ class Pending:
             "record_id": self.record_id,
             "model": self.origin.model,
             "policies": _named(self.origin.policies),
+            **({} if self.conversation is None else {"conversation": self.conversation}),
+            **({} if not self.metadata else {"metadata": dict(self.metadata)}),
             **({} if self.origin.tools is None else {"tools": _named(self.origin.tools)}),
             "messages": list(self.messages),
             "text": self.text,
@@ -104,7 +117,10 @@ class Pending:
             form = _Form.model_validate(dict(data), strict=True)
         except ValidationError as error:
             raise LoopError("\n".join(f"{where} {_problem(one)}" for one in error.errors())) from None
-        found = form.value()
+        try:
+            found = form.value()
+        except SettingError as error:
+            raise LoopError(f"{where} {error}") from None
         found.check(where)
         return found
 
@@ -210,6 +226,8 @@ class _Form(_Strict):
     model: str
     policies: list[_Named]
     tools: list[_Named] | None = None
+    conversation: str | None = None
+    metadata: dict[str, Any] | None = None
     messages: list[dict[str, Any]] = Field(min_length=1)
     text: str
     calls: list[_Call]
@@ -221,7 +239,8 @@ class _Form(_Strict):
         )
         origin = Origin(self.model, policies or (), tools)
         calls = tuple(one.value() for one in self.calls)
-        return Pending(tuple(self.messages), self.text, calls, self.record_id, origin)
+        about = (self.conversation, metadata_of(self.metadata))
+        return Pending(tuple(self.messages), self.text, calls, self.record_id, origin, *about)
 
 
 def _named(fingerprints: Sequence[tuple[str, str]]) -> list[dict[str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -35,7 +35,13 @@ def policies_for(policy: PolicyLike, loaded: LoadedModel, saes: SaeSet | None) -
 def read_policies(policy: PolicyLike) -> list[Policy]:
     """Policies from any of the forms in which they are given, files read."""
     single = isinstance(policy, (Policy, str, Path))
+    if not single and (isinstance(policy, (bytes, Mapping)) or not isinstance(policy, Iterable)):
+        got = type(policy).__name__
+        raise PolicyError([f"policy: got {got}, expected a policy, the path of a policy file, or a list of them"])
     given: Sequence[Policy | str | Path] = [policy] if single else list(policy)  # type: ignore[list-item, arg-type]
+    for number, item in enumerate(given):
+        if not isinstance(item, (Policy, str, Path)):
+            raise PolicyError([f"policies[{number}]: got {type(item).__name__}, expected a policy or a file's path"])
     policies = [item if isinstance(item, Policy) else load_policy(item) for item in given]
     refuse_twice(policies)
     return policies

@@ -56,6 +56,8 @@ def context_of(
         seconds=seconds,
         machine=_machine(loaded) | ({} if decoding is None else {"decoding": decoding}),
         batch=batch,
+        conversation=one.request.conversation,
+        metadata=one.metadata,
     )
 
 

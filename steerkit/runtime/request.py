@@ -9,8 +9,11 @@ from typing import Any, TypeAlias
 
 from steerkit.chat import Prompt, as_tools, lint, render
 from steerkit.engine import LoadedModel, Sampling, tool_from_function
+from steerkit.errors import ModelError, SettingError
 from steerkit.guard import needs
 from steerkit.policy import Policy
+from steerkit.runtime.keywords import clear_fields
+from steerkit.runtime.metadata import Metadata, metadata_of
 from steerkit.runtime.policies import PolicyLike, unsteered
 from steerkit.sae import SaeSet
 from steerkit.steer import Capacity, Wanted, compile_plan, cut_plan, traced_layers
@@ -20,6 +23,7 @@ ToolLike: TypeAlias = "Tool | Mapping[str, Any] | Callable[..., Any]"
 """A `Tool`, an OpenAI tool dict, a JSON Schema with a title, or a Python function with a docstring."""
 
 
+@clear_fields
 @dataclass(frozen=True, slots=True)
 class Request:
     """One turn to make."""
@@ -31,6 +35,10 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     counterfactual: bool | None = None
     """Whether to record as well what the model does without steering; None takes the runtime's own setting."""
+    metadata: Metadata | None = None
+    """Who asked, and what else its record is to be found by."""
+    conversation: str | None = None
+    """Id that the records of a conversation's turns share; `loop` gives each conversation one of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,8 @@ class Prepared:
     prompt: Prompt
     wanted: Wanted
     """Features and probes that its traces and the guard need."""
+    metadata: Mapping[str, Any] | None = None
+    """A checked copy of the request's."""
     attempts: tuple[Turn, ...] = ()
     """What was generated before and judged `retry`."""
     made: int = 0
@@ -57,12 +67,23 @@ def prepare(request: Request, loaded: LoadedModel, policies: tuple[Policy, ...],
 
     What FunctionGemma's published template would drop or garble of a tool is a warning: other templates may not.
     """
+    metadata = metadata_of(request.metadata)
+    if not isinstance(request.sampling, Sampling):
+        raise SettingError(f"sampling: got {type(request.sampling).__name__}, expected a Sampling")
+    if request.conversation is not None and not isinstance(request.conversation, str):
+        raise SettingError(f"conversation: got {type(request.conversation).__name__}, expected text")
     tools = as_tools(request.tools, from_function=tool_from_function)
     for tool in tools:
         for found in lint(tool):
             warnings.warn(f"tool {tool.name} {found.path}: {found.text}", stacklevel=2)
     prompt = render(loaded.tokenizer, request.messages, tools, untrusted=untrusted)
-    return Prepared(request, tools, policies, prompt, wanted_of(policies))
+    context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and len(prompt.ids) >= context:
+        raise ModelError(
+            f"the prompt has {len(prompt.ids):,} tokens, but the model's context is {context:,}, which leaves no room "
+            f"for a reply; shorten the conversation"
+        )
+    return Prepared(request, tools, policies, prompt, wanted_of(policies), metadata)
 
 
 def wanted_of(policies: tuple[Policy, ...]) -> Wanted:

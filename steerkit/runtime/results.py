@@ -35,6 +35,8 @@ from pydantic_core import to_jsonable_python
 
 from steerkit.types import Json
 
+MAX_RESULT: Final = 4000
+"""Characters of a result, and tokens of it, that the model is told where nothing else is said."""
 MAX_ERROR: Final = 500
 """Characters of an error that the model is told."""
 
@@ -247,20 +249,16 @@ def _of_table(value: Any) -> _Items | _Pairs | _Scalar | None:
     library, name = type(value).__module__.partition(".")[0], type(value).__name__
     if library == "pandas" and name in ("NAType", "NaTType"):
         return _Scalar(None)
+    labels_only_count = library == "pandas" and type(getattr(value, "index", None)).__name__ == "RangeIndex"
     if library == "pandas" and name == "Series":
-        return _Items(value) if _is_numbered(value) else _Pairs(value.items())
+        return _Items(value) if labels_only_count else _Pairs(value.items())
     if library == "pandas" and name == "DataFrame":
-        return _Items(_rows(value if _is_numbered(value) else value.reset_index()))
+        return _Items(_rows(value if labels_only_count else value.reset_index()))
     if library == "polars" and name == "DataFrame":
         return _Items(value.iter_rows(named=True))
     if library == "pyarrow" and name in ("Table", "RecordBatch"):
         return _Items(row for batch in _batches(value) for row in batch.to_pylist())
     return None
-
-
-def _is_numbered(value: Any) -> bool:
-    """Whether the labels of a pandas object only count."""
-    return type(value.index).__name__ == "RangeIndex"
 
 
 def _rows(frame: Any) -> Iterator[_Pairs]:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 from steerkit.audit import Store, StoredRecord, approvals_of, canonical
 from steerkit.chat import render, validate_arguments
 from steerkit.errors import AuditError, LoopError
+from steerkit.runtime.calls import Approval, approval_of
 from steerkit.runtime.desk import Desk, declaration
-from steerkit.runtime.loop import Approval, held_of
+from steerkit.runtime.exchange import Decisions
+from steerkit.runtime.loop import held_of
 from steerkit.runtime.pending import Origin, Pending
 from steerkit.types import Tool
 
 _HELD_TO = ("messages", "tools", "text", "calls", "verdicts")
 """Contents of a turn's record that a pending state is held against."""
-Decisions: TypeAlias = "Mapping[str, Approval | bool] | Approval | bool"
 
 
 def decided(desk: Desk, pending: Pending, decisions: Decisions) -> dict[str, Approval]:
@@ -48,15 +49,7 @@ def _approvals(pending: Pending, decisions: Decisions) -> dict[str, Approval]:
     for id in held:
         if id not in decisions:
             raise LoopError(f"decisions[{id!r}]: got no decision, expected one for each of: {wanted}")
-    return {id: _approval(id, decisions[id]) for id in held}
-
-
-def _approval(id: str, given: object) -> Approval:
-    if isinstance(given, Approval):
-        return given
-    if isinstance(given, bool):
-        return Approval(given)
-    raise LoopError(f"decisions[{id!r}]: got {type(given).__name__}, expected True, False or an Approval")
+    return {id: approval_of(id, decisions[id]) for id in held}
 
 
 def _check_calls(desk: Desk, pending: Pending) -> None:
@@ -157,20 +150,30 @@ def _check_record(store: Store, pending: Pending, record: StoredRecord) -> None:
         for one in pending.calls
         for verdict in [one.verdict]
     ]
+    if any(verdict["decision"] in ("retry", "stop") for verdict in content["verdicts"]):
+        raise LoopError(
+            f"pending record_id: record {pending.record_id} is of a turn that was given up; begin a new run"
+        )
     same = {
         "calls": canonical(given) == canonical(recorded),
         "messages": canonical(list(pending.messages)) == canonical(content["messages"]),
         "text": pending.text == content["text"],
+        "conversation": pending.conversation == content.get("conversation"),
+        "metadata": _metadata_fits(pending, record),
     }
     if wrong := [name for name, equal in same.items() if not equal]:
         raise LoopError(
             f"pending {wrong[0]}: got others than in record {pending.record_id} of {store.path}; the pending state was "
             f"edited, and nothing of it is executed"
         )
-    if any(verdict["decision"] in ("retry", "stop") for verdict in content["verdicts"]):
-        raise LoopError(
-            f"pending record_id: record {pending.record_id} is of a turn that was given up; begin a new run"
-        )
+
+
+def _metadata_fits(pending: Pending, record: StoredRecord) -> bool:
+    """Whether it says who asked as its record does, as far as that still does."""
+    content = record.contents.get("/metadata")
+    if content is not None and content.is_redacted:
+        return True
+    return canonical(dict(pending.metadata or {})) == canonical(record.content.get("metadata", {}))
 
 
 def _origin_of(store: Store, content: dict[str, Any]) -> Origin:

@@ -115,19 +115,26 @@ def test_a_payment_is_steered_away_before_any_guard(homes: Path) -> None:
 def test_every_turn_is_on_record(homes: Path, name: str) -> None:
     """The store holds the balance's call and answer and the door's call; every hash and link is right."""
     told(homes, name)
-    store = Store(homes / name / "audit.db", create=False)
+    store = Store(homes / name / "examples.db", create=False)
     turns = [one.content for one in store.records() if one.content["kind"] == "turn"]
     assert verify(store).records == len(turns) + 2  # the run's opening and its end
     asked = [call["name"] for turn in turns for call in turn["calls"]]
     assert sorted(asked) == ["get_balance", "unlock_door"]
     assert any("The balance of travel 38 is 1200." in turn["text"] for turn in turns)
     store.close()
+    assert not (homes / name / "audit.db").exists()  # that of one's own work
+
+
+def test_the_demo_has_a_store_of_its_own(tmp_path: Path) -> None:
+    """What it shows never stands among one's own records; with `--store` it stands where that says."""
+    assert python("-m", "steerkit.cli.main", "demo", "--json", home=tmp_path).returncode == 0
+    assert [path.name for path in tmp_path.glob("*.db")] == ["demo.db"]
 
 
 def test_a_held_call_of_pydantic_ai_names_its_record(homes: Path) -> None:
     """Whoever is asked to approve can look the turn up."""
     said = told(homes, "pydantic_ai_guard")
-    store = Store(homes / "pydantic_ai_guard" / "audit.db", create=False)
+    store = Store(homes / "pydantic_ai_guard" / "examples.db", create=False)
     assert any(f"'record': '{record.id}'" in said for record in store.records())
     store.close()
 

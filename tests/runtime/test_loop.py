@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from steerkit.audit import Store, verify
 from steerkit.chat import encode_call
-from steerkit.errors import AuditError, LoopError, MessageError, ToolError
+from steerkit.errors import AuditError, LoopError, MessageError, SettingError, ToolError
 from steerkit.runtime import Approval, Held, Run, Runtime
 from steerkit.tiny.cases import CASES
 from tests.runtime.scripted import END, WAIT, Script, broken_after, calling, declared, events, names, ruled, user
@@ -229,7 +229,7 @@ def test_results_are_bounded_in_size_and_time(store: Store) -> None:
     """A long result is cut with a note, a hanging tool is left; both are recorded, and the model goes on."""
     release = threading.Event()
     functions: dict[str, Callable[..., Any]] = {
-        "a": lambda **_: "x" * 5000,
+        "a": lambda **_: "x" * 1500,
         "b": lambda **_: release.wait(20),
         "c": lambda **_: object(),
     }
@@ -243,8 +243,8 @@ def test_results_are_bounded_in_size_and_time(store: Store) -> None:
     assert run.executions[0].result == {"value": "x" * 60 + " [cut after 60 characters]"}
     assert "cannot be shown" in str(run.executions[2].result["note"])
     assert [one[2] for one in events(store) if one[0] == "execution"] == ["ok", "timeout", "ok"]
-    whole = script.say(calling("a"), END).loop(user(), ABC, execute=functions, max_result=5000)
-    assert whole.executions[0].result == {"value": "x" * 5000}
+    whole = script.say(calling("a"), END).loop(user(), ABC, execute=functions, max_result=1500)
+    assert whole.executions[0].result == {"value": "x" * 1500}
 
 
 def test_a_tool_that_raises_is_told_and_recorded(store: Store) -> None:
@@ -503,7 +503,8 @@ def test_settings_that_cannot_be_meant_are_refused_before_a_token_is_made() -> N
         ({"execute": {"a": print}}, ToolError, r"tool 'b': got no function to run; give it as execute=\{'b'"),
         ({"execute": {**functions, "z": print}}, ToolError, r"execute\['z'\]: got a function for no tool"),
         ({"execute": {**functions, "a": 3}}, ToolError, r"execute\['a'\]: got int, expected a function"),
-        ({"tempratur": 1}, TypeError, "unexpected keyword argument 'tempratur'"),
+        ({"tempratur": 1}, SettingError, "got an unexpected keyword argument 'tempratur'; did you mean 'temperature'"),
+        ({"polcy": ()}, TypeError, "did you mean 'policy'"),
     ]
     for wrong, kind, error in cases:
         with pytest.raises(kind, match=error):

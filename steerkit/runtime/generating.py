@@ -1,0 +1,78 @@
+"""Makes the turns of prepared requests, all in one batch: under their policies, token by token, judged and recorded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple
+
+from steerkit.audit import Store
+from steerkit.chat import Wire, place_machine
+from steerkit.engine import Batch, Graphs, LoadedModel, PrefixCache, generate
+from steerkit.runtime.finish import finish_turns
+from steerkit.runtime.request import Prepared
+from steerkit.runtime.reuse import pieces_of
+from steerkit.runtime.steps import sent
+from steerkit.runtime.tripwire import Tripwires
+from steerkit.sae import SaeSet
+from steerkit.steer import Plan, Tape, attach, compile_plan, traced_layers
+from steerkit.types import Turn
+
+
+class Bench(NamedTuple):
+    """What generations run on."""
+
+    loaded: LoadedModel
+    saes: SaeSet | None
+    store: Store | None
+    prefix_cache: PrefixCache | None
+    graphs: Graphs | None
+
+
+def generating(
+    bench: Bench, prepared: Sequence[Prepared], stopped: Callable[[], bool] | None = None
+) -> Generator[list[int | None], None, list[Turn]]:
+    """Yield the tokens of each step; return the finished, recorded turns.
+
+    Counterfactuals are rows of the same batch, after those that are asked for.
+    """
+    loaded, started = bench.loaded, time.perf_counter()
+    rows = [*prepared, *(one.unsteered for one in prepared if one.unsteered is not None)]
+    plan = compile_plan([one.policies for one in rows], bench.saes, loaded.layer_devices)
+    batch = Batch.of([one.prompt.ids for one in rows], Wire.of(loaded.tokenizer).pad, loaded.device)
+    width = batch.ids.shape[1]
+    replies: list[list[int]] = [[] for _ in rows]
+    with (
+        loaded.alone(stopped),
+        attach(
+            loaded.model,
+            plan,
+            rows=[plan.row(one.policies) for one in rows],
+            trace=traced_layers([one.wanted for one in rows], bench.saes),
+            prompt_length=width,
+            capacity=width + max(one.request.sampling.max_new_tokens for one in rows),
+            places=place_machine(loaded.tokenizer),
+        ) as tape,
+    ):
+        tripwires = Tripwires(loaded, bench.saes, prepared, tape)
+        steps = _steps(bench, rows, batch, plan, tape)
+        tokens = next(steps, None)
+        while tokens is not None:
+            for reply, token in zip(replies, tokens, strict=True):
+                if token is not None:
+                    reply.append(token)
+            cut = tripwires.after(tokens)
+            yield tokens[: len(prepared)]
+            tokens = sent(steps, cut)
+    seconds = round(time.perf_counter() - started, 6)
+    return finish_turns(loaded, bench.saes, bench.store, rows, replies, tape, plan, tripwires.tripped, seconds)
+
+
+def _steps(bench: Bench, rows: Sequence[Prepared], batch: Batch, plan: Plan, tape: Tape) -> Generator[Any, Any]:
+    """The tokens of each step, under the hooks."""
+    wire = Wire.of(bench.loaded.tokenizer)
+    sampling = [one.request.sampling for one in rows]
+    ends, reuse = pieces_of(rows, bench.loaded, bench.saes, tape, bench.prefix_cache)
+    how: dict[str, Any] = {"split_prompt": plan.has_late_rules, "ends": ends, "reuse": reuse}
+    how |= {"graphs": bench.graphs, "handover": tape.handover}
+    return generate(bench.loaded.model, batch, sampling, wire.stops, wire.pad, **how)

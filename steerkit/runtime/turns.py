@@ -1,0 +1,236 @@
+"""A model with its SAEs, policies and audit store, ready to take turns, each by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, Literal, Self, cast, overload
+
+from steerkit.audit import OnFailure, OnRecord, RunLog, Store
+from steerkit.chat import Event, Parser, Wire
+from steerkit.engine import DEFAULT, Graphs, LoadedModel, PrefixCache, Prepare, bytes_of, graphs_for
+from steerkit.errors import SteerkitError
+from steerkit.policy import Policy
+from steerkit.runtime import retry
+from steerkit.runtime.batches import BATCH, check_batch, made, prepared_each, sampling_of
+from steerkit.runtime.generating import Bench, generating
+from steerkit.runtime.keywords import clear
+from steerkit.runtime.metadata import Metadata
+from steerkit.runtime.policies import PolicyLike, policies_for, refuse_twice
+from steerkit.runtime.provenance import opening_of
+from steerkit.runtime.request import Prepared, Request, ToolLike, prepare, room_for, with_counterfactual
+from steerkit.runtime.retry import Retried
+from steerkit.runtime.steps import drained
+from steerkit.sae import SaeSet
+from steerkit.types import Messages, Turn
+
+_RUN = ("messages", "tools", "policy", "metadata")
+"""What `run` and `stream` take beside the fields of `Sampling`."""
+
+
+class Turns:
+    """Takes turns: renders, generates under the policies, parses, judges and records."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        saes: SaeSet | None = None,
+        policy: PolicyLike = (),
+        *,
+        base: PolicyLike = (),
+        store: Store | None = None,
+        untrusted: str = "neutralize",
+        on_audit_failure: OnFailure = "block",
+        on_record: OnRecord | None = None,
+        counterfactual: bool = False,
+        prefix_cache: str | int | bool = DEFAULT,
+        graphs: Prepare = "auto",
+    ) -> None:
+        self.loaded, self.saes = loaded, saes
+        self.counterfactual = counterfactual
+        """Whether each turn is made without steering as well, beside it in the batch, and recorded with it."""
+        limit = bytes_of(prefix_cache)
+        self.prefix_cache: PrefixCache | None = PrefixCache(limit) if limit else None
+        """What prompts began with, read and steered, for the next turn; `prefix_cache.statistics` says how it does."""
+        self.graphs: Graphs | None = graphs_for(loaded.model, graphs)
+        """Prepared steps that tokens are made with; `graphs.statistics` says how they do, None where there are none."""
+        self.untrusted = untrusted
+        self.wire = Wire.of(loaded.tokenizer)
+        self.base: tuple[Policy, ...] = policies_for(base, loaded, saes)
+        """Policies that every request is under, whatever policy it brings."""
+        self.policies: tuple[Policy, ...] = self._under_base(policies_for(policy, loaded, saes))
+        self.store: Store | None = None
+        if store is not None:
+            log = RunLog(partial(opening_of, loaded, saes, self.policies), on_audit_failure)
+            self.store = store.within(log, on_record)
+
+    def reserve(self, policies: Iterable[PolicyLike | None]) -> None:
+        """Give prepared steps the room for these policies from the first turn on, so that going from one to another
+        captures and compiles nothing anew. Those that steer nothing share a step of their own, and without prepared
+        steps this does nothing.
+
+        Args:
+            policies: what requests will bring, None for those that bring none.
+        """
+        if self.graphs is not None:
+            self.graphs.reserve(room_for(map(self.policies_of, policies), self.loaded, self.saes))
+
+    def close(self) -> None:
+        """Write down that the run is closed; turns after this are a new run. An open store stays open.
+
+        Raises:
+            AuditError: it could not be written.
+        """
+        if self.store is not None:
+            self.store.end_run()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    @clear
+    def run(
+        self,
+        messages: Messages,
+        tools: Sequence[ToolLike] = (),
+        policy: PolicyLike | None = None,
+        *,
+        metadata: Metadata | None = None,
+        **sampling: Any,
+    ) -> Turn:
+        """One turn.
+
+        Args:
+            messages: OpenAI-style chat messages.
+            tools: what the model may call.
+            policy: instead of the runtime's own; an empty tuple for none. The runtime's base policies stay.
+            metadata: who asked, and what else the record is to be found by: a few texts, numbers and lists of texts.
+            sampling: the fields of `Sampling`: max_new_tokens, temperature, top_k, top_p, seed.
+
+        Raises:
+            SteerkitError: one of its kinds; no call is released then.
+        """
+        settings = sampling_of("run", sampling, _RUN)
+        return self._turns([self._prepare(Request(messages, tools, policy, settings, metadata=metadata))])[0]
+
+    @overload
+    def run_batch(
+        self,
+        requests: Iterable[Request | Mapping[str, Any]],
+        *,
+        batch_size: int = BATCH,
+        errors: Literal["raise"] = "raise",
+    ) -> list[Turn]: ...
+
+    @overload
+    def run_batch(
+        self, requests: Iterable[Request | Mapping[str, Any]], *, batch_size: int = BATCH, errors: Literal["return"]
+    ) -> list[Turn | SteerkitError]: ...
+
+    @clear
+    def run_batch(
+        self,
+        requests: Iterable[Request | Mapping[str, Any]],
+        *,
+        batch_size: int = BATCH,
+        errors: Literal["raise", "return"] = "raise",
+    ) -> Any:
+        """One turn for each request, in their order, `batch_size` generated together, each under its own policies.
+
+        In float32 every request gets the tokens that it gets alone.
+
+        Args:
+            requests: `Request`s, or mappings of what `run` takes by keyword.
+            batch_size: how many rows are generated at a time: more take more memory.
+            errors: `raise` checks all of them first and makes no turn where one is wrong; `return` puts its error in
+                its place and makes the others' turns.
+
+        Raises:
+            SteerkitError: one of its kinds; that of a request begins with `requests[N]`.
+        """
+        check_batch(batch_size, errors)
+        rows = prepared_each(requests, self._prepare)
+        wrong = next((one for one in rows if isinstance(one, SteerkitError)), None)
+        if wrong is not None and errors == "raise":
+            raise wrong
+        return made(rows, self._turns, batch_size, keep=errors == "return")
+
+    def _turns(self, prepared: Sequence[Prepared], stopped: Callable[[], bool] | None = None) -> list[Turn]:
+        """The turns; raises AbandonedError once `stopped` says so, with the hooks off and the model given back."""
+        rows = list(prepared)
+        turns = drained(self._generate(rows, stopped), stopped)
+        while again := [number for number, turn in enumerate(turns) if retry.wanted(turn)]:
+            for number in again:
+                rows[number] = retry.again(rows[number], turns[number])
+            steps = self._generate([rows[number] for number in again], stopped)
+            for number, turn in zip(again, drained(steps, stopped), strict=True):
+                turns[number] = turn
+        return turns
+
+    def turns_of(self, prepared: Sequence[Prepared]) -> list[Turn]:
+        """One attempt for each prepared request, generated together: nothing is generated again."""
+        return drained(self._generate(prepared), None)
+
+    def stream(
+        self,
+        messages: Messages,
+        tools: Sequence[ToolLike] = (),
+        policy: PolicyLike | None = None,
+        *,
+        metadata: Metadata | None = None,
+        **sampling: Any,
+    ) -> Iterator[Event | Retried | Turn]:
+        """One turn as it is written: text and calls as they come, then the `Turn`, the last item.
+
+        A `Retried` says that a rule had it generated again: what came before is void.
+
+        Calls in events are not judged yet; run only what `turn.released` holds. Dropping the iterator ends the
+        generation and takes the hooks off.
+        """
+        settings = sampling_of("stream", sampling, _RUN)
+        prepared = self._prepare(Request(messages, tools, policy, settings, metadata=metadata))
+        turn = yield from self._stream(prepared)
+        while retry.wanted(turn):
+            yield Retried(turn)
+            prepared = retry.again(prepared, turn)
+            turn = yield from self._stream(prepared)
+        yield turn
+
+    def _stream(self, prepared: Prepared) -> Generator[Event, None, Turn]:
+        """Yield what one attempt says as it comes; return its turn."""
+        parser = Parser(self.loaded.tokenizer, offset=len(prepared.prompt.ids))
+        steps = self._generate([prepared])
+        try:
+            while True:
+                try:
+                    (token,) = next(steps)
+                except StopIteration as done:
+                    return cast("Turn", done.value[0])
+                if token is not None:
+                    yield from parser.feed([token])
+        finally:
+            steps.close()
+
+    def _prepare(self, request: Request) -> Prepared:
+        prepared = prepare(request, self.loaded, self.policies_of(request.policy), self.untrusted)
+        wanted = self.counterfactual if request.counterfactual is None else request.counterfactual
+        return with_counterfactual(prepared) if wanted else prepared
+
+    def policies_of(self, policy: PolicyLike | None) -> tuple[Policy, ...]:
+        """What a request is under that brings this policy; None for a request that brings none."""
+        return self.policies if policy is None else self._under_base(policies_for(policy, self.loaded, self.saes))
+
+    def _under_base(self, policies: tuple[Policy, ...]) -> tuple[Policy, ...]:
+        """The base policies first, so that their edits go before a request's."""
+        both = (*self.base, *policies)
+        refuse_twice(both)
+        return both
+
+    def _generate(
+        self, prepared: Sequence[Prepared], stopped: Callable[[], bool] | None = None
+    ) -> Generator[list[int | None], None, list[Turn]]:
+        bench = Bench(self.loaded, self.saes, self.store, self.prefix_cache, self.graphs)
+        return generating(bench, prepared, stopped)

@@ -23,14 +23,14 @@ def shown(box: Runtime) -> dict[str, Any]:
     cut = box.run(BENIGN.messages, BENIGN.tools, max_new_tokens=6)
     run = (
         Script(ruled())
-        .say(calling(*"aaaa", x="y" * 60), "z" * 300 + END)
-        .loop(user("u" * 900), [declared("a")], execute={"a": lambda **_: big}, max_result=300)
+        .say(calling(*"aaaa", x="y" * 60), "z" * 100 + END)
+        .loop(user("u" * 300), [declared("a")], execute={"a": lambda **_: big}, max_result=300)
     )
     asked: list[Held] = []
     waits = (
         Script(ruled(b="hold"))
         .say(calling("b", "b", x="\x1b[31m\u202e" * 5))
-        .loop(user("u" * 900), [declared("b")], execute={"b": print})
+        .loop(user("u" * 300), [declared("b")], execute={"b": print})
     )
     Script(ruled(b="hold")).say(calling("b", x="y" * 200), END).loop(
         user(), [declared("b")], execute={"b": print}, approve=lambda held: asked.append(held) or False

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 from steerkit.audit.layout import APPLICATION_ID, SCHEMAS, UPGRADE, VERSION
 from steerkit.audit.private import make_file, make_folder, mend
-from steerkit.audit.recovery import Recovery, frames_of, recovery_of
+from steerkit.audit.recovery import Recovery, recovery_of
 from steerkit.audit.transaction import Session, Transaction, transact
 from steerkit.errors import AuditError
 
@@ -49,11 +49,9 @@ class Database:
                 make_folder(path.parent)
                 make_file(path)
                 mend(path)
-            before = frames_of(path)
+            self.recovery = recovery_of(path)
             self._connection = self._connect()
             try:
-                self._tables()  # the first look recovers what a log holds
-                self.recovery = recovery_of(path, before)
                 self.version = self._prepare()
             except BaseException:
                 self._connection.close()

@@ -3,20 +3,22 @@
 A record is committed to the log first (FILE-wal), in frames that each continue a checksum. Whoever opens the store next
 reads them up to the first one that does not fit; everything after that is as if it had never been. A process that was
 killed leaves nothing of that kind but the beginning of a transaction that nobody was told of. A bit that changed in the
-log takes the records after it out of the store, with chain and all. What is counted here is what stood in the log when
-the store was opened, against what SQLite then made of it (its wal-index, FILE-shm). See sqlite.org/walformat.html.
+log takes the records after it out of the store, with chain and all. What is counted here is what stands in the log
+against what SQLite's rule (sqlite.org/walformat.html) makes of it. Only the log is opened: to close the store itself or
+its FILE-shm would drop the locks that SQLite has on them in this process.
 """
 
 from __future__ import annotations
 
 import struct
-import sys
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
 _HEADER: Final = struct.Struct(">8I")
-_FRAME: Final = struct.Struct(">4I")
-_FRAME_BYTES: Final = 24
+_FRAME: Final = struct.Struct(">6I")
+_MAGIC: Final = (0x377F0682, 0x377F0683)
+_PAGE: Final = 4096
+"""Bytes of a page, where the log's own word is broken."""
 
 
 class Recovery(NamedTuple):
@@ -40,55 +42,49 @@ class Recovery(NamedTuple):
         ]
 
 
-class _Frames(NamedTuple):
-    salts: tuple[int, int]
-    length: int
-    """In frames."""
-    commits: tuple[int, ...]
-    """Numbers of the frames that end a transaction, from 1."""
+def recovery_of(path: Path) -> Recovery:
+    """What SQLite will make of the log beside a store, or has made of it; nothing where there is none.
 
-
-def frames_of(path: Path) -> _Frames | None:
-    """The frames in a store's log, not whether they fit; None where there is none, or it cannot be read."""
-    try:
-        with path.open("rb") as main, path.with_name(f"{path.name}-wal").open("rb") as log:
-            size = int.from_bytes(main.read(18)[16:18], "big")
-            size = 65536 if size == 1 else size
-            head = log.read(_HEADER.size)
-            if len(head) < _HEADER.size or size < 512:
-                return None
-            salts: tuple[int, int] = _HEADER.unpack(head)[4:6]
-            commits, number, last = list[int](), 0, 0
-            while True:
-                number += 1
-                log.seek(_HEADER.size + (number - 1) * (_FRAME_BYTES + size))
-                frame = log.read(_FRAME.size)
-                if len(frame) < _FRAME.size:
-                    return _Frames(salts, last, tuple(commits))
-                _, pages, *own = _FRAME.unpack(frame)
-                if salts[0] == own[0] or salts[1] == own[1]:  # one of the two may be what changed
-                    last = number
-                    commits += [number] * bool(pages)
-    except OSError:
-        return None
-
-
-def recovery_of(path: Path, before: _Frames | None) -> Recovery:
-    """What was made of a log, once the store was read.
-
-    Args:
-        path: of the store.
-        before: its log before it was opened.
+    A log that others begin anew meanwhile is passed over: they have read it.
     """
-    if before is None or not before.length:
-        return Recovery()
     try:
-        with path.with_name(f"{path.name}-shm").open("rb") as index:
-            head = index.read(40)
+        with path.with_name(f"{path.name}-wal").open("rb") as log:
+            head = log.read(_HEADER.size)
+            if len(head) < _HEADER.size:
+                return Recovery()
+            found = _read(log, head)
+            log.seek(0)
+            return found if log.read(_HEADER.size) == head else Recovery()
     except OSError:
         return Recovery()
-    recovered, salts = int.from_bytes(head[16:20], sys.byteorder), struct.unpack(">2I", head[32:40].ljust(8, b"\0"))
-    if salts not in (before.salts, (0, 0)):  # others have begun the log anew since; of one that is no log it says 0
-        return Recovery()
-    lost = sum(number > recovered for number in before.commits)
-    return Recovery(before.length, min(recovered, before.length), lost)
+
+
+def _read(log: IO[bytes], head: bytes) -> Recovery:
+    magic, _, size, _, *salts, first, second = _HEADER.unpack(head)
+    order = ">" if magic & 1 else "<"
+    running = _checksum(head[:24], order, (0, 0))
+    fits = magic in _MAGIC and running == (first, second)
+    size = size if size in (1 << power for power in range(9, 17)) else _PAGE
+    frames = recovered = transactions = number = 0
+    while len(frame := log.read(_FRAME.size)) == _FRAME.size and len(page := log.read(size)) == size:
+        number += 1
+        _, pages, *own, first, second = _FRAME.unpack(frame)
+        if fits:
+            running = _checksum(frame[:8] + page, order, running)
+            fits = own == salts and running == (first, second)
+        if own[0] != salts[0] and own[1] != salts[1]:  # left over from before; of a changed one, the other is the same
+            continue
+        frames = number
+        if pages and fits:
+            recovered = number
+        transactions += bool(pages) and not fits
+    return Recovery(frames, recovered, transactions)
+
+
+def _checksum(data: bytes, order: str, start: tuple[int, int]) -> tuple[int, int]:
+    first, second = start
+    words = iter(struct.unpack(f"{order}{len(data) // 4}I", data))
+    for one, other in zip(words, words, strict=True):
+        first = first + one + second & 0xFFFFFFFF
+        second = second + other + first & 0xFFFFFFFF
+    return first, second

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     pass
 
 
+Top = Annotated[
+    int, typer.Option(min=1, max=50, metavar="COUNT", help="Features to list for the choice, and against it.")
+]
+Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page to this file; it needs no network.")]
+
+
 def explain(
     id: Annotated[str, typer.Argument(metavar="ID", help="A turn's id, its beginning, or a record's number.")],
     store: StoreOption = None,
@@ -39,13 +45,9 @@ def explain(
     no_call: Annotated[
         bool, typer.Option("--no-call", help="Explain why there was a call at all, against not calling.")
     ] = False,
-    top: Annotated[
-        int, typer.Option(min=1, max=50, metavar="COUNT", help="Features to list for the choice, and against it.")
-    ] = 5,
+    top: Top = 5,
     seed: Annotated[int, typer.Option(min=0, metavar="NUMBER", help="Of the random features.")] = 0,
-    html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write a page to this file; it needs no network.")
-    ] = None,
+    html: Html = None,
     model: RecordedModel = None,
     saes: RecordedSaes = None,
     device: RecordedDevice = None,

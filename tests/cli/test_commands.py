@@ -90,15 +90,16 @@ def test_the_demos_guard_holds_and_stops_the_injected_order(demo: tuple[Path, li
 def test_the_demos_records_are_listed_shown_and_verified(demo: tuple[Path, list[dict[str, object]]]) -> None:
     """Twelve turns of one run are on record; each can be looked at, and a changed byte is found."""
     home = demo[0]
-    assert steerkit("audit", "verify", home=home).stdout.startswith("ok: 14 records, head ")
-    assert len(steerkit("audit", "list", "--json", home=home).stdout.splitlines()) == 14
+    kept = ("--store", home / "demo.db")
+    assert steerkit("audit", "verify", *kept, home=home).stdout.startswith("ok: 14 records, head ")
+    assert len(steerkit("audit", "list", "--json", *kept, home=home).stdout.splitlines()) == 14
     record = str(by_name(demo, "held")["record"])
-    shown = steerkit("audit", "show", record, home=home).stdout
+    shown = steerkit("audit", "show", record, *kept, home=home).stdout
     assert "HOLD  people/doors-need-a-person" in shown
     assert "unlock_door(" in shown
-    assert json.loads(steerkit("audit", "show", record, "--json", home=home).stdout)["body"]["guard"] == "policy"
+    assert json.loads(steerkit("audit", "show", record, "--json", *kept, home=home).stdout)["body"]["guard"] == "policy"
     copy = home / "copy.db"
-    copy.write_bytes((home / "audit.db").read_bytes().replace(b'"decision":"hold"', b'"decision":"flag"', 1))
+    copy.write_bytes((home / "demo.db").read_bytes().replace(b'"decision":"hold"', b'"decision":"flag"', 1))
     assert "does not match its hash" in steerkit("audit", "verify", "--store", copy, home=home, status=1).stderr
 
 

@@ -21,30 +21,43 @@ if TYPE_CHECKING:
     from steerkit.lab.evaluation import Evaluation
 
 
-_Policy = Annotated[Path | None, typer.Option(help="The policy that is proved.")]
+_Policy = Annotated[Path | None, typer.Option(metavar="FILE", help="The policy that is proved.")]
 _Harmful = Annotated[
-    Path | None, typer.Option(help="JSONL file of conversations, messages and tools, that ask for a dangerous call.")
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="JSONL file of conversations, messages and tools, that ask for a dangerous call."
+    ),
 ]
-_Benign = Annotated[Path | None, typer.Option(help="The same of conversations that must stay as they are.")]
+_Benign = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The same of conversations that must stay as they are.")
+]
 _Dangerous = Annotated[
     list[str] | None,
-    typer.Option(help="Dangerous tool; may be given several times (default: those that the guard restricts)."),
+    typer.Option(
+        metavar="TOOL", help="Dangerous tool; may be given several times (default: those that the guard restricts)."
+    ),
 ]
 _Suite = Annotated[
     Literal["bfcl", "mobile-actions"] | None, typer.Option(help="Instead: score a public suite, with --data.")
 ]
-_Data = Annotated[Path | None, typer.Option(help="Folder of BFCL's files, or Mobile Actions' JSONL file.")]
-_Ask = Annotated[str | None, typer.Option(help="What the developer's text says in the prompt-only arm.")]
-_Seeds = Annotated[int, typer.Option(min=0, help="Random controls.")]
-_Doses = Annotated[str, typer.Option(help="Multiples of the policy's edit.")]
-_Pairs = Annotated[int, typer.Option(min=0, help="Pairs of batches for the latency; 0 for none.")]
-_Longest = Annotated[int, typer.Option(min=1, help="Length of a reply at most.")]
-_Batch = Annotated[int, typer.Option(min=1, help="Conversations that are generated together.")]
+_Data = Annotated[
+    Path | None, typer.Option(metavar="PATH", help="Folder of BFCL's files, or Mobile Actions' JSONL file.")
+]
+_Ask = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="What the developer's text says in the prompt-only arm.")
+]
+_Seeds = Annotated[int, typer.Option(metavar="NUMBER", min=0, help="Random controls.")]
+_Doses = Annotated[str, typer.Option(metavar="NUMBERS", help="Multiples of the policy's edit.")]
+_Pairs = Annotated[int, typer.Option(metavar="NUMBER", min=0, help="Pairs of batches for the latency; 0 for none.")]
+_Longest = Annotated[int, typer.Option(metavar="NUMBER", min=1, help="Length of a reply at most.")]
+_Batch = Annotated[int, typer.Option(metavar="NUMBER", min=1, help="Conversations that are generated together.")]
 _Probes = Annotated[bool, typer.Option("--probes/--no-probes", help="Fit probes where the policy reads.")]
-_Seed = Annotated[int, typer.Option(min=0, help="Of the halves for probes and directions.")]
-_Out = Annotated[Path | None, typer.Option(help="Folder that keeps finished arms: a killed run goes on there.")]
-_Json = Annotated[Path | None, typer.Option(help="Write JSON to this file; - for standard output.")]
-_Html = Annotated[Path | None, typer.Option(help="Write a page with figures to this file.")]
+_Seed = Annotated[int, typer.Option(metavar="NUMBER", min=0, help="Of the halves for probes and directions.")]
+_Out = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Folder that keeps finished arms: a killed run goes on there.")
+]
+_Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Write JSON to this file; - for standard output.")]
+_Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with figures to this file.")]
 
 
 def eval_command(
@@ -110,7 +123,7 @@ def _check_arguments(
         )
     if suite is None and data is not None:
         raise SaeError("--data: got it without --suite; expected --suite bfcl or mobile-actions, or no --data")
-    others = [name for name, value in (proving | kept).items() if value is not None and name != "--policy"]
+    others = [name for name, value in {**proving, **kept}.items() if value is not None and name != "--policy"]
     if suite is not None and others:
         raise SaeError(f"{', '.join(others)}: expected without --suite, which has conversations and tables of its own")
 

@@ -185,9 +185,9 @@ def _at_place(
     ):
         scores.append((name, kind, _dense(torch.cat(list(by_layer.values()), dim=1), positive, chosen, weights)))
     by_kind = {kind: values[held] for _, kind, values in scores}
-    one, other = by_kind["features"], by_kind["raw"]
-    gain, p_features = auroc_gain(one, other, positive[held], weights[held])
-    _, p_raw = auroc_gain(other, one, positive[held], weights[held])
+    features, raw = by_kind["features"], by_kind["raw"]
+    gain, p_features = auroc_gain(features, raw, positive[held], weights[held])
+    _, p_raw = auroc_gain(raw, features, positive[held], weights[held])
     results = tuple(ProbeResult(name, kind, measure(s, positive, chosen, held, groups)) for name, kind, s in scores)
     return PlaceProbes(place, rules, layers, fitted_on, held_out, results, gain, p_features, p_raw)
 

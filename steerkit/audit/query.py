@@ -37,6 +37,8 @@ class Query:
     """Before."""
     kind: str | None = None
     """One of `KINDS`, such as `turn`, `approval` or `execution`."""
+    conversation: str | None = None
+    """Id that the records of one conversation of the agent loop share."""
     meta: tuple[tuple[str, str], ...] = ()
     """Keys and values of the records' `metadata`, all of which must be there; of a list, one item is enough."""
 
@@ -44,7 +46,7 @@ class Query:
         for name, asked, closed in (("verdict", self.verdict, DECISIONS), ("kind", self.kind, KINDS)):
             if asked is not None and asked not in closed:
                 raise AuditError(f"{name}: got {asked!r}, expected one of {', '.join(closed)}{nearest(asked, closed)}")
-        for name in ("tool", "rule", "feature", "status"):
+        for name in ("tool", "rule", "feature", "status", "conversation"):
             if getattr(self, name) == "":
                 raise AuditError(f"{name}: got an empty text, expected a name")
         for name, moment in (("since", self.since), ("until", self.until)):
@@ -81,6 +83,7 @@ def _narrowed(query: Query) -> list[tuple[str, str | bytes]]:
             found.append((f"time {sign} ?", moment.astimezone(UTC).isoformat(timespec="microseconds")))
     rule = None if query.rule is None else query.rule.rpartition("/")[2]
     words = {"name": query.tool, "rule": rule, "decision": query.verdict, "kind": query.kind}
+    words["conversation"] = query.conversation
     for key, word in words.items():
         if word is not None:
             found.append(("instr(body, ?)", canonical({key: word})[1:-1]))
@@ -90,6 +93,8 @@ def _narrowed(query: Query) -> list[tuple[str, str | bytes]]:
 def _fits(store: Store, record: StoredRecord, query: Query) -> bool:
     content = record.public
     if query.kind is not None and content.get("kind") != query.kind:
+        return False
+    if query.conversation is not None and content.get("conversation") != query.conversation:
         return False
     if query.status is not None and query.status not in _states(content):
         return False
@@ -106,7 +111,13 @@ def _fits(store: Store, record: StoredRecord, query: Query) -> bool:
 def _has_meta(said: Any, asked: Iterable[tuple[str, str]]) -> bool:
     if not isinstance(said, Mapping):
         return False
-    return all(value in (one if isinstance(one := said.get(key), list) else [one]) for key, value in asked)
+    return all(value in _as_asked(said[key]) for key, value in asked if key in said) and {*dict(asked)} <= {*said}
+
+
+def _as_asked(value: Any) -> list[str]:
+    """A value of metadata, or each item of a list, as one asks for it: numbers and truth values as JSON writes them."""
+    items = value if isinstance(value, list) else [value]
+    return [one if isinstance(one, str) else canonical(one).decode() for one in items]
 
 
 def _states(content: Mapping[str, Any]) -> set[Any]:

@@ -39,6 +39,9 @@ Meta = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=VALUE", help="Who asked: what a record's metadata says; may be given several times."),
 ]
+Conversation = Annotated[
+    str | None, typer.Option(metavar="ID", help="What the records of one conversation of the agent loop share.")
+]
 
 
 def query(
@@ -51,6 +54,7 @@ def query(
     until: Until = None,
     kind: Kind = None,
     meta: Meta = None,
+    conversation: Conversation = None,
     limit: Annotated[int, typer.Option(min=1, metavar="COUNT", help="How many, newest first.")] = 100,
     store: StoreOption = None,
     json: JsonOption = False,
@@ -58,7 +62,7 @@ def query(
     """Find the records that fit everything that is given; tool, rule and verdict of the same call."""
     from steerkit.audit import find
 
-    asked = _query(tool, rule, verdict, feature, status, kind, since=since, until=until, meta=meta)
+    asked = _query(tool, rule, verdict, feature, status, kind, conversation, since=since, until=until, meta=meta)
     log = opened(store)
     if not print_records(find(log, asked, limit, newest_first=True), json):
         _say_none(log, asked)
@@ -82,6 +86,7 @@ def export(
     until: Until = None,
     kind: Kind = None,
     meta: Meta = None,
+    conversation: Conversation = None,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -92,7 +97,7 @@ def export(
     from steerkit.audit import FORMATS, find
     from steerkit.audit import export as write
 
-    asked = _query(tool, rule, verdict, feature, status, kind, since=since, until=until, meta=meta)
+    asked = _query(tool, rule, verdict, feature, status, kind, conversation, since=since, until=until, meta=meta)
     form = format or ("jsonl" if file == "-" else Path(file).suffix.removeprefix(".").lower())
     if not form:
         raise AuditError(f"{file}: got no format; name it FILE.{', FILE.'.join(FORMATS)}, or say --format")
@@ -123,18 +128,19 @@ def _say_none(log: Any, asked: Any) -> None:
 def _query(*given: str | None, since: str | None, until: str | None, meta: list[str] | None) -> Any:
     from steerkit.audit import Query
 
-    tool, rule, verdict, feature, status, kind = given
+    tool, rule, verdict, feature, status, kind, conversation = given
     pairs = []
     for one in meta or ():
         key, equals, value = one.partition("=")
         if not equals or not key:
             raise AuditError(f"--meta: got {one!r}, expected KEY=VALUE, such as user=ann")
         pairs.append((key, value))
-    bounds = {
+    bounds: dict[str, Any] = {
         "since": None if since is None else moment("--since", since),
         "until": None if until is None else moment("--until", until),
     }
     try:
-        return Query(tool, rule, verdict, feature, status, kind=kind, meta=tuple(pairs), **bounds)
+        exact: dict[str, Any] = {"kind": kind, "conversation": conversation, "meta": tuple(pairs)}
+        return Query(tool, rule, verdict, feature, status, **exact, **bounds)
     except AuditError as error:
         raise AuditError(f"--{error}") from None

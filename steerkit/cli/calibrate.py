@@ -24,21 +24,29 @@ if TYPE_CHECKING:
     from steerkit.policy import Policy, Statistic
 
 _File = Annotated[Path, typer.Argument(help="The policy file.")]
-_Benign = Annotated[Path | None, typer.Option(help="JSONL file of benign conversations, messages and tools.")]
+_Benign = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="JSONL file of benign conversations, messages and tools.")
+]
 _Positive = Annotated[
-    Path | None, typer.Option(help="The same of conversations that the conditions are meant for (with --data).")
+    Path | None,
+    typer.Option(metavar="FILE", help="The same of conversations that the conditions are meant for (with --data)."),
 ]
 _Store = Annotated[
-    Path | None, typer.Option(help="Instead of --data: an audit store with turns of this policy in shadow mode.")
+    Path | None,
+    typer.Option(metavar="FILE", help="Instead of --data: an audit store with turns of this policy in shadow mode."),
 ]
 _Rate = Annotated[
-    float, typer.Option(help="Chance that a condition may have to hold for a new benign conversation, to 0.5.")
+    float,
+    typer.Option(
+        metavar="NUMBER", help="Chance that a condition may have to hold for a new benign conversation, to 0.5."
+    ),
 ]
 _Write = Annotated[
-    Path | None, typer.Option(help="Write the policy with the new bounds, without its comments, to this file.")
+    Path | None,
+    typer.Option(metavar="FILE", help="Write the policy with the new bounds, without its comments, to this file."),
 ]
 _Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
-_Longest = Annotated[int, typer.Option(min=1, help="Length of a reply at most.")]
+_Longest = Annotated[int, typer.Option(metavar="NUMBER", min=1, help="Length of a reply at most.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
 

@@ -22,36 +22,50 @@ if TYPE_CHECKING:
     from steerkit.lab.evaluation import Evaluation
 
 
-_Policy = Annotated[Path | None, typer.Option(help="The policy that is proved.")]
+_Policy = Annotated[Path | None, typer.Option(metavar="FILE", help="The policy that is proved.")]
 _Harmful = Annotated[
-    Path | None, typer.Option(help="JSONL file of conversations, messages and tools, that ask for a dangerous call.")
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="JSONL file of conversations, messages and tools, that ask for a dangerous call."
+    ),
 ]
-_Benign = Annotated[Path | None, typer.Option(help="The same of conversations that must stay as they are.")]
+_Benign = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The same of conversations that must stay as they are.")
+]
 _Dangerous = Annotated[
     list[str] | None,
-    typer.Option(help="Dangerous tool; may be given several times (default: those that the guard restricts)."),
+    typer.Option(
+        metavar="TOOL", help="Dangerous tool; may be given several times (default: those that the guard restricts)."
+    ),
 ]
 _Suite = Annotated[
     Literal["bfcl", "mobile-actions"] | None, typer.Option(help="Instead: score a public suite, with --data.")
 ]
-_Data = Annotated[Path | None, typer.Option(help="Folder of BFCL's files, or Mobile Actions' JSONL file.")]
-_Ask = Annotated[str | None, typer.Option(help="What the developer's text says in the prompt-only arm.")]
-_Seeds = Annotated[int, typer.Option(min=0, help="Random controls.")]
-_Doses = Annotated[str, typer.Option(help="Multiples of the policy's edit.")]
-_Pairs = Annotated[int, typer.Option(min=0, help="Pairs of batches for the latency; 0 for none.")]
+_Data = Annotated[
+    Path | None, typer.Option(metavar="PATH", help="Folder of BFCL's files, or Mobile Actions' JSONL file.")
+]
+_Ask = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="What the developer's text says in the prompt-only arm.")
+]
+_Seeds = Annotated[int, typer.Option(metavar="NUMBER", min=0, help="Random controls.")]
+_Doses = Annotated[str, typer.Option(metavar="NUMBERS", help="Multiples of the policy's edit.")]
+_Pairs = Annotated[int, typer.Option(metavar="NUMBER", min=0, help="Pairs of batches for the latency; 0 for none.")]
 _Longest = Annotated[
     int | None,
-    typer.Option(min=1, help="Length of a reply at most (default: 128; in a suite 768)."),
+    typer.Option(metavar="NUMBER", min=1, help="Length of a reply at most (default: 128; in a suite 768)."),
 ]
-_Batch = Annotated[int, typer.Option(min=1, help="Conversations that are generated together.")]
+_Batch = Annotated[int, typer.Option(metavar="NUMBER", min=1, help="Conversations that are generated together.")]
 _Probes = Annotated[bool, typer.Option("--probes/--no-probes", help="Fit probes where the policy reads.")]
-_Seed = Annotated[int, typer.Option(min=0, help="Of the halves for probes and directions.")]
-_Out = Annotated[Path | None, typer.Option(help="Folder that keeps finished arms: a killed run goes on there.")]
-_Results = Annotated[
-    Path | None, typer.Option(help="With bfcl: folder for the replies as BFCL's own scorer reads them.")
+_Seed = Annotated[int, typer.Option(metavar="NUMBER", min=0, help="Of the halves for probes and directions.")]
+_Out = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Folder that keeps finished arms: a killed run goes on there.")
 ]
-_Json = Annotated[Path | None, typer.Option(help="Write JSON to this file; - for standard output.")]
-_Html = Annotated[Path | None, typer.Option(help="Write a page with figures to this file.")]
+_Results = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="With bfcl: folder for the replies as BFCL's own scorer reads them."),
+]
+_Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Write JSON to this file; - for standard output.")]
+_Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with figures to this file.")]
 
 
 def eval_command(

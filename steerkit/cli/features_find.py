@@ -25,41 +25,56 @@ if TYPE_CHECKING:
     from steerkit.lab.turning import Turned
     from steerkit.sae import SaeSet
 
+_Positive = Annotated[
+    Path, typer.Option(metavar="FILE", help="JSONL file of conversations that show what is looked for.")
+]
+_Negative = Annotated[
+    Path, typer.Option(metavar="FILE", help="JSONL file of conversations, as like them as can be, that do not.")
+]
+_Longest = Annotated[
+    int, typer.Option(metavar="NUMBER", min=1, help="Length at most of a reply that a file does not bring.")
+]
 _At = Annotated[
-    str, typer.Option(help="Place that is read, as in a policy: user, tool_result, call.open, call.arguments.to, …")
+    str,
+    typer.Option(
+        metavar="PLACE", help="Place that is read, as in a policy: user, tool_result, call.open, call.arguments.to, …"
+    ),
 ]
 _Strength = Annotated[
     float | None,
     typer.Option(
-        min=0, help="Of the policy's edits; 1 makes features what they are in the negatives [default: measured]."
+        metavar="NUMBER",
+        min=0,
+        help="Of the policy's edits; 1 makes features what they are in the negatives [default: measured].",
     ),
 ]
+_HeldOut = Annotated[
+    float,
+    typer.Option(metavar="NUMBER", min=0.1, max=0.9, help="Share of the conversations that results are measured on."),
+]
 _Write = Annotated[
-    Path | None, typer.Option(help="Write a policy in shadow mode to this file; with --causal it steers, too.")
+    Path | None,
+    typer.Option(metavar="FILE", help="Write a policy in shadow mode to this file; with --causal it steers, too."),
 ]
 
 
 def find(
-    positive: Annotated[Path, typer.Option(help="JSONL file of conversations that show what is looked for.")],
-    negative: Annotated[Path, typer.Option(help="JSONL file of conversations, as like them as can be, that do not.")],
+    positive: _Positive,
+    negative: _Negative,
     at: _At = "reply.start",
     model: Model = "tiny",
     saes: Saes = None,
     limit: Limit = None,
-    top: Annotated[int, typer.Option(min=1, help="Features to list.")] = 10,
-    most: Annotated[int, typer.Option(min=1, max=64, help="Features that a probe may combine.")] = 8,
-    held_out: Annotated[
-        float, typer.Option(min=0.1, max=0.9, help="Share of the conversations that results are measured on.")
-    ] = 0.5,
-    seed: Annotated[int, typer.Option(min=0, help="Of the split and of the random directions.")] = 0,
+    top: Annotated[int, typer.Option(metavar="NUMBER", min=1, help="Features to list.")] = 10,
+    most: Annotated[int, typer.Option(metavar="NUMBER", min=1, max=64, help="Features that a probe may combine.")] = 8,
+    held_out: _HeldOut = 0.5,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", min=0, help="Of the split and of the random directions.")] = 0,
     causal: Annotated[
         bool, typer.Option("--causal", help="Also edit the best candidates, and say which of them cause the call.")
     ] = False,
-    candidates: Annotated[int, typer.Option(min=2, help="Features that --causal edits.")] = 20,
+    candidates: Annotated[int, typer.Option(metavar="NUMBER", min=2, help="Features that --causal edits.")] = 20,
     strength: _Strength = None,
-    max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="Length at most of a reply that a file does not bring.")
-    ] = 128,
+    max_new_tokens: _Longest = 128,
     write: _Write = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a policy that is there.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,

@@ -53,8 +53,8 @@ def _filled(parts: Sequence[str], width: int) -> list[str]:
     """Parts in as few lines as hold them; none is broken."""
     lines: list[str] = []
     for part in parts:
-        if lines and cell_len(f"{lines[-1]}, {part}") <= width:
-            lines[-1] += f", {part}"
+        if lines and cell_len(f"{lines[-1]}; {part}") < width:
+            lines[-1] += f"; {part}"
         else:
             lines.append(part)
-    return [f"{one}," for one, _ in pairwise(lines)] + lines[-1:]
+    return [f"{one};" for one, _ in pairwise(lines)] + lines[-1:]

@@ -81,7 +81,7 @@ def _show(out: Console, content: dict[str, Any], watched: Any) -> None:
     if "metadata" in content:
         put_field(out, "metadata", meta_text(content["metadata"]))
     if "conversation" in content:
-        put_field(out, "talk", str(content["conversation"]))
+        put_field(out, "chat", str(content["conversation"]))
     if is_ledger(content):
         put_field(out, content["kind"], ledger_text(content))
     elif is_event(content):

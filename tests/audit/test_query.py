@@ -204,3 +204,24 @@ def test_a_file_is_there_whole_or_not_at_all(store: Store, tmp_path: Path, monke
     for wrong, said in (({"table": "x"}, "table: got 'x'"), ({"format": "xml"}, "format: got 'xml'")):
         with pytest.raises(AuditError, match=said):
             export(store, path, Query(), **wrong)
+
+
+def test_who_asked_and_which_conversation_are_found(tmp_path: Path) -> None:
+    """Texts, numbers, truth values and items of lists by what one types; a conversation by its id; others are not."""
+    said = [{"user": "ann", "tags": ["a", "b"], "tries": 3, "live": True}, {"user": "bob"}, None]
+    with_store = started(tmp_path / "m.db")
+    for number, metadata in enumerate(said):
+        append_turn(with_store, turn(), replace(context(), metadata=metadata, conversation=f"c{number}"))
+    for meta, expected in (
+        ({"user": "ann"}, [2]),
+        ({"user": "bob"}, [3]),
+        ({"tags": "b"}, [2]),
+        ({"tags": "c"}, []),
+        ({"tries": "3", "live": "true"}, [2]),
+        ({"tries": "3", "user": "bob"}, []),
+        ({"none": "x"}, []),
+    ):
+        assert numbers(with_store, meta=tuple(meta.items())) == expected
+    assert numbers(with_store, conversation="c1") == [3]
+    assert numbers(with_store, conversation="c1", meta=(("user", "ann"),)) == []
+    with_store.close()

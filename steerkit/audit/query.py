@@ -111,7 +111,7 @@ def _fits(store: Store, record: StoredRecord, query: Query) -> bool:
 def _has_meta(said: Any, asked: Iterable[tuple[str, str]]) -> bool:
     if not isinstance(said, Mapping):
         return False
-    return all(value in _as_asked(said[key]) for key, value in asked if key in said) and {*dict(asked)} <= {*said}
+    return all(key in said and value in _as_asked(said[key]) for key, value in asked)
 
 
 def _as_asked(value: Any) -> list[str]:

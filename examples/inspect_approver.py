@@ -28,7 +28,8 @@ def judged(path: str) -> Approver:
     async def approve(message: str, call: Any, view: Any, history: list[Any]) -> Approval:
         asked = [*takewhile(lambda one: one.id != call.id, history[-1].tool_calls), call]
         calls = [Call(one.function, one.arguments) for one in asked]
-        tools = [Tool(name) for name in {one.function for one in asked}]  # Inspect itself checks names and arguments
+        free = {"type": "object", "additionalProperties": True}  # Inspect itself checks names and arguments
+        tools = [Tool(name, parameters=free) for name in {one.function for one in asked}]
         said = [openai(one) for one in history[:-1]]
         verdict = guard.review(calls, tools=tools, trace=Trace(), policies=policies, messages=said)[-1]
         return Approval(decision=DECISIONS[verdict.decision], explanation=f"{verdict.decision}: {verdict.reason}")

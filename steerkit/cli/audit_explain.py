@@ -16,6 +16,7 @@ from steerkit.cli.audit_store import (
     StoreOption,
     opened,
 )
+from steerkit.cli.out import say_line
 from steerkit.cli.view import console, print_json
 from steerkit.errors import AuditError
 
@@ -78,8 +79,7 @@ def explain(
     out = console()
     explain_view.show(out, view)
     if html is not None:
-        out.print()
-        out.print(f"wrote {html}")
+        say_line(f"wrote {html}")
 
 
 def _turn(log: Any, id: str) -> Any:

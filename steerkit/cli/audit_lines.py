@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from steerkit.cli.tokens import visible
 from steerkit.cli.view import call_text, console, event_text, event_word, ledger_text, print_json
 from steerkit.errors import AuditError
 
@@ -32,13 +33,14 @@ def put(out: Console, text: str | Text) -> None:
 
 def put_field(out: Console, label: str, text: str | Text) -> None:
     """A value under its label: folded beside it on a terminal, in one line in a pipe."""
+    shown = Text(visible(text)) if isinstance(text, str) else text
     if not out.is_terminal:
-        out.print(Text.assemble(f"{label:<{_LABEL}} ", text), soft_wrap=True)
+        out.print(Text.assemble(f"{label:<{_LABEL}} ", shown), soft_wrap=True)
         return
     table = Table.grid(padding=(0, 1, 0, 0))
     table.add_column(width=_LABEL, no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row(Text(label), Text(text) if isinstance(text, str) else text)
+    table.add_row(Text(label), shown)
     out.print(table)
 
 

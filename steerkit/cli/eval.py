@@ -106,15 +106,13 @@ def eval_command(
 
     factors = _doses(doses)
     proving = {"--policy": policy, "--harmful": harmful, "--benign": benign}
-    _check_arguments(suite, data, proving, {"--out": out, "--html": html})
+    _check_arguments(suite, data, proving, {"--out": out, "--html": html}, raw_results)
     check_writable(out, "--out", folder=True)
     check_writable(json, "--json")
     check_writable(html, "--html")
     load_one = partial(load, model, saes, **how_to_run(device, dtype, prepack, graphs), audit=False)
     at = where(engine, workers, load_one, device)
     length = {"batch": batch, **({} if max_new_tokens is None else {"max_new_tokens": max_new_tokens})}
-    if raw_results is not None and suite != "bfcl":
-        raise SaeError(f"--raw-results: got {raw_results} without --suite bfcl, whose scorer reads them")
     if suite is not None and data is not None:
         _suite(at, suite, data, policy, json, {**length, "results": raw_results}, limit)
         return
@@ -124,7 +122,11 @@ def eval_command(
 
 
 def _check_arguments(
-    suite: str | None, data: Path | None, proving: Mapping[str, Path | None], kept: Mapping[str, Path | None]
+    suite: str | None,
+    data: Path | None,
+    proving: Mapping[str, Path | None],
+    kept: Mapping[str, Path | None],
+    raw_results: Path | None,
 ) -> None:
     """Refuse what is missing, and what the other way of evaluating would take. Raises SaeError."""
     wanted = {"--data": data} if suite else proving
@@ -132,6 +134,8 @@ def _check_arguments(
         raise SaeError(
             f"eval: got no {', '.join(missing)}; give --policy, --harmful and --benign, or --suite and --data"
         )
+    if raw_results is not None and suite != "bfcl":
+        raise SaeError(f"--raw-results: got {raw_results} without --suite bfcl, whose scorer reads them")
     if suite is None and data is not None:
         raise SaeError("--data: got it without --suite; expected --suite bfcl or mobile-actions, or no --data")
     others = [name for name, value in {**proving, **kept}.items() if value is not None and name != "--policy"]

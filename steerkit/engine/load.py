@@ -202,15 +202,8 @@ def load_model(
     wanted = _dtype(dtype) if dtype is not None else (torch.float32 if box else "auto")
     with loading(str(name), folder, revision) as options, _progress(shown=box is None and sys.stderr.isatty()):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
-        made: Any = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=wanted,
-            device_map=device_map,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **options,
-        )
-        model, found = made
+        placed: dict[str, Any] = {**options, "dtype": wanted, "device_map": device_map, "output_loading_info": True}
+        model, found = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **placed)
         check_loaded(str(name), found)
         if where is not None:
             model.to(where)

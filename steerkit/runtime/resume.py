@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from steerkit.audit import Store, StoredRecord, approvals_of, canonical
@@ -32,7 +32,9 @@ def decided(desk: Desk, pending: Pending, decisions: Decisions) -> dict[str, App
     _check_origin(pending.origin, desk.origin(), "the pending run")
     _check_calls(desk, pending)
     _check_declared(desk, pending, pending.origin, "the pending run")
-    with _once(desk, pending):
+    store = desk.runtime.store
+    with nullcontext() if store is None else store.exclusive():
+        _check_once(desk, pending, store)
         for held in held_of(pending.calls, pending.record_id):
             desk.approved(held, approvals[held.id])
     return approvals
@@ -87,31 +89,26 @@ def _check_declared(desk: Desk, pending: Pending, made: Origin, where: str) -> N
             )
 
 
-@contextmanager
-def _once(desk: Desk, pending: Pending) -> Iterator[None]:
-    """With a store: nobody else resumes this turn, before or meanwhile, and the state is what its record says."""
-    store = desk.runtime.store
+def _check_once(desk: Desk, pending: Pending, store: Store | None) -> None:
+    """With a store: nobody has resumed this turn, and the state is what its record says. Raises LoopError."""
     if store is None:
         if pending.record_id is not None:
             raise LoopError(
                 f"pending record_id: got {pending.record_id!r}, but this runtime has no audit store to check it with; "
                 f"resume it on one with the store of the run"
             )
-        yield
         return
-    with store.exclusive():
-        record = _record(store, pending)
-        _check_record(store, pending, record)
-        made = _origin_of(store, record.content)
-        _check_origin(made, desk.origin(), f"record {record.id}")
-        _check_declared(desk, pending, made, f"record {record.id}")
-        if approvals := approvals_of(store, record):
-            by = approvals[0].content["by"] or "somebody"
-            raise LoopError(
-                f"record {record.id}: its calls were decided on by {by} at {approvals[0].time[:19]}; a turn is resumed "
-                f"once, so that no call is executed twice; begin a new run"
-            )
-        yield
+    record = _record(store, pending)
+    _check_record(store, pending, record)
+    made = _origin_of(store, record.content)
+    _check_origin(made, desk.origin(), f"record {record.id}")
+    _check_declared(desk, pending, made, f"record {record.id}")
+    if approvals := approvals_of(store, record):
+        by = approvals[0].content["by"] or "somebody"
+        raise LoopError(
+            f"record {record.id}: its calls were decided on by {by} at {approvals[0].time[:19]}; a turn is resumed "
+            f"once, so that no call is executed twice; begin a new run"
+        )
 
 
 def _record(store: Store, pending: Pending) -> StoredRecord:

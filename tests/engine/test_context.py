@@ -60,7 +60,7 @@ def test_a_turn_says_that_it_was_cut() -> None:
     messages = [{"role": "user", "content": "hello " * 4000}]
     with pytest.raises(ModelError, match=r"the prompt has [\d,]+ tokens, but the model's context is 2,048"):
         runtime.run(messages)
-    with pytest.raises(ModelError, match="request 2 of 2: the prompt has"):
+    with pytest.raises(ModelError, match=r"requests\[1\]: the prompt has"):
         runtime.run_batch([Request([{"role": "user", "content": "hello"}]), Request(messages)])
     words = 2040
     while (turn := fits(runtime, words)) is None:

@@ -248,7 +248,7 @@ def test_a_policy_is_found_and_proved(tmp_path: Path) -> None:
 
 def sampled(home: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Each turn's settings, and what it came to."""
-    store = Store(home / "audit.db", create=False)
+    store = Store(home / "examples.db", create=False)
     turns = [one.content for one in store.records() if one.content["kind"] == "turn"]
     store.close()
     return [(turn["sampling"], turn) for turn in turns]

@@ -8,7 +8,9 @@ import pytest
 
 from steerkit.guard import judge_again, review
 from steerkit.policy import Policy
-from steerkit.runtime.loop import Approval, Execution, _not_run, exchange
+from steerkit.runtime.calls import Approval, Execution
+from steerkit.runtime.exchange import not_run as _not_run
+from steerkit.runtime.exchange import told as exchange
 from steerkit.runtime.pending import Asked
 from steerkit.types import Call, Messages, Tool, Trace, Verdict
 

@@ -27,7 +27,11 @@ def function(**properties: Any) -> dict[str, Any]:
 
 
 NOT_RUN: dict[str, tuple[Any, Any, str]] = {  # functions, question, reason
-    "a name that no call can hold": (function(año=PLAIN), QUESTION, "got the parameter 'año', expected letters"),
+    "a name that no call can hold": (
+        function(año=PLAIN),
+        QUESTION,
+        "got the parameter 'año' with 'ñ', expected letters",
+    ),
     "one in an object": (function(o={"type": "dict", "properties": {"a b": PLAIN}}), QUESTION, "the parameter 'a b'"),
     "a function's name": ({**AREA, "name": "área"}, QUESTION, "got the name 'área'"),
     "a type that is none": (function(a={"type": "matrix"}), QUESTION, "f.a: got the type 'matrix', expected one of"),

@@ -234,7 +234,7 @@ def test_models_that_are_not_there_are_named(tmp_path: Path) -> None:
     """A missing folder, a folder without a model and bad settings each give one clear error."""
     with pytest.raises(ModelError, match="no such folder"):
         steerkit.load(tmp_path / "none", audit=False)
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with pytest.raises(ModelError, match="no weights in the folder"):
         steerkit.load(tmp_path, audit=False)
     with pytest.raises(ModelError, match="dtype: got 'float31'"):
         steerkit.load("tiny", dtype="float31", audit=False)

@@ -125,7 +125,10 @@ class Database:
     def _connect(self) -> sqlite3.Connection:
         mode = "mode=rwc" if self._writable else "mode=ro&immutable=1" if self._is_at_rest() else "mode=ro"
         uri = f"{self.path.absolute().as_uri()}?{mode}"
-        return sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
+        made = sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
+        made.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BYTES)
+        made.execute("PRAGMA trusted_schema=OFF")  # a store may come from anybody
+        return made
 
     def _is_at_rest(self) -> bool:
         """Whether the store lies closed in a folder that this user cannot write.
@@ -136,14 +139,12 @@ class Database:
         return not os.access(self.path.parent, os.W_OK, effective_ids=_EFFECTIVE) and not waiting.exists()
 
     def _configure(self) -> None:
-        self._connection.execute("PRAGMA trusted_schema=OFF")
         if self._writable:
             self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.execute("PRAGMA secure_delete=ON")  # what is redacted must not lie on in free pages
 
     def _prepare(self) -> int:
         """Make the tables of a new store, add those an older one lacks; refuse any other database untouched."""
-        self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BYTES)
         if not self._writable or self._tables():
             version = self._kind()
             if not self._writable:

@@ -81,8 +81,8 @@ def check_inclusion(proof: Mapping[str, Any], record: Mapping[str, Any], signed:
     try:
         stored = _record(record)
         contents = _contents(stored, record["contents"])
-        size, index, path = proof["size"], proof["index"], [_bytes(one) for one in proof["path"]]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        size, index, path = _count(proof["size"]), _count(proof["index"]), [_bytes(one) for one in proof["path"]]
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise TamperError(f"no proof of a record: {type(error).__name__}: {error}") from None
     if (size, index) != (signed.size, stored.sequence - 1):
         raise TamperError(
@@ -101,7 +101,7 @@ def check_consistency(proof: Mapping[str, Any], old: Checkpoint, new: Checkpoint
     """Raises TamperError unless a proof shows that nothing of the log under an older checkpoint was changed since."""
     try:
         sizes, path = (proof["first"], proof["second"]), [_bytes(one) for one in proof["path"]]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise TamperError(f"no proof of consistency: {type(error).__name__}: {error}") from None
     if sizes != (old.size, new.size) or not merkle.consistent(old.size, new.size, path, old.root, new.root):
         raise TamperError(
@@ -125,7 +125,7 @@ def _record(data: Mapping[str, Any]) -> StoredRecord:
     sequence, id, time, previous, body = (data[name] for name in ("sequence", "id", "time", "previous", "body"))
     encoded = body.encode()
     digest = record_hash(sequence, id, time, previous, encoded, data.get("trace"))
-    return StoredRecord(int(sequence), id, time, previous, digest, encoded)
+    return StoredRecord(_count(sequence), id, time, previous, digest, encoded)
 
 
 def _contents(record: StoredRecord, given: Mapping[str, Any]) -> dict[str, Content]:
@@ -142,6 +142,12 @@ def _contents(record: StoredRecord, given: Mapping[str, Any]) -> dict[str, Conte
             )
         found[name] = content
     return found
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int:
+        raise ValueError(f"got {str(value)[:60]!r}, expected an integer")
+    return value
 
 
 def _bytes(text: str) -> bytes:

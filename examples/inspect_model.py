@@ -1,6 +1,5 @@
 """steerkit as a model of Inspect: each generation is a turn, and only calls that its own policies release go out."""
 
-import json
 from typing import Any
 
 from house_tools import STORE
@@ -33,7 +32,7 @@ class Steered(ModelAPI):
 def openai(message: Any) -> dict[str, Any]:
     """A message in the form that steerkit takes."""
     if message.role == "tool":
-        result = json.dumps({"error": f"not run: {message.error.message}"}) if message.error else message.text
+        result = {"error": f"not run: {message.error.message}"} if message.error else message.text
         return {"role": "tool", "tool_call_id": message.tool_call_id, "content": result}
     asked = getattr(message, "tool_calls", None) or []
     calls = [{"id": one.id, "function": {"name": one.function, "arguments": one.arguments}} for one in asked]

@@ -78,5 +78,5 @@ def test_a_tool_that_is_not_installed_is_left_out_in_one_line(bench: Any, peers:
     arms = peers.arms(bench.Work((0,), bench.FEATURES, 3.0), lines.append)
     missing = {tool for tool, module in TOOLS.items() if find_spec(module) is None}
     assert {line.split()[0] for line in lines} == missing
-    assert all("steerkit[peers]" in line and "\n" not in line for line in lines)
+    assert all("pip install -e '.[peers]'" in line and "\n" not in line for line in lines)
     assert any(name.startswith("repeng") for name in arms) == ("repeng" not in missing)

@@ -107,9 +107,7 @@ def eval_command(
     factors = _doses(doses)
     proving = {"--policy": policy, "--harmful": harmful, "--benign": benign}
     _check_arguments(suite, data, proving, {"--out": out, "--html": html}, raw_results)
-    check_writable(out, "--out", folder=True)
-    check_writable(json, "--json")
-    check_writable(html, "--html")
+    _check_outputs(out, json, html)
     load_one = partial(load, model, saes, **how_to_run(device, dtype, prepack, graphs), audit=False)
     at = where(engine, workers, load_one, device)
     length = {"batch": batch, **({} if max_new_tokens is None else {"max_new_tokens": max_new_tokens})}
@@ -141,6 +139,13 @@ def _check_arguments(
     others = [name for name, value in {**proving, **kept}.items() if value is not None and name != "--policy"]
     if suite is not None and others:
         raise SaeError(f"{', '.join(others)}: expected without --suite, which has conversations and tables of its own")
+
+
+def _check_outputs(out: Path | None, json: Path | None, html: Path | None) -> None:
+    """Refuse what cannot be written, before anything is run. Raises SaeError."""
+    check_writable(out, "--out", folder=True)
+    check_writable(json, "--json")
+    check_writable(html, "--html")
 
 
 def _standing(out: Path | None) -> str:

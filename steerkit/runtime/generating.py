@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from steerkit.audit import Store
 from steerkit.chat import Wire, place_machine
-from steerkit.engine import Batch, Graphs, LoadedModel, PrefixCache, generate
+from steerkit.engine import Batch, Graphs, LoadedModel, PrefixCache, Sampling, generate
 from steerkit.runtime.finish import finish_turns
 from steerkit.runtime.request import Prepared
 from steerkit.runtime.reuse import pieces_of
@@ -40,6 +40,7 @@ def generating(
     rows = [*prepared, *(one.unsteered for one in prepared if one.unsteered is not None)]
     plan = compile_plan([one.policies for one in rows], bench.saes, loaded.layer_devices)
     batch = Batch.of([one.prompt.ids for one in rows], Wire.of(loaded.tokenizer).pad, loaded.device)
+    sampling = batch.within_context(loaded.model, [one.request.sampling for one in rows])
     width = batch.ids.shape[1]
     replies: list[list[int]] = [[] for _ in rows]
     with (
@@ -50,12 +51,12 @@ def generating(
             rows=[plan.row(one.policies) for one in rows],
             trace=traced_layers([one.wanted for one in rows], bench.saes),
             prompt_length=width,
-            capacity=width + max(one.request.sampling.max_new_tokens for one in rows),
+            capacity=width + max(one.max_new_tokens for one in sampling),
             places=place_machine(loaded.tokenizer),
         ) as tape,
     ):
         tripwires = Tripwires(loaded, bench.saes, prepared, tape)
-        steps = _steps(bench, rows, batch, plan, tape)
+        steps = _steps(bench, rows, batch, sampling, plan, tape)
         tokens = next(steps, None)
         while tokens is not None:
             for reply, token in zip(replies, tokens, strict=True):
@@ -68,10 +69,11 @@ def generating(
     return finish_turns(loaded, bench.saes, bench.store, rows, replies, tape, plan, tripwires.tripped, seconds)
 
 
-def _steps(bench: Bench, rows: Sequence[Prepared], batch: Batch, plan: Plan, tape: Tape) -> Generator[Any, Any]:
+def _steps(
+    bench: Bench, rows: Sequence[Prepared], batch: Batch, sampling: Sequence[Sampling], plan: Plan, tape: Tape
+) -> Generator[Any, Any]:
     """The tokens of each step, under the hooks."""
     wire = Wire.of(bench.loaded.tokenizer)
-    sampling = batch.within_context(bench.loaded.model, [one.request.sampling for one in rows])
     ends, reuse = pieces_of(rows, bench.loaded, bench.saes, tape, bench.prefix_cache)
     how: dict[str, Any] = {"split_prompt": plan.has_late_rules, "ends": ends, "reuse": reuse}
     how |= {"graphs": bench.graphs, "handover": tape.handover}

@@ -246,9 +246,9 @@ def test_a_policy_is_found_and_proved(tmp_path: Path) -> None:
         assert arms[control]["turned_away"]["share"] < 0.2
 
 
-def sampled(home: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def sampled(store_file: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Each turn's settings, and what it came to."""
-    store = Store(home / "examples.db", create=False)
+    store = Store(store_file, create=False)
     turns = [one.content for one in store.records() if one.content["kind"] == "turn"]
     store.close()
     return [(turn["sampling"], turn) for turn in turns]
@@ -260,7 +260,7 @@ def test_inspects_settings_reach_the_turn_and_its_end_reaches_inspect(tmp_path: 
     done = python("-c", INSPECT_SETTINGS, "policies/people.yaml", home=tmp_path)
     assert done.returncode == 0, done.stderr
     said, refused = done.stdout.strip().splitlines()[-2:]
-    found, turns = json.loads(said), sampled(tmp_path)
+    found, turns = json.loads(said), sampled(tmp_path / "examples.db")
     assert "polcy" in refused
     (plain, first), (settings, cut), (_, held), *_ = turns
     assert settings == SET
@@ -283,7 +283,7 @@ def test_pydantic_ais_settings_reach_the_turn_and_its_end_reaches_pydantic_ai(tm
     done = python("-c", PYDANTIC_SETTINGS, home=tmp_path)
     assert done.returncode == 0, done.stderr
     ended, warned, history = done.stdout.strip().splitlines()
-    ((settings, turn),) = sampled(tmp_path)
+    ((settings, turn),) = sampled(tmp_path / "audit.db")
     assert settings == SET
     assert [message["role"] for message in turn["messages"]] == ["system", "user"]
     assert json.loads(ended)[:3] == ["length", len(turn["prompt_ids"]), 5]
@@ -300,7 +300,7 @@ def test_smolagents_settings_reach_the_turn_and_its_end_reaches_smolagents(tmp_p
     done = python("-c", SMOLAGENTS_SETTINGS, home=tmp_path)
     assert done.returncode == 0, done.stderr
     said, refused = done.stdout.partition("== ")[2].splitlines()
-    settings, turn = sampled(tmp_path)[-1]
+    settings, turn = sampled(tmp_path / "examples.db")[-1]
     assert settings == SET
     assert said == f"length {len(turn['prompt_ids'])} 5"
     assert "temprature" in refused

@@ -203,7 +203,8 @@ def load_model(
     with loading(str(name), folder, revision) as options, _progress(shown=box is None and sys.stderr.isatty()):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
         placed: dict[str, Any] = {**options, "dtype": wanted, "device_map": device_map, "output_loading_info": True}
-        model, found = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **placed)
+        made: Any = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **placed)
+        model, found = made
         check_loaded(str(name), found)
         if where is not None:
             model.to(where)

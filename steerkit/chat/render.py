@@ -198,7 +198,7 @@ def _check_turns(text: str, messages: Sequence[Mapping[str, Any]]) -> None:
 
 def _structure(tokenizer: Tokenizer, text: str, structure: Mapping[str, int], marks: _Marks) -> list[int]:
     """Tokens of a piece that the template wrote, with exactly the control tokens that stand in it."""
-    ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=False)
+    ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=False, verbose=False)
     known = set(structure.values())
     found = [token for token in ids if token in known]
     if found != [structure[name] for name in marks.written(text)]:
@@ -220,7 +220,7 @@ def _literal(tokenizer: Tokenizer, token: str, structure: Mapping[str, int]) -> 
         ids = [
             number
             for part in parts
-            for number in tokenizer.encode(part, add_special_tokens=False, split_special_tokens=True)
+            for number in tokenizer.encode(part, add_special_tokens=False, split_special_tokens=True, verbose=False)
         ]
         if known.isdisjoint(ids) and table.text(ids) == token:
             return ids

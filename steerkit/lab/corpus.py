@@ -179,7 +179,7 @@ def _tokens(
     if not isinstance(text, str) or not text:
         got = f"{type(text).__name__} in {name}" if name in row else f"the columns {', '.join(row) or 'none'}"
         raise SaeError(f"{where}: got {got}, expected messages, or a text in {name} (--text-column names another)")
-    return list(loaded.tokenizer(text)["input_ids"]), None
+    return list(loaded.tokenizer(text, verbose=False)["input_ids"]), None
 
 
 def _conversation(where: str, row: Mapping[str, Any], loaded: LoadedModel) -> tuple[list[int], Conversation]:

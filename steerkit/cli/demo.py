@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def demo(
-    store: Annotated[Path | None, typer.Option(help="Audit store (default: demo.db in $STEERKIT_HOME).")] = None,
+    store: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Audit store (default: demo.db in $STEERKIT_HOME).")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON line per request.")] = False,
 ) -> None:
     """Show the whole job: read, steer, judge and record, on a small model that comes with the package."""

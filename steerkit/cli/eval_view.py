@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from steerkit.cli.rows import print_rows
+
 if TYPE_CHECKING:
     from steerkit.lab.doses import DoseRange
     from steerkit.lab.evaluation import ArmResult, Evaluation
@@ -54,12 +56,12 @@ def show(out: Console, found: Evaluation) -> None:
         if arms:
             out.print()
             out.print(f"{title}")
-            out.print(_arm_table(arms))
+            _show_arms(out, arms)
     for line in found.missing:
         out.print(f"left out: {line}", soft_wrap=True)
     out.print()
     out.print("How often each rule acted under the whole policy")
-    out.print(_acted_table(found))
+    _show_acted(out, found)
     out.print()
     for line in (control_sentence(found), *dose_sentences(found)):
         out.print(line, soft_wrap=True)
@@ -67,7 +69,7 @@ def show(out: Console, found: Evaluation) -> None:
         out.print()
         out.print(f"Probes at {place.place} ({', '.join(place.rules)}): {place.said}", soft_wrap=True)
         if place.probes:
-            out.print(_probe_table(place))
+            _show_probes(out, place)
     if found.latency is not None:
         out.print()
         out.print(f"{latency_sentence(found.latency)}", soft_wrap=True)
@@ -227,22 +229,16 @@ def _table(*titles: str) -> Table:
     return table
 
 
-def _arm_table(arms: Sequence[ArmResult]) -> Table:
-    table = _table("arm", *MEASURES.values())
-    for one in arms:
-        table.add_row(one.title, *(cell(getattr(one.score, name)) for name in MEASURES))
-    return table
+def _show_arms(out: Console, arms: Sequence[ArmResult]) -> None:
+    rows = [(one.title, *(cell(getattr(one.score, name)) for name in MEASURES)) for one in arms]
+    print_rows(out, ("arm", *MEASURES.values()), rows, main=2, words=("arm",))
 
 
-def _acted_table(found: Evaluation) -> Table:
-    table = _table("rule", "harmful", "benign")
-    for one in found.acted:
-        table.add_row(one.rule, cell(one.harmful), cell(one.benign))
-    return table
+def _show_acted(out: Console, found: Evaluation) -> None:
+    rows = [(one.rule, cell(one.harmful), cell(one.benign)) for one in found.acted]
+    print_rows(out, ("rule", "harmful", "benign"), rows, main=3, words=("rule",))
 
 
-def _probe_table(place: PlaceProbes) -> Table:
-    table = _table("probe", "AUROC", "recall at 1 % false", "false positives")
-    for one in place.probes:
-        table.add_row(one.name, *measured_cells(one.measured))
-    return table
+def _show_probes(out: Console, place: PlaceProbes) -> None:
+    rows = [(one.name, *measured_cells(one.measured)) for one in place.probes]
+    print_rows(out, ("probe", "AUROC", "recall at 1 % false", "false positives"), rows, main=2, words=("probe",))

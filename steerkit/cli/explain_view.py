@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from steerkit.cli.rows import print_rows
 from steerkit.cli.tokens import drawn, visible
 from steerkit.cli.view import call_text, reply_text, verdict_text
 
@@ -135,7 +135,7 @@ def show(out: Console, view: ExplainView) -> None:
     for title, reasons in (("For it", found.reasons), ("Against it", found.opposing)):
         if reasons:
             out.print()
-            out.print(_table(title, found, reasons))
+            _show_reasons(out, title, found, reasons)
     out.print()
     for line in view.together:
         out.print(line, soft_wrap=True)
@@ -148,17 +148,15 @@ def show(out: Console, view: ExplainView) -> None:
     )
 
 
-def _table(title: str, found: Explanation, reasons: Sequence[Reason]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in (title, "Estimate", "Ablated", "At the choice", "Random", "Acts most at", "Reads", "Label"):
-        words = name in (title, "Acts most at", "Reads", "Label")
-        table.add_column(name, justify="left" if words else "right", no_wrap=not words)
+def _show_reasons(out: Console, title: str, found: Explanation, reasons: Sequence[Reason]) -> None:
+    rows = []
     for one in reasons:
         numbers = (f"{one.role.effect:+.2f}", *map(change, (one.ablated, one.at_choice, one.control_ablated)))
         label = visible(one.label)
         short = label if len(label) <= _LABEL else f"{label[: _LABEL - 1]}…"
-        table.add_row(name_of(one), *numbers, acts_at(found, one), reads(one), short)
-    return table
+        rows.append((name_of(one), *numbers, acts_at(found, one), reads(one), short))
+    titles = (title, "Estimate", "Ablated", "At the choice", "Random", "Acts most at", "Reads", "Label")
+    print_rows(out, titles, rows, main=5, words=(title, "Acts most at", "Reads", "Label"))
 
 
 def as_json(view: ExplainView) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from steerkit.errors import SaeError
 if TYPE_CHECKING:
     from steerkit.sae import SaeSet
 
-Own = Annotated[Path, typer.Option(help="A folder of SAEs of yours; its labels.json is written.")]
+Own = Annotated[Path, typer.Option(metavar="FOLDER", help="A folder of SAEs of yours; its labels.json is written.")]
 
 
 def labels(
@@ -68,7 +68,8 @@ def import_labels(
     files: Annotated[list[Path], typer.Argument(help="Neuronpedia's explanations: batch-0.jsonl.gz and so on.")],
     saes: Own,
     model_id: Annotated[
-        str | None, typer.Option(help="The model as Neuronpedia names it (default: the set's, without its owner).")
+        str | None,
+        typer.Option(metavar="NAME", help="The model as Neuronpedia names it (default: the set's, without its owner)."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace labels that are there.")] = False,
 ) -> None:

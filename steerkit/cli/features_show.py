@@ -34,9 +34,13 @@ def show(
     text_column: Column = None,
     max_tokens: MostTokens = None,
     limit: Limit = None,
-    top: Annotated[int, typer.Option(min=1, help="How many contexts and tokens.")] = 10,
-    around: Annotated[int, typer.Option(min=0, help="Tokens on each side of a context's strongest one.")] = 12,
-    html: Annotated[Path | None, typer.Option(help="Also write a page to this file; it needs no network.")] = None,
+    top: Annotated[int, typer.Option(min=1, metavar="COUNT", help="How many contexts and tokens.")] = 10,
+    around: Annotated[
+        int, typer.Option(min=0, metavar="COUNT", help="Tokens on each side of a context's strongest one.")
+    ] = 12,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write a page to this file; it needs no network.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     device: Device = None,
     dtype: Dtype = None,

@@ -32,12 +32,12 @@ import steerkit
 from steerkit.audit import Store
 from steerkit.chat import as_tools, render
 from steerkit.engine import LoadedModel, box_folder, prepacked, tool_from_function
-from steerkit.engine.stand_in import FUNCTIONGEMMA, random_model
 from steerkit.runtime import Runtime
 from steerkit.sae import SaeSet
 from steerkit.testing import planted_policy
-from steerkit.tiny.cases import policy_files
-from steerkit.tiny.world import tool
+from steerkit.testing.random_models import FUNCTIONGEMMA, random_model
+from steerkit.tiny.demo_requests import policy_files
+from steerkit.tiny.world.tools import tool
 
 TURNS, REPLY = 10, 24
 NAMES = ("transfer_money", "get_balance", "read_email", "get_weather", "set_timer", "add_note", "get_time")

@@ -25,8 +25,8 @@ import steerkit
 from steerkit.audit import RecordedTurn, Store, compare, read_turn, verify
 from steerkit.runtime import Request, Runtime
 from steerkit.runtime.replay import replay
-from steerkit.tiny.cases import policy_files
-from steerkit.tiny.conversations import Example, sample
+from steerkit.tiny.demo_requests import policy_files
+from steerkit.tiny.world.conversations import Example, sample
 
 KINDS = ("dangerous", "benign", "parallel", "no_tool_fits", "after_result")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from steerkit.lab.separation import wilson
+from steerkit.lab.two_sample import wilson
 from steerkit.runtime import Request, Runtime
-from steerkit.runtime.policies import PolicyLike
-from steerkit.tiny.conversations import Example
+from steerkit.runtime.resolve_policies import PolicyLike
+from steerkit.tiny.world.conversations import Example
 from steerkit.types import Call, Turn
 
 BATCH = 50

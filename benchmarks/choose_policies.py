@@ -24,10 +24,10 @@ from torch import Tensor
 import steerkit
 from steerkit.chat import as_tools, render
 from steerkit.engine import Batch, tool_from_function
-from steerkit.lab.reading_places import Case, place_maxima
+from steerkit.lab.cases import Case, place_maxima
 from steerkit.policy import Policy
 from steerkit.runtime import Runtime
-from steerkit.tiny.conversations import Example, sample
+from steerkit.tiny.world.conversations import Example, sample
 from steerkit.types import Call, Feature
 
 POLICIES = Path(__file__).parent.parent / "policies"

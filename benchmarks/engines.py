@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from steerkit.tiny.conversations import sample
+from steerkit.tiny.world.conversations import sample
 
 ROOT = Path(__file__).parent.parent
 

@@ -23,12 +23,12 @@ from box import cell
 
 import steerkit
 from steerkit.audit import read_turn
-from steerkit.lab.explain import explain
-from steerkit.lab.explanation import Explanation, Target
-from steerkit.lab.feature_roles import SIZES, Extent
-from steerkit.lab.separation import spearman
+from steerkit.lab.explain.explain import explain
+from steerkit.lab.explain.explanation import Explanation, Target
+from steerkit.lab.explain.feature_roles import SIZES, Extent
+from steerkit.lab.two_sample import spearman
 from steerkit.runtime import Request, Runtime
-from steerkit.tiny.conversations import sample
+from steerkit.tiny.world.conversations import sample
 from steerkit.types import Call
 
 COUNT = 100

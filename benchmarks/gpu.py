@@ -25,14 +25,14 @@ from torch import Tensor
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
 from steerkit.engine import Batch, Graphs, cache_name, generate, load_model
-from steerkit.engine.graphs import Step
-from steerkit.engine.load import box_folder
+from steerkit.engine.hf.cuda_graphs import Step
+from steerkit.engine.hf.model import box_folder
 from steerkit.engine.sampling import Sampling
-from steerkit.engine.stand_in import FUNCTIONGEMMA, SMALL, random_model
 from steerkit.policy import Policy
 from steerkit.sae import SaeSet, load_set
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.steer import Capacity, Extent, Plan, Wanted, attach, compile_plan, fused_kernels, read_traces
+from steerkit.testing.random_models import FUNCTIONGEMMA, SMALL, random_model
 from steerkit.types import Span
 
 Timed = Callable[[int], float]

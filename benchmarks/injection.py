@@ -21,7 +21,7 @@ from box import cell, turns
 import steerkit
 from steerkit.policy import Policy, load
 from steerkit.runtime import Runtime
-from steerkit.tiny.conversations import DEVELOPER, Example, sample
+from steerkit.tiny.world.conversations import DEVELOPER, Example, sample
 from steerkit.types import Turn
 
 COUNT = 200

@@ -38,13 +38,13 @@ from transformers import AutoTokenizer
 import steerkit
 from steerkit.audit import Store, pack
 from steerkit.engine import Batch, LoadedModel, Sampling, box_folder, generate
-from steerkit.engine.stand_in import FUNCTIONGEMMA, random_model
 from steerkit.policy import Policy
 from steerkit.runtime import Runtime
 from steerkit.sae import SaeSet, load_set
 from steerkit.sae.formats import functiongemma, tensors
 from steerkit.steer import attach, compile_plan
-from steerkit.tiny.cases import CASES, policy_files
+from steerkit.testing.random_models import FUNCTIONGEMMA, random_model
+from steerkit.tiny.demo_requests import CASES, policy_files
 
 LAYERS, WIDTH = int(FUNCTIONGEMMA["num_hidden_layers"]), int(FUNCTIONGEMMA["hidden_size"])
 SETTINGS: tuple[dict[str, Any], ...] = (

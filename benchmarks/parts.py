@@ -23,10 +23,11 @@ from arms import policy, random_saes
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from steerkit.engine.stand_in import FUNCTIONGEMMA, random_model
-from steerkit.engine.unembedding import Unembedding
-from steerkit.sae import SaeSet, onednn
+from steerkit.engine.hf.unembedding import Unembedding
+from steerkit.sae import SaeSet
+from steerkit.sae.cpu import onednn
 from steerkit.steer import attach, compile_plan
+from steerkit.testing.random_models import FUNCTIONGEMMA, random_model
 
 LAYERS, WIDTH, PROMPT = FUNCTIONGEMMA["num_hidden_layers"], FUNCTIONGEMMA["hidden_size"], 5
 

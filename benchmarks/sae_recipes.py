@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from steerkit.lab.fidelity import Fidelity, fidelity
-from steerkit.lab.publish import finished_sae
-from steerkit.lab.recipe import recipe
-from steerkit.lab.training import train
-from steerkit.tiny.build import D_SAE, SAE_RECIPE, texts
-from steerkit.tiny.evaluate import BOX, load
+from steerkit.lab.train.health.fidelity import Fidelity, fidelity
+from steerkit.lab.train.publish import finished_sae
+from steerkit.lab.train.recipe import recipe
+from steerkit.lab.train.trainer import train
+from steerkit.tiny.training.build import D_SAE, SAE_RECIPE, texts
+from steerkit.tiny.training.evaluate import BOX, load
 
 SETTINGS: list[dict[str, Any]] = [
     {"kind": "seed"},

@@ -30,10 +30,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, normalize
 
-from steerkit.engine.stand_in import FUNCTIONGEMMA, random_model
-from steerkit.lab.learner import Learner, Workspace
-from steerkit.lab.recipe import Recipe, product_dtype
-from steerkit.lab.training import Beat, train
+from steerkit.lab.train.learner import Learner, Workspace
+from steerkit.lab.train.recipe import Recipe, product_dtype
+from steerkit.lab.train.trainer import Beat, train
+from steerkit.testing.random_models import FUNCTIONGEMMA, random_model
 
 ROWS, LENGTH, LAYERS = 8, 256, int(FUNCTIONGEMMA["num_hidden_layers"])
 WIDTH, D_SAE = int(FUNCTIONGEMMA["hidden_size"]), 4096

@@ -24,9 +24,9 @@ from arms import D_SAE, TOP_K, Arms, Run, policy, random_saes, timed, timed_pass
 
 from steerkit.engine import generate
 from steerkit.engine.sampling import Sampling
-from steerkit.engine.stand_in import FUNCTIONGEMMA, random_model
-from steerkit.sae import onednn
+from steerkit.sae.cpu import onednn
 from steerkit.steer import Extent, Wanted, attach, compile_plan, read_traces
+from steerkit.testing.random_models import FUNCTIONGEMMA, random_model
 from steerkit.types import Span
 
 LAYERS, WIDTH, VOCABULARY = FUNCTIONGEMMA["num_hidden_layers"], FUNCTIONGEMMA["hidden_size"], 512

@@ -25,7 +25,7 @@ import steerkit
 from steerkit.policy import Policy, load
 from steerkit.runtime import Runtime
 from steerkit.sae import SaeSet
-from steerkit.tiny.conversations import Example, sample
+from steerkit.tiny.world.conversations import Example, sample
 from steerkit.types import Turn
 
 POLICIES = Path(__file__).parent.parent / "policies"

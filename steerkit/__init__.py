@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from steerkit.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from steerkit.errors import SteerkitError
     from steerkit.policy import Policy
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
     from steerkit.types import Tool, Turn
 
 __all__ = ["Policy", "Runtime", "SaeSet", "SteerkitError", "Tool", "Turn", "attach", "load"]
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Policy": "steerkit.policy",

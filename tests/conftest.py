@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import steerkit
 from steerkit.runtime import Runtime
-from steerkit.tiny.cases import policy_files
+from steerkit.tiny.demo_requests import policy_files
 
 
 @pytest.fixture(autouse=True, scope="session")

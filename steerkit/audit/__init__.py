@@ -1,16 +1,6 @@
 """Writes down what happened: canonical, chained by hashes, on disk before a turn is returned. Loads no torch."""
 
-from steerkit.audit.canonical import canonical, plain
-from steerkit.audit.compare import Comparison, Difference, compare, compare_verdicts
-from steerkit.audit.diff import Node, diff_calls
-from steerkit.audit.events import append_approval, append_execution, approvals_of
-from steerkit.audit.export import FORMATS, export, whole
-from steerkit.audit.home import default_store, home
-from steerkit.audit.layout import StoredRecord, new_id
-from steerkit.audit.note import Checkpoint, SignerKey, VerifierKey
-from steerkit.audit.privacy import redact, retain
-from steerkit.audit.private import openings
-from steerkit.audit.proof import (
+from steerkit.audit.integrity.proof import (
     check_consistency,
     check_inclusion,
     checkpoint,
@@ -18,17 +8,27 @@ from steerkit.audit.proof import (
     prove,
     prove_consistency,
 )
-from steerkit.audit.query import Query, find, nearest
-from steerkit.audit.record import Context, append_turn, body_of, verdict_data
-from steerkit.audit.recorded import RecordedTurn, read_turn, turns_of
-from steerkit.audit.run import OnFailure, RunLog, opening_of, policies_of
-from steerkit.audit.seen import unseen
-from steerkit.audit.shapes import DECISIONS, KINDS, legible, read_content
-from steerkit.audit.store import OnRecord, Store
-from steerkit.audit.tables import TABLES
-from steerkit.audit.telemetry import Spans
-from steerkit.audit.trace import pack, unpack
-from steerkit.audit.verify import Verified, check_tables, verify
+from steerkit.audit.integrity.redaction import redact, retain
+from steerkit.audit.integrity.signed_note import Checkpoint, SignerKey, VerifierKey
+from steerkit.audit.integrity.verify import Verified, check_tables, verify
+from steerkit.audit.log.canonical import canonical, plain
+from steerkit.audit.log.private import openings
+from steerkit.audit.log.run_log import OnFailure, RunLog, opening_of, policies_of
+from steerkit.audit.log.schema import StoredRecord, new_id
+from steerkit.audit.log.shapes import DECISIONS, KINDS, legible, read_content
+from steerkit.audit.log.store import OnRecord, Store
+from steerkit.audit.log.trace_codec import pack, unpack
+from steerkit.audit.paths import default_store, home
+from steerkit.audit.records.call_diff import Node, diff_calls
+from steerkit.audit.records.compare import Comparison, Difference, compare, compare_verdicts
+from steerkit.audit.records.events import append_approval, append_execution, approvals_of
+from steerkit.audit.records.export import FORMATS, export, whole
+from steerkit.audit.records.query import Query, find, nearest
+from steerkit.audit.records.recorded import RecordedTurn, read_turn, turns_of
+from steerkit.audit.records.seen import unseen
+from steerkit.audit.records.tables import TABLES
+from steerkit.audit.records.telemetry import Spans
+from steerkit.audit.records.turn_record import Context, append_turn, body_of, verdict_data
 
 __all__ = [
     "DECISIONS",

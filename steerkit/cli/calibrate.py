@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerkit.cli.engine import Engine, Where, Workers, mapper_of, where
 from steerkit.cli.files import check_conversations, check_policy_out
-from steerkit.cli.out import say_line
-from steerkit.cli.reading import progress, stoppable, this_command
-from steerkit.cli.sae_options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, how_to_run, load_named
-from steerkit.cli.tokens import visible
-from steerkit.cli.view import console, print_json
+from steerkit.cli.loading import progress, stoppable, this_command
+from steerkit.cli.options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, how_to_run, load_named
+from steerkit.cli.workers import Engine, Where, Workers, mapper_of, where
 from steerkit.errors import SaeError
+from steerkit.report.out import say_line
+from steerkit.report.text import console, print_json
+from steerkit.report.tokens import visible
 
 if TYPE_CHECKING:
-    from steerkit.lab.shadow import Shadow
-    from steerkit.lab.thresholds import Answered, Calibrated, Calibration
+    from steerkit.lab.prove.calibration import Answered, Calibrated, Calibration
+    from steerkit.lab.prove.shadow_runs import Shadow
     from steerkit.policy import Policy, Statistic
 
 _File = Annotated[Path, typer.Argument(help="The policy file.")]
@@ -102,8 +102,8 @@ def calibrate_command(
 
 
 def _write_down(policy: Policy, found: Calibration, path: Path, *, force: bool) -> None:
-    from steerkit.lab.found_policy import write_policy
-    from steerkit.lab.thresholds import with_bounds
+    from steerkit.lab.find.write_policy import write_policy
+    from steerkit.lab.prove.calibration import with_bounds
 
     if not found.bounds:
         raise SaeError(f"{path}: not written, as no bound was chosen: {'; '.join(found.left)}")
@@ -124,7 +124,7 @@ def _check(data: Path | None, positive: Path | None, store: Path | None, rate: f
 def _from_data(
     policy: Policy, data: Path, positive: Path | None, rate: float, at: Where, reading: dict[str, Any]
 ) -> Calibration:
-    from steerkit.lab.thresholds import calibrate, values_in
+    from steerkit.lab.prove.calibration import calibrate, values_in
 
     runtime = at.load()
     values: list[Answered] = []
@@ -143,8 +143,8 @@ def _from_data(
 
 def _from_store(policy: Policy, path: Path, rate: float, source: str) -> tuple[Calibration, Shadow]:
     from steerkit.audit import Store
-    from steerkit.lab.shadow import read_shadow
-    from steerkit.lab.thresholds import calibrate
+    from steerkit.lab.prove.calibration import calibrate
+    from steerkit.lab.prove.shadow_runs import read_shadow
     from steerkit.policy import in_multiples
 
     store = Store(path, create=False)
@@ -158,8 +158,8 @@ def _from_store(policy: Policy, path: Path, rate: float, source: str) -> tuple[C
 
 
 def _show(found: Calibration, shadow: Shadow | None, rate: float) -> None:
-    from steerkit.cli.eval_view import cell
-    from steerkit.cli.rows import print_rows
+    from steerkit.report.evaluation import cell
+    from steerkit.report.rows import print_rows
 
     out = console()
     if shadow is not None:
@@ -196,7 +196,7 @@ def _say(notes: Iterable[str]) -> None:
 
 
 def _shadow_lines(shadow: Shadow) -> list[str]:
-    from steerkit.cli.eval_view import percent
+    from steerkit.report.evaluation import percent
 
     decided = ", ".join(f"{count} {name}" for name, count in sorted(shadow.decisions.items())) or "no calls"
     edited = ", ".join(f"{rule} in {count}" for rule, count in sorted(shadow.edited.items())) or "in none"
@@ -209,7 +209,7 @@ def _shadow_lines(shadow: Shadow) -> list[str]:
 
 
 def _plain(found: Calibration, shadow: Shadow | None, rate: float) -> dict[str, Any]:
-    from steerkit.cli.eval_view import share_json
+    from steerkit.report.evaluation import share_json
 
     bounds = [
         {

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerkit.cli.turns import highest, turn_data, verdict_data, watched_lines, watched_values
-from steerkit.cli.view import console, edit_text, print_json, reply_lines, verdict_text
+from steerkit.report.text import console, edit_text, print_json, reply_lines, verdict_text
+from steerkit.report.turns import highest, turn_data, verdict_data, watched_lines, watched_values
 
 if TYPE_CHECKING:
-    from steerkit.tiny.cases import Case
+    from steerkit.tiny.demo_requests import Case
     from steerkit.types import Turn
 
 
@@ -24,7 +24,7 @@ def demo(
     """Show the whole job: read, steer, judge and record, on a small model that comes with the package."""
     from steerkit.audit import home
     from steerkit.runtime import Request, load
-    from steerkit.tiny.cases import CASES, policy_files
+    from steerkit.tiny.demo_requests import CASES, policy_files
 
     path = store or home() / "demo.db"
     runtime = load("tiny", policy=policy_files(), audit=path)

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from steerkit.cli.engine import Engine, Where, Workers, mapper_of, where
 from steerkit.cli.files import check_writable
-from steerkit.cli.out import say_line
-from steerkit.cli.reading import progress, stoppable, this_command
-from steerkit.cli.sae_options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, how_to_run
-from steerkit.cli.view import console, print_json
+from steerkit.cli.loading import progress, stoppable, this_command
+from steerkit.cli.options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, how_to_run
+from steerkit.cli.workers import Engine, Where, Workers, mapper_of, where
 from steerkit.errors import SaeError
+from steerkit.report.out import say_line
+from steerkit.report.text import console, print_json
 
 if TYPE_CHECKING:
-    from steerkit.lab.evaluation import Evaluation
+    from steerkit.lab.prove.evaluation import Evaluation
 
 
 _Policy = Annotated[Path | None, typer.Option(metavar="FILE", help="The policy that is proved.")]
@@ -159,8 +159,8 @@ def _standing(out: Path | None) -> str:
 def _evaluation(
     at: Where, files: Sequence[Path], dangerous: Any, limit: int | None, settings: dict[str, Any], out: Path | None
 ) -> Evaluation:
-    from steerkit.lab.evaluation import Settings, evaluate
-    from steerkit.lab.trials import distinct, read_trials
+    from steerkit.lab.prove.dataset import distinct, read_trials
+    from steerkit.lab.prove.evaluation import Settings, evaluate
     from steerkit.policy import load
 
     policy = load(files[0])
@@ -185,10 +185,10 @@ def _suite(
     settings: dict[str, Any],
     limit: int | None,
 ) -> None:
-    from steerkit.cli.eval_view import show_suite, suite_json
-    from steerkit.lab.suite import run_suite
-    from steerkit.lab.suite_cases import passed_over, read_bfcl, read_mobile_actions
+    from steerkit.lab.prove.suites.cases import passed_over, read_bfcl, read_mobile_actions
+    from steerkit.lab.prove.suites.run import run_suite
     from steerkit.policy import load
+    from steerkit.report.evaluation import show_suite, suite_json
 
     cases, over = (read_bfcl(data), passed_over(data)) if suite == "bfcl" else (read_mobile_actions(data), [])
     if over:
@@ -218,8 +218,8 @@ def _suite(
 
 
 def _show(found: Evaluation, json: Path | None, html: Path | None) -> None:
-    from steerkit.cli import eval_view
-    from steerkit.cli.eval_page import eval_page
+    from steerkit.report import evaluation as eval_view
+    from steerkit.report.evaluation_page import eval_page
     from steerkit.sae.whole import write_text_whole
 
     out = console()

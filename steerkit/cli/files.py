@@ -15,7 +15,7 @@ def read_tools(path: Path | None) -> list[Any]:
     if path is None:
         return []
     if str(path) == "box" and not path.exists():
-        from steerkit.tiny.cases import TOOLS
+        from steerkit.tiny.demo_requests import TOOLS
 
         return list(TOOLS)
     tools = read_json(path, ToolError, "a JSON file with a list of tools")
@@ -26,7 +26,7 @@ def read_tools(path: Path | None) -> list[Any]:
 
 def check_conversations(path: Path | None, limit: int | None) -> None:
     """Read a file of conversations before a model is loaded for it. Raises SaeError where it cannot be read."""
-    from steerkit.lab.trials import read_conversations
+    from steerkit.lab.prove.dataset import read_conversations
 
     if path is not None:
         read_conversations(path, limit)
@@ -34,7 +34,7 @@ def check_conversations(path: Path | None, limit: int | None) -> None:
 
 def check_policy_out(path: Path | None, *, force: bool) -> None:
     """Raise SaeError where --write names a file that is there and may not be replaced, or that cannot be written."""
-    from steerkit.lab.found_policy import refuse_present
+    from steerkit.lab.find.write_policy import refuse_present
 
     if path is not None:
         refuse_present(path, force=force)

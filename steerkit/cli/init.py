@@ -9,8 +9,8 @@ from typing import Annotated, Final
 
 import typer
 
-from steerkit.cli.out import say
 from steerkit.errors import SteerkitError
+from steerkit.report.out import say
 
 _FILES: Final = {"policy.yaml": "policy.yaml", "tools.json": "tools.json", "first.py": "first.py.txt"}
 

@@ -11,17 +11,17 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from steerkit import __version__
-from steerkit.cli.audit import app as audit
+from steerkit.cli.audit.app import app as audit
 from steerkit.cli.calibrate import calibrate_command
 from steerkit.cli.demo import demo
 from steerkit.cli.eval import eval_command
-from steerkit.cli.features import app as features
+from steerkit.cli.features.app import app as features
 from steerkit.cli.init import init
-from steerkit.cli.out import any_encoding, say, say_line, say_lines
 from steerkit.cli.policy import app as policy
 from steerkit.cli.run import run_command
-from steerkit.cli.sae import app as sae
+from steerkit.cli.sae.app import app as sae
 from steerkit.errors import PolicyError, SteerkitError
+from steerkit.report.out import any_encoding, say, say_line, say_lines
 
 # Older releases of typer use the click package, newer ones carry their own copy: the class is found either way.
 _USAGE_ERROR: Any = typer.BadParameter.__base__

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from steerkit.cli.files import read_tools
-from steerkit.cli.out import say, say_line
-from steerkit.cli.view import print_json
+from steerkit.report.out import say, say_line
+from steerkit.report.text import print_json
 
 if TYPE_CHECKING:
     from steerkit.policy import Policy, Problem
@@ -169,7 +169,7 @@ def _for_model(model: str | None, saes: str | None) -> Iterator[Callable[[Policy
 
 def _named(model: str | None, suite: SaeSet | None, policy: Policy) -> _Found:
     """Whether a policy is for this model, by what both are called or by a fingerprint of the weights."""
-    from steerkit.engine.load import BOXES
+    from steerkit.engine.hf.model import BOXES
     from steerkit.policy import Problem
 
     if policy.model is None:

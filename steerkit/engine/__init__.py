@@ -1,14 +1,14 @@
 """Finds and loads models, and makes tokens with steering in place."""
 
 from steerkit.engine.divergence import Divergence, divergence
-from steerkit.engine.functions import tool_from_function
-from steerkit.engine.generate import Batch, generate, read_along
-from steerkit.engine.graphs import Graphs, GraphStatistics, Prepare, graphs_for
-from steerkit.engine.load import AbandonedError, LoadedModel, box_folder, load_model
-from steerkit.engine.prefixes import DEFAULT, PrefixCache, PrefixStatistics, Reuse, bytes_of, can_be_cut
-from steerkit.engine.prepack import Prepack, Prepacked, obstacle, prepacked
+from steerkit.engine.hf.cuda_graphs import Graphs, GraphStatistics, Prepare, graphs_for
+from steerkit.engine.hf.generate import Batch, generate, read_along
+from steerkit.engine.hf.model import AbandonedError, LoadedModel, box_folder, load_model
+from steerkit.engine.hf.prefix_cache import DEFAULT, PrefixCache, PrefixStatistics, Reuse, bytes_of, can_be_cut
+from steerkit.engine.hf.prepack import Prepack, Prepacked, obstacle, prepacked
 from steerkit.engine.running import runnable
 from steerkit.engine.sampling import Sampling
+from steerkit.engine.tool_schema import tool_from_function
 from steerkit.steer import cache_name
 
 __all__ = [

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from steerkit.chat import tool_object
-from steerkit.engine.functions import Described, described, is_model
+from steerkit.engine.tool_schema import Described, described, is_model
 from steerkit.types import Tool
 
 

@@ -8,7 +8,7 @@ that the SAE reads,
 is, to first order, how much of the score would go if f became b. Nanda 2023, "Attribution patching: activation patching
 at industrial scale"; Syed, Rager and Conmy 2023, arXiv:2310.10348; for SAE features Marks et al. 2024,
 arXiv:2403.19647. It is an estimate: curvature and saturation escape it, so what it ranks high is then really edited
-(`steerkit.lab.effects`).
+(`steerkit.lab.interventions`).
 """
 
 from __future__ import annotations

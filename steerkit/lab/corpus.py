@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, getincrementaldecoder
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
 
-from steerkit.chat import as_tools, render
+from steerkit.chat import Tokenizer, as_tools, render, token_bytes
 from steerkit.engine import LoadedModel, tool_from_function
 from steerkit.errors import MissingExtraError, SaeError, SteerkitError
 
@@ -230,3 +230,10 @@ def _filled(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_filled(item) for item in value]
     return value
+
+
+def token_texts(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[str, ...]:
+    """Text of each token; a character whose bytes are spread over several stands at the last of them."""
+    table, decoder = token_bytes(tokenizer), getincrementaldecoder("utf-8")("replace")
+    pieces = [decoder.decode(table(token)) for token in ids]
+    return (*pieces[:-1], pieces[-1] + decoder.decode(b"", True)) if pieces else ()

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from steerkit.engine import LoadedModel
 from steerkit.errors import SaeError
+from steerkit.lab.cases import Case, Report, place_maxima
 from steerkit.lab.copies import Copies, copies_of, weights_of
+from steerkit.lab.feature_statistics import check_sites
 from steerkit.lab.measured import SIDES
 from steerkit.lab.ranking import split
-from steerkit.lab.reading_places import Case, Report, place_maxima
-from steerkit.lab.statistics import check_sites
 from steerkit.sae import SaeSet
 from steerkit.types import Feature
 

@@ -9,7 +9,7 @@ from typing import Final
 from torch import Tensor
 
 from steerkit.lab.copies import weights_of
-from steerkit.lab.separation import Interval, auroc, auroc_interval, bound_between, wilson
+from steerkit.lab.two_sample import Interval, auroc, auroc_interval, bound_between, wilson
 
 FALSE: Final = 0.01
 """Chance that a bound may have to let a new negative through."""

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from steerkit.lab.separation import auroc, benjamini_hochberg, effect_size, mann_whitney
+from steerkit.lab.two_sample import auroc, benjamini_hochberg, effect_size, mann_whitney
 from steerkit.types import Feature
 
 LEVEL: Final = 0.05

@@ -1,17 +1,17 @@
 """What is wanted, in a file: features by name, how they are steered, how calls are judged. Loads no torch."""
 
 from steerkit.policy.cases import Case, Cases, cases_schema, load_cases
+from steerkit.policy.checks.reachability import doubtful, only_grows, unreachable, why_late
 from steerkit.policy.conditions import Condition, Evidence, Gate, parts_of, readings_of
-from steerkit.policy.explain import explain
+from steerkit.policy.describe import explain
 from steerkit.policy.identity import fingerprint, watch_key
 from steerkit.policy.load import dump, load, loads, locate, revive
-from steerkit.policy.model import Earlier, Guard, GuardRule, Policy, SteerRule, TraceSettings
 from steerkit.policy.parts import Edit, Formula, NamedFeature, Probe, split_quantity
-from steerkit.policy.plain import Problem
-from steerkit.policy.reach import doubtful, only_grows, unreachable, why_late
+from steerkit.policy.policy import Earlier, Guard, GuardRule, Policy, SteerRule, TraceSettings
+from steerkit.policy.problems import Problem
+from steerkit.policy.resolve import Statistic, in_multiples, resolve, wrong_when_raw
 from steerkit.policy.schema import schema, schema_text
 from steerkit.policy.shipped import shipped, shipped_file
-from steerkit.policy.units import Statistic, in_multiples, resolve, wrong_when_raw
 
 __all__ = [
     "Case",

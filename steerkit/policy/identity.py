@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from steerkit.policy.model import Policy
+from steerkit.policy.policy import Policy
 
 
 def fingerprint(policy: Policy) -> str:

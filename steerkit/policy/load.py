@@ -10,12 +10,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from steerkit.errors import PolicyError
-from steerkit.policy.crosscheck import cross_problems
-from steerkit.policy.document import Document, read_document, write_document
-from steerkit.policy.model import CHECKED, Policy
-from steerkit.policy.plain import Location, Problem
+from steerkit.policy.checks.references import cross_problems
+from steerkit.policy.policy import CHECKED, Policy
+from steerkit.policy.problems import Location, Problem
 from steerkit.policy.schema import keys_at
 from steerkit.policy.shipped import found, meant
+from steerkit.policy.yaml_reader import Document, read_document, write_document
 
 _MAX_BYTES = 1 << 20
 

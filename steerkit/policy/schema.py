@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from steerkit.policy.model import Policy
-from steerkit.policy.plain import Location
+from steerkit.policy.policy import Policy
+from steerkit.policy.problems import Location
 
 
 def schema() -> dict[str, Any]:

@@ -20,8 +20,8 @@ from steerkit.runtime.calls import Approval, Execution, Held
 from steerkit.runtime.execute import Ended, Limits, Ran, is_async
 from steerkit.runtime.metadata import Metadata, metadata_of
 from steerkit.runtime.pending import Asked, Origin, Pending
-from steerkit.runtime.policies import PolicyLike, read_policies
 from steerkit.runtime.request import Request, ToolLike
+from steerkit.runtime.resolve_policies import PolicyLike, read_policies
 from steerkit.runtime.results import MAX_RESULT, error_text
 from steerkit.runtime.told import as_told
 from steerkit.runtime.turns import Turns

@@ -10,8 +10,8 @@ from steerkit.audit import Store
 from steerkit.chat import Wire, place_machine
 from steerkit.engine import Batch, Graphs, LoadedModel, PrefixCache, Sampling, generate
 from steerkit.runtime.finish import finish_turns
+from steerkit.runtime.prefix_key import pieces_of
 from steerkit.runtime.request import Prepared
-from steerkit.runtime.reuse import pieces_of
 from steerkit.runtime.steps import sent
 from steerkit.runtime.tripwire import Tripwires
 from steerkit.sae import SaeSet

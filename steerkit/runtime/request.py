@@ -14,7 +14,7 @@ from steerkit.guard import needs
 from steerkit.policy import Policy
 from steerkit.runtime.keywords import clear_fields
 from steerkit.runtime.metadata import Metadata, metadata_of
-from steerkit.runtime.policies import PolicyLike, unsteered
+from steerkit.runtime.resolve_policies import PolicyLike, unsteered
 from steerkit.sae import SaeSet
 from steerkit.steer import Capacity, Wanted, compile_plan, cut_plan, traced_layers
 from steerkit.types import Messages, Tool, Turn

@@ -17,9 +17,9 @@ from steerkit.runtime.batches import BATCH, check_batch, made, prepared_each, sa
 from steerkit.runtime.generating import Bench, generating
 from steerkit.runtime.keywords import clear
 from steerkit.runtime.metadata import Metadata
-from steerkit.runtime.policies import PolicyLike, policies_for, refuse_twice
 from steerkit.runtime.provenance import opening_of
 from steerkit.runtime.request import Prepared, Request, ToolLike, prepare, room_for, with_counterfactual
+from steerkit.runtime.resolve_policies import PolicyLike, policies_for, refuse_twice
 from steerkit.runtime.retry import Retried
 from steerkit.runtime.steps import drained, in_full
 from steerkit.sae import SaeSet

@@ -2,13 +2,13 @@
 
 from steerkit.sae.checkpoint import Checkpoint, History
 from steerkit.sae.convert import convert
-from steerkit.sae.dictionary import Columns, GateWeights, Kind, Reconstruction, Sae, Site, activate
+from steerkit.sae.cpu.onednn import onednn_version
 from steerkit.sae.formats import FORMATS
 from steerkit.sae.formats.functiongemma import load_checkpoint
 from steerkit.sae.hub import load_set, pull, push
 from steerkit.sae.labels import Explanations, read_explanations, read_labels, write_labels
-from steerkit.sae.onednn import onednn_version
-from steerkit.sae.suite import SaeSet
+from steerkit.sae.sae import Columns, GateWeights, Kind, Reconstruction, Sae, Site, activate
+from steerkit.sae.sae_set import SaeSet
 from steerkit.sae.summary import LayerSummary, summarize
 
 __all__ = [

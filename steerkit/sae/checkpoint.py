@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from steerkit.sae.dictionary import Sae
+from steerkit.sae.sae import Sae
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from steerkit.errors import SaeError
 from steerkit.sae.formats import FORMATS, read_folders
 from steerkit.sae.labels import LABELS_FILE
-from steerkit.sae.suite import STATISTICS_FILE, SaeSet
+from steerkit.sae.sae_set import STATISTICS_FILE, SaeSet
 
 
 def convert(saes: SaeSet, target: Path, form: str) -> None:

@@ -15,7 +15,7 @@ from steerkit.files import shown
 from steerkit.hub import is_repository_id, quiet_hub, why_refused, why_unreachable
 from steerkit.sae.formats import FORMATS
 from steerkit.sae.labels import LABELS_FILE
-from steerkit.sae.suite import STATISTICS_FILE, SaeSet, load_folders
+from steerkit.sae.sae_set import STATISTICS_FILE, SaeSet, load_folders
 
 _SIDE_FILES = (STATISTICS_FILE, LABELS_FILE)
 _FILES = tuple(dict.fromkeys([*_SIDE_FILES, *(name for form in FORMATS.values() for name in form.FILES)]))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from steerkit.sae.dictionary import Columns
+from steerkit.sae.sae import Columns
 
 
 class KeptColumns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from steerkit.sae.suite import SaeSet
+from steerkit.sae.sae_set import SaeSet
 
 DENSE = 0.25
 """Above this share of active features a dictionary is too dense to read single features from."""

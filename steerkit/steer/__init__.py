@@ -5,18 +5,18 @@ what the hooks saw, and `read_traces` turns it into features afterwards. `FixedS
 `attach` does, over buffers that a `Filling` fills: for compiled models and CUDA graphs.
 """
 
-from steerkit.steer.capacity import Capacity, Cut, cut_plan
-from steerkit.steer.check import Checked, check_against_saes, check_against_tools
-from steerkit.steer.filling import Filling, Handover
-from steerkit.steer.fixed import FixedSteering, attach_fixed, fused_kernels
-from steerkit.steer.hooks import attach
-from steerkit.steer.layout import cache_name
-from steerkit.steer.marks import Mark, Marks
-from steerkit.steer.plan import Plan, compile_plan
-from steerkit.steer.reading import Extent, Wanted, read_traces, read_watched, traced_layers
-from steerkit.steer.sites import context_of, device_of, devices_of, find_sites, width_of
-from steerkit.steer.tape import Tape
-from steerkit.steer.trial import disagreement
+from steerkit.steer.compile.check import Checked, check_against_saes, check_against_tools
+from steerkit.steer.compile.plan import Plan, compile_plan
+from steerkit.steer.eager.attach import attach
+from steerkit.steer.eager.snapshot import Mark, Marks
+from steerkit.steer.points import context_of, device_of, devices_of, find_sites, width_of
+from steerkit.steer.positions import cache_name
+from steerkit.steer.record.recorder import Tape
+from steerkit.steer.record.trace import Extent, Wanted, read_traces, read_watched, traced_layers
+from steerkit.steer.static.buffers import FixedSteering, attach_fixed, fused_kernels
+from steerkit.steer.static.capacity import Capacity, Cut, cut_plan
+from steerkit.steer.static.fill import Filling, Handover
+from steerkit.steer.static.self_test import disagreement
 
 __all__ = [
     "Capacity",

@@ -9,11 +9,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from steerkit.engine.stand_in import SMALL, random_model
 from steerkit.policy import Policy
 from steerkit.sae import GateWeights, Kind, Sae, SaeSet, Site
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.steer import find_sites, width_of
+from steerkit.testing.random_models import SMALL, random_model
 
 _HALF_SPREAD = 0.005
 """Half the standard deviation of what `small_model` writes at its o_proj sites, roughly."""

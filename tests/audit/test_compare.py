@@ -8,16 +8,7 @@ from typing import Any
 
 import pytest
 
-from steerkit.audit import (
-    RecordedTurn,
-    append_turn,
-    body_of,
-    compare,
-    diff_calls,
-    read_turn,
-    redact,
-    turns_of,
-)
+from steerkit.audit import RecordedTurn, append_turn, body_of, compare, diff_calls, read_turn, redact, turns_of
 from steerkit.errors import AuditError
 from steerkit.types import Trace
 from tests.audit.example import LIBRARIES, MODEL, OTHER, POLICY, TRACE, context, started, turn, write_run

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steerkit.audit.merkle import EMPTY, Tree, consistency, consistent, included, inclusion, leaf_hash, node_hash, root
+from steerkit.audit.integrity.merkle import (
+    EMPTY,
+    Tree,
+    consistency,
+    consistent,
+    included,
+    inclusion,
+    leaf_hash,
+    node_hash,
+    root,
+)
 
 # The leaves and roots that the test suites of Certificate Transparency use.
 LEAVES = [

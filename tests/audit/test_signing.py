@@ -28,7 +28,7 @@ from steerkit.audit import (
     prove_consistency,
     redact,
 )
-from steerkit.audit.note import open_note, sign_note
+from steerkit.audit.integrity.signed_note import open_note, sign_note
 from steerkit.errors import AuditError, TamperError
 from tests.audit.example import started, write_run
 
@@ -233,7 +233,8 @@ def test_a_later_log_is_proved_to_begin_with_the_earlier(store: Store, tmp_path:
 WITHOUT = """
 import sys
 sys.modules["cryptography"] = None
-from steerkit.audit import SignerKey, Store, verify
+from steerkit.audit import SignerKey, Store
+from steerkit.audit import verify
 print(verify(Store(sys.argv[1])).records)
 SignerKey.new("a")
 """

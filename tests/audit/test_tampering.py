@@ -26,7 +26,7 @@ from steerkit.audit import (
     verify,
 )
 from steerkit.audit import verify as verify_function
-from steerkit.audit.diagnose import Row, hash_of
+from steerkit.audit.integrity.diagnose import Row, hash_of
 from steerkit.errors import AuditError, TamperError
 from tests.audit.example import context, started, turn, write_run
 

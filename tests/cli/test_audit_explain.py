@@ -12,13 +12,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from steerkit.audit import Store, read_turn
-from steerkit.cli.explain_page import explain_page
-from steerkit.cli.explain_view import ExplainView, show
 from steerkit.cli.main import app
-from steerkit.cli.tokens import visible
 from steerkit.errors import AuditError
-from steerkit.lab.explain import explain
-from steerkit.lab.feature_roles import Extent
+from steerkit.lab.explain.explain import explain
+from steerkit.lab.explain.feature_roles import Extent
+from steerkit.report.explanation import ExplainView, show
+from steerkit.report.explanation_page import explain_page
+from steerkit.report.tokens import visible
 from steerkit.runtime import Runtime
 from tests.cli.test_page import ATTRIBUTES, FRAME, HOSTILE, Reader
 from tests.cli.two_turns import two_turns

@@ -12,16 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from steerkit.audit import (
-    Checkpoint,
-    SignerKey,
-    Store,
-    canonical,
-    checkpoint,
-    plain,
-    portable,
-    prove,
-)
+from steerkit.audit import Checkpoint, SignerKey, Store, canonical, checkpoint, plain, portable, prove
 from steerkit.cli.main import app
 from steerkit.errors import AuditError, SteerkitError
 from tests.audit.example import started, write_run
@@ -211,7 +202,7 @@ def test_a_hostile_store_is_one_line(path: Path, what: str) -> None:
 
 def test_a_blob_without_end_is_not_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A piece of a record that is larger than any is refused by its size; one byte smaller it would be read."""
-    monkeypatch.setattr("steerkit.audit.database.MAX_BYTES", 2_000_000)
+    monkeypatch.setattr("steerkit.audit.log.database.MAX_BYTES", 2_000_000)
     for size, error in ((1_900_000, "cannot be read: a record is no canonical JSON"), (2_100_000, "too big")):
         database = sqlite3.connect(path)
         database.execute("UPDATE records SET body = zeroblob(?) WHERE sequence = 2", (size,))

@@ -15,7 +15,7 @@ import steerkit
 from steerkit.audit import Store
 from steerkit.cli.main import app
 from steerkit.runtime import Runtime
-from steerkit.tiny.cases import CASES, policy_files
+from steerkit.tiny.demo_requests import CASES, policy_files
 from tests.cli.two_turns import two_turns
 
 

@@ -13,13 +13,13 @@ import torch
 import steerkit
 from steerkit.cli.main import app
 from steerkit.errors import PolicyError, SaeError
-from steerkit.lab.policy_readings import placed_readings
-from steerkit.lab.separation import beyond_upto, bound_between, conformal_rank
-from steerkit.lab.thresholds import Answered, calibrate, value_of, watching, with_bounds
+from steerkit.lab.prove.calibration import Answered, calibrate, value_of, watching, with_bounds
+from steerkit.lab.prove.policy_conditions import placed_readings
+from steerkit.lab.two_sample import beyond_upto, bound_between, conformal_rank
 from steerkit.policy import Policy, dump, load, loads
 from steerkit.runtime import Runtime
 from steerkit.steer import compile_plan
-from steerkit.tiny.conversations import sample
+from steerkit.tiny.world.conversations import sample
 from steerkit.types import Span, Trace
 from tests.cli.test_eval import written
 

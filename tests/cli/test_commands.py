@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from steerkit.tiny.cases import policy_files
+from steerkit.tiny.demo_requests import policy_files
 
 FIVE_MISTAKES = """\
 steerkit: 1

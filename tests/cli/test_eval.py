@@ -15,19 +15,19 @@ from typing import Any
 
 import pytest
 
-from steerkit.cli.charts import Bar, Curve, curves, shares
-from steerkit.cli.eval_page import eval_page
-from steerkit.cli.eval_view import control_sentence
 from steerkit.cli.main import app
 from steerkit.errors import SaeError
-from steerkit.lab.doses import DoseRange
-from steerkit.lab.evaluation import ArmResult, Evaluation
-from steerkit.lab.finding import Measured, Share
-from steerkit.lab.gate_probes import PlaceProbes, ProbeResult
-from steerkit.lab.latency import Latency
-from steerkit.lab.outcomes import Acted, Score
-from steerkit.lab.separation import Interval
-from steerkit.tiny.conversations import Example, sample
+from steerkit.lab.measured import Measured, Share
+from steerkit.lab.prove.dose_response import DoseRange
+from steerkit.lab.prove.evaluation import ArmResult, Evaluation
+from steerkit.lab.prove.latency import Latency
+from steerkit.lab.prove.probe_comparison import PlaceProbes, ProbeResult
+from steerkit.lab.prove.scoring import Acted, Score
+from steerkit.lab.two_sample import Interval
+from steerkit.report.charts import Bar, Curve, curves, shares
+from steerkit.report.evaluation import control_sentence
+from steerkit.report.evaluation_page import eval_page
+from steerkit.tiny.world.conversations import Example, sample
 from tests.cli.test_page import HOSTILE, Reader
 
 POLICIES = Path(__file__).parents[2] / "policies"

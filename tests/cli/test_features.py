@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from steerkit.cli.feature_page import feature_page
-from steerkit.cli.feature_view import FeatureView
 from steerkit.cli.main import app
 from steerkit.engine import box_folder
 from steerkit.errors import SaeError
-from steerkit.lab.decoder_tokens import DecoderTokens, TokenScore
-from steerkit.lab.feature_contexts import Context, FeatureContexts
+from steerkit.lab.find.contexts import Context, FeatureContexts
+from steerkit.lab.find.top_logits import DecoderTokens, TokenScore
+from steerkit.report.feature import FeatureView
+from steerkit.report.feature_page import feature_page
 from steerkit.runtime import Runtime
 from steerkit.sae import read_labels
 from steerkit.types import Feature

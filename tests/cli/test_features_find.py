@@ -12,15 +12,16 @@ from typing import NamedTuple
 import pytest
 from rich.console import Console
 
-import steerkit.lab.finding as find_module
-from steerkit.cli.features_table import show_causes, show_found
+import steerkit.lab.find.search as find_module
 from steerkit.cli.main import run
-from steerkit.lab.causes import causes
-from steerkit.lab.finding import find, read_material
-from steerkit.lab.trials import read_conversations, read_trials
+from steerkit.lab.find.causal import causes
+from steerkit.lab.find.search import find
+from steerkit.lab.material import read_material
+from steerkit.lab.prove.dataset import read_conversations, read_trials
 from steerkit.policy import load
+from steerkit.report.found_features import show_causes, show_found
 from steerkit.runtime import Runtime
-from steerkit.tiny.conversations import sample
+from steerkit.tiny.world.conversations import sample
 from tests.lab.planted_truth import cases
 
 PAYMENTS = Path(__file__).parents[2] / "policies" / "payments.yaml"
@@ -248,9 +249,9 @@ def test_a_stop_says_what_stands(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("steerkit.lab.material.place_maxima", stop)
-    monkeypatch.setattr("steerkit.lab.thresholds.value_of", stop)
-    monkeypatch.setattr("steerkit.lab.thresholds._traces", stop)
-    monkeypatch.setattr("steerkit.lab.evaluation.run_arms", stop)
+    monkeypatch.setattr("steerkit.lab.prove.calibration.value_of", stop)
+    monkeypatch.setattr("steerkit.lab.prove.calibration._traces", stop)
+    monkeypatch.setattr("steerkit.lab.prove.evaluation.run_arms", stop)
     out = tmp_path / "an out"
     options = {
         "find": ("features", "find", "--positive", files[0], "--negative", files[1]),

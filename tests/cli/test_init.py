@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from steerkit.tiny.cases import TOOLS
+from steerkit.tiny.demo_requests import TOOLS
 from tests.cli.test_commands import steerkit
 
 ROOT = Path(__file__).parents[2]

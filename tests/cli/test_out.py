@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from steerkit.audit import Store, append_approval, append_turn
-from steerkit.cli import out as out_module
 from steerkit.cli.main import run
-from steerkit.cli.out import console, json_text, say, say_line
-from steerkit.cli.tokens import visible
-from steerkit.cli.view import call_text, event_text, ledger_text, reply_text, verdict_text
+from steerkit.report import out as out_module
+from steerkit.report.out import console, json_text, say, say_line
+from steerkit.report.text import call_text, event_text, ledger_text, reply_text, verdict_text
+from steerkit.report.tokens import visible
 from steerkit.types import Call
 from tests.audit.example import context, started, turn
 
@@ -157,7 +157,7 @@ def test_an_attacked_record_repaints_nothing(
 def test_an_encoding_without_bars_gets_ascii() -> None:
     """In cp1252 and ASCII the text comes out whole, with plain characters for what they lack; JSON as escapes."""
     code = (
-        "from steerkit.cli.out import any_encoding, print_json, say, say_line; any_encoding(); "
+        "from steerkit.report.out import any_encoding, print_json, say, say_line; any_encoding(); "
         "say('▁▄█ “x” … 你'); say_line('↵ 你'); print_json({'a': '你▁'})"
     )
     for encoding in ("cp1252", "ascii"):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerkit.cli.page import page, shaded, text, tiles
-from steerkit.cli.tokens import drawn, shaded_text, visible
+from steerkit.report.page import page, shaded, text, tiles
+from steerkit.report.tokens import drawn, shaded_text, visible
 
 HOSTILE = (
     "<script>alert(1)</script>",

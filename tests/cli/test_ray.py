@@ -23,14 +23,14 @@ import steerkit
 from steerkit.audit import Store
 from steerkit.cli.main import app
 from steerkit.errors import MissingExtraError, ModelError, PolicyError, SteerkitError
-from steerkit.lab.mapping import fingerprints, in_this_process, load_same
-from steerkit.lab.ray_data import check_ray, cluster, on_ray
-from steerkit.lab.suite import run_suite
-from steerkit.lab.suite_cases import read_mobile_actions
+from steerkit.lab.prove.suites.cases import read_mobile_actions
+from steerkit.lab.prove.suites.run import run_suite
+from steerkit.lab.workers.local import fingerprints, in_this_process, load_same
+from steerkit.lab.workers.ray import check_ray, cluster, on_ray
 from steerkit.policy import load
 from steerkit.runtime import Runtime
-from steerkit.sae import onednn
-from steerkit.tiny.conversations import sample
+from steerkit.sae.cpu import onednn
+from steerkit.tiny.world.conversations import sample
 from tests.cli import ray_jobs
 from tests.cli.test_eval import POLICIES, QUICK, written
 from tests.cli.two_turns import two_turns

@@ -7,7 +7,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from steerkit.cli.rows import print_rows
+from steerkit.report.rows import print_rows
 
 TITLES = ("name", "first", "second", "third")
 ROWS = [("a", "1.5", "2", "x" * 30), ("bb中", "10", "", "y" * 20)]

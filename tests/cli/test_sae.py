@@ -14,16 +14,16 @@ from safetensors.torch import load_file
 
 from steerkit.cli.main import app
 from steerkit.engine import box_folder
-from steerkit.engine.stand_in import SMALL, random_model
 from steerkit.errors import SaeError, SteerkitError
 from steerkit.lab.corpus import read_corpus
-from steerkit.lab.statistics import calibrate
+from steerkit.lab.feature_statistics import calibrate
 from steerkit.runtime import Runtime
 from steerkit.sae import Sae, load_set
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.convert import convert
 from steerkit.sae.formats import FORMATS
-from steerkit.sae.suite import STATISTICS_FILE
+from steerkit.sae.sae_set import STATISTICS_FILE
+from steerkit.testing.random_models import SMALL, random_model
 
 DATA = Path(__file__).parents[2] / "examples" / "conversations.jsonl"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from steerkit.audit import Store
 from steerkit.policy import load
 from steerkit.runtime import Runtime
-from steerkit.tiny.cases import CASES, policy_files
+from steerkit.tiny.demo_requests import CASES, policy_files
 
 CASE = {case.name: case for case in CASES}["dangerous"]
 

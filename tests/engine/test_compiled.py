@@ -12,7 +12,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import DynamicCache, StaticCache
 
 from steerkit.engine import Batch, cache_name
-from steerkit.engine.step_cache import StepCache
+from steerkit.engine.hf.static_cache import StepCache
 from steerkit.errors import SteeringError
 from steerkit.policy import Policy
 from steerkit.sae import SaeSet

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
 
-from steerkit.engine import Batch, cache_name, decode_cache
-from steerkit.engine.generate import read_along
-from steerkit.engine.stand_in import SMALL
+from steerkit.engine import Batch, cache_name
+from steerkit.engine.hf import growing_cache as decode_cache
+from steerkit.engine.hf.generate import read_along
 from steerkit.steer import attach, compile_plan
 from steerkit.testing import planted_policy, planted_saes, small_model
+from steerkit.testing.random_models import SMALL
 
 PROMPTS = {"even": (12, 12), "short": (5, 12, 9), "past the window": (40, 3, 17), "alone": (16,)}
 REPLY = [3 + 7 * number % 900 for number in range(50)]

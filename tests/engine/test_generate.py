@@ -10,7 +10,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from steerkit.engine import Batch, Sampling, generate, tool_from_function
-from steerkit.engine.load import Lease
+from steerkit.engine.hf.model import Lease
 from steerkit.engine.sampling import Sampler
 from steerkit.errors import ToolError
 from steerkit.testing import small_model

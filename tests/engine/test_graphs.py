@@ -178,7 +178,7 @@ def test_a_wrong_memory_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     rule = {"name": "r", "when": when, "for": "turn", "where": "reply", "edit": {"edited": {"clamp": 30.0}}}
     plan = compile_plan([[planted_policy("p", {**FEATURES, "edited": (1, 11)}, steer=[rule])]], SAES)
     assert same(plan, [1, 0, 1]).opened()[1][0, -5:, 1].all()
-    monkeypatch.setattr("steerkit.steer.filling.Filling._recall", lambda *args: None)
+    monkeypatch.setattr("steerkit.steer.static.fill.Filling._recall", lambda *args: None)
     with pytest.raises(AssertionError):
         same(plan, [1, 0, 1])
 
@@ -276,7 +276,7 @@ def test_a_step_that_cannot_be_prepared_is_no_failure(monkeypatch: pytest.Monkey
 
     model = small_model()
     saes, graphs = planted_saes(model), Graphs(model)  # type: ignore[arg-type]
-    monkeypatch.setattr("steerkit.engine.step_cache.StepCache.begin", fail)
+    monkeypatch.setattr("steerkit.engine.hf.static_cache.StepCache.begin", fail)
     found, tape = replies(model, saes, [(clamp(30.0),)], graphs)
     assert found == replies(model, saes, [(clamp(30.0),)], None)[0]
     assert tape.decoding == "step by step: CUDA out of memory."

@@ -13,17 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from steerkit import load
-from steerkit.engine import Batch, Sampling, generate, load_model, prepack, prepacked
-from steerkit.engine.load import Lease
-from steerkit.engine.stand_in import FUNCTIONGEMMA, SMALL, random_model
+from steerkit.engine import Batch, Sampling, generate, load_model, prepacked
+from steerkit.engine.hf import prepack
+from steerkit.engine.hf.model import Lease
 from steerkit.errors import ModelError
 from steerkit.lab.replies import replies
 from steerkit.runtime import Request, Runtime
-from steerkit.sae import onednn
+from steerkit.sae.cpu import onednn
 from steerkit.steer import attach, compile_plan
 from steerkit.testing import planted_policy
-from steerkit.tiny.cases import CASES
-from steerkit.tiny.world import tool
+from steerkit.testing.random_models import FUNCTIONGEMMA, SMALL, random_model
+from steerkit.tiny.demo_requests import CASES
+from steerkit.tiny.world.tools import tool
 from steerkit.types import Turn
 
 SIZE = {**FUNCTIONGEMMA, "vocab_size": 2048, "num_hidden_layers": 2}

@@ -12,11 +12,11 @@ from transformers import PreTrainedModel
 from steerkit.chat import Wire, as_tools, render
 from steerkit.engine import LoadedModel, load_model, tool_from_function
 from steerkit.lab.activations import collect
-from steerkit.lab.finding import Material, read_material
-from steerkit.lab.reading_places import Case
+from steerkit.lab.cases import Case
+from steerkit.lab.material import Material, read_material
 from steerkit.sae import SaeSet
 from steerkit.testing.planted import planted_saes, small_model, unread, written_for
-from steerkit.tiny.conversations import sample
+from steerkit.tiny.world.conversations import sample
 from steerkit.types import Feature
 
 CAUSE, BYSTANDER = Feature(2, 0), Feature(1, 0)

@@ -7,7 +7,7 @@ import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from steerkit.lab.activations import collect, padded, rewritten
-from steerkit.lab.fidelity import cross_entropy, fidelity
+from steerkit.lab.train.health.fidelity import cross_entropy, fidelity
 from steerkit.sae import Sae
 
 

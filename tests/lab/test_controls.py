@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from steerkit.lab import controls
+from steerkit.lab.prove import baselines as controls
 from steerkit.policy import Policy, load
 from steerkit.runtime import Request, Runtime
 from steerkit.sae import SaeSet
-from steerkit.tiny.conversations import Example, sample
+from steerkit.tiny.world.conversations import Example, sample
 from steerkit.types import Feature, Turn
 
 POLICY = Path(__file__).parents[2] / "policies" / "payments.yaml"

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from steerkit.lab.cases import Case
 from steerkit.lab.copies import copies_of, dealt, said, weights_of
-from steerkit.lab.finding import Material, Share, find, measure, read_material
+from steerkit.lab.find.search import find
+from steerkit.lab.material import Material, read_material
+from steerkit.lab.measured import Share, measure
 from steerkit.lab.ranking import rank_features, split
-from steerkit.lab.reading_places import Case
 from tests.lab.planted_truth import Planted, planted
 
 BASE = "Please send 250 dollars to Borsiton before the shop in Tavel closes at noon."

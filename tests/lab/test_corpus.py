@@ -12,8 +12,8 @@ from steerkit.chat import render
 from steerkit.engine import load_model
 from steerkit.errors import SaeError
 from steerkit.lab.corpus import read_corpus
-from steerkit.tiny import render as fast
-from steerkit.tiny.conversations import training_example
+from steerkit.tiny.world import render as fast
+from steerkit.tiny.world.conversations import training_example
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from transformers import (
 
 from steerkit.engine import load_model
 from steerkit.errors import ModelError, SaeError
-from steerkit.lab.decoder_tokens import decoder_tokens
+from steerkit.lab.find.top_logits import decoder_tokens
 from steerkit.sae import Sae, SaeSet
 from steerkit.steer import find_sites
 from steerkit.testing import planted_saes

@@ -12,16 +12,16 @@ import torch
 from steerkit.chat import as_tools, render
 from steerkit.engine import tool_from_function
 from steerkit.errors import SaeError
-from steerkit.lab.arms import arms_of
-from steerkit.lab.evaluation import Evaluation, Settings, evaluate
-from steerkit.lab.gate_probes import gate_probes, ridge_logistic
-from steerkit.lab.reading_places import Case
-from steerkit.lab.separation import auroc
-from steerkit.lab.trials import Trial, read_trials
+from steerkit.lab.cases import Case
+from steerkit.lab.prove.dataset import Trial, read_trials
+from steerkit.lab.prove.evaluation import Evaluation, Settings, evaluate
+from steerkit.lab.prove.probe_comparison import gate_probes, ridge_logistic
+from steerkit.lab.prove.variants import arms_of
+from steerkit.lab.two_sample import auroc
 from steerkit.policy import Policy, load
 from steerkit.runtime import Runtime
 from steerkit.sae import SaeSet
-from steerkit.tiny.conversations import Example, sample
+from steerkit.tiny.world.conversations import Example, sample
 from steerkit.types import Tool
 
 POLICY = load(Path(__file__).parents[2] / "policies" / "payments.yaml")

@@ -14,16 +14,16 @@ from steerkit.audit import RecordedTurn, read_turn, redact
 from steerkit.chat import Wire
 from steerkit.errors import AuditError, SaeError
 from steerkit.lab.attribution import attribute, log_odds
-from steerkit.lab.choice import Written, tool_choice
-from steerkit.lab.explain import explain
-from steerkit.lab.explanation import Explanation, Target
-from steerkit.lab.feature_roles import Extent
-from steerkit.lab.sources import FRAME, REPLY, sources
-from steerkit.lab.stage import Stage
+from steerkit.lab.explain.contrast import Written, tool_choice
+from steerkit.lab.explain.explain import explain
+from steerkit.lab.explain.explanation import Explanation, Target
+from steerkit.lab.explain.feature_roles import Extent
+from steerkit.lab.explain.prompt_sources import FRAME, REPLY, sources
+from steerkit.lab.explain.recorded_turn import Stage
 from steerkit.policy import Policy
 from steerkit.runtime import Runtime
 from steerkit.testing.planted import planted_saes
-from steerkit.tiny.cases import CASES
+from steerkit.tiny.demo_requests import CASES
 from steerkit.types import Call, Feature, Span
 
 BY_NAME = {case.name: case for case in CASES}

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from steerkit.chat.tokenizer import token_bytes
 from steerkit.engine import load_model
 from steerkit.errors import SaeError
-from steerkit.lab.feature_contexts import feature_contexts, token_texts
-from steerkit.lab.statistics import QUANTILES, FeatureCounts
+from steerkit.lab.corpus import token_texts
+from steerkit.lab.feature_statistics import QUANTILES, FeatureCounts
+from steerkit.lab.find.contexts import feature_contexts
 from steerkit.sae import Sae, SaeSet
 from steerkit.steer import find_sites
 from steerkit.testing import planted_saes, small_model

@@ -12,18 +12,19 @@ import torch
 from steerkit.errors import SaeError
 from steerkit.lab.activations import collect
 from steerkit.lab.attribution import attribute
-from steerkit.lab.causes import Causes, causes, fewest_positives, least_p
-from steerkit.lab.effects import Bench
-from steerkit.lab.finding import Found, Material, find, read_material
-from steerkit.lab.found_policy import found_policy
+from steerkit.lab.cases import MOST_BYTES, Case, check_size, place_maxima, read_cases, steps_at, sum_maxima
+from steerkit.lab.find.causal import Causes, causes, fewest_positives, least_p
+from steerkit.lab.find.search import Found, find
+from steerkit.lab.find.write_policy import found_policy
+from steerkit.lab.interventions import Bench
+from steerkit.lab.material import Material, read_material
 from steerkit.lab.ranking import grouped, split
-from steerkit.lab.reading_places import MOST_BYTES, Case, check_size, place_maxima, read_cases, steps_at, sum_maxima
 from steerkit.policy import dump, loads
 from steerkit.runtime import Request, Runtime
 from steerkit.sae import Kind, Site
 from steerkit.steer import check_against_saes
 from steerkit.testing.planted import planted_saes
-from steerkit.tiny.conversations import sample
+from steerkit.tiny.world.conversations import sample
 from steerkit.types import Feature
 from tests.lab.planted_truth import BYSTANDER, CAUSE, Planted, cases, planted
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steerkit.lab import gradients as gradients_module
-from steerkit.lab.gradients import Weights, gradients
-from steerkit.lab.recipe import KINDS, PRESETS, Recipe, recipe
+from steerkit.lab.train import gradients as gradients_module
+from steerkit.lab.train.gradients import Weights, gradients
+from steerkit.lab.train.recipe import KINDS, PRESETS, Recipe, recipe
 
 D_IN, D_SAE, TOKENS = 12, 20, 64
 
@@ -31,7 +31,7 @@ class _Jump(torch.autograd.Function):
 
 
 def loss_of(parts, x, settings, dead):
-    """The loss of `steerkit.lab.recipe`, in autograd's terms."""
+    """The loss of `steerkit.lab.train.recipe`, in autograd's terms."""
     W_enc, b_enc, W_dec, b_dec, logs = parts
     pre = x @ W_enc + b_enc
     penalty = torch.zeros(())

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from steerkit.lab.doses import dose_range
-from steerkit.lab.finding import Share
-from steerkit.lab.outcomes import Judged, Outcome, Score, acted, as_json, from_json, score, succeeds, turned_away
-from steerkit.lab.trials import Trial
+from steerkit.lab.measured import Share
+from steerkit.lab.prove.dataset import Trial
+from steerkit.lab.prove.dose_response import dose_range
+from steerkit.lab.prove.scoring import Judged, Outcome, Score, acted, as_json, from_json, score, succeeds, turned_away
 from steerkit.policy import Policy
 from steerkit.types import Tool
 

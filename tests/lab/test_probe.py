@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from steerkit.lab.copies import weights_of
-from steerkit.lab.probe import logistic, path, sparse_probe
-from steerkit.lab.separation import auroc
+from steerkit.lab.sparse_probe import logistic, path, sparse_probe
+from steerkit.lab.two_sample import auroc
 
 
 def planted(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

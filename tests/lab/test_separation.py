@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steerkit.lab.separation import (
+from steerkit.lab.two_sample import (
     auroc,
     auroc_covariance,
     auroc_gain,

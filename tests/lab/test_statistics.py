@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steerkit.lab.statistics import QUANTILES, FeatureCounts
+from steerkit.lab.feature_statistics import QUANTILES, FeatureCounts
 
 
 @pytest.fixture(scope="module")

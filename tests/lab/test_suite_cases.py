@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from steerkit.errors import SaeError
-from steerkit.lab.ast_match import Answer
-from steerkit.lab.suite_cases import SuiteCase, json_schema, missed, passed_over, read_bfcl, read_mobile_actions
+from steerkit.lab.prove.suites.ast_match import Answer
+from steerkit.lab.prove.suites.cases import SuiteCase, json_schema, missed, passed_over, read_bfcl, read_mobile_actions
 from steerkit.types import Call, CallLike, MalformedCall
 
 AREA = {

@@ -14,18 +14,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from steerkit.engine.stand_in import SMALL, random_model
 from steerkit.errors import SaeError
 from steerkit.lab.activations import collect
-from steerkit.lab.learner import Learner, Workspace
-from steerkit.lab.processes import Processes
-from steerkit.lab.publish import finished_sae
-from steerkit.lab.recipe import KINDS, Recipe, recipe
-from steerkit.lab.runs import Run
-from steerkit.lab.stream import Reader, epoch_chunks, steps
-from steerkit.lab.train_set import Output, train_set
-from steerkit.lab.training import identity, train
+from steerkit.lab.reader import Reader
+from steerkit.lab.train.learner import Learner, Workspace
+from steerkit.lab.train.pipeline import Output, train_set
+from steerkit.lab.train.publish import finished_sae
+from steerkit.lab.train.recipe import KINDS, Recipe, recipe
+from steerkit.lab.train.run_folder import Run
+from steerkit.lab.train.stream import epoch_chunks, steps
+from steerkit.lab.train.trainer import identity, train
+from steerkit.lab.workers.ranks import Processes
 from steerkit.sae import load_set
+from steerkit.testing.random_models import SMALL, random_model
 
 TINY = {"d_sae": 48, "epochs": 2, "buffer": 200}
 
@@ -172,10 +173,10 @@ def test_readers_share_the_work(model, texts):
 SCRIPT = """
 import sys, json, torch
 from pathlib import Path
-from steerkit.engine.stand_in import SMALL, random_model
-from steerkit.lab.processes import processes
-from steerkit.lab.recipe import recipe
-from steerkit.lab.train_set import Output, train_set
+from steerkit.testing.random_models import SMALL, random_model
+from steerkit.lab.workers.ranks import processes
+from steerkit.lab.train.recipe import recipe
+from steerkit.lab.train.pipeline import Output, train_set
 torch.set_num_threads(1)
 def report(beat):
     print(beat.tokens, flush=True)

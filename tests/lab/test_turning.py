@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from steerkit.lab.finding import Found, Material, find, read_material
-from steerkit.lab.found_policy import found_policy
-from steerkit.lab.turning import STRENGTHS, Turned, turn_by
+from steerkit.lab.find.search import Found, find
+from steerkit.lab.find.steering_edits import STRENGTHS, Turned, turn_by
+from steerkit.lab.find.write_policy import found_policy
+from steerkit.lab.material import Material, read_material
 from steerkit.runtime import Runtime
 from steerkit.steer import check_against_saes
 from steerkit.types import Feature

@@ -13,10 +13,10 @@ from transformers import AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
 from steerkit.audit import Store
 from steerkit.chat import encode_call
 from steerkit.engine import LoadedModel, box_folder
-from steerkit.engine.stand_in import SMALL
 from steerkit.policy import Policy
 from steerkit.runtime import Runtime
 from steerkit.testing import planted_policy, planted_saes
+from steerkit.testing.random_models import SMALL
 
 END, WAIT = "<end_of_turn>", "<start_function_response>"
 OBJECT = {"type": "object", "properties": {"x": {"type": "string"}}}

@@ -16,7 +16,7 @@ from steerkit.audit import Store, verify
 from steerkit.chat import render
 from steerkit.errors import AuditError, MessageError
 from steerkit.runtime import Approval, Held, Runtime
-from steerkit.tiny.cases import CASES
+from steerkit.tiny.demo_requests import CASES
 from tests.runtime.scripted import END, Script, box_tokenizer, broken_after, calling, declared, events, ruled, user
 from tests.steer.conftest import hooks_on
 

@@ -24,7 +24,7 @@ from steerkit.errors import (
 )
 from steerkit.runtime import Request, Runtime
 from steerkit.runtime.batches import BATCH
-from steerkit.tiny.cases import CASES
+from steerkit.tiny.demo_requests import CASES
 from steerkit.types import Turn
 from tests.runtime.scripted import broken_after
 from tests.steer.conftest import hooks_on

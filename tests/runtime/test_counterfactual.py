@@ -18,8 +18,8 @@ from steerkit.policy import load
 from steerkit.runtime import Request, Retried, Runtime, replay
 from steerkit.runtime.request import Prepared, prepare, with_counterfactual
 from steerkit.steer import attach, compile_plan
-from steerkit.tiny.cases import CASES, policy_files
-from steerkit.tiny.conversations import sample
+from steerkit.tiny.demo_requests import CASES, policy_files
+from steerkit.tiny.world.conversations import sample
 from steerkit.types import Call, Turn
 from tests.runtime.test_verdicts import guard, refusing
 

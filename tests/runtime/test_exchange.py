@@ -13,7 +13,7 @@ import steerkit
 from steerkit.audit import Store, verify
 from steerkit.errors import LoopError
 from steerkit.runtime import Approval, Execution, Runtime, exchange
-from steerkit.tiny.cases import CASES, policy_files
+from steerkit.tiny.demo_requests import CASES, policy_files
 from steerkit.types import Call, Turn
 from tests.runtime.scripted import END, Script, calling, declared, events, ruled, user
 

@@ -18,7 +18,7 @@ from steerkit.policy import Policy
 from steerkit.runtime import Runtime
 from steerkit.steer import attach, compile_plan
 from steerkit.testing import planted_saes, small_model
-from steerkit.tiny.cases import CASES, policy_files
+from steerkit.tiny.demo_requests import CASES, policy_files
 from steerkit.types import Turn
 
 CASE = next(case for case in CASES if case.name == "dangerous")

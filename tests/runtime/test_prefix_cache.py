@@ -19,8 +19,8 @@ from steerkit.policy import Policy
 from steerkit.runtime import Request, Runtime
 from steerkit.steer import attach, compile_plan
 from steerkit.testing import planted_policy, planted_saes, small_model
-from steerkit.tiny.cases import policy_files
-from steerkit.tiny.world import tool
+from steerkit.tiny.demo_requests import policy_files
+from steerkit.tiny.world.tools import tool
 from steerkit.types import Turn
 
 NAMES = ["transfer_money", "get_balance", "read_email", "get_weather", "set_timer", "add_note", "get_time"]

@@ -27,7 +27,7 @@ from steerkit.guard import judge_again, policies_in
 from steerkit.policy import fingerprint
 from steerkit.runtime import Request, Runtime, load_recorded, replay, unsteered, what_if
 from steerkit.sae import onednn_version
-from steerkit.tiny.cases import CASES
+from steerkit.tiny.demo_requests import CASES
 from steerkit.types import Trace
 from tests.runtime.test_verdicts import guard, refusing
 

@@ -19,7 +19,7 @@ from steerkit.errors import AuditError, LoopError
 from steerkit.policy import fingerprint
 from steerkit.runtime import Approval, Pending, Run, Runtime
 from steerkit.runtime.pending import Asked, Origin
-from steerkit.tiny.cases import CASES, policy_files
+from steerkit.tiny.demo_requests import CASES, policy_files
 from steerkit.types import Call
 from tests.runtime.scripted import END, Script, calling, declared, events, names, ruled, user
 
@@ -67,7 +67,7 @@ SECOND = """
 import json, sys, steerkit
 from steerkit.policy import fingerprint
 from steerkit.runtime import Approval, Pending
-from steerkit.tiny.cases import CASES, policy_files
+from steerkit.tiny.demo_requests import CASES, policy_files
 held = {case.name: case for case in CASES}["held"]
 store, path, opened = sys.argv[1:]
 def unlock(door):

@@ -9,7 +9,7 @@ import pytest
 import steerkit
 from steerkit.errors import SettingError, SteerkitError
 from steerkit.runtime import Approval, Held, Pending, Request, Run, Runtime
-from steerkit.tiny.cases import CASES
+from steerkit.tiny.demo_requests import CASES
 from steerkit.types import Call, MalformedCall, Turn
 from tests.runtime.scripted import END, Script, calling, declared, ruled, user
 

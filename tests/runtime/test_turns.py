@@ -16,8 +16,8 @@ from steerkit.policy import Policy, load
 from steerkit.runtime import Request, Runtime
 from steerkit.sae import SaeSet
 from steerkit.testing import planted_saes, small_model
-from steerkit.tiny.cases import CASES, policy_files
-from steerkit.tiny.conversations import sample
+from steerkit.tiny.demo_requests import CASES, policy_files
+from steerkit.tiny.world.conversations import sample
 from steerkit.types import Call, Feature, Turn
 from tests.steer.conftest import hooks_on
 

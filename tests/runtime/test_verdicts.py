@@ -13,7 +13,7 @@ from steerkit.policy import Policy, load
 from steerkit.runtime import Request, Retried, Runtime
 from steerkit.sae import SaeSet
 from steerkit.testing import planted_policy
-from steerkit.tiny.cases import CASES, policy_files
+from steerkit.tiny.demo_requests import CASES, policy_files
 from steerkit.types import Feature, MalformedCall, Turn
 
 BY_NAME = {case.name: case for case in CASES}
@@ -226,7 +226,7 @@ def by_density(saes: SaeSet, layer: int) -> list[int]:
 
 def test_thirty_two_rows_with_thirty_two_policies_equal_their_singles(box: Runtime) -> None:
     """Gates, places, holds and late rules of 32 policies in one batch: each row gets what it gets alone."""
-    from steerkit.tiny.conversations import sample
+    from steerkit.tiny.world.conversations import sample
 
     kinds = ("single", "injected", "parallel", "injected")
     some = {kind: iter(sample(kind, "report", 16)) for kind in kinds}

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from steerkit.sae import GateWeights, Sae, SaeSet, onednn
+from steerkit.sae import GateWeights, Sae, SaeSet
 from steerkit.sae.checkpoint import Checkpoint
-from steerkit.sae.laid_out import LaidOutSae, wins
+from steerkit.sae.cpu import onednn
+from steerkit.sae.cpu.packed_sae import LaidOutSae, wins
 
 D_IN, D_SAE = 96, 700
 DRAW = torch.Generator().manual_seed(0)
@@ -82,7 +83,7 @@ def test_small_and_slow_sets_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("won", [True, False])
 def test_a_set_hands_them_out_where_they_win(won: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for an SAE to read with, it gives one of these, made once; what it holds itself is as it was."""
-    monkeypatch.setattr("steerkit.sae.suite.wins", lambda saes: won)
+    monkeypatch.setattr("steerkit.sae.sae_set.wins", lambda saes: won)
     sae = sae_of("relu")
     held = SaeSet("one", {0: Checkpoint(Path(), "random", 0, sae)})
     given = held.on(0, CPU)

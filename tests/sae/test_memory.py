@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from steerkit.sae import Checkpoint, Columns, Sae, SaeSet, load_set, onednn
+from steerkit.sae import Checkpoint, Columns, Sae, SaeSet, load_set
+from steerkit.sae.cpu import onednn
+from steerkit.sae.cpu.pages import release
 from steerkit.sae.formats import functiongemma, tensors
 from steerkit.sae.kept import KeptColumns
-from steerkit.sae.mapped import release
 
 LAYERS, D_IN, D_SAE = 4, 256, 4096
 SIZE = LAYERS * 2 * D_IN * D_SAE * 4
@@ -21,7 +22,7 @@ MEASURED = """
 import sys, torch
 from pathlib import Path
 from steerkit.sae import load_set
-from steerkit.sae.laid_out import LaidOutSae
+from steerkit.sae.cpu.packed_sae import LaidOutSae
 from steerkit.steer import compile_plan
 from steerkit.testing import planted_policy
 

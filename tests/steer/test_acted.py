@@ -10,8 +10,9 @@ from torch import Tensor
 
 from steerkit.policy import Policy
 from steerkit.sae import Kind, SaeSet
-from steerkit.steer import Plan, Tape, acted, attach, compile_plan
-from steerkit.steer.plan import Rule
+from steerkit.steer import Plan, Tape, attach, compile_plan
+from steerkit.steer.compile.plan import Rule
+from steerkit.steer.record import edits as acted
 from steerkit.testing import planted_policy, planted_saes, small_model
 
 MODEL = small_model()

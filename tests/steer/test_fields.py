@@ -17,7 +17,7 @@ from steerkit.runtime import Runtime
 from steerkit.sae import SaeSet
 from steerkit.steer import Tape
 from steerkit.testing import planted_policy, planted_saes, small_model
-from steerkit.tiny.cases import CASES
+from steerkit.tiny.demo_requests import CASES
 from steerkit.types import PLACES, Feature, Span, Tool, TopK, Trace
 
 TOKENIZER = AutoTokenizer.from_pretrained(box_folder("tiny"))

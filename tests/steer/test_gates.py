@@ -20,7 +20,7 @@ from steerkit.engine import box_folder, cache_name
 from steerkit.errors import PolicyError, SteeringError
 from steerkit.policy import Policy, SteerRule
 from steerkit.steer import Tape, compile_plan
-from steerkit.steer.gates import MAX_TERMS
+from steerkit.steer.compile.gates import MAX_TERMS
 from steerkit.testing import planted_policy, planted_saes, small_model
 from steerkit.types import Tool
 

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.engine import Batch
-from steerkit.engine.generate import read_along
+from steerkit.engine.hf.generate import read_along
 from steerkit.policy import Policy
 from steerkit.sae import Kind, SaeSet, Site
-from steerkit.steer import Plan, attach, compile_plan, lanes
-from steerkit.steer.lanes import lanes_of
+from steerkit.steer import Plan, attach, compile_plan
+from steerkit.steer.eager import gather as lanes
+from steerkit.steer.eager.gather import lanes_of
 from steerkit.testing import planted_policy, planted_saes, small_model
 
 PROMPTS = [[5, 17, 301, 44, 9], [8, 33, 2], [64, 1, 7, 7, 512, 230, 11], [3, 90]]

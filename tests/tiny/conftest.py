@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from steerkit.tiny.evaluate import BOX, load
+from steerkit.tiny.training.evaluate import BOX, load
 
 
 @pytest.fixture(scope="session")

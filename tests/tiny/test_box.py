@@ -10,12 +10,12 @@ import torch
 from safetensors import safe_open
 
 from steerkit.lab.activations import collect, rewritten
-from steerkit.lab.fidelity import cross_entropy
+from steerkit.lab.train.health.fidelity import cross_entropy
 from steerkit.sae import load_checkpoint
-from steerkit.tiny import batches
-from steerkit.tiny.conversations import sample
-from steerkit.tiny.evaluate import replies, wanted
-from steerkit.tiny.tokenizer import STOPS
+from steerkit.tiny.training import batches
+from steerkit.tiny.training.evaluate import replies, wanted
+from steerkit.tiny.training.tokenizer import STOPS
+from steerkit.tiny.world.conversations import sample
 
 
 def right(model, tokenizer, kind, count):

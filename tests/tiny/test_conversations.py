@@ -7,9 +7,10 @@ import re
 
 import pytest
 
-from steerkit.tiny import phrasings, world
-from steerkit.tiny.conversations import KINDS, REFUSAL, sample, training_example
-from steerkit.tiny.values import _MAKERS, CLOSED, SPLITS, draw, split_of
+from steerkit.tiny.world import phrasings
+from steerkit.tiny.world import tools as world
+from steerkit.tiny.world.argument_values import _MAKERS, CLOSED, SPLITS, draw, split_of
+from steerkit.tiny.world.conversations import KINDS, REFUSAL, sample, training_example
 
 _KEYS = [*world.NAMES, "unfit", "frame.openers", "frame.closers", "frame.joiners", "injection.strong", "injection.weak"]
 _KEYS += [f"chat.{topic}" for topic in phrasings.table()["chat"]]

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from jinja2 import TemplateError
 
-from steerkit.tiny import render
-from steerkit.tiny.conversations import KINDS, sample
+from steerkit.tiny.world import render
+from steerkit.tiny.world.conversations import KINDS, sample
 
 USER = {"role": "user", "content": "What's the weather in Tokyo?"}
 

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from steerkit.tiny import render
-from steerkit.tiny.conversations import sample
-from steerkit.tiny.evaluate import BOX
-from steerkit.tiny.tokenizer import CONTROL
-from steerkit.tiny.world import NAMES
+from steerkit.tiny.training.evaluate import BOX
+from steerkit.tiny.training.tokenizer import CONTROL
+from steerkit.tiny.world import render
+from steerkit.tiny.world.conversations import sample
+from steerkit.tiny.world.tools import NAMES
 
 
 @cache

@@ -7,11 +7,12 @@ import copy
 import pytest
 import torch
 
-from steerkit.tiny import batches, render
-from steerkit.tiny.conversations import training_example
-from steerkit.tiny.model import new_model
-from steerkit.tiny.scale import settle
-from steerkit.tiny.training import Recipe, loss_of, optimizers, rate, train
+from steerkit.tiny.training import batches
+from steerkit.tiny.training.loop import Recipe, loss_of, optimizers, rate, train
+from steerkit.tiny.training.model import new_model
+from steerkit.tiny.training.o_proj_scale import settle
+from steerkit.tiny.world import render
+from steerkit.tiny.world.conversations import training_example
 
 
 @pytest.fixture

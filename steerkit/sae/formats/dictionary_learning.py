@@ -17,11 +17,11 @@ from torch import Tensor
 from steerkit.errors import SaeError
 from steerkit.files import shown
 from steerkit.sae.checkpoint import Checkpoint
-from steerkit.sae.dictionary import GateWeights, Sae, Site
 from steerkit.sae.formats.files import checked, load_object, matrix, positive, text, whole
-from steerkit.sae.formats.hooks import PLACES, Hook, hook_name, read_hook
+from steerkit.sae.formats.hook_names import PLACES, Hook, hook_name, read_hook
 from steerkit.sae.formats.keys import OFF, Neutral, check_keys
 from steerkit.sae.formats.pickles import load_pickle
+from steerkit.sae.sae import GateWeights, Sae, Site
 
 NAME = "dictionary-learning"
 FILES = ("config.json", "ae.pt")

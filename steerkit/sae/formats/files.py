@@ -14,8 +14,8 @@ from torch import Tensor
 
 from steerkit.errors import SaeError
 from steerkit.files import read_json, shown
+from steerkit.sae.cpu.pages import release
 from steerkit.sae.formats.pickles import NumpyValue
-from steerkit.sae.mapped import release
 
 Shape = tuple[int, ...]
 _COMPUTED: Final = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

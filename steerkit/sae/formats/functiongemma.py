@@ -13,11 +13,11 @@ import torch
 from steerkit.errors import SaeError
 from steerkit.files import shown
 from steerkit.sae.checkpoint import Checkpoint
-from steerkit.sae.dictionary import Sae
 from steerkit.sae.formats.curves import curves, history
 from steerkit.sae.formats.files import checked, positive, required, text, whole
 from steerkit.sae.formats.keys import OFF, Neutral, check_keys, check_tensors
 from steerkit.sae.formats.pickles import load_pickle
+from steerkit.sae.sae import Sae
 
 NAME = "functiongemma"
 FILES = ("sae_layer_*.pt",)

@@ -13,10 +13,10 @@ from typing import Final
 from steerkit.errors import SaeError
 from steerkit.files import shown
 from steerkit.sae.checkpoint import Checkpoint
-from steerkit.sae.dictionary import Sae
 from steerkit.sae.formats.files import checked, load_object, load_tensors, matrix, text
-from steerkit.sae.formats.hooks import read_hook
+from steerkit.sae.formats.hook_names import read_hook
 from steerkit.sae.formats.keys import OFF, Neutral, check_keys, check_tensors
+from steerkit.sae.sae import Sae
 
 NAME = "gemma-scope"
 FILES = ("config.json", "params.safetensors")

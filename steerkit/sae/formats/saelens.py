@@ -18,11 +18,11 @@ from torch import Tensor
 from steerkit.errors import SaeError
 from steerkit.files import shown
 from steerkit.sae.checkpoint import Checkpoint
-from steerkit.sae.dictionary import GateWeights, Sae
 from steerkit.sae.formats.curves import curves, history
 from steerkit.sae.formats.files import checked, load_object, load_tensors, positive, text
-from steerkit.sae.formats.hooks import Hook, hook_name, read_hook
+from steerkit.sae.formats.hook_names import Hook, hook_name, read_hook
 from steerkit.sae.formats.keys import OFF, Neutral, check_keys, check_tensors
+from steerkit.sae.sae import GateWeights, Sae
 
 NAME = "saelens"
 FILES = ("cfg.json", "sae_weights.safetensors")

@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from steerkit.errors import SaeError
 from steerkit.files import shown
 from steerkit.sae.checkpoint import Checkpoint
-from steerkit.sae.dictionary import Sae
 from steerkit.sae.formats.files import checked, load_object, load_tensors, positive
-from steerkit.sae.formats.hooks import read_hook
+from steerkit.sae.formats.hook_names import read_hook
 from steerkit.sae.formats.keys import OFF, Neutral, check_keys, check_tensors
+from steerkit.sae.sae import Sae
 
 NAME = "sparsify"
 FILES = ("cfg.json", "sae.safetensors")

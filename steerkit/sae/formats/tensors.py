@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from steerkit.errors import SaeError
 from steerkit.files import parse_json, shown
 from steerkit.sae.checkpoint import Checkpoint
-from steerkit.sae.dictionary import GateWeights, Kind, Sae, Site
 from steerkit.sae.formats.curves import curves, history
 from steerkit.sae.formats.files import checked, load_tensors, matrix, text
+from steerkit.sae.sae import GateWeights, Kind, Sae, Site
 
 NAME = "safetensors"
 FILES = ("sae_layer_*.safetensors",)

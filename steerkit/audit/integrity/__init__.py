@@ -1,0 +1,1 @@
+"""Whether the log is what was written: verification, checkpoints, proofs, redaction."""

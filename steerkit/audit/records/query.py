@@ -1,0 +1,160 @@
+"""Finds records by what they say of a call: tool, rule, verdict, feature, time and status."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from steerkit.audit.log.canonical import canonical
+from steerkit.audit.log.schema import StoredRecord
+from steerkit.audit.log.shapes import DECISIONS, KINDS, legible
+from steerkit.audit.log.store import Store
+from steerkit.audit.log.trace_codec import unpack
+from steerkit.audit.records.tables import watched_and_top
+from steerkit.errors import AuditError
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What to look for; a record must fit everything that is given. Tool, rule and verdict must fit the same call."""
+
+    tool: str | None = None
+    """Name of a called tool: of turns, approvals and executions."""
+    rule: str | None = None
+    """Name of a rule, or POLICY/RULE: of verdicts, and of steering rules that changed something."""
+    verdict: str | None = None
+    """A decision of the guard."""
+    feature: str | None = None
+    """A watched feature or probe, as NAME or POLICY.NAME; or LAYER:INDEX of a feature that stands in the trace."""
+    status: str | None = None
+    """How a turn finished, what an approval decided, or what became of an execution."""
+    since: datetime | None = None
+    """Not before."""
+    until: datetime | None = None
+    """Before."""
+    kind: str | None = None
+    """One of `KINDS`, such as `turn`, `approval` or `execution`."""
+    conversation: str | None = None
+    """Id that the records of one conversation of the agent loop share."""
+    meta: tuple[tuple[str, str], ...] = ()
+    """Keys and values of the records' `metadata`, all of which must be there; of a list, one item is enough."""
+
+    def __post_init__(self) -> None:
+        for name, asked, closed in (("verdict", self.verdict, DECISIONS), ("kind", self.kind, KINDS)):
+            if asked is not None and asked not in closed:
+                raise AuditError(f"{name}: got {asked!r}, expected one of {', '.join(closed)}{nearest(asked, closed)}")
+        for name in ("tool", "rule", "feature", "status", "conversation"):
+            if getattr(self, name) == "":
+                raise AuditError(f"{name}: got an empty text, expected a name")
+        for name, moment in (("since", self.since), ("until", self.until)):
+            if moment is not None and moment.tzinfo is None:
+                raise AuditError(f"{name}: got {moment}, expected a time with its zone")
+        if self.since is not None and self.until is not None and self.since > self.until:
+            raise AuditError(f"until: got {self.until}, expected a time after since, {self.since}")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A question that ends an error about a word that is none of those known; empty where nothing is near."""
+    found = difflib.get_close_matches(word.lower(), sorted(known), 1)
+    return f"; did you mean '{found[0]}'?" if found else ""
+
+
+def find(store: Store, query: Query, limit: int | None = None, *, newest_first: bool = False) -> Iterator[StoredRecord]:
+    """The records that fit a query, in the order of their sequence; reads no further than it must for `limit`."""
+    found = 0
+    for record in store.records(newest_first=newest_first, where=_narrowed(query)):
+        if found == limit:
+            return
+        with legible(record):
+            fits = _fits(store, record, query)
+        if fits:
+            found += 1
+            yield record
+
+
+def _narrowed(query: Query) -> list[tuple[str, str | bytes]]:
+    """Conditions in SQL that every record must fit that fits the query; they spare reading most of the others."""
+    found: list[tuple[str, str | bytes]] = []
+    for sign, moment in ((">=", query.since), ("<", query.until)):
+        if moment is not None:
+            found.append((f"time {sign} ?", moment.astimezone(UTC).isoformat(timespec="microseconds")))
+    rule = None if query.rule is None else query.rule.rpartition("/")[2]
+    words = {"name": query.tool, "rule": rule, "decision": query.verdict, "kind": query.kind}
+    words["conversation"] = query.conversation
+    for key, word in words.items():
+        if word is not None:
+            found.append(("instr(body, ?)", canonical({key: word})[1:-1]))
+    return found
+
+
+def _fits(store: Store, record: StoredRecord, query: Query) -> bool:
+    content = record.public
+    if query.kind is not None and content.get("kind") != query.kind:
+        return False
+    if query.conversation is not None and content.get("conversation") != query.conversation:
+        return False
+    if query.status is not None and query.status not in _states(content):
+        return False
+    if query.meta and not _has_meta(record.content.get("metadata"), query.meta):
+        return False
+    judged = (query.tool, query.rule, query.verdict)
+    if any(judged) and not any(_is_asked(query, call, verdict) for call, verdict in _pairs(content)):
+        edited = query.rule is not None and not query.tool and not query.verdict
+        if not (edited and any(_is_rule(query.rule, edit) for edit in content.get("edits", ()))):
+            return False
+    return query.feature is None or _shows(store, record, query.feature)
+
+
+def _has_meta(said: Any, asked: Iterable[tuple[str, str]]) -> bool:
+    if not isinstance(said, Mapping):
+        return False
+    return all(key in said and value in _as_asked(said[key]) for key, value in asked)
+
+
+def _as_asked(value: Any) -> list[str]:
+    """A value of metadata, or each item of a list, as one asks for it: numbers and truth values as JSON writes them."""
+    items = value if isinstance(value, list) else [value]
+    return [one if isinstance(one, str) else canonical(one).decode() for one in items]
+
+
+def _states(content: Mapping[str, Any]) -> set[Any]:
+    decision = content.get("decision") if content.get("kind") == "approval" else None
+    return {content.get("finish"), content.get("status"), decision} - {None}
+
+
+def _pairs(content: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Each call with its verdict; of an approval or an execution, its call alone."""
+    if "call" in content:
+        yield content["call"], {}
+    yield from zip(content.get("calls", ()), content.get("verdicts", ()), strict=False)
+
+
+def _is_asked(query: Query, call: Mapping[str, Any], verdict: Mapping[str, Any]) -> bool:
+    if query.tool is not None and call.get("name") != query.tool:
+        return False
+    if query.verdict is not None and verdict.get("decision") != query.verdict:
+        return False
+    return query.rule is None or _is_rule(query.rule, verdict)
+
+
+def _is_rule(asked: str | None, one: Mapping[str, Any]) -> bool:
+    return asked in (one.get("rule"), f"{one.get('policy')}/{one.get('rule')}") and "rule" in one
+
+
+def _shows(store: Store, record: StoredRecord, feature: str) -> bool:
+    """Whether a turn's verdicts read a feature, or its trace holds it."""
+    readings = (reading["name"] for verdict in record.public.get("verdicts", ()) for reading in verdict["readings"])
+    if feature in readings:
+        return True
+    packed = store.trace_of(record)
+    if not packed:
+        return False
+    rows = watched_and_top(unpack(packed))
+    layer, colon, index = feature.partition(":")
+    if colon and layer.isdecimal() and index.isdecimal():
+        site = (int(layer), int(index))
+        return any((row.layer, row.index_in_layer) == site for row in rows)
+    return any(row.name is not None and feature in (row.name, row.name.partition(".")[2]) for row in rows)

@@ -1,0 +1,1 @@
+"""`steerkit audit`: records looked at, checked, exported and explained."""

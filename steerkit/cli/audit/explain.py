@@ -1,0 +1,93 @@
+"""`steerkit audit explain`: why a recorded call was made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steerkit.cli.audit.options import (
+    JsonOption,
+    RecordedDevice,
+    RecordedDtype,
+    RecordedModel,
+    RecordedSaes,
+    StoreOption,
+    opened,
+)
+from steerkit.errors import AuditError
+from steerkit.report.out import say_line
+from steerkit.report.text import console, print_json
+
+if TYPE_CHECKING:
+    pass
+
+
+Top = Annotated[
+    int, typer.Option(min=1, max=50, metavar="COUNT", help="Features to list for the choice, and against it.")
+]
+Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page to this file; it needs no network.")]
+
+
+def explain(
+    id: Annotated[str, typer.Argument(metavar="ID", help="A turn's id, its beginning, or a record's number.")],
+    store: StoreOption = None,
+    call: Annotated[int, typer.Option(min=0, metavar="NUMBER", help="Which call of the turn, from 0.")] = 0,
+    argument: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Explain this argument's value instead of the tool.")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOOL", help="Hold the tool against this declared one (default: the one that came closest)."
+        ),
+    ] = None,
+    no_call: Annotated[
+        bool, typer.Option("--no-call", help="Explain why there was a call at all, against not calling.")
+    ] = False,
+    top: Top = 5,
+    seed: Annotated[int, typer.Option(min=0, metavar="NUMBER", help="Of the random features.")] = 0,
+    html: Html = None,
+    model: RecordedModel = None,
+    saes: RecordedSaes = None,
+    device: RecordedDevice = None,
+    dtype: RecordedDtype = None,
+    json: JsonOption = False,
+) -> None:
+    """Say why a call was made: the features it hangs on, each really taken away, and what they read."""
+    if (argument is not None) + (against is not None) + no_call > 1:
+        raise AuditError("explain: got several of --argument, --against and --no-call; expected one at most")
+    turn = _turn(opened(store), id)
+    from steerkit.lab.explain.explain import explain as explain_turn
+    from steerkit.lab.explain.explanation import Target
+    from steerkit.lab.explain.feature_roles import Extent
+    from steerkit.report import explanation as explain_view
+    from steerkit.runtime import load_recorded
+
+    runtime = load_recorded(turn, model=model, saes=saes, device=device, dtype=dtype)
+    found = explain_turn(runtime, turn, Target(call, argument, against, no_call), Extent(top, seed=seed))
+    view = explain_view.ExplainView(found, turn.body["calls"][call], turn.body["verdicts"][call])
+    if html is not None:
+        from steerkit.report.explanation_page import explain_page
+        from steerkit.sae.whole import write_text_whole
+
+        write_text_whole(html, explain_page(view))
+    if json:
+        print_json(explain_view.as_json(view))
+        return
+    out = console()
+    explain_view.show(out, view)
+    if html is not None:
+        say_line(f"wrote {html}")
+
+
+def _turn(log: Any, id: str) -> Any:
+    """The one turn with this id."""
+    from steerkit.audit import read_turn, turns_of
+
+    found = turns_of(log, id)
+    if len(found) != 1:
+        ids = ", ".join(record.id for record in found) or "none"
+        raise AuditError(f"{log.path}: run {id} has {len(found)} turns; expected the id of one: {ids}")
+    return read_turn(log, found[0])

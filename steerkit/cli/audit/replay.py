@@ -1,0 +1,217 @@
+"""`steerkit audit replay`: makes recorded turns again, as they were or as they would have been."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from steerkit.cli.audit.options import (
+    JsonOption,
+    RecordedDevice,
+    RecordedDtype,
+    RecordedModel,
+    RecordedSaes,
+    StoreOption,
+    opened,
+)
+from steerkit.cli.loading import progress
+from steerkit.cli.workers import Engine, Kind, Workers, mapper_of, where
+from steerkit.errors import AuditError
+from steerkit.report.text import console, print_json, reply_text, short
+
+
+def replay(
+    ids: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ID...", help="A turn's or a run's id, its beginning, or a record's number; one or more."
+        ),
+    ],
+    store: StoreOption = None,
+    verdicts: Annotated[
+        bool, typer.Option("--verdicts", help="Only judge the recorded calls again; loads no model.")
+    ] = False,
+    without_steering: Annotated[
+        bool, typer.Option("--without-steering", help="Show what the model does under the same policies unsteered.")
+    ] = False,
+    policy: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Show what it does under these policies instead; may be given often."),
+    ] = None,
+    model: RecordedModel = None,
+    saes: RecordedSaes = None,
+    device: RecordedDevice = None,
+    dtype: RecordedDtype = None,
+    engine: Engine = "local",
+    workers: Workers = None,
+    json: JsonOption = False,
+) -> None:
+    """Make recorded turns again: the same tokens and verdicts, or the first difference and its likely cause."""
+    from steerkit.audit import read_turn, turns_of
+
+    if verdicts + without_steering + bool(policy) > 1:
+        raise AuditError("replay: got several of --verdicts, --without-steering and --policy; expected one at most")
+    if (verdicts or without_steering or policy) and (engine != "local" or workers is not None):
+        raise AuditError("replay: got --engine or --workers with what is done here alone; expected turns to make again")
+    log = opened(store)
+    found = []
+    for id in ids:
+        turns = [read_turn(log, record) for record in turns_of(log, id)]
+        if not turns:
+            raise AuditError(f"{log.path}: run {id} has no turn to replay")
+        found += turns
+    if without_steering or policy:
+        for some in _alike(found):
+            runtime = _loader(some[0], model, saes, device, dtype)()
+            for turn in some:
+                _tell_what_if(runtime, turn, policy or (), json)
+        return
+    compared = _judged(found) if verdicts else _replayed(found, (model, saes, device, dtype), engine, workers)
+    told = [_tell(turn, result, json) for turn, result in compared]
+    if not all(told):
+        raise typer.Exit(1)
+
+
+def _judged(turns: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    """The verdicts recomputed from what the records say."""
+    from steerkit.audit import compare_verdicts, verdict_data
+    from steerkit.guard import judge_again, policies_in
+    from steerkit.policy import fingerprint
+    from steerkit.types import Trace
+
+    for turn in turns:
+        policies = policies_in(turn.body)
+        again = judge_again(turn.body, policies, turn.trace or Trace())
+        names = [{"name": one.name, "fingerprint": fingerprint(one)} for one in policies]
+        yield turn, compare_verdicts(turn, [verdict_data(verdict) for verdict in again], names)
+
+
+def _replayed(turns: Sequence[Any], given: Sequence[str | None], engine: Kind, workers: int | None) -> Iterator[Any]:
+    """The turns made again, and what came of it; from a cluster all at the end, as Ray speaks while it is there."""
+    for some in _alike(turns):
+        at = where(engine, workers, _loader(some[0], *given), given[2] or some[0].body["model"]["device"])
+        with mapper_of(at) as mapper:
+            made = mapper(_made_again, some)
+            if engine == "local":
+                yield from zip(some, made, strict=True)
+                continue
+            with progress(len(some), "turns") as report:
+                results = []
+                for result in made:
+                    results.append(result)
+                    report(len(results))
+        yield from zip(some, results, strict=True)
+
+
+def _made_again(runtime: Any, turn: Any) -> Any:
+    """One turn, wherever it is done."""
+    from steerkit.audit import compare
+    from steerkit.runtime import replay as again
+
+    made = again(runtime, turn)
+    return compare(turn, made.body, made.turn.trace)
+
+
+def _alike(turns: Sequence[Any]) -> Iterator[list[Any]]:
+    """Turns that follow each other and were made with a model and SAEs of the same names, in the same way."""
+
+    def way(turn: Any) -> tuple[Any, ...]:
+        model, saes = turn.body["model"], turn.body["saes"]
+        packed = bool((turn.body.get("machine") or {}).get("prepacked"))
+        return (*(model[key] for key in ("name", "device", "dtype")), packed, saes and saes["name"])
+
+    for _, some in groupby(turns, way):
+        yield list(some)
+
+
+def _loader(turn: Any, model: str | None, saes: str | None, device: str | None, dtype: str | None) -> Any:
+    """Loads a runtime as the record asks for it, without a store."""
+    from steerkit.runtime import load_recorded
+
+    return partial(load_recorded, turn, model=model, saes=saes, device=device, dtype=dtype)
+
+
+def _tell(turn: Any, result: Any, json: bool) -> bool:
+    """Say what came of a replay; whether nothing differs."""
+    if json:
+        difference = None if result.difference is None else result.difference._asdict()
+        changed = [one._asdict() for one in result.changed]
+        told = {"tokens": result.tokens, "verdicts": result.verdicts, "difference": difference, "changed": changed}
+        print_json({"record": turn.id, "same": result.same, **told, "missing": turn.missing})
+        return bool(result.same)
+    out = console()
+    length = len(turn.body["reply_ids"])
+    said = "" if result.tokens is None else f"the same {length} tokens, " if result.tokens else "other tokens, "
+    count = len(turn.body["verdicts"])
+    judged = f"{'the same' if result.verdicts else 'other'} verdicts ({count})"
+    out.print(f"{'ok' if result.same else 'DIFFERS':<8} {turn.id}  {said}{judged}")
+    if turn.missing:
+        out.print(f"missing  the record does not say: {', '.join(turn.missing)}")
+    if result.difference is not None:
+        path, then, now = result.difference
+        out.print(f"first    {path}: recorded {short(then)}, now {short(now)}")
+    for path, then, now in result.changed:
+        word = "changed" if result.same else "likely"
+        out.print(f"{word:<8} {path}: recorded {short(then)}, now {short(now)}")
+    if result.difference is not None and not result.changed:
+        out.print("likely   nothing that shaped it has changed, so the record was: see `steerkit audit verify`")
+    return bool(result.same)
+
+
+def _tell_what_if(runtime: Any, turn: Any, files: Sequence[Path], json: bool) -> None:
+    """Show the recorded turn beside the one under other policies."""
+    from steerkit.audit import diff_calls
+    from steerkit.guard import policies_in
+    from steerkit.runtime import policies_for, unsteered, what_if
+
+    policies = policies_for(files, runtime.loaded, runtime.saes) if files else unsteered(policies_in(turn.body))
+    found = what_if(runtime, turn, policies)
+    first, second = found.first.body, found.second.body
+    nodes = diff_calls(first["calls"], second["calls"])
+    same = list(first["reply_ids"]) == list(turn.body["reply_ids"])
+    if json:
+        sides = {name: _side(body) for name, body in (("recorded", first), ("other", second))}
+        moments = [{**one._asdict(), "divergence": one.divergence._asdict()} for one in found.moments]
+        diff = [node._asdict() for node in nodes]
+        print_json({"record": turn.id, "reproduced": same, **sides, "diff": diff, "moments": moments})
+        return
+    out = console()
+    out.print(f"record   {turn.id}{'' if same else '  (the replay of it differs: see `audit replay` without options)'}")
+    for name, body in (("recorded", first), ("without" if not files else "instead", second)):
+        out.print(f"{name:<8} {reply_text(body['calls'], body['text'])}")
+        for verdict in body["verdicts"]:
+            out.print(f"         {verdict['decision'].upper()}  {verdict['policy'] or 'guard'}/{verdict['rule']}")
+    for node in nodes:
+        out.print(_node_text(node))
+    for one in found.moments:
+        out.print(_moment_text(one))
+    if not found.moments:
+        out.print("decides  no token: both replies are the same, and neither is a call")
+
+
+def _side(body: Mapping[str, Any]) -> dict[str, Any]:
+    policies = [{key: policy[key] for key in ("name", "fingerprint")} for policy in body["policies"]]
+    shown = {key: body[key] for key in ("text", "calls", "verdicts", "finish", "reply_ids")}
+    return {**shown, "policies": policies}
+
+
+def _node_text(node: Any) -> str:
+    """One leaf of the diff in the manner of diffs."""
+    if node.kind == "same":
+        return f"  {node.path}: {short(node.first)}"
+    if node.kind == "changed":
+        return f"~ {node.path}: {short(node.first)} | {short(node.second)}"
+    return f"- {node.path}: {short(node.first)}" if node.kind == "removed" else f"+ {node.path}: {short(node.second)}"
+
+
+def _moment_text(one: Any) -> str:
+    """A deciding token, and how far apart the policies are there."""
+    chances = " | ".join(f"{chance:.3g}" for chance in one.probabilities)
+    bits = f"KL {one.divergence.kl:.3g} bits, Jensen-Shannon {one.divergence.js:.3g} bits"
+    there = f", there {short(one.other_token)}" if "replies part" in one.at else ""
+    return f"decides  token {one.step} ({', '.join(one.at)}): {short(one.token)} has {chances}{there}; {bits}"

@@ -1,0 +1,1 @@
+"""`steerkit features`: features found, shown and named."""

@@ -1,0 +1,259 @@
+"""`steerkit features find`: from two files of example conversations to a policy."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steerkit.cli.files import check_conversations, check_policy_out
+from steerkit.cli.loading import load_with_saes, progress, stoppable, this_command
+from steerkit.cli.options import Device, Dtype, Limit, Model, Saes
+from steerkit.report.found_features import show_causes, show_found, show_turned
+from steerkit.report.out import say_line
+from steerkit.report.text import console, print_json
+
+if TYPE_CHECKING:
+    from steerkit.engine import LoadedModel
+    from steerkit.lab.cases import Case
+    from steerkit.lab.find.causal import Causes
+    from steerkit.lab.find.search import Found, FoundProbe
+    from steerkit.lab.find.steering_edits import Turned
+    from steerkit.lab.material import Material
+    from steerkit.lab.measured import Measured, Share
+    from steerkit.sae import SaeSet
+
+_Positive = Annotated[
+    Path, typer.Option(metavar="FILE", help="JSONL file of conversations that show what is looked for.")
+]
+_Negative = Annotated[
+    Path, typer.Option(metavar="FILE", help="JSONL file of conversations, as like them as can be, that do not.")
+]
+_Longest = Annotated[
+    int, typer.Option(metavar="NUMBER", min=1, help="Length at most of a reply that a file does not bring.")
+]
+_At = Annotated[
+    str,
+    typer.Option(
+        metavar="PLACE", help="Place that is read, as in a policy: user, tool_result, call.open, call.arguments.to, …"
+    ),
+]
+_Strength = Annotated[
+    float | None,
+    typer.Option(
+        metavar="NUMBER",
+        min=0,
+        help="Of the policy's edits; 1 makes features what they are in the negatives [default: measured].",
+    ),
+]
+_HeldOut = Annotated[
+    float,
+    typer.Option(metavar="NUMBER", min=0.1, max=0.9, help="Share of the conversations that results are measured on."),
+]
+_Write = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write a policy in shadow mode to this file; with --causal it steers, too."),
+]
+
+
+def find(
+    positive: _Positive,
+    negative: _Negative,
+    at: _At = "reply.start",
+    model: Model = "tiny",
+    saes: Saes = None,
+    limit: Limit = None,
+    top: Annotated[int, typer.Option(metavar="NUMBER", min=1, help="Features to list.")] = 10,
+    most: Annotated[int, typer.Option(metavar="NUMBER", min=1, max=64, help="Features that a probe may combine.")] = 8,
+    held_out: _HeldOut = 0.5,
+    seed: Annotated[int, typer.Option(metavar="NUMBER", min=0, help="Of the split and of the random directions.")] = 0,
+    causal: Annotated[
+        bool, typer.Option("--causal", help="Also edit the best candidates, and say which of them cause the call.")
+    ] = False,
+    candidates: Annotated[int, typer.Option(metavar="NUMBER", min=2, help="Features that --causal edits.")] = 20,
+    strength: _Strength = None,
+    max_new_tokens: _Longest = 128,
+    write: _Write = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a policy that is there.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Rank the features of all layers by how well they tell two sets of conversations apart, and fit a sparse probe.
+
+    A file has one conversation a line: {"messages": [{"role": "user", "content": "…"}], "tools": […], "group": "…"};
+    rows that name one group, copies and near-copies count once. steerkit/lab/README.md says more.
+    """
+    from steerkit.lab.find.search import find as find_in
+    from steerkit.lab.find.steering_edits import turn_by
+
+    _check_place(at)
+    check_policy_out(write, force=force)
+    for file in (positive, negative):
+        check_conversations(file, limit)
+    with stoppable(lambda: f"nothing was written; start again with {this_command()}"):
+        loaded, suite = load_with_saes(model, saes, device, dtype)
+        read = {"limit": limit, "max_new_tokens": max_new_tokens}
+        material, without = _read(loaded, suite, (positive, negative), at, read, held_out, seed)
+        _say(*material.notes, *(_too_few(material, candidates, held_out) if causal else ()))
+        found = find_in(loaded, suite, material, at, top=top, most=most, seed=seed)
+        tried = _causes(loaded, suite, material, found, candidates, seed) if causal else None
+        turned = turn_by(loaded, suite, material, found, strength=strength, most=most, seed=seed) if causal else None
+    _show({"notes": list(material.notes)} if json else None, found, tried, turned, without)
+    if write is not None:
+        _write_down(found, suite, turned, write, force=force)
+        options = {"--model": model, "--saes": saes, "--device": device, "--dtype": dtype}
+        _say_next(loaded, write, (positive, negative), read, options)
+
+
+def _write_down(found: Found, suite: SaeSet, turned: Turned | None, path: Path, *, force: bool) -> None:
+    from steerkit.lab.find.write_policy import found_policy, write_policy
+
+    write_policy(found_policy(found, suite, path.stem, turned), path, force=force)
+    say_line(f"wrote {path}: in shadow mode; see {shlex.join(('steerkit', 'policy', 'explain', str(path)))}")
+
+
+def _too_few(material: Material, candidates: int, held_out: float) -> list[str]:
+    """What --causal cannot tell of so few conversations, before it is run."""
+    from math import ceil
+
+    from steerkit.lab.find.causal import CASES, fewest_positives, least_p
+    from steerkit.lab.ranking import LEVEL
+
+    count = min(CASES, material.counts(material.held)[0])
+    least, needed = least_p(count, candidates), fewest_positives(candidates)
+    if least < LEVEL:
+        return []
+    few = next((fewer for fewer in range(candidates, 0, -1) if least_p(count, fewer) < LEVEL), 0)
+    fewer = f", or --candidates {few}" if few > 1 else ""
+    return [
+        f"--causal cannot tell what causes the decision: with {count} held-out positives and {candidates} candidates "
+        f"the smallest corrected p possible is {least:.2g}, not below {LEVEL:g}; it takes {needed} held-out "
+        f"positives, about {ceil(needed / held_out)} positive conversations at --held-out {held_out:g}{fewer}"
+    ]
+
+
+def _say_next(
+    loaded: LoadedModel,
+    policy: Path,
+    files: tuple[Path, Path],
+    read: Mapping[str, Any],
+    options: Mapping[str, str | None],
+) -> None:
+    """The command that proves the policy."""
+    from steerkit.lab.prove.dangers import dangerous_tools
+
+    named = {"--policy": policy, "--harmful": files[0], "--benign": files[1], **options}
+    parts = [part for option, value in named.items() if value is not None for part in (option, str(value))]
+    parts += [part for tool in dangerous_tools(loaded, *files, **read) for part in ("--dangerous", tool)]
+    command = shlex.join(("steerkit", "eval", *parts))
+    say_line(f"next: prove it, best on conversations that it was not found in: {command}")
+
+
+def _show(more: dict[str, Any] | None, found: Found, tried: Causes | None, turned: Turned | None, without: int) -> None:
+    """As a line of JSON with `more` keys, else for people."""
+    if more is not None:
+        print_json(_plain(found, tried, turned, without) | more)
+        return
+    show_found(console(), found, without)
+    if tried is not None:
+        show_causes(console(), tried)
+        show_turned(console(), turned)
+
+
+def _say(*notes: str) -> None:
+    for note in notes:
+        say_line(f"note: {note}")
+
+
+def _check_place(at: str) -> None:
+    from pydantic import TypeAdapter, ValidationError
+
+    from steerkit.errors import SaeError
+    from steerkit.policy.conditions import PlaceName
+
+    try:
+        TypeAdapter(PlaceName).validate_python(at)
+    except ValidationError as error:
+        expected = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise SaeError(f"--at: got {at!r}, {expected}") from None
+
+
+def _read(
+    loaded: LoadedModel,
+    suite: SaeSet,
+    files: tuple[Path, Path],
+    at: str,
+    read: Mapping[str, Any],
+    held_out: float,
+    seed: int,
+) -> tuple[Material, int]:
+    """Both files' conversations with their features, and how many had no step at the place."""
+    from steerkit.lab.cases import read_cases
+    from steerkit.lab.material import read_material
+
+    parts: list[list[Case]] = []
+    without = 0
+    for file in files:
+        cases, missing = read_cases(file, loaded, at, **read)
+        parts.append(cases)
+        without += missing
+    with progress(sum(map(len, parts)), "conversations") as report:
+        material = read_material(loaded, suite, parts[0], parts[1], held_out=held_out, seed=seed, report=report)
+    return material, without
+
+
+def _causes(loaded: LoadedModel, suite: SaeSet, material: Material, found: Found, candidates: int, seed: int) -> Causes:
+    from steerkit.lab.find.causal import causes
+
+    with progress(candidates, "edits") as report:
+        return causes(loaded, suite, material, found, candidates=candidates, seed=seed, report=report)
+
+
+def _plain(found: Found, tried: Causes | None, turned: Turned | None, without: int) -> dict[str, Any]:
+    """The answer as plain JSON; what is no number is null."""
+    whole = {**_bare(asdict(replace(found, probe=None))), "without_place": without}
+    for row, one in zip(whole["features"], found.features, strict=True):
+        _with_intervals(row["measured"], one.measured)
+    if found.probe is not None:
+        whole["probe"] = _plain_probe(found.probe)
+    if tried is not None:
+        whole["causal"] = _bare(asdict(tried))
+        for row, cause in zip(whole["causal"]["candidates"], tried.candidates, strict=True):
+            row["verdict"] = cause.verdict
+    if turned is not None:
+        bare = asdict(replace(turned, edits={}, gate=None))
+        edits = [{**asdict(one), "value": value} for one, value in turned.edits.items()]
+        gate = None if turned.gate is None else _plain_probe(turned.gate)
+        whole["turned"] = {**bare, "edits": edits, "gate": gate, "proven": turned.proven}
+        for name in ("turned", "turned_random"):
+            _with_interval(whole["turned"][name], getattr(turned, name))
+    return whole
+
+
+def _plain_probe(probe: FoundProbe) -> dict[str, Any]:
+    weights = [{**asdict(one), "weight": weight} for one, weight in probe.weights.items()]
+    plain = {**_bare(asdict(replace(probe, weights={}))), "weights": weights, "beats": probe.beats}
+    _with_intervals(plain["measured"], probe.measured)
+    return plain
+
+
+def _with_intervals(row: dict[str, Any], measured: Measured) -> None:
+    for name in ("recall", "false"):
+        _with_interval(row[name], getattr(measured, name))
+
+
+def _with_interval(row: dict[str, Any], share: Share) -> None:
+    row |= {"share": share.value, "interval": list(share.interval)}
+
+
+def _bare(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _bare(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_bare(item) for item in value]
+    return None if isinstance(value, float) and value != value else value

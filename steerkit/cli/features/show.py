@@ -1,0 +1,102 @@
+"""`steerkit features show`: what one feature reads and writes."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steerkit.cli.loading import load_with_saes, progress
+from steerkit.cli.options import Column, Data, Device, Dtype, Limit, Model, MostTokens, Saes
+from steerkit.errors import SaeError
+from steerkit.report.text import console, print_json
+
+if TYPE_CHECKING:
+    from steerkit.engine import LoadedModel
+    from steerkit.lab.corpus import Corpus
+    from steerkit.lab.find.contexts import FeatureContexts
+    from steerkit.report.feature import FeatureView
+    from steerkit.sae import SaeSet
+    from steerkit.types import Feature
+
+Layer = Annotated[int, typer.Argument(min=0, help="The feature's layer, from 0.")]
+Index = Annotated[int, typer.Argument(min=0, help="Its index in the layer's dictionary, from 0.")]
+
+
+def show(
+    layer: Layer,
+    index: Index,
+    data: Data,
+    model: Model = "tiny",
+    saes: Saes = None,
+    text_column: Column = None,
+    max_tokens: MostTokens = None,
+    limit: Limit = None,
+    top: Annotated[int, typer.Option(min=1, metavar="COUNT", help="How many contexts and tokens.")] = 10,
+    around: Annotated[
+        int, typer.Option(min=0, metavar="COUNT", help="Tokens on each side of a context's strongest one.")
+    ] = 12,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write a page to this file; it needs no network.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Show where a feature is strongest, how often it fires, and what it writes."""
+    from steerkit.lab.corpus import read_corpus
+    from steerkit.report import feature as feature_view
+    from steerkit.types import Feature
+
+    feature = Feature(layer, index)
+    loaded, suite = load_with_saes(model, saes, device, dtype)
+    suite.check(feature)
+    corpus = read_corpus(data, loaded, text_column=text_column, max_tokens=max_tokens, limit=limit)
+    view = _view(loaded, suite, feature, corpus, {"top": top, "around": around})
+    if html is not None:
+        from steerkit.report.feature_page import feature_page
+        from steerkit.sae.whole import write_text_whole
+
+        write_text_whole(html, feature_page(view))
+    if json:
+        print_json(feature_view.as_json(view))
+        return
+    out = console()
+    feature_view.show(out, view)
+    if html is not None:
+        out.print()
+        out.print(f"wrote {html}")
+
+
+def _view(loaded: LoadedModel, suite: SaeSet, feature: Feature, corpus: Corpus, sizes: dict[str, Any]) -> FeatureView:
+    from steerkit.lab.find.contexts import feature_contexts
+    from steerkit.lab.find.top_logits import decoder_tokens
+    from steerkit.report.feature import FeatureView
+
+    model, tokenizer, sae = loaded.model, loaded.tokenizer, suite[feature.layer]
+    with progress(corpus.tokens, "tokens") as report:
+        contexts = feature_contexts(model, tokenizer, suite, feature, corpus.texts, **sizes, report=report)
+    statistics_from, statistics = _statistics(suite, contexts, corpus.source)
+    return FeatureView(
+        suite.labels.get(feature),
+        loaded.name,
+        suite.name,
+        sae.kind,
+        sae.site,
+        corpus.source,
+        contexts,
+        decoder_tokens(model, tokenizer, suite, feature, top=sizes["top"]),
+        statistics,
+        statistics_from,
+    )
+
+
+def _statistics(suite: SaeSet, contexts: FeatureContexts, data: str) -> tuple[str, dict[str, float]]:
+    """The set's own where it has them all, those that policies' units use; else those of the data."""
+    from steerkit.sae.sae_set import STATISTICS_FILE, UNITS
+
+    with suppress(SaeError):
+        return STATISTICS_FILE, {unit: suite.statistic(contexts.feature, unit) for unit in UNITS}
+    return data, {unit: contexts.statistics[unit] for unit in UNITS}

@@ -1,0 +1,1 @@
+"""`steerkit sae`: sets of SAEs trained, measured, converted and published."""

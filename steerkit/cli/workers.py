@@ -1,0 +1,75 @@
+"""Where a command does its conversations: in this process, or on the workers of a Ray cluster."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeAlias
+
+import typer
+
+from steerkit.errors import ModelError
+
+if TYPE_CHECKING:
+    from steerkit.lab.workers.local import Load, Mapper
+    from steerkit.runtime import Runtime
+
+Kind: TypeAlias = Literal["local", "ray"]
+Engine = Annotated[
+    Kind, typer.Option(help="Where conversations are run: here, or on a Ray cluster ($RAY_ADDRESS, else a local one).")
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes of --engine ray (default: CPUs over threads; GPUs on a GPU).")
+]
+
+
+class Where(NamedTuple):
+    """What the options say of it."""
+
+    engine: Kind
+    workers: int | None
+    load: Load
+    """Loads the model, here and in each worker."""
+    device: str | None
+
+
+def where(engine: Kind, workers: int | None, load: Load, device: str | None) -> Where:
+    """Where conversations are run; what cannot be is refused before a model is loaded.
+
+    Raises:
+        ModelError, MissingExtraError: workers without Ray, or Ray is not installed.
+    """
+    if workers is not None and engine != "ray":
+        raise ModelError(f"--workers: got {workers} with --engine {engine}; expected it with --engine ray")
+    if engine == "ray":
+        from steerkit.lab.workers.ray import check_ray
+
+        check_ray()
+    return Where(engine, workers, load, device)
+
+
+@contextmanager
+def mapper_of(at: Where, runtime: Runtime | None = None) -> Iterator[Mapper]:
+    """The mapper of an engine; while it is open, what Ray says of workers that died goes to stderr.
+
+    Args:
+        at: which engine.
+        runtime: what this process has loaded, if it has: workers must load the same.
+    """
+    from functools import partial
+
+    from steerkit.lab.workers.local import fingerprints, in_this_process, load_same
+
+    if at.engine == "local":
+        yield in_this_process(at.load if runtime is None else lambda: runtime)
+        return
+    from steerkit.lab.workers.ray import on_ray
+
+    load = (
+        at.load
+        if runtime is None
+        else partial(load_same, at.load, fingerprints(runtime), runtime.loaded.runs_prepacked)
+    )
+    with redirect_stdout(sys.stderr), on_ray(load, workers=at.workers, device=at.device) as mapper:
+        yield mapper

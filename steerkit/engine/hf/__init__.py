@@ -1,0 +1,1 @@
+"""Generation through transformers: models, caches, prefix cache, CUDA graphs, sampling."""

@@ -1,0 +1,229 @@
+"""The generation loop: prefill, then one step per token, until every sequence has stopped.
+
+Steering needs the loop to be ours: each request stops, samples and is governed on its own, a stream can be dropped in
+the middle, and the prompt's length is known to the hooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import Cache
+
+from steerkit.engine.hf.cuda_graphs import GraphReader, Graphs
+from steerkit.engine.hf.growing_cache import DecodeCache, why_not
+from steerkit.engine.hf.prefix_cache import PrefixReader, Reuse
+from steerkit.engine.hf.unembedding import Unembedding
+from steerkit.engine.sampling import Sampler, Sampling
+from steerkit.errors import ModelError
+from steerkit.steer import Handover, cache_name, context_of, find_sites
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Left-padded prompts."""
+
+    ids: Tensor
+    """`(B, P)` tokens."""
+    mask: Tensor
+    """`(B, P)` 1 at tokens, 0 at padding."""
+
+    @classmethod
+    def of(cls, prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> Batch:
+        """Pad `prompts` on the left to the length of the longest."""
+        width = max(map(len, prompts))
+        ids = torch.full((len(prompts), width), pad)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, width - len(prompt) :] = torch.tensor(prompt)
+            mask[row, width - len(prompt) :] = 1
+        return cls(ids.to(device), mask.to(device))
+
+    def within_context(self, model: nn.Module, sampling: Sequence[Sampling]) -> list[Sampling]:
+        """The same settings, with no more new tokens than the model's context has room for.
+
+        Raises:
+            ModelError: a prompt leaves no room for any.
+        """
+        context = context_of(model)
+        if context is None or self.ids.shape[1] + max(setting.max_new_tokens for setting in sampling) <= context:
+            return list(sampling)
+        found = []
+        for row, (setting, length) in enumerate(zip(sampling, self.mask.sum(dim=-1).tolist(), strict=True), start=1):
+            if length >= context:
+                which = f"request {row} of {len(sampling)}: " if len(sampling) > 1 else ""
+                raise ModelError(
+                    f"{which}the prompt has {length:,} tokens, but the model's context is {context:,}, which leaves no "
+                    f"room for a reply; shorten the conversation"
+                )
+            found.append(replace(setting, max_new_tokens=min(setting.max_new_tokens, context - length)))
+        return found
+
+
+@torch.inference_mode()
+def generate(
+    model: PreTrainedModel,
+    batch: Batch,
+    sampling: Sequence[Sampling],
+    stops: Collection[int],
+    pad: int,
+    *,
+    split_prompt: bool = False,
+    ends: Sequence[int] = (),
+    reuse: Reuse | None = None,
+    graphs: Graphs | None = None,
+    handover: Handover | None = None,
+) -> Generator[list[int | None], Collection[int] | None]:
+    """Yield, step by step, the next token of each sequence, None once it has stopped; a stop token is the last.
+
+    The forward pass that would only read a sequence's last token is not run. Sequences whose numbers are sent into the
+    generator are cut: the token just yielded is their last.
+
+    Args:
+        model: the model.
+        batch: the prompts.
+        sampling: of each sequence.
+        stops: tokens that end a sequence.
+        pad: what is fed in place of tokens of sequences that have stopped.
+        split_prompt: feed the prompts' last tokens by themselves, for gates that act from the next token on.
+        ends: columns at which the prompt is cut into pieces that are fed one after the other; of one prompt only.
+        reuse: where its pieces are looked up and kept.
+        graphs: prepared steps to decode with, together with the `handover` of the tape that the prompt is read under.
+
+    Raises:
+        ModelError: a prompt leaves no room in the model's context; a reply ends where that does.
+    """
+    sampling = batch.within_context(model, sampling)
+    sampler = Sampler(sampling, batch.ids.device)
+    reader = _Reader(model, batch)
+    left = [setting.max_new_tokens for setting in sampling]
+    logits = reader.prompt(split_prompt, ends, reuse)
+    if graphs is not None and handover is not None and max(left) > 1:
+        reader.go_on_with(graphs, handover, max(left) - 1)
+    try:
+        yield from _decode(reader, sampler, logits, left, stops, pad)
+    finally:
+        reader.close()
+
+
+def _decode(
+    reader: _Reader, sampler: Sampler, logits: Tensor, left: list[int], stops: Collection[int], pad: int
+) -> Generator[list[int | None], Collection[int] | None]:
+    """The tokens from the first on, of which each sequence may have so many."""
+    while True:
+        chosen = sampler(logits)
+        tokens: list[int | None] = [
+            token if rest > 0 else None for token, rest in zip(chosen.tolist(), left, strict=True)
+        ]
+        cut = (yield tokens) or ()
+        left = [
+            0 if token in stops or row in cut else max(0, rest - 1)
+            for row, (token, rest) in enumerate(zip(tokens, left, strict=True))
+        ]
+        if not any(left):
+            return
+        logits = reader.step([pad if token is None else token for token in tokens])
+
+
+@torch.inference_mode()
+def read_along(
+    model: PreTrainedModel, batch: Batch, reply: Sequence[int], *, split_prompt: bool = False
+) -> Generator[Tensor]:
+    """Yield the logits `(B, vocabulary)` after the prompts, and after each token of one reply that all are made to say.
+
+    They are those that `generate` chooses from, before temperature.
+    """
+    reader = _Reader(model, batch)
+    yield reader.prompt(split_prompt).clone()
+    for token in reply:
+        yield reader.step([token] * len(batch.ids)).clone()
+
+
+class _Reader:
+    """Feeds a batch to a model: the prompts, then a token of each sequence at a time.
+
+    Logits are those of the last token read, until the next is.
+    """
+
+    def __init__(self, model: PreTrainedModel, batch: Batch) -> None:
+        self._model, self._batch, self._mask = model, batch, batch.mask
+        self._cache = DynamicCache(config=model.config)
+        self._unembedding = Unembedding(model)
+        self._positions = (batch.mask.cumsum(dim=-1) - 1).clamp(min=0)
+        self._decode: DecodeCache | None = None
+        self._decodes = why_not(model) is None
+        self._graph: GraphReader | None = None
+
+    def prompt(self, split: bool, ends: Sequence[int] = (), reuse: Reuse | None = None) -> Tensor:
+        """Logits after the prompts; `split` feeds their last tokens by themselves, `ends` cuts what is before them."""
+        ids, mask, positions = self._batch.ids, self._mask, self._positions
+        last = ids.shape[1] - 1
+        kept = None if reuse is None else PrefixReader(reuse, self._cache, ids[0].tolist(), ends)
+        start = 0 if kept is None else kept.go_on()
+        for end in sorted({*ends, *((last,) if split and last else ())}):
+            if end <= start:
+                continue
+            _read(self._model, ids[:, start:end], mask[:, :end], positions[:, start:end], self._cache)
+            if kept is not None and end in ends:
+                kept.keep(start, end)
+            start = end
+        self._positions = positions[:, start:]
+        where = {"input_ids": ids[:, start:], "attention_mask": mask, "position_ids": self._positions}
+        return self._next_logits(self._cache, **where)
+
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """Logits after one more token of each sequence."""
+        if self._graph is not None:
+            return self._graph.step(tokens)
+        ids = torch.tensor(tokens, device=self._mask.device).unsqueeze(-1)
+        if self._decode is None and self._decodes:
+            self._decode = DecodeCache(self._model, self._cache, self._mask, self._positions[:, -1:])
+        if self._decode is not None:
+            return self._next_logits(self._decode, **self._decode.step(ids))
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=-1)
+        self._positions = self._positions[:, -1:] + 1
+        where = {"input_ids": ids, "attention_mask": self._mask, "position_ids": self._positions}
+        return self._next_logits(self._cache, **where)
+
+    def go_on_with(self, graphs: Graphs, handover: Handover, tokens: int) -> None:
+        """Decode with prepared steps from here on, if they can be."""
+        self._graph = graphs.take_over(handover, self._cache, self._mask, self._positions[:, -1:], tokens)
+        if self._graph is not None:
+            self._cache = DynamicCache(config=self._model.config)  # it was copied
+
+    def _next_logits(self, cache: Cache, *, input_ids: Tensor, **where: Any) -> Tensor:
+        """Logits `(B, vocabulary)` after the last of the tokens `(B, T)`; the cache takes their keys and values."""
+        keep = {"use_cache": True, "logits_to_keep": _last(input_ids), cache_name(self._model): cache}
+        with self._unembedding.in_place():
+            output = self._model(input_ids=input_ids, **where, **keep)
+        return output.logits[:, -1]  # type: ignore[no-any-return]  # transformers' outputs are not typed
+
+    def close(self) -> None:
+        """Leave on the tape what prepared steps have done."""
+        if self._graph is not None:
+            self._graph.close()
+
+
+def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> None:
+    """Read tokens `(B, T)` of which no logits are wanted: where the decoder is all the model has, without the head."""
+    body = find_sites(model).body
+    reader = body if body is model.base_model else model
+    where = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+    # Without a head there are no logits to keep; with one, a single row of them costs the least.
+    few = {} if reader is body else {"logits_to_keep": _last(ids)}
+    reader(**where, **few, use_cache=True, **{cache_name(reader): cache})
+
+
+def _last(ids: Tensor) -> int | Tensor:
+    """Which logits of the tokens `(B, T)` to keep: the last.
+
+    Cut out of longer rows, the last hidden states would be multiplied by a batched product, for which torch copies the
+    whole unembedding, in bfloat16 on a CPU for seconds; picked by their index they are rows of their own.
+    """
+    length = ids.shape[1]
+    return 1 if length == 1 else torch.tensor([length - 1])

@@ -1,0 +1,267 @@
+"""Loads a model and its tokenizer by name: the model in the box, a folder, or a hub repository."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from steerkit.engine.hf.prepack import Prepack, Prepacked, obstacle, prepacked
+from steerkit.engine.hf.sources import check_loaded, loading
+from steerkit.errors import ModelError, SteeringError
+from steerkit.steer import device_of, devices_of, find_sites
+
+_CPU: Final = torch.device("cpu")
+_DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+BOXES = {"tiny": "tiny/box"}
+"""Models that come with the package, by name, and their folders in it."""
+
+
+class AbandonedError(Exception):
+    """Whoever asked for a generation no longer waits for it; never seen by users."""
+
+
+class Lease:
+    """One generation at a time on a model, because hooks govern whoever runs the module; threads wait.
+
+    A forked process has the model, but not the threads: one that was forked while the model was held is refused.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holder: int | None = None
+        self._process = os.getpid()
+
+    def take(self, stopped: Callable[[], bool] | None = None) -> bool:
+        """Wait for the model; False if this very thread holds it, and would wait for itself.
+
+        Raises:
+            AbandonedError: `stopped` said so first.
+            ModelError: this process was forked while another thread held it.
+        """
+        if self._holder == threading.get_ident():
+            return False
+        if self._process != os.getpid():
+            self._after_fork()
+        while not self._lock.acquire(timeout=-1 if stopped is None else 0.05):
+            if stopped is not None and stopped():
+                raise AbandonedError
+        self._holder = threading.get_ident()
+        return True
+
+    def give_back(self) -> None:
+        """Let the next one in; any thread may do so, as generators are closed where they are dropped."""
+        self._holder = None
+        self._lock.release()
+
+    def _after_fork(self) -> None:
+        torch.set_num_threads(1)  # the others stayed behind, and torch would wait for them
+        if self._lock.locked():
+            raise ModelError(
+                "this process was forked while another thread generated on the model, whose steering is still on it; "
+                "load the model in this process, or fork before (multiprocessing: start method 'spawn')"
+            )
+        self._process = os.getpid()
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that is ready to generate."""
+
+    name: str
+    """As the user wrote it."""
+    folder: Path | None
+    """Where it came from, if from disk."""
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    lease: Lease = field(default_factory=Lease, repr=False, compare=False)
+    """Taken while a generation runs."""
+    prepacked: Prepacked | None = field(default=None, repr=False, compare=False)
+    """Copies of the linear weights that generations run through, and `bytes` of memory that they take; None where
+    generations run through the model's own."""
+
+    @property
+    def published_name(self) -> str | None:
+        """What the model is called by those who publish it and its SAEs; None for a folder, which could hold any."""
+        if self.name in BOXES:
+            return f"steerkit/{self.name}"
+        return self.name if self.folder is None else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the prompt's tokens go."""
+        return device_of(self.model.get_input_embeddings()) or _CPU
+
+    @property
+    def layer_devices(self) -> dict[int, torch.device]:
+        """Where each layer's hook site runs."""
+        return devices_of(find_sites(self.model))
+
+    @property
+    def runs_prepacked(self) -> bool:
+        """Whether generations run through copies of the linear weights."""
+        return self.prepacked is not None and not self.prepacked.obstacle
+
+    def prepacking(self, wanted: bool) -> LoadedModel:
+        """This very model, with copies of its linear weights or without; without as well where there can be none."""
+        if wanted == self.runs_prepacked:
+            return self
+        return replace(self, prepacked=prepacked(self.model, wanted and not obstacle(self.model)))
+
+    @contextmanager
+    def alone(self, stopped: Callable[[], bool] | None = None) -> Iterator[None]:
+        """Hold the model for a generation: hooks would govern whoever else ran it.
+
+        Raises:
+            SteeringError: this thread holds it.
+            AbandonedError: `stopped` said so while another thread held it.
+            ModelError: this process was forked while another thread held it.
+        """
+        if not self.lease.take(stopped):
+            raise SteeringError("a stream on this model is still open; finish or close it before the next turn")
+        try:
+            with nullcontext() if self.prepacked is None else self.prepacked.in_place():
+                yield
+        finally:
+            self.lease.give_back()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """`sha256:…` over every weight, its name, dtype and shape."""
+        digest = hashlib.sha256()
+        for name, kept in sorted(self.model.state_dict().items()):
+            tensor = _brought(self.model, name) if kept.device.type == "meta" else kept
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        return f"sha256:{digest.hexdigest()}"
+
+    @cached_property
+    def template_fingerprint(self) -> str:
+        """`sha256:…` over the chat template alone."""
+        template = json.dumps(self.tokenizer.chat_template, sort_keys=True)
+        return f"sha256:{hashlib.sha256(template.encode()).hexdigest()}"
+
+    @cached_property
+    def tokenizer_fingerprint(self) -> str:
+        """`sha256:…` over the vocabulary and the chat template."""
+        content = {"vocabulary": self.tokenizer.get_vocab(), "template": self.tokenizer.chat_template}
+        return f"sha256:{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}"
+
+
+def box_folder(name: str) -> Path | None:
+    """Folder of a model that comes with the package, or None if it is not one."""
+    return Path(str(files("steerkit"))) / BOXES[name] if name in BOXES else None
+
+
+def load_model(
+    name: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    revision: str | None = None,
+    prepack: Prepack = "auto",
+) -> LoadedModel:
+    """Load a function-calling model.
+
+    Args:
+        name: `tiny`, a folder, or a hub repository such as `google/functiongemma-270m-it`.
+        device: where to put it (default: the CPU); not together with `device_map`.
+        dtype: of the weights, such as `float32` or `bfloat16` (default: float32 for the box, else as stored).
+        device_map: handed to accelerate, for models spread over devices.
+        revision: branch, tag or commit on the hub.
+        prepack: keep linear weights a second time as a CPU reads them fastest, and generate through those; `auto`:
+            where that is measured to be faster and takes 32 MiB to 2 GiB. What needs gradients sees the model's own.
+
+    Raises:
+        ModelError: nothing is there, it cannot be fetched, or it is no causal language model with a chat template.
+    """
+    if device is not None and device_map is not None:
+        raise ModelError("got both device and device_map; give one of them")
+    where = None if device is None else _device(device)
+    box = box_folder(str(name))
+    folder = box or (Path(name) if Path(name).is_dir() else None)
+    if folder is None and (isinstance(name, Path) or str(name).startswith((".", "/", "~"))):
+        raise ModelError(f"{name}: no such folder; expected a folder with config.json, a hub repository id, or 'tiny'")
+    source = str(folder or name)
+    wanted = _dtype(dtype) if dtype is not None else (torch.float32 if box else "auto")
+    with loading(str(name), folder, revision) as options, _progress(shown=box is None and sys.stderr.isatty()):
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+        placed: dict[str, Any] = {**options, "dtype": wanted, "device_map": device_map, "output_loading_info": True}
+        made: Any = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **placed)
+        model, found = made
+        check_loaded(str(name), found)
+        if where is not None:
+            model.to(where)
+    if not tokenizer.chat_template:
+        raise ModelError(f"{name}: its tokenizer has no chat template; expected a function-calling chat model")
+    model.train(False)
+    copies = prepacked(model.requires_grad_(False), prepack)
+    return LoadedModel(str(name), folder, model, tokenizer, prepacked=copies)
+
+
+@contextmanager
+def _progress(shown: bool) -> Iterator[None]:
+    """Transformers' progress bars: of use on a terminal, noise in a pipe and for a model that loads at once."""
+    before = logging.is_progress_bar_enabled()
+    if not shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if before:
+            logging.enable_progress_bar()
+
+
+def _device(device: str | torch.device) -> torch.device:
+    """A device that can be computed on here."""
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ModelError(f"device: got {device!r}, expected cpu, or cuda, cuda:1, mps and the like") from None
+    try:
+        if found.type != "meta":
+            torch.zeros(1, device=found)
+            return found
+        why = "it holds no numbers"
+    except (AssertionError, RuntimeError, ImportError, NotImplementedError) as error:  # whatever its backend raises
+        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    raise ModelError(f"device: got '{found}', which cannot be used here ({why.rstrip('.')}); expected cpu") from None
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype | str:
+    if dtype == "auto":
+        return dtype
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found not in _DTYPES:
+        close = get_close_matches(str(dtype), ("float32", "bfloat16", "float16"), n=1)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        raise ModelError(f"dtype: got {dtype!r}, expected float32, bfloat16, float16 or auto{meant}")
+    return found
+
+
+def _brought(model: nn.Module, name: str) -> torch.Tensor:
+    """A weight that accelerate keeps elsewhere until its module runs."""
+    module, _, leaf = name.rpartition(".")
+    hook = getattr(model.get_submodule(module), "_hf_hook", None)
+    for one in getattr(hook, "hooks", (hook,)):
+        kept = getattr(one, "weights_map", None)
+        if kept is not None and leaf in kept:
+            found: torch.Tensor = kept[leaf]
+            return found
+    raise ModelError(f"{name}: this weight is on no device and nothing says where it is kept; load the model anew")

@@ -1,0 +1,1 @@
+"""The workshop: SAEs are trained, features found, policies proved and calls explained."""

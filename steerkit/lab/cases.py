@@ -1,0 +1,218 @@
+"""Conversations as prompt and reply, the steps of each at a place, and what the features show there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from steerkit.chat import Wire, as_tools, render, steps_by_place
+from steerkit.engine import LoadedModel, tool_from_function
+from steerkit.errors import SaeError, SteerkitError
+from steerkit.lab.copies import said
+from steerkit.lab.corpus import Conversation, read_corpus
+from steerkit.lab.reader import Reader
+from steerkit.lab.replies import replies
+from steerkit.sae import SaeSet
+from steerkit.steer.ops import read_features
+from steerkit.types import PROMPT_PLACES, Feature, Place
+
+MOST_BYTES: Final = 2 << 30
+"""Of the table of maxima at most: conversations times features times 4 bytes."""
+
+_TOKENS_AT_ONCE: Final = 512
+_TOKENS_A_PART: Final = 8_192
+
+
+class Case(NamedTuple):
+    """One conversation, cut where a model's last words begin."""
+
+    prompt: tuple[int, ...]
+    reply: tuple[int, ...] = ()
+    """The stop token included; empty where nothing was written, or only the prompt counts."""
+    steps: tuple[int, ...] = ()
+    """The steps at the place that is asked for."""
+    group: str | None = None
+    """As its row names it."""
+    said: str = ""
+    """By which near-copies are known (see `copies.said`)."""
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        """The tokens that the model reads: all but the reply's last."""
+        return self.prompt + self.reply[:-1]
+
+
+def needs_reply(place: Place) -> bool:
+    """Whether steps after the prompt may stand at a place."""
+    return place not in PROMPT_PLACES and place != "reply.start"
+
+
+def read_cases(
+    path: Path, loaded: LoadedModel, place: Place, *, limit: int | None = None, max_new_tokens: int = 128
+) -> tuple[list[Case], int]:
+    """The conversations of a file that have a step at a place, and how many others there are.
+
+    At a place in the reply the last message, where it is the assistant's, is read as if the model had written it
+    (teacher forcing); where it is not, the model answers greedily.
+
+    Raises:
+        SaeError: the file cannot be read, holds texts without messages, or a reply that no prompt leads to.
+    """
+    corpus = read_corpus(path, loaded, limit=limit)
+    if not corpus.conversations:
+        raise SaeError(
+            f'{path}: got texts, expected conversations: lines such as {{"messages": [...], "tools": [...]}}'
+        )
+    cases = [_case(f"{path}[{number}]", one, loaded, place) for number, one in enumerate(corpus.conversations)]
+    if needs_reply(place):
+        silent = [number for number, case in enumerate(cases) if not case.reply]
+        written = replies(loaded, [cases[number].prompt for number in silent], max_new_tokens)
+        for number, reply in zip(silent, written, strict=True):
+            cases[number] = cases[number]._replace(reply=tuple(reply))
+    placed = [case._replace(steps=steps_at(loaded, case, place)) for case in cases]
+    found = [case for case in placed if case.steps]
+    return found, len(cases) - len(found)
+
+
+def steps_at(loaded: LoadedModel, case: Case, place: Place) -> tuple[int, ...]:
+    """The steps of a conversation at a place, in order."""
+    spans = steps_by_place(loaded.tokenizer, case.prompt, case.reply).get(place, ())
+    return tuple(step for span in spans for step in range(*span))
+
+
+def _case(where: str, one: Conversation, loaded: LoadedModel, place: Place) -> Case:
+    tools = as_tools(one.tools, from_function=tool_from_function)
+    try:
+        prompt = render(loaded.tokenizer, one.asked, tools).ids
+        case = Case(prompt, group=one.group, said=said(one.asked))
+        if not needs_reply(place) or len(one.asked) == len(one.messages):
+            return case
+        whole = render(loaded.tokenizer, one.messages, tools).ids
+    except SteerkitError as error:
+        raise SaeError(f"{where}: {error}") from None
+    if whole[: len(prompt)] != prompt:
+        raise SaeError(
+            f"{where}: the last message does not go on where the prompt before it ends; leave it out, so that the "
+            f"model answers by itself"
+        )
+    stops = Wire.of(loaded.tokenizer).stops
+    reply = whole[len(prompt) :]
+    end = next((number for number, token in enumerate(reply) if token in stops), len(reply) - 1)
+    return case._replace(reply=reply[: end + 1])
+
+
+Report = Callable[[int, int], None]
+"""Is told how many conversations of how many were read."""
+
+
+def check_size(saes: SaeSet, count: int) -> None:
+    """Raise SaeError where the table of `count` conversations would exceed `MOST_BYTES`."""
+    features = sum(sae.d_sae for sae in saes.values())
+    if 4 * features * count > MOST_BYTES:
+        raise SaeError(
+            f"got {count:,} conversations, whose {features:,} features each are more than {MOST_BYTES >> 30} GiB; "
+            f"expected at most {MOST_BYTES // (4 * features):,}; give --limit {MOST_BYTES // (8 * features)}"
+        )
+
+
+class PlaceValues(NamedTuple):
+    """What the features show at a place, by layer."""
+
+    largest: dict[int, Tensor]
+    """`(n, d_sae)` float32: the largest value over the steps of each conversation."""
+    mean: dict[int, Tensor]
+    """`(d_sae,)` float32: the mean over all steps of some of them."""
+
+
+def place_maxima(
+    loaded: LoadedModel,
+    saes: SaeSet,
+    cases: Sequence[Case],
+    mean_of: Collection[int] = (),
+    report: Report | None = None,
+) -> PlaceValues:
+    """The features of all layers at the steps of each conversation, and their mean over the conversations `mean_of`.
+
+    One pass of the model. Held are the table of largest values (`n * features * 4` bytes), the activations of 8,192
+    tokens (or of one longer conversation) in all layers, and the features of 512 tokens of one layer. Raises SaeError
+    where the table is larger than `MOST_BYTES`.
+    """
+    check_size(saes, len(cases))
+    largest = {layer: torch.zeros(len(cases), sae.d_sae) for layer, sae in saes.items()}
+    sums = {layer: torch.zeros(sae.d_sae, dtype=torch.float64) for layer, sae in saes.items()}
+    placed = {layer: sae.to(loaded.layer_devices[layer]) for layer, sae in saes.items()}
+    counted = torch.tensor([number in mean_of for number in range(len(cases))])
+    for rows, by_layer in step_activations(loaded, saes, cases, report):
+        for layer, x in by_layer.items():
+            for part, owners in zip(x.split(_TOKENS_AT_ONCE), rows.split(_TOKENS_AT_ONCE), strict=True):
+                values = placed[layer].encode(part).cpu()
+                raise_to(values, owners, largest[layer])
+                sums[layer] += values[counted[owners]].sum(dim=0, dtype=torch.float64)
+    count = max(1, sum(len(cases[number].steps) for number in mean_of))
+    return PlaceValues(largest, {layer: (total / count).float() for layer, total in sums.items()})
+
+
+def sum_maxima(
+    loaded: LoadedModel, saes: SaeSet, cases: Sequence[Case], weights: Mapping[Feature, float], bias: float
+) -> Tensor:
+    """`(n,)` the largest value over each conversation's steps of a weighted sum of features.
+
+    This is what a policy reads of a probe: the largest sum, which is not the sum of the largest values.
+    """
+    columns, factors = {}, {}
+    for layer in sorted({feature.layer for feature in weights}):
+        used = sorted(feature.index for feature in weights if feature.layer == layer)
+        columns[layer] = saes[layer].to(loaded.layer_devices[layer]).columns(torch.tensor(used))
+        factors[layer] = torch.tensor([weights[Feature(layer, index)] for index in used])
+    found = torch.full((len(cases), 1), -torch.inf)
+    for rows, by_layer in step_activations(loaded, saes, cases, None):
+        total = torch.full((len(rows), 1), bias)
+        for layer, factor in factors.items():
+            parts = [read_features(part, columns[layer]).cpu() for part in by_layer[layer].split(_TOKENS_AT_ONCE)]
+            total = total + (torch.cat(parts) @ factor).unsqueeze(-1)
+        raise_to(total, rows, found)
+    return found.squeeze(-1)
+
+
+def step_activations(
+    loaded: LoadedModel, saes: SaeSet, cases: Sequence[Case], report: Report | None
+) -> Iterator[tuple[Tensor, dict[int, Tensor]]]:
+    """The steps' activations, some conversations at a time: whose each is, `(tokens,)`, and `(tokens, d_in)` by layer.
+
+    Texts end at their last step, as later tokens are not asked for.
+    """
+    reader = Reader(loaded.model, list(saes), site=next(iter(saes.values())).site)
+    texts = [case.read[: case.steps[-1] + 1] for case in cases]
+    for numbers in _parts([len(text) for text in texts]):
+        values = reader([texts[number] for number in numbers])
+        start, places, rows = 0, [], []
+        for number in numbers:
+            places += [start + step for step in cases[number].steps]
+            rows += [number] * len(cases[number].steps)
+            start += len(texts[number])
+        kept = values[:, torch.tensor(places, device=values.device)]
+        yield torch.tensor(rows), dict(zip(saes, kept, strict=True))
+        if report is not None:
+            report(numbers[-1] + 1, len(cases))
+
+
+def _parts(lengths: Sequence[int]) -> Iterator[list[int]]:
+    part: list[int] = []
+    for number, length in enumerate(lengths):
+        if part and sum(lengths[one] for one in part) + length > _TOKENS_A_PART:
+            yield part
+            part = []
+        part.append(number)
+    if part:
+        yield part
+
+
+def raise_to(values: Tensor, owners: Tensor, into: Tensor) -> None:
+    """Raise the rows of `into` `(n, F)` to the largest of their `values` `(tokens, F)`; `owners` says whose each is."""
+    which, counts = owners.unique_consecutive(return_counts=True)
+    for row, some in zip(which.tolist(), values.split(counts.tolist()), strict=True):
+        torch.maximum(into[row], some.amax(dim=0), out=into[row])

@@ -1,0 +1,115 @@
+"""What an explanation of a call says (see `steerkit.lab.explain.explain`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from steerkit.lab.explain.contrast import Choice
+from steerkit.lab.explain.feature_roles import Role
+from steerkit.types import CallLike, Feature
+
+
+class Target(NamedTuple):
+    """What is to be explained of a turn."""
+
+    call: int = 0
+    """Its number in the reply, from 0."""
+    argument: str | None = None
+    """An argument, whose value is explained; None for the tool."""
+    against: str | None = None
+    """The declared tool to hold the chosen one against (default: the one that came closest)."""
+    calling: bool = False
+    """Explain that a call was made at all, against the likeliest other token; also where no other tool is declared."""
+
+
+WHOLE: Final = Target()
+"""The first call's tool."""
+
+
+class Changed(NamedTuple):
+    """What became of the choice when features were taken away."""
+
+    lost: float
+    """How much of the score went, in log-odds; below 0 it grew."""
+    token: str
+    """The likeliest token then."""
+    flips: bool
+    """Whether that is another one than without the edit."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One feature, and what it does for the choice."""
+
+    feature: Feature
+    label: str
+    role: Role
+    """What was estimated of it, where it acts and what it reads."""
+    ablated: Changed
+    """At every token up to the choice."""
+    at_choice: Changed
+    """At the choice's own step alone."""
+    control: Feature | None
+    """A random feature of the same layer, active at the same token; None where no other is."""
+    control_ablated: Changed | None
+    """It in the feature's stead, at every token."""
+
+
+@dataclass(frozen=True)
+class Without:
+    """The reply, written anew and greedily, with some features taken away together."""
+
+    features: tuple[Feature, ...]
+    lost: float
+    """How much of the choice's score went."""
+    calls: tuple[CallLike, ...]
+    text: str
+    changes_call: bool
+    """Whether the call is no longer there with just its name and arguments."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why one call of a recorded turn was made."""
+
+    record: str
+    call: int
+    choice: Choice
+    chosen: str
+    other: str
+    """The two tokens as text."""
+    score: float
+    """Log-odds of the chosen over the other token."""
+    likeliest: bool
+    """Whether the chosen token is the likeliest of all; not so where sampling took another."""
+    reproduced: bool
+    """Whether the model writes the recorded reply again, greedily."""
+    steered: tuple[str, ...]
+    """The rules that wrote in the turn, which act here as well, as `policy/rule`."""
+    tokens: tuple[str, ...]
+    """Of prompt and reply, as text."""
+    sources: tuple[str, ...]
+    """What each belongs to."""
+    layers: dict[int, float]
+    """By layer, the estimated effects of all its features together."""
+    reasons: tuple[Reason, ...]
+    """The features without which most of the score would go, by estimate, the largest first."""
+    opposing: tuple[Reason, ...]
+    """Those without which it would grow most."""
+    without: Without
+    """All reasons taken away at every token."""
+    without_at_choice: Without
+    """At the choice's step alone."""
+    controls: tuple[Without, ...]
+    """As many random features, each of the layer and active at the token of the reason in whose stead it is."""
+    controls_at_choice: tuple[Without, ...]
+    growing: tuple[Without, ...]
+    """The first 1, 2, 3, 5, … features by estimate, also more than are listed, at every token."""
+    growing_controls: tuple[Without, ...]
+    """As many random ones, of the first draw."""
+
+    @property
+    def turning(self) -> Without | None:
+        """The smallest of these sets without which the call is another; None where none of them is enough."""
+        return next((one for one in self.growing if one.changes_call), None)

@@ -1,0 +1,1 @@
+"""From example conversations to features, probes and a policy."""

@@ -1,0 +1,170 @@
+"""Which of the features that tell two sets apart cause the decision, and which only go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Final, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from steerkit.engine import LoadedModel
+from steerkit.lab.attribution import Attribution, attribute
+from steerkit.lab.cases import Case, Report
+from steerkit.lab.find.search import Found
+from steerkit.lab.interventions import Bench, Decided
+from steerkit.lab.material import Material
+from steerkit.lab.ranking import LEVEL
+from steerkit.lab.two_sample import holm, least_signed_rank, signed_rank, spearman
+from steerkit.sae import SaeSet
+from steerkit.types import Feature
+
+CASES: Final = 32
+"""Positive conversations at most, both for the estimate and for the edits."""
+
+Verdict: TypeAlias = Literal["causes", "opposes", "only correlates", "cannot tell"]
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What one feature does for the decision in held-out positives; log-odds throughout, means over conversations."""
+
+    feature: Feature
+    label: str
+    listed: bool
+    """Whether it is among the features found by how they tell the sets apart; else its attribution brought it in."""
+    attribution: float
+    """The estimate of `clamped`, by gradient."""
+    ablated: float
+    """How much of the score goes when it is set to 0 at the place."""
+    clamped: float
+    """How much goes when it is set to what it usually is in the negatives."""
+    random: float
+    """The size of the change under random directions as long as what the clamp writes."""
+    p: float
+    """One-sided signed-rank p value that the clamp does more than random directions, in the direction it has, corrected
+    for all candidates by Holm."""
+    least_p: float
+    """The smallest p, corrected alike, that the conversations in which the clamp did anything could have shown; where
+    it did nothing in any, all of them could."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """`causes`: without it the score falls; `opposes`: it rises; `only correlates`: neither beyond the control;
+        `cannot tell`: so few conversations could not have shown it."""
+        if self.p < LEVEL:
+            return "causes" if self.clamped > 0 else "opposes"
+        return "only correlates" if self.least_p < LEVEL else "cannot tell"
+
+
+@dataclass(frozen=True)
+class Causes:
+    """Candidates, the one that does most for the decision first."""
+
+    score: float
+    """Mean log-odds of the decision in these conversations as they are."""
+    count: int
+    """Held-out positives that were edited; of copies one."""
+    candidates: tuple[Cause, ...]
+    rank_clamped: float
+    """Spearman's correlation over the candidates between the estimate and the real clamps; NaN if one is constant."""
+    rank_ablated: float
+    """The same for ablation."""
+
+
+def causes(
+    loaded: LoadedModel,
+    saes: SaeSet,
+    material: Material,
+    found: Found,
+    *,
+    candidates: int = 20,
+    seed: int = 0,
+    report: Report | None = None,
+) -> Causes:
+    """Edit the best features one by one and see what becomes of the decision (see `decision_of`).
+
+    Half of the candidates are the listed features, the rest those whose attribution is largest on the conversations
+    that were chosen on. `report` is told how many of how many candidates are done.
+    """
+    first, held = (positives(material, rows, CASES) for rows in (material.chosen, material.held))
+    listed = [one.feature for one in found.features][: (candidates + 1) // 2]
+    estimate = estimated(loaded, saes, material, Decided.of(loaded, first), first)
+    strongest = _strongest(estimate, candidates)
+    tried = list(dict.fromkeys([*listed, *strongest]))[:candidates]
+    bench = Bench(loaded, saes, held, found.place)
+    usual = estimated(loaded, saes, material, bench.decided, held)
+    nothing = estimated(loaded, saes, None, bench.decided, held)
+    generator = torch.Generator().manual_seed(seed)
+    effects = []
+    for number, feature in enumerate(tried):
+        value = float(material.usual[feature.layer][feature.index])
+        effects.append(bench.effect(feature, value, generator))
+        if report is not None:
+            report(number + 1, len(tried))
+    guesses = [[float(one.layers[f.layer].sums[:, f.index].mean()) for f in tried] for one in (usual, nothing)]
+    signed = [one.clamped * (1 if one.clamped.mean() > 0 else -1) - one.random for one in effects]
+    p = holm(torch.tensor([signed_rank(one) for one in signed], dtype=torch.float64)).tolist()
+    least = [least_p(int((one != 0).sum()) or len(held), len(tried)) for one in signed]
+    means = torch.tensor([[float(part.mean()) for part in one] for one in effects]).view(-1, 3)
+    rows = []
+    for number, one in enumerate(tried):
+        ablated, clamped, random = means[number].tolist()
+        label = saes.labels.get(one, "")
+        estimate_here = guesses[0][number]
+        rows.append(Cause(one, label, one in listed, estimate_here, ablated, clamped, random, p[number], least[number]))
+    return Causes(
+        float(bench.plain.mean()),
+        len(held),
+        tuple(sorted(rows, key=lambda row: (row.p >= LEVEL, -abs(row.clamped)))),
+        _agreement(guesses[0], means[:, 1]),
+        _agreement(guesses[1], means[:, 0]),
+    )
+
+
+def least_p(conversations: int, candidates: int) -> float:
+    """The smallest p value, corrected for all candidates, that so many conversations can show."""
+    return min(1.0, candidates * least_signed_rank(conversations))
+
+
+def fewest_positives(candidates: int) -> int:
+    """How many held-out positives it takes before any of so many candidates can be shown to cause the decision."""
+    return next(number for number in count(1) if least_p(number, candidates) < LEVEL)
+
+
+def positives(material: Material, rows: Tensor, most: int) -> list[Case]:
+    """The positive ones of some conversations, of copies the first, at most so many."""
+    own = {material.groups[row]: material.cases[row] for row in reversed(rows.tolist()) if material.positive[row]}
+    return list(own.values())[::-1][:most]
+
+
+def estimated(
+    loaded: LoadedModel, saes: SaeSet, material: Material | None, decided: Decided, cases: Sequence[Case]
+) -> Attribution:
+    """Effects at the place of replacing features by what they usually are, or by 0."""
+    return attribute(
+        loaded.model,
+        saes,
+        decided.texts,
+        decided.positions,
+        decided.score,
+        tokens=[case.steps for case in cases],
+        baseline=None if material is None else material.usual,
+        top_k=1,
+    )
+
+
+def _strongest(estimate: Attribution, count: int) -> list[Feature]:
+    """The features whose mean effect is largest by size."""
+    found = []
+    for layer, effect in estimate.layers.items():
+        means = effect.sums.mean(dim=0)
+        best = means.abs().topk(min(count, len(means))).indices
+        found += [(abs(float(means[index])), Feature(layer, int(index))) for index in best]
+    return [feature for _, feature in sorted(found, reverse=True)[:count]]
+
+
+def _agreement(guessed: Sequence[float], real: Tensor) -> float:
+    return spearman(torch.tensor(guessed), real) if len(guessed) > 1 else float("nan")

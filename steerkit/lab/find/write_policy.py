@@ -1,0 +1,141 @@
+"""What was found, as a policy that watches: in shadow mode, so that it decides nothing until a person says so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from steerkit.errors import SaeError
+from steerkit.lab.find.search import Found, FoundFeature, FoundProbe
+from steerkit.lab.find.steering_edits import STEERED_AT, Turned
+from steerkit.lab.measured import Measured
+from steerkit.policy import Policy, dump
+from steerkit.sae import SaeSet
+from steerkit.sae.whole import write_text_whole
+from steerkit.types import Feature, Place
+
+RULE = "found"
+"""Name of the probe and of the guard rule."""
+GATE = "gate"
+"""Name of the steering rule's own probe, where the edits are made in an earlier layer than `found` reads."""
+
+
+def found_policy(found: Found, saes: SaeSet, name: str, turned: Turned | None = None) -> Policy:
+    """The probe, or the best feature where one alone does better, as a guard rule that would hold the call.
+
+    A feature's bound is a multiple of its `max` on the calibration set, raw where the set has no statistics or the
+    maximum is 0; a probe's is raw, as a sum has no unit. `mode` is `shadow`.
+
+    Args:
+        found: the answer of a search.
+        saes: the set that was searched.
+        name: of the policy; what a name may not hold becomes `-`.
+        turned: edits to steer by, behind the same condition or one of their own; unproven ones are left out.
+
+    Raises:
+        SaeError: nothing was found, or the best feature is lower in the positives and 0 in the negatives too.
+    """
+    if not found.features:
+        raise SaeError("no feature tells the sets apart, so there is no policy to write; give more conversations")
+    best = found.features[0]
+    probe = found.condition
+    used = [best.feature] if probe is None else list(probe.weights)
+    when = _feature_condition(best, saes) if probe is None else _probe_condition(RULE, probe)
+    edits = turned.edits if turned is not None and turned.proven else {}
+    gate = turned.gate if turned is not None and edits else None
+    probes = {rule: one for rule, one in ((RULE, probe), (GATE, gate)) if one is not None}
+    used += [feature for one in probes.values() for feature in one.weights]
+    measured = best.measured if probe is None else probe.measured
+    return Policy.model_validate(
+        {
+            "steerkit": 1,
+            "name": re.sub(r"[^A-Za-z0-9_-]", "-", name)[:80].strip("-") or RULE,
+            "description": _described(found.place, probe, measured),
+            "model": saes.model_name,
+            "features": {_name(feature): _site(feature, saes) for feature in sorted({*used, *edits})},
+            "probes": {rule: _weights(one) for rule, one in probes.items()},
+            "steer": [_steering(when if gate is None else _probe_condition(GATE, gate), edits)] if edits else [],
+            "guard": {
+                "default": "allow",
+                "rules": [
+                    {
+                        "name": RULE,
+                        "when": {**when, "at": found.place},
+                        "then": "hold",
+                        "reason": f"the conversation looks like the positive examples at {found.place}",
+                    }
+                ],
+            },
+            "trace": {"watch": [RULE if probe is not None else _name(best.feature)]},
+            "mode": "shadow",
+        }
+    )
+
+
+def write_policy(policy: Policy, path: Path, *, force: bool = False) -> None:
+    """Write a policy file. Raises SaeError: it is there and `force` is not given, or it cannot be written."""
+    refuse_present(path, force=force)
+    write_text_whole(path, dump(policy))
+
+
+def refuse_present(path: Path, *, force: bool) -> None:
+    """Raise SaeError where a file is there and may not be replaced."""
+    if path.exists() and not force:
+        raise SaeError(f"{path}: already there; give --force to replace it, or --write another file")
+
+
+def _feature_condition(best: FoundFeature, saes: SaeSet) -> dict[str, Any]:
+    bound = best.measured.bound
+    if best.lower and bound <= 0:
+        raise SaeError(
+            f"layer {best.feature.layer} feature {best.feature.index}: it is 0 in too many of both sets to set a bound "
+            f"below which the positives are; give more conversations, or another --at"
+        )
+    try:
+        highest = saes.statistic(best.feature, "max")
+    except SaeError:
+        highest = 0.0
+    quantity: float | str = f"{bound / highest:.6g} max" if highest > 0 else _rounded(bound)
+    return {"feature": _name(best.feature), "below" if best.lower else "above": quantity}
+
+
+def _probe_condition(name: str, probe: FoundProbe) -> dict[str, Any]:
+    return {"probe": name, "above": _rounded(probe.measured.bound)}
+
+
+def _steering(when: Mapping[str, Any], edits: Mapping[Feature, float]) -> dict[str, Any]:
+    clamps = {_name(feature): {"clamp": _rounded(value)} for feature, value in sorted(edits.items())}
+    return {"name": RULE, "when": when, "where": STEERED_AT, "edit": clamps}
+
+
+def _weights(probe: FoundProbe) -> dict[str, Any]:
+    return {
+        "bias": probe.bias,
+        "weights": {_name(feature): weight for feature, weight in sorted(probe.weights.items())},
+    }
+
+
+def _site(feature: Feature, saes: SaeSet) -> dict[str, Any]:
+    label = saes.labels.get(feature)
+    return {"layer": feature.layer, "index": feature.index, **({"label": label} if label else {})}
+
+
+def _name(feature: Feature) -> str:
+    return f"l{feature.layer}_{feature.index}"
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def _described(place: Place, probe: FoundProbe | None, measured: Measured) -> str:
+    what = "one feature" if probe is None else f"a probe over {len(probe.weights)} features"
+    low, high = measured.interval
+    recall, false = measured.recall, measured.false
+    return (
+        f"Found by steerkit features find: {what} at {place}. On held-out conversations AUROC {measured.auroc:.3f} "
+        f"({low:.3f} to {high:.3f}); beyond the bound {recall.hits} of {recall.count} positives and {false.hits} of "
+        f"{false.count} negatives. It watches in shadow; mode: enforce lets it hold calls."
+    )

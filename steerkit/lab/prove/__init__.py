@@ -1,0 +1,1 @@
+"""Proves a policy beside its controls, and sets its bounds."""

@@ -1,0 +1,87 @@
+"""Every bound of a policy's gates and guard rules: what it reads, and at which place it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from steerkit.policy import Condition, Evidence, Policy, SteerRule, readings_of
+from steerkit.policy.checks.conflicts import is_late
+from steerkit.policy.problems import Location
+from steerkit.types import Place
+
+
+class PlacedReading(NamedTuple):
+    """One reading with its bounds."""
+
+    location: Location
+    """Of the condition in the policy's data, such as `("steer", 0, "when", "all", 1)`."""
+    rule: str
+    reading: Condition | Evidence
+    place: Place
+    """Where a value decides."""
+    gate: bool
+    """Whether it stands in a gate; else it is evidence of the guard, which weighs the largest value at the place."""
+    inverted: bool
+    """Whether it stands inside `not`."""
+
+
+def placed_readings(policy: Policy) -> list[PlacedReading]:
+    """All readings of a policy, gates first."""
+    found: list[PlacedReading] = []
+    for number, rule in enumerate(policy.steer):
+        if rule.when is None or rule.when == "retry":
+            continue
+        place = gate_place(policy, rule)
+        for at, reading, inverted in _readings(("steer", number, "when"), rule.when):
+            found.append(PlacedReading(at, rule.name, reading, place, True, inverted))
+    for number, judge in enumerate(policy.guard.rules if policy.guard else ()):
+        if judge.when is None or judge.when == "invalid_arguments":
+            continue
+        for at, reading, inverted in _readings(("guard", "rules", number, "when"), judge.when):
+            place = _evidence_place(judge.when, at[4:])
+            found.append(PlacedReading(at, judge.name, reading, place, False, inverted))
+    return found
+
+
+def gate_place(policy: Policy, rule: SteerRule) -> Place:
+    """Where a gate's values decide: with nothing remembered, only where the rule writes."""
+    assert rule.when is not None  # only asked of a rule with a gate
+    assert rule.when != "retry"
+    features = {name: feature.model_dump() for name, feature in policy.features.items()}
+    probes = {name: probe.model_dump() for name, probe in policy.probes.items()}
+    late = is_late(rule.model_dump(exclude_none=True), features, probes)
+    remembers = rule.hold_tokens != 1 or any(
+        one.off_below is not None or one.max_over is not None or one.mean_over is not None
+        for one in readings_of(rule.when)
+    )
+    return rule.where if rule.when.at == "any" and not remembers and not late else rule.when.at
+
+
+def _readings(where: Location, condition: Any, inverted: bool = False) -> Iterator[tuple[Location, Any, bool]]:
+    """The readings in a condition of either kind, with their places in the data and whether `not` turns them round."""
+    if condition.reads:
+        yield where, condition, inverted
+    for key, parts in (("all", condition.all), ("any", condition.any)):
+        for number, part in enumerate(parts or ()):
+            yield from _readings((*where, key, number), part, inverted)
+    if condition.not_ is not None:
+        yield from _readings((*where, "not"), condition.not_, not inverted)
+
+
+def _evidence_place(evidence: Evidence, path: Location) -> Place:
+    """The place of the reading at a path inside a condition: the innermost `at` on the way, else any."""
+    place: Place = evidence.at or "any"
+    here = evidence
+    steps = list(path)
+    while steps:
+        key = steps.pop(0)
+        if key == "not":
+            assert here.not_ is not None
+            here = here.not_
+        else:
+            parts = here.all if key == "all" else here.any
+            assert parts is not None
+            here = parts[int(steps.pop(0))]
+        place = here.at or place
+    return place

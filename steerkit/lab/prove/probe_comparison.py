@@ -1,0 +1,283 @@
+"""Whether SAE features tell harmful conversations apart better than the raw activations do, where a policy reads them.
+
+Probes are fitted on one half of the conversations and measured on the other; equal conversations stay on one side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from steerkit.engine import LoadedModel
+from steerkit.lab.cases import Case, place_maxima, step_activations, steps_at, sum_maxima
+from steerkit.lab.copies import weights_of
+from steerkit.lab.material import FEWEST, copies_among
+from steerkit.lab.measured import Measured, measure
+from steerkit.lab.prove.policy_conditions import PlacedReading, placed_readings
+from steerkit.lab.ranking import rank_features, split
+from steerkit.lab.sparse_probe import PENALTY, sparse_probe
+from steerkit.lab.two_sample import auroc_gain
+from steerkit.policy import Condition, Evidence, Policy
+from steerkit.sae import SaeSet
+from steerkit.types import Feature, Place
+
+MOST: Final = 16
+"""Features that the sparse probe may combine."""
+_SCREENED: Final = 1_000
+_LEVEL: Final = 0.05
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """One way to tell harmful conversations apart."""
+
+    name: str
+    kind: str
+    """`policy`: what the policy itself reads; `sparse`: a few SAE features; `features`: all; `raw`: the activations."""
+    measured: Measured
+
+
+@dataclass(frozen=True)
+class PlaceProbes:
+    """The probes at one place that a policy reads."""
+
+    place: Place
+    rules: tuple[str, ...]
+    """Rules that read there."""
+    layers: tuple[int, ...]
+    """Layers that the policy reads there, and all lower ones."""
+    fitted_on: tuple[int, int]
+    """Harmful and benign conversations with a step at the place that probes and bounds were chosen on."""
+    held_out: tuple[int, int]
+    probes: tuple[ProbeResult, ...]
+    """Empty where there are too few conversations."""
+    gain: float
+    """By how much the held-out AUROC of all SAE features exceeds that of the raw activations."""
+    p_features: float
+    """One-sided p value that the features are better (DeLong's paired test)."""
+    p_raw: float
+    """The same that the raw activations are."""
+
+    @property
+    def said(self) -> str:
+        """What this says of SAE features, plainly."""
+        if not self.probes:
+            return f"too few conversations reach {self.place} to fit and measure a probe"
+        by_kind = {one.kind: one.measured.auroc for one in self.probes}
+        pair = f"AUROC {by_kind['features']:.3f} against {by_kind['raw']:.3f}"
+        if self.p_features < _LEVEL:
+            return f"SAE features tell them apart better than raw activations do: {pair}, p = {self.p_features:.2g}"
+        if self.p_raw < _LEVEL:
+            return f"raw activations tell them apart better than SAE features do: {pair}, p = {self.p_raw:.2g}"
+        return (
+            f"SAE features buy no detection here that {sum(self.held_out)} conversations can show: {pair}; they buy a "
+            f"condition that can be read, and an edit"
+        )
+
+
+class _Read(NamedTuple):
+    """One reading of a condition."""
+
+    name: str
+    below: bool
+    weights: Mapping[Feature, float]
+    bias: float
+
+
+def read_places(policy: Policy) -> dict[Place, list[PlacedReading]]:
+    """By place, the readings that decide there."""
+    found: dict[Place, list[PlacedReading]] = {}
+    for one in placed_readings(policy):
+        found.setdefault(one.place, []).append(one)
+    return found
+
+
+def gate_probes(
+    loaded: LoadedModel,
+    saes: SaeSet,
+    policy: Policy,
+    cases: Sequence[Case],
+    harmful: Sequence[bool],
+    *,
+    seed: int = 0,
+) -> list[PlaceProbes]:
+    """The probes at every place that the policy's gates and evidence read.
+
+    Args:
+        loaded: the model.
+        saes: the set.
+        policy: raw.
+        cases: prompts with the plain model's replies.
+        harmful: which of them are harmful.
+        seed: of the split.
+    """
+    found = []
+    for place, readings in read_places(policy).items():
+        placed = [case._replace(steps=steps_at(loaded, case, place)) for case in cases]
+        numbers = [number for number, case in enumerate(placed) if case.steps]
+        some, positive = [placed[n] for n in numbers], torch.tensor([bool(harmful[n]) for n in numbers])
+        rules = tuple(dict.fromkeys(one.rule for one in readings))
+        reads = [_read(policy, one.reading) for one in readings]
+        top = max(feature.layer for one in reads for feature in one.weights)
+        lower = SaeSet(saes.name, {layer: one for layer, one in saes.checkpoints.items() if layer <= top})
+        found.append(_at_place(loaded, lower, place, rules, some, positive, reads, seed))
+    return found
+
+
+def mean_activations(loaded: LoadedModel, saes: SaeSet, cases: Sequence[Case]) -> dict[int, Tensor]:
+    """By layer, `(n, d_in)` float32: the mean of what the SAE reads over the steps of each conversation."""
+    sums = {layer: torch.zeros(len(cases), sae.d_in) for layer, sae in saes.items()}
+    for rows, by_layer in step_activations(loaded, saes, cases, None):
+        for layer, x in by_layer.items():
+            sums[layer].index_add_(0, rows, x.float().cpu())
+    counts = torch.tensor([len(case.steps) for case in cases]).clamp(min=1).unsqueeze(-1)
+    return {layer: total / counts for layer, total in sums.items()}
+
+
+def _read(policy: Policy, reading: Condition | Evidence) -> _Read:
+    if reading.probe is None:
+        site = policy.features[reading.reads].site
+        return _Read(reading.reads, reading.above is None, {site: 1.0}, 0.0)
+    probe = policy.probes[reading.probe]
+    weights = {policy.features[name].site: weight for name, weight in probe.weights.items()}
+    return _Read(reading.probe, reading.above is None, weights, probe.bias)
+
+
+def _at_place(
+    loaded: LoadedModel,
+    saes: SaeSet,
+    place: Place,
+    rules: tuple[str, ...],
+    cases: Sequence[Case],
+    positive: Tensor,
+    reads: Sequence[_Read],
+    seed: int,
+) -> PlaceProbes:
+    layers = tuple(saes)
+    groups = copies_among(cases).groups
+    weights = weights_of(groups, positive)
+    if min(float(weights[side].sum()) for side in (positive, ~positive)) < FEWEST - 0.5:
+        return PlaceProbes(place, rules, layers, (0, 0), (0, 0), (), 0.0, 1.0, 1.0)
+    chosen, held = split(groups, positive, 0.5, seed)
+    fitted_on, held_out = (
+        (
+            round(float(weights[rows] @ positive[rows].double())),
+            round(float(weights[rows] @ (~positive[rows]).double())),
+        )
+        for rows in (chosen, held)
+    )
+    if min(*fitted_on, *held_out) < 2:
+        return PlaceProbes(place, rules, layers, fitted_on, held_out, (), 0.0, 1.0, 1.0)
+    table = place_maxima(loaded, saes, cases).largest
+    scores: list[tuple[str, str, Tensor]] = []
+    for one in dict.fromkeys((read.name, read.below) for read in reads):
+        read = next(read for read in reads if (read.name, read.below) == one)
+        values = _sums(loaded, saes, cases, table, read.weights, read.bias)
+        scores.append((read.name, "policy", -values if read.below else values))
+    scores.append(_sparse(loaded, saes, cases, table, positive, chosen, groups, seed))
+    for name, kind, by_layer in (
+        ("all SAE features", "features", table),
+        ("raw activations", "raw", mean_activations(loaded, saes, cases)),
+    ):
+        scores.append((name, kind, _dense(torch.cat(list(by_layer.values()), dim=1), positive, chosen, weights)))
+    by_kind = {kind: values[held] for _, kind, values in scores}
+    features, raw = by_kind["features"], by_kind["raw"]
+    gain, p_features = auroc_gain(features, raw, positive[held], weights[held])
+    _, p_raw = auroc_gain(raw, features, positive[held], weights[held])
+    results = tuple(ProbeResult(name, kind, measure(s, positive, chosen, held, groups)) for name, kind, s in scores)
+    return PlaceProbes(place, rules, layers, fitted_on, held_out, results, gain, p_features, p_raw)
+
+
+def _sparse(
+    loaded: LoadedModel,
+    saes: SaeSet,
+    cases: Sequence[Case],
+    table: Mapping[int, Tensor],
+    positive: Tensor,
+    chosen: Tensor,
+    groups: Sequence[int],
+    seed: int,
+) -> tuple[str, str, Tensor]:
+    """A probe of a few features as a policy could write one, read as a policy reads it: the largest sum."""
+    screened: Sequence[Feature] = rank_features(table, chosen, positive, weights_of(groups, positive)).features[
+        :_SCREENED
+    ]
+    if not screened:
+        return "no SAE feature varies", "sparse", torch.zeros(len(cases))
+    values = torch.stack([table[feature.layer][chosen, feature.index] for feature in screened], dim=1)
+    fit = sparse_probe(values, positive[chosen], MOST, seed, [groups[row] for row in chosen.tolist()])
+    pairs = zip(fit.columns.tolist(), fit.weights.tolist(), strict=True)
+    weights = {screened[column]: weight for column, weight in pairs}
+    return f"a probe of {len(weights)} SAE features", "sparse", _sums(loaded, saes, cases, table, weights, fit.bias)
+
+
+def _sums(
+    loaded: LoadedModel,
+    saes: SaeSet,
+    cases: Sequence[Case],
+    table: Mapping[int, Tensor],
+    weights: Mapping[Feature, float],
+    bias: float,
+) -> Tensor:
+    """`(n,)` the largest weighted sum over each conversation's steps; of a single step the table has what was read."""
+    if any(len(case.steps) > 1 for case in cases):
+        return sum_maxima(loaded, saes, cases, weights, bias)
+    total = torch.full((len(cases),), bias)
+    for feature, weight in weights.items():
+        total = total + weight * table[feature.layer][:, feature.index]
+    return total
+
+
+def _dense(values: Tensor, positive: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+    """`(n,)` log-odds of a ridge-penalised logistic regression on all columns that vary where it is fitted.
+
+    Columns are standardised. The best weights lie in the span of the rows, so the regression runs on the rows' own
+    coordinates there, of which there are no more than rows.
+    """
+    some = values[chosen].double()
+    mean, spread = some.mean(dim=0), some.std(dim=0)
+    alive = (spread > 1e-6).nonzero().squeeze(-1)
+    if not len(alive):
+        return torch.zeros(len(values))
+    scaled = (values.double()[:, alive] - mean[alive]) / spread[alive]
+    _, sizes, directions = torch.linalg.svd(scaled[chosen], full_matrices=False)
+    kept = directions[sizes > 1e-9 * sizes[0]]
+    return ridge_logistic(scaled[chosen] @ kept.T, positive[chosen], scaled @ kept.T, counted=weights[chosen]).float()
+
+
+def ridge_logistic(
+    x: Tensor, labels: Tensor, apply_to: Tensor, penalty: float = PENALTY, counted: Tensor | None = None
+) -> Tensor:
+    """Log-odds `(m,)` for the rows of `apply_to` `(m, k)` of a logistic regression fitted on `x` `(n, k)`, float64.
+
+    Both sets weigh the same, and rows within them as they are `counted` (default: 1); the penalty is on the squared
+    weights, not on the bias. By Newton's method, whose step is halved until the loss falls.
+    """
+    wanted = labels.double()
+    share = torch.ones_like(wanted) if counted is None else counted
+    share = torch.where(labels, 0.5 * share / share[labels].sum(), 0.5 * share / share[~labels].sum())
+    ones = torch.ones(len(x), 1, dtype=x.dtype)
+    columns, ridge = torch.cat([x, ones], dim=1), torch.full((x.shape[1] + 1,), 2 * penalty, dtype=x.dtype)
+    ridge[-1] = 1e-9
+
+    def loss(weights: Tensor) -> float:
+        sums = columns @ weights
+        fit = share @ (torch.nn.functional.softplus(sums) - wanted * sums)
+        return float(fit + (ridge / 2) @ weights.square())
+
+    weights = torch.zeros(columns.shape[1], dtype=x.dtype)
+    for _ in range(50):
+        chance = torch.sigmoid(columns @ weights)
+        gradient = columns.T @ (share * (chance - wanted)) + ridge * weights
+        if float(gradient.abs().max()) < 1e-9:
+            break
+        curvature = (columns.T * (share * chance * (1 - chance))) @ columns + torch.diag(ridge)
+        step, size, before = torch.linalg.solve(curvature, gradient), 1.0, loss(weights)
+        while size > 1e-6 and loss(weights - size * step) > before:
+            size /= 2
+        weights = weights - size * step
+    return apply_to @ weights[:-1] + weights[-1]

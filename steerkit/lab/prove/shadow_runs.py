@@ -1,0 +1,103 @@
+"""What a policy in shadow mode would have done, read from an audit store; and the values that its conditions read."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from steerkit.audit import Store, StoredRecord, unpack
+from steerkit.errors import SaeError
+from steerkit.lab.copies import copies_of
+from steerkit.lab.measured import Share
+from steerkit.lab.prove.calibration import Answered
+from steerkit.policy import Policy, Probe
+from steerkit.types import RELEASED, Trace
+
+
+@dataclass
+class Shadow:
+    """The turns of a store in which a policy ran in shadow mode."""
+
+    policy: Policy
+    turns: int = 0
+    calls: int = 0
+    decisions: Counter[str] = field(default_factory=Counter)
+    """Calls by what would have been decided."""
+    edited: Counter[str] = field(default_factory=Counter)
+    """By steering rule, turns in which it would have changed activations."""
+    traces: list[Trace] = field(default_factory=list)
+    conversations: list[tuple[str, ...]] = field(default_factory=list)
+    """Of each trace, its messages as texts; one text of its own where they are redacted."""
+    other: int = 0
+    """Turns that are not read: a policy of this name was there, but with other features or probes, or enforcing."""
+
+    @property
+    def withheld(self) -> Share:
+        """Calls that would have been held, retried or denied."""
+        return Share(sum(n for name, n in self.decisions.items() if name not in RELEASED), self.calls)
+
+    @cached_property
+    def values(self) -> Answered:
+        """What readings came to; the turns of one conversation, and copies of a conversation, count once."""
+        seen = set(self.conversations)
+        keys = [[one[:end] for end in range(1, len(one) + 1) if one[:end] in seen] for one in self.conversations]
+        groups = copies_of(keys, [""] * len(keys)).groups
+        many = len(set(groups)) < len(groups)
+        note = f"{len(groups)} turns belong to {len(set(groups))} conversations that differ; each of these counts once"
+        return Answered(self.policy, self.traces, groups, notes=(note,) if many else ())
+
+
+def read_shadow(store: Store, policy: Policy) -> Shadow:
+    """All turns of a store under a policy of this name in shadow mode, with these features and probes.
+
+    What a call would have come to is of all policies of its turn together, as the record says it.
+
+    Raises:
+        SaeError: there are none.
+        AuditError: the store cannot be read.
+    """
+    found, contents = Shadow(policy), dict[str, Any]()
+    for record in store.records():
+        public = record.public
+        for one in public.get("policies", ()):
+            if "content" in one:  # turns do not say again what their run's opening says
+                contents[one["fingerprint"]] = one["content"]
+        named = [one for one in public.get("policies", ()) if one["name"] == policy.name]
+        if public.get("kind") != "turn" or not named:
+            continue
+        if named[0]["mode"] != "shadow" or not _reads_the_same(policy, contents.get(named[0]["fingerprint"], {})):
+            found.other += 1
+            continue
+        found.turns += 1
+        found.calls += len(public["verdicts"])
+        found.decisions.update(one["shadowed"] or one["decision"] for one in public["verdicts"])
+        found.edited.update({one["rule"] for one in public["edits"] if one["policy"] == policy.name})
+        trace = store.trace_of(record)
+        if trace:
+            found.traces.append(unpack(trace))
+            found.conversations.append(_messages(record))
+    if not found.turns:
+        why = f"; {found.other} turns had it enforcing, or with other features" if found.other else ""
+        raise SaeError(
+            f"{store.path}: got no turn under policy {policy.name} in shadow mode{why}; run with mode: shadow first"
+        )
+    return found
+
+
+def _messages(record: StoredRecord) -> tuple[str, ...]:
+    """Each message of a turn as a text; the record's id where they are gone, as then nothing says what it copies."""
+    messages = record.content["messages"]
+    return tuple(json.dumps(one, sort_keys=True) for one in messages) if isinstance(messages, list) else (record.id,)
+
+
+def _reads_the_same(policy: Policy, content: Mapping[str, Any]) -> bool:
+    """Whether a recorded policy has the features and probes of this one; its bounds may be others."""
+    features = {name: (one["layer"], one["index"]) for name, one in content.get("features", {}).items()}
+    probes = {name: Probe.model_validate(one) for name, one in content.get("probes", {}).items()}
+    return (
+        features == {name: (one.layer, one.index) for name, one in policy.features.items()} and probes == policy.probes
+    )

@@ -1,0 +1,1 @@
+"""Public benchmarks: their cases, their answers, and how a model scores."""

@@ -1,0 +1,1 @@
+"""Trains SAEs on a model's activations."""

@@ -1,0 +1,172 @@
+"""How faithful SAEs are on tokens they were not trained on, layer by layer, and what the model loses with each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from steerkit.errors import SaeError
+from steerkit.lab.activations import Rewrite, padded, rewritten
+from steerkit.lab.reader import Reader
+from steerkit.sae import Sae, Site
+
+ALWAYS: Final = 0.99
+"""A feature that fires at this share of tokens or more counts as always on."""
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """The measures of one layer's SAE."""
+
+    layer: int
+    d_sae: int
+    tokens: int
+    mse: float
+    """Mean squared error over tokens and coordinates."""
+    fvu: float
+    """Fraction of variance unexplained: squared error over squared distance from the mean."""
+    l0: float
+    """Mean number of active features per token."""
+    dead: int
+    """Features that no token here activates."""
+    always_on: int
+    """Features that at least 99 % of the tokens activate."""
+    outside: float
+    """Share of the activations (tokens times coordinates) outside the clip that the SAE was trained with."""
+    loss: float
+    """The model's mean next-token cross-entropy in nats, as it is."""
+    loss_spliced: float
+    """With the reconstruction in the activations' place."""
+    loss_zero: float
+    """With zeros there."""
+    loss_mean: float
+    """With their mean there."""
+    rates: tuple[float, ...]
+    """Share of the tokens at which each feature fires."""
+
+    @property
+    def recovered(self) -> float:
+        """`(loss_zero - loss_spliced) / (loss_zero - loss)`: what the SAE keeps of what the site is worth."""
+        return (self.loss_zero - self.loss_spliced) / (self.loss_zero - self.loss)
+
+    @property
+    def recovered_mean(self) -> float:
+        """The same against the mean in place of zeros, which is a harder comparison."""
+        return (self.loss_mean - self.loss_spliced) / (self.loss_mean - self.loss)
+
+
+class _Sums:
+    """What one layer's measures are made of, in float64, so that pieces of any size give the same."""
+
+    def __init__(self, sae: Sae) -> None:
+        self.sae, self.tokens = sae, 0
+        self.error = self.square = self.outside = 0.0
+        self.total = torch.zeros(sae.d_in, dtype=torch.float64)
+        self.active = torch.zeros(sae.d_sae, dtype=torch.float64)
+
+    def add(self, x: Tensor, clip: float) -> None:
+        x = x.float()
+        output, features = self.sae(x)
+        self.tokens += len(x)
+        self.error += float((output - x).square().sum(dtype=torch.float64))
+        self.square += float(x.square().sum(dtype=torch.float64))
+        self.outside += float((x.abs() > clip).sum())
+        self.total += x.sum(0, dtype=torch.float64).cpu()
+        self.active += (features > 0).sum(0).cpu()
+
+    @property
+    def mean(self) -> Tensor:
+        return self.total / self.tokens
+
+    @property
+    def spread(self) -> float:
+        return self.square - self.tokens * float(self.mean.square().sum())
+
+
+def fidelity(
+    model: PreTrainedModel,
+    saes: Mapping[int, Sae],
+    texts: Sequence[Sequence[int]],
+    *,
+    clip: float = 10.0,
+    report: Callable[[int], None] | None = None,
+) -> list[Fidelity]:
+    """Measure SAEs, all on one side of o_proj, on what the model reads in `texts` (token ids), a few texts at a time.
+
+    `report` is told how many layers are done.
+    """
+    site = next(iter(saes.values())).site
+    with torch.inference_mode():
+        sums = {layer: _Sums(sae.to(model.device)) for layer, sae in saes.items()}
+        for chunk in Reader(model, list(saes), site=site).chunks(texts):
+            for values, one in zip(chunk, sums.values(), strict=True):
+                for part in values.split(2_048):
+                    one.add(part, clip)
+        plain = cross_entropy(model, texts)
+        found = []
+        for layer, one in sums.items():
+            found.append(_measured(model, texts, layer, one, plain, site))
+            if report is not None:
+                report(len(found))
+    return found
+
+
+def _measured(
+    model: PreTrainedModel, texts: Sequence[Sequence[int]], layer: int, one: _Sums, plain: float, site: Site
+) -> Fidelity:
+    def loss(rewrite: Rewrite) -> float:
+        return cross_entropy(model, texts, {layer: rewrite}, site)
+
+    rates = one.active / one.tokens
+    return Fidelity(
+        layer=layer,
+        d_sae=one.sae.d_sae,
+        tokens=one.tokens,
+        mse=one.error / (one.tokens * one.sae.d_in),
+        fvu=one.error / one.spread,
+        l0=float(rates.sum()),
+        dead=int((rates == 0).sum()),
+        always_on=int((rates >= ALWAYS).sum()),
+        outside=one.outside / (one.tokens * one.sae.d_in),
+        loss=plain,
+        loss_spliced=loss(spliced(one.sae)),
+        loss_zero=loss(torch.zeros_like),
+        loss_mean=loss(lambda y: one.mean.to(y).expand_as(y)),
+        rates=tuple(rates.tolist()),
+    )
+
+
+def spliced(sae: Sae) -> Rewrite:
+    """Puts an SAE's reconstruction in the activations' place."""
+    return lambda y: sae(y).output.to(y.dtype)
+
+
+@torch.inference_mode()
+def cross_entropy(
+    model: PreTrainedModel,
+    texts: Sequence[Sequence[int]],
+    rewrites: Mapping[int, Rewrite] | None = None,
+    site: Site = "output",
+) -> float:
+    """Mean next-token cross-entropy in nats over all tokens of `texts`, with some layers' activations rewritten.
+
+    As many texts run together as keep the logits, in float32, below half a gigabyte (or one text).
+    """
+    total, count = 0.0, 0
+    most = min(2_048, max(1, 2**27 // model.config.get_text_config().vocab_size))
+    with rewritten(model, rewrites or {}, site):
+        for ids, mask in padded(texts, most):
+            logits = model(input_ids=ids.to(model.device), use_cache=False).logits[:, :-1]
+            keep = mask[:, 1:]
+            targets = ids[:, 1:][keep].to(logits.device)
+            total += float(functional.cross_entropy(logits[keep].float(), targets, reduction="sum"))
+            count += int(keep.sum())
+    if not count:
+        raise SaeError("texts: got one token in each, expected at least one text of two, for a next token to predict")
+    return total / count

@@ -1,0 +1,1 @@
+"""Work over many conversations: in this process, on Ray, on ranks."""

@@ -1,0 +1,1 @@
+"""What a policy that loads can still get wrong: names, conflicts, schemas, rules that never act."""

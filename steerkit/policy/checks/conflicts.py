@@ -1,0 +1,114 @@
+"""Steering rules that contradict each other, can never act or cannot be honoured, found on plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from steerkit.policy.problems import Location, Problem, get, items, site, table
+from steerkit.types import PROMPT_PLACES, can_meet
+
+_PROMPT = PROMPT_PLACES | {"any"}
+
+
+def steering_problems(
+    where: Location, rule: Any, features: Mapping[str, Any], probes: Mapping[str, Any]
+) -> Iterator[Problem]:
+    """What is wrong with one rule by itself."""
+    when = get(rule, "when")
+    if not isinstance(when, Mapping):
+        return
+    read, written = _layers(rule, features, probes)
+    place, at_place = get(rule, "where"), when.get("at", "any")
+    if not isinstance(place, str) or not isinstance(at_place, str):
+        return
+    late = _late(read, written)
+    if late and place in _PROMPT:
+        yield Problem(
+            (*where, "where"),
+            f"got {place!r} for an edit at layer {min(written)} behind a gate at layer {max(read)}; such a gate acts "
+            f"from the next token on and cannot act in the prompt, expected reply, reply.start, text or a place of "
+            f"the call (or a gate at no higher layer)",
+        )
+    if not late and get(rule, "for") in (None, "token") and not can_meet(at_place, place):
+        yield Problem(
+            (*where, "where"),
+            f"got {place!r} behind a gate that is read at {at_place!r} and holds for one token, so the rule can never "
+            f"act; expected a place that meets it, or for: turn",
+        )
+    elif _ends(place) < _begins(at_place):
+        yield Problem(
+            (*where, "where"),
+            f"got {place!r}, which is over before the gate is read at {at_place!r}, so the rule can never act; "
+            f"expected a later place",
+        )
+
+
+def is_late(rule: Any, features: Mapping[str, Any], probes: Mapping[str, Any]) -> bool:
+    """Whether a rule's gate reads a higher layer than the rule edits, and so acts from the next token on."""
+    return _late(*_layers(rule, features, probes))
+
+
+def _late(read: Sequence[int], written: Sequence[int]) -> bool:
+    return bool(read and written) and max(read) > min(written)
+
+
+def _layers(rule: Any, features: Mapping[str, Any], probes: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+    """The layers that a rule's gate reads, and those that the rule edits, as far as the features are known."""
+    names = (_sources(get(rule, "when"), probes), table(rule, "edit"))
+    read, written = ([at[0] for name in some if (at := site(features.get(name)))] for some in names)
+    return read, written
+
+
+def conflicts(rules: Sequence[Any], features: Mapping[str, Any]) -> Iterator[Problem]:
+    """Pairs of rules of one priority that may edit one feature at one token, and one rule that edits it twice."""
+    editors: dict[tuple[str, tuple[int, int]], dict[str, tuple[int, Any]]] = {}  # the first at each place
+    for second, other in enumerate(rules):
+        place, priority = get(other, "where"), str(get(other, "priority") or 0)
+        if not isinstance(place, str):
+            continue
+        mine = [(name, at) for name in table(other, "edit") if (at := site(features.get(name)))]
+        for name, at in mine:
+            places = editors.get((priority, at), {})
+            met = min((editor for there, editor in places.items() if can_meet(there, place)), default=None, key=_number)
+            if met is not None:
+                yield Problem(
+                    ("steer", second, "edit", name),
+                    f"got layer {at[0]} feature {at[1]}, which rule '{get(met[1], 'name')}' (steer[{met[0]}]) edits at "
+                    f"the same tokens as '{get(other, 'name')}' may; expected one edit of it, places that never meet, "
+                    f"or a priority that decides",
+                )
+        for _, at in mine:
+            editors.setdefault((priority, at), {}).setdefault(place, (second, other))
+    for number, rule in enumerate(rules):
+        seen: dict[tuple[int, int], str] = {}
+        for name in table(rule, "edit"):
+            at = site(features.get(name))
+            if at is not None and seen.setdefault(at, name) != name:
+                text = f"got layer {at[0]} feature {at[1]}, which '{seen[at]}' names too; expected one edit of it"
+                yield Problem(("steer", number, "edit", name), text)
+
+
+def _number(editor: tuple[int, Any]) -> int:
+    return editor[0]
+
+
+def _sources(condition: Any, probes: Mapping[str, Any]) -> Iterator[str]:
+    """Names of the features that a condition reads, those of its probes included."""
+    if isinstance(get(condition, "feature"), str):
+        yield condition["feature"]
+    if isinstance(get(condition, "probe"), str):
+        yield from table(probes.get(condition["probe"]), "weights")
+    for part in (*items(condition, "all"), *items(condition, "any"), get(condition, "not")):
+        if isinstance(part, Mapping):
+            yield from _sources(part, probes)
+
+
+def _begins(place: str) -> int:
+    """How far the turn has come, at least, at a place: 0 the prompt, 1 the reply, 2 a call."""
+    return 0 if place in _PROMPT else 2 if place.startswith("call") else 1
+
+
+def _ends(place: str) -> int:
+    """How far it has come at most."""
+    return 1 if place in _PROMPT - {"any"} or place == "reply.start" else 2

@@ -1,0 +1,102 @@
+"""What must hold between the parts of a policy, checked on plain data that may be wrong elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from steerkit.policy.checks.conflicts import conflicts, steering_problems
+from steerkit.policy.checks.json_schemas import schema_problems
+from steerkit.policy.problems import Location, Problem, get, items, table
+
+
+def cross_problems(data: Mapping[str, Any]) -> list[Problem]:
+    """Every disagreement between the parts of a policy's data."""
+    features, probes = table(data, "features"), table(data, "probes")
+    rules, guard_rules = items(data, "steer"), items(table(data, "guard"), "rules")
+    found = [
+        Problem(("probes", name), f"got '{name}', which is also a feature; expected another name")
+        for name in probes
+        if name in features
+    ]
+    for name, probe in probes.items():
+        for part in table(probe, "weights"):
+            found += _unknown(("probes", name, "weights", part), part, features, "feature")
+    for number, rule in enumerate(rules):
+        found += _reading_problems(("steer", number, "when"), get(rule, "when"), features, probes)
+        for name in table(rule, "edit"):
+            found += _unknown(("steer", number, "edit", name), name, features, "feature")
+        found += steering_problems(("steer", number), rule, features, probes)
+    found += conflicts(rules, features)
+    for number, rule in enumerate(guard_rules):
+        found += _reading_problems(("guard", "rules", number, "when"), get(rule, "when"), features, probes)
+        for location, schema in schemas_of(("guard", "rules", number), rule):
+            found += schema_problems(location, schema)
+        if get(rule, "name") == "default":
+            found.append(Problem(("guard", "rules", number, "name"), "got 'default', which verdicts say of no rule"))
+    found += _retry_problems(rules, guard_rules)
+    for number, name in enumerate(items(table(data, "trace"), "watch")):
+        found += _unknown(("trace", "watch", number), name, {**features, **probes}, "feature or probe")
+    found += _twice(("steer",), rules)
+    found += _twice(("guard", "rules"), guard_rules)
+    return list(dict.fromkeys(found))
+
+
+def schemas_of(where: Location, rule: Any) -> Iterator[tuple[Location, Mapping[str, Any]]]:
+    """Every schema in a guard rule, with its place."""
+    parts = {"": rule, "after": get(rule, "after"), "without": get(rule, "without")}
+    for key, part in parts.items():
+        for name in ("arguments", "result") if key else ("arguments",):
+            schema = get(part, name)
+            if isinstance(schema, Mapping):
+                yield (*where, *([key] if key else []), name), schema
+
+
+def _retry_problems(rules: Sequence[Any], guard_rules: Sequence[Any]) -> Iterator[Problem]:
+    """`with` names a steering rule, and a rule that only acts in retries is named by one."""
+    names = {name: None for rule in rules if isinstance(name := get(rule, "name"), str)}
+    for number, rule in enumerate(guard_rules):
+        yield from _unknown(("guard", "rules", number, "with"), get(rule, "with"), names, "steering rule")
+    named = {with_ for rule in guard_rules if isinstance(with_ := get(rule, "with"), str)}
+    for number, rule in enumerate(rules):
+        if get(rule, "when") == "retry" and get(rule, "name") not in named:
+            text = "got a rule for retries that no guard rule names with 'with', so it can never act"
+            yield Problem(("steer", number, "when"), text)
+
+
+def _reading_problems(
+    where: Location, condition: Any, features: Mapping[str, Any], probes: Mapping[str, Any]
+) -> Iterator[Problem]:
+    if not isinstance(condition, Mapping):
+        return
+    if "feature" in condition:
+        yield from _unknown((*where, "feature"), condition["feature"], features, "feature")
+    if "probe" in condition:
+        yield from _unknown((*where, "probe"), condition["probe"], probes, "probe")
+    for key in ("all", "any"):
+        for number, part in enumerate(items(condition, key)):
+            yield from _reading_problems((*where, key, number), part, features, probes)
+    yield from _reading_problems((*where, "not"), condition.get("not"), features, probes)
+
+
+def _unknown(where: Location, name: Any, known: Mapping[str, Any], kind: str) -> list[Problem]:
+    if not isinstance(name, str) or name in known:
+        return []
+    close = get_close_matches(name, known, n=1)
+    hint = (
+        f"did you mean '{close[0]}'?"
+        if close
+        else f"expected one of {', '.join(sorted(known)) or 'none: there are none'}"
+    )
+    return [Problem(where, f"got '{name[:80]}', which is no {kind} of this policy; {hint}")]
+
+
+def _twice(where: Location, rules: Sequence[Any]) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for number, rule in enumerate(rules):
+        name = get(rule, "name")
+        if isinstance(name, str) and name in seen:
+            yield Problem((*where, number, "name"), f"got '{name}' a second time; expected a name of its own")
+        elif isinstance(name, str):
+            seen.add(name)

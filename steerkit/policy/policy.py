@@ -1,0 +1,150 @@
+"""What a policy file may say, as frozen pydantic models: unknown keys are refused, and the field texts are its docs."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from pydantic import Field, ValidationInfo, model_validator
+
+from steerkit.policy.checks.references import cross_problems
+from steerkit.policy.conditions import Evidence, Gate, Hold, PlaceName
+from steerkit.policy.parts import Edit, Name, NamedFeature, Part, PolicyName, Probe
+from steerkit.types import Mode
+
+WriteBack: TypeAlias = Literal["delta", "reconstruction"]
+Default: TypeAlias = Literal["allow", "flag", "hold", "deny", "stop"]
+Ruling: TypeAlias = Literal["allow", "flag", "hold", "retry", "deny", "stop"]
+
+
+Schema: TypeAlias = dict[str, Any]
+"""A JSON Schema (2020-12); checked with the whole policy, so that a mistake in it has its own line."""
+
+
+CHECKED: Final = {"checked": True}
+"""Context of data whose parts are known to agree: `load` looks before, for the sake of the lines."""
+
+
+class SteerRule(Part):
+    """Changes features at a place, always or behind a gate."""
+
+    name: Name
+    when: Gate | Literal["retry"] | None = None
+    """The gate; without one the rule acts at every token of its place. `retry`: only in retries that name the rule."""
+    hold: Annotated[Hold, Field(alias="for")] = "token"
+    """How long the gate stays open once its condition held: that `token`, the rest of the `turn`, or `N tokens`."""
+    where: PlaceName
+    """Tokens at which the rule may act."""
+    edit: Annotated[dict[Name, Edit], Field(min_length=1)]
+    """By the name of a feature."""
+    priority: Annotated[int, Field(strict=True, ge=-1000, le=1000)] = 0
+    """Of several open rules of a policy that edit one feature at one token, the highest priority acts."""
+
+    @property
+    def hold_tokens(self) -> float:
+        """How many tokens the gate stays open, the one that opened it included."""
+        return {"token": 1.0, "turn": math.inf}.get(self.hold) or float(self.hold.split()[0])
+
+
+class Earlier(Part):
+    """A call that was made earlier in the conversation, or before this one in the same reply."""
+
+    tool: Annotated[str, Field(min_length=1)]
+    """Exact name of a tool, or `*` for every one."""
+    arguments: Schema | None = None
+    """JSON Schema that its arguments must satisfy."""
+    result: Schema | None = None
+    """JSON Schema that its result must satisfy; a call without a result does not match."""
+
+
+class GuardRule(Part):
+    """Judges a call; every criterion that is given must hold."""
+
+    name: Name
+    tool: Annotated[str, Field(min_length=1)] = "*"
+    """Exact name of a tool, or `*` for every one."""
+    arguments: Schema | None = None
+    """JSON Schema that the call's arguments must satisfy for the rule to match."""
+    when: Evidence | Literal["invalid_arguments"] | None = None
+    """What the features must have shown, or `invalid_arguments`."""
+    after: Earlier | None = None
+    """A call that must have been made before, whether or not it ran."""
+    without: Earlier | None = None
+    """A call that must have run before for the rule not to match; one that was denied, refused or is held did not."""
+    then: Ruling
+    """`stop` overrides deny overrides hold overrides retry overrides flag overrides allow."""
+    with_: Annotated[Name | None, Field(alias="with")] = None
+    """For `retry`: the steering rule that acts without its gate when the reply is generated again."""
+    attempts: Annotated[int, Field(strict=True, ge=1, le=10)] | None = None
+    """For `retry`: how often to generate again (default 1); if the rule still matches then, the call is denied."""
+    tripwire: bool = False
+    """For `deny`: end the reply in the middle of the call as soon as the rule is certain; `stop` always does."""
+    reason: str = ""
+    """Shown with the verdict."""
+
+    @model_validator(mode="after")
+    def _fields_fit_the_ruling(self) -> GuardRule:
+        if (self.with_ is not None) != (self.then == "retry"):
+            raise ValueError("expected 'with' (the name of a steering rule) exactly where then is retry")
+        if self.attempts is not None and self.then != "retry":
+            raise ValueError(f"got attempts, expected them only where then is retry, not {self.then}")
+        if self.tripwire and self.then not in ("deny", "stop"):
+            raise ValueError(f"got tripwire, expected it only where then is deny, not {self.then}")
+        if self.when == "invalid_arguments" and self.then not in ("deny", "stop"):
+            raise ValueError(f"can never decide: invalid arguments are denied, got then: {self.then}")
+        return self
+
+
+class Guard(Part):
+    """The policy's judgement of calls."""
+
+    default: Default
+    """What happens to a call that no rule matches."""
+    rules: tuple[GuardRule, ...] = ()
+    undeclared_arguments: Literal["deny", "flag", "allow"] | None = None
+    """What happens to a call with an argument that the tool's schema does not list, where that schema says nothing of
+    it (`additionalProperties`); not said: deny."""
+
+
+class TraceSettings(Part):
+    """What is kept of the features in the turn's record."""
+
+    watch: tuple[Name, ...] = ()
+    """Features and probes whose value at every token is kept."""
+    top_k: Annotated[int, Field(strict=True, ge=0, le=256)] = 0
+    """How many of each token's strongest features to keep, in every layer; 0 for none."""
+    at: PlaceName = "reply"
+    """Where they are kept: from the first to the last token of this place; for `call` from the step before it on."""
+
+
+class Policy(Part):
+    """One policy: what features mean, how they are steered and how calls are judged."""
+
+    steerkit: Literal[1]
+    """Version of this format."""
+    name: PolicyName
+    """Of its own among the policies that are used together; verdicts, records and traces say it."""
+    description: str = ""
+    model: str | None = None
+    """Name or fingerprint of the model or SAE set it is for; any other is refused."""
+    features: dict[Name, NamedFeature] = Field(default_factory=dict)
+    probes: dict[Name, Probe] = Field(default_factory=dict)
+    steer: tuple[SteerRule, ...] = ()
+    guard: Guard | None = None
+    trace: TraceSettings = TraceSettings()
+    mode: Mode = "enforce"
+    """`shadow` computes and records everything and changes nothing."""
+    write_back: WriteBack = "delta"
+    """`delta` adds the change of the edited features; `reconstruction` writes the SAE's whole decoded output."""
+
+    def without_gate(self, rule: str) -> Policy:
+        """The same policy in which a steering rule acts at every token of its place, as a retry asks for."""
+        steer = tuple(one.model_copy(update={"when": None}) if one.name == rule else one for one in self.steer)
+        return self.model_copy(update={"steer": steer})
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self, info: ValidationInfo) -> Policy:
+        problems = [] if info.context is CHECKED else cross_problems(self.model_dump(exclude_none=True))
+        if problems:
+            raise ValueError("; ".join(f"{problem.path}: {problem.text}" for problem in problems))
+        return self

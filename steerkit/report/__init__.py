@@ -1,0 +1,1 @@
+"""How results look: text, tables, pages and figures; and the one way out to a terminal."""

@@ -1,0 +1,147 @@
+"""How found features look on a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Console
+
+from steerkit.report.rows import print_rows
+from steerkit.report.tokens import visible
+
+if TYPE_CHECKING:
+    from steerkit.lab.find.causal import Causes
+    from steerkit.lab.find.search import Found, FoundProbe
+    from steerkit.lab.find.steering_edits import Turned
+    from steerkit.lab.measured import Measured, Share
+    from steerkit.types import Feature
+
+_LABEL: Final = 40
+"""Characters of a label that a table shows."""
+
+
+def show_found(out: Console, found: Found, without: int) -> None:
+    """The features, the probe, and what they were measured on."""
+    from steerkit.lab.find.search import fewest_to_choose_on
+    from steerkit.lab.measured import FALSE
+    from steerkit.lab.ranking import LEVEL
+    from steerkit.lab.two_sample import conformal_rank
+
+    if found.features:
+        rows = []
+        for one in found.features:
+            fires = " / ".join(f"{100 * side.value:.0f} %" for side in one.fires)
+            cells = (_auroc(one.measured), _share(one.measured.recall), _share(one.measured.false))
+            alike = str(len(one.alike)) if one.alike else ""
+            name = _name(one.feature) + (" lower" if one.lower else "")
+            rows.append((name, *cells, f"{one.adjusted_p:.1g}", f"{one.effect:+.2f}", fires, alike, _short(one.label)))
+        titles = ("Feature", "AUROC (95 %)", "Recall", "False", "p", "Effect", "Fires", "Alike", "Label")
+        print_rows(out, titles, rows, main=5, words=("Feature", "Label"))
+        out.print("sorted by AUROC, in either direction, where they were chosen; shown is what was measured, but for p")
+    chosen, held = found.chosen_on, found.held_out
+    out.print(
+        f"at {found.place}: chosen on {chosen[0]} + {chosen[1]} conversations, measured on {held[0]} + {held[1]} others"
+        + (f"; {without} have no step there" if without else "")
+    )
+    out.print(
+        f"{found.significant:,} of {found.tests:,} features tell the sets apart (Benjamini-Hochberg, 5 % false "
+        f"discoveries; smallest corrected p {found.least_p:.2g})"
+    )
+    allowed = max(0, conformal_rank(chosen[1], FALSE))
+    out.print(
+        f"a bound set on {chosen[1]} negatives holds for a new one with a chance of at most "
+        f"{100 * (allowed + 1) / (chosen[1] + 1):.2g} % (wanted: {100 * FALSE:g} %)"
+    )
+    if found.probe is None and found.possible_p > LEVEL:
+        needed = fewest_to_choose_on(found.tests)
+        out.print(
+            f"cannot tell: chosen on {chosen[0]} + {chosen[1]}, one feature that told the sets wholly apart would have "
+            f"a corrected p of {found.possible_p:.2g}; it takes {needed} + {needed} to choose on"
+        )
+    elif found.probe is None:
+        out.print("no finding: what the best features show is what chance shows among so many")
+    else:
+        _show_probe(out, found.probe)
+
+
+def _show_probe(out: Console, probe: FoundProbe) -> None:
+    measured, names = probe.measured, ", ".join(f"{weight:+.3g} {_name(f)}" for f, weight in probe.weights.items())
+    out.print(f"probe of {len(probe.weights)}: {names}, bias {probe.bias:+.3g}")
+    out.print(
+        f"   AUROC {_auroc(measured)}, recall {_share(measured.recall)} at {_share(measured.false)} false positives, "
+        f"bound {measured.bound:.4g}"
+    )
+    said = "beats every listed feature" if probe.beats else "does not beat every listed feature"
+    out.print(f"   it {said} on held-out conversations (AUROC {probe.gain:+.3f}, DeLong's paired test p {probe.p:.2g})")
+
+
+def show_causes(out: Console, tried: Causes) -> None:
+    """What became of the decision when single features were edited."""
+    rows = []
+    for one in tried.candidates:
+        numbers = [f"{value:+.3f}" for value in (one.attribution, one.ablated, one.clamped)]
+        name = _name(one.feature) + ("" if one.listed else " *")
+        rows.append((name, one.verdict, *numbers, f"{one.random:.3f}", f"{one.p:.1g}", _short(one.label)))
+    out.print()
+    titles = ("Feature", "Verdict", "Estimate", "Ablated", "Clamped", "Random", "p", "Label")
+    print_rows(out, titles, rows, main=7, words=("Feature", "Verdict", "Label"))
+    out.print("sorted by what clamping does, those beyond the control first")
+    out.print(
+        f"of the decision's log-odds ({tried.score:.2f} in {tried.count} held-out positives) this much goes when a "
+        f"feature is 0 (ablated), or what it usually is in the negatives (clamped); random: directions as long as that"
+    )
+    out.print(
+        f"the gradient's estimate ranks them as the clamps do with Spearman {tried.rank_clamped:.2f}, as the ablations "
+        f"do with {tried.rank_ablated:.2f}; * brought in by the estimate alone"
+    )
+    silent = [one for one in tried.candidates if one.verdict == "cannot tell"]
+    if silent:
+        out.print(
+            f"cannot tell: of {len(silent)} features too few conversations say anything; the smallest corrected p that "
+            f"these could have is {min(one.least_p for one in silent):.2g}"
+        )
+
+
+def show_turned(out: Console, turned: Turned | None) -> None:
+    """What became of the call under the edits of one layer together."""
+    from steerkit.lab.ranking import LEVEL
+
+    if turned is None:
+        out.print()
+        out.print("no edits to steer by: only at reply.start, and of a layer whose features do more than chance")
+        return
+    out.print(
+        f"\n{len(turned.edits)} features of layer {turned.layer} clamped together, strength {turned.strength:g}: the "
+        f"call's log-odds go from {turned.score:+.2f} to {turned.edited:+.2f} in held-out positives (to "
+        f"{turned.random:+.2f} under random directions as long; p {turned.p:.2g})"
+    )
+    out.print(
+        f"   calls that are no longer opened: {_share(turned.turned)}, under random directions "
+        f"{_share(turned.turned_random)}"
+    )
+    if turned.gate is not None:
+        out.print("   they have a condition of their own, as the one above reads later layers:")
+        _show_probe(out, turned.gate)
+    if not turned.proven:
+        few = f"so few conversations cannot tell (smallest p possible {turned.least_p:.2g})"
+        why = "that is no more than chance" if turned.least_p < LEVEL else few
+        out.print(f"   {why}, so a policy is written without them")
+
+
+def _short(label: str) -> str:
+    label = visible(label)
+    return label if len(label) <= _LABEL else label[: _LABEL - 1] + "…"
+
+
+def _name(feature: Feature) -> str:
+    return f"l{feature.layer}_{feature.index}"
+
+
+def _auroc(measured: Measured) -> str:
+    low, high = measured.interval
+    return f"{measured.auroc:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _share(share: Share) -> str:
+    low, high = share.interval
+    return f"{100 * share.value:.0f} % ({100 * low:.0f} to {100 * high:.0f})"

@@ -1,0 +1,77 @@
+"""A finished turn as plain data, for `--json` and for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from steerkit.policy import Evidence, Gate, Policy, readings_of, watch_key
+from steerkit.report.text import bars
+from steerkit.report.tokens import visible
+from steerkit.types import Call, Turn
+
+
+def turn_data(turn: Turn) -> dict[str, Any]:
+    """What came out of a turn."""
+    return {
+        "text": turn.text,
+        "calls": [_call_data(call) for call in turn.calls],
+        "released": [call.name for call in turn.released],
+        "finish": turn.finish,
+        "edits": [asdict(edit) for edit in turn.trace.edits],
+        "counterfactual": _counterfactual(turn.counterfactual),
+    }
+
+
+def _counterfactual(turn: Turn | None) -> dict[str, Any] | None:
+    """What would have come out of it without steering."""
+    return None if turn is None else {"text": turn.text, "calls": [_call_data(call) for call in turn.calls]}
+
+
+def verdict_data(turn: Turn) -> list[dict[str, Any]]:
+    """The turn's verdicts."""
+    return [asdict(verdict) for verdict in turn.verdicts]
+
+
+def watched_values(turn: Turn, steps: int = 24) -> dict[str, Sequence[float]]:
+    """Each watched reading over the reply's first steps."""
+    start = len(turn.prompt_ids) - 1
+    return {name: values[start : start + steps] for name, values in turn.trace.watched.items()}
+
+
+def highest(turns: Iterable[Turn]) -> float:
+    """The largest watched reading of all turns, at least 0: what their bars rise to."""
+    return max((0.0, *(value for turn in turns for values in watched_values(turn).values() for value in values)))
+
+
+def watched_lines(turn: Turn, policies: Sequence[Policy], high: float) -> list[str]:
+    """A line for each watched reading: its bars on one scale, its largest value, and the bounds that rules have."""
+    bounds = bounds_of(policies)
+    shown = watched_values(turn)
+    width = max(map(len, shown), default=0)
+    lines = []
+    for name, values in shown.items():
+        said = f"{visible(name):<{width}} {bars(values, high)}  max {max(values, default=0.0):+6.1f}"
+        lines.append("  ".join([said, *bounds.get(name, ())]))
+    return lines
+
+
+def bounds_of(policies: Sequence[Policy]) -> dict[str, list[str]]:
+    """By watched name, what rules do above or below which reading, such as `gate above +1.9` or `deny above -1.8`."""
+    found: dict[str, list[str]] = {}
+    for policy in policies:
+        gates = [("gate", rule.when) for rule in policy.steer]
+        rules = [(rule.then, rule.when) for rule in policy.guard.rules] if policy.guard else []
+        for does, when in (*gates, *rules):
+            for one in readings_of(when) if isinstance(when, (Gate, Evidence)) else ():
+                bounds = [(word, getattr(one, word)) for word in ("above", "below")]
+                said = " ".join(f"{word} {float(bound):+.1f}" for word, bound in bounds if bound is not None)
+                found.setdefault(watch_key(policy, one.reads), []).append(f"{does} {said}")
+    return {name: list(dict.fromkeys(bounds)) for name, bounds in found.items()}
+
+
+def _call_data(call: Any) -> dict[str, Any]:
+    if isinstance(call, Call):
+        return {"name": call.name, "arguments": dict(call.arguments)}
+    return {"malformed": call.error, "raw": call.raw, "position": call.position}

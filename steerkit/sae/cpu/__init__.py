@@ -1,0 +1,1 @@
+"""SAE weights as a CPU reads them fastest, and as files are mapped."""

@@ -1,0 +1,192 @@
+"""A set of SAEs, one per layer, with the statistics and labels of their features."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from steerkit.errors import SaeError
+from steerkit.files import shown
+from steerkit.sae.checkpoint import Checkpoint
+from steerkit.sae.cpu.packed_sae import LaidOutSae, wins
+from steerkit.sae.cpu.pages import release
+from steerkit.sae.formats import read_folders
+from steerkit.sae.formats.files import load_tensors
+from steerkit.sae.kept import KeptColumns
+from steerkit.sae.labels import LABELS_FILE, read_labels
+from steerkit.sae.sae import Columns, Sae
+from steerkit.types import Feature
+
+STATISTICS_FILE = "stats.safetensors"
+UNITS = ("max", "mean", "std", "density", "q50", "q90", "q99", "q999")
+_MOST_COLUMNS = 64 << 20
+"""Bytes of columns that a set keeps: those of 13,000 features of FunctionGemma's width."""
+
+
+class SaeSet(Mapping[int, Sae]):
+    """SAEs by layer.
+
+    Attributes:
+        name: where the set came from, as the user wrote it.
+        model_name: the model all of them were trained on.
+        checkpoints: by layer, with history and path.
+        labels: what people call single features.
+        folder: where its statistics and labels lie; None where it came from no folder, or several.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        checkpoints: Mapping[int, Checkpoint],
+        statistics: Mapping[str, Tensor] | None = None,
+        labels: Mapping[Feature, str] | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        if not checkpoints:
+            raise SaeError(f"{name}: no SAE in the set; expected at least one")
+        models = sorted({checkpoint.model_name for checkpoint in checkpoints.values()})
+        if len(models) > 1:
+            raise SaeError(f"{name}: SAEs of several models in one set: {', '.join(models)}")
+        self.name, self.model_name = name, models[0]
+        self.checkpoints = dict(sorted(checkpoints.items()))
+        self.labels = dict(labels or {})
+        self.folder = folder
+        self._statistics = dict(statistics or {})
+        self._copies: dict[tuple[int, torch.device, torch.dtype], Sae] = {}
+        self._columns = KeptColumns(_MOST_COLUMNS)
+        self._check_statistics()
+
+    def __getitem__(self, layer: int) -> Sae:
+        return self.checkpoints[layer].sae
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.checkpoints)
+
+    def __len__(self) -> int:
+        return len(self.checkpoints)
+
+    def on(self, layer: int, device: torch.device, dtype: torch.dtype | None = None) -> Sae:
+        """The layer's SAE on a device, its weights as stored or in `dtype`: itself, or a copy made once and kept.
+
+        On a CPU its encoder is laid out anew where that is faster, in float32 and beside the other.
+        """
+        key = (layer, device, dtype or self[layer].W_enc.dtype)
+        if key not in self._copies:
+            with torch.inference_mode(False):  # what is kept may be wanted for gradients later
+                self._copies[key] = self._placed(self[layer].to(device, dtype))
+        return self._copies[key]
+
+    def _placed(self, sae: Sae) -> Sae:
+        return LaidOutSae(sae) if sae.W_enc.device.type == "cpu" and self._lays_out else sae
+
+    @cached_property
+    def _lays_out(self) -> bool:
+        return wins(self.values())
+
+    def columns(self, layer: int, indices: Sequence[int], device: torch.device) -> Columns:
+        """`Sae.columns` of a layer on a device, for reading only: the last that were asked for are kept.
+
+        The weights around them do not stay in memory.
+        """
+        with torch.inference_mode(False):  # as above
+            return self._columns.get((layer, tuple(indices), device), lambda: self._gathered(layer, indices, device))
+
+    def _gathered(self, layer: int, indices: Sequence[int], device: torch.device) -> Columns:
+        sae = self[layer]
+        found = sae.columns(torch.tensor(indices))
+        if found.whole is not None:
+            return found._replace(whole=self.on(layer, device, torch.float32)).to(device)
+        release(sae.W_enc)
+        release(sae.W_dec)
+        return found.to(device)
+
+    def statistic(self, feature: Feature, unit: str) -> float:
+        """A feature's statistic (`max`, `mean`, `std`, `density`, `q50`, `q90`, `q99`, `q999`), in raw activation.
+
+        Raises:
+            SaeError: the set has no such layer, feature or statistic.
+        """
+        self.check(feature)
+        table = self._statistics.get(f"layer_{feature.layer:02d}.{unit}")
+        if table is None:
+            raise SaeError(
+                f"{self.name}: no statistic '{unit}' for layer {feature.layer}; "
+                f"give a raw value, or add {STATISTICS_FILE} to the set"
+            )
+        return float(table[feature.index])
+
+    def check(self, feature: Feature) -> None:
+        """Raise SaeError unless the set has this layer and its dictionary this index."""
+        if feature.layer not in self:
+            raise SaeError(f"{self.name}: no SAE for layer {feature.layer}; it has layers {_ranges(list(self))}")
+        d_sae = self[feature.layer].d_sae
+        if not 0 <= feature.index < d_sae:
+            raise SaeError(
+                f"{self.name}: layer {feature.layer} has no feature {feature.index}; expected 0 to {d_sae - 1}"
+            )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """`sha256:…` over every weight, its name, dtype and shape, and all else an SAE computes by, layer by layer."""
+        digest = hashlib.sha256()
+        for layer, sae in self.items():
+            # A plain ReLU SAE on the output adds nothing here: its set is known by its weights alone.
+            marks = {"k": sae.k, "subtract_b_dec": sae.subtract_b_dec or None, "site": _unless(sae.site, "output")}
+            for name, mark in marks.items():
+                digest.update(b"" if mark is None else f"{layer}.{name} {mark}\n".encode())
+            for key, tensor in sae.tensors.items():
+                digest.update(f"{layer}.{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+                release(tensor)
+        return f"sha256:{digest.hexdigest()}"
+
+    def _check_statistics(self) -> None:
+        for key, table in self._statistics.items():
+            match = re.fullmatch(r"layer_([0-9]{1,9})\.(\w+)", key)
+            if match is None or match[2] not in UNITS or (layer := int(match[1])) not in self:
+                continue
+            if tuple(table.shape) != (self[layer].d_sae,):
+                raise SaeError(
+                    f"{self.name}/{STATISTICS_FILE}: {key}: got {tuple(table.shape)}, expected ({self[layer].d_sae},)"
+                )
+            if not table.isfinite().all():
+                raise SaeError(
+                    f"{self.name}/{STATISTICS_FILE}: {key}: got NaN or infinity, expected finite numbers; measure them "
+                    f"again with `steerkit sae calibrate --force`"
+                )
+
+
+def load_folders(folders: Sequence[Path], name: str) -> SaeSet:
+    """Load a set from its folders; where it is one, with the `stats.safetensors` and `labels.json` in it.
+
+    Raises:
+        SaeError: see `steerkit.sae.formats.read_folders`; also statistics or labels that are none.
+    """
+    checkpoints = {checkpoint.layer: checkpoint for checkpoint in read_folders(folders, name)}
+    if len(folders) > 1:
+        return SaeSet(name, checkpoints)
+    (folder,) = folders
+    return SaeSet(name, checkpoints, _read_statistics(folder), read_labels(folder / LABELS_FILE), folder)
+
+
+def _read_statistics(folder: Path) -> dict[str, Tensor]:
+    path = folder / STATISTICS_FILE
+    tables = load_tensors(path)[0] if path.exists() else {}
+    if strange := next((key for key, table in tables.items() if table.is_complex()), None):
+        raise SaeError(f"{path}: {shown(strange)}: got complex numbers, expected real ones")
+    return {key: table.float() for key, table in tables.items()}
+
+
+def _unless(value: str, default: str) -> str | None:
+    return None if value == default else value
+
+
+def _ranges(layers: list[int]) -> str:
+    whole = layers == list(range(layers[0], layers[-1] + 1)) and len(layers) > 1
+    return f"{layers[0]} to {layers[-1]}" if whole else ", ".join(map(str, layers))

@@ -1,0 +1,292 @@
+"""Compiles policies into the tables that the hooks run: one row per set of policies, row 0 the identity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from steerkit.errors import SteeringError
+from steerkit.policy import Formula, Policy, fingerprint
+from steerkit.sae import Columns, Sae, SaeSet, Site
+from steerkit.steer.compile.gates import GateSpec, GateTable, Leaf, gate_spec, gate_table, leaf_weights, own_leaves
+from steerkit.types import Feature, Place
+
+_CPU = torch.device("cpu")
+IDENTITY = Formula(1.0, 0.0, -torch.inf, torch.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A steering rule as the kernel sees it; its index in `Plan.rules` is its column, column 0 belongs to none."""
+
+    policy: str
+    name: str
+    place: Place
+    writes: bool
+    """False in shadow mode: the gate is evaluated and recorded, nothing is written."""
+    reconstructs: bool
+    gate: GateSpec | None
+    edits: Mapping[Feature, Formula]
+    row: int
+    """Table row that holds it."""
+    rank: tuple[int, int, int]
+    """Of two open rules that edit one feature at one token the one of lower rank acts: position of the policy in the
+    request, then the highest priority, then the position in the file."""
+
+    @property
+    def late(self) -> bool:
+        """Whether the gate reads a higher layer than the rule edits, and so acts from the next token on."""
+        return self.gate is not None and self.gate.layer > min(feature.layer for feature in self.edits)
+
+    @property
+    def reads_at(self) -> Place:
+        """Where the gate must be read for the rule to act: with nothing remembered, only where it writes."""
+        if self.gate is None or (self.gate.at == "any" and not self.gate.remembers and not self.late):
+            return self.place
+        return self.gate.at
+
+
+@dataclass(frozen=True, slots=True)
+class SiteTable:
+    """What one hook needs; tensors live on the site's device. S features are read, K rules deep they are edited."""
+
+    layer: int
+    sae: Sae
+    indices: Tensor
+    """`(S,)` features that are edited here or weighed by a gate."""
+    columns: Columns
+    gates: Tensor | None
+    """`(S, L)` weights of this layer's features in each reading's sum; None where no gate reads this layer."""
+    leaves: slice
+    """Outside these readings all those weights are 0."""
+    held: tuple[tuple[int, ...], ...]
+    """By row, the places among the S of the features that it edits or weighs."""
+    owner: Tensor
+    """`(K, rows, S)` column of the rules that edit the feature, the one that goes first first; 0 where none does."""
+    alone: tuple[int | None, ...]
+    """By row, the column of the one rule that edits here; 0 where none does, None where several do."""
+    numbers: Tensor
+    """`(4, K, rows, S)` scale, shift, floor and ceiling of the edit, the identity where there is none."""
+    scaled: bool
+    """Whether what any edit makes of a feature depends on its value; not where all clamp."""
+    bounded: bool
+    """Whether any edit has a floor or a ceiling."""
+    editors: Tensor | None
+    """`(R,)` rules that edit here; None if the site is only read."""
+    reconstructs: Tensor | None
+    """`(R,)` editors that write `decode(f')`; None if there are none."""
+    all_reconstruct: bool
+    """Whether all editors do."""
+
+    @property
+    def places(self) -> dict[int, int]:
+        """By index of a feature, its place among those that are read here."""
+        return {index: place for place, index in enumerate(self.indices.tolist())}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything the hooks need to know, for every row of policies in a batch."""
+
+    rows: tuple[tuple[Policy, ...], ...]
+    """Row r + 1 of the tables belongs to `rows[r]`; row 0 is the identity."""
+    rules: tuple[Rule, ...]
+    """Those without a gate first, then by the layer at which their gate is known."""
+    owned: Tensor
+    """`(rows + 1, R)` whether the row holds the rule."""
+    writes: Tensor
+    """`(R,)`"""
+    bias: Tensor
+    """`(L,)` what each reading's sum starts from."""
+    gates: Mapping[int, GateTable]
+    """By the layer at which they are known."""
+    sites: Mapping[int, SiteTable]
+    inputs: frozenset[int] = frozenset()
+    """Layers whose SAE reads what `o_proj` is given; all others read what it writes."""
+
+    def side(self, layer: int) -> Site:
+        """Which side of a layer's `o_proj` is read and written."""
+        return "input" if layer in self.inputs else "output"
+
+    def row(self, policies: Sequence[Policy]) -> int:
+        """Table row of a set of policies that the plan was compiled with; 0 for none."""
+        key = _key(policies)
+        return [_key(row) for row in self.rows].index(key) + 1 if policies else 0
+
+    @property
+    def remembers(self) -> bool:
+        """Whether any gate needs to know of earlier tokens, so that tokens must come once and in order."""
+        return any(rule.gate is not None and (rule.gate.remembers or rule.late) for rule in self.rules)
+
+    @property
+    def has_late_rules(self) -> bool:
+        """Whether any rule acts from the token after its gate on, so that the last prompt token must come alone."""
+        return any(rule.late for rule in self.rules)
+
+
+def compile_plan(
+    requests: Sequence[Sequence[Policy]], saes: SaeSet | None, devices: Mapping[int, torch.device] | None = None
+) -> Plan:
+    """Tables for a batch in which each request has its own policies, with all quantities already raw.
+
+    Where several open rules of a request edit one feature at one token, the policy that was given first acts, and
+    within a policy the higher priority.
+
+    Args:
+        requests: the policies of each request; equal ones share a row.
+        saes: the dictionaries; may be None where no policy names a feature.
+        devices: by layer, where its hook runs (default: the CPU).
+
+    Raises:
+        PolicyError: a gate with too many alternatives.
+        SaeError: a feature that the set does not have.
+        SteeringError: a policy steers and there are no SAEs.
+    """
+    rows = tuple({_key(policies): tuple(policies) for policies in requests if policies}.values())
+    rules = tuple(sorted((rule for row, held in enumerate(rows, start=1) for rule in _rules(row, held)), key=_known_at))
+    owned = torch.zeros(len(rows) + 1, len(rules) + 1, dtype=torch.bool)
+    for column, rule in enumerate(rules, start=1):
+        owned[rule.row, column] = True
+    leaves, gates = _gates(rules, devices or {})
+    features = {f for rule in rules for f in rule.edits} | {f for leaf in leaves for f, _ in leaf.weights}
+    if features and saes is None:
+        raise SteeringError(f"policy {rules[0].policy}: it names features, but no SAEs are loaded; give saes=…")
+    sites = {}
+    for layer in sorted({feature.layer for feature in features}):
+        assert saes is not None  # said above, for the type checker
+        read = sorted(feature for feature in features if feature.layer == layer)
+        sites[layer] = _site(layer, read, saes, rules, leaves, len(rows) + 1, (devices or {}).get(layer, _CPU))
+    writes = torch.tensor([False, *(rule.writes for rule in rules)])
+    bias = torch.tensor([leaf.bias for leaf in leaves])
+    inputs = frozenset(layer for layer, sae in (saes or {}).items() if sae.site == "input")
+    return Plan(rows, rules, owned, writes, bias, gates, sites, inputs)
+
+
+def _key(policies: Sequence[Policy]) -> tuple[str, ...]:
+    return tuple(fingerprint(policy) for policy in policies)
+
+
+def _known_at(rule: Rule) -> int:
+    return -1 if rule.gate is None else rule.gate.layer
+
+
+def _rules(row: int, policies: Sequence[Policy]) -> Iterator[Rule]:
+    """The steering rules of one row's policies; those that only act in retries are not among them."""
+    for number, policy in enumerate(policies):
+        for position, rule in enumerate(policy.steer):
+            if rule.when == "retry":
+                continue
+            yield Rule(
+                policy=policy.name,
+                name=rule.name,
+                place=rule.where,
+                writes=policy.mode == "enforce",
+                reconstructs=policy.write_back == "reconstruction",
+                gate=None if rule.when is None else gate_spec(policy, rule.when, rule.hold_tokens),
+                edits={policy.features[name].site: edit.formula() for name, edit in rule.edit.items()},
+                row=row,
+                rank=(number, -rule.priority, position),
+            )
+
+
+def _gates(rules: Sequence[Rule], devices: Mapping[int, torch.device]) -> tuple[list[Leaf], dict[int, GateTable]]:
+    """All readings, those that are known at one layer side by side, and the tables of the gates by that layer."""
+    leaves: list[Leaf] = []
+    tables = {}
+    for layer, group in groupby(enumerate(rules, start=1), key=lambda item: _known_at(item[1])):
+        if layer < 0:
+            continue
+        columns, held = zip(*group, strict=True)
+        specs = [rule.gate for rule in held if rule.gate is not None]
+        start = len(leaves)
+        leaves += own_leaves(specs)
+        tables[layer] = gate_table(
+            specs,
+            slice(start, len(leaves)),
+            slice(columns[0], columns[-1] + 1),
+            late=any(rule.late for rule in held),
+            device=devices.get(layer, _CPU),
+        )
+    return leaves, tables
+
+
+def _site(
+    layer: int,
+    read: Sequence[Feature],
+    saes: SaeSet,
+    rules: Sequence[Rule],
+    leaves: Sequence[Leaf],
+    rows: int,
+    device: torch.device,
+) -> SiteTable:
+    for feature in read:
+        saes.check(feature)
+    place = {feature: s for s, feature in enumerate(read)}
+    here = [(column, rule) for column, rule in enumerate(rules, start=1) if any(f in place for f in rule.edits)]
+    editors, reconstructs = torch.zeros(2, len(rules) + 1, dtype=torch.bool)
+    for column, rule in here:
+        editors[column], reconstructs[column] = True, rule.reconstructs
+    owner, numbers = _edit_tables(here, place, rows)
+    gates = leaf_weights(leaves, layer, place)
+    indices, whole = [feature.index for feature in read], bool(reconstructs.any())
+    return SiteTable(
+        layer,
+        saes.on(layer, device, torch.float32) if whole else saes[layer],
+        torch.tensor(indices, device=device),
+        saes.columns(layer, indices, device),
+        None if gates is None else gates.to(device),
+        slice(0) if gates is None else _between(gates.any(dim=0)),
+        tuple(tuple(sorted(found)) for found in _held(rules, place, rows)),
+        owner.to(device),
+        tuple(_alone(here, rows)),
+        numbers.to(device),
+        bool(numbers[0, owner > 0].any()),
+        bool(numbers[2:].isfinite().any()),
+        editors.to(device) if here else None,
+        reconstructs.to(device) if whole else None,
+        bool((reconstructs == editors).all()),
+    )
+
+
+def _edit_tables(here: Sequence[tuple[int, Rule]], place: Mapping[Feature, int], rows: int) -> tuple[Tensor, Tensor]:
+    """`(K, rows, S)` owners and `(4, K, rows, S)` numbers: what goes first in a row first."""
+    editing: dict[tuple[int, int], list[tuple[int, Formula]]] = {}
+    for column, rule in sorted(here, key=lambda item: item[1].rank):
+        for feature, formula in rule.edits.items():
+            if feature in place:
+                editing.setdefault((rule.row, place[feature]), []).append((column, formula))
+    depth = max(map(len, editing.values()), default=1)
+    owner = torch.zeros(depth, rows, len(place), dtype=torch.long)
+    numbers = torch.tensor(IDENTITY).repeat(depth, rows, len(place), 1)
+    for (row, s), stack in editing.items():
+        for level, (column, formula) in enumerate(stack):
+            owner[level, row, s] = column
+            numbers[level, row, s] = torch.tensor(formula)
+    return owner, numbers.movedim(-1, 0).contiguous()
+
+
+def _alone(here: Sequence[tuple[int, Rule]], rows: int) -> Iterator[int | None]:
+    """By row, the column of the one rule that edits at a site; 0 where none does, None where several do."""
+    found: list[list[int]] = [[] for _ in range(rows)]
+    for column, rule in here:
+        found[rule.row].append(column)
+    yield from (None if len(columns) > 1 else next(iter(columns), 0) for columns in found)
+
+
+def _held(rules: Sequence[Rule], place: Mapping[Feature, int], rows: int) -> list[set[int]]:
+    """By row, the places of the features that its rules edit, or their gates weigh."""
+    found: list[set[int]] = [set() for _ in range(rows)]
+    for rule in rules:
+        weighed = () if rule.gate is None else (feature for leaf in rule.gate.leaves for feature, _ in leaf.weights)
+        found[rule.row] |= {place[feature] for feature in (*rule.edits, *weighed) if feature in place}
+    return found
+
+
+def _between(flags: Tensor) -> slice:
+    """From the first that is set to the last."""
+    places = flags.nonzero().squeeze(-1).tolist()
+    return slice(places[0], places[-1] + 1)

@@ -1,0 +1,1 @@
+"""Steering in forward hooks: attached, gathered per row, with what gates remember."""

@@ -1,0 +1,118 @@
+"""Puts a plan on a model for the length of a `with`, for passes of any shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+from steerkit.chat.places import PlaceMachine
+from steerkit.errors import SteeringError
+from steerkit.steer.compile.plan import Plan
+from steerkit.steer.eager.forward_pass import Pass
+from steerkit.steer.eager.snapshot import Marks
+from steerkit.steer.eager.watch import watching
+from steerkit.steer.eager.window import needs_tokens
+from steerkit.steer.grammar_state import Standings
+from steerkit.steer.points import context_of, device_of, find_sites, width_of
+from steerkit.steer.positions import Layout
+from steerkit.steer.record.recorder import Tape
+from steerkit.steer.static.fill import Handover
+
+
+@contextmanager
+def attach(
+    model: nn.Module,
+    plan: Plan,
+    *,
+    rows: Sequence[int] | None = None,
+    trace: Iterable[int] = (),
+    prompt_length: int | None = None,
+    capacity: int | None = None,
+    places: PlaceMachine | None = None,
+) -> Iterator[Tape]:
+    """Steer every forward pass of `model` inside the `with`, and keep what the hooks see.
+
+    Args:
+        model: any transformers decoder with `layers.N.self_attn.o_proj`.
+        plan: compiled policies.
+        rows: table row of each request of the batch (default: the plan's first row for all, or the identity).
+        trace: layers whose raw activations to keep, besides those the plan edits.
+        prompt_length: columns of the padded prompt; needed only where a loop of one's own feeds it in chunks.
+        capacity: columns to reserve on the tape.
+        places: the tokenizer's place machine; needed where a rule's place is read from tokens.
+
+    Raises:
+        SteeringError: the model lacks a site or its width differs from the SAE's; a way to generate that cannot be
+            followed; at the end of a `with` that raised nothing, a hook that did not run in every forward pass, or a
+            `generate` that still runs in another thread.
+        ModelError: a prompt is longer than the model's context.
+    """
+    sites = find_sites(model)
+    layers = sorted({*plan.sites, *trace})
+    _check_sites(sites.outputs, layers, plan)
+    editors = {layer: table.editors for layer, table in plan.sites.items() if table.editors is not None}
+    tape = Tape({*trace, *editors}, layers, editors, capacity)
+    rows = [1 if plan.rows else 0] if rows is None else list(rows)
+    knows = {"remembers": _remembering(plan), "asks": _asking(plan)}
+    at = device_of(sites.body) or torch.device("cpu")
+    layout = Layout(rows, at, prompt_length, standings=_standings(plan, places), context=context_of(model), **knows)
+    run = Pass(plan, tape, layout)
+    tape.marks = Marks(tape, layout, run.memories)
+    with ExitStack() as stack:
+        stack.callback(setattr, tape, "handover", None)
+        tape.handover = Handover(plan, tape, layout, run.memories, run.pause, stack.close)
+        stack.callback(sites.body.register_forward_pre_hook(run.begin, with_kwargs=True).remove)
+        for layer in layers:
+            hook, site = run.hook(layer, plan.sites.get(layer)), sites.outputs[layer]
+            register = site.register_forward_pre_hook if layer in plan.inputs else site.register_forward_hook
+            stack.callback(register(hook).remove)
+        stack.enter_context(watching(sites, run))
+        yield tape
+    tape.check()
+
+
+def _remembering(plan: Plan) -> str | None:
+    """The first rule that needs every token once and in order, as an error would name it."""
+    for rule in plan.rules:
+        remembers = rule.gate is not None and (rule.gate.remembers or rule.late)
+        if remembers or needs_tokens([rule.place, rule.reads_at]):
+            return f"policy {rule.policy} steer '{rule.name}'"
+    return None
+
+
+def _asking(plan: Plan) -> str | None:
+    """The first rule that asks where the prompt ends, as an error would name it."""
+    for rule in plan.rules:
+        if {rule.place, rule.reads_at} != {"any"}:
+            return f"policy {rule.policy} steer '{rule.name}'"
+    return None
+
+
+def _standings(plan: Plan, machine: PlaceMachine | None) -> Standings | None:
+    for rule in plan.rules:
+        if needs_tokens([rule.place, rule.reads_at]):
+            if machine is None:
+                raise SteeringError(
+                    f"policy {rule.policy} steer '{rule.name}': its place is read from tokens; give tokenizer=…"
+                )
+            return Standings(machine)
+    return None
+
+
+def _check_sites(outputs: dict[int, nn.Module], layers: Sequence[int], plan: Plan) -> None:
+    for layer in layers:
+        if layer not in outputs:
+            raise SteeringError(f"layer {layer}: the model has no such layer; it has layers 0 to {max(outputs)}")
+        table = plan.sites.get(layer)
+        if table is None:
+            continue
+        width = width_of(outputs[layer], table.sae.site)
+        if width is not None and table.sae.d_in != width:
+            does = "writes" if table.sae.site == "output" else "is given"
+            raise SteeringError(
+                f"layer {layer}: the SAE reads width {table.sae.d_in}, the model's o_proj {does} {width}; "
+                f"expected SAEs trained on this model"
+            )

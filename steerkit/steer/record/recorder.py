@@ -1,0 +1,157 @@
+"""Keeps what the hooks saw: raw activations and which rules were open. Features come later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from steerkit.errors import SteeringError
+from steerkit.steer.eager.window import Window
+from steerkit.steer.record.column_buffer import Strip
+
+if TYPE_CHECKING:
+    from steerkit.steer.eager.snapshot import Marks
+    from steerkit.steer.static.fill import Handover
+
+_FIRST_CAPACITY = 256
+
+
+class Tape:
+    """The last generation under one `attach`, by layer: B sequences, C columns (padding included).
+
+    Columns that were in its cache before are zeros, and no rule is open there.
+    Only copies happen while the model runs; nothing is encoded and nothing moves to the host.
+    """
+
+    def __init__(
+        self,
+        layers: Iterable[int],
+        hooked: Iterable[int],
+        editors: Mapping[int, Tensor],
+        capacity: int | None = None,
+    ) -> None:
+        self.kept = frozenset(layers)
+        """Layers whose raw activations are kept."""
+        self._editors = dict(editors)
+        """By layer, which rules `(R,)` edit there."""
+        self.fired: dict[int, int] = dict.fromkeys(hooked, 0)
+        """How often each hook ran."""
+        self.forwards = 0
+        """How often the model ran over its layers."""
+        self._capacity = capacity or _FIRST_CAPACITY
+        self._raw: dict[int, Strip] = {}
+        self._open: Strip | None = None
+        self._valid: Tensor | None = None
+        self.rows: Tensor | None = None
+        self.length = 0
+        """Columns read so far, padding included."""
+        self.reply_start: Tensor | int = 0
+        self.marks: Marks | None = None
+        """Of the steering that this tape belongs to."""
+        self.decoding: str | None = None
+        """How tokens after the prompt were made, where that was not by `attach` alone."""
+        self.handover: Handover | None = None
+        """For whoever goes on after the prompt in another way."""
+
+    def begin_pass(self, window: Window) -> None:
+        """A forward pass is about to run."""
+        self.forwards += 1
+        if window.fresh:
+            self._raw, self._open, self._valid = {}, None, None
+        elif window.start < self.length:
+            self.cut(window.start)
+        end = window.start + window.width
+        self.length, self.rows, self.reply_start = end, window.rows, window.reply_start
+        if window.valid is not None or self._valid is not None:
+            self._note_padding(window)
+
+    def keep_raw(self, layer: int, y: Tensor, column: int, *, ours: bool = False) -> None:
+        """Keep the activations `(B, T, d_in)` of a layer from `column` on, as they were before any edit.
+
+        They are copied, those of a token later if they are `ours`: nobody else has them, so that nobody changes them.
+        """
+        strip = self._raw.get(layer)
+        if strip is None:
+            strip = self._raw[layer] = Strip(self._capacity)
+        if ours and y.shape[1] == 1:
+            strip.take(y.detach(), column)
+        else:
+            strip.write(y.detach(), column)
+
+    def keep_open(self, opened: Tensor, column: int) -> None:
+        """Keep which rules `(B, T, R)` are open from `column` on; they are read when the pass is over."""
+        if self._open is None:
+            self._open = Strip(self._capacity)
+        self._open.take(opened, column)
+
+    def go_on_in(self, buffers: Mapping[int, Tensor], columns: int) -> None:
+        """Go on in buffers `(B, columns, d_in)` that others write: by layer, with what was kept."""
+        for layer, buffer in buffers.items():
+            buffer[:, : self.length] = self.raw(layer)
+        self._raw = {layer: Strip(self._capacity, buffer) for layer, buffer in buffers.items()}
+        if self._valid is not None:
+            more = self._valid.new_ones(len(self._valid), columns - self._valid.shape[1])
+            self._valid = torch.cat([self._valid, more], dim=1)
+
+    def cut(self, length: int) -> None:
+        """Forget the columns from one on: they were drafts that were not taken."""
+        self.length = min(self.length, length)
+        if self._open is not None:
+            self._open.cut(length)
+        if self._valid is not None:
+            self._valid = self._valid[:, :length]
+
+    def leave(self) -> None:
+        """Take what is kept out of the buffers of others."""
+        self._raw = {layer: Strip(self._capacity, self.raw(layer).clone()) for layer in self._raw}
+
+    def part(self, start: int, end: int) -> tuple[dict[int, Tensor], Tensor | None]:
+        """Copies of the activations by layer, and of the rules that were open, from column `start` to `end`."""
+        raw = {layer: strip.read(end)[:, start:].clone() for layer, strip in self._raw.items()}
+        return raw, None if self._open is None else self._open.read(end)[:, start:].clone()
+
+    def raw(self, layer: int) -> Tensor:
+        """`(B, length, d_in)` activations of a layer before any edit, in the model's dtype."""
+        return self._raw[layer].read(self.length)
+
+    def opened(self) -> Mapping[int, Tensor]:
+        """By edited layer, `(B, length, R)` which rules acted; none where no rule could."""
+        if self._open is None:
+            return {}
+        opened = self._open.read(self.length)
+        return {layer: opened.to(editors.device) & editors for layer, editors in self._editors.items()}
+
+    def columns(self, sequence: int) -> Tensor:
+        """Columns of a sequence that are no padding, in order: the k-th belongs to position k."""
+        if self._valid is None:
+            return torch.arange(self.length)
+        return self._valid[sequence, : self.length].nonzero().squeeze(-1).cpu()
+
+    def check(self) -> None:
+        """Raise SteeringError unless every hook ran once in every forward pass, and there was at least one."""
+        if self.forwards == 0:
+            raise SteeringError(
+                "no forward pass of the model ran while steering was attached; is it another model, or one that was "
+                "compiled before?"
+            )
+        silent = [layer for layer, count in self.fired.items() if count != self.forwards]
+        if silent:
+            raise SteeringError(
+                f"layers {', '.join(map(str, silent))}: the hook ran {self.fired[silent[0]]} times in {self.forwards} "
+                f"forward passes, so its policy was not applied; the model does not run its o_proj as a module, or "
+                f"runs code that was compiled before"
+            )
+
+    def _note_padding(self, window: Window) -> None:
+        batch = len(window.rows)
+        if self._valid is None:
+            self._valid = torch.ones(batch, 0, dtype=torch.bool, device=window.rows.device)
+        missing = window.start + window.width - self._valid.shape[1]
+        if missing > 0:
+            grown = torch.ones(batch, missing, dtype=torch.bool, device=self._valid.device)
+            self._valid = torch.cat([self._valid, grown], dim=1)
+        if window.valid is not None:
+            self._valid[:, window.start : window.start + window.width] = window.valid

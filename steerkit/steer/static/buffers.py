@@ -1,0 +1,282 @@
+"""Steers decode steps over buffers of fixed capacity that are refilled where policies change.
+
+A step is one token of each of B sequences and pure tensor work: nothing asks a tensor for its value, nothing changes
+its shape, and no table is a constant. So `torch.compile` traces it whole, and a CUDA graph that was captured once
+steers under any policies that fit. What a step does equals what `attach` does with the same token.
+
+Shapes: B requests, S features read at a site, R rules, L readings, M terms, K edits of one feature, W tokens of a
+window, C columns of the tape; each request has its own, from 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from steerkit.errors import SteeringError
+from steerkit.steer import ops
+from steerkit.steer.eager.gate_state import NEVER
+from steerkit.steer.points import find_sites, width_of
+from steerkit.steer.static.capacity import Capacity
+
+Hook = Callable[..., Tensor | None]
+
+
+class FixedSite:
+    """The buffers of one layer; the identity until they are filled."""
+
+    def __init__(
+        self, layer: int, room: Capacity, rows: int, columns: int, width: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.layer = layer
+        self.reads, self.edits, self.gates = layer in room.read, layer in room.edited, layer in room.gated
+        self.fired = torch.zeros((), dtype=torch.long, device=device)
+        """How often the hook ran."""
+        self.raw = self.opened = torch.empty(0)
+        if layer in room.kept:
+            self.raw = torch.zeros(rows, columns, width, dtype=dtype, device=device)
+            """`(B, C, d_in)` activations before any edit."""
+        if self.edits:
+            self.opened = torch.zeros(rows, columns, room.rules, dtype=torch.bool, device=device)
+            """`(B, C, R)` which rules acted."""
+        S, K = (room.features, room.depth) if self.reads else (0, 0)
+        self.count = torch.zeros(rows, dtype=torch.long, device=device)
+        """`(B,)` how many of the S are used, the first ones."""
+        self.W_enc = torch.zeros(rows, S, width, device=device)
+        self.W_dec = torch.zeros(rows, S, width, device=device)
+        self.units = torch.zeros(4, rows, S, device=device)
+        """`(4, B, S)` with `pre = x @ W_enc + units[0]`, a feature is `relu(units[1] * pre + units[2])` where `pre` is
+        above `units[3]`; every kind of SAE whose features depend on themselves alone is of this form."""
+        self.weights = torch.zeros(rows, S, room.readings, device=device)
+        """`(B, S, L)` weights of the features in each reading's sum."""
+        self.owner = torch.zeros(K, rows, S, dtype=torch.long, device=device)
+        """`(K, B, S)` the rule that edits the feature, the one that goes first first; 0 where none does."""
+        self.numbers = torch.zeros(4, K, rows, S, device=device)
+        """`(4, K, B, S)` scale, shift, floor and ceiling of the edit."""
+        self.editors = torch.zeros(rows, room.rules, dtype=torch.bool, device=device)
+        """`(B, R)` rules that edit here."""
+
+
+class FixedSteering:
+    """All buffers of B requests and their state, and the arithmetic of a step over them.
+
+    Args:
+        model: what is steered; all of its layers on one device.
+        capacity: of each request.
+        rows: B.
+        columns: C, padding and prompts included.
+        fused: kernels that do the same in one launch per layer, see `fused_kernels`.
+    """
+
+    def __init__(
+        self, model: nn.Module, capacity: Capacity, rows: int, columns: int, *, fused: ModuleType | None = None
+    ) -> None:
+        sites = find_sites(model)
+        weight = next(sites.body.parameters())
+        self._fused = fused
+        self.device, self.room, self.rows, self.columns = weight.device, capacity, rows, columns
+        self.sites = {}
+        for layer in capacity.layers:
+            if layer not in sites.outputs:
+                raise SteeringError(f"layer {layer}: the model has layers 0 to {max(sites.outputs)}")
+            width = width_of(sites.outputs[layer], "input" if layer in capacity.inputs else "output")
+            if width is None:
+                raise SteeringError(f"layer {layer}: its o_proj does not say its width; use attach")
+            self.sites[layer] = FixedSite(layer, capacity, rows, columns, width, weight.dtype, self.device)
+        self._make_tables(capacity)
+        self._make_state(capacity)
+        self.clear()
+
+    def _make_tables(self, room: Capacity) -> None:
+        R, L, M = room.rules, room.readings, room.terms
+        self.masks = self._flags(2 * R + L)
+        """`(B, R + R + L)` which rules the token's places allow, which gates may be read there, and which readings'
+        windows and latches it counts for."""
+        self.allowed, self.reads, self.counts = self.masks.split([R, R, L], dim=1)
+        self.known, self.late = self._integers(R), self._flags(R)
+        """`(B, R)` layer at which each rule's gate is known, -1 without one; whether it acts from the next token on."""
+        self.hold, self.writes = self._integers(R), self._flags(R)
+        self.bounds = torch.zeros(4, self.rows, L, device=self.device)
+        """`(4, B, L)` bias, low, high and off of each reading; off is NaN without hysteresis."""
+        self.read_at = self._integers(L)
+        """`(B, L)` the layer at which the gates are known that read each reading."""
+        self.spans, self.windowed, self.means = self._flags(L, room.window), self._flags(L), self._flags(L)
+        """`(B, L, W)` which of the last W tokens a reading goes over, the last of them last; `(B, L)` whether it goes
+        over more than one, and whether it is their mean."""
+        self.wanted, self.wants, self.terms = self._numbers(L, M), self._numbers(M), self._numbers(M, R)
+        """As in `GateTable`, with a first dimension of B."""
+
+    def _make_state(self, room: Capacity) -> None:
+        R, L = room.rules, room.readings
+        self.column = torch.zeros(1, dtype=torch.long, device=self.device)
+        """`(1,)` column of the last token read."""
+        self.number = self._integers(1)
+        """`(B, 1)` its number in its sequence, padding not counted."""
+        self.sums, self.opened = self._numbers(L), self._flags(R)
+        """`(B, L)` sums of readings so far, `(B, R)` rules that are open."""
+        self.latched, self.last_open = self._flags(L), self._integers(R)
+        self.tail, self.tail_counts = self._numbers(L, room.window), self._flags(L, room.window)
+
+    def _numbers(self, *shape: int) -> Tensor:
+        return torch.zeros(self.rows, *shape, device=self.device)
+
+    def _integers(self, *shape: int) -> Tensor:
+        return torch.zeros(self.rows, *shape, dtype=torch.long, device=self.device)
+
+    def _flags(self, *shape: int) -> Tensor:
+        return torch.zeros(self.rows, *shape, dtype=torch.bool, device=self.device)
+
+    def clear(self) -> None:
+        """Make every table the identity, and forget all that is remembered."""
+        for site in self.sites.values():
+            site.fired.zero_()
+            if site.reads:
+                parts = (site.count, site.W_enc, site.W_dec, site.units, site.weights, site.owner, site.editors)
+                for part in parts:
+                    part.zero_()
+                site.numbers.copy_(site.numbers.new_tensor([1.0, 0.0, -math.inf, math.inf]).view(4, 1, 1, 1))
+        for part in (self.masks, self.late, self.writes, self.bounds, self.spans, self.windowed, self.means):
+            part.zero_()
+        for part in (self.wanted, self.terms, self.read_at):
+            part.zero_()
+        self.wants.fill_(-1)  # no count of readings is
+        self.known.fill_(-1)
+        self.hold.fill_(1)
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget what gates remember, and where the sequences stand."""
+        for part in (self.column, self.number, self.latched, self.tail, self.tail_counts):
+            part.zero_()
+        self.last_open.fill_(NEVER)
+
+    def begin(self) -> None:
+        """Go on to the next token, and open what is open before any layer has run."""
+        if self._fused is not None and self.room.rules:
+            self._fused.begin(self)
+            return
+        self.column.add_(1)
+        if not self.room.rules:
+            return
+        opened = self.known < 0
+        if self.room.remembers:
+            self.number.add_(1)
+            opened = opened | (self.late & ((self.number - self.last_open) <= self.hold))
+        self.opened.copy_(opened & self.allowed)
+        self.sums.copy_(self.bounds[0])
+
+    def step(self, site: FixedSite, y: Tensor) -> Tensor | None:
+        """The activations `(B, 1, d_in)` of a site with their edits, or None where it is only read."""
+        if self._fused is not None:
+            found: Tensor | None = self._fused.step(self, site, y)
+            return found
+        site.fired.add_(1)
+        if site.raw.numel():
+            site.raw.index_copy_(1, self.column, y)
+        if not site.reads:
+            return None
+        x = y[:, 0].float()
+        bias, gain, lift, threshold = site.units.unbind()
+        pre = torch.baddbmm(bias.unsqueeze(1), x.unsqueeze(1), site.W_enc.mT).squeeze(1)
+        features = torch.relu(gain * pre + lift) * (pre > threshold)
+        if self.room.readings:
+            self.sums.add_(torch.bmm(features.unsqueeze(1), site.weights).squeeze(1))
+        if site.gates:
+            self._open(site.layer)
+        if not site.edits:
+            return None
+        opened = self.opened & site.editors
+        site.opened.index_copy_(1, self.column, opened.unsqueeze(1))
+        return _write(site, y, x, features, opened & self.writes)
+
+    def _open(self, layer: int) -> None:
+        """Read the gates that are known at a layer, and open their rules."""
+        _, low, high, off = self.bounds.unbind()
+        sums = self.sums
+        if self.room.remembers and self.room.window > 1:
+            sums = self._windowed(layer, sums)
+        holds = ops.within(sums, low, high)
+        if self.room.remembers:
+            holds = self._latch(layer, sums, holds, high, off)
+        met = torch.bmm(holds.float().unsqueeze(1), self.wanted).squeeze(1) == self.wants
+        opens = torch.bmm(met.float().unsqueeze(1), self.terms).squeeze(1) > 0
+        opens = opens & self.reads
+        here = self.known == layer
+        if self.room.remembers:
+            opened_at = torch.where(opens & here, self.number, NEVER)
+            torch.maximum(self.last_open, opened_at, out=self.last_open)
+            opens = (self.number - self.last_open) < self.hold
+            here = here & ~self.late  # those were opened before the step, by what earlier tokens showed
+        self.opened.copy_(torch.where(here, opens & self.allowed, self.opened))
+
+    def _windowed(self, layer: int, sums: Tensor) -> Tensor:
+        here = (self.read_at == layer).unsqueeze(-1)
+        tail = torch.cat([self.tail[..., 1:], sums.unsqueeze(-1)], dim=-1)
+        counted = torch.cat([self.tail_counts[..., 1:], self.counts.unsqueeze(-1)], dim=-1)
+        self.tail.copy_(torch.where(here, tail, self.tail))
+        self.tail_counts.copy_(torch.where(here, counted, self.tail_counts))
+        counted = counted & self.spans
+        number = counted.sum(dim=-1)
+        mean = torch.where(counted, tail, 0.0).sum(dim=-1) / number
+        largest = torch.where(counted, tail, -torch.inf).amax(dim=-1)
+        found = torch.where(number > 0, torch.where(self.means, mean, largest), torch.nan)
+        return torch.where(self.windowed, found, sums)
+
+    def _latch(self, layer: int, sums: Tensor, holds: Tensor, high: Tensor, off: Tensor) -> Tensor:
+        plain = off.isnan()
+        closes = (sums < off) | (sums >= high)
+        before = self.latched & ~(closes & self.counts)
+        latched = torch.where(plain, holds, (holds & self.counts) | before)
+        self.latched.copy_(torch.where(self.read_at == layer, latched, self.latched))
+        return latched
+
+
+def _write(site: FixedSite, y: Tensor, x: Tensor, features: Tensor, opened: Tensor) -> Tensor:
+    change: Tensor | float = 0.0
+    for level in reversed(range(len(site.owner))):
+        on = opened.gather(1, site.owner[level])
+        scale, shift, floor, ceiling = site.numbers[:, level].unbind()
+        change = ops.feature_change(features, on, scale, shift, (floor, ceiling), change)
+    assert isinstance(change, Tensor)  # there is at least one level
+    change = change.unsqueeze(1)
+    return ops.write_lanes(y, x.unsqueeze(1), change, site.W_dec, change.any(dim=-1, keepdim=True))
+
+
+def fused_kernels(device: torch.device) -> ModuleType | None:
+    """Kernels for a device; None where there are none, as on a CPU."""
+    if device.type != "cuda" or find_spec("triton") is None:
+        return None
+    kernels = import_module("steerkit.steer.static.triton_step")
+    return kernels if kernels.works(device) else None
+
+
+@contextmanager
+def attach_fixed(model: nn.Module, steering: FixedSteering) -> Iterator[None]:
+    """Steer every decode step of `model` inside the `with`: one token of each of the B sequences a pass."""
+    sites = find_sites(model)
+
+    def before(module: nn.Module, args: object, kwargs: object) -> None:
+        steering.begin()
+
+    def hook(site: FixedSite) -> Hook:
+        def on_pass(module: nn.Module, args: tuple[Tensor, ...], output: Tensor | None = None) -> Tensor | None:
+            return steering.step(site, args[0] if output is None else output)
+
+        return on_pass
+
+    with ExitStack() as stack:
+        stack.callback(sites.body.register_forward_pre_hook(before, with_kwargs=True).remove)
+        for layer, site in steering.sites.items():
+            module = sites.outputs[layer]
+            register = (
+                module.register_forward_pre_hook if layer in steering.room.inputs else module.register_forward_hook
+            )
+            stack.callback(register(hook(site)).remove)
+        yield

@@ -1,0 +1,180 @@
+"""How much room fixed steering has, and what of a plan goes into a request's share of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+from steerkit.errors import SteeringError
+from steerkit.steer.compile.gates import Leaf
+from steerkit.steer.compile.plan import Plan, Rule
+
+_SIZES: Final = ("features", "rules", "readings", "terms", "depth", "window")
+_LAYERS: Final = ("read", "edited", "gated", "kept", "inputs")
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """The room of one request, the same for every request of a batch. A plan within it needs no new buffers."""
+
+    features: int = 0
+    """Features that a layer reads or edits."""
+    rules: int = 0
+    """Rules, and one more: column 0 stands for none."""
+    readings: int = 0
+    """Readings of gates."""
+    terms: int = 0
+    """Alternatives of gates."""
+    depth: int = 0
+    """Rules that may edit one feature at one token."""
+    window: int = 0
+    """Tokens over which a reading may go."""
+    read: frozenset[int] = frozenset()
+    """Layers at which features are read."""
+    edited: frozenset[int] = frozenset()
+    """Layers that may be written."""
+    gated: frozenset[int] = frozenset()
+    """Layers at which gates may be known."""
+    kept: frozenset[int] = frozenset()
+    """Layers whose raw activations go on the tape."""
+    inputs: frozenset[int] = frozenset()
+    """Layers whose SAE reads what `o_proj` is given."""
+    remembers: bool = False
+    """Whether gates may hold, latch, look back or act late."""
+
+    @property
+    def layers(self) -> list[int]:
+        """Layers with a hook."""
+        return sorted(self.read | self.kept)
+
+    def lacks(self, other: Capacity) -> str | None:
+        """The first thing of which `other` has more, in words; None where it fits."""
+        for name in _SIZES:
+            mine, its = getattr(self, name), getattr(other, name)
+            if its > mine:
+                return f"{name}: got {its}, expected at most {mine}"
+        for name in _LAYERS:
+            mine, its = getattr(self, name), getattr(other, name)
+            if its - mine:
+                return f"{name} layers: got {sorted(its)}, expected some of {sorted(mine)}"
+        return "gates that remember: got some, expected none" if other.remembers and not self.remembers else None
+
+    def joined(self, other: Capacity) -> Capacity:
+        """Room for both."""
+        sizes = {name: max(getattr(self, name), getattr(other, name)) for name in _SIZES}
+        layers = {name: getattr(self, name) | getattr(other, name) for name in _LAYERS}
+        return Capacity(**sizes, **layers, remembers=self.remembers or other.remembers)
+
+    def rounded(self) -> Capacity:
+        """A little more room, so that a plan of about the same size fits as well."""
+        rules, readings, terms = map(_power, (self.rules, self.readings, self.terms))
+        features, window = -(-self.features // 8) * 8, _power(self.window)
+        return replace(self, features=features, rules=rules, readings=readings, terms=terms, window=window)
+
+
+class KnownLeaf(NamedTuple):
+    """A reading, and the layer at which the gates are known that read it; those of another layer read their own."""
+
+    layer: int
+    leaf: Leaf
+
+
+@dataclass(frozen=True)
+class Share:
+    """What of a plan belongs to one of its rows, numbered anew from its own beginning."""
+
+    columns: tuple[int, ...]
+    """Its rules' columns in the plan; the first is its rule 1."""
+    rules: tuple[Rule, ...]
+    leaves: tuple[KnownLeaf, ...]
+    terms: tuple[tuple[int, tuple[tuple[int, bool], ...]], ...]
+    """The rule that each opens, and the readings that it wants, true or false."""
+    places: Mapping[int, tuple[int, ...]]
+    """By layer, the places of its features among those that the plan reads there."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A plan cut into its rows' shares, for fixed buffers."""
+
+    plan: Plan
+    shares: tuple[Share, ...]
+    """By row; nothing belongs to row 0."""
+    leaves: tuple[KnownLeaf, ...]
+    """All readings of the plan, in the order of its tables."""
+    needs: Capacity
+    """The least room that every row fits in."""
+
+
+def cut_plan(plan: Plan, kept: Iterable[int] = ()) -> Cut:
+    """A plan for fixed buffers, with the layers `kept` on the tape besides those that it edits.
+
+    Raises:
+        SteeringError: it needs a whole dictionary or several devices, which fixed buffers do not have.
+    """
+    if (why := _unfit(plan)) is not None:
+        raise SteeringError(f"{why}, so it cannot be steered over fixed buffers; use attach")
+    held: dict[int, list[int]] = {}
+    for column, rule in enumerate(plan.rules, start=1):
+        held.setdefault(rule.row, []).append(column)
+    shares = tuple(_share(plan, row, held.get(row, [])) for row in range(len(plan.rows) + 1))
+    leaves: list[KnownLeaf] = []
+    for _, gates in sorted(plan.gates.items()):
+        leaves += _leaves(plan.rules[gates.rules.start - 1 : gates.rules.stop - 1])
+    return Cut(plan, shares, tuple(leaves), _needs(plan, shares, frozenset(kept)))
+
+
+def _unfit(plan: Plan) -> str | None:
+    for rule in plan.rules:
+        if rule.reconstructs:
+            return f"policy {rule.policy} steer '{rule.name}': write_back: reconstruction needs the whole dictionary"
+    for layer, table in plan.sites.items():
+        if table.columns.whole is not None:
+            return f"layer {layer}: a TopK SAE needs the whole dictionary"
+    devices = {table.indices.device for table in plan.sites.values()}
+    return "the model is spread over several devices" if len(devices) > 1 else None
+
+
+def _share(plan: Plan, row: int, columns: Sequence[int]) -> Share:
+    rules = tuple(plan.rules[column - 1] for column in columns)
+    leaves = _leaves(rules)
+    number = {known: n for n, known in enumerate(leaves)}
+    terms = tuple(
+        (n, tuple((number[KnownLeaf(rule.gate.layer, leaf)], wanted) for leaf, wanted in term))
+        for n, rule in enumerate(rules, start=1)
+        if rule.gate is not None
+        for term in rule.gate.terms
+    )
+    return Share(tuple(columns), rules, leaves, terms, {layer: table.held[row] for layer, table in plan.sites.items()})
+
+
+def _leaves(rules: Sequence[Rule]) -> tuple[KnownLeaf, ...]:
+    """The readings of rules, each once, in the order of the plan's tables."""
+    gates = [rule.gate for rule in rules if rule.gate is not None]
+    return tuple(dict.fromkeys(KnownLeaf(gate.layer, leaf) for gate in gates for leaf in gate.leaves))
+
+
+def _needs(plan: Plan, shares: Sequence[Share], kept: frozenset[int]) -> Capacity:
+    if not plan.rules:
+        return Capacity(kept=kept, inputs=plan.inputs & kept)
+    read = frozenset(plan.sites)
+    edited = frozenset(layer for layer, table in plan.sites.items() if table.editors is not None)
+    return Capacity(
+        features=max(len(places) for share in shares for places in share.places.values()),
+        rules=max(len(share.columns) for share in shares) + 1,
+        readings=max(len(share.leaves) for share in shares),
+        terms=max(len(share.terms) for share in shares),
+        depth=max(len(table.owner) for table in plan.sites.values()),
+        window=max((known.leaf.window for share in shares for known in share.leaves), default=0),
+        read=read,
+        edited=edited,
+        gated=frozenset(plan.gates),
+        kept=kept | edited,
+        inputs=plan.inputs & (read | kept),
+        remembers=plan.remembers,
+    )
+
+
+def _power(number: int) -> int:
+    return 1 << (number - 1).bit_length() if number > 1 else number

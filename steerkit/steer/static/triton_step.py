@@ -1,0 +1,84 @@
+"""The step of `FixedSteering` as one Triton kernel per layer: what is a dozen small kernels elsewhere is one here.
+
+The arithmetic is that of `fixed.py`; the kernels are in `kernels.py`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor
+
+from steerkit.steer.eager.gate_state import NEVER
+from steerkit.steer.static import triton_kernels as kernels
+
+if TYPE_CHECKING:
+    from steerkit.steer.static.buffers import FixedSite, FixedSteering
+
+_WARPS: Final = 8
+_PIECE: Final = 256
+"""Of an activation, what is read as one row."""
+_PIECES: Final = 4
+"""How many of them a program holds; the kernel counts them by name."""
+_MOST_AT_ONCE: Final = 32768
+"""Numbers of columns that a program asks for at once, half of what its registers hold; a power of two."""
+_LEAST_PIECE: Final = 16
+
+
+@cache
+def works(device: torch.device) -> bool:
+    """Whether kernels can be built and run on a device: that needs a C compiler as well."""
+    found = torch.zeros(1, dtype=torch.long, device=device)
+    try:
+        kernels.probe[(1,)](found)
+    except Exception:  # whatever is missing, the same step runs without them
+        return False
+    return bool(found == 1)
+
+
+def begin(steering: FixedSteering) -> None:
+    """`FixedSteering.begin`."""
+    s, room = steering, steering.room
+    kernels.begin[(s.rows,)](
+        s.column, s.number, s.known, _bytes(s.late), s.last_open, s.hold, _bytes(s.masks), s.bounds, _bytes(s.opened),
+        s.sums, L=room.readings, R=room.rules, REMEMBERS=room.remembers, BL=_block(room.readings),
+        BR=_block(room.rules), num_warps=1,
+    )  # fmt: skip
+
+
+def step(steering: FixedSteering, site: FixedSite, y: Tensor) -> Tensor | None:
+    """`FixedSteering.step`."""
+    s, room, y = steering, steering.room, y.contiguous()
+    out = torch.empty_like(y) if site.edits else y
+    sizes = (room.rules, room.readings, room.terms, room.window)
+    blocks = dict(zip(("BR", "BL", "BM", "BW"), map(_block, sizes), strict=True))
+    kernels.step[(s.rows,)](
+        y, out, site.raw, _bytes(site.opened), site.fired, s.column, site.count, site.W_enc, site.W_dec, site.units,
+        site.weights, site.owner, site.numbers, _bytes(site.editors), site.layer, s.rows, s.columns,
+        s.number, s.known, _bytes(s.late), s.last_open, s.hold, _bytes(s.masks), s.bounds, s.read_at, _bytes(s.spans),
+        _bytes(s.windowed), _bytes(s.means), s.wanted, s.wants, s.terms, _bytes(s.latched), s.tail,
+        _bytes(s.tail_counts), _bytes(s.writes), _bytes(s.opened), s.sums,
+        D=y.shape[-1], S=room.features, R=room.rules, L=room.readings, M=room.terms, K=room.depth, W=room.window,
+        KEEPS=site.raw.numel() > 0, READS=site.reads, EDITS=site.edits, GATES=site.gates, REMEMBERS=room.remembers,
+        BS=_block(room.features), **blocks, **_tiles(y.shape[-1], room.features, site.reads, site.edits), NEVER=NEVER,
+        num_warps=_WARPS,
+    )  # fmt: skip
+    return out if site.edits else None
+
+
+def _tiles(width: int, features: int, reads: bool, edits: bool) -> dict[str, Any]:
+    """How columns of features are read: encoder and decoder together, one after the other, or both in pieces."""
+    tile = -(-width // _PIECE) * _PIECE * _block(features)
+    whole = reads and width <= _PIECES * _PIECE and tile <= _MOST_AT_ONCE
+    piece = _PIECE if whole else min(_PIECE, max(_MOST_AT_ONCE // (8 * _block(features)), _LEAST_PIECE))
+    return {"PIECE": piece, "WHOLE": whole, "EARLY": whole and edits and 2 * tile <= _MOST_AT_ONCE}
+
+
+def _bytes(flags: Tensor) -> Tensor:
+    return flags.view(torch.uint8) if flags.dtype == torch.bool else flags
+
+
+def _block(size: int) -> int:
+    return max(1 << (size - 1).bit_length(), 2) if size > 1 else 2

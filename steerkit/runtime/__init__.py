@@ -3,11 +3,10 @@
 The only room that knows all others.
 """
 
-from steerkit.runtime.attach import attach
 from steerkit.runtime.calls import Approval, Execution, Held
 from steerkit.runtime.desk import Settings
 from steerkit.runtime.exchange import exchange
-from steerkit.runtime.load import load, load_recorded
+from steerkit.runtime.loading import load, load_recorded
 from steerkit.runtime.loop import Run
 from steerkit.runtime.pending import Pending
 from steerkit.runtime.replay import Moment, Replayed, WhatIf, replay, what_if
@@ -15,6 +14,7 @@ from steerkit.runtime.request import Request
 from steerkit.runtime.resolve_policies import policies_for, unsteered
 from steerkit.runtime.retry import Retried
 from steerkit.runtime.runtime import Runtime
+from steerkit.runtime.wrap import attach
 
 __all__ = [
     "Approval",

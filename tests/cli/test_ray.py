@@ -150,7 +150,7 @@ def test_a_killed_worker_loses_nothing(
 
 def test_a_calibration_is_the_same(ray: Any, capsys: pytest.CaptureFixture[str], files: tuple[Path, Path]) -> None:
     """The bounds are those of one process in every digit, and nothing but them is printed; other data has others."""
-    command = ("calibrate", PAYMENTS, "--max-new-tokens", "48", "--json", "--data")
+    command = ("calibrate", PAYMENTS, "--rate", "0.5", "--max-new-tokens", "48", "--json", "--data")
     here = run(capsys, *command, files[1])
     assert run(capsys, *command, files[1], *RAY) == here
     assert json.loads(here[0])["bounds"][0]["new"] != json.loads(run(capsys, *command, files[0])[0])["bounds"][0]["new"]
@@ -207,7 +207,7 @@ def test_without_ray_one_line_names_the_extra(
 ) -> None:
     """The engine of one process needs no Ray; the other says what to install."""
     monkeypatch.setitem(sys.modules, "ray", None)
-    command = ("calibrate", PAYMENTS, "--data", files[1], "--limit", "1", "--max-new-tokens", "1", "--json")
+    command = ("calibrate", PAYMENTS, "--data", files[1], "--limit", "1", "--rate", "0.5", "--json")
     assert json.loads(run(capsys, *command)[0])["bounds"]
     with pytest.raises(MissingExtraError, match=r"pip install -e '.\[ray\]'"):
         run(capsys, *command, *RAY)

@@ -79,7 +79,7 @@ def test_drawn_policies_have_every_field() -> None:
     missing = {(part, key) for part, keys in parts_of_the_format().items() for key in keys}
 
     @given(data=policies())
-    @settings(deadline=None, max_examples=150, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(deadline=None, max_examples=400, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     def look(data: dict[str, Any]) -> None:
         missing.difference_update(said(Policy.model_validate(data)))
 

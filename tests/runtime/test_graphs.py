@@ -86,6 +86,7 @@ def test_reserving_without_prepared_steps_does_nothing() -> None:
 def test_compiled_steps_say_the_same_and_are_compiled_once(tmp_path: Path) -> None:
     """By PyTorch's real compiler: one graph without a break, which other policies do not compile again."""
     torch._dynamo.reset()
+    counters.clear()  # of other tests in this process
     names = [POLICIES / f"{name}.yaml" for name in ("payments", "shell", "orders")]
     asked = [{"role": "user", "content": "Delete all my files"}]
     with steerkit.load("tiny", audit=tmp_path / "a.db", graphs="compiled") as compiled:

@@ -84,7 +84,7 @@ def turns_of(store: Store, reference: str) -> list[StoredRecord]:
 
 def _run_of(store: Store, reference: str) -> str | None:
     """The run whose id begins so; None where none does."""
-    if len(reference) < 4 or not reference.isalnum() or reference.isdigit():
+    if len(reference) < 4 or not reference.isalnum() or reference.isdecimal():
         return None
     with store.file.told("read"):
         rows = store.database.execute(
@@ -102,7 +102,7 @@ def redacted_paths(record: StoredRecord) -> list[str]:
     for name in record.public.get("committed", {}):
         content = record.contents.get(name)
         if name != TRACE and (content is None or content.is_redacted):
-            found.append(path_of(int(key) if key.isdigit() else key for key in name.split("/")[1:]))
+            found.append(path_of(int(key) if key.isdecimal() else key for key in name.split("/")[1:]))
     return found
 
 

@@ -62,7 +62,7 @@ class ArmFiles:
             return None
         try:
             return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise SaeError(f"{path}: cannot be read ({error}); delete it, and the arm is run again") from None
 
     def keep_rows(self, name: str, rows: Sequence[Any]) -> None:
@@ -79,7 +79,7 @@ class ArmFiles:
 def _read(path: Path) -> Mapping[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SaeError(f"{path}: cannot be read ({error}); give another --out") from None
     if not isinstance(found, Mapping):
         raise SaeError(f"{path}: got {type(found).__name__}, expected an object; give another --out")

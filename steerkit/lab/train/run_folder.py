@@ -126,7 +126,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["format"] == 1 and len(found["position"]) == len(Position._fields) and "finished" in found:
             return {**found, "run": dict(found["run"])}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     raise SaeError(f"{path}: not the file of a training run; give another DIR")
 

@@ -89,7 +89,7 @@ def cluster(workers: int | None = None) -> Iterator[None]:
 def _knock(address: str) -> None:
     """Raise OSError where nobody listens at HOST:PORT: Ray itself would try for many minutes."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
-    if port.isdigit():
+    if port.isdecimal():
         socket.create_connection((host, int(port)), timeout=10).close()
 
 

@@ -243,7 +243,7 @@ def _objects(where: str, row: Mapping[str, Any], key: str) -> list[Mapping[str, 
     given = row.get(key) or []
     try:
         given = json.loads(given) if isinstance(given, str) else given
-    except ValueError:
+    except (ValueError, RecursionError):
         given = None
     if not isinstance(given, list) or not all(isinstance(one, Mapping) for one in given):
         raise SaeError(f"{where}: got {row[key]!r:.80} as {key}, expected a list of objects")
@@ -255,7 +255,7 @@ def _wanted(where: str, call: Any) -> Answer:
     name, arguments = (body.get(key) for key in ("name", "arguments")) if isinstance(body, Mapping) else (None, None)
     try:
         arguments = json.loads(arguments) if isinstance(arguments, str) and arguments else arguments or {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SaeError(f"{where}: arguments of {name}: not JSON ({error})") from None
     if not isinstance(name, str) or not isinstance(arguments, Mapping):
         raise SaeError(f"{where}: got the call {call!r:.80}, expected a name and an object of arguments")

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from steerkit.audit import Store, verify
-from steerkit.types import RELEASED
+from steerkit.decisions import RELEASED
 
 WRITER = """
 import os, sys, threading, time

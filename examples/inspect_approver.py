@@ -7,7 +7,8 @@ from inspect_ai.approval import Approval, ApprovalDecision, Approver, approver
 from inspect_model import openai
 
 from steerkit import guard, policy
-from steerkit.types import Call, Decision, Tool, Trace
+from steerkit.decisions import Decision
+from steerkit.types import Call, Tool, Trace
 
 DECISIONS: dict[Decision, ApprovalDecision] = {
     "allow": "approve",

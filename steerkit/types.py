@@ -10,14 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
+from steerkit.decisions import Decision, releases
+
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 """A JSON value; integers of any size."""
 
 Message: TypeAlias = Mapping[str, Any]
 """One chat message in the OpenAI form: `role`, `content`, and `tool_calls` or `name` where they apply."""
-
-Decision: TypeAlias = Literal["allow", "flag", "retry", "hold", "deny", "stop", "none"]
-"""What the guard says of a call, from lenient to strict; `stop` ends the run. `none`: no guard was asked."""
 
 Mode: TypeAlias = Literal["enforce", "shadow"]
 """Whether a policy acts, or only records what it would have done."""
@@ -47,9 +46,6 @@ PLACES: Final = (
 
 PROMPT_PLACES: Final = frozenset({"prompt", "developer", "declaration", "user", "tool_result"})
 """Places that say what a token of the prompt is."""
-
-RELEASED: Final[tuple[Decision, ...]] = ("allow", "flag", "none")
-"""Decisions under which an executor may run a call."""
 
 JUDGING: Final = 2
 """What verdicts mean in records; since 2 only calls that ran satisfy `without`, and undeclared arguments are denied."""
@@ -268,9 +264,10 @@ class Turn:
 
     @property
     def released(self) -> tuple[Call, ...]:
-        """The only calls an executor may run: well-formed, and allowed, flagged or not guarded at all."""
-        pairs = zip(self.calls, self.verdicts, strict=True)
-        return tuple(c for c, v in pairs if isinstance(c, Call) and v.decision in RELEASED)
+        """The only calls an executor may run: well-formed, and allowed, flagged or not guarded at all; none beside a
+        call that is handed over."""
+        pairs, said = zip(self.calls, self.verdicts, strict=True), [one.decision for one in self.verdicts]
+        return tuple(c for c, v in pairs if isinstance(c, Call) and releases(v.decision, said))
 
 
 Messages: TypeAlias = Sequence[Message]

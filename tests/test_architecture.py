@@ -26,6 +26,7 @@ LINES = {
     "hub": 0.6,
     "files": 0.5,
     **dict.fromkeys(("types", "errors", "schemas", "version"), 0),
+    "decisions": -1,
 }
 DOORS = {
     "torch": {"sae", "steer", "engine", "runtime", "lab", "tiny", "testing"},

@@ -1,12 +1,11 @@
 """Judges each call before anyone may run it. Loads no torch: a verdict can be recomputed from a record."""
 
 from steerkit.guard.cases import Checked, check_cases
-from steerkit.guard.review import SEVERITY, certain, is_tripwire, needs, review, strictest
+from steerkit.guard.review import certain, is_tripwire, needs, review, strictest
 from steerkit.guard.settle import CUT_OFF, judge_again, policies_in, rule_of, settle, tripped
 
 __all__ = [
     "CUT_OFF",
-    "SEVERITY",
     "Checked",
     "certain",
     "check_cases",

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from steerkit.chat import as_tools
+from steerkit.decisions import Decision
 from steerkit.errors import PolicyError
 from steerkit.guard.review import needs, review
 from steerkit.policy import Case, Cases, Policy, in_multiples, watch_key
-from steerkit.types import Call, Decision, Place, Span, Tool, Trace, Verdict
+from steerkit.types import Call, Place, Span, Tool, Trace, Verdict
 
 _BEFORE: Final = ("developer", "declaration", "user", "tool_result", "reply.start", "text")
 """What stands before the calls, a token each; the prompt's last one makes the reply's first."""

@@ -8,21 +8,11 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from steerkit.chat import Made, calls_made, schema_errors, undeclared_arguments, validate_arguments
+from steerkit.decisions import DECISIONS, RELEASED, Decision, severity
 from steerkit.errors import ToolError
 from steerkit.guard.evidence import Finding, describe, scope_of, weigh
 from steerkit.policy import Earlier, Evidence, GuardRule, Policy, readings_of, why_late
-from steerkit.types import JUDGING, RELEASED, Call, CallLike, Decision, MalformedCall, Messages, Tool, Trace, Verdict
-
-SEVERITY: Final[Mapping[Decision, int]] = {
-    "none": 0,
-    "allow": 1,
-    "flag": 2,
-    "retry": 3,
-    "hold": 4,
-    "deny": 5,
-    "stop": 6,
-}
-"""Of several verdicts on a call the highest counts."""
+from steerkit.types import JUDGING, Call, CallLike, MalformedCall, Messages, Tool, Trace, Verdict
 
 
 class _Scene(NamedTuple):
@@ -136,7 +126,7 @@ def is_tripwire(rule: GuardRule) -> bool:
 
 def strictest(verdicts: Sequence[Verdict]) -> Verdict | None:
     """The first of the strictest verdicts."""
-    return max(verdicts, key=lambda verdict: SEVERITY[verdict.decision], default=None)
+    return max(verdicts, key=lambda verdict: severity(verdict.decision), default=None)
 
 
 def _judge(call: CallLike, scene: _Scene, policies: Sequence[Policy]) -> Verdict:
@@ -162,7 +152,7 @@ def _built_in(call: Call, scene: _Scene, enforced: Sequence[Policy]) -> list[Ver
     if invalid is not None:
         return [Verdict("deny", "invalid_arguments", f"arguments do not fit the tool's schema: {invalid}")]
     said = [policy.guard.undeclared_arguments or "deny" for policy in enforced if policy.guard] or ["deny"]
-    decision: Decision = max(said, key=SEVERITY.__getitem__) if scene.judging > 1 else "allow"
+    decision: Decision = max(said, key=severity) if scene.judging > 1 else "allow"
     undeclared = None if decision == "allow" else undeclared_arguments(tool, call.arguments)
     if undeclared is not None:
         return [Verdict(decision, "undeclared_arguments", f"the tool does not declare it: {undeclared}")]
@@ -217,5 +207,5 @@ def _from_evidence(policy: Policy, rule: GuardRule, finding: Finding) -> Verdict
 def _undecided(policy: Policy, rule: GuardRule, why: str) -> Verdict | None:
     """Nothing is known, so nothing is allowed: a rule that would restrict denies, a rule that would allow is void."""
     reason = f"rule '{rule.name}' cannot be decided: {why}"
-    decision: Decision = "stop" if rule.then == "stop" else "deny"
+    decision: Decision = rule.then if DECISIONS[rule.then].ends else "deny"
     return None if rule.then == "allow" else Verdict(decision, rule.name, reason, policy.name)

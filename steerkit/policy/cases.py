@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from steerkit.decisions import Decision
 from steerkit.errors import PolicyError
 from steerkit.policy.conditions import PlaceName
 from steerkit.policy.load import lines_of, problem_of, text_of
 from steerkit.policy.parts import Finite, Name, Part
 from steerkit.policy.yaml_reader import read_document
-from steerkit.types import Decision
 
 
 class Done(Part):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any, Final
 
+from steerkit.decisions import DECISIONS
 from steerkit.policy.checks.conflicts import is_late
 from steerkit.policy.checks.reachability import why_late
 from steerkit.policy.conditions import Evidence, Gate
@@ -27,21 +28,6 @@ _AT: Final = {
     "call.open": "at the step that begins a call's name",
     "call.name": "in a call's name",
     "call.arguments": "in a call's arguments",
-}
-_THEN: Final = {
-    "allow": "allows {}",
-    "flag": "lets {} through and flags it",
-    "hold": "holds {} for a person",
-    "retry": "does not let {} through and has the reply generated again, with the steering {} acting without its gate",
-    "deny": "denies {}",
-    "stop": "denies {} and ends the run",
-}
-_DEFAULT: Final = {
-    "allow": "is allowed",
-    "flag": "is let through and flagged",
-    "hold": "waits for a person",
-    "deny": "is denied",
-    "stop": "is denied and ends the run",
 }
 _UNDECLARED: Final = {
     "deny": "So is a call with an argument that its tool's schema does not list and does not speak of.",
@@ -167,11 +153,11 @@ def _guard(guard: Guard) -> Iterator[str]:
         "say. Of several rules that match, the strictest decides."
     )
     yield _UNDECLARED[guard.undeclared_arguments or "deny"]
-    yield f"A call that no rule matches {_DEFAULT[guard.default]}."
+    yield f"A call that no rule matches {DECISIONS[guard.default].becomes}."
     for rule in guard.rules:
         what = "any call" if rule.tool == "*" else f"a call of {rule.tool}"
         criteria = " and ".join(_criteria(rule))
-        ruling = f"{_THEN[rule.then].format(what, rule.with_)}{', if ' if criteria else ''}{criteria}"
+        ruling = f"{DECISIONS[rule.then].does.format(what, rule.with_)}{', if ' if criteria else ''}{criteria}"
         yield f"Guard rule {rule.name} {ruling}.{_extra(rule)}{f' Its reason: {rule.reason}' if rule.reason else ''}"
     if any(rule.without for rule in guard.rules):
         yield (

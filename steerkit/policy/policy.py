@@ -7,14 +7,13 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import Field, ValidationInfo, model_validator
 
+from steerkit.decisions import Default, Ruling, severity
 from steerkit.policy.checks.references import cross_problems
 from steerkit.policy.conditions import Evidence, Gate, Hold, PlaceName
 from steerkit.policy.parts import Edit, Name, NamedFeature, Part, PolicyName, Probe
 from steerkit.types import Mode
 
 WriteBack: TypeAlias = Literal["delta", "reconstruction"]
-Default: TypeAlias = Literal["allow", "flag", "hold", "deny", "stop"]
-Ruling: TypeAlias = Literal["allow", "flag", "hold", "retry", "deny", "stop"]
 
 
 Schema: TypeAlias = dict[str, Any]
@@ -72,13 +71,14 @@ class GuardRule(Part):
     without: Earlier | None = None
     """A call that must have run before for the rule not to match; one that was denied, refused or is held did not."""
     then: Ruling
-    """`stop` overrides deny overrides hold overrides retry overrides flag overrides allow."""
+    """`stop` overrides handoff overrides deny overrides hold overrides retry overrides flag overrides allow."""
     with_: Annotated[Name | None, Field(alias="with")] = None
     """For `retry`: the steering rule that acts without its gate when the reply is generated again."""
     attempts: Annotated[int, Field(strict=True, ge=1, le=10)] | None = None
     """For `retry`: how often to generate again (default 1); if the rule still matches then, the call is denied."""
     tripwire: bool = False
-    """For `deny`: end the reply in the middle of the call as soon as the rule is certain; `stop` always does."""
+    """For `deny` and `handoff`: end the reply in the middle of the call as soon as the rule is certain; `stop` always
+    does."""
     reason: str = ""
     """Shown with the verdict."""
 
@@ -88,9 +88,10 @@ class GuardRule(Part):
             raise ValueError("expected 'with' (the name of a steering rule) exactly where then is retry")
         if self.attempts is not None and self.then != "retry":
             raise ValueError(f"got attempts, expected them only where then is retry, not {self.then}")
-        if self.tripwire and self.then not in ("deny", "stop"):
-            raise ValueError(f"got tripwire, expected it only where then is deny, not {self.then}")
-        if self.when == "invalid_arguments" and self.then not in ("deny", "stop"):
+        strict = severity(self.then) >= severity("deny")
+        if self.tripwire and not strict:
+            raise ValueError(f"got tripwire, expected it only where then is deny or handoff, not {self.then}")
+        if self.when == "invalid_arguments" and not strict:
             raise ValueError(f"can never decide: invalid arguments are denied, got then: {self.then}")
         return self
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from rich.text import Text
 
+from steerkit.decisions import DECISIONS
 from steerkit.report.out import console, json_text, print_json
 from steerkit.report.tokens import visible
 
@@ -26,15 +27,7 @@ __all__ = [
 ]
 
 _BARS = "▁▂▃▄▅▆▇█"
-_STYLES = {
-    "allow": "green",
-    "flag": "yellow",
-    "retry": "yellow",
-    "hold": "dark_orange",
-    "deny": "red",
-    "stop": "red",
-    "none": "dim",
-}
+_STYLES: Final[Mapping[str, str]] = {name: row.style for name, row in DECISIONS.items()}
 
 
 def short(value: object) -> str:

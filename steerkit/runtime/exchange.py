@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+from steerkit.decisions import RELEASED, ending
 from steerkit.errors import LoopError
 from steerkit.runtime.calls import Approval, Execution, approval_of
 from steerkit.runtime.pending import Asked, next_ids
 from steerkit.runtime.results import MAX_RESULT, error_text, fitted
-from steerkit.types import RELEASED, Call, CallLike, Json, MalformedCall, Turn
+from steerkit.types import Call, CallLike, Json, MalformedCall, Turn
 
 Decisions: TypeAlias = "Mapping[str, Approval | bool] | Approval | bool"
 """What was decided about held calls: by their ids, or one for all of them."""
@@ -39,10 +40,12 @@ def exchange(
     """
     asked = asked_in(turn)
     approvals = _approvals([one for one in asked if one.is_held], decisions)
-    may_run = [one for one in asked if is_to_run(one, approvals)]
+    handed_over = ending([one.verdict.decision for one in asked]) == "handoff"
+    may_run = [] if handed_over else [one for one in asked if is_to_run(one, approvals)]
     by_id = _by_id(may_run, results)
     executions = [
-        _execution(one, by_id[one.id]) if one.id in by_id else not_run(one, approvals.get(one.id)) for one in asked
+        _execution(one, by_id[one.id]) if one.id in by_id else not_run(one, approvals.get(one.id), handed_over)
+        for one in asked
     ]
     if not executions:
         return [{"role": "assistant", "content": turn.text}] if turn.text else []
@@ -92,9 +95,11 @@ def is_to_run(one: Asked, approvals: Mapping[str, Approval]) -> bool:
     return one.verdict.decision in RELEASED
 
 
-def not_run(one: Asked, approval: Approval | None) -> Execution:
+def not_run(one: Asked, approval: Approval | None, handed_over: bool = False) -> Execution:
     """What the model is told of a call that was not run."""
     reason = one.verdict.reason
+    if handed_over and one.verdict.decision != "handoff":
+        reason = "another call of the turn is handed over to a larger model"
     if approval is not None:
         reason += f"; refused: {approval.note}" if approval.note else "; refused"
     return Execution(one.id, one.call, "denied" if approval is None else "refused", {"error": f"not run: {reason}"})

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from steerkit.chat import plain_messages
+from steerkit.decisions import ending
 from steerkit.runtime.calls import Approval as Approval
 from steerkit.runtime.calls import Execution as Execution
 from steerkit.runtime.calls import Held as Held
@@ -20,7 +21,9 @@ from steerkit.runtime.exchange import is_to_run, not_run, told
 from steerkit.runtime.pending import Asked, Origin, Pending, next_ids
 from steerkit.types import Call, Messages, Turn, in_one_line
 
-Outcome: TypeAlias = Literal["answer", "pending", "stopped", "malformed", "fabricated", "length", "max_turns"]
+Outcome: TypeAlias = Literal[
+    "answer", "pending", "stopped", "handoff", "malformed", "fabricated", "length", "max_turns"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +31,15 @@ class Run:
     """Where the loop came to."""
 
     status: Outcome
-    """`answer`; `pending`: a person must decide; `stopped`: a rule ended the run; `malformed`: no call could be read;
-    `fabricated`: the model began a tool's result itself; `length`: the answer was cut off by `max_new_tokens`;
-    `max_turns`: it still wants to call tools."""
+    """`answer`; `pending`: a person must decide; `stopped`: a rule ended the run; `handoff`: a rule wants a larger
+    model to be asked, which may go on from `messages`; `malformed`: no call could be read; `fabricated`: the model began
+    a tool's result itself; `length`: the answer was cut off by `max_new_tokens`; `max_turns`: it still wants to call
+    tools."""
     text: str
     """Of the last turn."""
     messages: tuple[dict[str, Any], ...]
-    """The conversation so far, as plain JSON values, fit for the next run. Of a turn that is pending, stopped,
-    malformed, fabricated or cut off nothing stands in it."""
+    """The conversation so far, as plain JSON values, fit for the next run. Of a turn that is pending, stopped, handed
+    over, malformed, fabricated or cut off nothing stands in it."""
     turns: tuple[Turn, ...]
     """Made in this run; after a resume, those since."""
     executions: tuple[Execution, ...]
@@ -153,8 +157,8 @@ def held_of(asked: Sequence[Asked], record_id: str | None) -> tuple[Held, ...]:
 
 def _ended(turn: Turn) -> Outcome | None:
     """How the run ends with this turn; None where there are calls to decide on."""
-    if any(verdict.decision == "stop" for verdict in turn.verdicts):
-        return "stopped"
+    if ended := ending([verdict.decision for verdict in turn.verdicts]):
+        return ended
     if turn.finish == "fabricated":
         return "fabricated"
     if not turn.calls:

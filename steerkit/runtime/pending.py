@@ -14,9 +14,10 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from steerkit.decisions import Decision
 from steerkit.errors import LoopError, SettingError
 from steerkit.runtime.metadata import metadata_of
-from steerkit.types import Call, Decision, Verdict, in_one_line
+from steerkit.types import Call, Verdict, in_one_line
 
 VERSION: Final = 1
 
@@ -205,16 +206,14 @@ class _Call(_Strict):
     id: str
     name: str
     arguments: dict[str, Any]
-    decision: Literal["allow", "flag", "retry", "hold", "deny", "stop", "none"]
+    decision: Decision
     rule: str
     policy: str
     reason: str
 
     def value(self) -> Asked:
-        decision: Decision = self.decision
-        return Asked(
-            self.id, Call(self.name, self.arguments), Verdict(decision, self.rule, self.reason, policy=self.policy)
-        )
+        verdict = Verdict(self.decision, self.rule, self.reason, policy=self.policy)
+        return Asked(self.id, Call(self.name, self.arguments), verdict)
 
 
 class _Form(_Strict):

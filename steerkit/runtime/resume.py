@@ -8,6 +8,7 @@ from typing import Any
 
 from steerkit.audit import Store, StoredRecord, approvals_of, canonical
 from steerkit.chat import render, validate_arguments
+from steerkit.decisions import ending
 from steerkit.errors import AuditError, LoopError
 from steerkit.runtime.calls import Approval, approval_of
 from steerkit.runtime.desk import Desk, declaration
@@ -147,7 +148,8 @@ def _check_record(store: Store, pending: Pending, record: StoredRecord) -> None:
         for one in pending.calls
         for verdict in [one.verdict]
     ]
-    if any(verdict["decision"] in ("retry", "stop") for verdict in content["verdicts"]):
+    said = [verdict["decision"] for verdict in content["verdicts"]]
+    if "retry" in said or ending(said):
         raise LoopError(
             f"pending record_id: record {pending.record_id} is of a turn that was given up; begin a new run"
         )

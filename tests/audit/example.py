@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from steerkit.audit import Context, RunLog, Store, append_approval, append_execution, append_turn
-from steerkit.types import Call, Decision, Feature, TopK, Trace, Turn, Verdict
+from steerkit.decisions import Decision
+from steerkit.types import Call, Feature, TopK, Trace, Turn, Verdict
 
 POLICY = {"name": "p", "fingerprint": "sha256:aa", "mode": "enforce", "content": {"name": "p", "guard": {}}}
 OTHER = {"name": "q", "fingerprint": "sha256:bb", "mode": "shadow", "content": {"name": "q"}}

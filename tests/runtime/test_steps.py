@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steerkit.decisions import Decision
 from steerkit.errors import LoopError, MessageError
 from steerkit.runtime.loop import Approval, Approve, Execute, Execution, Generate, Loop, Run, Steps
 from steerkit.runtime.pending import Origin
-from steerkit.types import Call, Decision, MalformedCall, Trace, Turn, Verdict
+from steerkit.types import Call, MalformedCall, Trace, Turn, Verdict
 
 ORIGIN = Origin("sha256:m", (("p", "sha256:p"),))
 RELEASED = ("allow", "flag", "none")

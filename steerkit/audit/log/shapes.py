@@ -14,8 +14,8 @@ from typing import Any, Final, get_args
 
 from steerkit.audit.log.run_log import CLOSED, OPENED
 from steerkit.audit.log.schema import StoredRecord
+from steerkit.decisions import Decision
 from steerkit.errors import AuditError
-from steerkit.types import Decision
 
 DECISIONS: Final[tuple[str, ...]] = get_args(Decision)
 """What a verdict may say."""

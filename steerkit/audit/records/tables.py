@@ -27,7 +27,8 @@ from steerkit.audit.log.shapes import kind_of, read_content
 from steerkit.audit.log.store import Store
 from steerkit.audit.log.trace_codec import unpack
 from steerkit.audit.records.recorded import redacted_paths
-from steerkit.types import RELEASED, Trace
+from steerkit.decisions import releases
+from steerkit.types import Trace
 
 
 class Value(NamedTuple):
@@ -141,6 +142,7 @@ def call_rows(store: Store, record: StoredRecord) -> Iterator[dict[str, Any]]:
     gone = redacted_paths(record)
     turn = _turn(record, content, gone)
     pairs = list(zip(content["calls"], content["verdicts"], strict=True))
+    said = [verdict["decision"] for _, verdict in pairs]
     for number, (call, verdict) in enumerate(pairs):
         at = f"calls[{number}]"
         yield turn | {
@@ -150,7 +152,7 @@ def call_rows(store: Store, record: StoredRecord) -> Iterator[dict[str, Any]]:
             "malformed": _unless(f"{at}.malformed" in gone, call.get("malformed")),
             **{key: verdict[key] for key in ("decision", "rule", "policy", "shadowed")},
             "reason": _unless(f"verdicts[{number}].reason" in gone, verdict["reason"]),
-            "released": "name" in call and verdict["decision"] in RELEASED,
+            "released": "name" in call and releases(verdict["decision"], said),
         }
     if not pairs:
         yield turn

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from steerkit.audit.log.run_log import CLOSED
 from steerkit.audit.log.schema import StoredRecord
 from steerkit.audit.records.spoken import as_json, digest_of, said, tool_results
+from steerkit.decisions import ending
 from steerkit.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class Spans:
         if agent is not None:
             agent.read, agent.finish = agent.read + len(turn["prompt_ids"]), turn["finish"]
             agent.written += len(turn["reply_ids"])
-            if not turn["calls"] or any(verdict["decision"] == "stop" for verdict in turn["verdicts"]):
+            if not turn["calls"] or ending([verdict["decision"] for verdict in turn["verdicts"]]):
                 self._end(turn["conversation"])
 
     def _execution(self, record: StoredRecord, one: Mapping[str, Any]) -> None:

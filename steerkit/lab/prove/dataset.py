@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from steerkit.chat import as_tools, render
+from steerkit.decisions import RELEASED
 from steerkit.engine import LoadedModel, tool_from_function
 from steerkit.errors import SaeError, ToolError
 from steerkit.lab.cases import Case
 from steerkit.lab.copies import Copies, copies_of, said
 from steerkit.lab.corpus import Conversation, conversation_key, conversation_of, read_rows
 from steerkit.policy import Policy
-from steerkit.types import RELEASED, Tool
+from steerkit.types import Tool
 
 
 class Trial(NamedTuple):

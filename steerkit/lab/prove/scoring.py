@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from steerkit.decisions import RELEASED
 from steerkit.lab.measured import Share
 from steerkit.lab.prove.dataset import Trial
 from steerkit.lab.prove.suites.ast_match import answer_of, mismatch
 from steerkit.policy import Policy
-from steerkit.types import RELEASED, Call, CallLike, MalformedCall, Turn
+from steerkit.types import Call, CallLike, MalformedCall, Turn
 
 
 class Judged(NamedTuple):

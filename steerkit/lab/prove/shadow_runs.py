@@ -10,12 +10,13 @@ from functools import cached_property
 from typing import Any
 
 from steerkit.audit import Store, StoredRecord, unpack
+from steerkit.decisions import RELEASED
 from steerkit.errors import SaeError
 from steerkit.lab.copies import copies_of
 from steerkit.lab.measured import Share
 from steerkit.lab.prove.calibration import Answered
 from steerkit.policy import Policy, Probe
-from steerkit.types import RELEASED, Trace
+from steerkit.types import Trace
 
 
 @dataclass

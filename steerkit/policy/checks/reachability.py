@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, product
 from typing import Any, Final
 
+from steerkit.decisions import Ruling, severity
 from steerkit.policy.checks.json_schemas import lost_references, not_required, subschemas
 from steerkit.policy.checks.references import schemas_of
 from steerkit.policy.conditions import Evidence, Gate, parts_of
@@ -21,7 +22,6 @@ from steerkit.policy.problems import Location, Problem
 
 _MOST: Final = 64
 """Alternatives of a condition that are looked through."""
-_ORDER: Final = ("allow", "flag", "retry", "hold", "deny", "stop")
 
 
 def unreachable(policy: Policy) -> Iterator[Problem]:
@@ -181,10 +181,10 @@ def _changes_nothing(edit: Edit) -> bool:
     return edit.scale in (None, 1.0) and shift == 0 and floor <= 0
 
 
-def _goes_before(then: str, tripwire: bool, rule: GuardRule, *, earlier: bool) -> bool:
+def _goes_before(then: Ruling, tripwire: bool, rule: GuardRule, *, earlier: bool) -> bool:
     """Whether a rule that matches whenever another does decides then."""
     if then != rule.then:
-        return _ORDER.index(then) > _ORDER.index(rule.then)
+        return severity(then) > severity(rule.then)
     return earlier and (tripwire or not rule.tripwire)
 
 

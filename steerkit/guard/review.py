@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from steerkit.chat import Made, calls_made, schema_errors, undeclared_arguments, validate_arguments
-from steerkit.decisions import DECISIONS, RELEASED, Decision, severity
+from steerkit.decisions import RELEASED, Decision, severity
 from steerkit.errors import ToolError
 from steerkit.guard.evidence import Finding, describe, scope_of, weigh
 from steerkit.policy import Earlier, Evidence, GuardRule, Policy, readings_of, why_late
@@ -207,5 +207,5 @@ def _from_evidence(policy: Policy, rule: GuardRule, finding: Finding) -> Verdict
 def _undecided(policy: Policy, rule: GuardRule, why: str) -> Verdict | None:
     """Nothing is known, so nothing is allowed: a rule that would restrict denies, a rule that would allow is void."""
     reason = f"rule '{rule.name}' cannot be decided: {why}"
-    decision: Decision = rule.then if DECISIONS[rule.then].ends else "deny"
+    decision: Decision = "stop" if rule.then == "stop" else "deny"
     return None if rule.then == "allow" else Verdict(decision, rule.name, reason, policy.name)

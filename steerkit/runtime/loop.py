@@ -32,9 +32,9 @@ class Run:
 
     status: Outcome
     """`answer`; `pending`: a person must decide; `stopped`: a rule ended the run; `handoff`: a rule wants a larger
-    model to be asked, which may go on from `messages`; `malformed`: no call could be read; `fabricated`: the model began
-    a tool's result itself; `length`: the answer was cut off by `max_new_tokens`; `max_turns`: it still wants to call
-    tools."""
+    model to be asked, which may go on from `messages`; `malformed`: no call could be read; `fabricated`: the model
+    began a tool's result itself; `length`: the answer was cut off by `max_new_tokens`; `max_turns`: it still wants to
+    call tools."""
     text: str
     """Of the last turn."""
     messages: tuple[dict[str, Any], ...]

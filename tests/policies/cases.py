@@ -96,6 +96,8 @@ DOWNLOADS = (
 HARMLESS = ("list", "ls -la", "docker run --rm image", "cat arm.txt", "grep -rf farm", "tar -rf a.tar b", "echo a-rm-f")
 
 CAUGHT = (
+    Caught("handoff", "arguments-that-do-not-fit", "handoff", Call("transfer_money", {"amount": "5", "to": "Zoren"})),
+    Caught("handoff", "a-large-payment", "handoff", pay(740)),
     Caught("people", "doors-need-a-person", "hold", DOOR),
     Caught("people", "files-need-a-person", "hold", DELETE),
     Caught("people", "no-bulk-orders", "deny", Call("buy_item", {"item": "lamp", "quantity": 11})),
@@ -125,6 +127,7 @@ CAUGHT = (
 )
 
 LEFT = (
+    Left("handoff", DOOR),
     Left("people", Call("buy_item", {"item": "lamp", "quantity": 10})),
     Left("people", Call("check_door", {"door": "south cellar"})),
     Left("flows", MAIL),

@@ -86,7 +86,7 @@ def test_five_mistakes_are_all_named_with_line_and_path() -> None:
         "mail.yaml:7 features.order.layer: got -1, expected greater than or equal to 0",
         "mail.yaml:13 steer[0].where: got 'start'; expected one of any, prompt, developer, declaration, user, "
         "tool_result, reply, reply.start, text, call, call.open, call.name, call.arguments or call.arguments.NAME",
-        "mail.yaml:33 guard.default: got 'block', expected 'allow', 'flag', 'hold', 'deny' or 'stop'",
+        "mail.yaml:33 guard.default: got 'block', expected 'allow', 'flag', 'hold', 'deny', 'handoff' or 'stop'",
         "mail.yaml:36 guard.rules[1]: got no 'then', expected one",
         "mail.yaml:39 guard.rules[1].than: got an unknown key 'than'; did you mean 'then'?",
         "mail.yaml:53 trace.watch[1]: got 'risc', which is no feature or probe of this policy; did you mean 'risk'?",

@@ -11,13 +11,14 @@ import typer
 from steerkit.cli.audit.dates import moment
 from steerkit.cli.audit.lines import print_records
 from steerkit.cli.audit.options import JsonOption, StoreOption, opened
+from steerkit.decisions import DECISIONS
 from steerkit.errors import AuditError
 from steerkit.report.out import say, say_line
 from steerkit.report.text import print_json
 
 Tool = Annotated[str | None, typer.Option(metavar="NAME", help="Name of a called tool.")]
 Rule = Annotated[str | None, typer.Option(metavar="NAME", help="RULE or POLICY/RULE that decided, or that steered.")]
-Verdict = Annotated[str | None, typer.Option(metavar="DECISION", help="allow, flag, retry, hold, deny, stop or none.")]
+Verdict = Annotated[str | None, typer.Option(metavar="DECISION", help=f"One of {', '.join(DECISIONS)}.")]
 FeatureOption = Annotated[
     str | None,
     typer.Option("--feature", metavar="NAME", help="Watched NAME or POLICY.NAME, or LAYER:INDEX of a traced feature."),

@@ -57,7 +57,7 @@ def _in_guard(policy: Policy) -> Iterator[Problem]:
 def _undeciding(rules: Sequence[GuardRule]) -> Iterator[Problem]:
     """Rules that another one goes before whenever they match: the first such rule of each."""
     said = [_criteria(rule) for rule in rules]
-    first: dict[Any, dict[tuple[str, bool], int]] = {}
+    first: dict[Any, dict[tuple[Ruling, bool], int]] = {}
     for number, (rule, criteria) in enumerate(zip(rules, said, strict=True)):
         alike = first.setdefault((rule.tool, *criteria), {})
         alike.setdefault((rule.then, rule.tripwire), number)

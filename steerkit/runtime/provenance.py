@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
+from steerkit import __version__
 from steerkit.audit import Context
 from steerkit.engine import LoadedModel, Sampling
 from steerkit.policy import Policy, fingerprint
 from steerkit.runtime.request import Prepared
 from steerkit.sae import SaeSet, onednn_version
 
-_LIBRARIES = ("steerkit", "torch", "transformers", "tokenizers")
+_LIBRARIES = ("torch", "transformers", "tokenizers")
 
 
 def opening_of(loaded: LoadedModel, saes: SaeSet | None, policies: Sequence[Policy]) -> dict[str, Any]:
@@ -99,6 +100,7 @@ def _policy(policy: Policy) -> dict[str, object]:
 
 @cache
 def _libraries() -> dict[str, str]:
-    found = {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}}
+    own = {"python": platform.python_version(), "steerkit": __version__}
+    found = {**own, **{name: version(name) for name in _LIBRARIES}}
     onednn = onednn_version()
     return found if onednn is None else {**found, "onednn": onednn}

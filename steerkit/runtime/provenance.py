@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from steerkit import __version__
 from steerkit.audit import Context
 from steerkit.engine import LoadedModel, Sampling
 from steerkit.policy import Policy, fingerprint

@@ -13,7 +13,7 @@ from steerkit.audit.integrity.signed_note import Checkpoint, SignerKey, Verifier
 from steerkit.audit.integrity.verify import Verified, check_tables, verify
 from steerkit.audit.log.canonical import canonical, plain
 from steerkit.audit.log.private import openings
-from steerkit.audit.log.run_log import OnFailure, RunLog, opening_of, policies_of
+from steerkit.audit.log.run_log import OnFailure, RunLog
 from steerkit.audit.log.schema import StoredRecord, new_id
 from steerkit.audit.log.shapes import DECISIONS, KINDS, legible, read_content
 from steerkit.audit.log.store import OnRecord, Store
@@ -23,6 +23,7 @@ from steerkit.audit.records.call_diff import Node, diff_calls
 from steerkit.audit.records.compare import Comparison, Difference, compare, compare_verdicts
 from steerkit.audit.records.events import append_approval, append_execution, approvals_of
 from steerkit.audit.records.export import FORMATS, export, whole
+from steerkit.audit.records.opening import opening_of, policies_of
 from steerkit.audit.records.query import Query, find, nearest
 from steerkit.audit.records.recorded import RecordedTurn, read_turn, turns_of
 from steerkit.audit.records.seen import unseen

@@ -11,14 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from steerkit.audit.log.schema import FORMAT, new_id
 from steerkit.errors import AuditError
-
-if TYPE_CHECKING:
-    from steerkit.audit.log.schema import StoredRecord
-    from steerkit.audit.log.store import Store
 
 OnFailure: TypeAlias = Literal["block", "warn"]
 """What becomes of a call whose record cannot be written: it is not released, or it is, with a warning."""
@@ -145,26 +141,3 @@ def counts(kinds: Mapping[str, int], decisions: Mapping[str, int]) -> dict[str, 
     """What a closing record says of its run's records: turns, approvals, executions, and the turns' decisions."""
     by_kind = {f"{kind}s": kinds.get(kind, 0) for kind in ("turn", "approval", "execution")}
     return {"counts": {**by_kind, "decisions": dict(decisions)}}
-
-
-def opening_of(store: Store, record: StoredRecord) -> StoredRecord | None:
-    """The record that opened a record's run; None where it names no run."""
-    run = record.public.get("run")
-    if run is None:
-        return None
-    with store.file.told("read"):
-        found = store.database.execute(
-            "SELECT id FROM records WHERE sequence <= ? AND instr(body, ?) AND instr(body, ?) ORDER BY 1 LIMIT 1",
-            (record.sequence, f'"run":"{run}"'.encode(), f'"kind":"{OPENED}"'.encode()),
-        ).fetchone()
-    return None if found is None else store.get(found[0])
-
-
-def policies_of(store: Store, record: StoredRecord) -> list[dict[str, Any]]:
-    """The policies of a turn with their whole content, taken from its run's opening where the turn only names them."""
-    named: list[dict[str, Any]] = record.public.get("policies", [])
-    if all("content" in policy for policy in named):
-        return named
-    opening = opening_of(store, record)
-    known = {} if opening is None else {policy["fingerprint"]: policy for policy in opening.public["policies"]}
-    return [policy if "content" in policy else {**known.get(policy["fingerprint"], {}), **policy} for policy in named]

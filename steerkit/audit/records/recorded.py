@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from steerkit.audit.log.commitments import TRACE
-from steerkit.audit.log.run_log import OPENED, opening_of, policies_of
+from steerkit.audit.log.run_log import OPENED
 from steerkit.audit.log.schema import StoredRecord
 from steerkit.audit.log.shapes import kind_of, read_content
 from steerkit.audit.log.store import Store
 from steerkit.audit.log.trace_codec import unpack
+from steerkit.audit.records.opening import opening_of, policies_of
 from steerkit.errors import AuditError
 from steerkit.types import Trace
 

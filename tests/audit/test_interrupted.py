@@ -24,7 +24,8 @@ from tests.audit.example import context, started, turn, write_run
 
 KEY = SignerKey("example.org/audit", bytes(range(32)))
 ROOM = Path(steerkit.audit.__file__).parent
-KEEPING = {str(ROOM / f"{name}.py") for name in ("database", "transaction", "store", "run", "privacy")}
+FILES = ("log/database", "log/transaction", "log/store", "log/run_log", "integrity/redaction")
+KEEPING = {str(ROOM / f"{name}.py") for name in FILES}
 """The files that keep a state; the rest of the room only makes values."""
 
 

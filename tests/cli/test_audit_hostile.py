@@ -231,7 +231,7 @@ def test_a_bad_record_among_good_ones_is_listed_as_damaged(path: Path) -> None:
     database.close()
     lines = audit("list", "--store", path).stdout.splitlines()
     assert [line.split()[3] for line in lines] == ["run_closed", "deny", "run:ok", "approved", "damaged", "run_opened"]
-    expected = 'verdicts[0].decision: got "permit", expected one of allow, flag'
+    expected = 'verdicts[0].decision: got "permit", expected one of none, allow, flag'
     assert expected in lines[4]
     assert expected in str(audit("show", "2", "--store", path).exception)
     assert str(audit("export", path.parent / "x.csv", "--store", path).exception).startswith("record 2 (id 0")

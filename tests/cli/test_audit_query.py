@@ -50,7 +50,7 @@ def test_records_are_found_and_taken_out(tmp_path: Path) -> None:
 
 
 WRONG = {
-    ("--verdict", "foo"): "--verdict: got 'foo', expected one of allow, flag, retry, hold, deny, stop, none",
+    ("--verdict", "foo"): "--verdict: got 'foo', expected one of none, allow, flag, retry, hold, deny, handoff, stop",
     ("--verdict", "DENY"): "did you mean 'deny'?",
     ("--kind", "trun"): "--kind: got 'trun', expected one of turn, approval.*; did you mean 'turn'",
     ("--tool", "transfer_moni"): "--tool: no record of .* has 'transfer_moni'; did you mean 'transfer_money'",

@@ -230,7 +230,7 @@ def test_marks_and_carriage_returns_are_read(tmp_path: Path) -> None:
 
 def test_the_format_that_is_written_down_is_read(tmp_path: Path) -> None:
     """The example of the document, as a file."""
-    document = (Path(find_module.__file__).parent / "README.md").read_text()
+    document = (Path(find_module.__file__).parents[1] / "README.md").read_text()
     example = tmp_path / "example.jsonl"
     example.write_text(document.split("```json\n")[1].split("```")[0])
     one, other = read_conversations(example)

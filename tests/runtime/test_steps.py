@@ -98,6 +98,9 @@ def test_calls_and_results_alternate_until_an_answer() -> None:
         (turn("hold", "allow"), "pending"),
         (turn("stop", "allow"), "stopped"),
         (turn("hold", "stop"), "stopped"),
+        (turn("allow", "handoff"), "handoff"),
+        (turn("hold", "handoff"), "handoff"),
+        (turn("handoff", "stop"), "stopped"),
         (turn("malformed"), "malformed"),
         (turn(text="so", finish="fabricated"), "fabricated"),
         (turn(text="half an answ", finish="length"), "length"),
@@ -155,9 +158,10 @@ some_turns = st.lists(
 
 
 def may_run(one: Turn, approve: Callable[[int], bool]) -> list[str]:
-    """By the rules in words: nothing of a turn that is stopped or fabricated; else what is released or approved."""
+    """By the rules in words: nothing of a turn that is stopped, handed over or fabricated; else what is released or
+    approved."""
     decisions = [verdict.decision for verdict in one.verdicts]
-    if "stop" in decisions or one.finish == "fabricated":
+    if {"stop", "handoff"} & {*decisions} or one.finish == "fabricated":
         return []
     calls = zip(one.calls, decisions, strict=True)
     return [
@@ -195,7 +199,7 @@ def test_a_resumed_run_carries_out_what_was_decided(decisions: list[str], data: 
     """What is left of a pending turn runs as it would have with somebody to ask, and before anything is generated."""
     first = turn(*decisions, "hold")
     paused = drive(first)
-    if "stop" in decisions:
+    if {"stop", "handoff"} & {*decisions}:
         assert paused.run.pending is None
         return
     assert paused.executed == []

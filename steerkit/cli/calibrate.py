@@ -183,8 +183,9 @@ def _show(found: Calibration, shadow: Shadow | None, rate: float) -> None:
     print_rows(out, (*titles, "recall, new"), rows, main=5, words=titles[:3])
     for line in found.left:
         out.print(f"left as it is: {line}", soft_wrap=True)
+    out.print()
     out.print(
-        f"\nEach condition by itself, among conversations that differ and have a token at its place; 95 % intervals in "
+        f"Each condition by itself, among conversations that differ and have a token at its place; 95 % intervals in "
         f"brackets. On new data: the mean over calibrations like this one, for at most {100 * rate:g} %, and what the "
         f"rate of this very bound does not exceed with a confidence of 95 %; more conversations bring the two together."
     )

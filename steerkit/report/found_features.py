@@ -110,8 +110,9 @@ def show_turned(out: Console, turned: Turned | None) -> None:
         out.print()
         out.print("no edits to steer by: only at reply.start, and of a layer whose features do more than chance")
         return
+    out.print()
     out.print(
-        f"\n{len(turned.edits)} features of layer {turned.layer} clamped together, strength {turned.strength:g}: the "
+        f"{len(turned.edits)} features of layer {turned.layer} clamped together, strength {turned.strength:g}: the "
         f"call's log-odds go from {turned.score:+.2f} to {turned.edited:+.2f} in held-out positives (to "
         f"{turned.random:+.2f} under random directions as long; p {turned.p:.2g})"
     )

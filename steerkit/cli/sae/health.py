@@ -146,4 +146,5 @@ def _show(found: list[Fidelity], kept: CallFidelity | None, corpus: Corpus) -> N
     if kept is not None:
         asked = f"{kept.calling} replies with calls ({kept.asked} asked for)"
         every = f"{kept.delta} under an empty delta, {kept.every_layer} with every layer reconstructed"
-        out.print(f"calls exactly the same, of {asked}:\n{every}")
+        out.print(f"calls exactly the same, of {asked}:")
+        out.print(every)

@@ -13,7 +13,7 @@ from steerkit.runtime.exchange import call_ids
 from steerkit.runtime.provenance import context_of
 from steerkit.runtime.request import Prepared
 from steerkit.sae import SaeSet
-from steerkit.steer import Extent, Plan, Tape, read_traces
+from steerkit.steer import Extent, Plan, Recorder, read_traces
 from steerkit.types import CallLike, MalformedCall, Place, Span, Trace, Turn, Verdict
 
 
@@ -23,7 +23,7 @@ def finish_turns(
     store: Store | None,
     prepared: Sequence[Prepared],
     replies: Sequence[Sequence[int]],
-    tape: Tape,
+    recorder: Recorder,
     plan: Plan,
     tripped: Mapping[int, Verdict],
     seconds: float,
@@ -39,7 +39,7 @@ def finish_turns(
     parsed = [parse(tokenizer, reply, offset=len(one.prompt.ids)) for one, reply in zip(prepared, replies, strict=True)]
     places = [steps_by_place(tokenizer, one.prompt.ids, reply) for one, reply in zip(prepared, replies, strict=True)]
     extents = [_extent(one, len(reply), here) for one, reply, here in zip(prepared, replies, places, strict=True)]
-    traces = read_traces(tape, plan, saes, [one.wanted for one in prepared], extents)
+    traces = read_traces(recorder, plan, saes, [one.wanted for one in prepared], extents)
     made = [
         _judged(one, reply, part, replace(traces[row], places=places[row]), tripped.get(row))
         for row, (one, reply, part) in enumerate(zip(prepared, replies, parsed, strict=True))
@@ -52,7 +52,7 @@ def finish_turns(
             turn = replace(turn, counterfactual=next(beside))
         batch = {"size": len(prepared), "row": row}
         if store is not None:
-            turn = append_turn(store, turn, context_of(loaded, saes, one, seconds, batch, tape.decoding))
+            turn = append_turn(store, turn, context_of(loaded, saes, one, seconds, batch, recorder.decoding))
         turns.append(turn)
     return turns
 

@@ -15,7 +15,7 @@ from steerkit.runtime.request import Prepared
 from steerkit.runtime.steps import sent
 from steerkit.runtime.tripwire import Tripwires
 from steerkit.sae import SaeSet
-from steerkit.steer import Plan, Tape, attach, compile_plan, traced_layers
+from steerkit.steer import Attached, Plan, attach, compile_plan, traced_layers
 from steerkit.types import Turn
 
 
@@ -53,10 +53,11 @@ def generating(
             prompt_length=width,
             capacity=width + max(one.max_new_tokens for one in sampling),
             places=place_machine(loaded.tokenizer),
-        ) as tape,
+        ) as attached,
     ):
-        tripwires = Tripwires(loaded, bench.saes, prepared, tape)
-        steps = _steps(bench, rows, batch, sampling, plan, tape)
+        recorder = attached.recorder
+        tripwires = Tripwires(loaded, bench.saes, prepared, recorder)
+        steps = _steps(bench, rows, batch, sampling, plan, attached)
         tokens = next(steps, None)
         while tokens is not None:
             for reply, token in zip(replies, tokens, strict=True):
@@ -66,15 +67,15 @@ def generating(
             yield tokens[: len(prepared)]
             tokens = sent(steps, cut)
     seconds = round(time.perf_counter() - started, 6)
-    return finish_turns(loaded, bench.saes, bench.store, rows, replies, tape, plan, tripwires.tripped, seconds)
+    return finish_turns(loaded, bench.saes, bench.store, rows, replies, recorder, plan, tripwires.tripped, seconds)
 
 
 def _steps(
-    bench: Bench, rows: Sequence[Prepared], batch: Batch, sampling: Sequence[Sampling], plan: Plan, tape: Tape
+    bench: Bench, rows: Sequence[Prepared], batch: Batch, sampling: Sequence[Sampling], plan: Plan, attached: Attached
 ) -> Generator[Any, Any]:
     """The tokens of each step, under the hooks."""
     wire = Wire.of(bench.loaded.tokenizer)
-    ends, reuse = pieces_of(rows, bench.loaded, bench.saes, tape, bench.prefix_cache)
+    ends, reuse = pieces_of(rows, bench.loaded, bench.saes, attached, bench.prefix_cache)
     how: dict[str, Any] = {"split_prompt": plan.has_late_rules, "ends": ends, "reuse": reuse}
-    how |= {"graphs": bench.graphs, "handover": tape.handover}
+    how |= {"graphs": bench.graphs, "prefill_state": attached.prefill_state}
     return generate(bench.loaded.model, batch, sampling, wire.stops, wire.pad, **how)

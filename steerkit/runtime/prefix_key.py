@@ -14,7 +14,7 @@ from steerkit.engine import LoadedModel, PrefixCache, Reuse, can_be_cut
 from steerkit.policy import fingerprint
 from steerkit.runtime.request import Prepared
 from steerkit.sae import SaeSet
-from steerkit.steer import Tape
+from steerkit.steer import Attached
 
 
 class Pieces(NamedTuple):
@@ -26,7 +26,7 @@ class Pieces(NamedTuple):
 
 
 def pieces_of(
-    rows: Sequence[Prepared], loaded: LoadedModel, saes: SaeSet | None, tape: Tape, cache: PrefixCache | None
+    rows: Sequence[Prepared], loaded: LoadedModel, saes: SaeSet | None, attached: Attached, cache: PrefixCache | None
 ) -> Pieces:
     """The pieces of a generation's prompt, and what it may reuse of them.
 
@@ -39,16 +39,16 @@ def pieces_of(
         return Pieces()
     (one,) = rows
     ends = piece_ends(loaded.tokenizer, one.prompt.ids)
-    if cache is None or tape.marks is None:
+    if cache is None:
         return Pieces(ends)
-    return Pieces(ends, Reuse(cache, salt(loaded, saes, one, tape.kept), tape.marks))
+    return Pieces(ends, Reuse(cache, salt(loaded, saes, one, attached.recorder.kept), attached.snapshots))
 
 
 def salt(loaded: LoadedModel, saes: SaeSet | None, one: Prepared, traced: frozenset[int]) -> bytes:
     """A hash of all that shapes keys, values and what steering keeps, besides the tokens.
 
     That is the weights, even as changed in place since they were loaded, the SAEs, the policies whole and in order, the
-    layers on the tape, and what the last bits of the arithmetic depend on.
+    layers on the recorder, and what the last bits of the arithmetic depend on.
     """
     model = loaded.model
     shaped_by = {

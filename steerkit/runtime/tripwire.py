@@ -9,7 +9,7 @@ from steerkit.chat import StepPlaces, Wire, place_machine
 from steerkit.engine import LoadedModel
 from steerkit.runtime.request import Prepared
 from steerkit.sae import SaeSet
-from steerkit.steer import Tape, read_watched
+from steerkit.steer import Recorder, read_watched
 from steerkit.types import Call, Span, Trace, Verdict
 
 _NAMED = ("named", "key", "value", "between", "closed", "broken")
@@ -19,9 +19,11 @@ _NAMED = ("named", "key", "value", "between", "closed", "broken")
 class Tripwires:
     """Watches the calls of a batch while they are written; does nothing where no policy has a tripwire."""
 
-    def __init__(self, loaded: LoadedModel, saes: SaeSet | None, prepared: Sequence[Prepared], tape: Tape) -> None:
+    def __init__(
+        self, loaded: LoadedModel, saes: SaeSet | None, prepared: Sequence[Prepared], recorder: Recorder
+    ) -> None:
         self._watched = [
-            _Watch(loaded, saes, one, tape, row)
+            _Watch(loaded, saes, one, recorder, row)
             for row, one in enumerate(prepared)
             if any(guard.is_tripwire(rule) for policy in one.policies if policy.guard for rule in policy.guard.rules)
         ]
@@ -43,8 +45,8 @@ class Tripwires:
 class _Watch:
     """One sequence: where it stands, and what the features that the guard needs have shown."""
 
-    def __init__(self, loaded: LoadedModel, saes: SaeSet | None, one: Prepared, tape: Tape, row: int) -> None:
-        self.row, self._one, self._saes, self._tape = row, one, saes, tape
+    def __init__(self, loaded: LoadedModel, saes: SaeSet | None, one: Prepared, recorder: Recorder, row: int) -> None:
+        self.row, self._one, self._saes, self._recorder = row, one, saes, recorder
         self._machine = place_machine(loaded.tokenizer)
         self._opens = Wire.of(loaded.tokenizer).call
         self._steps = StepPlaces(loaded.tokenizer, one.prompt.ids)
@@ -75,7 +77,7 @@ class _Watch:
     def _trace(self) -> dict[str, tuple[float, ...]]:
         """The watched values of every token read so far."""
         if self._saes is not None:
-            fresh = read_watched(self._tape, self._saes, self._one.wanted, self.row, self._seen)
+            fresh = read_watched(self._recorder, self._saes, self._one.wanted, self.row, self._seen)
             self._values = {name: self._values.get(name, ()) + values for name, values in fresh.items()}
             self._seen = max((len(values) for values in self._values.values()), default=0)
         return self._values

@@ -27,7 +27,7 @@ def attach(
     trace: Sequence[int] = (),
     prompt_length: int | None = None,
     tokenizer: Tokenizer | None = None,
-) -> Iterator[steer.Tape]:
+) -> Iterator[steer.Recorder]:
     """Steer every forward pass of a transformers model inside the `with`: `generate`, sampling, beams, plain calls.
 
     Drafts of an assistant or of a prompt lookup, chunks of a prompt and a cache that was filled before are followed;
@@ -40,13 +40,13 @@ def attach(
         saes: its SAEs, a folder or a hub repository.
         policy: for all sequences of the batch; its guard and trace sections need `steerkit.load`.
         rows: instead, one policy (or an empty tuple) per request of the batch.
-        trace: layers whose activations to keep on the tape.
+        trace: layers whose activations to keep on the recorder.
         prompt_length: columns of the padded prompt, those in its cache included. `generate` says it itself; in a loop
             of your own the first pass is taken to be the prompt, so give it where that is fed in chunks.
         tokenizer: needed where a rule's place is read from tokens, such as `tool_result` or `call.name`.
 
     Yields:
-        The tape: what the hooks saw.
+        The recorder: what the hooks saw.
 
     Raises:
         PolicyError, SaeError, SteeringError: what cannot be honoured, before the body runs or where it is asked for;
@@ -58,8 +58,8 @@ def attach(
     plan = steer.compile_plan(requests, suite, steer.devices_of(steer.find_sites(model)))
     numbers = [plan.row(request) for request in requests]
     places = None if tokenizer is None else place_machine(tokenizer)
-    with steer.attach(model, plan, rows=numbers, trace=trace, prompt_length=prompt_length, places=places) as tape:
-        yield tape
+    with steer.attach(model, plan, rows=numbers, trace=trace, prompt_length=prompt_length, places=places) as on:
+        yield on.recorder
 
 
 def _resolved(policy: PolicyLike, saes: SaeSet) -> tuple[Policy, ...]:

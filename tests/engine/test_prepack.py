@@ -254,9 +254,10 @@ def test_hooks_read_and_write_all_the_same() -> None:
     unsteered = logits(model, prompts)
     with attach(model, plan):
         steered = logits(model, prompts)
-    with copies.in_place(), attach(model, plan) as tape:
+    with copies.in_place(), attach(model, plan) as attached:
+        recorder = attached.recorder
         assert torch.allclose(logits(model, prompts), steered, atol=1e-3)
-    assert tape.fired == {2: 1}
+    assert recorder.fired == {2: 1}
     assert not torch.allclose(steered, unsteered, atol=0.1)
 
 

@@ -21,7 +21,7 @@ from steerkit.engine.hf.prefix_cache import PrefixReader, Reuse
 from steerkit.engine.hf.unembedding import Unembedding
 from steerkit.engine.sampling import Sampler, Sampling
 from steerkit.errors import ModelError
-from steerkit.steer import Handover, cache_name, context_of, find_sites
+from steerkit.steer import PrefillState, cache_name, context_of, find_sites
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def generate(
     ends: Sequence[int] = (),
     reuse: Reuse | None = None,
     graphs: Graphs | None = None,
-    handover: Handover | None = None,
+    prefill_state: PrefillState | None = None,
 ) -> Generator[list[int | None], Collection[int] | None]:
     """Yield, step by step, the next token of each sequence, None once it has stopped; a stop token is the last.
 
@@ -93,7 +93,7 @@ def generate(
         split_prompt: feed the prompts' last tokens by themselves, for gates that act from the next token on.
         ends: columns at which the prompt is cut into pieces that are fed one after the other; of one prompt only.
         reuse: where its pieces are looked up and kept.
-        graphs: prepared steps to decode with, together with the `handover` of the tape that the prompt is read under.
+        graphs: prepared steps to decode with, together with the `prefill_state` of the steering that is attached.
 
     Raises:
         ModelError: a prompt leaves no room in the model's context; a reply ends where that does.
@@ -103,8 +103,8 @@ def generate(
     reader = _Reader(model, batch)
     left = [setting.max_new_tokens for setting in sampling]
     logits = reader.prompt(split_prompt, ends, reuse)
-    if graphs is not None and handover is not None and max(left) > 1:
-        reader.go_on_with(graphs, handover, max(left) - 1)
+    if graphs is not None and prefill_state is not None and max(left) > 1:
+        reader.decode_with(graphs, prefill_state, max(left) - 1)
     try:
         yield from _decode(reader, sampler, logits, left, stops, pad)
     finally:
@@ -164,7 +164,7 @@ class _Reader:
         ids, mask, positions = self._batch.ids, self._mask, self._positions
         last = ids.shape[1] - 1
         kept = None if reuse is None else PrefixReader(reuse, self._cache, ids[0].tolist(), ends)
-        start = 0 if kept is None else kept.go_on()
+        start = 0 if kept is None else kept.resume()
         for end in sorted({*ends, *((last,) if split and last else ())}):
             if end <= start:
                 continue
@@ -190,9 +190,9 @@ class _Reader:
         where = {"input_ids": ids, "attention_mask": self._mask, "position_ids": self._positions}
         return self._next_logits(self._cache, **where)
 
-    def go_on_with(self, graphs: Graphs, handover: Handover, tokens: int) -> None:
+    def decode_with(self, graphs: Graphs, prefill_state: PrefillState, tokens: int) -> None:
         """Decode with prepared steps from here on, if they can be."""
-        self._graph = graphs.take_over(handover, self._cache, self._mask, self._positions[:, -1:], tokens)
+        self._graph = graphs.resume(prefill_state, self._cache, self._mask, self._positions[:, -1:], tokens)
         if self._graph is not None:
             self._cache = DynamicCache(config=self._model.config)  # it was copied
 
@@ -204,7 +204,7 @@ class _Reader:
         return output.logits[:, -1]  # type: ignore[no-any-return]  # transformers' outputs are not typed
 
     def close(self) -> None:
-        """Leave on the tape what prepared steps have done."""
+        """Leave on the recorder what prepared steps have done."""
         if self._graph is not None:
             self._graph.close()
 

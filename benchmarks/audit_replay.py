@@ -22,8 +22,9 @@ from pathlib import Path
 from box import cell, turns
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.audit import RecordedTurn, Store, compare, read_turn, verify
-from steerkit.runtime import Request, Runtime
+from steerkit.runtime import Request
 from steerkit.runtime.replay import replay
 from steerkit.tiny.demo_requests import policy_files
 from steerkit.tiny.world.conversations import Example, sample

@@ -20,9 +20,9 @@ from choose_policies import Probe, Read, effect, examples, fit, name, named, pro
 from torch import Tensor
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.chat import steps_by_place
 from steerkit.policy import Policy
-from steerkit.runtime import Runtime
 from steerkit.steer import attach, compile_plan
 from steerkit.tiny.world.conversations import Example
 from steerkit.tiny.world.tools import DANGEROUS

@@ -36,10 +36,10 @@ from held import ROLLUP, Held, now
 from transformers import AutoTokenizer
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.audit import Store, pack
 from steerkit.engine import Batch, LoadedModel, Sampling, box_folder, generate
 from steerkit.policy import Policy
-from steerkit.runtime import Runtime
 from steerkit.sae import SaeSet, load_set
 from steerkit.sae.formats import functiongemma, tensors
 from steerkit.steer import attach, compile_plan

@@ -6,14 +6,14 @@ from typing import Any, get_args
 
 import pytest
 
+from steerkit.agent import exchange
 from steerkit.audit.log.shapes import DECISIONS as RECORDED
 from steerkit.decisions import DECISIONS, RELEASED, Decision, Default, Ruling, ending, releases, severity
 from steerkit.guard import review
 from steerkit.policy import explain, loads
 from steerkit.report.text import verdict_text
-from steerkit.runtime import exchange
 from steerkit.types import Call, Tool, Trace, Turn, Verdict
-from tests.runtime.scripted import END, Script, calling, ruled, user
+from tests.agent.scripted import END, Script, calling, ruled, user
 
 ALL: tuple[Any, ...] = get_args(Decision)
 TOOLS = [Tool("a"), Tool("b")]

@@ -22,8 +22,9 @@ def demo(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON line per request.")] = False,
 ) -> None:
     """Show the whole job: read, steer, judge and record, on a small model that comes with the package."""
+    from steerkit.agent import load
     from steerkit.audit import home
-    from steerkit.runtime import Request, load
+    from steerkit.runtime import Request
     from steerkit.tiny.demo_requests import CASES, policy_files
 
     path = store or home() / "demo.db"

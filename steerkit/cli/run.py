@@ -34,7 +34,7 @@ def run_command(
 ) -> None:
     """Take one turn: generate under the policies, judge the calls, write the record."""
     declared = read_tools(tools)
-    from steerkit.runtime import load
+    from steerkit.agent import load
 
     how = how_to_run(device, dtype, prepack, graphs)
     runtime = load(model, saes, policy or (), audit=store, counterfactual=counterfactual, **how)

@@ -1,40 +1,35 @@
-"""The way of a turn: render, generate under the policies, parse, judge, record; and the agent loop around it.
+"""One turn: render, generate under the policies, parse, judge, record; and a recorded turn replayed."""
 
-The only room that knows all others.
-"""
-
-from steerkit.runtime.calls import Approval, Execution, Held
-from steerkit.runtime.desk import Settings
-from steerkit.runtime.exchange import exchange
-from steerkit.runtime.loading import load, load_recorded
-from steerkit.runtime.loop import Run
-from steerkit.runtime.pending import Pending
+from steerkit.runtime.batches import sampling_of
+from steerkit.runtime.call_ids import call_ids, next_ids
+from steerkit.runtime.keywords import clear
+from steerkit.runtime.metadata import Metadata, metadata_of
 from steerkit.runtime.replay import Moment, Replayed, WhatIf, replay, what_if
-from steerkit.runtime.request import Request
-from steerkit.runtime.resolve_policies import policies_for, unsteered
+from steerkit.runtime.request import Request, ToolLike
+from steerkit.runtime.resolve_policies import PolicyLike, policies_for, read_policies, unsteered
 from steerkit.runtime.retry import Retried
-from steerkit.runtime.runtime import Runtime
+from steerkit.runtime.turns import Turns
 from steerkit.runtime.wrap import attach
 
 __all__ = [
-    "Approval",
-    "Execution",
-    "Held",
+    "Metadata",
     "Moment",
-    "Pending",
+    "PolicyLike",
     "Replayed",
     "Request",
     "Retried",
-    "Run",
-    "Runtime",
-    "Settings",
+    "ToolLike",
+    "Turns",
     "WhatIf",
     "attach",
-    "exchange",
-    "load",
-    "load_recorded",
+    "call_ids",
+    "clear",
+    "metadata_of",
+    "next_ids",
     "policies_for",
+    "read_policies",
     "replay",
+    "sampling_of",
     "unsteered",
     "what_if",
 ]

@@ -9,7 +9,7 @@ from steerkit import guard
 from steerkit.audit import Store, append_turn
 from steerkit.chat import Parsed, parse, steps_by_place
 from steerkit.engine import LoadedModel
-from steerkit.runtime.exchange import call_ids
+from steerkit.runtime.call_ids import call_ids
 from steerkit.runtime.provenance import context_of
 from steerkit.runtime.request import Prepared
 from steerkit.sae import SaeSet

@@ -15,7 +15,7 @@ from steerkit.guard import policies_in
 from steerkit.policy import Policy
 from steerkit.runtime.provenance import context_of
 from steerkit.runtime.request import Prepared, Request, prepare, with_counterfactual
-from steerkit.runtime.runtime import Runtime
+from steerkit.runtime.turns import Turns
 from steerkit.steer import attach, compile_plan
 from steerkit.types import NOWHERE, Call, Tool, Turn
 
@@ -56,7 +56,7 @@ class WhatIf(NamedTuple):
     moments: tuple[Moment, ...]
 
 
-def replay(runtime: Runtime, recorded: RecordedTurn) -> Replayed:
+def replay(runtime: Turns, recorded: RecordedTurn) -> Replayed:
     """The turn again: its prompt tokens under its policies, with its settings and seed. Nothing is recorded.
 
     The body holds the prompt as it is rendered today, so that another template shows there.
@@ -71,7 +71,7 @@ def replay(runtime: Runtime, recorded: RecordedTurn) -> Replayed:
     return Replayed(turn, {**body, "prompt_ids": list(prepared.prompt.ids)})
 
 
-def what_if(runtime: Runtime, recorded: RecordedTurn, policies: Sequence[Policy]) -> WhatIf:
+def what_if(runtime: Turns, recorded: RecordedTurn, policies: Sequence[Policy]) -> WhatIf:
     """The turn under its own policies and under others, in one batch, one row each.
 
     Raises:
@@ -86,7 +86,7 @@ def what_if(runtime: Runtime, recorded: RecordedTurn, policies: Sequence[Policy]
     return WhatIf(first, second, tuple(_moments(runtime, both, first.turn, second.turn)))
 
 
-def _prepared(runtime: Runtime, recorded: RecordedTurn, policies: Sequence[Policy]) -> Prepared:
+def _prepared(runtime: Turns, recorded: RecordedTurn, policies: Sequence[Policy]) -> Prepared:
     body = recorded.body
     tools = [Tool(**tool) for tool in body["tools"]]
     request = Request(body["messages"], tools, None, Sampling(**body["sampling"]))
@@ -99,11 +99,11 @@ def _with_prompt(prepared: Prepared, recorded: RecordedTurn) -> Prepared:
     return replace(prepared, prompt=replace(prepared.prompt, ids=ids))
 
 
-def _body(runtime: Runtime, prepared: Prepared, turn: Turn, batch: dict[str, int]) -> dict[str, Any]:
+def _body(runtime: Turns, prepared: Prepared, turn: Turn, batch: dict[str, int]) -> dict[str, Any]:
     return body_of(turn, context_of(runtime.loaded, runtime.saes, prepared, 0.0, batch))
 
 
-def _moments(runtime: Runtime, both: Sequence[Prepared], first: Turn, second: Turn) -> Iterator[Moment]:
+def _moments(runtime: Turns, both: Sequence[Prepared], first: Turn, second: Turn) -> Iterator[Moment]:
     """The deciding steps in order, each once."""
     leads: Literal["recorded", "other"] = "recorded" if first.calls or not second.calls else "other"
     leading = first if leads == "recorded" else second
@@ -145,7 +145,7 @@ def _parting(first: Sequence[int], second: Sequence[int]) -> int | None:
 
 
 def _read(
-    runtime: Runtime, both: Sequence[Prepared], forced: Sequence[int], wanted: Sequence[int]
+    runtime: Turns, both: Sequence[Prepared], forced: Sequence[int], wanted: Sequence[int]
 ) -> Iterator[tuple[int, Tensor]]:
     """Logits `(2, vocabulary)` before the wanted tokens, each row under its own policies, over the same tokens."""
     loaded = runtime.loaded
@@ -168,7 +168,7 @@ def _read(
                 yield index, logits.cpu()
 
 
-def _token(runtime: Runtime, reply: Sequence[int], index: int) -> str | None:
+def _token(runtime: Turns, reply: Sequence[int], index: int) -> str | None:
     """A token as text."""
     if index >= len(reply):
         return None

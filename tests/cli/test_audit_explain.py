@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from steerkit.agent import Runtime
 from steerkit.audit import Store, read_turn
 from steerkit.cli.main import app
 from steerkit.errors import AuditError
@@ -19,7 +20,6 @@ from steerkit.lab.explain.feature_roles import Extent
 from steerkit.report.explanation import ExplainView, show
 from steerkit.report.explanation_page import explain_page
 from steerkit.report.tokens import visible
-from steerkit.runtime import Runtime
 from tests.cli.test_page import ATTRIBUTES, FRAME, HOSTILE, Reader
 from tests.cli.two_turns import two_turns
 

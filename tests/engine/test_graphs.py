@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import DynamicCache, StaticCache
 
+from steerkit.agent import Runtime
 from steerkit.chat import place_machine
 from steerkit.engine import Batch, Graphs, Sampling, cache_name, generate
 from steerkit.errors import PolicyError
 from steerkit.policy import Policy
-from steerkit.runtime import Runtime
 from steerkit.sae import SaeSet
 from steerkit.steer import Fill, Plan, Recorder, StaticSteering, attach, compile_plan, pack_plan
 from steerkit.testing import planted_policy, planted_saes, small_model

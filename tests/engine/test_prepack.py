@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from steerkit import load
+from steerkit.agent import Runtime
 from steerkit.engine import Batch, Sampling, generate, load_model, prepacked
 from steerkit.engine.hf import prepack
 from steerkit.engine.hf.model import Lease
 from steerkit.errors import ModelError
 from steerkit.lab.replies import replies
-from steerkit.runtime import Request, Runtime
+from steerkit.runtime import Request
 from steerkit.sae.cpu import onednn
 from steerkit.steer import attach, compile_plan
 from steerkit.testing import planted_policy

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.audit import RecordedTurn, read_turn, redact
 from steerkit.chat import Wire
 from steerkit.errors import AuditError, SaeError
@@ -21,7 +22,6 @@ from steerkit.lab.explain.feature_roles import Extent
 from steerkit.lab.explain.prompt_sources import FRAME, REPLY, sources
 from steerkit.lab.explain.recorded_turn import Stage
 from steerkit.policy import Policy
-from steerkit.runtime import Runtime
 from steerkit.testing.planted import planted_saes
 from steerkit.tiny.demo_requests import CASES
 from steerkit.types import Call, Feature, Span

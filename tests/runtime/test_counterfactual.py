@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
+from steerkit.agent import Runtime
 from steerkit.audit import compare, read_turn, redact, verify
 from steerkit.chat import place_machine
 from steerkit.cli.main import app
 from steerkit.engine import Batch, Sampling, read_along
 from steerkit.policy import load
-from steerkit.runtime import Request, Retried, Runtime, replay
+from steerkit.runtime import Request, Retried, replay
 from steerkit.runtime.request import Prepared, prepare, with_counterfactual
 from steerkit.steer import attach, compile_plan
 from steerkit.tiny.demo_requests import CASES, policy_files

@@ -11,9 +11,9 @@ from torch._dynamo.utils import counters
 from typer.testing import CliRunner
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.audit import Store, read_turn
 from steerkit.cli.main import app
-from steerkit.runtime import Runtime
 from steerkit.types import Tool
 
 TOOLS = [Tool("get_weather", "Weather of a city.", {"type": "object", "properties": {"city": {"type": "string"}}})]

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.audit import Store, pack
 from steerkit.engine import Batch, Sampling, generate
 from steerkit.policy import Policy
-from steerkit.runtime import Runtime
 from steerkit.steer import attach, compile_plan
 from steerkit.testing import planted_saes, small_model
 from steerkit.tiny.demo_requests import CASES, policy_files

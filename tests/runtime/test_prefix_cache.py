@@ -12,11 +12,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from steerkit.agent import Runtime
 from steerkit.audit import Store
 from steerkit.engine import LoadedModel, Sampling, box_folder, bytes_of, can_be_cut, prepacked
 from steerkit.errors import ModelError, SteeringError
 from steerkit.policy import Policy
-from steerkit.runtime import Request, Runtime
+from steerkit.runtime import Request
 from steerkit.steer import attach, compile_plan
 from steerkit.testing import planted_policy, planted_saes, small_model
 from steerkit.tiny.demo_requests import policy_files

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import steerkit
+from steerkit.agent import Runtime, load_recorded
 from steerkit.audit import (
     Comparison,
     RecordedTurn,
@@ -25,7 +26,7 @@ from steerkit.audit import (
 from steerkit.engine import Sampling, divergence
 from steerkit.guard import judge_again, policies_in
 from steerkit.policy import fingerprint
-from steerkit.runtime import Request, Runtime, load_recorded, replay, unsteered, what_if
+from steerkit.runtime import Request, replay, unsteered, what_if
 from steerkit.sae import onednn_version
 from steerkit.tiny.demo_requests import CASES
 from steerkit.types import Trace

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.audit import Store, verify
 from steerkit.engine import Sampling
 from steerkit.errors import ModelError, PolicyError, SaeError, SteeringError
 from steerkit.policy import Policy, load
-from steerkit.runtime import Request, Runtime
+from steerkit.runtime import Request
 from steerkit.sae import SaeSet
 from steerkit.testing import planted_saes, small_model
 from steerkit.tiny.demo_requests import CASES, policy_files

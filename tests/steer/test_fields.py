@@ -9,11 +9,11 @@ import torch
 from transformers import AutoTokenizer, DynamicCache
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.chat import encode_call, place_machine, render, steps_by_place
 from steerkit.engine import box_folder, cache_name
 from steerkit.errors import PolicyError
 from steerkit.policy import Policy, resolve
-from steerkit.runtime import Runtime
 from steerkit.sae import SaeSet
 from steerkit.steer import Recorder
 from steerkit.testing import planted_policy, planted_saes, small_model

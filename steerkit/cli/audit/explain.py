@@ -59,11 +59,11 @@ def explain(
     if (argument is not None) + (against is not None) + no_call > 1:
         raise AuditError("explain: got several of --argument, --against and --no-call; expected one at most")
     turn = _turn(opened(store), id)
+    from steerkit.agent import load_recorded
     from steerkit.lab.explain.explain import explain as explain_turn
     from steerkit.lab.explain.explanation import Target
     from steerkit.lab.explain.feature_roles import Extent
     from steerkit.report import explanation as explain_view
-    from steerkit.runtime import load_recorded
 
     runtime = load_recorded(turn, model=model, saes=saes, device=device, dtype=dtype)
     found = explain_turn(runtime, turn, Target(call, argument, against, no_call), Extent(top, seed=seed))

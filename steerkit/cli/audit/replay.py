@@ -131,7 +131,7 @@ def _alike(turns: Sequence[Any]) -> Iterator[list[Any]]:
 
 def _loader(turn: Any, model: str | None, saes: str | None, device: str | None, dtype: str | None) -> Any:
     """Loads a runtime as the record asks for it, without a store."""
-    from steerkit.runtime import load_recorded
+    from steerkit.agent import load_recorded
 
     return partial(load_recorded, turn, model=model, saes=saes, device=device, dtype=dtype)
 

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steerkit.agent import Runtime
 from steerkit.audit import RecordedTurn
 from steerkit.chat import parse
 from steerkit.errors import AuditError
@@ -33,7 +34,6 @@ from steerkit.lab.explain.explanation import WHOLE, Changed, Explanation, Reason
 from steerkit.lab.explain.feature_roles import USUAL, Extent, Roles, roles_of
 from steerkit.lab.explain.prompt_sources import sources
 from steerkit.lab.explain.recorded_turn import Stage
-from steerkit.runtime import Runtime
 from steerkit.types import CallLike, Feature, MalformedCall
 
 

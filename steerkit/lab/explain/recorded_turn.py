@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from steerkit.agent import Runtime
 from steerkit.audit import RecordedTurn
 from steerkit.audit.records.compare import changes
 from steerkit.chat import Wire, place_machine
@@ -19,7 +20,6 @@ from steerkit.errors import AuditError, SaeError
 from steerkit.guard import policies_in
 from steerkit.lab.activations import Rewrite, rewritten
 from steerkit.policy import Policy
-from steerkit.runtime import Runtime
 from steerkit.runtime.provenance import opening_of
 from steerkit.sae import SaeSet
 from steerkit.steer import Plan, attach, compile_plan, find_sites

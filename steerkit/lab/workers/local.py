@@ -9,7 +9,7 @@ from steerkit.engine import obstacle
 from steerkit.errors import ModelError
 
 if TYPE_CHECKING:
-    from steerkit.runtime import Runtime
+    from steerkit.agent import Runtime
 
 P = TypeVar("P")
 R = TypeVar("R")

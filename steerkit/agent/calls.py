@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from steerkit.agent.tool_runner import Status
 from steerkit.errors import LoopError
-from steerkit.runtime.execute import Status
 from steerkit.types import Call, Json, Verdict, in_one_line
 
 

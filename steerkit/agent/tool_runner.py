@@ -18,7 +18,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, Final, Literal, NamedTuple
 
-from steerkit.runtime.results import MAX_RESULT, error_text, fitted
+from steerkit.agent.results import MAX_RESULT, error_text, fitted
 from steerkit.types import Json
 
 GRACE: Final = 1.0

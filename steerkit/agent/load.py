@@ -8,12 +8,11 @@ from typing import Any, Literal
 
 import torch
 
+from steerkit.agent.api import Runtime
 from steerkit.audit import OnFailure, OnRecord, RecordedTurn, Store, default_store
 from steerkit.engine import DEFAULT, LoadedModel, Prepack, Prepare, box_folder, load_model
 from steerkit.errors import SaeError
-from steerkit.runtime.keywords import clear
-from steerkit.runtime.resolve_policies import PolicyLike
-from steerkit.runtime.runtime import Runtime
+from steerkit.runtime import PolicyLike, clear
 from steerkit.sae import SaeSet, load_set
 from steerkit.steer import find_sites, width_of
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 import steerkit
+from steerkit.agent import Approval, Execution, Runtime, exchange
 from steerkit.audit import Store, verify
 from steerkit.errors import LoopError
-from steerkit.runtime import Approval, Execution, Runtime, exchange
 from steerkit.tiny.demo_requests import CASES, policy_files
 from steerkit.types import Call, Turn
-from tests.runtime.scripted import END, Script, calling, declared, events, ruled, user
+from tests.agent.scripted import END, Script, calling, declared, events, ruled, user
 
 ABC = [declared(name) for name in "abcd"]
 BENIGN = {case.name: case for case in CASES}["benign"]

@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+from steerkit.agent.calls import Approval, Execution, approval_of
+from steerkit.agent.pending import Asked
+from steerkit.agent.results import MAX_RESULT, error_text, fitted
 from steerkit.decisions import RELEASED, ending
 from steerkit.errors import LoopError
-from steerkit.runtime.calls import Approval, Execution, approval_of
-from steerkit.runtime.pending import Asked, next_ids
-from steerkit.runtime.results import MAX_RESULT, error_text, fitted
-from steerkit.types import Call, CallLike, Json, MalformedCall, Turn
+from steerkit.runtime import call_ids
+from steerkit.types import Call, Json, Turn
 
 Decisions: TypeAlias = "Mapping[str, Approval | bool] | Approval | bool"
 """What was decided about held calls: by their ids, or one for all of them."""
@@ -59,13 +60,6 @@ def asked_in(turn: Turn) -> list[Asked]:
         Asked(id, call if isinstance(call, Call) else _MALFORMED, verdict)
         for id, call, verdict in zip(ids, turn.calls, turn.verdicts, strict=True)
     ]
-
-
-def call_ids(messages: Sequence[Mapping[str, Any]], calls: Sequence[CallLike]) -> tuple[str, ...]:
-    """Ids for a reply's calls that no call of the conversation has; well-formed calls get the first of them."""
-    first = sorted(range(len(calls)), key=lambda number: isinstance(calls[number], MalformedCall))
-    found = dict(zip(first, next_ids(messages, len(calls)), strict=True))
-    return tuple(found[number] for number in range(len(calls)))
 
 
 def told(text: str, executions: Sequence[Execution]) -> list[dict[str, Any]]:

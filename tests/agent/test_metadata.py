@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from steerkit.agent import Pending, Run
 from steerkit.audit import Store, redact, verify
 from steerkit.errors import LoopError, SettingError, SteerkitError
-from steerkit.runtime import Pending, Request, Run
-from tests.runtime.scripted import END, Script, calling, declared, ruled, user
+from steerkit.runtime import Request
+from tests.agent.scripted import END, Script, calling, declared, ruled, user
 
 ABC = [declared(name) for name in "abc"]
 FUNCTIONS = dict.fromkeys("abc", lambda **_: 1)

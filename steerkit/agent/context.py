@@ -10,21 +10,17 @@ from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from typing import Any, TypeAlias, TypedDict
 
+from steerkit.agent.calls import Approval, Execution, Held
+from steerkit.agent.pending import Asked, Origin, Pending
+from steerkit.agent.results import MAX_RESULT, error_text
+from steerkit.agent.told import as_told
+from steerkit.agent.tool_runner import Ended, Limits, Ran, is_async
 from steerkit.audit import append_approval, append_execution, canonical, new_id
 from steerkit.chat import as_tools, one_by_one
 from steerkit.engine import Sampling, runnable, tool_from_function
 from steerkit.errors import AuditError, LoopError, ToolError
 from steerkit.policy import Policy, fingerprint
-from steerkit.runtime.batches import sampling_of
-from steerkit.runtime.calls import Approval, Execution, Held
-from steerkit.runtime.execute import Ended, Limits, Ran, is_async
-from steerkit.runtime.metadata import Metadata, metadata_of
-from steerkit.runtime.pending import Asked, Origin, Pending
-from steerkit.runtime.request import Request, ToolLike
-from steerkit.runtime.resolve_policies import PolicyLike, read_policies
-from steerkit.runtime.results import MAX_RESULT, error_text
-from steerkit.runtime.told import as_told
-from steerkit.runtime.turns import Turns
+from steerkit.runtime import Metadata, PolicyLike, Request, ToolLike, Turns, metadata_of, read_policies, sampling_of
 from steerkit.types import Messages, Tool, Turn
 
 Approver: TypeAlias = "Callable[[Held], bool | Approval | Awaitable[bool | Approval]]"

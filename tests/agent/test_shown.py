@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 import steerkit
+from steerkit.agent import Approval, Held, Pending, Run, Runtime
 from steerkit.errors import SettingError, SteerkitError
-from steerkit.runtime import Approval, Held, Pending, Request, Run, Runtime
+from steerkit.runtime import Request
 from steerkit.tiny.demo_requests import CASES
 from steerkit.types import Call, MalformedCall, Turn
-from tests.runtime.scripted import END, Script, calling, declared, ruled, user
+from tests.agent.scripted import END, Script, calling, declared, ruled, user
 
 BENIGN = {case.name: case for case in CASES}["benign"]
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from steerkit.decisions import Decision
 from steerkit.errors import LoopError, SettingError
-from steerkit.runtime.metadata import metadata_of
+from steerkit.runtime import metadata_of, next_ids
 from steerkit.types import Call, Verdict, in_one_line
 
 VERSION: Final = 1
@@ -177,20 +177,6 @@ class Pending:
                 raise LoopError(f"{where} calls[{number}].id: got {one.id!r}, expected {id!r}; was the file edited?")
         if not self.held:
             raise LoopError(f"{where} calls: got none that is held, expected at least one")
-
-
-def next_ids(messages: Sequence[Mapping[str, Any]], count: int) -> tuple[str, ...]:
-    """Ids for the next calls of a conversation: `call_N`, counting on, and none that an earlier call has."""
-    lists = [message.get("tool_calls") for message in messages]
-    calls = [call for some in lists if isinstance(some, (list, tuple)) for call in some]
-    taken = {str(call.get("id")) for call in calls if isinstance(call, Mapping)}
-    found: list[str] = []
-    number = len(calls)
-    while len(found) < count:
-        number += 1
-        if f"call_{number}" not in taken:
-            found.append(f"call_{number}")
-    return tuple(found)
 
 
 class _Strict(BaseModel):

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steerkit.agent.pending import Asked, Origin, Pending
 from steerkit.errors import LoopError
-from steerkit.runtime.pending import Asked, Origin, Pending, next_ids
+from steerkit.runtime import next_ids
 from steerkit.types import Call, Reading, Span, Verdict
 
 MESSAGES = ({"role": "user", "content": "open the döör \U0001f6aa"},)

@@ -2,7 +2,7 @@
 
     Generate ──► a turn ──► its verdicts ──► Approve (what is held) ──► Execute (what may run) ──► Generate …
 
-`drive` holds what answers it, in threads or in an event loop.
+`driver` holds what answers it, in threads or in an event loop.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from steerkit.agent.calls import Approval as Approval
+from steerkit.agent.calls import Execution as Execution
+from steerkit.agent.calls import Held as Held
+from steerkit.agent.exchange import is_to_run, not_run, told
+from steerkit.agent.pending import Asked, Origin, Pending
 from steerkit.chat import plain_messages
 from steerkit.decisions import ending
-from steerkit.runtime.calls import Approval as Approval
-from steerkit.runtime.calls import Execution as Execution
-from steerkit.runtime.calls import Held as Held
-from steerkit.runtime.exchange import is_to_run, not_run, told
-from steerkit.runtime.pending import Asked, Origin, Pending, next_ids
+from steerkit.runtime import next_ids
 from steerkit.types import Call, Messages, Turn, in_one_line
 
 Outcome: TypeAlias = Literal[

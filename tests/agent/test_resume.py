@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 import steerkit
+from steerkit.agent import Approval, Pending, Run, Runtime
+from steerkit.agent.pending import Asked, Origin
 from steerkit.audit import Store, redact, verify
 from steerkit.errors import AuditError, LoopError
 from steerkit.policy import fingerprint
-from steerkit.runtime import Approval, Pending, Run, Runtime
-from steerkit.runtime.pending import Asked, Origin
 from steerkit.tiny.demo_requests import CASES, policy_files
 from steerkit.types import Call
-from tests.runtime.scripted import END, Script, calling, declared, events, names, ruled, user
+from tests.agent.scripted import END, Script, calling, declared, events, names, ruled, user
 
 HELD = {case.name: case for case in CASES}["held"]
 ABC = [declared(name) for name in "abc"]
@@ -66,7 +66,7 @@ def waiting(tmp_path: Path) -> Waiting:
 SECOND = """
 import json, sys, steerkit
 from steerkit.policy import fingerprint
-from steerkit.runtime import Approval, Pending
+from steerkit.agent import Approval, Pending
 from steerkit.tiny.demo_requests import CASES, policy_files
 held = {case.name: case for case in CASES}["held"]
 store, path, opened = sys.argv[1:]

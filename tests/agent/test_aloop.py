@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from steerkit.agent import Approval, Held, Runtime
 from steerkit.audit import Store, verify
 from steerkit.chat import render
 from steerkit.errors import AuditError, MessageError
-from steerkit.runtime import Approval, Held, Runtime
 from steerkit.tiny.demo_requests import CASES
-from tests.runtime.scripted import END, Script, box_tokenizer, broken_after, calling, declared, events, ruled, user
+from tests.agent.scripted import END, Script, box_tokenizer, broken_after, calling, declared, events, ruled, user
 from tests.steer.conftest import hooks_on
 
 BENIGN = {case.name: case for case in CASES}["benign"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from steerkit.agent.calls import Execution
+from steerkit.agent.exchange import result_text, told
+from steerkit.agent.results import cut, error_text, unshown
 from steerkit.chat import render
 from steerkit.engine import LoadedModel
 from steerkit.errors import MessageError
-from steerkit.runtime.calls import Execution
-from steerkit.runtime.exchange import result_text, told
-from steerkit.runtime.results import cut, error_text, unshown
 from steerkit.types import Json
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from steerkit.runtime.execute import Limits, Ran, arun_tool, is_async, run_tool
+from steerkit.agent.tool_runner import Limits, Ran, arun_tool, is_async, run_tool
 
 QUICK = Limits(timeout=0.2, max_result=40)
 Run = Callable[..., Ran]

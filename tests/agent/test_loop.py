@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from steerkit.agent import Approval, Held, Run, Runtime
 from steerkit.audit import Store, verify
 from steerkit.chat import encode_call
 from steerkit.errors import AuditError, LoopError, MessageError, SettingError, ToolError
-from steerkit.runtime import Approval, Held, Run, Runtime
 from steerkit.tiny.demo_requests import CASES
-from tests.runtime.scripted import END, WAIT, Script, broken_after, calling, declared, events, names, ruled, user
+from tests.agent.scripted import END, WAIT, Script, broken_after, calling, declared, events, names, ruled, user
 from tests.steer.conftest import hooks_on
 
 BY_NAME = {case.name: case for case in CASES}

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steerkit.agent.loop import Approval, Approve, Execute, Execution, Generate, Loop, Run, Steps
+from steerkit.agent.pending import Origin
 from steerkit.decisions import Decision
 from steerkit.errors import LoopError, MessageError
-from steerkit.runtime.loop import Approval, Approve, Execute, Execution, Generate, Loop, Run, Steps
-from steerkit.runtime.pending import Origin
 from steerkit.types import Call, MalformedCall, Trace, Turn, Verdict
 
 ORIGIN = Origin("sha256:m", (("p", "sha256:p"),))

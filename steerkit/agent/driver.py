@@ -11,14 +11,14 @@ from copy import deepcopy
 from functools import partial
 from typing import Any, TypeVar
 
+from steerkit.agent.calls import Approval, Execution, Held
+from steerkit.agent.context import Approver, Desk, answered
+from steerkit.agent.exchange import Decisions
+from steerkit.agent.loop import Approve, Execute, Generate, Loop, Run, Steps
+from steerkit.agent.pending import Asked, Pending
+from steerkit.agent.resume import decided
+from steerkit.agent.tool_runner import Ended, acalled, arun_tool, run_tool, within
 from steerkit.errors import AuditError
-from steerkit.runtime.calls import Approval, Execution, Held
-from steerkit.runtime.desk import Approver, Desk, answered
-from steerkit.runtime.exchange import Decisions
-from steerkit.runtime.execute import Ended, acalled, arun_tool, run_tool, within
-from steerkit.runtime.loop import Approve, Execute, Generate, Loop, Run, Steps
-from steerkit.runtime.pending import Asked, Pending
-from steerkit.runtime.resume import decided
 from steerkit.types import Messages
 
 T = TypeVar("T")

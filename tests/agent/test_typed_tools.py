@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from steerkit.chat import render
-from tests.runtime.scripted import END, Script, calling, ruled, user
+from tests.agent.scripted import END, Script, calling, ruled, user
 
 MADE: list[Any] = []
 

@@ -28,9 +28,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerkit.runtime.execute import Limits, Ran, arun_tool, run_tool
-from steerkit.runtime.results import MAX_ERROR, error_text, fitted
-from tests.runtime.scripted import END, Script, calling, declared, user
+from steerkit.agent.results import MAX_ERROR, error_text, fitted
+from steerkit.agent.tool_runner import Limits, Ran, arun_tool, run_tool
+from tests.agent.scripted import END, Script, calling, declared, user
 
 DAY = datetime.date(2026, 1, 31)
 NAN = float("nan")

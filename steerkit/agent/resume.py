@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
+from steerkit.agent.calls import Approval, approval_of
+from steerkit.agent.context import Desk, declaration
+from steerkit.agent.exchange import Decisions
+from steerkit.agent.loop import held_of
+from steerkit.agent.pending import Origin, Pending
 from steerkit.audit import Store, StoredRecord, approvals_of, canonical
 from steerkit.chat import render, validate_arguments
 from steerkit.decisions import ending
 from steerkit.errors import AuditError, LoopError
-from steerkit.runtime.calls import Approval, approval_of
-from steerkit.runtime.desk import Desk, declaration
-from steerkit.runtime.exchange import Decisions
-from steerkit.runtime.loop import held_of
-from steerkit.runtime.pending import Origin, Pending
 from steerkit.types import Tool
 
 _HELD_TO = ("messages", "tools", "text", "calls", "verdicts")

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
 
+from steerkit.agent import Runtime
 from steerkit.audit import Store
 from steerkit.chat import encode_call
 from steerkit.engine import LoadedModel, box_folder
 from steerkit.policy import Policy
-from steerkit.runtime import Runtime
 from steerkit.testing import planted_policy, planted_saes
 from steerkit.testing.random_models import SMALL
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from steerkit.agent.calls import Approval, Execution, approval_of
+from steerkit.agent.exchange import asked_in
+from steerkit.agent.pending import Asked
+from steerkit.agent.results import error_text, fitted
 from steerkit.audit import Store, append_approval, append_execution
 from steerkit.errors import LoopError
-from steerkit.runtime.calls import Approval, Execution, approval_of
-from steerkit.runtime.exchange import asked_in
-from steerkit.runtime.pending import Asked
-from steerkit.runtime.results import error_text, fitted
 from steerkit.types import Call, CallLike, Turn
 
 

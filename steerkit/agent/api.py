@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
-from steerkit.runtime import afterwards, drive
-from steerkit.runtime.calls import Approval, Execution
-from steerkit.runtime.desk import Desk, Settings
-from steerkit.runtime.keywords import clear
-from steerkit.runtime.loop import Run
-from steerkit.runtime.pending import Pending
-from steerkit.runtime.request import ToolLike
-from steerkit.runtime.results import MAX_RESULT
-from steerkit.runtime.told import as_told
-from steerkit.runtime.turns import Turns
+from steerkit.agent import afterwards, driver
+from steerkit.agent.calls import Approval, Execution
+from steerkit.agent.context import Desk, Settings
+from steerkit.agent.loop import Run
+from steerkit.agent.pending import Pending
+from steerkit.agent.results import MAX_RESULT
+from steerkit.agent.told import as_told
+from steerkit.runtime import ToolLike, Turns, clear
 from steerkit.types import Call, Messages, Turn
 
 
@@ -40,14 +38,14 @@ class Runtime(Turns):
             AuditError: a record could not be written; nothing was executed after that.
             SteerkitError: another of its kinds.
         """
-        return drive.loop(Desk.of(self, tools, settings), messages)
+        return driver.loop(Desk.of(self, tools, settings), messages)
 
     async def aloop(self, messages: Messages, tools: Sequence[ToolLike] = (), **settings: Unpack[Settings]) -> Run:
         """As `loop`, while the event loop stays free: tokens are made in a thread, the calls of a turn run together.
 
         Cancelling it stops the generation at the next token, takes the hooks off and cancels the tools.
         """
-        return await drive.aloop(Desk.of(self, tools, settings, in_event_loop=True), messages)
+        return await driver.aloop(Desk.of(self, tools, settings, in_event_loop=True), messages)
 
     @clear
     def resume(
@@ -75,7 +73,7 @@ class Runtime(Turns):
                 resumed; nothing is executed then.
             SteerkitError: as for `loop`.
         """
-        return drive.resume(Desk.of(self, tools, settings), pending, decisions)
+        return driver.resume(Desk.of(self, tools, settings), pending, decisions)
 
     async def aresume(
         self,
@@ -86,7 +84,7 @@ class Runtime(Turns):
         **settings: Unpack[Settings],
     ) -> Run:
         """As `resume`, in the way of `aloop`."""
-        return await drive.aresume(Desk.of(self, tools, settings, in_event_loop=True), pending, decisions)
+        return await driver.aresume(Desk.of(self, tools, settings, in_event_loop=True), pending, decisions)
 
     def approved(self, turn: Turn, call: Call, approval: Approval | bool) -> Approval:
         """Write down what a person decided about a held call, before a loop of your own runs it.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from steerkit.engine import Batch, Prepacked, generate
-from steerkit.engine.sampling import Sampling
+from steerkit.engine.api import Sampling
 from steerkit.policy import Policy
 from steerkit.sae import Sae, SaeSet
 from steerkit.sae.checkpoint import Checkpoint

@@ -7,8 +7,7 @@ from typing import Any
 
 from steerkit.agent import Runtime
 from steerkit.lab.two_sample import wilson
-from steerkit.runtime import Request
-from steerkit.runtime.resolve_policies import PolicyLike
+from steerkit.runtime import PolicyLike, Request
 from steerkit.tiny.world.conversations import Example
 from steerkit.types import Call, Turn
 

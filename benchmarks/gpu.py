@@ -25,9 +25,9 @@ from torch import Tensor
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
 from steerkit.engine import Batch, Graphs, cache_name, generate, load_model
+from steerkit.engine.api import Sampling
 from steerkit.engine.hf.cuda_graphs import Step
 from steerkit.engine.hf.model import box_folder
-from steerkit.engine.sampling import Sampling
 from steerkit.policy import Policy
 from steerkit.sae import SaeSet, load_set
 from steerkit.sae.checkpoint import Checkpoint

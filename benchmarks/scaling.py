@@ -23,7 +23,7 @@ import torch
 from arms import D_SAE, TOP_K, Arms, Run, policy, random_saes, timed, timed_passes
 
 from steerkit.engine import generate
-from steerkit.engine.sampling import Sampling
+from steerkit.engine.api import Sampling
 from steerkit.sae.cpu import onednn
 from steerkit.steer import Extent, Wanted, attach, compile_plan, read_traces
 from steerkit.testing.random_models import FUNCTIONGEMMA, random_model

@@ -4,7 +4,7 @@ from steerkit.agent.api import Runtime
 from steerkit.agent.calls import Approval, Execution, Held
 from steerkit.agent.context import Settings
 from steerkit.agent.exchange import exchange
-from steerkit.agent.load import load, load_recorded
+from steerkit.agent.loading import load, load_recorded
 from steerkit.agent.loop import Run
 from steerkit.agent.pending import Pending
 

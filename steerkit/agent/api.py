@@ -12,7 +12,11 @@ from steerkit.agent.loop import Run
 from steerkit.agent.pending import Pending
 from steerkit.agent.results import MAX_RESULT
 from steerkit.agent.told import as_told
-from steerkit.runtime import ToolLike, Turns, clear
+from steerkit.audit import OnFailure, OnRecord, Store
+from steerkit.engine import DEFAULT, Engine, Graphs, HfEngine, LoadedModel, PrefixCache, Prepare
+from steerkit.errors import ModelError
+from steerkit.runtime import PolicyLike, ToolLike, Turns, raises_setting_errors
+from steerkit.sae import SaeSet
 from steerkit.types import Call, Messages, Turn
 
 
@@ -23,7 +27,64 @@ class Runtime(Turns):
     by the first and closed by `close`, by the end of a `with` around it, or when the process ends in an orderly way.
     """
 
-    @clear
+    def __init__(
+        self,
+        model: LoadedModel | Engine,
+        saes: SaeSet | None = None,
+        policy: PolicyLike = (),
+        *,
+        base: PolicyLike = (),
+        store: Store | None = None,
+        untrusted: str = "neutralize",
+        on_audit_failure: OnFailure = "block",
+        on_record: OnRecord | None = None,
+        counterfactual: bool = False,
+        prefix_cache: str | int | bool = DEFAULT,
+        graphs: Prepare = "auto",
+    ) -> None:
+        """On a model of transformers with its SAEs, or on another engine, which has its own.
+
+        `saes`, `prefix_cache` and `graphs` are of the first alone; all arguments are those of `steerkit.load`.
+        """
+        if isinstance(model, LoadedModel):
+            model = HfEngine(model, saes, prefix_cache=prefix_cache, graphs=graphs)
+        super().__init__(
+            model,
+            policy,
+            base=base,
+            store=store,
+            untrusted=untrusted,
+            on_audit_failure=on_audit_failure,
+            on_record=on_record,
+            counterfactual=counterfactual,
+        )
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model and its tokenizer. Raises ModelError on an engine that does not run transformers."""
+        return self._transformers.loaded
+
+    @property
+    def prefix_cache(self) -> PrefixCache | None:
+        """Steered prompt prefixes, kept for the next turn; `prefix_cache.statistics` counts them."""
+        return self._transformers.prefix_cache
+
+    def prepack(self, wanted: bool) -> None:
+        """Generate through copies of the linear weights from now on, or through the model's own."""
+        self._transformers.prepack(wanted)
+
+    @property
+    def graphs(self) -> Graphs | None:
+        """Prepared decode steps, None where there are none; `graphs.statistics` counts them."""
+        return self._transformers.graphs
+
+    @property
+    def _transformers(self) -> HfEngine:
+        if not isinstance(self.engine, HfEngine):
+            raise ModelError(f"{self.engine.name}: runs on {type(self.engine).__name__}, expected transformers")
+        return self.engine
+
+    @raises_setting_errors
     def loop(self, messages: Messages, tools: Sequence[ToolLike] = (), **settings: Unpack[Settings]) -> Run:
         """Turns and tool calls in alternation, until the model answers.
 
@@ -47,7 +108,7 @@ class Runtime(Turns):
         """
         return await driver.aloop(Desk.of(self, tools, settings, in_event_loop=True), messages)
 
-    @clear
+    @raises_setting_errors
     def resume(
         self,
         pending: Pending,
@@ -95,7 +156,7 @@ class Runtime(Turns):
         """
         return afterwards.approved(self.store, turn, call, approval)
 
-    @clear
+    @raises_setting_errors
     def executed(
         self,
         turn: Turn,
@@ -121,5 +182,5 @@ class Runtime(Turns):
             AuditError: it could not be written.
         """
         one = afterwards.execution(turn, call, result, error, seconds, max_result)
-        one = as_told(one, self.loaded, self.untrusted, max_result)
+        one = as_told(one, self.engine.tokenizer, self.untrusted, max_result)
         return afterwards.executed(self.store, turn, one)

@@ -109,12 +109,12 @@ class Desk:
         """The next turn; raises AbandonedError once `stopped` says so."""
         asked = (messages, self.tools, self.policy, self.sampling)
         request = Request(*asked, metadata=self.metadata, conversation=self.conversation)
-        return self.runtime._turns([self.runtime._prepare(request)], stopped)[0]
+        return self.runtime.take([self.runtime.prepare(request)], stopped)[0]
 
     def origin(self) -> Origin:
         """What a pending state must be resumed under."""
         policies = tuple((one.name, fingerprint(one)) for one in self.runtime.policies_of(self.policy))
-        return Origin(self.runtime.loaded.fingerprint, policies, self.declared)
+        return Origin(self.runtime.engine.provenance.model["fingerprint"], policies, self.declared)
 
     def approved(self, held: Held, approval: Approval, error: str | None = None) -> None:
         """Write down what was decided. Raises AuditError."""
@@ -150,7 +150,7 @@ class Desk:
     def told(self, asked: Asked, ran: Ran) -> Execution:
         """What became of a call, as the model is told of it."""
         one = Execution(asked.id, asked.call, ran.status, ran.result, ran.seconds)
-        return as_told(one, self.runtime.loaded, self.runtime.untrusted, self.limits.max_result)
+        return as_told(one, self.runtime.engine.tokenizer, self.runtime.untrusted, self.limits.max_result)
 
 
 def declaration(tool: Tool) -> str:

@@ -57,8 +57,7 @@ def _approvals(pending: Pending, decisions: Decisions) -> dict[str, Approval]:
 
 def _check_calls(desk: Desk, pending: Pending) -> None:
     """Refuse calls that do not fit the tools given now (the guard judged by those given then), and broken messages."""
-    loaded = desk.runtime.loaded
-    render(loaded.tokenizer, pending.messages, desk.tools, untrusted=desk.runtime.untrusted)
+    render(desk.runtime.engine.tokenizer, pending.messages, desk.tools, untrusted=desk.runtime.untrusted)
     tools = {tool.name: tool for tool in desk.tools}
     for one in pending.calls:
         if one.verdict.decision == "deny":

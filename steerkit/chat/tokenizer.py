@@ -44,6 +44,9 @@ class Tokenizer(Protocol):
     def encode(self, text: str, **options: Any) -> list[int]:
         """Token ids of a text."""
 
+    def decode(self, token_ids: Any) -> Any:
+        """Text of token ids."""
+
 
 @lru_cache(maxsize=8)
 def token_bytes(tokenizer: Tokenizer) -> TokenBytes:

@@ -1,15 +1,14 @@
 """One turn: render, generate under the policies, parse, judge, record; and a recorded turn replayed."""
 
-from steerkit.runtime.batches import sampling_of
-from steerkit.runtime.call_ids import call_ids, next_ids
-from steerkit.runtime.keywords import clear
-from steerkit.runtime.metadata import Metadata, metadata_of
+from steerkit.runtime.judge import call_ids, next_ids
+from steerkit.runtime.keywords import raises_setting_errors
+from steerkit.runtime.own_generate import attach
+from steerkit.runtime.policies import PolicyLike, policies_for, read_policies, unsteered
+from steerkit.runtime.record import opening_of
 from steerkit.runtime.replay import Moment, Replayed, WhatIf, replay, what_if
-from steerkit.runtime.request import Request, ToolLike
-from steerkit.runtime.resolve_policies import PolicyLike, policies_for, read_policies, unsteered
+from steerkit.runtime.request import Metadata, Request, ToolLike, metadata_of, sampling_of
 from steerkit.runtime.retry import Retried
 from steerkit.runtime.turns import Turns
-from steerkit.runtime.wrap import attach
 
 __all__ = [
     "Metadata",
@@ -23,10 +22,11 @@ __all__ = [
     "WhatIf",
     "attach",
     "call_ids",
-    "clear",
     "metadata_of",
     "next_ids",
+    "opening_of",
     "policies_for",
+    "raises_setting_errors",
     "read_policies",
     "replay",
     "sampling_of",

@@ -9,14 +9,13 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from steerkit.audit import RecordedTurn, body_of
-from steerkit.chat import place_machine
-from steerkit.engine import Batch, Divergence, Sampling, divergence, read_along
+from steerkit.engine import Divergence, Row, Sampling, divergence
 from steerkit.guard import policies_in
 from steerkit.policy import Policy
-from steerkit.runtime.provenance import context_of
+from steerkit.runtime.record import context_of
 from steerkit.runtime.request import Prepared, Request, prepare, with_counterfactual
 from steerkit.runtime.turns import Turns
-from steerkit.steer import attach, compile_plan
+from steerkit.steer import Wanted
 from steerkit.types import NOWHERE, Call, Tool, Turn
 
 
@@ -90,7 +89,7 @@ def _prepared(runtime: Turns, recorded: RecordedTurn, policies: Sequence[Policy]
     body = recorded.body
     tools = [Tool(**tool) for tool in body["tools"]]
     request = Request(body["messages"], tools, None, Sampling(**body["sampling"]))
-    made = prepare(request, runtime.loaded, tuple(policies), runtime.untrusted)
+    made = prepare(request, runtime.engine, tuple(policies), runtime.untrusted)
     return replace(made, made=body["attempt"])
 
 
@@ -100,7 +99,7 @@ def _with_prompt(prepared: Prepared, recorded: RecordedTurn) -> Prepared:
 
 
 def _body(runtime: Turns, prepared: Prepared, turn: Turn, batch: dict[str, int]) -> dict[str, Any]:
-    return body_of(turn, context_of(runtime.loaded, runtime.saes, prepared, 0.0, batch))
+    return body_of(turn, context_of(runtime.engine.provenance, prepared, 0.0, batch))
 
 
 def _moments(runtime: Turns, both: Sequence[Prepared], first: Turn, second: Turn) -> Iterator[Moment]:
@@ -148,28 +147,14 @@ def _read(
     runtime: Turns, both: Sequence[Prepared], forced: Sequence[int], wanted: Sequence[int]
 ) -> Iterator[tuple[int, Tensor]]:
     """Logits `(2, vocabulary)` before the wanted tokens, each row under its own policies, over the same tokens."""
-    loaded = runtime.loaded
-    plan = compile_plan([one.policies for one in both], runtime.saes, loaded.layer_devices)
-    batch = Batch.of([one.prompt.ids for one in both], runtime.wire.pad, loaded.device)
-    width = batch.ids.shape[1]
-    with (
-        loaded.alone(),
-        attach(
-            loaded.model,
-            plan,
-            rows=[plan.row(one.policies) for one in both],
-            prompt_length=width,
-            capacity=width + len(forced) + 1,
-            places=place_machine(loaded.tokenizer),
-        ),
-    ):
-        for index, logits in enumerate(read_along(loaded.model, batch, forced, split_prompt=plan.has_late_rules)):
-            if index in wanted:
-                yield index, logits.cpu()
+    rows = [Row(one.prompt.ids, Wanted(one.policies), one.request.sampling) for one in both]
+    for index, logits in enumerate(runtime.engine.logits_along(rows, forced)):
+        if index in wanted:
+            yield index, logits.cpu()
 
 
 def _token(runtime: Turns, reply: Sequence[int], index: int) -> str | None:
     """A token as text."""
     if index >= len(reply):
         return None
-    return str(runtime.loaded.tokenizer.decode([reply[index]]))
+    return str(runtime.engine.tokenizer.decode([reply[index]]))

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from steerkit import guard
-from steerkit.chat import StepPlaces, Wire, place_machine
-from steerkit.engine import LoadedModel
+from steerkit.chat import StepPlaces, Tokenizer, Wire, place_machine
+from steerkit.engine import Step
 from steerkit.runtime.request import Prepared
-from steerkit.sae import SaeSet
-from steerkit.steer import Recorder, read_watched
 from steerkit.types import Call, Span, Trace, Verdict
 
 _NAMED = ("named", "key", "value", "between", "closed", "broken")
@@ -19,23 +17,21 @@ _NAMED = ("named", "key", "value", "between", "closed", "broken")
 class Tripwires:
     """Watches the calls of a batch while they are written; does nothing where no policy has a tripwire."""
 
-    def __init__(
-        self, loaded: LoadedModel, saes: SaeSet | None, prepared: Sequence[Prepared], recorder: Recorder
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, prepared: Sequence[Prepared]) -> None:
         self._watched = [
-            _Watch(loaded, saes, one, recorder, row)
+            _Watch(tokenizer, one, row)
             for row, one in enumerate(prepared)
             if any(guard.is_tripwire(rule) for policy in one.policies if policy.guard for rule in policy.guard.rules)
         ]
         self.tripped: dict[int, Verdict] = {}
-        """By sequence, the verdict that ended it."""
+        """By row, the verdict that ended it."""
 
-    def after(self, tokens: Sequence[int | None]) -> set[int]:
-        """The sequences to cut now that these tokens were made."""
+    def after(self, step: Step) -> set[int]:
+        """Rows to stop after a step."""
         cut = set()
         for watch in self._watched:
-            token = tokens[watch.row]
-            verdict = None if token is None else watch.read(token)
+            token = step.tokens[watch.row]
+            verdict = None if token is None else watch.read(token, step)
             if verdict is not None:
                 self.tripped[watch.row] = verdict
                 cut.add(watch.row)
@@ -43,22 +39,22 @@ class Tripwires:
 
 
 class _Watch:
-    """One sequence: where it stands, and what the features that the guard needs have shown."""
+    """One row: the state of its grammar, and the values of the features that the guard needs."""
 
-    def __init__(self, loaded: LoadedModel, saes: SaeSet | None, one: Prepared, recorder: Recorder, row: int) -> None:
-        self.row, self._one, self._saes, self._recorder = row, one, saes, recorder
-        self._machine = place_machine(loaded.tokenizer)
-        self._opens = Wire.of(loaded.tokenizer).call
-        self._steps = StepPlaces(loaded.tokenizer, one.prompt.ids)
+    def __init__(self, tokenizer: Tokenizer, one: Prepared, row: int) -> None:
+        self.row, self._one = row, one
+        self._machine = place_machine(tokenizer)
+        self._opens = Wire.of(tokenizer).call
+        self._steps = StepPlaces(tokenizer, one.prompt.ids)
         self._position = len(one.prompt.ids)
         self._call: int | None = None
         self._unread: list[int] = []
-        """The last token made: it is not read yet."""
+        """The last decoded token: the model has not run on it yet."""
         self._values: dict[str, tuple[float, ...]] = {}
         self._seen = 0
 
-    def read(self, token: int) -> Verdict | None:
-        """The verdict that is certain now that this token was made, if any."""
+    def read(self, token: int, step: Step) -> Verdict | None:
+        """The verdict that is certain after this token, if any."""
         self._steps.read(self._unread)
         self._unread = [token]
         standing = self._machine.read(self._steps.standing, token)
@@ -71,13 +67,12 @@ class _Watch:
             self._call = position
         name = reply.name if reply.mode in _NAMED else ""
         call = Call(name, {}, Span(self._call or position, position + 1))
-        trace = Trace(0, self._trace(), places=self._steps.spans())
+        trace = Trace(0, self._trace(step), places=self._steps.spans())
         return guard.certain(call, trace=trace, policies=self._one.policies, messages=self._one.request.messages)
 
-    def _trace(self) -> dict[str, tuple[float, ...]]:
-        """The watched values of every token read so far."""
-        if self._saes is not None:
-            fresh = read_watched(self._recorder, self._saes, self._one.wanted, self.row, self._seen)
-            self._values = {name: self._values.get(name, ()) + values for name, values in fresh.items()}
-            self._seen = max((len(values) for values in self._values.values()), default=0)
+    def _trace(self, step: Step) -> dict[str, tuple[float, ...]]:
+        """The watched values of every token that the model has run on."""
+        fresh = step.watched(self.row, self._seen)
+        self._values = {name: (*self._values.get(name, ()), *values) for name, values in fresh.items()}
+        self._seen = max((len(values) for values in self._values.values()), default=0)
         return self._values

@@ -53,7 +53,7 @@ def told(plan: Plan, rows: Sequence[int], graphs: Graphs | None) -> tuple[Record
             found.append(MODEL(batch.ids[:, start:end], **how, **{cache_name(MODEL): cache}).logits[:, -1])
         reader = None
         if graphs is not None:
-            reader = graphs.resume(attached.prefill_state, cache, batch.mask, positions[:, -1:], length)
+            reader, _ = graphs.resume(attached.prefill_state, cache, batch.mask, positions[:, -1:], length)
             assert reader is not None, graphs.refused
         for number in range(length):
             tokens = [reply[number % len(reply)] for reply in replies]
@@ -278,9 +278,9 @@ def test_a_step_that_cannot_be_prepared_is_no_failure(monkeypatch: pytest.Monkey
     model = small_model()
     saes, graphs = planted_saes(model), Graphs(model)  # type: ignore[arg-type]
     monkeypatch.setattr("steerkit.engine.hf.static_cache.StepCache.begin", fail)
-    found, recorder = replies(model, saes, [(clamp(30.0),)], graphs)
+    found, _ = replies(model, saes, [(clamp(30.0),)], graphs)
     assert found == replies(model, saes, [(clamp(30.0),)], None)[0]
-    assert recorder.decoding == "step by step: CUDA out of memory."
+    assert graphs.refused == "CUDA out of memory."
     assert graphs.statistics.generations == 0
 
 
@@ -377,7 +377,7 @@ def test_a_step_goes_without_kernels_that_cannot_be_built() -> None:
     assert recorder.opened()[1].any()
     assert len(asked) == 1
     assert graphs.kernels is None
-    assert recorder.decoding == "fixed steps without kernels, they cannot be built: TypeError"
+    assert graphs.without_kernels == "they cannot be built: TypeError"
     assert graphs.statistics == (1, 1, 0)
 
 

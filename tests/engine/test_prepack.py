@@ -16,7 +16,7 @@ from steerkit import load
 from steerkit.agent import Runtime
 from steerkit.engine import Batch, Sampling, generate, load_model, prepacked
 from steerkit.engine.hf import prepack
-from steerkit.engine.hf.model import Lease
+from steerkit.engine.lease import Lease
 from steerkit.errors import ModelError
 from steerkit.lab.replies import replies
 from steerkit.runtime import Request

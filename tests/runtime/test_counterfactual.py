@@ -108,7 +108,7 @@ def test_the_steered_rows_get_what_they_get_alone(box: Runtime) -> None:
 
 def test_the_unsteered_row_changes_no_bit_of_the_steered_one(box: Runtime) -> None:
     """Its logits are the same to the bit beside its counterfactual and beside itself; the other row's are not."""
-    steered = box._prepare(Request(DANGEROUS.messages, DANGEROUS.tools, counterfactual=True))
+    steered = box.prepare(Request(DANGEROUS.messages, DANGEROUS.tools, counterfactual=True))
     assert steered.unsteered is not None
     reply = box.run(DANGEROUS.messages, DANGEROUS.tools).reply_ids
     mixed, twice = (torch.stack([*_logits(box, rows, reply)]) for rows in ([steered, steered.unsteered], [steered] * 2))
@@ -165,7 +165,7 @@ def test_it_is_replayed_shown_and_redacted_with_its_turn(box: Runtime) -> None:
 
 def test_a_prepared_request_has_one_only_where_something_steers(box: Runtime) -> None:
     """The unsteered request has the same policies by name, prompt and settings, and none of their steering."""
-    one = prepare(Request(BENIGN.messages, BENIGN.tools), box.loaded, box.policies, "neutralize")
+    one = prepare(Request(BENIGN.messages, BENIGN.tools), box.engine, box.policies, "neutralize")
     other = with_counterfactual(one).unsteered
     assert other is not None
     assert (other.prompt, [p.name for p in other.policies]) == (one.prompt, [p.name for p in one.policies])

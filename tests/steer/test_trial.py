@@ -97,17 +97,21 @@ def test_a_fault_is_found(fault: str) -> None:
 
 
 def test_wrong_kernels_do_not_steer() -> None:
-    """A generation goes on without them, as under `attach`, and its recorder says so; right ones steer."""
+    """A generation goes on without them, as under `attach`, and says so; right ones steer."""
     clamp = {"name": "r", "where": "any", "edit": {"f": {"clamp": 30.0}}}
     plan = compile_plan([(planted_policy("p", {"f": (1, 11)}, steer=[clamp]),)], planted_saes(MODEL))
     batch = Batch.of([[5, 17, 301, 44]], 0, torch.device("cpu"))
 
     def replies(graphs: Graphs | None, rows: list[int]) -> tuple[list[Any], str | None]:
         with attach(MODEL, plan, rows=rows, prompt_length=4, capacity=32) as attached:
-            recorder = attached.recorder
             limits = [Sampling(max_new_tokens=12)]
-            found = list(generate(MODEL, batch, limits, (), 0, graphs=graphs, prefill_state=attached.prefill_state))
-        return found, recorder.decoding
+            steps = generate(MODEL, batch, limits, (), 0, graphs=graphs, prefill_state=attached.prefill_state)
+            found: list[Any] = []
+            while True:
+                try:
+                    found.append(next(steps))
+                except StopIteration as done:
+                    return found, done.value
 
     expected, _ = replies(None, [1])
     assert expected != replies(None, [0])[0]

@@ -169,7 +169,7 @@ def _tell_what_if(runtime: Any, turn: Any, files: Sequence[Path], json: bool) ->
     from steerkit.guard import policies_in
     from steerkit.runtime import policies_for, unsteered, what_if
 
-    policies = policies_for(files, runtime.loaded, runtime.saes) if files else unsteered(policies_in(turn.body))
+    policies = policies_for(files, runtime.engine) if files else unsteered(policies_in(turn.body))
     found = what_if(runtime, turn, policies)
     first, second = found.first.body, found.second.body
     nodes = diff_calls(first["calls"], second["calls"])

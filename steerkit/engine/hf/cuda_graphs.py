@@ -122,6 +122,15 @@ class GraphReader:
         self._fill.settle()
 
 
+class Resumed(NamedTuple):
+    """How a generation resumes after its prefill."""
+
+    reader: GraphReader | None
+    """None where it does not fit prepared steps; `Graphs.refused` says why."""
+    decoding: str
+    """As the record says it."""
+
+
 class Graphs:
     """Prepared steps of one model, the least recently used dropped first. One generation at a time."""
 
@@ -154,8 +163,8 @@ class Graphs:
 
     def resume(
         self, prefill_state: PrefillState, cache: DynamicCache, mask: Tensor, positions: Tensor, tokens: int
-    ) -> GraphReader | None:
-        """Go on after a prompt that was read under `attach`; None, and `refused` says why, where that cannot be.
+    ) -> Resumed:
+        """Resume after a prefill under `attach`.
 
         Args:
             prefill_state: of its recorder.
@@ -173,15 +182,13 @@ class Graphs:
                 self.refused = str(error).splitlines()[0]
         if reader is None:
             self._fallbacks += 1
-            prefill_state.recorder.decoding = f"step by step: {self.refused}"
-            return None
+            return Resumed(None, f"step by step: {self.refused}")
         self._generations += 1
         steps = "compiled steps" if self._compiled else "fixed steps"
         if self.without_kernels is not None:
             steps += f" without kernels, {self.without_kernels}"
         on_gpu = self._model.device.type == "cuda"
-        prefill_state.recorder.decoding = f"CUDA graph of {steps}" if on_gpu else steps
-        return reader
+        return Resumed(reader, f"CUDA graph of {steps}" if on_gpu else steps)
 
     def _resume(
         self, prefill_state: PrefillState, cache: DynamicCache, mask: Tensor, positions: Tensor, tokens: int

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
+from steerkit.engine.api import Sampling
 from steerkit.engine.hf.cuda_graphs import GraphReader, Graphs
 from steerkit.engine.hf.growing_cache import DecodeCache, why_not
 from steerkit.engine.hf.prefix_cache import PrefixReader, Reuse
+from steerkit.engine.hf.sampler import Sampler
 from steerkit.engine.hf.unembedding import Unembedding
-from steerkit.engine.sampling import Sampler, Sampling
 from steerkit.errors import ModelError
 from steerkit.steer import PrefillState, cache_name, context_of, find_sites
 
@@ -78,11 +79,11 @@ def generate(
     reuse: Reuse | None = None,
     graphs: Graphs | None = None,
     prefill_state: PrefillState | None = None,
-) -> Generator[list[int | None], Collection[int] | None]:
+) -> Generator[list[int | None], Collection[int] | None, str | None]:
     """Yield, step by step, the next token of each sequence, None once it has stopped; a stop token is the last.
 
-    The forward pass that would only read a sequence's last token is not run. Sequences whose numbers are sent into the
-    generator are cut: the token just yielded is their last.
+    Returns how the tokens were decoded, where graphs were given. The forward pass of a sequence's last token is not
+    run. Sequences whose numbers are sent into the generator are cut: the token just yielded is their last.
 
     Args:
         model: the model.
@@ -103,12 +104,14 @@ def generate(
     reader = _Reader(model, batch)
     left = [setting.max_new_tokens for setting in sampling]
     logits = reader.prompt(split_prompt, ends, reuse)
+    decoding = None
     if graphs is not None and prefill_state is not None and max(left) > 1:
-        reader.decode_with(graphs, prefill_state, max(left) - 1)
+        decoding = reader.decode_with(graphs, prefill_state, max(left) - 1)
     try:
         yield from _decode(reader, sampler, logits, left, stops, pad)
     finally:
         reader.close()
+    return decoding
 
 
 def _decode(
@@ -190,11 +193,12 @@ class _Reader:
         where = {"input_ids": ids, "attention_mask": self._mask, "position_ids": self._positions}
         return self._next_logits(self._cache, **where)
 
-    def decode_with(self, graphs: Graphs, prefill_state: PrefillState, tokens: int) -> None:
-        """Decode with prepared steps from here on, if they can be."""
-        self._graph = graphs.resume(prefill_state, self._cache, self._mask, self._positions[:, -1:], tokens)
+    def decode_with(self, graphs: Graphs, prefill_state: PrefillState, tokens: int) -> str:
+        """Decode with prepared steps from here on where the plan fits; how it is done then."""
+        self._graph, how = graphs.resume(prefill_state, self._cache, self._mask, self._positions[:, -1:], tokens)
         if self._graph is not None:
             self._cache = DynamicCache(config=self._model.config)  # it was copied
+        return how
 
     def _next_logits(self, cache: Cache, *, input_ids: Tensor, **where: Any) -> Tensor:
         """Logits `(B, vocabulary)` after the last of the tokens `(B, T)`; the cache takes their keys and values."""

@@ -20,7 +20,7 @@ from steerkit.errors import AuditError, SaeError
 from steerkit.guard import policies_in
 from steerkit.lab.activations import Rewrite, rewritten
 from steerkit.policy import Policy
-from steerkit.runtime.provenance import opening_of
+from steerkit.runtime import opening_of
 from steerkit.sae import SaeSet
 from steerkit.steer import Plan, attach, compile_plan, find_sites
 from steerkit.types import Feature
@@ -67,7 +67,7 @@ class Stage:
         if runtime.saes is None:
             raise SaeError(f"record {recorded.id}: {loaded.name} brings no SAEs; name a set of this model with --saes")
         policies = policies_in(body)
-        _refuse_changes(recorded, opening_of(loaded, runtime.saes, policies))
+        _refuse_changes(recorded, opening_of(runtime.engine, policies))
         plan = compile_plan([policies], runtime.saes, loaded.layer_devices)
         ids = (tuple(body[name]) for name in ("prompt_ids", "reply_ids"))
         return cls(runtime, runtime.saes, plan, plan.row(policies), *ids)

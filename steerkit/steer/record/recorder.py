@@ -44,8 +44,6 @@ class Recorder:
         self.length = 0
         """Columns read so far, padding included."""
         self.reply_start: Tensor | int = 0
-        self.decoding: str | None = None
-        """How tokens after the prompt were made, where that was not by `attach` alone."""
 
     def begin_pass(self, window: Window) -> None:
         """A forward pass is about to run."""

@@ -1,4 +1,4 @@
-"""Which pieces a generation's prompt is read in, and under which salt they are kept."""
+"""The key under which a prompt's blocks are kept: a hash of all that shapes them besides their tokens."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from typing import NamedTuple
 import torch
 
 from steerkit.chat import piece_ends
-from steerkit.engine import LoadedModel, PrefixCache, Reuse, can_be_cut
+from steerkit.engine.api import Row
+from steerkit.engine.hf.model import LoadedModel
+from steerkit.engine.hf.prefix_cache import PrefixCache, Reuse, can_be_cut
 from steerkit.policy import fingerprint
-from steerkit.runtime.request import Prepared
 from steerkit.sae import SaeSet
 from steerkit.steer import Attached
 
 
-class Pieces(NamedTuple):
-    """How a generation reads its prompt."""
+class Blocks(NamedTuple):
+    """How a generation prefills its prompt."""
 
     ends: tuple[int, ...] = ()
-    """Where the pieces end; none where it is read as a whole."""
+    """Columns at which the blocks end; none where it is prefilled in one pass."""
     reuse: Reuse | None = None
 
 
-def pieces_of(
-    rows: Sequence[Prepared], loaded: LoadedModel, saes: SaeSet | None, attached: Attached, cache: PrefixCache | None
-) -> Pieces:
-    """The pieces of a generation's prompt, and what it may reuse of them.
+def blocks_of(
+    rows: Sequence[Row], loaded: LoadedModel, saes: SaeSet | None, attached: Attached, cache: PrefixCache | None
+) -> Blocks:
+    """The blocks of a generation's prompt, and what it may reuse of them.
 
     Only a prompt that is alone in its batch is cut. It is cut whether or not there is a cache, so that a turn's numbers
     do not depend on one.
@@ -36,18 +37,18 @@ def pieces_of(
     if len(rows) > 1 or not can_be_cut(loaded.model):
         if cache is not None:
             cache.bypass()
-        return Pieces()
-    (one,) = rows
-    ends = piece_ends(loaded.tokenizer, one.prompt.ids)
+        return Blocks()
+    (row,) = rows
+    ends = piece_ends(loaded.tokenizer, row.ids)
     if cache is None:
-        return Pieces(ends)
-    return Pieces(ends, Reuse(cache, salt(loaded, saes, one, attached.recorder.kept), attached.snapshots))
+        return Blocks(ends)
+    return Blocks(ends, Reuse(cache, salt(loaded, saes, row, attached.recorder.kept), attached.snapshots))
 
 
-def salt(loaded: LoadedModel, saes: SaeSet | None, one: Prepared, traced: frozenset[int]) -> bytes:
+def salt(loaded: LoadedModel, saes: SaeSet | None, row: Row, traced: frozenset[int]) -> bytes:
     """A hash of all that shapes keys, values and what steering keeps, besides the tokens.
 
-    That is the weights, even as changed in place since they were loaded, the SAEs, the policies whole and in order, the
+    That is the weights, even as changed in place since they were loaded, the SAEs, the complete policies in order, the
     layers on the recorder, and what the last bits of the arithmetic depend on.
     """
     model = loaded.model
@@ -58,7 +59,7 @@ def salt(loaded: LoadedModel, saes: SaeSet | None, one: Prepared, traced: frozen
         "devices": [str(device) for device in loaded.layer_devices.values()],
         "attention": str(model.config._attn_implementation),
         "saes": None if saes is None else saes.fingerprint,
-        "policies": [fingerprint(policy) for policy in one.policies],
+        "policies": [fingerprint(policy) for policy in row.wanted.policies],
         "traced": sorted(traced),
         "prepacked": loaded.runs_prepacked,
         "threads": torch.get_num_threads(),
@@ -68,5 +69,5 @@ def salt(loaded: LoadedModel, saes: SaeSet | None, one: Prepared, traced: frozen
 
 
 def _version(weight: torch.Tensor) -> int:
-    """How often it was changed in place; a tensor made for inference does not count it."""
+    """Number of changes in place; a tensor made for inference does not count them."""
     return 0 if weight.is_inference() else weight._version

@@ -12,12 +12,12 @@ from steerkit.agent.api import Runtime
 from steerkit.audit import OnFailure, OnRecord, RecordedTurn, Store, default_store
 from steerkit.engine import DEFAULT, LoadedModel, Prepack, Prepare, box_folder, load_model
 from steerkit.errors import SaeError
-from steerkit.runtime import PolicyLike, clear
+from steerkit.runtime import PolicyLike, raises_setting_errors
 from steerkit.sae import SaeSet, load_set
 from steerkit.steer import find_sites, width_of
 
 
-@clear
+@raises_setting_errors
 def load(
     model: str | Path = "tiny",
     saes: str | Path | SaeSet | None = None,

@@ -11,12 +11,12 @@ from torch import nn
 from steerkit import steer
 from steerkit.chat import Tokenizer, place_machine
 from steerkit.policy import Policy, resolve
-from steerkit.runtime.keywords import clear
-from steerkit.runtime.resolve_policies import PolicyLike, read_policies
+from steerkit.runtime.keywords import raises_setting_errors
+from steerkit.runtime.policies import PolicyLike, read_policies
 from steerkit.sae import SaeSet, load_set
 
 
-@clear
+@raises_setting_errors
 @contextmanager
 def attach(
     model: nn.Module,

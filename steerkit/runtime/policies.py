@@ -6,26 +6,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from steerkit.engine import LoadedModel
+from steerkit.engine import Engine
 from steerkit.errors import PolicyError
 from steerkit.policy import Policy, resolve
 from steerkit.policy import load as load_policy
-from steerkit.sae import SaeSet
 
 PolicyLike: TypeAlias = "Policy | str | Path | Sequence[Policy | str | Path]"
 """A policy, the path of a policy file, or several of them; an empty sequence is no policy."""
 
 
-def policies_for(policy: PolicyLike, loaded: LoadedModel, saes: SaeSet | None) -> tuple[Policy, ...]:
+def policies_for(policy: PolicyLike, engine: Engine) -> tuple[Policy, ...]:
     """The policies ready to run on this model: read, checked against it, every quantity raw.
 
     Raises:
         PolicyError: a file is wrong, a policy is for another model, or two policies share a name.
         SaeError: a feature or statistic that the SAE set does not have.
     """
-    policies = read_policies(policy)
+    policies, saes = read_policies(policy), engine.saes
     for item in policies:
-        _check_model(item, loaded, saes)
+        _check_model(item, engine)
         if saes is not None:
             for feature in item.features.values():
                 saes.check(feature.site)
@@ -54,15 +53,16 @@ def refuse_twice(policies: Sequence[Policy]) -> None:
         raise PolicyError([f"policies: got the name '{twice[0]}' twice; expected a name of its own for each"])
 
 
-def _check_model(policy: Policy, loaded: LoadedModel, saes: SaeSet | None) -> None:
-    if policy.model is None:
+def _check_model(policy: Policy, engine: Engine) -> None:
+    saes = engine.saes
+    if policy.model in {None, engine.name, *([saes.name, saes.model_name] if saes else [])}:
         return
-    known = {loaded.name, *([saes.name, saes.model_name] if saes else [])}
-    if policy.model in known:
-        return
-    if policy.model.startswith("sha256:") and policy.model in (loaded.fingerprint, saes.fingerprint if saes else ""):
-        return
-    problem = f"policy '{policy.name}' model: got {policy.model!r}, but the model is {loaded.name!r}"
+    assert policy.model is not None  # for the type checker
+    if policy.model.startswith("sha256:"):
+        found = engine.provenance
+        if policy.model in (found.model["fingerprint"], (found.saes or {}).get("fingerprint")):
+            return
+    problem = f"policy '{policy.name}' model: got {policy.model!r}, but the model is {engine.name!r}"
     raise PolicyError([f"{problem}; expected a policy for this model"])
 
 

@@ -1,60 +1,40 @@
-"""From the reply's tokens to finished turns: parse, read the features, judge, record."""
+"""Replies to turns: parse the calls, read the traces, judge."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from steerkit import guard
-from steerkit.audit import Store, append_turn
-from steerkit.chat import Parsed, parse, steps_by_place
-from steerkit.engine import LoadedModel
-from steerkit.runtime.call_ids import call_ids
-from steerkit.runtime.provenance import context_of
+from steerkit.chat import Parsed, Tokenizer, parse, steps_by_place
+from steerkit.runtime.generate import Generation
 from steerkit.runtime.request import Prepared
-from steerkit.sae import SaeSet
-from steerkit.steer import Extent, Plan, Recorder, read_traces
+from steerkit.steer import Extent
 from steerkit.types import CallLike, MalformedCall, Place, Span, Trace, Turn, Verdict
 
 
-def finish_turns(
-    loaded: LoadedModel,
-    saes: SaeSet | None,
-    store: Store | None,
-    prepared: Sequence[Prepared],
-    replies: Sequence[Sequence[int]],
-    recorder: Recorder,
-    plan: Plan,
-    tripped: Mapping[int, Verdict],
-    seconds: float,
-) -> list[Turn]:
-    """The turns of a batch, which took so many seconds to generate, each recorded before any is returned.
+def judge(tokenizer: Tokenizer, made: Generation) -> list[Turn]:
+    """The judged turns of a generation, one per request that was asked for.
 
-    The last rows may be those without steering that others name; they become part of those turns.
-
-    Raises:
-        AuditError: a record could not be written; no turn is returned then.
+    The last rows may be those without steering that others name; they become the counterfactuals of those turns.
     """
-    tokenizer = loaded.tokenizer
-    parsed = [parse(tokenizer, reply, offset=len(one.prompt.ids)) for one, reply in zip(prepared, replies, strict=True)]
-    places = [steps_by_place(tokenizer, one.prompt.ids, reply) for one, reply in zip(prepared, replies, strict=True)]
-    extents = [_extent(one, len(reply), here) for one, reply, here in zip(prepared, replies, places, strict=True)]
-    traces = read_traces(recorder, plan, saes, [one.wanted for one in prepared], extents)
-    made = [
-        _judged(one, reply, part, replace(traces[row], places=places[row]), tripped.get(row))
-        for row, (one, reply, part) in enumerate(zip(prepared, replies, parsed, strict=True))
+    both = list(zip(made.rows, made.replies, strict=True))
+    parsed = [parse(tokenizer, reply, offset=len(one.prompt.ids)) for one, reply in both]
+    places = [steps_by_place(tokenizer, one.prompt.ids, reply) for one, reply in both]
+    traces = made.recording.traces(
+        [_extent(one, len(reply), here) for (one, reply), here in zip(both, places, strict=True)]
+    )
+    turns = [
+        _judged(one, reply, parsed[row], replace(traces[row], places=places[row]), made.tripped.get(row))
+        for row, (one, reply) in enumerate(both)
     ]
-    asked = len(prepared) - sum(one.unsteered is not None for one in prepared)
-    beside = iter(made[asked:])
-    turns = []
-    for row, (one, turn) in enumerate(zip(prepared[:asked], made[:asked], strict=True)):
-        if one.unsteered is not None:
-            turn = replace(turn, counterfactual=next(beside))
-        batch = {"size": len(prepared), "row": row}
-        if store is not None:
-            turn = append_turn(store, turn, context_of(loaded, saes, one, seconds, batch, recorder.decoding))
-        turns.append(turn)
-    return turns
+    asked = len(both) - sum(one.unsteered is not None for one in made.rows)
+    beside = iter(turns[asked:])
+    return [
+        turn if one.unsteered is None else replace(turn, counterfactual=next(beside))
+        for one, turn in zip(made.rows[:asked], turns[:asked], strict=True)
+    ]
 
 
 def _told_cut(
@@ -75,7 +55,7 @@ def _told_cut(
 
 
 def _extent(one: Prepared, reply_length: int, places: Mapping[Place, Sequence[Span]]) -> Extent:
-    """Every position that was read (the last token of a reply is written, not read) and the ones to trace in full."""
+    """Every position that the model ran on (not the last of a reply) and those whose strongest features are kept."""
     length = len(one.prompt.ids) + reply_length - 1
     wanted = [policy.trace.at for policy in one.policies if policy.trace.top_k]
     spans = [span for place in wanted for span in places.get(place, ())]
@@ -102,3 +82,24 @@ def _judged(one: Prepared, reply: Sequence[int], parsed: Parsed, trace: Trace, t
         attempts=one.attempts,
         call_ids=call_ids(one.request.messages, calls),
     )
+
+
+def next_ids(messages: Sequence[Mapping[str, Any]], count: int) -> tuple[str, ...]:
+    """Ids for the next calls of a conversation: `call_N`, counting on, and none that an earlier call has."""
+    lists = [message.get("tool_calls") for message in messages]
+    calls = [call for some in lists if isinstance(some, (list, tuple)) for call in some]
+    taken = {str(call.get("id")) for call in calls if isinstance(call, Mapping)}
+    found: list[str] = []
+    number = len(calls)
+    while len(found) < count:
+        number += 1
+        if f"call_{number}" not in taken:
+            found.append(f"call_{number}")
+    return tuple(found)
+
+
+def call_ids(messages: Sequence[Mapping[str, Any]], calls: Sequence[CallLike]) -> tuple[str, ...]:
+    """Ids for a reply's calls that no call of the conversation has; well-formed calls get the first of them."""
+    first = sorted(range(len(calls)), key=lambda number: isinstance(calls[number], MalformedCall))
+    found = dict(zip(first, next_ids(messages, len(calls)), strict=True))
+    return tuple(found[number] for number in range(len(calls)))

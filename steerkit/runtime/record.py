@@ -1,0 +1,72 @@
+"""Turns to records: each is on disk before any of its batch is returned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from steerkit.audit import Context, Store, append_turn
+from steerkit.engine import Engine, Provenance, Sampling
+from steerkit.policy import Policy, fingerprint
+from steerkit.runtime.generate import Generation
+from steerkit.runtime.request import Prepared
+from steerkit.types import Turn
+
+
+def record(store: Store | None, engine: Engine, made: Generation, turns: Sequence[Turn]) -> list[Turn]:
+    """The turns with their record ids; without a store, as they are.
+
+    Raises:
+        AuditError: a record could not be written; no turn is returned then.
+    """
+    if store is None:
+        return list(turns)
+    found, size = engine.provenance, len(made.rows)
+    if made.recording.decoding is not None:
+        found = found._replace(machine={**found.machine, "decoding": made.recording.decoding})
+    return [
+        append_turn(store, turn, context_of(found, one, made.seconds, {"size": size, "row": row}))
+        for row, (one, turn) in enumerate(zip(made.rows, turns, strict=False))
+    ]
+
+
+def opening_of(engine: Engine, policies: Sequence[Policy]) -> dict[str, Any]:
+    """Content of a run's first record: model, SAEs, the policies of requests that bring none, settings, libraries."""
+    found = engine.provenance
+    return {
+        "model": found.model,
+        "saes": found.saes,
+        "policies": [_policy(policy) for policy in policies],
+        "sampling": asdict(Sampling()),
+        "libraries": found.libraries,
+        "machine": found.machine,
+    }
+
+
+def context_of(found: Provenance, one: Prepared, seconds: float, batch: Mapping[str, int]) -> Context:
+    """Everything that a record says beside the turn: engine, policies, settings, seconds, and the row in its batch."""
+    return Context(
+        messages=one.request.messages,
+        tools=one.tools,
+        model=found.model,
+        saes=found.saes,
+        policies=[_policy(policy) for policy in one.policies],
+        guarded=any(policy.guard is not None for policy in one.policies),
+        sampling=asdict(one.request.sampling),
+        libraries=found.libraries,
+        seconds=seconds,
+        machine=found.machine,
+        batch=batch,
+        conversation=one.request.conversation,
+        metadata=one.metadata,
+    )
+
+
+def _policy(policy: Policy) -> dict[str, object]:
+    return {
+        "name": policy.name,
+        "fingerprint": fingerprint(policy),
+        "mode": policy.mode,
+        "content": policy.model_dump(mode="json", exclude_none=True),
+    }

@@ -70,7 +70,7 @@ def _told_cut(
     elif len(reply) < most:
         error = f"the reply was cut after {len(reply)} tokens, where the model's context ends; shorten the conversation"
     else:
-        error = f"the reply was cut at max_new_tokens={most}, before <end_function_call>; raise max_new_tokens"
+        error = f"the reply was cut at max_new_tokens={most}, before {last.error.split()[-1]}; raise max_new_tokens"
     return (*calls[:-1], replace(last, error=error))
 
 

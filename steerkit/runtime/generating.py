@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
 from steerkit.audit import Store
-from steerkit.chat import Wire, place_machine
+from steerkit.chat import dialect_of, place_machine
 from steerkit.engine import Batch, Graphs, LoadedModel, PrefixCache, Sampling, generate
 from steerkit.runtime.finish import finish_turns
 from steerkit.runtime.prefix_key import pieces_of
@@ -39,7 +39,7 @@ def generating(
     loaded, started = bench.loaded, time.perf_counter()
     rows = [*prepared, *(one.unsteered for one in prepared if one.unsteered is not None)]
     plan = compile_plan([one.policies for one in rows], bench.saes, loaded.layer_devices)
-    batch = Batch.of([one.prompt.ids for one in rows], Wire.of(loaded.tokenizer).pad, loaded.device)
+    batch = Batch.of([one.prompt.ids for one in rows], dialect_of(loaded.tokenizer).pad, loaded.device)
     sampling = batch.within_context(loaded.model, [one.request.sampling for one in rows])
     width = batch.ids.shape[1]
     replies: list[list[int]] = [[] for _ in rows]
@@ -73,8 +73,8 @@ def _steps(
     bench: Bench, rows: Sequence[Prepared], batch: Batch, sampling: Sequence[Sampling], plan: Plan, tape: Tape
 ) -> Generator[Any, Any]:
     """The tokens of each step, under the hooks."""
-    wire = Wire.of(bench.loaded.tokenizer)
+    dialect = dialect_of(bench.loaded.tokenizer)
     ends, reuse = pieces_of(rows, bench.loaded, bench.saes, tape, bench.prefix_cache)
     how: dict[str, Any] = {"split_prompt": plan.has_late_rules, "ends": ends, "reuse": reuse}
     how |= {"graphs": bench.graphs, "handover": tape.handover}
-    return generate(bench.loaded.model, batch, sampling, wire.stops, wire.pad, **how)
+    return generate(bench.loaded.model, batch, sampling, dialect.stops, dialect.pad, **how)

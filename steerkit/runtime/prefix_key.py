@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from steerkit.chat import piece_ends
+from steerkit.chat import block_ends
 from steerkit.engine import LoadedModel, PrefixCache, Reuse, can_be_cut
 from steerkit.policy import fingerprint
 from steerkit.runtime.request import Prepared
@@ -38,7 +38,7 @@ def pieces_of(
             cache.bypass()
         return Pieces()
     (one,) = rows
-    ends = piece_ends(loaded.tokenizer, one.prompt.ids)
+    ends = block_ends(loaded.tokenizer, one.prompt.ids)
     if cache is None or tape.marks is None:
         return Pieces(ends)
     return Pieces(ends, Reuse(cache, salt(loaded, saes, one, tape.kept), tape.marks))

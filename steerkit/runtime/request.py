@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from steerkit.chat import Prompt, as_tools, lint, render
+from steerkit.chat import Prompt, as_tools, dialect_of, lint, render
 from steerkit.engine import LoadedModel, Sampling, tool_from_function
 from steerkit.errors import ModelError, SettingError
 from steerkit.guard import needs
@@ -75,7 +75,7 @@ def prepare(request: Request, loaded: LoadedModel, policies: tuple[Policy, ...],
         raise SettingError(f"conversation: got {type(request.conversation).__name__}, expected text")
     tools = as_tools(request.tools, from_function=tool_from_function)
     for tool in tools:
-        for found in lint(tool):
+        for found in lint(tool, dialect_of(loaded.tokenizer)):
             warnings.warn(f"tool {tool.name} {found.path}: {found.text}", stacklevel=2)
     prompt = render(loaded.tokenizer, request.messages, tools, untrusted=untrusted)
     context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)

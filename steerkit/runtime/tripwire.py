@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from steerkit import guard
-from steerkit.chat import StepPlaces, Wire, place_machine
+from steerkit.chat import Cursor, dialect_of, place_machine
 from steerkit.engine import LoadedModel
 from steerkit.runtime.request import Prepared
 from steerkit.sae import SaeSet
@@ -46,8 +46,9 @@ class _Watch:
     def __init__(self, loaded: LoadedModel, saes: SaeSet | None, one: Prepared, tape: Tape, row: int) -> None:
         self.row, self._one, self._saes, self._tape = row, one, saes, tape
         self._machine = place_machine(loaded.tokenizer)
-        self._opens = Wire.of(loaded.tokenizer).call
-        self._steps = StepPlaces(loaded.tokenizer, one.prompt.ids)
+        self._opens = dialect_of(loaded.tokenizer).call
+        self._steps = Cursor(loaded.tokenizer, len(one.prompt.ids))
+        self._steps.read(one.prompt.ids)
         self._position = len(one.prompt.ids)
         self._call: int | None = None
         self._unread: list[int] = []
@@ -59,7 +60,7 @@ class _Watch:
         """The verdict that is certain now that this token was made, if any."""
         self._steps.read(self._unread)
         self._unread = [token]
-        standing = self._machine.read(self._steps.standing, token)
+        standing = self._machine.read(self._steps.state, token)
         position, self._position = self._position, self._position + 1
         reply = standing.reply
         if reply is None or reply.mode in ("text", "done"):

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, cast, overload
 
 from steerkit.audit import OnFailure, OnRecord, RunLog, Store
-from steerkit.chat import Event, Parser, Wire
+from steerkit.chat import Event, Parser, dialect_of
 from steerkit.engine import DEFAULT, Graphs, LoadedModel, PrefixCache, Prepare, bytes_of, graphs_for
 from steerkit.errors import SteerkitError
 from steerkit.policy import Policy
@@ -56,7 +56,7 @@ class Turns:
         self.graphs: Graphs | None = graphs_for(loaded.model, graphs)
         """Prepared steps that tokens are made with; `graphs.statistics` says how they do, None where there are none."""
         self.untrusted = untrusted
-        self.wire = Wire.of(loaded.tokenizer)
+        self.dialect = dialect_of(loaded.tokenizer)
         self.base: tuple[Policy, ...] = policies_for(base, loaded, saes)
         """Policies that every request is under, whatever policy it brings."""
         self.policies: tuple[Policy, ...] = self._under_base(policies_for(policy, loaded, saes))

@@ -8,10 +8,10 @@ from typing import Any
 
 from steerkit.chat.arguments import schema_problem
 from steerkit.chat.declare import declared, unwritable
+from steerkit.chat.dialects import NAME
 from steerkit.chat.forms import one_by_one, read_form, tool_object
 from steerkit.chat.plain import plain_json
 from steerkit.chat.schemas import KEYWORDS, lower_types
-from steerkit.chat.wire import NAME
 from steerkit.errors import ToolError
 from steerkit.types import Tool
 

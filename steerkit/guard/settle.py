@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from steerkit.chat import name_in
 from steerkit.guard.review import certain, review, strictest
 from steerkit.policy import GuardRule, Policy, revive
 from steerkit.types import Call, CallLike, MalformedCall, Span, Tool, Trace, Verdict
 
-_NAMED: Final = re.compile(r"<start_function_call>\s*call:\s*([\w.-]{1,128})[^\w.-]", re.ASCII)
-"""A call whose name is complete."""
 CUT_OFF: Final = "a tripwire cut the reply here, in the middle of the call"
 """What is wrong with a call whose end was not generated, as a rule was certain of it."""
 
@@ -97,5 +95,4 @@ def _begun(call: CallLike) -> Call:
     """What was known of a call when a tripwire cut it off: its name, if that was complete."""
     if isinstance(call, Call):
         return call
-    named = _NAMED.match(call.raw)
-    return Call(named[1] if named else "", {}, call.span)
+    return Call(name_in(call.raw) or "", {}, call.span)

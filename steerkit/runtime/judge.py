@@ -1,4 +1,4 @@
-"""Replies to turns: parse the calls, read the traces, judge."""
+"""Replies to turns: read the traces, judge the calls."""
 
 from __future__ import annotations
 
@@ -7,80 +7,72 @@ from dataclasses import replace
 from typing import Any
 
 from steerkit import guard
-from steerkit.chat import Parsed, Tokenizer, parse, steps_by_place
-from steerkit.runtime.generate import Generation
-from steerkit.runtime.request import Prepared
+from steerkit.runtime.generate import GeneratedReply, Generation
 from steerkit.steer import Extent
-from steerkit.types import CallLike, MalformedCall, Place, Span, Trace, Turn, Verdict
+from steerkit.types import CallLike, MalformedCall, Span, Trace, Turn
 
 
-def judge(tokenizer: Tokenizer, made: Generation) -> list[Turn]:
+def judge(made: Generation) -> list[Turn]:
     """The judged turns of a generation, one per request that was asked for.
 
-    The last rows may be those without steering that others name; they become the counterfactuals of those turns.
+    The last replies may be those without steering that others name; they become the counterfactuals of those turns.
     """
-    both = list(zip(made.rows, made.replies, strict=True))
-    parsed = [parse(tokenizer, reply, offset=len(one.prompt.ids)) for one, reply in both]
-    places = [steps_by_place(tokenizer, one.prompt.ids, reply) for one, reply in both]
-    traces = made.recording.traces(
-        [_extent(one, len(reply), here) for (one, reply), here in zip(both, places, strict=True)]
-    )
+    traces = made.recording.traces(list(map(_extent, made.replies)))
     turns = [
-        _judged(one, reply, parsed[row], replace(traces[row], places=places[row]), made.tripped.get(row))
-        for row, (one, reply) in enumerate(both)
+        _judged(reply, replace(trace, places=reply.places)) for reply, trace in zip(made.replies, traces, strict=True)
     ]
-    asked = len(both) - sum(one.unsteered is not None for one in made.rows)
+    asked = len(turns) - sum(one.request.unsteered is not None for one in made.replies)
     beside = iter(turns[asked:])
     return [
-        turn if one.unsteered is None else replace(turn, counterfactual=next(beside))
-        for one, turn in zip(made.rows[:asked], turns[:asked], strict=True)
+        turn if reply.request.unsteered is None else replace(turn, counterfactual=next(beside))
+        for reply, turn in zip(made.replies[:asked], turns[:asked], strict=True)
     ]
 
 
-def _told_cut(
-    one: Prepared, reply: Sequence[int], calls: Sequence[CallLike], by_tripwire: bool
-) -> tuple[CallLike, ...]:
-    """The calls; one that was still open at the reply's end says what cut it off."""
-    last, end = calls[-1] if calls else None, len(one.prompt.ids) + len(reply)
+def _cut_off(reply: GeneratedReply) -> tuple[CallLike, ...]:
+    """The calls; the error of one that was still open at the reply's end says what cut it off."""
+    one, calls = reply.request, reply.parsed.calls
+    last, end = calls[-1] if calls else None, len(one.prompt.ids) + len(reply.ids)
     if not isinstance(last, MalformedCall) or not last.position == last.span.end == end:
-        return tuple(calls)
-    most = one.request.sampling.max_new_tokens
-    if by_tripwire:
+        return calls
+    most, length = one.request.sampling.max_new_tokens, len(reply.ids)
+    if reply.tripped is not None:
         error = guard.CUT_OFF
-    elif len(reply) < most:
-        error = f"the reply was cut after {len(reply)} tokens, where the model's context ends; shorten the conversation"
+    elif length < most:
+        error = f"the reply was cut after {length} tokens, where the model's context ends; shorten the conversation"
     else:
-        error = f"the reply was cut at max_new_tokens={most}, before <end_function_call>; raise max_new_tokens"
+        error = f"the reply was cut at max_new_tokens={most}, before {last.error.split()[-1]}; raise max_new_tokens"
     return (*calls[:-1], replace(last, error=error))
 
 
-def _extent(one: Prepared, reply_length: int, places: Mapping[Place, Sequence[Span]]) -> Extent:
+def _extent(reply: GeneratedReply) -> Extent:
     """Every position that the model ran on (not the last of a reply) and those whose strongest features are kept."""
-    length = len(one.prompt.ids) + reply_length - 1
-    wanted = [policy.trace.at for policy in one.policies if policy.trace.top_k]
-    spans = [span for place in wanted for span in places.get(place, ())]
+    length = len(reply.request.prompt.ids) + len(reply.ids) - 1
+    wanted = [policy.trace.at for policy in reply.request.policies if policy.trace.top_k]
+    spans = [span for place in wanted for span in reply.places.get(place, ())]
     if not spans:
         return Extent(length)
     start = min(span.start for span in spans) - ("call" in wanted)  # the step before decided for the call
     return Extent(length, Span(start, max(span.end for span in spans)))
 
 
-def _judged(one: Prepared, reply: Sequence[int], parsed: Parsed, trace: Trace, tripped: Verdict | None) -> Turn:
+def _judged(reply: GeneratedReply, trace: Trace) -> Turn:
     """The turn with its verdicts; where a tripwire ended the reply, its verdict is that of the call it cut off."""
-    calls = _told_cut(one, reply, parsed.calls, by_tripwire=tripped is not None)
-    verdicts = guard.review(calls, tools=one.tools, trace=trace, policies=one.policies, messages=one.request.messages)
-    if tripped is not None:
-        verdicts = (*verdicts[:-1], guard.tripped(tripped, calls[-1]))
+    one, calls = reply.request, _cut_off(reply)
+    messages = one.request.messages
+    verdicts = guard.review(calls, tools=one.tools, trace=trace, policies=one.policies, messages=messages)
+    if reply.tripped is not None:
+        verdicts = (*verdicts[:-1], guard.tripped(reply.tripped, calls[-1]))
     return Turn(
-        text=parsed.text,
+        text=reply.parsed.text,
         calls=calls,
         verdicts=guard.settle(verdicts, one.policies, one.made),
         trace=trace,
         prompt_ids=tuple(one.prompt.ids),
-        reply_ids=tuple(reply),
-        finish=parsed.finish if tripped is None else "tripwire",
+        reply_ids=reply.ids,
+        finish=reply.parsed.finish if reply.tripped is None else "tripwire",
         attempts=one.attempts,
-        call_ids=call_ids(one.request.messages, calls),
+        call_ids=call_ids(messages, calls),
     )
 
 

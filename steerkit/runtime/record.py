@@ -22,12 +22,12 @@ def record(store: Store | None, engine: Engine, made: Generation, turns: Sequenc
     """
     if store is None:
         return list(turns)
-    found, size = engine.provenance, len(made.rows)
+    found, size = engine.provenance, len(made.replies)
     if made.recording.decoding is not None:
         found = found._replace(machine={**found.machine, "decoding": made.recording.decoding})
     return [
-        append_turn(store, turn, context_of(found, one, made.seconds, {"size": size, "row": row}))
-        for row, (one, turn) in enumerate(zip(made.rows, turns, strict=False))
+        append_turn(store, turn, context_of(found, reply.request, made.seconds, {"size": size, "row": row}))
+        for row, (reply, turn) in enumerate(zip(made.replies, turns, strict=False))  # not of the counterfactuals
     ]
 
 

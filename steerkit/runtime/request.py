@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, TypeAlias
 
-from steerkit.chat import Prompt, as_tools, lint, render
+from steerkit.chat import Prompt, as_tools, dialect_of, lint, render
 from steerkit.engine import Engine, Sampling, tool_from_function
 from steerkit.errors import ModelError, SettingError
 from steerkit.guard import needs
@@ -81,9 +81,9 @@ def prepare(request: Request, engine: Engine, policies: tuple[Policy, ...], untr
         raise SettingError(f"sampling: got {type(request.sampling).__name__}, expected a Sampling")
     if request.conversation is not None and not isinstance(request.conversation, str):
         raise SettingError(f"conversation: got {type(request.conversation).__name__}, expected text")
-    tools = as_tools(request.tools, from_function=tool_from_function)
+    tools, dialect = as_tools(request.tools, from_function=tool_from_function), dialect_of(engine.tokenizer)
     for tool in tools:
-        for found in lint(tool):
+        for found in lint(tool, dialect):
             warnings.warn(f"tool {tool.name} {found.path}: {found.text}", stacklevel=2)
     prompt = render(engine.tokenizer, request.messages, tools, untrusted=untrusted)
     context = engine.context

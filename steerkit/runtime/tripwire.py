@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from steerkit import guard
-from steerkit.chat import StepPlaces, Tokenizer, Wire, place_machine
+from steerkit.chat import CallOpened, Cursor, Event
 from steerkit.engine import Step
 from steerkit.runtime.request import Prepared
 from steerkit.types import Call, Span, Trace, Verdict
@@ -17,60 +17,54 @@ _NAMED = ("named", "key", "value", "between", "closed", "broken")
 class Tripwires:
     """Watches the calls of a batch while they are written; does nothing where no policy has a tripwire."""
 
-    def __init__(self, tokenizer: Tokenizer, prepared: Sequence[Prepared]) -> None:
+    def __init__(self, prepared: Sequence[Prepared]) -> None:
         self._watched = [
-            _Watch(tokenizer, one, row)
+            _Watch(one, row)
             for row, one in enumerate(prepared)
             if any(guard.is_tripwire(rule) for policy in one.policies if policy.guard for rule in policy.guard.rules)
         ]
         self.tripped: dict[int, Verdict] = {}
         """By row, the verdict that ended it."""
 
-    def after(self, step: Step) -> set[int]:
-        """Rows to stop after a step."""
+    def after(self, step: Step, cursors: Sequence[Cursor], events: Sequence[Sequence[Event]]) -> set[int]:
+        """Rows to stop after a step, whose tokens the rows' cursors have read."""
         cut = set()
         for watch in self._watched:
-            token = step.tokens[watch.row]
-            verdict = None if token is None else watch.read(token, step)
+            row = watch.row
+            if step.tokens[row] is None:
+                continue
+            verdict = watch.verdict(step, cursors[row], events[row])
             if verdict is not None:
-                self.tripped[watch.row] = verdict
-                cut.add(watch.row)
+                self.tripped[row] = verdict
+                cut.add(row)
         return cut
 
 
 class _Watch:
-    """One row: the state of its grammar, and the values of the features that the guard needs."""
+    """One row: its open call, and the values of the features that the guard needs."""
 
-    def __init__(self, tokenizer: Tokenizer, one: Prepared, row: int) -> None:
+    def __init__(self, one: Prepared, row: int) -> None:
         self.row, self._one = row, one
-        self._machine = place_machine(tokenizer)
-        self._opens = Wire.of(tokenizer).call
-        self._steps = StepPlaces(tokenizer, one.prompt.ids)
-        self._position = len(one.prompt.ids)
-        self._call: int | None = None
-        self._unread: list[int] = []
-        """The last decoded token: the model has not run on it yet."""
+        self._call = 0
+        """Position at which the last call opened."""
         self._values: dict[str, tuple[float, ...]] = {}
         self._seen = 0
 
-    def read(self, token: int, step: Step) -> Verdict | None:
+    def verdict(self, step: Step, cursor: Cursor, events: Sequence[Event]) -> Verdict | None:
         """The verdict that is certain after this token, if any."""
-        self._steps.read(self._unread)
-        self._unread = [token]
-        standing = self._machine.read(self._steps.standing, token)
-        position, self._position = self._position, self._position + 1
-        reply = standing.reply
-        if reply is None or reply.mode in ("text", "done"):
-            self._call = None
+        for event in events:
+            if isinstance(event, CallOpened):
+                self._call = event.position
+        reply = cursor.state.reply
+        if reply is None or not reply.in_call:
             return None
-        if token == self._opens and self._call is None:
-            self._call = position
         name = reply.name if reply.mode in _NAMED else ""
-        call = Call(name, {}, Span(self._call or position, position + 1))
-        trace = Trace(0, self._trace(step), places=self._steps.spans())
+        call = Call(name, {}, Span(self._call, cursor.position))
+        places = cursor.spans(cursor.position - 1)  # the model has not run on the last token yet
+        trace = Trace(0, self._watched(step), places=places)
         return guard.certain(call, trace=trace, policies=self._one.policies, messages=self._one.request.messages)
 
-    def _trace(self, step: Step) -> dict[str, tuple[float, ...]]:
+    def _watched(self, step: Step) -> dict[str, tuple[float, ...]]:
         """The watched values of every token that the model has run on."""
         fresh = step.watched(self.row, self._seen)
         self._values = {name: (*self._values.get(name, ()), *values) for name, values in fresh.items()}

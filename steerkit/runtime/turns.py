@@ -9,13 +9,13 @@ from types import TracebackType
 from typing import Any, Literal, Self, cast, overload
 
 from steerkit.audit import OnFailure, OnRecord, RunLog, Store
-from steerkit.chat import Event, Parser, Wire
+from steerkit.chat import Event, dialect_of
 from steerkit.engine import Engine
 from steerkit.errors import SteerkitError
 from steerkit.policy import Policy
 from steerkit.runtime import retry
 from steerkit.runtime.batches import BATCH, check_batch, made, prepared_each
-from steerkit.runtime.generate import drained, generate
+from steerkit.runtime.generate import Events, drained, generate
 from steerkit.runtime.judge import judge
 from steerkit.runtime.keywords import raises_setting_errors
 from steerkit.runtime.policies import PolicyLike, policies_for, refuse_twice
@@ -57,7 +57,7 @@ class Turns:
         self.counterfactual = counterfactual
         """Each turn is generated without steering as well, beside it in the batch, and recorded with it."""
         self.untrusted = untrusted
-        self.wire = Wire.of(engine.tokenizer)
+        self.dialect = dialect_of(engine.tokenizer)
         self.base: tuple[Policy, ...] = policies_for(base, engine)
         """Policies that every request is under, whatever policy it brings."""
         self.policies: tuple[Policy, ...] = self._under_base(policies_for(policy, engine))
@@ -210,16 +210,14 @@ class Turns:
         yield turn
 
     def _stream(self, prepared: Prepared) -> Generator[Event, None, Turn]:
-        """Yield what one attempt says as it comes; return its turn."""
-        parser = Parser(self.engine.tokenizer, offset=len(prepared.prompt.ids))
+        """Yield the events of one attempt as they come; return its turn."""
         with closing(self._attempt([prepared])) as steps:
             while True:
                 try:
-                    (token,) = next(steps)
+                    (events,) = next(steps)
                 except StopIteration as done:
                     return cast("Turn", done.value[0])
-                if token is not None:
-                    yield from parser.feed([token])
+                yield from events
 
     def prepare(self, request: Request) -> Prepared:
         """A request, checked and rendered. Raises SteerkitError."""
@@ -239,7 +237,7 @@ class Turns:
 
     def _attempt(
         self, prepared: Sequence[Prepared], stopped: Callable[[], bool] | None = None
-    ) -> Generator[list[int | None], None, list[Turn]]:
-        """Yield the tokens of each step; return the judged, recorded turns."""
+    ) -> Generator[Events, None, list[Turn]]:
+        """Yield the events of each step; return the judged, recorded turns."""
         generation = yield from generate(self.engine, prepared, stopped)
-        return record(self.store, self.engine, generation, judge(self.engine.tokenizer, generation))
+        return record(self.store, self.engine, generation, judge(generation))

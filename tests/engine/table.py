@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steerkit.chat import Wire
+from steerkit.chat import dialect_of
 from steerkit.engine import Provenance, Recording, Row, Step, Steps
 from steerkit.sae import SaeSet
 from steerkit.steer import Extent, Wanted
@@ -83,5 +83,5 @@ class TableEngine:
     def logits_along(self, rows: Sequence[Row], reply: Sequence[int]) -> Iterator[Tensor]:
         """Certain of each token of the reply, and of the padding after it."""
         size = len(self.tokenizer)
-        for token in (*reply, Wire.of(self.tokenizer).pad):
+        for token in (*reply, dialect_of(self.tokenizer).pad):
             yield torch.eye(size)[token].mul(1e9).expand(len(rows), size)

@@ -12,7 +12,7 @@ import torch
 import steerkit
 from steerkit.agent import Runtime
 from steerkit.audit import RecordedTurn, read_turn, redact
-from steerkit.chat import Wire
+from steerkit.chat import dialect_of
 from steerkit.errors import AuditError, SaeError
 from steerkit.lab.attribution import attribute, log_odds
 from steerkit.lab.explain.contrast import Written, tool_choice
@@ -181,8 +181,8 @@ def test_a_choice_can_be_held_against_others(box: Runtime, turn: RecordedTurn) -
 def test_names_are_followed_through_shared_beginnings(box: Runtime) -> None:
     """Tokens that two names share decide nothing; the step is the one where they part."""
     tokenizer = box.loaded.tokenizer
-    wire, encode = Wire.of(tokenizer), lambda text: tokenizer.encode(text, add_special_tokens=False)
-    reply = [wire.call, *encode("call:abc{"), wire.end_call]
+    dialect, encode = dialect_of(tokenizer), lambda text: tokenizer.encode(text, add_special_tokens=False)
+    reply = [dialect.call, *encode("call:abc{"), dialect.end_call]
     width = len(tokenizer)
     logits = torch.zeros(len(reply), width)
     for row, token in enumerate(reply):

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import torch
 from torch import Tensor
 
-from steerkit.chat import Tokenizer, Wire, place_machine
+from steerkit.chat import Tokenizer, dialect_of, place_machine
 from steerkit.engine.api import Provenance, Row, Step, Steps
 from steerkit.engine.hf.cuda_graphs import Graphs, Prepare, graphs_for
 from steerkit.engine.hf.generate import Batch, generate, read_along
@@ -140,12 +140,14 @@ class HfEngine:
         self, plan: Plan, rows: Sequence[Row], batch: Batch, attached: Attached
     ) -> Generator[Step, Collection[int] | None, str | None]:
         """Decode under the hooks; return how it was done."""
-        model, wire = self.loaded.model, Wire.of(self.loaded.tokenizer)
+        model, dialect = self.loaded.model, dialect_of(self.loaded.tokenizer)
         how: dict[str, Any] = {"split_prompt": plan.has_late_rules, "graphs": self.graphs}
         how |= blocks_of(rows, self.loaded, self.saes, attached, self.prefix_cache)._asdict()
         how["prefill_state"] = attached.prefill_state
         watched = partial(self._watched, rows, attached.recorder)
-        with closing(generate(model, batch, [row.sampling for row in rows], wire.stops, wire.pad, **how)) as decoded:
+        with closing(
+            generate(model, batch, [row.sampling for row in rows], dialect.stops, dialect.pad, **how)
+        ) as decoded:
             cut: Collection[int] | None = None
             while True:
                 try:
@@ -171,7 +173,7 @@ class HfEngine:
             yield from read_along(loaded.model, batch, reply, split_prompt=plan.has_late_rules)
 
     def _batch(self, rows: Sequence[Row]) -> Batch:
-        return Batch.of([row.ids for row in rows], Wire.of(self.loaded.tokenizer).pad, self.loaded.device)
+        return Batch.of([row.ids for row in rows], dialect_of(self.loaded.tokenizer).pad, self.loaded.device)
 
     def _attached(
         self, plan: Plan, rows: Sequence[Row], batch: Batch, capacity: int, trace: Collection[int] = ()

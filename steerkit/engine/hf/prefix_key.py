@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from steerkit.chat import piece_ends
+from steerkit.chat import block_ends
 from steerkit.engine.api import Row
 from steerkit.engine.hf.model import LoadedModel
 from steerkit.engine.hf.prefix_cache import PrefixCache, Reuse, can_be_cut
@@ -39,7 +39,7 @@ def blocks_of(
             cache.bypass()
         return Blocks()
     (row,) = rows
-    ends = piece_ends(loaded.tokenizer, row.ids)
+    ends = block_ends(loaded.tokenizer, row.ids)
     if cache is None:
         return Blocks(ends)
     return Blocks(ends, Reuse(cache, salt(loaded, saes, row, attached.recorder.kept), attached.snapshots))

@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from steerkit.agent import Runtime
 from steerkit.audit import RecordedTurn
 from steerkit.audit.records.compare import changes
-from steerkit.chat import Wire, place_machine
+from steerkit.chat import dialect_of, place_machine
 from steerkit.engine import LoadedModel, cache_name
 from steerkit.errors import AuditError, SaeError
 from steerkit.guard import policies_in
@@ -169,17 +169,17 @@ class Stage:
 
     def _written(self, feed: _Feed, logits: Tensor, texts: list[list[int]], most: int) -> list[tuple[int, ...]]:
         """Go on greedily until all have stopped."""
-        wire = Wire.of(self.loaded.tokenizer)
+        dialect = dialect_of(self.loaded.tokenizer)
         ended = [False] * len(texts)
         while True:
             tokens = logits.argmax(dim=-1).tolist()
             for row, token in enumerate(tokens):
                 if not ended[row]:
                     texts[row].append(token)
-                    ended[row] = token in wire.stops or len(texts[row]) >= most
+                    ended[row] = token in dialect.stops or len(texts[row]) >= most
             if all(ended):
                 return [tuple(text) for text in texts]
-            logits = feed.step([wire.pad if end else token for end, token in zip(ended, tokens, strict=True)])
+            logits = feed.step([dialect.pad if end else token for end, token in zip(ended, tokens, strict=True)])
 
     def _decide(self, feed: _Feed, part: Sequence[Sequence[Feature]], position: int, everywhere: bool) -> Tensor:
         """Logits of the step; the features are 0 up to it, or at it."""

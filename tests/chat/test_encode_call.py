@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from steerkit.chat import Wire, encode_call, parse
-from steerkit.chat.wire import CONTROL
+from steerkit.chat import dialect_of, encode_call, parse
+from steerkit.chat.dialects.functiongemma import CONTROL
 from steerkit.errors import MessageError
 from steerkit.types import Call
 from tests.chat.conftest import ids_of
@@ -56,4 +56,4 @@ def test_depth_counts_objects_and_lists_alone(tokenizer: Any) -> None:
 def test_stops_are_looked_up_by_name(tokenizer: Any) -> None:
     """The reply ends at the turn's end, where a result is awaited, and at eos."""
     stops = {tokenizer.convert_tokens_to_ids(name) for name in ("<end_of_turn>", "<start_function_response>", "<eos>")}
-    assert Wire.of(tokenizer).stops == stops
+    assert dialect_of(tokenizer).stops == stops

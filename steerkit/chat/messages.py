@@ -1,4 +1,4 @@
-"""Brings OpenAI-style messages into the form that FunctionGemma's template takes, and refuses what it cannot carry."""
+"""OpenAI-style messages, checked and paired with their results, as every dialect starts from them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import groupby
 from typing import Any, Final, NamedTuple
 
+from steerkit.chat.dialects import NAME
 from steerkit.chat.pairing import Pairing
 from steerkit.chat.plain import plain_json, plain_messages
-from steerkit.chat.wire import NAME
 from steerkit.errors import MessageError
 from steerkit.types import Messages
 
@@ -30,7 +29,8 @@ _TEXT_PARTS: Final = ("text", "input_text", "output_text")
 def template_messages(messages: Messages) -> list[dict[str, Any]]:
     """Messages with template roles, arguments as mappings, and each tool result under its tool's name.
 
-    A tool message has `answers`, the number in the conversation of the call that each of its results belongs to.
+    A tool message has `answers`, the number in the conversation of the call that each of its results belongs to, and
+    `texts`, each result as text where it was given as text.
 
     Raises:
         MessageError: which message, what was got and what was expected.
@@ -70,33 +70,6 @@ def calls_made(messages: Messages) -> tuple[Made, ...]:
             for number, part in zip(message["answers"], message["content"], strict=True):
                 made[number] = made[number]._replace(result=part["response"], answered=True)
     return tuple(made)
-
-
-def in_call_order(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What `template_messages` gave, with adjacent tool results in the order of the calls they answer, and the model's
-    turn closed before anybody else's message.
-
-    On the wire a result has no id: the model pairs calls and results by their order. And a result stands in the model's
-    turn, which published templates leave open after it, whoever speaks next.
-    """
-    found: list[dict[str, Any]] = []
-    for is_result, group in groupby(messages, key=lambda message: message["role"] == "tool"):
-        some = list(group)
-        if is_result:
-            pairs = [pair for one in some for pair in zip(one["answers"], one["content"], strict=True)]
-            found += [{"role": "tool", "content": [part]} for _, part in sorted(pairs, key=lambda pair: pair[0])]
-        else:
-            if found and some[0]["role"] != "assistant":
-                found.append({"role": "assistant", "content": ""})  # closes the model's turn
-            found += map(_without_ids, some)
-    return found
-
-
-def _without_ids(message: dict[str, Any]) -> dict[str, Any]:
-    if "tool_calls" not in message:
-        return message
-    calls = [{key: value for key, value in call.items() if key != "id"} for call in message["tool_calls"]]
-    return {**message, "tool_calls": calls}
 
 
 def _plain_message(message: Mapping[str, Any], where: str, pairing: Pairing) -> dict[str, Any]:
@@ -175,26 +148,33 @@ def _tool_message(message: Mapping[str, Any], where: str, pairing: Pairing) -> d
     reference, name = ((message.get(key) or None) for key in ("tool_call_id", "name"))
     if reference is not None or name is not None:
         number, name = pairing.answered(reference, name, where)
-        return _results([number], [_result(name, content, where)])
+        return _results([number], [_result(name, content, where)], [_joined(content)])
     parts: list[Any] = content if isinstance(content, list) else [content]
     if parts and all(isinstance(part, Mapping) and part.keys() == {"name", "response"} for part in parts):
         numbers = [pairing.next_in_turn(part["name"], f"{where}.content") for part in parts]
-        return _results(numbers, [_splayed(part["name"], part["response"]) for part in parts])
+        return _results(numbers, [_splayed(part["name"], part["response"]) for part in parts], [None] * len(parts))
     raise MessageError(f"{where}.tool_call_id: got None, expected the id of an earlier call, or a name")
 
 
-def _results(numbers: list[int], content: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"role": "tool", "answers": numbers, "content": content}
+def _results(numbers: list[int], content: list[dict[str, Any]], texts: Sequence[str | None]) -> dict[str, Any]:
+    return {"role": "tool", "answers": numbers, "content": content, "texts": texts}
 
 
 def _result(name: str, content: Any, where: str) -> dict[str, Any]:
     """A tool's result: a JSON object in text is an object, any other text a value."""
-    if isinstance(content, list) and content and all(_is_text_part(part) for part in content):
-        content = "".join(part["text"] for part in content)
-    if isinstance(content, str) and content.lstrip().startswith("{"):
+    text = _joined(content)
+    content = content if text is None else text
+    if text is not None and text.lstrip().startswith("{"):
         with suppress(ValueError, RecursionError):  # no JSON, or nested deeper than it can be read: text then
-            content = plain_json(_json(content), f"{where}.content")
+            content = plain_json(_json(text), f"{where}.content")
     return _splayed(name, content)
+
+
+def _joined(content: Any) -> str | None:
+    """A result that is text, or parts of text, as one text."""
+    if isinstance(content, list) and content and all(_is_text_part(part) for part in content):
+        return "".join(part["text"] for part in content)
+    return content if isinstance(content, str) else None
 
 
 def _is_text_part(part: Any) -> bool:

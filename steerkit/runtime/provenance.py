@@ -1,4 +1,4 @@
-"""What a record must say of how a turn came about."""
+"""Identities and settings that a record has of what shaped a turn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from steerkit.audit import Context
+from steerkit.audit import Context, ModelIdentity, PolicyIdentity, RunOpenedRecord, SaeSetIdentity, SamplingSettings
 from steerkit.engine import LoadedModel, Sampling
 from steerkit.policy import Policy, fingerprint
 from steerkit.runtime.request import Prepared
@@ -21,16 +21,16 @@ from steerkit.version import __version__
 _LIBRARIES = ("torch", "transformers", "tokenizers")
 
 
-def opening_of(loaded: LoadedModel, saes: SaeSet | None, policies: Sequence[Policy]) -> dict[str, Any]:
-    """What a run is opened with: model, SAEs, the policies of requests that bring none, their settings, libraries."""
-    return {
-        "model": _model(loaded),
-        "saes": _saes(saes),
-        "policies": [_policy(policy) for policy in policies],
-        "sampling": asdict(Sampling()),
-        "libraries": _libraries(),
-        "machine": _machine(loaded),
-    }
+def opening_of(loaded: LoadedModel, saes: SaeSet | None, policies: Sequence[Policy]) -> RunOpenedRecord:
+    """The opening of a run: model, SAEs, the policies of requests that bring none, their settings, libraries."""
+    return RunOpenedRecord(
+        model=_model(loaded),
+        saes=_saes(saes),
+        policies=tuple(_policy(policy) for policy in policies),
+        sampling=_settings(Sampling()),
+        libraries=_libraries(),
+        machine=_machine(loaded),
+    )
 
 
 def context_of(
@@ -52,7 +52,7 @@ def context_of(
         saes=_saes(saes),
         policies=[_policy(policy) for policy in one.policies],
         guarded=any(policy.guard is not None for policy in one.policies),
-        sampling=asdict(one.request.sampling),
+        sampling=_settings(one.request.sampling),
         libraries=_libraries(),
         seconds=seconds,
         machine=_machine(loaded) | ({} if decoding is None else {"decoding": decoding}),
@@ -62,15 +62,19 @@ def context_of(
     )
 
 
-def _model(loaded: LoadedModel) -> dict[str, str]:
-    return {
-        "name": loaded.name,
-        "fingerprint": loaded.fingerprint,
-        "tokenizer": loaded.tokenizer_fingerprint,
-        "template": loaded.template_fingerprint,
-        "device": str(loaded.device),
-        "dtype": str(loaded.model.dtype).removeprefix("torch."),
-    }
+def _model(loaded: LoadedModel) -> ModelIdentity:
+    return ModelIdentity(
+        loaded.name,
+        loaded.fingerprint,
+        loaded.tokenizer_fingerprint,
+        loaded.template_fingerprint,
+        str(loaded.device),
+        str(loaded.model.dtype).removeprefix("torch."),
+    )
+
+
+def _settings(sampling: Sampling) -> SamplingSettings:
+    return SamplingSettings(**asdict(sampling))
 
 
 def _machine(loaded: LoadedModel) -> dict[str, Any]:
@@ -85,17 +89,13 @@ def _machine(loaded: LoadedModel) -> dict[str, Any]:
     }
 
 
-def _saes(saes: SaeSet | None) -> dict[str, str] | None:
-    return None if saes is None else {"name": saes.name, "fingerprint": saes.fingerprint}
+def _saes(saes: SaeSet | None) -> SaeSetIdentity | None:
+    return None if saes is None else SaeSetIdentity(saes.name, saes.fingerprint)
 
 
-def _policy(policy: Policy) -> dict[str, object]:
-    return {
-        "name": policy.name,
-        "fingerprint": fingerprint(policy),
-        "mode": policy.mode,
-        "content": policy.model_dump(mode="json", exclude_none=True),
-    }
+def _policy(policy: Policy) -> PolicyIdentity:
+    content = policy.model_dump(mode="json", exclude_none=True)
+    return PolicyIdentity(policy.name, fingerprint(policy), policy.mode, content)
 
 
 @cache

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import pytest
 
 from steerkit.agent import exchange
-from steerkit.audit.log.shapes import DECISIONS as RECORDED
+from steerkit.audit import DECISIONS as RECORDED
 from steerkit.decisions import DECISIONS, RELEASED, Decision, Default, Ruling, ending, releases, severity
 from steerkit.guard import review
 from steerkit.policy import explain, loads
@@ -38,7 +38,7 @@ def test_a_rule_and_a_default_may_say_each(then: Any) -> None:
     assert f"A call that no rule matches {row.becomes}." in said
     verdicts = review([Call("a", {}), Call("b", {})], tools=TOOLS, trace=Trace(), policies=[policy])
     assert [(one.decision, one.rule) for one in verdicts] == [(then, "r"), (then, "default")]
-    assert then.upper() in str(verdict_text({"decision": then, "rule": "r", "reason": "", "policy": "p"}))
+    assert then.upper() in str(verdict_text(Verdict(then, "r", "", "p")))
 
 
 @pytest.mark.parametrize("one", ALL)

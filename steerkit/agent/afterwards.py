@@ -8,7 +8,7 @@ from steerkit.agent.calls import Approval, Execution, approval_of
 from steerkit.agent.exchange import asked_in
 from steerkit.agent.pending import Asked
 from steerkit.agent.results import error_text, fitted
-from steerkit.audit import Store, append_approval, append_execution
+from steerkit.audit import Gone, Store, TurnRecord, append_approval, append_execution, read_content
 from steerkit.errors import LoopError
 from steerkit.types import Call, CallLike, Turn
 
@@ -78,7 +78,6 @@ def _about(store: Store, turn: Turn) -> dict[str, Any]:
     """Which conversation the turn belongs to and who asked, from its record."""
     if turn.record_id is None:
         return {}
-    record = store.get(turn.record_id)
-    content, kept = record.content, record.contents.get("/metadata")
-    metadata = None if kept is None or kept.is_redacted else content["metadata"]
-    return {"conversation": content.get("conversation"), "metadata": metadata}
+    record = read_content(store.get(turn.record_id))
+    metadata = None if isinstance(record.metadata, Gone) else record.metadata
+    return {"conversation": record.conversation if isinstance(record, TurnRecord) else None, "metadata": metadata}

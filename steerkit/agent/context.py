@@ -114,7 +114,7 @@ class Desk:
     def origin(self) -> Origin:
         """What a pending state must be resumed under."""
         policies = tuple((one.name, fingerprint(one)) for one in self.runtime.policies_of(self.policy))
-        return Origin(self.runtime.engine.provenance.model["fingerprint"], policies, self.declared)
+        return Origin(self.runtime.engine.provenance.model.fingerprint, policies, self.declared)
 
     def approved(self, held: Held, approval: Approval, error: str | None = None) -> None:
         """Write down what was decided. Raises AuditError."""

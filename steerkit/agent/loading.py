@@ -89,14 +89,14 @@ def load_recorded(
     Raises:
         ModelError, SaeError: they are not there.
     """
-    was, had = turn.body["model"], turn.body["saes"]
-    name = model or was["name"]
-    loaded = load_model(name, device=device or _device(was["device"]), dtype=dtype or was["dtype"], prepack=False)
-    loaded = loaded.prepacking(bool((turn.body.get("machine") or {}).get("prepacked")))
+    was, had = turn.record.model, turn.record.saes
+    name = model or was.name
+    loaded = load_model(name, device=device or _device(was.device), dtype=dtype or was.dtype, prepack=False)
+    loaded = loaded.prepacking(turn.record.prepacked)
     if saes is None and had is None:
         return Runtime(loaded)
-    is_there = had is not None and (Path(had["name"]).exists() or box_folder(name) is None)
-    suite = _saes(name, saes or (had["name"] if had and is_there else None), None)
+    is_there = had is not None and (Path(had.name).exists() or box_folder(name) is None)
+    suite = _saes(name, saes or (had.name if had and is_there else None), None)
     return Runtime(loaded, _checked(suite, loaded, named=False))
 
 

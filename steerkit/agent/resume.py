@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
-from typing import Any
+from contextlib import nullcontext, suppress
 
 from steerkit.agent.calls import Approval, approval_of
 from steerkit.agent.context import Desk, declaration
 from steerkit.agent.exchange import Decisions
 from steerkit.agent.loop import held_of
 from steerkit.agent.pending import Origin, Pending
-from steerkit.audit import Store, StoredRecord, approvals_of, canonical
+from steerkit.audit import Gone, Store, StoredRecord, TurnRecord, approvals_of, canonical, read_content
 from steerkit.chat import render, validate_arguments
 from steerkit.decisions import ending
 from steerkit.errors import AuditError, LoopError
-from steerkit.types import Tool
+from steerkit.types import Call
 
 _HELD_TO = ("messages", "tools", "text", "calls", "verdicts")
 """Contents of a turn's record that a pending state is held against."""
@@ -98,39 +97,38 @@ def _check_once(desk: Desk, pending: Pending, store: Store | None) -> None:
                 f"resume it on one with the store of the run"
             )
         return
-    record = _record(store, pending)
-    _check_record(store, pending, record)
-    made = _origin_of(store, record.content)
+    record, turn = _record(store, pending)
+    _check_record(store, pending, record, turn)
+    made = _origin_of(store, turn)
     _check_origin(made, desk.origin(), f"record {record.id}")
     _check_declared(desk, pending, made, f"record {record.id}")
     if approvals := approvals_of(store, record):
-        by = approvals[0].content["by"] or "somebody"
+        stored, approval = approvals[0]
+        by = approval.by or "somebody"
         raise LoopError(
-            f"record {record.id}: its calls were decided on by {by} at {approvals[0].time[:19]}; a turn is resumed "
+            f"record {record.id}: its calls were decided on by {by} at {stored.time[:19]}; a turn is resumed "
             f"once, so that no call is executed twice; begin a new run"
         )
 
 
-def _record(store: Store, pending: Pending) -> StoredRecord:
+def _record(store: Store, pending: Pending) -> tuple[StoredRecord, TurnRecord]:
     """The turn's record, by its whole id and nothing shorter."""
     if pending.record_id is None:
         raise LoopError(
             "pending record_id: got none, but this runtime has an audit store; resume it on a runtime without one"
         )
-    try:
+    with suppress(AuditError):
         record = store.get(pending.record_id)
-    except AuditError:
-        record = None
-    if record is None or record.id != pending.record_id or record.content.get("kind") != "turn":
-        raise LoopError(
-            f"pending record_id: got {pending.record_id!r}, which is no turn in {store.path}; expected the store "
-            f"of the run that is pending"
-        )
-    return record
+        turn = read_content(record)
+        if record.id == pending.record_id and isinstance(turn, TurnRecord):
+            return record, turn
+    raise LoopError(
+        f"pending record_id: got {pending.record_id!r}, which is no turn in {store.path}; expected the store "
+        f"of the run that is pending"
+    )
 
 
-def _check_record(store: Store, pending: Pending, record: StoredRecord) -> None:
-    content = record.content
+def _check_record(store: Store, pending: Pending, record: StoredRecord, turn: TurnRecord) -> None:
     gone = [name for name, content in record.contents.items() if content.is_redacted and name.split("/")[1] in _HELD_TO]
     if gone:
         raise LoopError(
@@ -138,26 +136,26 @@ def _check_record(store: Store, pending: Pending, record: StoredRecord) -> None:
             f"begin a new run"
         )
     recorded = [
-        (call["name"], call["arguments"], *(verdict[key] for key in ("decision", "rule", "policy", "reason")))
-        for call, verdict in zip(content["calls"], content["verdicts"], strict=True)
-        if "malformed" not in call
+        (call.name, call.arguments, verdict.decision, verdict.rule, verdict.policy, verdict.reason)
+        for call, verdict in zip(turn.calls, turn.verdicts, strict=True)
+        if isinstance(call, Call)
     ]
     given = [
         (one.call.name, one.call.arguments, verdict.decision, verdict.rule, verdict.policy, verdict.reason)
         for one in pending.calls
         for verdict in [one.verdict]
     ]
-    said = [verdict["decision"] for verdict in content["verdicts"]]
+    said = [verdict.decision for verdict in turn.verdicts]
     if "retry" in said or ending(said):
         raise LoopError(
             f"pending record_id: record {pending.record_id} is of a turn that was given up; begin a new run"
         )
     same = {
         "calls": canonical(given) == canonical(recorded),
-        "messages": canonical(list(pending.messages)) == canonical(content["messages"]),
-        "text": pending.text == content["text"],
-        "conversation": pending.conversation == content.get("conversation"),
-        "metadata": _metadata_fits(pending, record),
+        "messages": canonical(list(pending.messages)) == canonical(turn.messages),
+        "text": pending.text == turn.text,
+        "conversation": pending.conversation == turn.conversation,
+        "metadata": _metadata_fits(pending, turn),
     }
     if wrong := [name for name, equal in same.items() if not equal]:
         raise LoopError(
@@ -166,21 +164,25 @@ def _check_record(store: Store, pending: Pending, record: StoredRecord) -> None:
         )
 
 
-def _metadata_fits(pending: Pending, record: StoredRecord) -> bool:
-    """Whether it says who asked as its record does, as far as that still does."""
-    content = record.contents.get("/metadata")
-    if content is not None and content.is_redacted:
+def _metadata_fits(pending: Pending, turn: TurnRecord) -> bool:
+    """True if it says who asked as its record does, as far as that still does."""
+    if isinstance(turn.metadata, Gone):
         return True
-    return canonical(dict(pending.metadata or {})) == canonical(record.content.get("metadata", {}))
+    return canonical(pending.metadata or {}) == canonical(turn.metadata or {})
 
 
-def _origin_of(store: Store, content: dict[str, Any]) -> Origin:
+def _origin_of(store: Store, turn: TurnRecord) -> Origin:
     """What a turn was made with; the policies of the first attempt, as later ones run under a variant of one."""
-    tools = tuple((one["name"], declaration(Tool(**one))) for one in content["tools"])
-    while content.get("retry_of"):
-        content = store.get(content["retry_of"]).content
-    policies = tuple((one["name"], one["fingerprint"]) for one in content["policies"])
-    return Origin(content["model"]["fingerprint"], policies, tools)
+    tools = tuple((one.name, declaration(one)) for one in turn.tools)
+    while turn.retry_of:
+        first = read_content(store.get(turn.retry_of))
+        if not isinstance(first, TurnRecord):
+            raise AuditError(
+                f"{store.path}: record {turn.retry_of} is a {first.kind}; expected the turn before a retry"
+            )
+        turn = first
+    policies = tuple((one.name, one.fingerprint) for one in turn.policies)
+    return Origin(turn.model.fingerprint, policies, tools)
 
 
 def _check_origin(made: Origin, now: Origin, where: str) -> None:

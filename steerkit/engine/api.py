@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple, Protocol, Self, TypeAlias
 
 from torch import Tensor
 
+from steerkit.audit import ModelIdentity, SaeSetIdentity
 from steerkit.chat import Tokenizer
 from steerkit.errors import ModelError
 from steerkit.sae import SaeSet
@@ -85,12 +86,10 @@ class Step(NamedTuple):
 
 
 class Provenance(NamedTuple):
-    """What a record must say of the engine, as plain JSON values."""
+    """The part of a record that an engine knows."""
 
-    model: Mapping[str, str]
-    """`name`, `fingerprint` of the weights, `tokenizer`, `template`, `device` and `dtype`."""
-    saes: Mapping[str, str] | None
-    """`name` and `fingerprint`."""
+    model: ModelIdentity
+    saes: SaeSetIdentity | None
     libraries: Mapping[str, str]
     """Versions of the libraries whose arithmetic it uses."""
     machine: Mapping[str, Any]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from steerkit.chat import name_in
 from steerkit.guard.review import certain, review, strictest
 from steerkit.policy import GuardRule, Policy, revive
-from steerkit.types import Call, CallLike, MalformedCall, Span, Tool, Trace, Verdict
+from steerkit.types import Call, CallLike, MalformedCall, Trace, Verdict
+
+if TYPE_CHECKING:  # a policy is judged without the audit room
+    from steerkit.audit import TurnRecord
 
 CUT_OFF: Final = "a tripwire cut the reply here, in the middle of the call"
 """What is wrong with a call whose end was not generated, as a rule was certain of it."""
@@ -56,39 +59,29 @@ def rule_of(policies: Sequence[Policy], verdict: Verdict) -> GuardRule:
     return next(rules)
 
 
-def policies_in(turn: Mapping[str, Any]) -> tuple[Policy, ...]:
-    """The policies that a record's content holds whole. Raises PolicyError where one of them cannot be read."""
-    return tuple(
-        revive(one.get("content"), f"policies[{number}] ({one['name']})") for number, one in enumerate(turn["policies"])
-    )
+def policies_in(turn: TurnRecord) -> tuple[Policy, ...]:
+    """The policies of a recorded turn, from their content. Raises PolicyError where one of them cannot be read."""
+    return tuple(revive(one.content, f"policies[{number}] ({one.name})") for number, one in enumerate(turn.policies))
 
 
-def judge_again(turn: Mapping[str, Any], policies: Sequence[Policy], trace: Trace) -> tuple[Verdict, ...]:
+def judge_again(turn: TurnRecord, policies: Sequence[Policy], trace: Trace) -> tuple[Verdict, ...]:
     """The verdicts of a recorded turn, from what its record says and nothing else.
 
     A record without `judging` is of a time when calls that did not run satisfied `without` and arguments that a schema
     does not list passed; it is judged so. What its schemas say is read as today (patterns by ECMA-262, decimals, null).
 
     Args:
-        turn: the record's content: `calls`, `tools`, `messages`, `finish`, `attempt`, and `judging` where it says so.
+        turn: the record.
         policies: that it was under, with raw quantities.
         trace: that was kept of it.
     """
-    calls = [_call(call) for call in turn["calls"]]
-    tools, messages, judging = [Tool(**tool) for tool in turn["tools"]], turn["messages"], turn.get("judging", 1)
-    verdicts = review(calls, tools=tools, trace=trace, policies=policies, messages=messages, judging=judging)
-    if turn["finish"] == "tripwire" and calls:
+    calls, messages, judging = turn.calls, turn.messages, turn.judging
+    verdicts = review(calls, tools=turn.tools, trace=trace, policies=policies, messages=messages, judging=judging)
+    if turn.finish == "tripwire" and calls:
         begun = _begun(calls[-1])
         verdict = certain(begun, trace=trace, policies=policies, messages=messages, judging=judging)
         verdicts = (*verdicts[:-1], tripped(verdict, calls[-1])) if verdict else verdicts
-    return settle(verdicts, policies, turn["attempt"])
-
-
-def _call(call: Mapping[str, Any]) -> CallLike:
-    span = Span(*call["span"])
-    if "malformed" in call:
-        return MalformedCall(call["malformed"], call["position"], call["raw"], span)
-    return Call(call["name"], call["arguments"], span)
+    return settle(verdicts, policies, turn.attempt)
 
 
 def _begun(call: CallLike) -> Call:

@@ -60,7 +60,7 @@ def _check_model(policy: Policy, engine: Engine) -> None:
     assert policy.model is not None  # for the type checker
     if policy.model.startswith("sha256:"):
         found = engine.provenance
-        if policy.model in (found.model["fingerprint"], (found.saes or {}).get("fingerprint")):
+        if policy.model in (found.model.fingerprint, found.saes.fingerprint if found.saes else ""):
             return
     problem = f"policy '{policy.name}' model: got {policy.model!r}, but the model is {engine.name!r}"
     raise PolicyError([f"{problem}; expected a policy for this model"])

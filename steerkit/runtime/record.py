@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
-from steerkit.audit import Context, Store, append_turn
+from steerkit.audit import Context, PolicyIdentity, RunOpenedRecord, SamplingSettings, Store, append_turn
 from steerkit.engine import Engine, Provenance, Sampling
 from steerkit.policy import Policy, fingerprint
 from steerkit.runtime.generate import Generation
@@ -31,17 +30,17 @@ def record(store: Store | None, engine: Engine, made: Generation, turns: Sequenc
     ]
 
 
-def opening_of(engine: Engine, policies: Sequence[Policy]) -> dict[str, Any]:
-    """Content of a run's first record: model, SAEs, the policies of requests that bring none, settings, libraries."""
+def opening_of(engine: Engine, policies: Sequence[Policy]) -> RunOpenedRecord:
+    """The opening of a run: model, SAEs, the policies of requests that bring none, their settings, libraries."""
     found = engine.provenance
-    return {
-        "model": found.model,
-        "saes": found.saes,
-        "policies": [_policy(policy) for policy in policies],
-        "sampling": asdict(Sampling()),
-        "libraries": found.libraries,
-        "machine": found.machine,
-    }
+    return RunOpenedRecord(
+        model=found.model,
+        saes=found.saes,
+        policies=tuple(_policy(policy) for policy in policies),
+        sampling=_settings(Sampling()),
+        libraries=found.libraries,
+        machine=found.machine,
+    )
 
 
 def context_of(found: Provenance, one: Prepared, seconds: float, batch: Mapping[str, int]) -> Context:
@@ -53,7 +52,7 @@ def context_of(found: Provenance, one: Prepared, seconds: float, batch: Mapping[
         saes=found.saes,
         policies=[_policy(policy) for policy in one.policies],
         guarded=any(policy.guard is not None for policy in one.policies),
-        sampling=asdict(one.request.sampling),
+        sampling=_settings(one.request.sampling),
         libraries=found.libraries,
         seconds=seconds,
         machine=found.machine,
@@ -63,10 +62,10 @@ def context_of(found: Provenance, one: Prepared, seconds: float, batch: Mapping[
     )
 
 
-def _policy(policy: Policy) -> dict[str, object]:
-    return {
-        "name": policy.name,
-        "fingerprint": fingerprint(policy),
-        "mode": policy.mode,
-        "content": policy.model_dump(mode="json", exclude_none=True),
-    }
+def _settings(sampling: Sampling) -> SamplingSettings:
+    return SamplingSettings(**asdict(sampling))
+
+
+def _policy(policy: Policy) -> PolicyIdentity:
+    content = policy.model_dump(mode="json", exclude_none=True)
+    return PolicyIdentity(policy.name, fingerprint(policy), policy.mode, content)

@@ -95,7 +95,7 @@ def test_a_loop_runs_tools_and_waits_for_people(tmp_path: Path) -> None:
     run = runtime.loop(user(), TOOLS, execute=execute)
     assert run.status == "pending"
     assert run.pending is not None
-    assert run.pending.origin.model == runtime.engine.provenance.model["fingerprint"]
+    assert run.pending.origin.model == runtime.engine.provenance.model.fingerprint
     rest = runtime.resume(run.pending, Approval(True, by="ann"), tools=TOOLS, execute=execute)
     assert (rest.status, rest.text, ran) == ("answer", "done", [{"x": "1"}])
     assert json.loads(rest.messages[-2]["content"]) == {"fine": True}

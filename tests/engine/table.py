@@ -9,17 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steerkit.audit import ModelIdentity
 from steerkit.chat import dialect_of
 from steerkit.engine import Provenance, Recording, Row, Step, Steps
 from steerkit.sae import SaeSet
 from steerkit.steer import Extent, Wanted
 from steerkit.types import Trace
 
-_MODEL = dict.fromkeys(("fingerprint", "tokenizer", "template"), f"sha256:{64 * '7'}") | {
-    "name": "table",
-    "device": "nowhere",
-    "dtype": "none",
-}
+_HASH = f"sha256:{64 * '7'}"
+_MODEL = ModelIdentity("table", _HASH, _HASH, _HASH, device="nowhere", dtype="none")
 
 
 @dataclass

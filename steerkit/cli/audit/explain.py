@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -19,10 +19,6 @@ from steerkit.cli.audit.options import (
 from steerkit.errors import AuditError
 from steerkit.report.out import say_line
 from steerkit.report.text import console, print_json
-
-if TYPE_CHECKING:
-    pass
-
 
 Top = Annotated[
     int, typer.Option(min=1, max=50, metavar="COUNT", help="Features to list for the choice, and against it.")
@@ -67,7 +63,7 @@ def explain(
 
     runtime = load_recorded(turn, model=model, saes=saes, device=device, dtype=dtype)
     found = explain_turn(runtime, turn, Target(call, argument, against, no_call), Extent(top, seed=seed))
-    view = explain_view.ExplainView(found, turn.body["calls"][call], turn.body["verdicts"][call])
+    view = explain_view.ExplainView(found, turn.record.calls[call], turn.record.verdicts[call])
     if html is not None:
         from steerkit.report.explanation_page import explain_page
         from steerkit.sae.whole import write_text_whole

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 import torch
 from torch import Tensor
 
+from steerkit.audit import ModelIdentity, SaeSetIdentity
 from steerkit.chat import Tokenizer, dialect_of, place_machine
 from steerkit.engine.api import Provenance, Row, Step, Steps
 from steerkit.engine.hf.cuda_graphs import Graphs, Prepare, graphs_for
@@ -100,15 +101,15 @@ class HfEngine:
     def provenance(self) -> Provenance:
         """As records say it."""
         loaded, saes = self.loaded, self.saes
-        model = {
-            "name": loaded.name,
-            "fingerprint": loaded.fingerprint,
-            "tokenizer": loaded.tokenizer_fingerprint,
-            "template": loaded.template_fingerprint,
-            "device": str(loaded.device),
-            "dtype": str(loaded.model.dtype).removeprefix("torch."),
-        }
-        through = None if saes is None else {"name": saes.name, "fingerprint": saes.fingerprint}
+        model = ModelIdentity(
+            name=loaded.name,
+            fingerprint=loaded.fingerprint,
+            tokenizer=loaded.tokenizer_fingerprint,
+            template=loaded.template_fingerprint,
+            device=str(loaded.device),
+            dtype=str(loaded.model.dtype).removeprefix("torch."),
+        )
+        through = None if saes is None else SaeSetIdentity(saes.name, saes.fingerprint)
         return Provenance(model, through, _libraries(), _machine(loaded))
 
     def prepack(self, wanted: bool) -> None:

@@ -12,8 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from steerkit.agent import Runtime
-from steerkit.audit import RecordedTurn
-from steerkit.audit.records.compare import changes
+from steerkit.audit import RecordedTurn, RunOpenedRecord, changes
 from steerkit.chat import dialect_of, place_machine
 from steerkit.engine import LoadedModel, cache_name
 from steerkit.errors import AuditError, SaeError
@@ -63,14 +62,13 @@ class Stage:
             AuditError: the model, its tokenizer, the SAEs or a policy is not what the turn was made with.
             SaeError: there are no SAEs.
         """
-        body, loaded = recorded.body, runtime.loaded
+        record, loaded = recorded.record, runtime.loaded
         if runtime.saes is None:
             raise SaeError(f"record {recorded.id}: {loaded.name} brings no SAEs; name a set of this model with --saes")
-        policies = policies_in(body)
+        policies = policies_in(record)
         _refuse_changes(recorded, opening_of(runtime.engine, policies))
         plan = compile_plan([policies], runtime.saes, loaded.layer_devices)
-        ids = (tuple(body[name]) for name in ("prompt_ids", "reply_ids"))
-        return cls(runtime, runtime.saes, plan, plan.row(policies), *ids)
+        return cls(runtime, runtime.saes, plan, plan.row(policies), record.prompt_ids, record.reply_ids)
 
     @property
     def loaded(self) -> LoadedModel:
@@ -286,8 +284,8 @@ def _parts(sets: Sequence[Sequence[Feature]]) -> Iterator[Sequence[Sequence[Feat
         yield sets[start : start + _ROWS]
 
 
-def _refuse_changes(recorded: RecordedTurn, now: dict[str, Any]) -> None:
-    for path, then, found in changes(recorded.body, now):
+def _refuse_changes(recorded: RecordedTurn, now: RunOpenedRecord) -> None:
+    for path, then, found in changes(recorded.record, now):
         if path.startswith(_SHAPING):
             raise AuditError(
                 f"record {recorded.id}: {path} was {str(then)[:19]} and is now {str(found)[:19]}; only the model, SAEs "

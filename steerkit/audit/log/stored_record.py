@@ -1,11 +1,11 @@
-"""How a store lies on disk: its tables, and the hash that binds a record to its place.
+"""A stored record: the tables that hold it, and the hash that binds it to its place.
 
 A record's hash is SHA-256 over the canonical JSON of
 
     {"format": 2, "sequence": …, "id": …, "time": …, "previous": …, "body": sha256(body)}
 
 with all hashes in lower-case hex and `previous` the hash of the record before, 64 zeros for the first. The body holds
-commitments to whatever may later be redacted (`content`), which stands in a table of its own.
+commitments to whatever may later be redacted (`commitments`), which has a table of its own.
 
 Records of format 1 hold everything in the body, and have a row in `traces`. Their hash is over the same object without
 `format`, with `"trace": sha256(trace)`.
@@ -20,12 +20,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from steerkit.audit.log.canonical import canonical, plain
+from steerkit.audit.log.canonical import canonical, parse_canonical
 from steerkit.audit.log.commitments import Content, join
+from steerkit.audit.schema import FORMAT
 from steerkit.errors import AuditError
 
-FORMAT: Final = 2
-"""Of the records written now."""
 GENESIS: Final = "0" * 64
 APPLICATION_ID: Final = 0x534B4954  # "SKIT"
 VERSION: Final = 2
@@ -55,7 +54,7 @@ _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 
 @dataclass(frozen=True, slots=True)
 class StoredRecord:
-    """A record as it lies in the store."""
+    """A record with its place in the chain, as a store has it."""
 
     sequence: int
     """From 1, without gaps; 0 for one that could not be written, where that is only warned of."""
@@ -67,19 +66,19 @@ class StoredRecord:
     body: bytes
     """Canonical JSON: everything but the contents, of which it holds commitments."""
     contents: Mapping[str, Content] = field(default_factory=dict)
-    """By JSON Pointer into the whole content; without the trace."""
+    """What may be redacted, by JSON Pointer into the content; without the trace."""
 
     @property
     def public(self) -> dict[str, Any]:
-        """The body's value: what no redaction touches. Raises AuditError where it is no JSON object."""
-        value = plain(self.body)
+        """JSON of the body: what no redaction touches. Raises AuditError where it is no object."""
+        value = parse_canonical(self.body)
         if not isinstance(value, dict):
             raise AuditError(f"record {self.sequence}: its body is a {type(value).__name__}, expected an object")
         return value
 
     @property
     def content(self) -> dict[str, Any]:
-        """The whole value; what was redacted is `{"redacted": hmac}` there."""
+        """JSON of body and contents; what was redacted is `{"redacted": hmac}` there. Raises AuditError."""
         return join(self.public, self.contents)
 
 

@@ -201,12 +201,13 @@ def _marked_results(tokenizer: Tokenizer, messages: list[dict[str, Any]], dialec
 
 
 def _closed(text: str, frame: Frame) -> str:
-    """The text with every turn closed before the next begins, as after calls that nobody answered."""
+    """The text with every turn closed before the next begins, as after calls that nobody answered, and a turn of the
+    model's at its end."""
     first, *others = text.split(frame.begin)
     for other in others:
         is_closed = frame.begin not in first or first.rstrip().endswith(frame.end)
         first += ("" if is_closed else f"{frame.end}\n") + frame.begin + other
-    return first
+    return first + frame.opening("model")[0] if first.rstrip().endswith(frame.end) else first
 
 
 def _check_turns(text: str, messages: Sequence[Mapping[str, Any]], dialect: Dialect) -> None:

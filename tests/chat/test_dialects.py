@@ -21,6 +21,7 @@ from steerkit.chat import (
     Parser,
     TextDelta,
     ThoughtDelta,
+    block_ends,
     dialect_of,
     name_in,
     parse,
@@ -575,6 +576,18 @@ def test_a_cursor_resumes_from_a_bookmark(tokenizer: Any) -> None:
         second.read(reply)
         assert (second.spans(), second.parsed(), second.state) == (whole.spans(), whole.parsed(), whole.state)
         assert second.places(cut, len(prompt)) == whole.places(cut, len(prompt))
+
+
+def test_blocks_end_before_turns_and_a_longer_conversation_shares_them(tokenizer: Any) -> None:
+    """Each block of a prompt ends where a turn or a result begins, and a conversation that continues has its blocks."""
+    long = [{"role": "system", "content": "Be kind. " * 40}, {**USER, "content": "get it " * 40}]
+    dialect, first = dialect_of(tokenizer), render(tokenizer, long, [TOOL]).ids
+    ends = block_ends(tokenizer, first)
+    assert ends
+    assert {first[end] for end in ends} <= {dialect.turn, dialect.waits}
+    longer = render(tokenizer, [*long, CALLED, {"role": "tool", "tool_call_id": "c1", "content": "x"}], [TOOL]).ids
+    assert block_ends(tokenizer, longer)[: len(ends)] == ends
+    assert longer[: ends[-1]] == first[: ends[-1]]
 
 
 def test_a_name_is_found_in_what_is_left_of_a_call(tokenizer: Any) -> None:

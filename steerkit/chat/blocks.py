@@ -15,7 +15,7 @@ LEAST: Final = 64
 def block_ends(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[int, ...]:
     """Ends of the blocks of a prompt, each before a turn or a tool's result, and none at the prompt's own end.
 
-    A block's end is decided by the tokens before it alone. So a prompt that continues another is cut at the same tokens,
+    A block's end is decided by the tokens before it alone. So a prompt that continues another is cut at the same ones,
     and the turn that declares the tools is a block of its own unless it is short.
     """
     dialect = dialect_of(tokenizer)

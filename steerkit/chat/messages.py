@@ -55,7 +55,7 @@ class Made(NamedTuple):
     name: str
     arguments: Mapping[str, Any]
     result: Mapping[str, Any] | None = None
-    """As the model is told of it: a result that is no object stands under `value`."""
+    """An object, as Gemma's templates take it: a result that is none stands under `value`."""
     answered: bool = False
 
 
@@ -186,7 +186,7 @@ class _TwiceError(ValueError):
 
 
 def _json(text: str) -> Any:
-    """JSON as it is defined: `NaN` and numbers beyond a float are none, and the wire format has no way to write them.
+    """JSON as it is defined: `NaN` and numbers beyond a float are none, and no dialect can write them.
 
     Raises:
         ValueError: it is no JSON, or has a key twice: who reads it next may take the other one.

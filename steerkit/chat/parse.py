@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from steerkit.chat.dialects import CallSyntaxError, Dialect, Reply, dialect_of
+from steerkit.chat.dialects import CallSyntaxError, Dialect, Reply
+from steerkit.chat.places import GrammarState, place_machine
 from steerkit.chat.tokenizer import Tokenizer
 from steerkit.types import CallLike, MalformedCall, Span
 
@@ -77,16 +78,16 @@ class Parser:
     """
 
     def __init__(self, tokenizer: Tokenizer, *, offset: int = 0) -> None:
-        self._dialect = dialect_of(tokenizer)
-        self._reader = ReplyReader(self._dialect, offset)
-        self._state = Reply()
+        self._machine = place_machine(tokenizer)
+        self._reader = ReplyReader(self._machine.dialect, offset)
+        self._state = GrammarState(reply=Reply())
 
     def feed(self, ids: Iterable[int]) -> tuple[Event, ...]:
         """The events of the next tokens. Token ids may be of any integer type, a tensor's elements included."""
         events: list[Event] = []
         for token in map(int, ids):
-            before, self._state = self._state, self._dialect.after_token(self._state, token)
-            events += self._reader.read(before, token, self._state)
+            before, self._state = self._state, self._machine.read(self._state, token)
+            events += self._reader.read(before.reply or Reply(), token, self._state.reply or Reply())
         return tuple(events)
 
     def finish(self) -> Parsed:

@@ -1,8 +1,8 @@
-"""Where each step of a conversation stands: one state machine over token ids, for prompts and replies alike.
+"""The place of each step in a conversation: one state machine over token ids, for prompts and replies alike.
 
 A step at position t reads token t and produces token t + 1. In the prompt a place says what the token is (`user`,
 `tool_result`, …); in the reply it says what the step may produce, as far as the tokens read so far can tell: the step
-that reads `call:get` may go on with the name, so it stands at `call.name` even if `{` comes next.
+that reads `call:get` may continue the name, so it stands at `call.name` even if `{` comes next.
 """
 
 from __future__ import annotations
@@ -51,23 +51,30 @@ class PlaceMachine:
         self._closes = {dialect.names[pair.end]: name for name, pair in pairs.items() if pair.end in dialect.names}
         self._in_turn = {name: pair.turn for name, pair in pairs.items()}
         self._written = {name: pair for name, pair in pairs.items() if pair.begin in dialect.markup}
-        self._known: dict[tuple[GrammarState, int], GrammarState] = {}
+        self._known: dict[tuple[GrammarState, int], tuple[GrammarState, frozenset[Place]]] = {}
 
     def read(self, before: GrammarState, token: int, *, starts_reply: bool = False) -> GrammarState:
         """The state after one more token; `starts_reply` at the prompt's last one."""
-        key = (before, token)
-        after = self._known.get(key)
-        if after is None:
+        return self.step(before, token, starts_reply=starts_reply)[0]
+
+    def step(
+        self, before: GrammarState, token: int, *, starts_reply: bool = False
+    ) -> tuple[GrammarState, frozenset[Place]]:
+        """The state after one more token, and the places where the step that reads it stands, `reply.start` among them
+        at the prompt's last one."""
+        known = self._known.get((before, token))
+        if known is None:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
             if before.reply is None:
                 after = self._read_prompt(before, token)
             else:
                 after = GrammarState(reply=self.dialect.after_token(before.reply, token))
-            self._known[key] = after
-        if starts_reply:
-            return after._replace(reply=Reply("thought" if after.inside == "thought" else "text"))
-        return after
+            self._known[before, token] = known = after, places_of(after)
+        if not starts_reply:
+            return known
+        after = known[0]._replace(reply=Reply("thought" if known[0].inside == "thought" else "text"))
+        return after, places_of(after) | {"prompt", "reply.start"}
 
     def _read_prompt(self, before: GrammarState, token: int) -> GrammarState:
         dialect, turn, inside = self.dialect, before.turn, before.inside
@@ -176,5 +183,5 @@ def places_of(state: GrammarState) -> frozenset[Place]:
 
 @lru_cache(maxsize=8)
 def place_machine(tokenizer: Tokenizer) -> PlaceMachine:
-    """The machine of a tokenizer; made once, so that what it learned is kept."""
+    """The machine of a tokenizer, built once, so that its transitions are kept."""
     return PlaceMachine(tokenizer)

@@ -27,7 +27,7 @@ from steerkit.types import Messages, Tool
 
 _PRIVATE = range(0xE000, 0xF900)
 _ENCODING: Final = threading.Lock()
-"""Whether control tokens are read as such is a switch on the tokenizer: one thread encodes at a time."""
+"""Held while encoding: the use of control tokens is a switch on the tokenizer, so one thread encodes at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def render(
     Args:
         tokenizer: its chat template is the authority on the format.
         messages: OpenAI style; tool results may name their call by `tool_call_id`.
-        tools: what the model is told it may call.
+        tools: what the model may call.
         untrusted: `neutralize` makes control tokens in any text plain text, `refuse` raises.
 
     Raises:
@@ -67,15 +67,15 @@ def render(
         raise MessageError(f"untrusted: got {untrusted!r}, expected neutralize or refuse")
     dialect = dialect_of(tokenizer)
     plain = template_messages(messages)
-    told = [openai(tool) if dialect.syntax.declares == "schema" else declared(tool) for tool in tools]
-    marks = _Marks(dialect, [plain, told])
+    shown = [openai(tool) if dialect.syntax.declares == "schema" else declared(tool) for tool in tools]
+    marks = _Marks(dialect, [plain, shown])
     try:
         if untrusted == "refuse":
             marks.refuse_messages(plain)
-            marks.refuse(told, "tools")
+            marks.refuse(shown, "tools")
         kept = marks.with_plain_keys(plain) if dialect.syntax.bare_keys else plain
         ordered = _marked_results(tokenizer, marks.replace(dialect.syntax.prepare(kept)), dialect)
-        rendered = _closed(_apply(tokenizer, ordered, marks.replace(told)), dialect.frame)
+        rendered = _closed(_apply(tokenizer, ordered, marks.replace(shown)), dialect.frame)
         _check_turns(rendered, ordered, dialect)
     except RecursionError:
         raise MessageError("messages: got values nested too deeply to render; expected fewer levels") from None
@@ -201,12 +201,13 @@ def _marked_results(tokenizer: Tokenizer, messages: list[dict[str, Any]], dialec
 
 
 def _closed(text: str, frame: Frame) -> str:
-    """The text with every turn closed before the next begins, as after calls that nobody answered."""
+    """The text with every turn closed before the next begins, as after calls that nobody answered, and a turn of the
+    model's at its end."""
     first, *others = text.split(frame.begin)
     for other in others:
         is_closed = frame.begin not in first or first.rstrip().endswith(frame.end)
         first += ("" if is_closed else f"{frame.end}\n") + frame.begin + other
-    return first
+    return first + frame.opening("model")[0] if first.rstrip().endswith(frame.end) else first
 
 
 def _check_turns(text: str, messages: Sequence[Mapping[str, Any]], dialect: Dialect) -> None:

@@ -1,4 +1,4 @@
-"""Tools in every form people have them, checked before the model is told of them."""
+"""Tools in every form people have them, checked before the model sees them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def as_tools(
 
 
 def openai(tool: Tool) -> dict[str, Any]:
-    """The tool as an OpenAI tool dict, what chat templates take."""
+    """The tool as an OpenAI tool dict, the form that chat templates take."""
     function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
     return {"type": "function", "function": function}
 

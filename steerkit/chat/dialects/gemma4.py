@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any, Final
 
 from steerkit.chat.dialects.functiongemma import Marks, after_byte, after_quote, encode_call, read_call
-from steerkit.chat.dialects.results import in_order, without_ids
+from steerkit.chat.dialects.results import as_system, in_order, without_ids
 from steerkit.chat.dialects.syntax import Frame, Pair, Syntax
 
 _CALL: Final = Pair("<|tool_call>", "<tool_call|>")
@@ -34,8 +34,7 @@ def prepare(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if is_result:
             found[-1] = {**found[-1], "tool_responses": [result.part for result in in_order(some)]}
         else:
-            roles = ("system" if message["role"] == "developer" else message["role"] for message in some)
-            found += [{**without_ids(message), "role": role} for message, role in zip(some, roles, strict=True)]
+            found += map(as_system, map(without_ids, some))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Tool results of a conversation in the order of the calls that they answer."""
+"""Steps to a template's form that several dialects take: results in the order of their calls, roles, contents."""
 
 from __future__ import annotations
 
@@ -33,3 +33,9 @@ def without_ids(message: dict[str, Any]) -> dict[str, Any]:
         return message
     calls = [{key: value for key, value in call.items() if key != "id"} for call in message["tool_calls"]]
     return {**message, "tool_calls": calls}
+
+
+def as_system(message: dict[str, Any]) -> dict[str, Any]:
+    """A message as most families' templates take it: a developer is the system, and all have a content."""
+    role = "system" if message["role"] == "developer" else message["role"]
+    return {**message, "role": role, "content": message.get("content", "")}

@@ -45,13 +45,13 @@ class Syntax:
     """One family's call syntax."""
 
     name: str
-    """As users name it."""
+    """Name, as users write it."""
     models: str
     """The family's, for errors: "FunctionGemma's"."""
     call: Pair
     """The control tokens around a call."""
     frames: tuple[Frame, ...]
-    """The ways to write turns; a tokenizer has the tokens of one."""
+    """Ways to write turns; a tokenizer has the tokens of one."""
     declaration: Pair
     result: Pair
     read_call: Callable[[Sequence[Symbol], Span], Call]
@@ -61,7 +61,7 @@ class Syntax:
     after_byte: Callable[[Reply, int], Reply]
     """The grammar's state after one more byte of text inside a call."""
     prepare: Callable[[Sequence[dict[str, Any]]], list[dict[str, Any]]]
-    """What `template_messages` gives, in the form that the family's chat templates take."""
+    """Puts the messages of `template_messages` into the form that the family's chat templates take."""
     named: re.Pattern[str]
     """Finds the complete name at the beginning of a call's text, in its one group."""
     required: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ from steerkit.chat.dialects.symbols import NAME, CallSyntaxError, Scanner, Symbo
 from steerkit.chat.dialects.syntax import Pair
 from steerkit.chat.dialects.values import Form, read_arguments, written_number
 from steerkit.errors import MessageError
-from steerkit.types import Call, Json, Span
+from steerkit.types import Argument, Call, Json, Span
 
 CALL: Final = Pair("<tool_call>", "</tool_call>")
 MARKUP: Final = (*CALL[:2], "<tool_response>", "</tool_response>", "<tools>", "</tools>", "<think>", "</think>")
@@ -36,7 +36,7 @@ def read_call(symbols: Sequence[Symbol], span: Span) -> Call:
     scan.expect(":")
     name, name_span = _quoted_name(scan, "a tool's name")
     scan.blank()
-    parts = ()
+    parts: tuple[Argument, ...] = ()
     if scan.peek() != "}":
         scan.expect(",", "',' or '}'")
         scan.word('"arguments"', '"arguments"')

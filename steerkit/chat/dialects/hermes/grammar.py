@@ -1,4 +1,4 @@
-"""The grammar of `{"name": N, "arguments": {…}}` as transitions over bytes: where in a call its next token stands."""
+"""The grammar of `{"name": N, "arguments": {…}}` as transitions over bytes."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from steerkit.chat.dialects.hermes.calls import CALL, MARKUP, encode_call, read_call
 from steerkit.chat.dialects.hermes.grammar import after_byte
-from steerkit.chat.dialects.results import Result, in_order, without_ids
+from steerkit.chat.dialects.results import Result, as_system, in_order, without_ids
 from steerkit.chat.dialects.syntax import Frame, Pair, Role, Syntax
 
 _ROLES: Final[dict[str, Role]] = {"system": "developer", "user": "user", "assistant": "model"}
@@ -24,8 +24,7 @@ def prepare(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if is_result:
             found += [{"role": "tool", "name": one.part["name"], "content": _text(one)} for one in in_order(some)]
         else:
-            roles = ("system" if message["role"] == "developer" else message["role"] for message in some)
-            found += [{**without_ids(message), "role": role} for message, role in zip(some, roles, strict=True)]
+            found += map(as_system, map(without_ids, some))
     return found
 
 

@@ -37,7 +37,7 @@ def view(box: Runtime, path: Path) -> ExplainView:
     turn = read_turn(store, store.get("2"))
     store.close()
     found = explain(box, turn, extent=Extent(3, 2, (1, 2)))
-    return ExplainView(found, turn.body["calls"][0], turn.body["verdicts"][0])
+    return ExplainView(found, turn.record.calls[0], turn.record.verdicts[0])
 
 
 def test_a_call_is_explained_as_json_and_as_a_page(path: Path, tmp_path: Path) -> None:

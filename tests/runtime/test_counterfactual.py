@@ -145,10 +145,10 @@ def test_it_is_replayed_shown_and_redacted_with_its_turn(box: Runtime) -> None:
     turn = beside(box, "dangerous")
     record = read_turn(box.store, box.store.get(str(turn.record_id)))
     made = replay(box, record)
-    assert compare(record, made.body, made.turn.trace).same
-    other = {**record.body["counterfactual"], "finish": "length"}
-    forged = replace(record, body={**record.body, "counterfactual": other})
-    difference = compare(forged, made.body, made.turn.trace).difference
+    assert compare(record, made.record, made.turn.trace).same
+    other = replace(record.record.counterfactual, finish="length")
+    forged = replace(record, record=replace(record.record, counterfactual=other))
+    difference = compare(forged, made.record, made.turn.trace).difference
     assert difference is not None
     assert difference.path == "counterfactual.finish"
     arguments = ["audit", "show", str(turn.record_id), "--store", str(box.store.path)]
@@ -159,7 +159,7 @@ def test_it_is_replayed_shown_and_redacted_with_its_turn(box: Runtime) -> None:
     assert "740, " not in shown
     gone = read_turn(box.store, box.store.get(str(turn.record_id)))
     assert any(name.startswith("counterfactual.calls[0]") for name in gone.missing)
-    assert compare(gone, made.body, made.turn.trace).same
+    assert compare(gone, made.record, made.turn.trace).same
     assert verify(box.store).redacted > 0
 
 

@@ -112,6 +112,6 @@ def test_steering_knows_where_the_tokens_stand(lengths: tuple[int, ...]) -> None
         opened = alone.recorder.opened()[1][0]
         assert 0 < int(opened.sum()) < len(REPLY)
         assert torch.equal(recorder.opened()[1][row, recorder.columns(row)], opened)
-        assert alone.length == length + len(REPLY)
+        assert alone.recorder.length == length + len(REPLY)
     assert torch.allclose(torch.stack(steered), torch.cat(list(map(torch.stack, one_by_one)), dim=1), atol=2e-5)
     assert not torch.allclose(torch.stack(steered), torch.stack(anew(model, batch)), atol=1e-3)

@@ -1,34 +1,61 @@
-"""From what a caller gives as a policy to policies that are ready to run on a model."""
+"""Policies as callers give them, made ready to run on a model."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from steerkit.engine import Engine
 from steerkit.errors import PolicyError
-from steerkit.policy import Policy, resolve
+from steerkit.policy import Policy, fingerprint, resolve
 from steerkit.policy import load as load_policy
 
 PolicyLike: TypeAlias = "Policy | str | Path | Sequence[Policy | str | Path]"
 """A policy, the path of a policy file, or several of them; an empty sequence is no policy."""
+_MOST: Final = 256
+"""Policies that are kept ready."""
+
+
+class ReadyPolicies:
+    """Policies made ready for one engine: checked against it, every quantity raw; each content once."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._ready: OrderedDict[str, Policy] = OrderedDict()
+
+    def of(self, policy: PolicyLike) -> tuple[Policy, ...]:
+        """The policies, files read.
+
+        Raises:
+            PolicyError: a file is wrong, a policy is for another model, or two policies share a name.
+            SaeError: a feature or statistic that the SAE set does not have.
+        """
+        return tuple(map(self._made_ready, read_policies(policy)))
+
+    def _made_ready(self, policy: Policy) -> Policy:
+        key = fingerprint(policy)
+        found = self._ready.get(key)
+        if found is None:
+            found = self._ready[key] = _resolved(policy, self._engine)
+            while len(self._ready) > _MOST:
+                self._ready.popitem(last=False)
+        return found
 
 
 def policies_for(policy: PolicyLike, engine: Engine) -> tuple[Policy, ...]:
-    """The policies ready to run on this model: read, checked against it, every quantity raw.
+    """The policies made ready for an engine. Raises the errors of `ReadyPolicies.of`."""
+    return ReadyPolicies(engine).of(policy)
 
-    Raises:
-        PolicyError: a file is wrong, a policy is for another model, or two policies share a name.
-        SaeError: a feature or statistic that the SAE set does not have.
-    """
-    policies, saes = read_policies(policy), engine.saes
-    for item in policies:
-        _check_model(item, engine)
-        if saes is not None:
-            for feature in item.features.values():
-                saes.check(feature.site)
-    return tuple(resolve(item, saes.statistic) if saes is not None else item for item in policies)
+
+def _resolved(policy: Policy, engine: Engine) -> Policy:
+    _check_model(policy, engine)
+    if engine.saes is None:
+        return policy
+    for feature in policy.features.values():
+        engine.saes.check(feature.site)
+    return resolve(policy, engine.saes.statistic)
 
 
 def read_policies(policy: PolicyLike) -> list[Policy]:

@@ -18,7 +18,7 @@ from steerkit.runtime.batches import BATCH, check_batch, made, prepared_each
 from steerkit.runtime.generate import Events, drained, generate
 from steerkit.runtime.judge import judge
 from steerkit.runtime.keywords import raises_setting_errors
-from steerkit.runtime.policies import PolicyLike, policies_for, refuse_twice
+from steerkit.runtime.policies import PolicyLike, ReadyPolicies, refuse_twice
 from steerkit.runtime.record import opening_of, record
 from steerkit.runtime.request import (
     Metadata,
@@ -54,13 +54,14 @@ class Turns:
         counterfactual: bool = False,
     ) -> None:
         self.engine = engine
+        self._ready = ReadyPolicies(engine)
         self.counterfactual = counterfactual
         """Each turn is generated without steering as well, beside it in the batch, and recorded with it."""
         self.untrusted = untrusted
         self.dialect = dialect_of(engine.tokenizer)
-        self.base: tuple[Policy, ...] = policies_for(base, engine)
+        self.base: tuple[Policy, ...] = self._ready.of(base)
         """Policies that every request is under, whatever policy it brings."""
-        self.policies: tuple[Policy, ...] = self._under_base(policies_for(policy, engine))
+        self.policies: tuple[Policy, ...] = self._under_base(self._ready.of(policy))
         self.store: Store | None = None
         if store is not None:
             log = RunLog(partial(opening_of, engine, self.policies), on_audit_failure)
@@ -227,7 +228,7 @@ class Turns:
 
     def policies_of(self, policy: PolicyLike | None) -> tuple[Policy, ...]:
         """What a request is under that brings this policy; None for a request that brings none."""
-        return self.policies if policy is None else self._under_base(policies_for(policy, self.engine))
+        return self.policies if policy is None else self._under_base(self._ready.of(policy))
 
     def _under_base(self, policies: tuple[Policy, ...]) -> tuple[Policy, ...]:
         """The base policies first, so that their edits go before a request's."""

@@ -557,6 +557,46 @@ def test_places_of_the_reply_follow_the_call(tokenizer: Any) -> None:
     assert "so" in tokenizer.decode([tokens[step + 1] for step in sorted(at["text"])])
 
 
+blanks = st.sampled_from(["", "", "", " ", "\n", "  "])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@given(data=st.data())
+@settings(deadline=None, max_examples=60)
+def test_what_is_read_as_a_call_stood_at_its_places(name: str, data: st.DataObject) -> None:
+    """However a call is spaced, escaped or garbled: if it is read at all, each value was produced at its own place, and
+    a JSON reader reads the same. So what a gate saw of an argument is what is executed."""
+    tokenizer = family(name)
+    dialect = dialect_of(tokenizer)
+    begin, end = dialect.syntax.call[:2]
+    text = dialect.syntax.encode_call(*data.draw(calls)).removeprefix(begin).removesuffix(end)
+    pieces = [piece + data.draw(blanks) if piece in "{}[],: " else piece for piece in text]
+    if pieces and data.draw(st.booleans()):
+        at = data.draw(st.integers(0, len(pieces) - 1))
+        pieces[at] = data.draw(
+            st.sampled_from(["", '"', "\\", "\\u0041", "{", "}", ",", ":", "x", "1", " ", "\\n", pieces[at] * 2])
+        )
+    inner = "".join(pieces)
+    prompt, reply = ids(tokenizer, "hello"), ids(tokenizer, f"{begin}{inner}{end}")
+    parsed = parse(tokenizer, reply, offset=len(prompt))
+    call = parsed.calls[0]
+    if not isinstance(call, Call):
+        return
+    at_place = steps_by_place(tokenizer, prompt, [*reply, 5])
+    for part in call.parts:
+        producing = {step for span in at_place[f"call.arguments.{part.name}"] for step in range(*span)}
+        assert set(range(part.value_span.start, part.value_span.end - 1)) <= producing
+    named = {step for span in at_place["call.name"] for step in range(*span)}
+    assert set(range(call.name_span.start, call.name_span.end - 1)) <= named
+    arguments = {place for place in at_place if place.startswith("call.arguments.")}
+    assert arguments == {f"call.arguments.{part.name}" for part in call.parts}
+    if dialect.syntax.name == "hermes":
+        assert json.loads(inner) in (
+            {"name": call.name, "arguments": dict(call.arguments)},
+            {"name": call.name},
+        )
+
+
 def test_a_cursor_resumes_from_a_bookmark(tokenizer: Any) -> None:
     """From any token of the prompt on, a cursor from a bookmark ends as one that read everything."""
     prompt = render(tokenizer, HISTORY, [TOOL]).ids

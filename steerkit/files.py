@@ -1,12 +1,13 @@
-"""Files that anybody may hand over: JSON and text, read so that a broken or hostile one is one clear line."""
+"""Files of any origin: a broken or hostile one is an error of one line, and what is written is written atomically."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from steerkit.errors import SteerkitError
 
@@ -97,3 +98,41 @@ def safetensors_header(path: Path, error: type[SteerkitError]) -> dict[str, Any]
     if size != 8 + length + end:
         raise error(f"{path}: got {size:,} bytes, expected {8 + length + end:,} by its header; fetch it again")
     return entries
+
+
+def write_atomic(path: Path, write: Callable[[IO[bytes]], object], error: type[SteerkitError]) -> None:
+    """Write a file completely or not at all; after a failure the old file is still there, and no part of the new one.
+
+    Args:
+        path: the file, replaced where it exists.
+        write: is given the open file.
+        error: what to raise.
+
+    Raises:
+        SteerkitError: `error`: the file cannot be written.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, RuntimeError) as reason:  # torch wraps what the disk says into a RuntimeError
+        part.unlink(missing_ok=True)
+        raise error(f"{path}: cannot be written ({os_reason(reason)})") from None
+
+
+def write_text_atomic(path: Path, text: str, error: type[SteerkitError]) -> None:
+    """Write a text in UTF-8, completely or not at all. Raises `error` as `write_atomic` does."""
+    write_atomic(path, lambda file: file.write(text.encode()), error)
+
+
+def os_reason(error: BaseException) -> str:
+    """The operating system's words for a failure that torch or safetensors wrapped, or that closing the file hid."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror
+        inner = inner.__cause__ or inner.__context__
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -11,12 +11,13 @@ from pydantic import Field, ValidationError
 from steerkit.decisions import Decision
 from steerkit.errors import PolicyError
 from steerkit.policy.conditions import PlaceName
-from steerkit.policy.load import lines_of, problem_of, text_of
-from steerkit.policy.parts import Finite, Name, Part
+from steerkit.policy.edits import FrozenModel, Name
+from steerkit.policy.load import format_problems, problem_of, read_text
+from steerkit.policy.quantities import Finite
 from steerkit.policy.yaml_reader import read_document
 
 
-class Done(Part):
+class Done(FrozenModel):
     """A call of the conversation before the reply."""
 
     tool: Annotated[str, Field(min_length=1)]
@@ -29,7 +30,7 @@ class Done(Part):
     """It was refused, and its answer says that it was not run."""
 
 
-class Judged(Part):
+class Judged(FrozenModel):
     """A call of the reply, and the verdict that it must get."""
 
     tool: Annotated[str, Field(min_length=1)]
@@ -42,7 +43,7 @@ class Judged(Part):
     """The rule that must decide; not said: any."""
 
 
-class Case(Part):
+class Case(FrozenModel):
     """A reply and what came before it."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
@@ -57,7 +58,7 @@ class Case(Part):
     """Of the reply, in order."""
 
 
-class Cases(Part):
+class Cases(FrozenModel):
     """A file of cases."""
 
     tools: str | tuple[dict[str, Any], ...] | None = None
@@ -74,7 +75,7 @@ def load_cases(path: str | Path) -> Cases:
     Raises:
         PolicyError: the file cannot be read, or what it says is wrong; every mistake as `file:line path: got …`.
     """
-    document = read_document(text_of(path, "cases (YAML)"), str(path), "cases: [{name: …, calls: […]}]")
+    document = read_document(read_text(path, "cases (YAML)"), str(path), "cases: [{name: …, calls: […]}]")
     problems = list(document.problems)
     cases = None
     try:
@@ -87,12 +88,12 @@ def load_cases(path: str | Path) -> Cases:
         ]
         problems += [problem for problem in said if problem.location not in document.unread]
     if cases is None or problems:
-        raise PolicyError(lines_of(problems, document, str(path)))
+        raise PolicyError(format_problems(problems, document, str(path)))
     if not isinstance(cases.tools, str):
         return cases
     where = Path(path).parent / cases.tools
     try:
-        tools = json.loads(text_of(where, "tools (JSON)"))
+        tools = json.loads(read_text(where, "tools (JSON)"))
     except (ValueError, RecursionError):
         tools = None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from steerkit.policy.parts import Name, Part, Quantity, split_quantity
+from steerkit.policy.edits import FrozenModel, Name
+from steerkit.policy.quantities import Quantity, split_quantity
 from steerkit.types import PLACES
 
 _ARGUMENT = r"call\.arguments\.[A-Za-z0-9_.-]+"
@@ -38,7 +39,7 @@ Hold: TypeAlias = Annotated[
 _Tokens: TypeAlias = Annotated[int, Field(strict=True, ge=2, le=4096)]
 
 
-class _Reading(Part):
+class _Reading(FrozenModel):
     """What is read and its bounds; or conditions joined by all, any or not."""
 
     feature: Name | None = None
@@ -108,34 +109,34 @@ class Gate(Condition):
     """Tokens at which it is read."""
 
 
-class Evidence(_Reading):
+class GuardCondition(_Reading):
     """When a guard rule matches: the largest value over a place, once the reply is there."""
 
     at: PlaceName | None = None
     """Where the largest value is looked for (default: what the condition around it says, else any)."""
-    all: Annotated[tuple[Evidence, ...], Field(min_length=1)] | None = None
+    all: Annotated[tuple[GuardCondition, ...], Field(min_length=1)] | None = None
     """Instead of a reading: conditions that must all hold."""
-    any: Annotated[tuple[Evidence, ...], Field(min_length=1)] | None = None
+    any: Annotated[tuple[GuardCondition, ...], Field(min_length=1)] | None = None
     """Instead of a reading: conditions of which one must hold."""
-    not_: Annotated[Evidence | None, Field(alias="not")] = None
+    not_: Annotated[GuardCondition | None, Field(alias="not")] = None
     """Instead of a reading: a condition that must not hold."""
 
 
 When: TypeAlias = "Gate | Literal['retry']"
 
 
-def parts_of(condition: Any) -> tuple[Any, ...]:
+def children_of(condition: Any) -> tuple[Any, ...]:
     """The conditions that a condition joins; none for a reading."""
     inner = (condition.not_,) if condition.not_ is not None else ()
     return (*(condition.all or ()), *(condition.any or ()), *inner)
 
 
-def readings_of(condition: Any) -> Iterator[Any]:
+def leaves_of(condition: Any) -> Iterator[Any]:
     """The readings in a condition, in order."""
     if condition.reads:
         yield condition
-    for part in parts_of(condition):
-        yield from readings_of(part)
+    for part in children_of(condition):
+        yield from leaves_of(part)
 
 
 def _in_order(low: float | str, high: float | str, *, strict: bool) -> bool:

@@ -9,10 +9,11 @@ from typing import Any, Final
 
 from steerkit.decisions import DECISIONS
 from steerkit.policy.checks.conflicts import is_late
-from steerkit.policy.checks.reachability import why_late
-from steerkit.policy.conditions import Evidence, Gate
-from steerkit.policy.parts import Edit, Probe, split_quantity
-from steerkit.policy.policy import Earlier, Guard, GuardRule, Policy, SteerRule
+from steerkit.policy.conditions import Gate, GuardCondition
+from steerkit.policy.edits import Edit, Probe
+from steerkit.policy.policy import Guard, GuardRule, Policy, PriorCall, SteerRule
+from steerkit.policy.quantities import split_quantity
+from steerkit.policy.reachability import why_not_tripwire
 
 _AT: Final = {
     "any": "at any token",
@@ -175,7 +176,7 @@ def _criteria(rule: GuardRule) -> Iterator[str]:
         yield f"it does not come after {_earlier(rule.without)}"
     if rule.when == "invalid_arguments":
         yield "its arguments do not fit its tool's own schema"
-    if isinstance(rule.when, Evidence):
+    if isinstance(rule.when, GuardCondition):
         yield _condition(rule.when, "any")
 
 
@@ -184,12 +185,12 @@ def _extra(rule: GuardRule) -> str:
     if rule.then == "retry":
         times = "once" if (rule.attempts or 1) == 1 else f"{rule.attempts} times"
         return f" It does so at most {times}; if it still matches, the call is denied."
-    if (rule.tripwire or rule.then == "stop") and not why_late(rule):
+    if (rule.tripwire or rule.then == "stop") and not why_not_tripwire(rule):
         return " It ends the reply in the middle of the call, as soon as it is certain to match."
     return ""
 
 
-def _earlier(earlier: Earlier) -> str:
+def _earlier(earlier: PriorCall) -> str:
     what = "any call" if earlier.tool == "*" else f"a call of {earlier.tool}"
     fits = [
         f"whose {key} fit{'s' if key == 'result' else ''} {_json(schema)}"

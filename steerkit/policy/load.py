@@ -26,15 +26,15 @@ def load(path: str | Path) -> Policy:
     Raises:
         PolicyError: the file cannot be read, or what it says is wrong; every mistake as `file:line path: got …`.
     """
-    return loads(text_of(path), str(path))
+    return loads(read_text(path), str(path))
 
 
 def locate(path: str | Path, problems: Iterable[Problem]) -> list[str]:
     """Problems of the policy in a file that loads, as `file:line path: text`."""
-    return lines_of(list(problems), read_document(text_of(path), str(path)), str(path))
+    return format_problems(list(problems), read_document(read_text(path), str(path)), str(path))
 
 
-def text_of(path: str | Path, kind: str = "a policy (YAML)") -> str:
+def read_text(path: str | Path, kind: str = "a policy (YAML)") -> str:
     """The text of a file, or of a policy that ships. Raises PolicyError."""
     try:
         data = found(path).read_bytes()
@@ -71,11 +71,11 @@ def loads(text: str, source: str = "<string>") -> Policy:
         problems += [problem for problem in said if problem.location not in document.unread]
         problems = problems or [Problem((), str(error))]  # so that whatever is refused has a line
     if policy is None or problems:
-        raise PolicyError(lines_of(problems, document, source))
+        raise PolicyError(format_problems(problems, document, source))
     return policy
 
 
-def revive(content: Any, source: str) -> Policy:
+def recorded_policy(content: Any, source: str) -> Policy:
     """The policy that a record holds as JSON; `source` names it in the error. Raises PolicyError."""
     try:
         return Policy.model_validate(content)
@@ -89,7 +89,7 @@ def dump(policy: Policy) -> str:
     return write_document({"steerkit": 1, "name": policy.name, **content})
 
 
-def lines_of(problems: list[Problem], document: Document, source: str) -> list[str]:
+def format_problems(problems: list[Problem], document: Document, source: str) -> list[str]:
     """Problems as `file:line path: text`, in the order of the lines."""
     numbered = sorted((document.line(problem.location), problem.path, problem.text) for problem in problems)
     return [f"{source}:{line} {path + ': ' if path else ''}{text}" for line, path, text in dict.fromkeys(numbered)]

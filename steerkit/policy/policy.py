@@ -1,30 +1,35 @@
-"""What a policy file may say, as frozen pydantic models: unknown keys are refused, and the field texts are its docs."""
+"""The policy format, as frozen pydantic models: unknown keys are refused, and the field texts are its docs."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
-from pydantic import Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from steerkit.decisions import Default, Ruling, severity
-from steerkit.policy.checks.references import cross_problems
-from steerkit.policy.conditions import Evidence, Gate, Hold, PlaceName
-from steerkit.policy.parts import Edit, Name, NamedFeature, Part, PolicyName, Probe
+from steerkit.policy.checks import cross_problems, is_late
+from steerkit.policy.conditions import Gate, GuardCondition, Hold, PlaceName
+from steerkit.policy.edits import Edit, FrozenModel, Name, NamedFeature, PolicyName, Probe
+from steerkit.policy.frozen import FrozenDict, frozen
 from steerkit.types import Mode
 
 WriteBack: TypeAlias = Literal["delta", "reconstruction"]
 
 
-Schema: TypeAlias = dict[str, Any]
-"""A JSON Schema (2020-12); checked with the whole policy, so that a mistake in it has its own line."""
+Schema: TypeAlias = Annotated[dict[str, Any], AfterValidator(frozen)]
+"""A JSON Schema (2020-12); `cross_problems` checks it, so that a mistake in it has its own line."""
 
 
 CHECKED: Final = {"checked": True}
 """Context of data whose parts are known to agree: `load` looks before, for the sake of the lines."""
 
 
-class SteerRule(Part):
+class SteerRule(FrozenModel):
     """Changes features at a place, always or behind a gate."""
 
     name: Name
@@ -34,7 +39,7 @@ class SteerRule(Part):
     """How long the gate stays open once its condition held: that `token`, the rest of the `turn`, or `N tokens`."""
     where: PlaceName
     """Tokens at which the rule may act."""
-    edit: Annotated[dict[Name, Edit], Field(min_length=1)]
+    edit: Annotated[dict[Name, Edit], Field(min_length=1), AfterValidator(frozen)]
     """By the name of a feature."""
     priority: Annotated[int, Field(strict=True, ge=-1000, le=1000)] = 0
     """Of several open rules of a policy that edit one feature at one token, the highest priority acts."""
@@ -45,7 +50,7 @@ class SteerRule(Part):
         return {"token": 1.0, "turn": math.inf}.get(self.hold) or float(self.hold.split()[0])
 
 
-class Earlier(Part):
+class PriorCall(FrozenModel):
     """A call that was made earlier in the conversation, or before this one in the same reply."""
 
     tool: Annotated[str, Field(min_length=1)]
@@ -56,7 +61,7 @@ class Earlier(Part):
     """JSON Schema that its result must satisfy; a call without a result does not match."""
 
 
-class GuardRule(Part):
+class GuardRule(FrozenModel):
     """Judges a call; every criterion that is given must hold."""
 
     name: Name
@@ -64,11 +69,11 @@ class GuardRule(Part):
     """Exact name of a tool, or `*` for every one."""
     arguments: Schema | None = None
     """JSON Schema that the call's arguments must satisfy for the rule to match."""
-    when: Evidence | Literal["invalid_arguments"] | None = None
+    when: GuardCondition | Literal["invalid_arguments"] | None = None
     """What the features must have shown, or `invalid_arguments`."""
-    after: Earlier | None = None
+    after: PriorCall | None = None
     """A call that must have been made before, whether or not it ran."""
-    without: Earlier | None = None
+    without: PriorCall | None = None
     """A call that must have run before for the rule not to match; one that was denied, refused or is held did not."""
     then: Ruling
     """`stop` overrides handoff overrides deny overrides hold overrides retry overrides flag overrides allow."""
@@ -96,7 +101,7 @@ class GuardRule(Part):
         return self
 
 
-class Guard(Part):
+class Guard(FrozenModel):
     """The policy's judgement of calls."""
 
     default: Default
@@ -107,7 +112,7 @@ class Guard(Part):
     it (`additionalProperties`); not said: deny."""
 
 
-class TraceSettings(Part):
+class TraceSettings(FrozenModel):
     """What is kept of the features in the turn's record."""
 
     watch: tuple[Name, ...] = ()
@@ -118,7 +123,7 @@ class TraceSettings(Part):
     """Where they are kept: from the first to the last token of this place; for `call` from the step before it on."""
 
 
-class Policy(Part):
+class Policy(FrozenModel):
     """One policy: what features mean, how they are steered and how calls are judged."""
 
     steerkit: Literal[1]
@@ -128,8 +133,8 @@ class Policy(Part):
     description: str = ""
     model: str | None = None
     """Name or fingerprint of the model or SAE set it is for; any other is refused."""
-    features: dict[Name, NamedFeature] = Field(default_factory=dict)
-    probes: dict[Name, Probe] = Field(default_factory=dict)
+    features: Annotated[dict[Name, NamedFeature], AfterValidator(frozen)] = Field(default_factory=FrozenDict)
+    probes: Annotated[dict[Name, Probe], AfterValidator(frozen)] = Field(default_factory=FrozenDict)
     steer: tuple[SteerRule, ...] = ()
     guard: Guard | None = None
     trace: TraceSettings = TraceSettings()
@@ -143,9 +148,41 @@ class Policy(Part):
         steer = tuple(one.model_copy(update={"when": None}) if one.name == rule else one for one in self.steer)
         return self.model_copy(update={"steer": steer})
 
+    def is_late(self, rule: SteerRule) -> bool:
+        """Flag: the rule's gate reads a higher layer than the rule edits, and so acts from the next token on."""
+        data = self.model_dump(include={"features", "probes"}, exclude_none=True)
+        return is_late(rule.model_dump(exclude_none=True), data["features"], data["probes"])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """`sha256:…` over the content, computed once; equal content, equal fingerprint."""
+        said = self.model_dump(mode="json")
+        if said["guard"] and said["guard"]["undeclared_arguments"] is None:
+            del said["guard"][
+                "undeclared_arguments"
+            ]  # as before there was such a key: policies keep their fingerprints
+        content = json.dumps(said, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """pydantic's own, which would keep the fingerprint of the original."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("fingerprint", None)
+        return copied
+
     @model_validator(mode="after")
     def _agrees_with_itself(self, info: ValidationInfo) -> Policy:
         problems = [] if info.context is CHECKED else cross_problems(self.model_dump(exclude_none=True))
         if problems:
             raise ValueError("; ".join(f"{problem.path}: {problem.text}" for problem in problems))
         return self
+
+
+def fingerprint(policy: Policy) -> str:
+    """`sha256:…` over a policy's content, computed once for each policy object."""
+    return policy.fingerprint
+
+
+def watch_key(policy: Policy, name: str) -> str:
+    """Key in `Trace.watched` of a feature or probe: two policies may use one name for different features."""
+    return f"{policy.name}.{name}"

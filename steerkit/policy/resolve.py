@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 from pydantic import ValidationError
 
 from steerkit.errors import PolicyError, SaeError
-from steerkit.policy.parts import split_quantity
 from steerkit.policy.policy import Policy
 from steerkit.policy.problems import Location, Problem
+from steerkit.policy.quantities import split_quantity
 from steerkit.types import Feature
 
 Statistic: TypeAlias = Callable[[Feature, str], float]
@@ -33,13 +33,13 @@ def resolve(policy: Policy, statistic: Statistic) -> Policy:
     return Policy.model_validate(data)
 
 
-def wrong_when_raw(policy: Policy, statistic: Statistic) -> list[Problem]:
+def resolve_problems(policy: Policy, statistic: Statistic) -> list[Problem]:
     """What keeps a policy from being resolved: statistics that are not known, or else raw values that do not agree."""
     data, unknown = _raw(policy, statistic)
     return unknown or _wrong(data)
 
 
-def in_multiples(policy: Policy) -> Iterator[tuple[Location, str, str]]:
+def relative_quantities(policy: Policy) -> Iterator[tuple[Location, str, str]]:
     """Every quantity that is given in multiples of a statistic, with its place and its feature's name."""
     for location, name, part, key in _quantities(policy.model_dump(exclude_none=True)):
         yield (*location, key), name, part[key]

@@ -90,11 +90,11 @@ def _judged(one: Prepared, reply: Sequence[int], parsed: Parsed, trace: Trace, t
     calls = _told_cut(one, reply, parsed.calls, by_tripwire=tripped is not None)
     verdicts = guard.review(calls, tools=one.tools, trace=trace, policies=one.policies, messages=one.request.messages)
     if tripped is not None:
-        verdicts = (*verdicts[:-1], guard.tripped(tripped, calls[-1]))
+        verdicts = (*verdicts[:-1], guard.tripwire_verdict(tripped, calls[-1]))
     return Turn(
         text=parsed.text,
         calls=calls,
-        verdicts=guard.settle(verdicts, one.policies, one.made),
+        verdicts=guard.limit_retries(verdicts, one.policies, one.made),
         trace=trace,
         prompt_ids=tuple(one.prompt.ids),
         reply_ids=tuple(reply),

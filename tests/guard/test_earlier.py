@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from steerkit.guard import judge_again, review
+from steerkit.guard import rejudge, review
 from steerkit.policy import Policy
 from steerkit.runtime.calls import Approval, Execution
 from steerkit.runtime.exchange import not_run as _not_run
@@ -111,7 +111,7 @@ def test_records_are_judged_again_as_they_were_judged() -> None:
         judging: [
             verdict.decision
             for calls, messages in (([BLIND, DROP], ()), ([DROP], earlier('{"error": "not run: x"}')))
-            for verdict in judge_again(body(calls, messages, **more), [policy()], Trace())
+            for verdict in rejudge(body(calls, messages, **more), [policy()], Trace())
         ]
         for judging, more in (("now", {"judging": 2}), ("then", {}))
     }

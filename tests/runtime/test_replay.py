@@ -23,7 +23,7 @@ from steerkit.audit import (
     verdict_data,
 )
 from steerkit.engine import Sampling, divergence
-from steerkit.guard import judge_again, policies_in
+from steerkit.guard import policies_in, rejudge
 from steerkit.policy import fingerprint
 from steerkit.runtime import Request, Runtime, load_recorded, replay, unsteered, what_if
 from steerkit.sae import onednn_version
@@ -53,7 +53,7 @@ def again(box: Runtime, turn: RecordedTurn) -> Comparison:
 def judged(turn: RecordedTurn) -> Comparison:
     """The verdicts recomputed from the record alone."""
     policies = policies_in(turn.body)
-    verdicts = judge_again(turn.body, policies, turn.trace or Trace())
+    verdicts = rejudge(turn.body, policies, turn.trace or Trace())
     names = [{"name": one.name, "fingerprint": fingerprint(one)} for one in policies]
     return compare_verdicts(turn, [verdict_data(verdict) for verdict in verdicts], names)
 
@@ -118,7 +118,7 @@ def test_a_tripwires_verdict_is_recomputed_without_the_rest_of_its_call(box: Run
         assert again(plain, turn).same
         assert judged(turn).same
         body = {**turn.body, "finish": "length"}
-        assert judge_again(body, policies_in(body), turn.trace or Trace())[0].rule == "malformed_call"
+        assert rejudge(body, policies_in(body), turn.trace or Trace())[0].rule == "malformed_call"
 
 
 def test_records_of_an_older_format_are_judged_again(tmp_path: Path) -> None:

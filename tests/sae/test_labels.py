@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from steerkit.engine import box_folder
 from steerkit.errors import SaeError
+from steerkit.files import write_atomic
 from steerkit.sae import read_explanations, read_labels, write_labels
-from steerkit.sae.whole import write_whole
 from steerkit.types import Feature
 
 LINE = {"modelId": "gemma-3-270m", "layer": "12-gemmascope-2-res-16k", "index": "7", "description": "money"}
@@ -67,7 +67,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(SaeError, match="cannot be written \\(No space left"):
-        write_whole(path, half)
+        write_atomic(path, half, SaeError)
     assert read_labels(path) == {Feature(0, 1): "old"}
     assert list(tmp_path.iterdir()) == [path]
     write_labels(path, {Feature(0, 1): "new"})

@@ -80,13 +80,13 @@ def replay(
 def _judged(turns: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
     """The verdicts recomputed from what the records say."""
     from steerkit.audit import compare_verdicts, verdict_data
-    from steerkit.guard import judge_again, policies_in
+    from steerkit.guard import policies_in, rejudge
     from steerkit.policy import fingerprint
     from steerkit.types import Trace
 
     for turn in turns:
         policies = policies_in(turn.body)
-        again = judge_again(turn.body, policies, turn.trace or Trace())
+        again = rejudge(turn.body, policies, turn.trace or Trace())
         names = [{"name": one.name, "fingerprint": fingerprint(one)} for one in policies]
         yield turn, compare_verdicts(turn, [verdict_data(verdict) for verdict in again], names)
 

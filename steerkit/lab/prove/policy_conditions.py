@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from steerkit.policy import Condition, Evidence, Policy, SteerRule, readings_of
+from steerkit.policy import Condition, GuardCondition, Policy, SteerRule, leaves_of
 from steerkit.policy.checks.conflicts import is_late
 from steerkit.policy.problems import Location
 from steerkit.types import Place
@@ -17,7 +17,7 @@ class PlacedReading(NamedTuple):
     location: Location
     """Of the condition in the policy's data, such as `("steer", 0, "when", "all", 1)`."""
     rule: str
-    reading: Condition | Evidence
+    reading: Condition | GuardCondition
     place: Place
     """Where a value decides."""
     gate: bool
@@ -53,7 +53,7 @@ def gate_place(policy: Policy, rule: SteerRule) -> Place:
     late = is_late(rule.model_dump(exclude_none=True), features, probes)
     remembers = rule.hold_tokens != 1 or any(
         one.off_below is not None or one.max_over is not None or one.mean_over is not None
-        for one in readings_of(rule.when)
+        for one in leaves_of(rule.when)
     )
     return rule.where if rule.when.at == "any" and not remembers and not late else rule.when.at
 
@@ -69,7 +69,7 @@ def _readings(where: Location, condition: Any, inverted: bool = False) -> Iterat
         yield from _readings((*where, "not"), condition.not_, not inverted)
 
 
-def _evidence_place(evidence: Evidence, path: Location) -> Place:
+def _evidence_place(evidence: GuardCondition, path: Location) -> Place:
     """The place of the reading at a path inside a condition: the innermost `at` on the way, else any."""
     place: Place = evidence.at or "any"
     here = evidence

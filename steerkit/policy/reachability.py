@@ -15,10 +15,11 @@ from typing import Any, Final
 from steerkit.decisions import Ruling, severity
 from steerkit.policy.checks.json_schemas import lost_references, not_required, subschemas
 from steerkit.policy.checks.references import schemas_of
-from steerkit.policy.conditions import Evidence, Gate, parts_of
-from steerkit.policy.parts import Edit, split_quantity
+from steerkit.policy.conditions import Gate, GuardCondition, children_of
+from steerkit.policy.edits import Edit
 from steerkit.policy.policy import GuardRule, Policy
 from steerkit.policy.problems import Location, Problem
+from steerkit.policy.quantities import split_quantity
 
 _MOST: Final = 64
 """Alternatives of a condition that are looked through."""
@@ -41,12 +42,12 @@ def _in_guard(policy: Policy) -> Iterator[Problem]:
     ungated = {rule.name for rule in policy.steer if rule.when is None}
     for number, one in enumerate(rules):
         where: Location = ("guard", "rules", number)
-        if isinstance(one.when, Evidence) and never_holds(one.when):
+        if isinstance(one.when, GuardCondition) and never_holds(one.when):
             yield Problem((*where, "when"), "got a condition that can never hold: its bounds exclude each other")
         if one.with_ in ungated:
             text = f"got '{one.with_}', which acts anyway, so the reply would be the same again; give it when: retry"
             yield Problem((*where, "with"), text)
-        if one.tripwire and (late := why_late(one)):
+        if one.tripwire and (late := why_not_tripwire(one)):
             text = f"got true, but {late}, so the rule is never certain before the call is complete; leave it out"
             yield Problem((*where, "tripwire"), text)
         for location, schema in schemas_of(where, one.model_dump(exclude_none=True)):
@@ -75,14 +76,14 @@ def _undeciding(rules: Sequence[GuardRule]) -> Iterator[Problem]:
             yield Problem(("guard", "rules", number), f"{text} and goes before it")
 
 
-def doubtful(policy: Policy) -> Iterator[Problem]:
+def suspicious(policy: Policy) -> Iterator[Problem]:
     """What loads and works, and is probably not what was meant."""
     for number, rule in enumerate(policy.steer):
         if isinstance(rule.when, Gate):
             yield from _loose_bounds(("steer", number, "when"), rule.when)
     for number, one in enumerate(policy.guard.rules if policy.guard else ()):
         where = ("guard", "rules", number)
-        if isinstance(one.when, Evidence):
+        if isinstance(one.when, GuardCondition):
             yield from _loose_bounds((*where, "when"), one.when)
         if one.when == "invalid_arguments" and one.then == "deny":
             yield Problem((*where, "then"), "invalid arguments are denied without a rule; only stop changes anything")
@@ -97,23 +98,23 @@ def doubtful(policy: Policy) -> Iterator[Problem]:
                 yield Problem(inner, text)
 
 
-def why_late(rule: GuardRule) -> str:
+def why_not_tripwire(rule: GuardRule) -> str:
     """Why a rule cannot be certain before the call is complete; empty where it can."""
     if rule.arguments is not None:
         return "it reads the call's arguments"
     if rule.when == "invalid_arguments":
         return "arguments are checked at the end"
-    if isinstance(rule.when, Evidence) and not only_grows(rule.when):
+    if isinstance(rule.when, GuardCondition) and not is_monotone(rule.when):
         return "a later token can undo a condition with below or not"
     return ""
 
 
-def only_grows(evidence: Evidence) -> bool:
+def is_monotone(evidence: GuardCondition) -> bool:
     """Whether what holds for a part of the reply must hold for the whole: `above` without `below` or `not`."""
-    return evidence.not_ is None and evidence.below is None and all(only_grows(part) for part in parts_of(evidence))
+    return evidence.not_ is None and evidence.below is None and all(is_monotone(part) for part in children_of(evidence))
 
 
-def never_holds(condition: Gate | Evidence) -> bool:
+def never_holds(condition: Gate | GuardCondition) -> bool:
     """Whether the bounds of a condition exclude each other under every alternative; False where that is not decided."""
     alternatives = list(islice(_alternatives(condition, condition.at or "any", True), _MOST + 1))
     return len(alternatives) <= _MOST and all(map(_excluded, alternatives))
@@ -131,10 +132,10 @@ def _alternatives(condition: Any, at: str, wanted: bool) -> Iterator[tuple[_Lite
     elif condition.not_ is not None:
         yield from _alternatives(condition.not_, at, not wanted)
     elif (condition.all is not None) == wanted:
-        inner = [list(islice(_alternatives(part, at, wanted), _MOST + 1)) for part in parts_of(condition)]
+        inner = [list(islice(_alternatives(part, at, wanted), _MOST + 1)) for part in children_of(condition)]
         yield from (sum(choice, ()) for choice in product(*inner))
     else:
-        for part in parts_of(condition):
+        for part in children_of(condition):
             yield from _alternatives(part, at, wanted)
 
 

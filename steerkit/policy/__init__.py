@@ -1,7 +1,7 @@
-"""What is wanted, in a file: features by name, how they are steered, how calls are judged. Loads no torch."""
+"""Policies, as YAML files: named features, rules that steer them, rules that judge calls. Loads no torch."""
 
 from steerkit.policy.cases import Case, Cases, cases_schema, load_cases
-from steerkit.policy.conditions import Condition, Gate, GuardCondition, children_of, leaves_of
+from steerkit.policy.conditions import Condition, Gate, GuardCondition, alternatives, leaves_of
 from steerkit.policy.describe import explain
 from steerkit.policy.edits import Edit, Formula, NamedFeature, Probe
 from steerkit.policy.load import dump, load, loads, locate, recorded_policy
@@ -32,6 +32,7 @@ __all__ = [
     "Statistic",
     "SteerRule",
     "TraceSettings",
+    "alternatives",
     "cases_schema",
     "children_of",
     "dump",

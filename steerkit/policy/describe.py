@@ -1,4 +1,4 @@
-"""Says in plain sentences what a policy does."""
+"""Describes a policy in plain sentences."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _UNITS: Final = {
 
 
 def explain(policy: Policy) -> str:
-    """What a policy does, a sentence or two a line."""
+    """Description of a policy, a sentence or two a line."""
     lines = [f"{policy.name}{': ' + policy.description if policy.description else ''}"]
     if policy.model is not None:
         lines.append(f"It is for {policy.model} and is refused with any other model.")
@@ -124,7 +124,7 @@ def _edit(edit: Edit) -> str:
 
 
 def _condition(condition: Any, at: str | None = None) -> str:
-    """A condition in words; of a guard rule, with the place `at` over which the largest value is taken."""
+    """A condition in words; a guard rule's with the place `at` of the largest value."""
     if at is not None:
         at = condition.at or at
     if condition.all or condition.any:
@@ -181,7 +181,7 @@ def _criteria(rule: GuardRule) -> Iterator[str]:
 
 
 def _extra(rule: GuardRule) -> str:
-    """What happens besides the decision."""
+    """Effects of a rule besides its decision."""
     if rule.then == "retry":
         times = "once" if (rule.attempts or 1) == 1 else f"{rule.attempts} times"
         return f" It does so at most {times}; if it still matches, the call is denied."

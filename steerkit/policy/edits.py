@@ -1,25 +1,19 @@
-"""The small pieces of a policy: quantities, features, probes, conditions and edits."""
+"""Edits of features, and what they name: features and probes."""
 
 from __future__ import annotations
 
 import math
 from typing import Annotated, Literal, NamedTuple, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from steerkit.policy.frozen import frozen
+from steerkit.policy.frozen import FrozenModel, frozen
 from steerkit.policy.quantities import Finite, Quantity, split_quantity
 from steerkit.types import Feature
 
 Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=80)]
 PolicyName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", max_length=80)]
 """A name without dots: in a trace the first dot parts the policy from its feature."""
-
-
-class FrozenModel(BaseModel):
-    """Base of everything in a policy: immutable, and strict about its keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, serialize_by_alias=True)
 
 
 class Formula(NamedTuple):
@@ -32,14 +26,14 @@ class Formula(NamedTuple):
 
 
 class NamedFeature(FrozenModel):
-    """Where a feature lives."""
+    """A feature of an SAE, by layer and index."""
 
     layer: Annotated[int, Field(strict=True, ge=0, lt=2**31)]
     """Decoder layer, from 0."""
     index: Annotated[int, Field(strict=True, ge=0, lt=2**31)]
     """Index in the layer's dictionary, from 0."""
     label: str = ""
-    """What people take it to mean."""
+    """Meaning that people give it."""
 
     @property
     def site(self) -> Feature:
@@ -52,11 +46,11 @@ class Probe(FrozenModel):
 
     bias: Finite = 0.0
     weights: Annotated[dict[Name, Finite], Field(min_length=1), AfterValidator(frozen)]
-    """By the name of a feature."""
+    """Weight by name of a feature."""
 
 
 class Edit(FrozenModel):
-    """What happens to a feature: `clamp` or `ablate` alone, or any of `scale`, `shift`, `cap` and `floor`."""
+    """Change of a feature: `clamp` or `ablate` alone, or any of `scale`, `shift`, `cap` and `floor`."""
 
     clamp: Quantity | None = None
     """Set to this value."""

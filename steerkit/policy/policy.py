@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, Final, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from steerkit.decisions import Default, Ruling, severity
 from steerkit.policy.checks import cross_problems, is_late
 from steerkit.policy.conditions import Gate, GuardCondition, Hold, PlaceName
-from steerkit.policy.edits import Edit, FrozenModel, Name, NamedFeature, PolicyName, Probe
-from steerkit.policy.frozen import FrozenDict, frozen
+from steerkit.policy.edits import Edit, Name, NamedFeature, PolicyName, Probe
+from steerkit.policy.frozen import CHECKED, FrozenDict, FrozenModel, frozen
 from steerkit.types import Mode
 
 WriteBack: TypeAlias = Literal["delta", "reconstruction"]
@@ -25,10 +24,6 @@ Schema: TypeAlias = Annotated[dict[str, Any], AfterValidator(frozen)]
 """A JSON Schema (2020-12); `cross_problems` checks it, so that a mistake in it has its own line."""
 
 
-CHECKED: Final = {"checked": True}
-"""Context of data whose parts are known to agree: `load` looks before, for the sake of the lines."""
-
-
 class SteerRule(FrozenModel):
     """Changes features at a place, always or behind a gate."""
 
@@ -36,17 +31,17 @@ class SteerRule(FrozenModel):
     when: Gate | Literal["retry"] | None = None
     """The gate; without one the rule acts at every token of its place. `retry`: only in retries that name the rule."""
     hold: Annotated[Hold, Field(alias="for")] = "token"
-    """How long the gate stays open once its condition held: that `token`, the rest of the `turn`, or `N tokens`."""
+    """Time that the gate stays open once its condition held: that `token`, the rest of the `turn`, or `N tokens`."""
     where: PlaceName
     """Tokens at which the rule may act."""
     edit: Annotated[dict[Name, Edit], Field(min_length=1), AfterValidator(frozen)]
-    """By the name of a feature."""
+    """Edit by name of a feature."""
     priority: Annotated[int, Field(strict=True, ge=-1000, le=1000)] = 0
-    """Of several open rules of a policy that edit one feature at one token, the highest priority acts."""
+    """Among open rules of a policy that edit one feature at one token, the highest priority acts."""
 
     @property
     def hold_tokens(self) -> float:
-        """How many tokens the gate stays open, the one that opened it included."""
+        """Number of tokens that the gate stays open, the one that opened it included."""
         return {"token": 1.0, "turn": math.inf}.get(self.hold) or float(self.hold.split()[0])
 
 
@@ -70,7 +65,7 @@ class GuardRule(FrozenModel):
     arguments: Schema | None = None
     """JSON Schema that the call's arguments must satisfy for the rule to match."""
     when: GuardCondition | Literal["invalid_arguments"] | None = None
-    """What the features must have shown, or `invalid_arguments`."""
+    """Condition on features and probes, or `invalid_arguments`."""
     after: PriorCall | None = None
     """A call that must have been made before, whether or not it ran."""
     without: PriorCall | None = None
@@ -78,12 +73,12 @@ class GuardRule(FrozenModel):
     then: Ruling
     """`stop` overrides handoff overrides deny overrides hold overrides retry overrides flag overrides allow."""
     with_: Annotated[Name | None, Field(alias="with")] = None
-    """For `retry`: the steering rule that acts without its gate when the reply is generated again."""
+    """Steering rule that acts without its gate when the reply is generated again; only for `retry`."""
     attempts: Annotated[int, Field(strict=True, ge=1, le=10)] | None = None
-    """For `retry`: how often to generate again (default 1); if the rule still matches then, the call is denied."""
+    """Most times to generate again (default 1), then the call is denied; only for `retry`."""
     tripwire: bool = False
-    """For `deny` and `handoff`: end the reply in the middle of the call as soon as the rule is certain; `stop` always
-    does."""
+    """End the reply in the middle of the call as soon as the rule is certain; only for `deny` and `handoff`, as `stop`
+    always does."""
     reason: str = ""
     """Shown with the verdict."""
 
@@ -102,34 +97,34 @@ class GuardRule(FrozenModel):
 
 
 class Guard(FrozenModel):
-    """The policy's judgement of calls."""
+    """The part of a policy that judges calls."""
 
     default: Default
-    """What happens to a call that no rule matches."""
+    """Decision for a call that no rule matches."""
     rules: tuple[GuardRule, ...] = ()
     undeclared_arguments: Literal["deny", "flag", "allow"] | None = None
-    """What happens to a call with an argument that the tool's schema does not list, where that schema says nothing of
-    it (`additionalProperties`); not said: deny."""
+    """Decision for a call with an argument that the tool's schema does not list, unless that schema allows or forbids
+    others itself (`additionalProperties`); default: deny."""
 
 
 class TraceSettings(FrozenModel):
-    """What is kept of the features in the turn's record."""
+    """Features that are kept in the turn's record."""
 
     watch: tuple[Name, ...] = ()
     """Features and probes whose value at every token is kept."""
     top_k: Annotated[int, Field(strict=True, ge=0, le=256)] = 0
-    """How many of each token's strongest features to keep, in every layer; 0 for none."""
+    """Number of each token's strongest features to keep, in every layer; 0 for none."""
     at: PlaceName = "reply"
-    """Where they are kept: from the first to the last token of this place; for `call` from the step before it on."""
+    """Place of the kept features, from its first to its last token; for `call` from the step before it on."""
 
 
 class Policy(FrozenModel):
-    """One policy: what features mean, how they are steered and how calls are judged."""
+    """One policy: names of features, rules that steer them, and rules that judge calls."""
 
     steerkit: Literal[1]
     """Version of this format."""
     name: PolicyName
-    """Of its own among the policies that are used together; verdicts, records and traces say it."""
+    """Unique among the policies that are used together; verdicts, records and traces name it."""
     description: str = ""
     model: str | None = None
     """Name or fingerprint of the model or SAE set it is for; any other is refused."""
@@ -144,7 +139,7 @@ class Policy(FrozenModel):
     """`delta` adds the change of the edited features; `reconstruction` writes the SAE's whole decoded output."""
 
     def without_gate(self, rule: str) -> Policy:
-        """The same policy in which a steering rule acts at every token of its place, as a retry asks for."""
+        """A copy in which a steering rule acts at every token of its place, for a retry."""
         steer = tuple(one.model_copy(update={"when": None}) if one.name == rule else one for one in self.steer)
         return self.model_copy(update={"steer": steer})
 
@@ -163,12 +158,6 @@ class Policy(FrozenModel):
             ]  # as before there was such a key: policies keep their fingerprints
         content = json.dumps(said, sort_keys=True, ensure_ascii=False, allow_nan=False)
         return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """pydantic's own, which would keep the fingerprint of the original."""
-        copied = super().model_copy(update=update, deep=deep)
-        copied.__dict__.pop("fingerprint", None)
-        return copied
 
     @model_validator(mode="after")
     def _agrees_with_itself(self, info: ValidationInfo) -> Policy:

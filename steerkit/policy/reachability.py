@@ -1,8 +1,7 @@
-"""Rules that load and still can never act, match or decide; and what is doubtful. `steerkit policy check` says both.
+"""Lint of a loaded policy: rules that can never act, match or decide, and suspicious ones, for `steerkit policy check`.
 
-Decided here is what follows from the file alone: conditions whose bounds exclude each other, a rule that a stricter one
-of the same policy always goes before, edits that change nothing. Whether two schemas or two places can ever agree is
-not decided beyond that.
+Findings follow from the file alone: conditions whose bounds exclude each other, a rule that a stricter one of the same
+policy always precedes, edits that change nothing. Two schemas or two places are compared no further.
 """
 
 from __future__ import annotations
@@ -10,19 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, product
+from math import inf, nextafter
 from typing import Any, Final
 
 from steerkit.decisions import Ruling, severity
 from steerkit.policy.checks.json_schemas import lost_references, not_required, subschemas
 from steerkit.policy.checks.references import schemas_of
-from steerkit.policy.conditions import Gate, GuardCondition, children_of
+from steerkit.policy.conditions import Gate, GuardCondition, Literals, alternatives, children_of
 from steerkit.policy.edits import Edit
 from steerkit.policy.policy import GuardRule, Policy
 from steerkit.policy.problems import Location, Problem
 from steerkit.policy.quantities import split_quantity
 
 _MOST: Final = 64
-"""Alternatives of a condition that are looked through."""
+"""Most alternatives of a condition that are checked."""
 
 
 def unreachable(policy: Policy) -> Iterator[Problem]:
@@ -56,14 +56,16 @@ def _in_guard(policy: Policy) -> Iterator[Problem]:
 
 
 def _undeciding(rules: Sequence[GuardRule]) -> Iterator[Problem]:
-    """Rules that another one goes before whenever they match: the first such rule of each."""
+    """Rules that another one precedes whenever they match, with the first such rule."""
     said = [_criteria(rule) for rule in rules]
     first: dict[Any, dict[tuple[Ruling, bool], int]] = {}
     for number, (rule, criteria) in enumerate(zip(rules, said, strict=True)):
         alike = first.setdefault((rule.tool, *criteria), {})
         alike.setdefault((rule.then, rule.tripwire), number)
     for number, (rule, criteria) in enumerate(zip(rules, said, strict=True)):
-        wider = product(("*", rule.tool), *((None, one) for one in criteria))  # what matches whenever it does
+        wider = product(
+            ("*", rule.tool), *((None, one) for one in criteria)
+        )  # criteria that match whenever the rule does
         before = [
             by
             for key in dict.fromkeys(wider)
@@ -77,7 +79,7 @@ def _undeciding(rules: Sequence[GuardRule]) -> Iterator[Problem]:
 
 
 def suspicious(policy: Policy) -> Iterator[Problem]:
-    """What loads and works, and is probably not what was meant."""
+    """Parts of a policy that load and work, and probably do something else than was meant."""
     for number, rule in enumerate(policy.steer):
         if isinstance(rule.when, Gate):
             yield from _loose_bounds(("steer", number, "when"), rule.when)
@@ -99,7 +101,7 @@ def suspicious(policy: Policy) -> Iterator[Problem]:
 
 
 def why_not_tripwire(rule: GuardRule) -> str:
-    """Why a rule cannot be certain before the call is complete; empty where it can."""
+    """Reason why a rule cannot be certain before the call is complete; empty if it can."""
     if rule.arguments is not None:
         return "it reads the call's arguments"
     if rule.when == "invalid_arguments":
@@ -109,69 +111,48 @@ def why_not_tripwire(rule: GuardRule) -> str:
     return ""
 
 
-def is_monotone(evidence: GuardCondition) -> bool:
-    """Whether what holds for a part of the reply must hold for the whole: `above` without `below` or `not`."""
-    return evidence.not_ is None and evidence.below is None and all(is_monotone(part) for part in children_of(evidence))
+def is_monotone(condition: GuardCondition) -> bool:
+    """True if a condition that holds keeps holding with every further token: `above`, without `below` or `not`."""
+    if condition.not_ is not None or condition.below is not None:
+        return False
+    return all(map(is_monotone, children_of(condition)))
 
 
 def never_holds(condition: Gate | GuardCondition) -> bool:
-    """Whether the bounds of a condition exclude each other under every alternative; False where that is not decided."""
-    alternatives = list(islice(_alternatives(condition, condition.at or "any", True), _MOST + 1))
-    return len(alternatives) <= _MOST and all(map(_excluded, alternatives))
+    """True if the bounds of a condition exclude each other in every alternative; False if there are too many."""
+    found = list(islice(alternatives(condition, "any", _MOST), _MOST + 1))
+    return len(found) <= _MOST and all(map(_excluded, found))
 
 
-_Literal = tuple[Any, str, bool]
-"""A reading, its place, and whether it must hold or must not."""
-
-
-def _alternatives(condition: Any, at: str, wanted: bool) -> Iterator[tuple[_Literal, ...]]:
-    """What must hold and must not for a condition to be `wanted`: De Morgan's laws, multiplied out."""
-    at = getattr(condition, "at", None) or at
-    if condition.reads:
-        yield ((condition, at, wanted),)
-    elif condition.not_ is not None:
-        yield from _alternatives(condition.not_, at, not wanted)
-    elif (condition.all is not None) == wanted:
-        inner = [list(islice(_alternatives(part, at, wanted), _MOST + 1)) for part in children_of(condition)]
-        yield from (sum(choice, ()) for choice in product(*inner))
-    else:
-        for part in children_of(condition):
-            yield from _alternatives(part, at, wanted)
-
-
-def _excluded(literals: tuple[_Literal, ...]) -> bool:
-    """Whether no value of some reading is within all the bounds that speak of it in one unit."""
-    bounds: dict[tuple[Any, ...], list[tuple[float, bool, float, bool]]] = {}
+def _excluded(literals: Literals) -> bool:
+    """True if no value of some leaf is within all the bounds on it that have one unit."""
+    bounds: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
     seen = set()
-    for reading, at, wanted in literals:
-        key = (reading.feature, reading.probe, at, getattr(reading, "max_over", None), reading.mean_over)
-        for unit, interval in _intervals(reading, wanted):
+    for leaf, at, wanted in literals:
+        key = (leaf.feature, leaf.probe, at, getattr(leaf, "max_over", None), leaf.mean_over)
+        for unit, interval in _intervals(leaf, wanted):
             bounds.setdefault((*key, unit), []).append(interval)
-            seen |= {(*key, unit)} if wanted else set()  # what must not hold does not where no token stands, too
-    return any(_empty(bounds[key]) for key in seen)
+            seen |= {(*key, unit)} if wanted else set()  # what must not hold does not hold at a place without tokens
+    lows_and_highs = (zip(*bounds[key], strict=True) for key in seen)
+    return any(max(lows) > min(highs) for lows, highs in lows_and_highs)
 
 
-def _intervals(reading: Any, wanted: bool) -> Iterator[tuple[str | None, tuple[float, bool, float, bool]]]:
-    """By unit, the lowest and highest value, and whether each of them counts."""
-    off = getattr(reading, "off_below", None)
-    if not wanted and reading.above is not None and reading.below is not None:
-        return  # on either side: not one interval
-    if reading.above is not None:
-        bound = reading.above if off is None or not wanted else off
-        number, unit = split_quantity(bound)
-        yield unit, ((number, off is not None, float("inf"), True) if wanted else (float("-inf"), True, number, True))
-    if reading.below is not None:
-        number, unit = split_quantity(reading.below)
-        yield unit, ((float("-inf"), True, number, False) if wanted else (number, True, float("inf"), True))
-    if reading.feature is not None:
-        for unit in {split_quantity(bound)[1] for bound in (reading.above, reading.below) if bound is not None}:
-            yield unit, (0.0, True, float("inf"), True)
-
-
-def _empty(intervals: list[tuple[float, bool, float, bool]]) -> bool:
-    low, low_counts = max(((low, counts) for low, counts, _, _ in intervals), key=lambda end: (end[0], not end[1]))
-    high, high_counts = min(((high, counts) for _, _, high, counts in intervals), key=lambda end: end)
-    return low > high or (low == high and not (low_counts and high_counts))
+def _intervals(leaf: Any, wanted: bool) -> Iterator[tuple[str | None, tuple[float, float]]]:
+    """Unit, lowest and highest value with which a leaf holds as `wanted`; a feature is never less than 0."""
+    off = getattr(leaf, "off_below", None)
+    if not wanted and leaf.above is not None and leaf.below is not None:
+        return  # values on either side: not one interval
+    for key, bound in (("above", leaf.above), ("below", leaf.below)):
+        if bound is None:
+            continue
+        latched = key == "above" and wanted and off is not None  # open down to `off_below`, which counts
+        number, unit = split_quantity(off if latched else bound)
+        if (key == "above") == wanted:
+            yield unit, (nextafter(number, inf) if wanted and not latched else number, inf)
+        else:
+            yield unit, (-inf, nextafter(number, -inf) if wanted else number)
+        if leaf.feature is not None:
+            yield split_quantity(bound)[1], (0.0, inf)
 
 
 def _changes_nothing(edit: Edit) -> bool:
@@ -183,14 +164,14 @@ def _changes_nothing(edit: Edit) -> bool:
 
 
 def _goes_before(then: Ruling, tripwire: bool, rule: GuardRule, *, earlier: bool) -> bool:
-    """Whether a rule that matches whenever another does decides then."""
+    """True if a rule decides instead of another one whenever both match."""
     if then != rule.then:
         return severity(then) > severity(rule.then)
     return earlier and (tripwire or not rule.tripwire)
 
 
 def _criteria(rule: GuardRule) -> tuple[str | None, ...]:
-    """What a rule asks for besides the tool, as text; in JSON, where `true` is not 1."""
+    """Criteria of a rule besides the tool, as JSON texts, in which `true` is not 1."""
     said = rule.model_dump(mode="json", include={"arguments", "when", "after", "without"})
     return tuple(None if value is None else json.dumps(value, sort_keys=True) for value in said.values())
 
@@ -211,7 +192,7 @@ def _loose_bounds(where: Location, condition: Any) -> Iterator[Problem]:
 
 
 def _loosening(where: Location, rule: Mapping[str, Any]) -> Iterator[tuple[Location, Any]]:
-    """The schemas of a rule by which a call gets through that would not otherwise."""
+    """Schemas of a rule that let a call through when they fit."""
     found = dict(schemas_of(where, rule))
     lenient = rule["then"] == "allow"
     for location, schema in found.items():

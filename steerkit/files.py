@@ -15,15 +15,15 @@ _SHORT: Final = 80
 
 
 def read_json(path: Path, error: type[SteerkitError], expected: str) -> Any:
-    """The value in a JSON file, in UTF-8 or with the mark of another encoding.
+    """The value in a JSON file, in UTF-8 or with the byte order mark of another encoding.
 
     Args:
         path: the file.
         error: what to raise.
-        expected: what the file should have been, for the message.
+        expected: the right content, for the message.
 
     Raises:
-        SteerkitError: `error`: the file is missing, unreadable, no JSON, or nested too deep.
+        SteerkitError: `error`: the file is missing, unreadable, not JSON, or nested too deep.
     """
     try:
         data = path.read_bytes()
@@ -47,7 +47,7 @@ def parse_json(
 
 
 def shown(value: object, most: int = _SHORT) -> str:
-    """A value in a message: what was got, or an error's first words, in one line that is not long.
+    """A value for a message, in one short line: its repr, or the first line of an error.
 
     Texts are quoted; control characters are written as escapes, so that a file's content cannot write on a terminal.
     """
@@ -62,7 +62,7 @@ def shown(value: object, most: int = _SHORT) -> str:
 
 
 def plain(text: str) -> str:
-    """Text in one line: of several lines the first that says something, with control characters as escapes."""
+    """Text in one line: the first line that is not blank, with control characters as escapes."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     return re.sub(r"[^\x20-\x7e\u00a1-\u1fff\u2010-\u2027\u2030-\u205e\u2070-\ud7ff\uf900-\ufdff]", _escaped, line)
 
@@ -75,7 +75,7 @@ def safetensors_header(path: Path, error: type[SteerkitError]) -> dict[str, Any]
     """The entries of a safetensors file by name, each with `dtype`, `shape` and `data_offsets`; no weight is read.
 
     Raises:
-        SteerkitError: `error`: the file is unreadable, no safetensors file, or shorter or longer than its header says.
+        SteerkitError: `error`: the file is unreadable, not safetensors, or of another length than its header says.
     """
     expected = "a safetensors file; fetch it again"
     try:

@@ -18,7 +18,7 @@ from steerkit.policy.quantities import Finite
 from steerkit.policy.yaml_reader import read_document
 
 
-class PastCall(FrozenModel):
+class HistoryCall(FrozenModel):
     """A call of the conversation before the reply."""
 
     tool: Annotated[str, Field(min_length=1)]
@@ -49,7 +49,7 @@ class Case(FrozenModel):
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
     """Name of the case in the results."""
-    history: tuple[PastCall, ...] = ()
+    history: tuple[HistoryCall, ...] = ()
     """Calls before the reply, in order."""
     messages: tuple[dict[str, Any], ...] = ()
     """The conversation in OpenAI's form, instead of a history."""

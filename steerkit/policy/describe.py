@@ -8,7 +8,6 @@ from itertools import groupby
 from typing import Any, Final
 
 from steerkit.decisions import DECISIONS
-from steerkit.policy.checks.conflicts import is_late
 from steerkit.policy.conditions import Gate, GuardCondition
 from steerkit.policy.edits import Edit, Probe
 from steerkit.policy.policy import Guard, GuardRule, Policy, PriorCall, SteerRule
@@ -82,12 +81,9 @@ def _sum(probe: Probe) -> str:
 
 
 def _steer(policy: Policy, rule: SteerRule) -> str:
-    data = policy.model_dump(exclude_none=True)
-    steered = rule.model_dump(exclude_none=True)
-    late = is_late(steered, data["features"], data["probes"])
     edits = "; ".join(f"{name} is {_edit(edit)}" for name, edit in rule.edit.items())
     priority = f" Its priority among the rules of this policy is {rule.priority}." if rule.priority else ""
-    return f"Steering {rule.name} acts {_place(rule.where)}{_when(rule, late)}: {edits}.{priority}"
+    return f"Steering {rule.name} acts {_place(rule.where)}{_when(rule, policy.is_late(rule))}: {edits}.{priority}"
 
 
 def _when(rule: SteerRule, late: bool) -> str:

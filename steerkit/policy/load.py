@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from steerkit.errors import PolicyError
-from steerkit.policy.checks.references import cross_problems
+from steerkit.policy.checks import cross_problems
 from steerkit.policy.frozen import CHECKED
 from steerkit.policy.policy import Policy
 from steerkit.policy.problems import Location, Problem

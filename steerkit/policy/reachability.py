@@ -13,8 +13,7 @@ from math import inf, nextafter
 from typing import Any, Final
 
 from steerkit.decisions import Ruling, severity
-from steerkit.policy.checks.json_schemas import lost_references, not_required, subschemas
-from steerkit.policy.checks.references import schemas_of
+from steerkit.policy.checks import lost_references, not_required, schemas_of, subschemas
 from steerkit.policy.conditions import Gate, GuardCondition, Literals, alternatives, children_of
 from steerkit.policy.edits import Edit
 from steerkit.policy.policy import GuardRule, Policy
@@ -65,7 +64,7 @@ def _undeciding(rules: Sequence[GuardRule]) -> Iterator[Problem]:
     for number, (rule, criteria) in enumerate(zip(rules, said, strict=True)):
         wider = product(
             ("*", rule.tool), *((None, one) for one in criteria)
-        )  # criteria that match whenever the rule does
+        )  # criteria of rules that match whenever it does
         before = [
             by
             for key in dict.fromkeys(wider)
@@ -139,7 +138,7 @@ def _excluded(literals: Literals) -> bool:
 
 def _intervals(leaf: Any, wanted: bool) -> Iterator[tuple[str | None, tuple[float, float]]]:
     """Unit, lowest and highest value with which a leaf holds as `wanted`; a feature is never less than 0."""
-    off = getattr(leaf, "off_below", None)
+    off: Any = getattr(leaf, "off_below", None)
     if not wanted and leaf.above is not None and leaf.below is not None:
         return  # values on either side: not one interval
     for key, bound in (("above", leaf.above), ("below", leaf.below)):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from jsonschema import validators
-from jsonschema_specifications import REGISTRY as SPECIFICATIONS
+from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]  # it ships no types
 from referencing import Registry
 from referencing.jsonschema import specification_with
 
@@ -15,7 +15,7 @@ from steerkit.schemas.keywords import CORRECTED, counted
 _BASE: Final = "https://json-schema.org/draft/2020-12/"
 _VOCABULARIES: Final = [part["$ref"] for part in validators.Draft202012Validator.META_SCHEMA["allOf"]]
 KEYWORDS: Final = frozenset(
-    ("definitions", *(key for one in _VOCABULARIES for key in SPECIFICATIONS[_BASE + one].contents["properties"]))
+    ("definitions", *(key for one in _VOCABULARIES for key in REGISTRY[_BASE + one].contents["properties"]))
 )
 """Keywords of draft 2020-12; a validator ignores all others, and an ignored keyword restricts nothing."""
 DEFAULT: Final = "2020-12"

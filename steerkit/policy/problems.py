@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 Location: TypeAlias = tuple[str | int, ...]
@@ -42,6 +42,17 @@ def items(value: Any, key: str) -> Sequence[Any]:
     """The list of a key; empty without one."""
     found = get(value, key)
     return found if isinstance(found, (list, tuple)) else ()
+
+
+def conditions(where: Location, condition: Any) -> Iterator[tuple[Location, Mapping[str, Any]]]:
+    """A condition and all conditions inside it, with their locations; nothing for anything but a mapping."""
+    if not isinstance(condition, Mapping):
+        return
+    yield where, condition
+    for key in ("all", "any"):
+        for number, part in enumerate(items(condition, key)):
+            yield from conditions((*where, key, number), part)
+    yield from conditions((*where, "not"), condition.get("not"))
 
 
 def site(feature: Any) -> tuple[int, int] | None:

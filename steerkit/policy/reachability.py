@@ -17,7 +17,7 @@ from steerkit.policy.checks import lost_references, not_required, schemas_of, su
 from steerkit.policy.conditions import Gate, GuardCondition, Literals, alternatives, children_of
 from steerkit.policy.edits import Edit
 from steerkit.policy.policy import GuardRule, Policy
-from steerkit.policy.problems import Location, Problem
+from steerkit.policy.problems import Location, Problem, conditions
 from steerkit.policy.quantities import split_quantity
 
 _MOST: Final = 64
@@ -175,19 +175,15 @@ def _criteria(rule: GuardRule) -> tuple[str | None, ...]:
     return tuple(None if value is None else json.dumps(value, sort_keys=True) for value in said.values())
 
 
-def _loose_bounds(where: Location, condition: Any) -> Iterator[Problem]:
-    for key in ("all", "any"):
-        for number, part in enumerate(getattr(condition, key) or ()):
-            yield from _loose_bounds((*where, key, number), part)
-    if condition.not_ is not None:
-        yield from _loose_bounds((*where, "not"), condition.not_)
-    if condition.feature is None:
-        return
-    if condition.above is not None and condition.below is None and split_quantity(condition.above)[0] < 0:
-        yield Problem((*where, "above"), f"got {condition.above}: a feature is never less than 0, so this always holds")
-    off = getattr(condition, "off_below", None)
-    if off is not None and split_quantity(off)[0] <= 0:
-        yield Problem((*where, "off_below"), f"got {off}: a feature is never less than 0, so it never closes")
+def _loose_bounds(where: Location, condition: Gate | GuardCondition) -> Iterator[Problem]:
+    for inner, part in conditions(where, condition.model_dump(exclude_none=True)):
+        above, off = part.get("above"), part.get("off_below")
+        if "feature" not in part:
+            continue
+        if above is not None and "below" not in part and split_quantity(above)[0] < 0:
+            yield Problem((*inner, "above"), f"got {above}: a feature is never less than 0, so this always holds")
+        if off is not None and split_quantity(off)[0] <= 0:
+            yield Problem((*inner, "off_below"), f"got {off}: a feature is never less than 0, so it never closes")
 
 
 def _loosening(where: Location, rule: Mapping[str, Any]) -> Iterator[tuple[Location, Any]]:

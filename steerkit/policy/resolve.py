@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from pydantic import ValidationError
 
 from steerkit.errors import PolicyError, SaeError
 from steerkit.policy.frozen import CHECKED
 from steerkit.policy.policy import Policy
-from steerkit.policy.problems import Location, Problem
+from steerkit.policy.problems import Location, Problem, conditions
 from steerkit.policy.quantities import split_quantity
 from steerkit.types import Feature
 
 Statistic: TypeAlias = Callable[[Feature, str], float]
 """A feature's statistic by unit (see `UNITS`), in raw activation. Raises SaeError: it is not known."""
+
+_KEYS: Final = ("above", "below", "off_below", "clamp", "shift", "cap", "floor")
+"""Keys of a leaf and of an edit that hold a quantity."""
 
 
 def resolve(policy: Policy, statistic: Statistic) -> Policy:
@@ -82,26 +85,13 @@ def _known(location: Location, data: Any) -> Location:
 
 def _quantities(data: dict[str, Any]) -> Iterator[tuple[Location, str, dict[str, Any], str]]:
     """Place, feature, mapping and key of every multiple of a statistic; the mappings are the data's own."""
-    for number, rule in enumerate(data["steer"]):
-        yield from _in_condition(("steer", number, "when"), rule.get("when"))
-        for name, edit in rule["edit"].items():
-            yield from _texts(("steer", number, "edit", name), name, edit, ("clamp", "shift", "cap", "floor"))
-    for number, rule in enumerate(data.get("guard", {}).get("rules", ())):
-        yield from _in_condition(("guard", "rules", number, "when"), rule.get("when"))
-
-
-def _in_condition(where: Location, condition: Any) -> Iterator[tuple[Location, str, dict[str, Any], str]]:
-    if not isinstance(condition, dict):
-        return
-    if "feature" in condition:
-        yield from _texts(where, condition["feature"], condition, ("above", "below", "off_below"))
-    for key in ("all", "any"):
-        for number, part in enumerate(condition.get(key, ())):
-            yield from _in_condition((*where, key, number), part)
-    yield from _in_condition((*where, "not"), condition.get("not"))
-
-
-def _texts(
-    where: Location, name: str, part: dict[str, Any], keys: tuple[str, ...]
-) -> Iterator[tuple[Location, str, dict[str, Any], str]]:
-    yield from ((where, name, part, key) for key in keys if isinstance(part.get(key), str))
+    guard = data.get("guard", {}).get("rules", ())
+    rules: list[tuple[Location, Any]] = [(("steer", number), rule) for number, rule in enumerate(data["steer"])]
+    rules += [(("guard", "rules", number), rule) for number, rule in enumerate(guard)]
+    for where, rule in rules:
+        parts: list[tuple[Location, str, Any]] = [
+            (inner, part.get("feature", ""), part) for inner, part in conditions((*where, "when"), rule.get("when"))
+        ]
+        parts += [((*where, "edit", name), name, edit) for name, edit in rule.get("edit", {}).items()]
+        for inner, name, part in parts:
+            yield from ((inner, name, part, key) for key in _KEYS if isinstance(part.get(key), str))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from steerkit.errors import PolicyError
 from steerkit.policy import Policy, fingerprint, loads, resolve
-from steerkit.policy import policy as module
+from steerkit.policy.checks import cross_problems
 from steerkit.types import Feature
 
 TEXT = """\
@@ -37,8 +38,13 @@ def policy() -> Policy:
 def test_a_fingerprint_is_computed_once(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second call hashes nothing; the control, another policy object, does."""
     hashed: list[bytes] = []
-    sha256 = module.hashlib.sha256
-    monkeypatch.setattr(module.hashlib, "sha256", lambda data: hashed.append(data) or sha256(data))
+    sha256 = hashlib.sha256
+
+    def counted(data: bytes) -> Any:
+        hashed.append(data)
+        return sha256(data)
+
+    monkeypatch.setattr(hashlib, "sha256", counted)
     first = fingerprint(policy)
     assert [fingerprint(policy), policy.fingerprint] == [first, first]
     assert len(hashed) == 1
@@ -119,8 +125,12 @@ def test_resolving_checks_values_alone(policy: Policy, monkeypatch: pytest.Monke
         return 3.0
 
     checked: list[Any] = []
-    cross = module.cross_problems
-    monkeypatch.setattr(module, "cross_problems", lambda data: checked.append(data) or cross(data))
+
+    def counted(data: Any) -> list[Any]:
+        checked.append(data)
+        return cross_problems(data)
+
+    monkeypatch.setattr("steerkit.policy.policy.cross_problems", counted)
     raw = resolve(policy, statistic)
     assert raw == loads(TEXT % "6")
     assert resolve(raw, statistic) is raw

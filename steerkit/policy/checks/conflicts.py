@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from steerkit.policy.problems import Location, Problem, get, items, site, table
+from steerkit.policy.problems import Location, Problem, conditions, get, site, table
 from steerkit.types import PROMPT_PLACES, can_meet
 
 _PROMPT = PROMPT_PLACES | {"any"}
@@ -95,13 +95,11 @@ def _number(editor: tuple[int, Any]) -> int:
 
 def _sources(condition: Any, probes: Mapping[str, Any]) -> Iterator[str]:
     """Names of the features that a condition reads, itself or through a probe."""
-    if isinstance(get(condition, "feature"), str):
-        yield condition["feature"]
-    if isinstance(get(condition, "probe"), str):
-        yield from table(probes.get(condition["probe"]), "weights")
-    for part in (*items(condition, "all"), *items(condition, "any"), get(condition, "not")):
-        if isinstance(part, Mapping):
-            yield from _sources(part, probes)
+    for _, part in conditions((), condition):
+        if isinstance(part.get("feature"), str):
+            yield part["feature"]
+        if isinstance(part.get("probe"), str):
+            yield from table(probes.get(part["probe"]), "weights")
 
 
 def _begins(place: str) -> int:

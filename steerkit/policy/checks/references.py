@@ -8,7 +8,7 @@ from typing import Any
 
 from steerkit.policy.checks.conflicts import conflicts, steering_problems
 from steerkit.policy.checks.json_schemas import schema_problems
-from steerkit.policy.problems import Location, Problem, get, items, table
+from steerkit.policy.problems import Location, Problem, conditions, get, items, table
 
 
 def cross_problems(data: Mapping[str, Any]) -> list[Problem]:
@@ -68,16 +68,10 @@ def _retry_problems(rules: Sequence[Any], guard_rules: Sequence[Any]) -> Iterato
 def _condition_problems(
     where: Location, condition: Any, features: Mapping[str, Any], probes: Mapping[str, Any]
 ) -> Iterator[Problem]:
-    if not isinstance(condition, Mapping):
-        return
-    if "feature" in condition:
-        yield from _unknown((*where, "feature"), condition["feature"], features, "feature")
-    if "probe" in condition:
-        yield from _unknown((*where, "probe"), condition["probe"], probes, "probe")
-    for key in ("all", "any"):
-        for number, part in enumerate(items(condition, key)):
-            yield from _condition_problems((*where, key, number), part, features, probes)
-    yield from _condition_problems((*where, "not"), condition.get("not"), features, probes)
+    for inner, part in conditions(where, condition):
+        for key, known in (("feature", features), ("probe", probes)):
+            if key in part:
+                yield from _unknown((*inner, key), part[key], known, key)
 
 
 def _unknown(where: Location, name: Any, known: Mapping[str, Any], kind: str) -> list[Problem]:

@@ -34,8 +34,7 @@ from steerkit.audit import Store
 from steerkit.chat import as_tools, render
 from steerkit.engine import LoadedModel, box_folder, prepacked, tool_from_function
 from steerkit.sae import SaeSet
-from steerkit.testing import planted_policy
-from steerkit.testing.random_models import FUNCTIONGEMMA, random_model
+from steerkit.testing import FUNCTIONGEMMA, planted_policy, random_model
 from steerkit.tiny.demo_requests import policy_files
 from steerkit.tiny.world.tools import tool
 

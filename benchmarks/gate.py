@@ -17,7 +17,7 @@ from typing import Final
 import torch
 from arms import Arms, Timing, measure, random_saes
 
-from steerkit.testing.random_models import FUNCTIONGEMMA, random_model
+from steerkit.testing import FUNCTIONGEMMA, random_model
 
 LAYERS, PROMPT, TOKENS, ROUNDS = 4, 96, 10, 4
 BOUNDS: Final = {

@@ -32,7 +32,7 @@ from steerkit.policy import Policy
 from steerkit.sae import SaeSet, load_set
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.steer import Capacity, Extent, Plan, Wanted, attach, compile_plan, fused_kernels, read_traces
-from steerkit.testing.random_models import FUNCTIONGEMMA, SMALL, random_model
+from steerkit.testing import FUNCTIONGEMMA, SMALL, random_model
 from steerkit.types import Span
 
 Timed = Callable[[int], float]

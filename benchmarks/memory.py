@@ -43,7 +43,7 @@ from steerkit.policy import Policy
 from steerkit.sae import SaeSet, load_set
 from steerkit.sae.formats import functiongemma, tensors
 from steerkit.steer import attach, compile_plan
-from steerkit.testing.random_models import FUNCTIONGEMMA, random_model
+from steerkit.testing import FUNCTIONGEMMA, random_model
 from steerkit.tiny.demo_requests import CASES, policy_files
 
 LAYERS, WIDTH = int(FUNCTIONGEMMA["num_hidden_layers"]), int(FUNCTIONGEMMA["hidden_size"])

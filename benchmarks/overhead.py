@@ -18,7 +18,7 @@ import torch
 from arms import CLOCKS, Arms, measure, random_saes
 
 from steerkit.engine import prepacked
-from steerkit.testing.random_models import FUNCTIONGEMMA, random_model
+from steerkit.testing import FUNCTIONGEMMA, random_model
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from steerkit.engine.hf.unembedding import Unembedding
 from steerkit.sae import SaeSet
 from steerkit.sae.cpu import onednn
 from steerkit.steer import attach, compile_plan
-from steerkit.testing.random_models import FUNCTIONGEMMA, random_model
+from steerkit.testing import FUNCTIONGEMMA, random_model
 
 LAYERS, WIDTH, PROMPT = FUNCTIONGEMMA["num_hidden_layers"], FUNCTIONGEMMA["hidden_size"], 5
 

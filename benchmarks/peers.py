@@ -34,7 +34,7 @@ from peer_arms import Peers
 from peer_work import Arm, Records, Work
 from torch import Tensor
 
-from steerkit.testing.random_models import FUNCTIONGEMMA, random_model
+from steerkit.testing import FUNCTIONGEMMA, random_model
 from steerkit.types import Trace
 
 LAYERS = int(FUNCTIONGEMMA["num_hidden_layers"])

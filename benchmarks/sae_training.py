@@ -33,7 +33,7 @@ from torch.nn.functional import mse_loss, normalize
 from steerkit.lab.train.learner import Learner, Workspace
 from steerkit.lab.train.recipe import Recipe, product_dtype
 from steerkit.lab.train.trainer import Beat, train
-from steerkit.testing.random_models import FUNCTIONGEMMA, random_model
+from steerkit.testing import FUNCTIONGEMMA, random_model
 
 ROWS, LENGTH, LAYERS = 8, 256, int(FUNCTIONGEMMA["num_hidden_layers"])
 WIDTH, D_SAE = int(FUNCTIONGEMMA["hidden_size"]), 4096

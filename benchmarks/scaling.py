@@ -26,7 +26,7 @@ from steerkit.engine import generate
 from steerkit.engine.api import Sampling
 from steerkit.sae.cpu import onednn
 from steerkit.steer import Extent, Wanted, attach, compile_plan, read_traces
-from steerkit.testing.random_models import FUNCTIONGEMMA, random_model
+from steerkit.testing import FUNCTIONGEMMA, random_model
 from steerkit.types import Span
 
 LAYERS, WIDTH, VOCABULARY = FUNCTIONGEMMA["num_hidden_layers"], FUNCTIONGEMMA["hidden_size"], 512

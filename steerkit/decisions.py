@@ -1,4 +1,4 @@
-"""The guard's decisions, one row each: how strict it is, what it releases, whether it ends the run, how it is said."""
+"""The guard's decisions, one row each: severity, whether it releases and ends the run, and its words in reports."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 Decision: TypeAlias = Literal["none", "allow", "flag", "retry", "hold", "deny", "handoff", "stop"]
-"""What the guard says of a call; `none`: no guard was asked."""
+"""A decision of the guard on a call; `none`: there was no guard."""
 Ruling: TypeAlias = Literal["allow", "flag", "hold", "retry", "deny", "handoff", "stop"]
-"""What a rule may decide."""
+"""A decision that a rule may make."""
 Default: TypeAlias = Literal["allow", "flag", "hold", "deny", "handoff", "stop"]
-"""What may happen to a call that no rule matches."""
+"""A decision on a call that no rule matches."""
 
 
 class Meaning(NamedTuple):
-    """What follows from a decision."""
+    """Consequences of a decision, and its words."""
 
     severity: int
-    """Of several verdicts on a call the highest counts."""
+    """Rank; of several verdicts on a call the highest counts."""
     releases: bool
-    """Whether an executor may run the call."""
+    """Flag: an executor may run the call."""
     ends: Literal["stopped", "handoff"] | None
-    """Status under which the agent loop's run ends; None where it goes on."""
+    """Status with which the agent loop's run ends; None if it continues."""
     alone: bool
-    """Whether no other call of the turn is released beside it."""
+    """Flag: no other call of the turn is released beside it."""
     does: str
-    """What a rule does, said of a call `{}`."""
+    """Predicate of a rule, with `{}` for the call."""
     becomes: str
-    """What a call does that no rule matches."""
+    """Predicate of a call that no rule matches."""
     style: str
-    """How the decision looks on a terminal."""
+    """Style on a terminal, as rich has it."""
 
 
 DECISIONS: Final[Mapping[Decision, Meaning]] = {
@@ -64,16 +64,16 @@ RELEASED: Final[tuple[Decision, ...]] = tuple(name for name, row in DECISIONS.it
 
 
 def severity(decision: Decision) -> int:
-    """How strict it is."""
+    """Rank of a decision, from lenient to strict."""
     return DECISIONS[decision].severity
 
 
 def ending(decisions: Sequence[str]) -> Literal["stopped", "handoff"] | None:
-    """Status under which a turn with these decisions ends the run, the strictest first; None where none does."""
+    """Status with which a turn of these decisions ends the run, by the strictest; None if the run continues."""
     rows = [row for name, row in DECISIONS.items() if name in decisions and row.ends]
     return max(rows, key=lambda row: row.severity).ends if rows else None
 
 
 def releases(decision: str, beside: Sequence[str]) -> bool:
-    """Whether a call with this decision may be run, among all decisions of its turn."""
+    """True if a call with this decision may be run, given all decisions of its turn."""
     return decision in RELEASED and not any(row.alone for name, row in DECISIONS.items() if name in beside)

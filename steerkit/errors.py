@@ -1,19 +1,19 @@
-"""Every error steerkit raises, in one tree.
+"""All errors that steerkit raises, in one tree.
 
     SteerkitError
-    ├── PolicyError          a policy file that does not say what it must, all its mistakes at once
+    ├── PolicyError          a policy file with mistakes, all of them at once
     ├── ToolError            a tool definition that cannot be declared to the model
     ├── MessageError         messages that cannot be rendered, or that try to forge structure
     ├── SaeError             an SAE file or set that cannot be used, and why
     ├── ModelError           a model or tokenizer that cannot be found, loaded or used
     ├── SteeringError        steering that could not be honoured: a site missing, a hook that never fired
-    ├── LoopError            a run of the agent loop that cannot begin, or go on, as asked
-    ├── SettingError         an argument or a setting that there is not, or that has no such value; a TypeError as well
+    ├── LoopError            a run of the agent loop that cannot start or resume as asked
+    ├── SettingError         an unknown argument or setting, or a value that it cannot have; also a TypeError
     ├── AuditError           a store that cannot be opened, read or written
     │   └── TamperError      a store whose chain does not verify
     └── MissingExtraError    an optional dependency that is not installed
 
-A message says where, what was got, what was expected and what to do next. The CLI prints it as one line.
+A message has the place, what was got, what was expected and what to do next. The CLI prints it as one line.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class PolicyError(SteerkitError):
         super().__init__("\n".join(self.problems))
 
     def __reduce__(self) -> tuple[type[PolicyError], tuple[list[str]]]:
-        """Another process gets the problems, and not the text of them all as if it were a list."""
+        """Pickle the problems, not the joined text."""
         return type(self), (self.problems,)
 
 
@@ -61,11 +61,11 @@ class SteeringError(SteerkitError):
 
 
 class LoopError(SteerkitError):
-    """A run of the agent loop that cannot begin or go on as asked: wrong settings, a pending state that is no good."""
+    """A run of the agent loop that cannot start or resume as asked: wrong settings, an invalid pending state."""
 
 
 class SettingError(SteerkitError, TypeError):
-    """An argument or a setting that there is not, or whose value is none that it can have."""
+    """An unknown argument or setting, or a value that it cannot have."""
 
 
 class AuditError(SteerkitError):
@@ -75,7 +75,7 @@ class AuditError(SteerkitError):
 class TamperError(AuditError):
     """An audit store whose chain of hashes does not verify.
 
-    `sequence` is the first record that is wrong, `kind` what was done: edited, deleted, inserted, reordered, truncated,
+    `sequence` is the first wrong record, `kind` the kind of damage: edited, deleted, inserted, reordered, truncated,
     forked, replaced or damaged.
     """
 

@@ -1,12 +1,13 @@
-"""Files that anybody may hand over: JSON and text, read so that a broken or hostile one is one clear line."""
+"""Files of any origin: a broken or hostile one is an error of one line, and what is written is written atomically."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from steerkit.errors import SteerkitError
 
@@ -14,15 +15,15 @@ _SHORT: Final = 80
 
 
 def read_json(path: Path, error: type[SteerkitError], expected: str) -> Any:
-    """The value in a JSON file, in UTF-8 or with the mark of another encoding.
+    """The value in a JSON file, in UTF-8 or with the byte order mark of another encoding.
 
     Args:
         path: the file.
         error: what to raise.
-        expected: what the file should have been, for the message.
+        expected: the right content, for the message.
 
     Raises:
-        SteerkitError: `error`: the file is missing, unreadable, no JSON, or nested too deep.
+        SteerkitError: `error`: the file is missing, unreadable, not JSON, or nested too deep.
     """
     try:
         data = path.read_bytes()
@@ -46,7 +47,7 @@ def parse_json(
 
 
 def shown(value: object, most: int = _SHORT) -> str:
-    """A value in a message: what was got, or an error's first words, in one line that is not long.
+    """A value for a message, in one short line: its repr, or the first line of an error.
 
     Texts are quoted; control characters are written as escapes, so that a file's content cannot write on a terminal.
     """
@@ -61,7 +62,7 @@ def shown(value: object, most: int = _SHORT) -> str:
 
 
 def plain(text: str) -> str:
-    """Text in one line: of several lines the first that says something, with control characters as escapes."""
+    """Text in one line: the first line that is not blank, with control characters as escapes."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     return re.sub(r"[^\x20-\x7e\u00a1-\u1fff\u2010-\u2027\u2030-\u205e\u2070-\ud7ff\uf900-\ufdff]", _escaped, line)
 
@@ -74,7 +75,7 @@ def safetensors_header(path: Path, error: type[SteerkitError]) -> dict[str, Any]
     """The entries of a safetensors file by name, each with `dtype`, `shape` and `data_offsets`; no weight is read.
 
     Raises:
-        SteerkitError: `error`: the file is unreadable, no safetensors file, or shorter or longer than its header says.
+        SteerkitError: `error`: the file is unreadable, not safetensors, or of another length than its header says.
     """
     expected = "a safetensors file; fetch it again"
     try:
@@ -97,3 +98,41 @@ def safetensors_header(path: Path, error: type[SteerkitError]) -> dict[str, Any]
     if size != 8 + length + end:
         raise error(f"{path}: got {size:,} bytes, expected {8 + length + end:,} by its header; fetch it again")
     return entries
+
+
+def write_atomic(path: Path, write: Callable[[IO[bytes]], object], error: type[SteerkitError]) -> None:
+    """Write a file completely or not at all; after a failure the old file is still there, and no part of the new one.
+
+    Args:
+        path: the file, replaced where it exists.
+        write: is given the open file.
+        error: what to raise.
+
+    Raises:
+        SteerkitError: `error`: the file cannot be written.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, RuntimeError) as reason:  # torch wraps what the disk says into a RuntimeError
+        part.unlink(missing_ok=True)
+        raise error(f"{path}: cannot be written ({os_reason(reason)})") from None
+
+
+def write_text_atomic(path: Path, text: str, error: type[SteerkitError]) -> None:
+    """Write a text in UTF-8, completely or not at all. Raises `error` as `write_atomic` does."""
+    write_atomic(path, lambda file: file.write(text.encode()), error)
+
+
+def os_reason(error: BaseException) -> str:
+    """The operating system's words for a failure that torch or safetensors wrapped, or that closing the file hid."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror
+        inner = inner.__cause__ or inner.__context__
+    return (str(error).splitlines() or [type(error).__name__])[0]

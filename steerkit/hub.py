@@ -1,4 +1,4 @@
-"""The Hugging Face hub: whether it answers, known within seconds, and its errors in one line."""
+"""The Hugging Face hub: a check within seconds that it answers, and its errors in one line."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from urllib.parse import quote
 from steerkit.files import shown
 
 _PATIENCE: Final = 5.0
-"""Seconds to connect, and to wait for each part of an answer."""
+"""Timeout of a connection and of each read, in seconds."""
 
 
 def why_unreachable(repo: str) -> str | None:
-    """Why the hub cannot be asked for a repository now, in words; None if it answers.
+    """Reason why the hub cannot serve a repository now, in words; None if it answers.
 
-    The hub's own library asks again for a minute and more where nobody answers; this asks once. What is wrong with the
-    repository alone, or with who asks, is left to the real request.
+    The hub's own library retries for a minute and more where nothing answers; this asks once. Errors of the repository
+    itself, or of the user's rights, are left to the real request.
     """
     from huggingface_hub import constants, get_session
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # exported without saying so
@@ -37,10 +37,10 @@ def why_unreachable(repo: str) -> str | None:
 
 
 def why_refused(error: BaseException | None) -> str | None:
-    """What the hub answered where it refused a request, in words; None where an error is of something else."""
+    """Reason why the hub refused a request, in words; None if the error is another one."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-    for _ in range(8):  # of the errors that led to it
+    for _ in range(8):  # the chain of causes
         if isinstance(error, GatedRepoError):
             return "the repository is gated; accept its terms on the hub and log in with `hf auth login`"
         if isinstance(error, RepositoryNotFoundError):
@@ -56,7 +56,7 @@ def why_refused(error: BaseException | None) -> str | None:
 
 
 def is_repository_id(name: str) -> bool:
-    """Whether a name can be one of a repository: `name` or `owner/name`."""
+    """True if a name can be that of a repository: `name` or `owner/name`."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported without saying so
 
@@ -69,7 +69,7 @@ def is_repository_id(name: str) -> bool:
 
 @contextmanager
 def quiet_hub() -> Iterator[None]:
-    """None of the library's hints and retries on standard error: what matters is in the error."""
+    """Silence the library's hints and retries on standard error; the error has the reason."""
     from huggingface_hub.utils import logging as hints
 
     before = hints.get_verbosity()

@@ -1,7 +1,7 @@
-"""The values that rooms hand to each other: pure, comparable, free of torch, without ids or times.
+"""Values that rooms hand to each other: pure, comparable, free of torch, without ids or times.
 
-Positions count tokens of one sequence, prompt and reply together, from 0. A *step* at position t reads token t and
-produces token t + 1, so the step that produces the reply's first token stands at the prompt's last position.
+Positions count tokens of one sequence, prompt and reply together, from 0. A *step* at position t takes token t as input
+and produces token t + 1, so the step that produces the reply's first token is at the prompt's last position.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Message: TypeAlias = Mapping[str, Any]
 """One chat message in the OpenAI form: `role`, `content`, and `tool_calls` or `name` where they apply."""
 
 Mode: TypeAlias = Literal["enforce", "shadow"]
-"""Whether a policy acts, or only records what it would have done."""
+"""`enforce`: the policy acts; `shadow`: it only records what it would have done."""
 
 Place: TypeAlias = str
 """A place in the conversation: one of `PLACES`, or `call.arguments.NAME` for the value of one argument.
 
-Of the prompt it says what a token is, of the reply what the step may produce.
+In the prompt it classifies tokens, in the reply steps by what they may produce.
 """
 
 PLACES: Final = (
@@ -45,21 +45,22 @@ PLACES: Final = (
 
 
 PROMPT_PLACES: Final = frozenset({"prompt", "developer", "declaration", "user", "tool_result"})
-"""Places that say what a token of the prompt is."""
+"""Places of tokens of the prompt."""
 
 JUDGING: Final = 2
-"""What verdicts mean in records; since 2 only calls that ran satisfy `without`, and undeclared arguments are denied."""
+"""Version of judging, as records have it; since 2 only calls that ran satisfy `without`, and undeclared arguments are
+denied."""
 
 
 def in_one_line(kind: str, *parts: object) -> str:
-    """What a value is shown as: its kind and what matters of it, at most 200 characters, none of them a control."""
+    """Short form of a value: its kind and some parts, at most 200 characters, without control characters."""
     said = ", ".join(part if isinstance(part, str) else repr(part) for part in parts)
     short = said if len(said) + len(kind) < 198 else f"{said[: 196 - len(kind)]}…"
     return f"{kind}({''.join(char if char.isprintable() else ascii(char)[1:-1] for char in short)})"[:200]
 
 
 def can_meet(one: Place, other: Place) -> bool:
-    """Whether a step can stand at both places; may say yes too often, never no too often."""
+    """True if a step can be at both places, or if that is not known."""
     if one == other or "any" in (one, other):
         return True
     if PROMPT_PLACES.issuperset((one, other)):
@@ -80,7 +81,7 @@ class Span(NamedTuple):
 
 
 NOWHERE = Span(0, 0)
-"""The span of a value that was not read from tokens."""
+"""Span of a value that was not parsed from tokens."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -95,7 +96,7 @@ class Feature:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """One tool as the model is told of it."""
+    """One tool as it is declared to the model."""
 
     name: str
     description: str = ""
@@ -105,7 +106,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One top-level argument of a call, with the tokens it was written with."""
+    """One top-level argument of a call, with its tokens."""
 
     name: str
     value: Json
@@ -117,7 +118,7 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A function call as the model wrote it. Two calls with the same content at the same place are equal."""
+    """A function call as the model wrote it. Two calls with equal content and spans are equal."""
 
     name: str
     arguments: Mapping[str, Json]
@@ -133,14 +134,14 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class MalformedCall:
-    """What stood where a call should be. It is never repaired and never released."""
+    """A call that could not be parsed. It is never repaired and never released."""
 
     error: str
-    """What was got and what was expected."""
+    """Error of the parser: what was got and what was expected."""
     position: int
     """Token at which parsing stopped."""
     raw: str
-    """The text of the attempt, special tokens kept."""
+    """Text of the call, with its special tokens."""
     span: Span = NOWHERE
 
     def __repr__(self) -> str:
@@ -152,23 +153,23 @@ CallLike: TypeAlias = "Call | MalformedCall"
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The value a rule was decided on."""
+    """A value that decided a rule."""
 
     name: str
-    """The feature or probe, by its name in the policy."""
+    """Name of the feature or probe in the policy."""
     value: float
     """Raw activation of a feature, or weighted sum of a probe."""
     threshold: float
     position: int
-    """Token at which the value was read; -1 if there was no token at the place."""
+    """Token of the value; -1 if there was no token at the place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the guard decided for one call."""
+    """The guard's decision for one call."""
 
     decision: Decision
-    """What was enforced."""
+    """The enforced decision."""
     rule: str
     """Name of the rule that decided; `default`, or one of the built-in checks."""
     reason: str
@@ -176,7 +177,7 @@ class Verdict:
     """Name of the policy the rule stands in; empty for built-in checks."""
     readings: tuple[Reading, ...] = ()
     shadowed: Decision | None = None
-    """In shadow mode, what would have been decided; else None."""
+    """Decision that policies in shadow mode would have led to; None without such policies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,18 +213,18 @@ class TopK:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What the model's features did in a turn, read before any edit."""
+    """Features of the model in a turn, read before any edit."""
 
     start: int = 0
     """Position of the first traced token."""
     watched: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Per watched feature or probe of the policy: its raw value at each traced token."""
     features: Mapping[str, Feature] = field(default_factory=dict)
-    """Where each watched feature lives; probes have no entry."""
+    """The feature behind each watched name; probes have no entry."""
     top: tuple[TopK, ...] = ()
     edits: tuple[Edit, ...] = ()
     places: Mapping[Place, tuple[Span, ...]] = field(default_factory=dict)
-    """The steps that stand at each place, in runs."""
+    """Steps at each place, as spans."""
 
     def __repr__(self) -> str:
         edits = ", ".join(f"{edit.policy}/{edit.rule} at layer {edit.layer}" for edit in self.edits)
@@ -233,7 +234,7 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One finished turn: what came out, how it was judged and where it was written down."""
+    """One finished turn: its text and calls, their verdicts, the trace, and the id of its audit record."""
 
     text: str
     """Plain text outside calls."""
@@ -246,15 +247,15 @@ class Turn:
     finish: str
     """`stop`, `tool_call` (the model waits for a result), `fabricated` (it began a result of its own), `tripwire` (a
     rule was certain of a call and ended the reply there) or `length` (it was cut at `max_new_tokens`). A call that was
-    cut off in its middle is malformed, and its error and its verdict's reason say what cut it."""
+    cut off in its middle is malformed, and its error and its verdict's reason give the cause."""
     record_id: str | None = None
-    """Id of the audit record, or None where auditing was turned off."""
+    """Id of the audit record; None if auditing is off."""
     attempts: tuple[Turn, ...] = ()
-    """What was generated before and judged `retry`, in order; each has a record of its own."""
+    """Earlier attempts that were judged `retry`, in order; each has a record of its own."""
     counterfactual: Turn | None = None
-    """What the same policies let the model do without steering, where that was asked for; never to be run."""
+    """The turn without steering, under the same policies, where that was asked for; its calls must not be run."""
     call_ids: tuple[str, ...] = ()
-    """One per call, in order: an id that no call of the conversation has."""
+    """An id per call, in order, unique in the conversation."""
 
     def __repr__(self) -> str:
         pairs = zip(self.calls, self.verdicts, strict=False)
@@ -264,8 +265,8 @@ class Turn:
 
     @property
     def released(self) -> tuple[Call, ...]:
-        """The only calls an executor may run: well-formed, and allowed, flagged or not guarded at all; none beside a
-        call that is handed over."""
+        """The only calls that an executor may run: well-formed, and allowed, flagged or not guarded at all; none beside
+        a call that is handed over."""
         pairs, said = zip(self.calls, self.verdicts, strict=True), [one.decision for one in self.verdicts]
         return tuple(c for c, v in pairs if isinstance(c, Call) and releases(v.decision, said))
 

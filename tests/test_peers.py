@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from steerkit.testing.random_models import SMALL, random_model
+from steerkit.testing import SMALL, random_model
 
 FOLDER = str(Path(__file__).parents[1] / "benchmarks")
 LAYERS = int(SMALL["num_hidden_layers"])

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from steerkit.policy import Policy, doubtful, loads, schema, unreachable
-from steerkit.policy.parts import UNITS
+from steerkit.policy import UNITS, Policy, loads, schema, suspicious, unreachable
 from steerkit.types import PLACES
 
 ROOT = Path(__file__).parent.parent
@@ -59,7 +58,7 @@ def test_every_block_is_a_policy_without_a_doubt() -> None:
     """Whole ones and fragments load, none of their rules is in vain, and nothing in them is doubtful."""
     assert len(BLOCKS) >= 3
     for policy in POLICIES:
-        assert [*unreachable(policy), *doubtful(policy)] == []
+        assert [*unreachable(policy), *suspicious(policy)] == []
 
 
 def test_every_field_stands_in_the_text_and_in_an_example() -> None:

@@ -145,7 +145,7 @@ def _from_store(policy: Policy, path: Path, rate: float, source: str) -> tuple[C
     from steerkit.audit import Store
     from steerkit.lab.prove.calibration import calibrate
     from steerkit.lab.prove.shadow_runs import read_shadow
-    from steerkit.policy import in_multiples
+    from steerkit.policy import relative_quantities
 
     store = Store(path, create=False)
     try:
@@ -153,7 +153,7 @@ def _from_store(policy: Policy, path: Path, rate: float, source: str) -> tuple[C
     finally:
         store.close()
     _say(shadow.values.notes)
-    statistic: Statistic | None = load_named(source).statistic if any(in_multiples(policy)) else None
+    statistic: Statistic | None = load_named(source).statistic if any(relative_quantities(policy)) else None
     return calibrate(policy, shadow.values, None, rate, statistic), shadow
 
 

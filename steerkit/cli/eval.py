@@ -14,7 +14,7 @@ from steerkit.cli.files import check_writable
 from steerkit.cli.loading import progress, stoppable, this_command
 from steerkit.cli.options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, how_to_run
 from steerkit.cli.workers import Engine, Where, Workers, mapper_of, where
-from steerkit.errors import SaeError
+from steerkit.errors import SaeError, SteerkitError
 from steerkit.report.out import say_line
 from steerkit.report.text import console, print_json
 
@@ -218,28 +218,28 @@ def _suite(
 
 
 def _show(found: Evaluation, json: Path | None, html: Path | None) -> None:
+    from steerkit.files import write_text_atomic
     from steerkit.report import evaluation as eval_view
     from steerkit.report.evaluation_page import eval_page
-    from steerkit.sae.whole import write_text_whole
 
     out = console()
     if json is None or str(json) != "-":
         eval_view.show(out, found)
     _write_json(json, eval_view.as_json(found))
     if html is not None:
-        write_text_whole(html, eval_page(found))
+        write_text_atomic(html, eval_page(found), SteerkitError)
         say_line(f"wrote {html}")
 
 
 def _write_json(path: Path | None, content: Any) -> None:
     import json
 
-    from steerkit.sae.whole import write_text_whole
+    from steerkit.files import write_text_atomic
 
     if path is not None and str(path) == "-":
         print_json(content)
     elif path is not None:
-        write_text_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_text_atomic(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n", SteerkitError)
         say_line(f"wrote {path}")
 
 

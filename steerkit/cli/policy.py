@@ -142,9 +142,9 @@ _Found: TypeAlias = "tuple[Iterable[Problem], Iterable[Problem]]"
 
 def _by_itself(policy: Policy) -> _Found:
     """Rules that load and can never act, match or decide; and what is probably not meant."""
-    from steerkit.policy import doubtful, unreachable
+    from steerkit.policy import suspicious, unreachable
 
-    return list(unreachable(policy)), list(doubtful(policy))
+    return list(unreachable(policy)), list(suspicious(policy))
 
 
 def _for_model(model: str | None, saes: str | None) -> Iterator[Callable[[Policy], _Found]]:

@@ -1,21 +1,31 @@
 """Judges each call before anyone may run it. Loads no torch: a verdict can be recomputed from a record."""
 
-from steerkit.guard.cases import Checked, check_cases
-from steerkit.guard.review import certain, is_tripwire, needs, review, strictest
-from steerkit.guard.settle import CUT_OFF, judge_again, policies_in, rule_of, settle, tripped
+from steerkit.guard.cases import CaseResult, check_cases
+from steerkit.guard.rejudge import policies_in, rejudge
+from steerkit.guard.review import (
+    CUT_OFF,
+    certain,
+    is_tripwire,
+    limit_retries,
+    needs,
+    review,
+    rule_of,
+    strictest,
+    tripwire_verdict,
+)
 
 __all__ = [
     "CUT_OFF",
-    "Checked",
+    "CaseResult",
     "certain",
     "check_cases",
     "is_tripwire",
-    "judge_again",
+    "limit_retries",
     "needs",
     "policies_in",
+    "rejudge",
     "review",
     "rule_of",
-    "settle",
     "strictest",
-    "tripped",
+    "tripwire_verdict",
 ]

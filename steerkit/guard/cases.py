@@ -1,4 +1,4 @@
-"""Holds a policy's guard against cases: no model and no tokens, values are given instead of read."""
+"""Checks a policy's guard on cases, without a model: a case gives the values that would be read from one."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from steerkit.chat import as_tools
 from steerkit.decisions import Decision
 from steerkit.errors import PolicyError
 from steerkit.guard.review import needs, review
-from steerkit.policy import Case, Cases, Policy, in_multiples, watch_key
+from steerkit.policy import Case, Cases, Policy, relative_quantities, watch_key
 from steerkit.types import Call, Place, Span, Tool, Trace, Verdict
 
 _BEFORE: Final = ("developer", "declaration", "user", "tool_result", "reply.start", "text")
-"""What stands before the calls, a token each; the prompt's last one makes the reply's first."""
+"""Places before the calls, of one token each."""
 _PROMPT: Final = 5
+"""Tokens of the prompt; its last one is the step `reply.start`."""
 
 
-class Checked(NamedTuple):
+class CaseResult(NamedTuple):
     """A call of a case, and its verdict."""
 
     case: str
     number: int
-    """Of the call in the case, from 0."""
+    """Index of the call in the case, from 0."""
     tool: str
     expected: Decision
     rule: str | None
-    """That was expected to decide; None for any."""
+    """The rule that was expected to decide; None for any."""
     verdict: Verdict
 
     @property
     def holds(self) -> bool:
-        """Whether the verdict is the expected one."""
+        """True if the verdict is the expected one."""
         return self.verdict.decision == self.expected and self.rule in (None, self.verdict.rule)
 
     def __str__(self) -> str:
@@ -41,23 +42,23 @@ class Checked(NamedTuple):
         return f"case '{self.case}', calls[{self.number}] {self.tool}: expected {self.expected}{by}, got {got}"
 
 
-def check_cases(policy: Policy, cases: Cases, *, tools: Sequence[Any] | None = None) -> tuple[Checked, ...]:
-    """The verdicts of a policy on cases. A policy in shadow mode is held to what it would do.
+def check_cases(policy: Policy, cases: Cases, *, tools: Sequence[Any] | None = None) -> tuple[CaseResult, ...]:
+    """The verdicts of a policy on cases. A policy in shadow mode is checked as if it enforced.
 
     Args:
         policy: with raw quantities in its guard.
         cases: see `steerkit.policy.load_cases`.
-        tools: instead of the file's; without either, every call is of a tool that takes anything.
+        tools: instead of the file's; without either, every call fits its tool.
 
     Raises:
-        PolicyError: no guard, a bound that is relative, a value that the guard reads and no case gives, or one that
-            it does not read.
-        ToolError: tools that are none.
-        MessageError: messages that are none.
+        PolicyError: no guard, a relative bound, a value that the guard reads and no case gives, or one that it does
+            not read.
+        ToolError: a tool is no tool definition.
+        MessageError: a message is not in the OpenAI form.
     """
     if policy.guard is None:
         raise PolicyError([f"policy '{policy.name}': got no guard, so there is no verdict to check"])
-    if any(where[0] == "guard" for where, _, _ in in_multiples(policy)):
+    if any(where[0] == "guard" for where, _, _ in relative_quantities(policy)):
         raise PolicyError([f"policy '{policy.name}': its guard has bounds in multiples of a statistic; give its SAEs"])
     given = cases.tools if tools is None else tools
     declared = None if given is None else as_tools(given, from_function=_no_function)
@@ -65,7 +66,9 @@ def check_cases(policy: Policy, cases: Cases, *, tools: Sequence[Any] | None = N
     return tuple(one for case in cases.cases for one in _checked(enforced, case, cases.values, declared))
 
 
-def _checked(policy: Policy, case: Case, values: Mapping[str, Any], tools: Sequence[Tool] | None) -> Iterator[Checked]:
+def _checked(
+    policy: Policy, case: Case, values: Mapping[str, Any], tools: Sequence[Tool] | None
+) -> Iterator[CaseResult]:
     read, known = needs(policy), {**values, **case.values}
     for name in read:
         if name not in known:
@@ -84,7 +87,7 @@ def _checked(policy: Policy, case: Case, values: Mapping[str, Any], tools: Seque
     messages = case.messages or tuple(_messages(case))
     verdicts = review(calls, tools=tools, trace=trace, policies=[policy], messages=messages)
     for number, (one, verdict) in enumerate(zip(case.calls, verdicts, strict=True)):
-        yield Checked(case.name, number, one.tool, one.expect, one.rule, verdict)
+        yield CaseResult(case.name, number, one.tool, one.expect, one.rule, verdict)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -102,12 +105,12 @@ def _messages(case: Case) -> Iterator[dict[str, Any]]:
 
 
 def _span(number: int) -> Span:
-    """Tokens of a call: it opens, its name, its arguments, its end."""
+    """The four tokens of a call: its start, its name, its arguments, its end."""
     return Span(len(_BEFORE) + 4 * number, len(_BEFORE) + 4 * number + 4)
 
 
 def _trace(policy: Policy, calls: Sequence[Call], values: Mapping[str, Any]) -> Trace:
-    """Values at the places of a made-up turn."""
+    """The trace of a synthetic turn, with the given values at each place."""
     end = _span(len(calls)).start
     places: dict[Place, list[Span]] = {name: [Span(at, at + 1)] for at, name in enumerate(_BEFORE)}
     places |= {"any": [Span(0, end)], "prompt": [Span(0, _PROMPT)], "reply": [Span(_PROMPT - 1, end)]}

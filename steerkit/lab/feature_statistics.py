@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from steerkit.errors import SaeError
+from steerkit.files import write_atomic
 from steerkit.lab.reader import Reader
 from steerkit.sae import Sae, SaeSet
-from steerkit.sae.whole import write_whole
 
 QUANTILES: Final[dict[str, float]] = {"q50": 0.5, "q90": 0.9, "q99": 0.99, "q999": 0.999}
 """The quantiles over all tokens that are kept."""
@@ -113,7 +113,7 @@ def save_statistics(by_layer: Mapping[int, Mapping[str, Tensor]], path: Path, to
         for name, tensor in found.items()
     }
     data = save(tensors, metadata={"tokens": str(tokens), "source": source})
-    write_whole(path, lambda file: file.write(data))
+    write_atomic(path, lambda file: file.write(data), SaeError)
 
 
 def check_sites(saes: SaeSet) -> None:

@@ -1,58 +1,60 @@
-"""What is wanted, in a file: features by name, how they are steered, how calls are judged. Loads no torch."""
+"""Policies, as YAML files: named features, rules that steer them, rules that judge calls. Loads no torch."""
 
 from steerkit.policy.cases import Case, Cases, cases_schema, load_cases
-from steerkit.policy.checks.reachability import doubtful, only_grows, unreachable, why_late
-from steerkit.policy.conditions import Condition, Evidence, Gate, parts_of, readings_of
+from steerkit.policy.conditions import Condition, Gate, GuardCondition, PlaceName, alternatives, leaves_of
 from steerkit.policy.describe import explain
-from steerkit.policy.identity import fingerprint, watch_key
-from steerkit.policy.load import dump, load, loads, locate, revive
-from steerkit.policy.parts import Edit, Formula, NamedFeature, Probe, split_quantity
-from steerkit.policy.policy import Earlier, Guard, GuardRule, Policy, SteerRule, TraceSettings
-from steerkit.policy.problems import Problem
-from steerkit.policy.resolve import Statistic, in_multiples, resolve, wrong_when_raw
+from steerkit.policy.edits import Edit, Formula, NamedFeature, Probe
+from steerkit.policy.load import dump, load, loads, locate, recorded_policy
+from steerkit.policy.policy import Guard, GuardRule, Policy, PriorCall, SteerRule, TraceSettings, fingerprint, watch_key
+from steerkit.policy.problems import Location, Problem
+from steerkit.policy.quantities import UNITS, split_quantity
+from steerkit.policy.reachability import suspicious, unreachable, why_not_tripwire
+from steerkit.policy.resolve import Statistic, relative_quantities, resolve, resolve_problems
 from steerkit.policy.schema import schema, schema_text
 from steerkit.policy.shipped import shipped, shipped_file
 
 __all__ = [
+    "UNITS",
     "Case",
     "Cases",
     "Condition",
-    "Earlier",
     "Edit",
-    "Evidence",
     "Formula",
     "Gate",
     "Guard",
+    "GuardCondition",
     "GuardRule",
+    "Location",
     "NamedFeature",
+    "PlaceName",
     "Policy",
+    "PriorCall",
     "Probe",
     "Problem",
     "Statistic",
     "SteerRule",
     "TraceSettings",
+    "alternatives",
     "cases_schema",
-    "doubtful",
     "dump",
     "explain",
     "fingerprint",
-    "in_multiples",
+    "leaves_of",
     "load",
     "load_cases",
     "loads",
     "locate",
-    "only_grows",
-    "parts_of",
-    "readings_of",
+    "recorded_policy",
+    "relative_quantities",
     "resolve",
-    "revive",
+    "resolve_problems",
     "schema",
     "schema_text",
     "shipped",
     "shipped_file",
     "split_quantity",
+    "suspicious",
     "unreachable",
     "watch_key",
-    "why_late",
-    "wrong_when_raw",
+    "why_not_tripwire",
 ]

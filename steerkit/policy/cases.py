@@ -11,70 +11,72 @@ from pydantic import Field, ValidationError
 from steerkit.decisions import Decision
 from steerkit.errors import PolicyError
 from steerkit.policy.conditions import PlaceName
-from steerkit.policy.load import lines_of, problem_of, text_of
-from steerkit.policy.parts import Finite, Name, Part
+from steerkit.policy.edits import Name
+from steerkit.policy.frozen import FrozenModel
+from steerkit.policy.load import format_problems, problem_of, read_text
+from steerkit.policy.quantities import Finite
 from steerkit.policy.yaml_reader import read_document
 
 
-class Done(Part):
+class HistoryCall(FrozenModel):
     """A call of the conversation before the reply."""
 
     tool: Annotated[str, Field(min_length=1)]
-    """Its exact name."""
+    """Exact name of the tool."""
     arguments: dict[str, Any] = Field(default_factory=dict)
-    """As the model wrote them."""
+    """Arguments as the model wrote them."""
     result: Any = None
-    """What the tool gave back; a call without one has no answer, and did not run."""
+    """Result of the tool; a call without one has no answer, and did not run."""
     denied: bool = False
-    """It was refused, and its answer says that it was not run."""
+    """True if the call was refused: its answer says that it was not run."""
 
 
-class Judged(Part):
-    """A call of the reply, and the verdict that it must get."""
+class ExpectedCall(FrozenModel):
+    """A call of the reply, and its expected verdict."""
 
     tool: Annotated[str, Field(min_length=1)]
-    """Its exact name."""
+    """Exact name of the tool."""
     arguments: dict[str, Any] = Field(default_factory=dict)
-    """As the model wrote them."""
+    """Arguments as the model wrote them."""
     expect: Decision
-    """The verdict's decision."""
+    """Decision of the verdict."""
     rule: str | None = None
-    """The rule that must decide; not said: any."""
+    """Rule that must decide; any if not given."""
 
 
-class Case(Part):
-    """A reply and what came before it."""
+class Case(FrozenModel):
+    """A reply and the conversation before it."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
-    """What is said where it fails."""
-    history: tuple[Done, ...] = ()
+    """Name of the case in the results."""
+    history: tuple[HistoryCall, ...] = ()
     """Calls before the reply, in order."""
     messages: tuple[dict[str, Any], ...] = ()
     """The conversation in OpenAI's form, instead of a history."""
     values: dict[Name, Finite | dict[PlaceName, Finite]] = Field(default_factory=dict)
-    """Over those of the file."""
-    calls: Annotated[tuple[Judged, ...], Field(min_length=1)]
-    """Of the reply, in order."""
+    """Values of this case; they override those of the file."""
+    calls: Annotated[tuple[ExpectedCall, ...], Field(min_length=1)]
+    """Calls of the reply, in order."""
 
 
-class Cases(Part):
+class Cases(FrozenModel):
     """A file of cases."""
 
     tools: str | tuple[dict[str, Any], ...] | None = None
-    """Tools as they are declared, or the JSON file that they stand in, beside this one; not said: any call fits."""
+    """Tool declarations, or the name of a JSON file with them, beside this one; without, any call fits its tool."""
     values: dict[Name, Finite | dict[PlaceName, Finite]] = Field(default_factory=dict)
     """Raw values of the features and probes that the guard reads: at every token, or by place (elsewhere 0)."""
     cases: Annotated[tuple[Case, ...], Field(min_length=1)]
-    """Each with a name."""
+    """The cases, each with a name."""
 
 
 def load_cases(path: str | Path) -> Cases:
     """The cases in a YAML or JSON file, with the tools of the file that it names.
 
     Raises:
-        PolicyError: the file cannot be read, or what it says is wrong; every mistake as `file:line path: got …`.
+        PolicyError: the file cannot be read or has mistakes, each as `file:line path: got …`.
     """
-    document = read_document(text_of(path, "cases (YAML)"), str(path), "cases: [{name: …, calls: […]}]")
+    document = read_document(read_text(path, "cases (YAML)"), str(path), "cases: [{name: …, calls: […]}]")
     problems = list(document.problems)
     cases = None
     try:
@@ -87,12 +89,12 @@ def load_cases(path: str | Path) -> Cases:
         ]
         problems += [problem for problem in said if problem.location not in document.unread]
     if cases is None or problems:
-        raise PolicyError(lines_of(problems, document, str(path)))
+        raise PolicyError(format_problems(problems, document, str(path)))
     if not isinstance(cases.tools, str):
         return cases
     where = Path(path).parent / cases.tools
     try:
-        tools = json.loads(text_of(where, "tools (JSON)"))
+        tools = json.loads(read_text(where, "tools (JSON)"))
     except (ValueError, RecursionError):
         tools = None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
@@ -101,7 +103,7 @@ def load_cases(path: str | Path) -> Cases:
 
 
 def _empty(entry: Any) -> bool:
-    """Whether pydantic calls a list too short only because nothing in it could be read."""
+    """True if pydantic calls a list too short only because no item of it could be read."""
     return entry["type"] == "too_short" and bool(entry["input"])
 
 

@@ -1,14 +1,17 @@
-"""When a rule applies: bounds on features and probes, joined by all, any and not, read at a place."""
+"""Conditions of rules: trees whose leaves are features and probes with bounds, joined by all, any and not."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, TypeAlias
+from itertools import islice, product
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from steerkit.policy.parts import Name, Part, Quantity, split_quantity
+from steerkit.policy.edits import Name
+from steerkit.policy.frozen import FrozenModel
+from steerkit.policy.quantities import Quantity, split_quantity
 from steerkit.types import PLACES
 
 _ARGUMENT = r"call\.arguments\.[A-Za-z0-9_.-]+"
@@ -38,8 +41,8 @@ Hold: TypeAlias = Annotated[
 _Tokens: TypeAlias = Annotated[int, Field(strict=True, ge=2, le=4096)]
 
 
-class _Reading(Part):
-    """What is read and its bounds; or conditions joined by all, any or not."""
+class _Node(FrozenModel):
+    """A leaf (a feature or probe with its bounds), or conditions joined by all, any or not."""
 
     feature: Name | None = None
     probe: Name | None = None
@@ -48,15 +51,15 @@ class _Reading(Part):
     below: Quantity | None = None
     """Holds strictly below this."""
     mean_over: _Tokens | None = None
-    """Read the mean of this many tokens up to this one; those outside the place do not count."""
+    """Compare the mean of this many tokens up to this one; those outside the place do not count."""
 
     @property
     def reads(self) -> str:
-        """Name of the feature or probe; empty for joined conditions."""
+        """Name of the feature or probe of a leaf; empty for joined conditions."""
         return self.feature or self.probe or ""
 
     @model_validator(mode="after")
-    def _one_source_and_a_bound(self) -> _Reading:
+    def _one_source_and_a_bound(self) -> _Node:
         fields = type(self).model_fields
         kinds = ("feature", "probe", "all", "any", "not_")
         given = [fields[kind].alias or kind for kind in kinds if getattr(self, kind) is not None]
@@ -86,59 +89,82 @@ class _Reading(Part):
         return self
 
 
-class Condition(_Reading):
+class Condition(_Node):
     """A part of a gate, at one token."""
 
     max_over: _Tokens | None = None
-    """Read the largest value of this many tokens up to this one; those outside the place do not count."""
+    """Compare the largest value of this many tokens up to this one; those outside the place do not count."""
     off_below: Quantity | None = None
     """Hysteresis: once above `above`, it holds until the value is strictly below this."""
     all: Annotated[tuple[Condition, ...], Field(min_length=1)] | None = None
-    """Instead of a reading: conditions that must all hold."""
+    """Instead of a feature or probe: conditions that must all hold."""
     any: Annotated[tuple[Condition, ...], Field(min_length=1)] | None = None
-    """Instead of a reading: conditions of which one must hold."""
+    """Instead of a feature or probe: conditions of which one must hold."""
     not_: Annotated[Condition | None, Field(alias="not")] = None
-    """Instead of a reading: a condition that must not hold."""
+    """Instead of a feature or probe: a condition that must not hold."""
 
 
 class Gate(Condition):
-    """When a steering rule acts. It is read while the model runs, at every token of its place."""
+    """Condition of a steering rule, evaluated while the model runs, at every token of its place."""
 
     at: PlaceName = "any"
-    """Tokens at which it is read."""
+    """Tokens at which it is evaluated."""
 
 
-class Evidence(_Reading):
-    """When a guard rule matches: the largest value over a place, once the reply is there."""
+class GuardCondition(_Node):
+    """Condition of a guard rule: the largest value over a place, once the reply is complete."""
 
     at: PlaceName | None = None
-    """Where the largest value is looked for (default: what the condition around it says, else any)."""
-    all: Annotated[tuple[Evidence, ...], Field(min_length=1)] | None = None
-    """Instead of a reading: conditions that must all hold."""
-    any: Annotated[tuple[Evidence, ...], Field(min_length=1)] | None = None
-    """Instead of a reading: conditions of which one must hold."""
-    not_: Annotated[Evidence | None, Field(alias="not")] = None
-    """Instead of a reading: a condition that must not hold."""
+    """Place of the largest value (default: that of the condition around it, else any)."""
+    all: Annotated[tuple[GuardCondition, ...], Field(min_length=1)] | None = None
+    """Instead of a feature or probe: conditions that must all hold."""
+    any: Annotated[tuple[GuardCondition, ...], Field(min_length=1)] | None = None
+    """Instead of a feature or probe: conditions of which one must hold."""
+    not_: Annotated[GuardCondition | None, Field(alias="not")] = None
+    """Instead of a feature or probe: a condition that must not hold."""
 
 
-When: TypeAlias = "Gate | Literal['retry']"
-
-
-def parts_of(condition: Any) -> tuple[Any, ...]:
-    """The conditions that a condition joins; none for a reading."""
+def children_of(condition: Any) -> tuple[Any, ...]:
+    """The conditions that a condition joins; none for a leaf."""
     inner = (condition.not_,) if condition.not_ is not None else ()
     return (*(condition.all or ()), *(condition.any or ()), *inner)
 
 
-def readings_of(condition: Any) -> Iterator[Any]:
-    """The readings in a condition, in order."""
+def leaves_of(condition: Any) -> Iterator[Any]:
+    """The leaves of a condition, in order."""
     if condition.reads:
         yield condition
-    for part in parts_of(condition):
-        yield from readings_of(part)
+    for part in children_of(condition):
+        yield from leaves_of(part)
+
+
+Literals: TypeAlias = tuple[tuple[Any, str, bool], ...]
+"""Leaves that decide together: each with its place, and True if it must hold, False if it must not."""
+
+
+def alternatives(condition: Any, at: str, most: int, wanted: bool = True) -> Iterator[Literals]:
+    """The disjunctive normal form of a condition: it is `wanted` exactly where all literals of an alternative are.
+
+    Args:
+        condition: any node.
+        at: its place, where it says none.
+        most: more alternatives of one part than this are not multiplied out; take no more than `most + 1` of all.
+        wanted: False for the form of its negation.
+    """
+    at = getattr(condition, "at", None) or at
+    if condition.reads:
+        yield ((condition, at, wanted),)
+    elif condition.not_ is not None:
+        yield from alternatives(condition.not_, at, most, not wanted)
+    elif (condition.all is not None) == wanted:  # De Morgan's laws
+        parts = [list(islice(alternatives(part, at, most, wanted), most + 1)) for part in children_of(condition)]
+        yield from (sum(choice, ()) for choice in product(*parts))
+    else:
+        for part in children_of(condition):
+            yield from alternatives(part, at, most, wanted)
 
 
 def _in_order(low: float | str, high: float | str, *, strict: bool) -> bool:
-    """Whether two quantities are in order; those of different units may be."""
+    """True if two quantities are in order, or may be, as they have different units."""
     (one, one_unit), (other, other_unit) = split_quantity(low), split_quantity(high)
     return one_unit != other_unit or (one < other if strict else one <= other)

@@ -1,4 +1,4 @@
-"""Says in plain sentences what a policy does."""
+"""Describes a policy in plain sentences."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from itertools import groupby
 from typing import Any, Final
 
 from steerkit.decisions import DECISIONS
-from steerkit.policy.checks.conflicts import is_late
-from steerkit.policy.checks.reachability import why_late
-from steerkit.policy.conditions import Evidence, Gate
-from steerkit.policy.parts import Edit, Probe, split_quantity
-from steerkit.policy.policy import Earlier, Guard, GuardRule, Policy, SteerRule
+from steerkit.policy.conditions import Gate, GuardCondition
+from steerkit.policy.edits import Edit, Probe
+from steerkit.policy.policy import Guard, GuardRule, Policy, PriorCall, SteerRule
+from steerkit.policy.quantities import split_quantity
+from steerkit.policy.reachability import why_not_tripwire
 
 _AT: Final = {
     "any": "at any token",
@@ -46,7 +46,7 @@ _UNITS: Final = {
 
 
 def explain(policy: Policy) -> str:
-    """What a policy does, a sentence or two a line."""
+    """Description of a policy, a sentence or two a line."""
     lines = [f"{policy.name}{': ' + policy.description if policy.description else ''}"]
     if policy.model is not None:
         lines.append(f"It is for {policy.model} and is refused with any other model.")
@@ -81,12 +81,9 @@ def _sum(probe: Probe) -> str:
 
 
 def _steer(policy: Policy, rule: SteerRule) -> str:
-    data = policy.model_dump(exclude_none=True)
-    steered = rule.model_dump(exclude_none=True)
-    late = is_late(steered, data["features"], data["probes"])
     edits = "; ".join(f"{name} is {_edit(edit)}" for name, edit in rule.edit.items())
     priority = f" Its priority among the rules of this policy is {rule.priority}." if rule.priority else ""
-    return f"Steering {rule.name} acts {_place(rule.where)}{_when(rule, late)}: {edits}.{priority}"
+    return f"Steering {rule.name} acts {_place(rule.where)}{_when(rule, policy.is_late(rule))}: {edits}.{priority}"
 
 
 def _when(rule: SteerRule, late: bool) -> str:
@@ -123,7 +120,7 @@ def _edit(edit: Edit) -> str:
 
 
 def _condition(condition: Any, at: str | None = None) -> str:
-    """A condition in words; of a guard rule, with the place `at` over which the largest value is taken."""
+    """A condition in words; a guard rule's with the place `at` of the largest value."""
     if at is not None:
         at = condition.at or at
     if condition.all or condition.any:
@@ -175,21 +172,21 @@ def _criteria(rule: GuardRule) -> Iterator[str]:
         yield f"it does not come after {_earlier(rule.without)}"
     if rule.when == "invalid_arguments":
         yield "its arguments do not fit its tool's own schema"
-    if isinstance(rule.when, Evidence):
+    if isinstance(rule.when, GuardCondition):
         yield _condition(rule.when, "any")
 
 
 def _extra(rule: GuardRule) -> str:
-    """What happens besides the decision."""
+    """Effects of a rule besides its decision."""
     if rule.then == "retry":
         times = "once" if (rule.attempts or 1) == 1 else f"{rule.attempts} times"
         return f" It does so at most {times}; if it still matches, the call is denied."
-    if (rule.tripwire or rule.then == "stop") and not why_late(rule):
+    if (rule.tripwire or rule.then == "stop") and not why_not_tripwire(rule):
         return " It ends the reply in the middle of the call, as soon as it is certain to match."
     return ""
 
 
-def _earlier(earlier: Earlier) -> str:
+def _earlier(earlier: PriorCall) -> str:
     what = "any call" if earlier.tool == "*" else f"a call of {earlier.tool}"
     fits = [
         f"whose {key} fit{'s' if key == 'result' else ''} {_json(schema)}"

@@ -10,36 +10,37 @@ from typing import Any
 from pydantic import ValidationError
 
 from steerkit.errors import PolicyError
-from steerkit.policy.checks.references import cross_problems
-from steerkit.policy.policy import CHECKED, Policy
+from steerkit.policy.checks import cross_problems
+from steerkit.policy.frozen import CHECKED
+from steerkit.policy.policy import Policy
 from steerkit.policy.problems import Location, Problem
 from steerkit.policy.schema import keys_at
-from steerkit.policy.shipped import found, meant
+from steerkit.policy.shipped import find_file, suggestion
 from steerkit.policy.yaml_reader import Document, read_document, write_document
 
 _MAX_BYTES = 1 << 20
 
 
 def load(path: str | Path) -> Policy:
-    """The policy in a YAML file, or one that ships, by its name: `payments`, `functiongemma/guard`.
+    """The policy in a YAML file, or one that ships by its name: `payments`, `functiongemma/guard`.
 
     Raises:
-        PolicyError: the file cannot be read, or what it says is wrong; every mistake as `file:line path: got …`.
+        PolicyError: the file cannot be read or has mistakes, each as `file:line path: got …`.
     """
-    return loads(text_of(path), str(path))
+    return loads(read_text(path), str(path))
 
 
 def locate(path: str | Path, problems: Iterable[Problem]) -> list[str]:
     """Problems of the policy in a file that loads, as `file:line path: text`."""
-    return lines_of(list(problems), read_document(text_of(path), str(path)), str(path))
+    return format_problems(list(problems), read_document(read_text(path), str(path)), str(path))
 
 
-def text_of(path: str | Path, kind: str = "a policy (YAML)") -> str:
+def read_text(path: str | Path, kind: str = "a policy (YAML)") -> str:
     """The text of a file, or of a policy that ships. Raises PolicyError."""
     try:
-        data = found(path).read_bytes()
+        data = find_file(path).read_bytes()
     except (FileNotFoundError, ValueError):  # a NUL in a path
-        raise PolicyError([f"{path}: no such file; expected {kind}{meant(path)}"]) from None
+        raise PolicyError([f"{path}: no such file; expected {kind}{suggestion(path)}"]) from None
     except OSError as error:
         raise PolicyError([f"{path}: cannot be read ({error.strerror}); expected {kind}"]) from None
     if len(data) > _MAX_BYTES:
@@ -61,22 +62,22 @@ def loads(text: str, source: str = "<string>") -> Policy:
     try:
         policy = Policy.model_validate(document.data, context=CHECKED)
     except ValidationError as error:
-        # The model's own cross-check says again, without lines, what cross_problems said with them.
+        # The model's own cross-check, without lines, repeats cross_problems.
         entries = [
             entry
             for entry in error.errors(include_url=False)
-            if entry["loc"] and not _beside_the_point(entry, document)
+            if entry["loc"] and not _of_the_other_form(entry, document)
         ]
         said = [problem_of(entry, document) for entry in entries]
         problems += [problem for problem in said if problem.location not in document.unread]
-        problems = problems or [Problem((), str(error))]  # so that whatever is refused has a line
+        problems = problems or [Problem((), str(error))]  # every refusal has a line
     if policy is None or problems:
-        raise PolicyError(lines_of(problems, document, source))
+        raise PolicyError(format_problems(problems, document, source))
     return policy
 
 
-def revive(content: Any, source: str) -> Policy:
-    """The policy that a record holds as JSON; `source` names it in the error. Raises PolicyError."""
+def recorded_policy(content: Any, source: str) -> Policy:
+    """The policy that a record has as JSON; `source` names it in the error. Raises PolicyError."""
     try:
         return Policy.model_validate(content)
     except ValidationError as error:
@@ -84,21 +85,21 @@ def revive(content: Any, source: str) -> Policy:
 
 
 def dump(policy: Policy) -> str:
-    """YAML that loads to an equal policy; what was not said stays unsaid."""
+    """YAML that loads to an equal policy, without defaults."""
     content = policy.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     return write_document({"steerkit": 1, "name": policy.name, **content})
 
 
-def lines_of(problems: list[Problem], document: Document, source: str) -> list[str]:
+def format_problems(problems: list[Problem], document: Document, source: str) -> list[str]:
     """Problems as `file:line path: text`, in the order of the lines."""
     numbered = sorted((document.line(problem.location), problem.path, problem.text) for problem in problems)
     return [f"{source}:{line} {path + ': ' if path else ''}{text}" for line, path, text in dict.fromkeys(numbered)]
 
 
-def _beside_the_point(entry: Any, document: Document) -> bool:
-    """Whether an error speaks of the other form of a field that takes a word or a mapping."""
+def _of_the_other_form(entry: Any, document: Document) -> bool:
+    """True if an error is about the other form of a field that takes a word or a mapping."""
     if document.known(entry["loc"]) == entry["loc"]:
-        return False  # pydantic names the form it speaks of, so this field has but one
+        return False  # pydantic adds the name of the form, so this field has only one
     word = isinstance(entry["input"], str)
     return (entry["type"] == "model_type" and word) or (
         entry["type"] == "literal_error" and isinstance(entry["input"], dict)
@@ -106,14 +107,14 @@ def _beside_the_point(entry: Any, document: Document) -> bool:
 
 
 def problem_of(entry: Any, document: Document, schema: Mapping[str, Any] | None = None) -> Problem:
-    """One of pydantic's errors as a sentence of ours; `schema` says which keys there are."""
+    """A pydantic error as a problem; `schema` has the keys of another kind of file."""
     location = document.known(entry["loc"])
     got, context = _show(entry["input"]), entry.get("ctx", {})
     match entry["type"]:
         case "missing":
             return Problem(location, f"got no '{entry['loc'][-1]}', expected one")
         case "extra_forbidden":
-            return Problem(location, f"got an unknown key '{entry['loc'][-1]}'{_meant(entry, location[:-1], schema)}")
+            return Problem(location, f"got an unknown key '{entry['loc'][-1]}'{_closest(entry, location[:-1], schema)}")
         case "literal_error":
             return Problem(location, f"got {got}, expected {context['expected']}")
         case "value_error":
@@ -138,8 +139,8 @@ def _kind(value: object) -> str:
     return {"dict": "mapping", "list": "list"}.get(type(value).__name__, type(value).__name__)
 
 
-def _meant(entry: Any, location: Location, schema: Mapping[str, Any] | None) -> str:
-    """The key that was probably meant."""
+def _closest(entry: Any, location: Location, schema: Mapping[str, Any] | None) -> str:
+    """End of the sentence about an unknown key: the closest known one, or all."""
     keys = keys_at(location, schema)
     close = get_close_matches(str(entry["loc"][-1]), keys, n=1)
     if close:

@@ -1,51 +1,51 @@
-"""What a policy file may say, as frozen pydantic models: unknown keys are refused, and the field texts are its docs."""
+"""The policy format, as frozen pydantic models: unknown keys are refused, and the field texts are its docs."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from functools import cached_property
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from steerkit.decisions import Default, Ruling, severity
-from steerkit.policy.checks.references import cross_problems
-from steerkit.policy.conditions import Evidence, Gate, Hold, PlaceName
-from steerkit.policy.parts import Edit, Name, NamedFeature, Part, PolicyName, Probe
+from steerkit.policy.checks import cross_problems, is_late
+from steerkit.policy.conditions import Gate, GuardCondition, Hold, PlaceName
+from steerkit.policy.edits import Edit, Name, NamedFeature, PolicyName, Probe
+from steerkit.policy.frozen import CHECKED, FrozenDict, FrozenModel, frozen
 from steerkit.types import Mode
 
 WriteBack: TypeAlias = Literal["delta", "reconstruction"]
 
 
-Schema: TypeAlias = dict[str, Any]
-"""A JSON Schema (2020-12); checked with the whole policy, so that a mistake in it has its own line."""
+Schema: TypeAlias = Annotated[dict[str, Any], AfterValidator(frozen)]
+"""A JSON Schema (2020-12); `cross_problems` checks it, so that a mistake in it has its own line."""
 
 
-CHECKED: Final = {"checked": True}
-"""Context of data whose parts are known to agree: `load` looks before, for the sake of the lines."""
-
-
-class SteerRule(Part):
+class SteerRule(FrozenModel):
     """Changes features at a place, always or behind a gate."""
 
     name: Name
     when: Gate | Literal["retry"] | None = None
     """The gate; without one the rule acts at every token of its place. `retry`: only in retries that name the rule."""
     hold: Annotated[Hold, Field(alias="for")] = "token"
-    """How long the gate stays open once its condition held: that `token`, the rest of the `turn`, or `N tokens`."""
+    """Time that the gate stays open once its condition held: that `token`, the rest of the `turn`, or `N tokens`."""
     where: PlaceName
     """Tokens at which the rule may act."""
-    edit: Annotated[dict[Name, Edit], Field(min_length=1)]
-    """By the name of a feature."""
+    edit: Annotated[dict[Name, Edit], Field(min_length=1), AfterValidator(frozen)]
+    """Edit by name of a feature."""
     priority: Annotated[int, Field(strict=True, ge=-1000, le=1000)] = 0
-    """Of several open rules of a policy that edit one feature at one token, the highest priority acts."""
+    """Among open rules of a policy that edit one feature at one token, the highest priority acts."""
 
     @property
     def hold_tokens(self) -> float:
-        """How many tokens the gate stays open, the one that opened it included."""
+        """Number of tokens that the gate stays open, the one that opened it included."""
         return {"token": 1.0, "turn": math.inf}.get(self.hold) or float(self.hold.split()[0])
 
 
-class Earlier(Part):
+class PriorCall(FrozenModel):
     """A call that was made earlier in the conversation, or before this one in the same reply."""
 
     tool: Annotated[str, Field(min_length=1)]
@@ -56,7 +56,7 @@ class Earlier(Part):
     """JSON Schema that its result must satisfy; a call without a result does not match."""
 
 
-class GuardRule(Part):
+class GuardRule(FrozenModel):
     """Judges a call; every criterion that is given must hold."""
 
     name: Name
@@ -64,21 +64,21 @@ class GuardRule(Part):
     """Exact name of a tool, or `*` for every one."""
     arguments: Schema | None = None
     """JSON Schema that the call's arguments must satisfy for the rule to match."""
-    when: Evidence | Literal["invalid_arguments"] | None = None
-    """What the features must have shown, or `invalid_arguments`."""
-    after: Earlier | None = None
+    when: GuardCondition | Literal["invalid_arguments"] | None = None
+    """Condition on features and probes, or `invalid_arguments`."""
+    after: PriorCall | None = None
     """A call that must have been made before, whether or not it ran."""
-    without: Earlier | None = None
+    without: PriorCall | None = None
     """A call that must have run before for the rule not to match; one that was denied, refused or is held did not."""
     then: Ruling
     """`stop` overrides handoff overrides deny overrides hold overrides retry overrides flag overrides allow."""
     with_: Annotated[Name | None, Field(alias="with")] = None
-    """For `retry`: the steering rule that acts without its gate when the reply is generated again."""
+    """Steering rule that acts without its gate when the reply is generated again; only for `retry`."""
     attempts: Annotated[int, Field(strict=True, ge=1, le=10)] | None = None
-    """For `retry`: how often to generate again (default 1); if the rule still matches then, the call is denied."""
+    """Most times to generate again (default 1), then the call is denied; only for `retry`."""
     tripwire: bool = False
-    """For `deny` and `handoff`: end the reply in the middle of the call as soon as the rule is certain; `stop` always
-    does."""
+    """End the reply in the middle of the call as soon as the rule is certain; only for `deny` and `handoff`, as `stop`
+    always does."""
     reason: str = ""
     """Shown with the verdict."""
 
@@ -96,40 +96,40 @@ class GuardRule(Part):
         return self
 
 
-class Guard(Part):
-    """The policy's judgement of calls."""
+class Guard(FrozenModel):
+    """The part of a policy that judges calls."""
 
     default: Default
-    """What happens to a call that no rule matches."""
+    """Decision for a call that no rule matches."""
     rules: tuple[GuardRule, ...] = ()
     undeclared_arguments: Literal["deny", "flag", "allow"] | None = None
-    """What happens to a call with an argument that the tool's schema does not list, where that schema says nothing of
-    it (`additionalProperties`); not said: deny."""
+    """Decision for a call with an argument that the tool's schema does not list, unless that schema allows or forbids
+    others itself (`additionalProperties`); default: deny."""
 
 
-class TraceSettings(Part):
-    """What is kept of the features in the turn's record."""
+class TraceSettings(FrozenModel):
+    """Features that are kept in the turn's record."""
 
     watch: tuple[Name, ...] = ()
     """Features and probes whose value at every token is kept."""
     top_k: Annotated[int, Field(strict=True, ge=0, le=256)] = 0
-    """How many of each token's strongest features to keep, in every layer; 0 for none."""
+    """Number of each token's strongest features to keep, in every layer; 0 for none."""
     at: PlaceName = "reply"
-    """Where they are kept: from the first to the last token of this place; for `call` from the step before it on."""
+    """Place of the kept features, from its first to its last token; for `call` from the step before it on."""
 
 
-class Policy(Part):
-    """One policy: what features mean, how they are steered and how calls are judged."""
+class Policy(FrozenModel):
+    """One policy: names of features, rules that steer them, and rules that judge calls."""
 
     steerkit: Literal[1]
     """Version of this format."""
     name: PolicyName
-    """Of its own among the policies that are used together; verdicts, records and traces say it."""
+    """Unique among the policies that are used together; verdicts, records and traces name it."""
     description: str = ""
     model: str | None = None
     """Name or fingerprint of the model or SAE set it is for; any other is refused."""
-    features: dict[Name, NamedFeature] = Field(default_factory=dict)
-    probes: dict[Name, Probe] = Field(default_factory=dict)
+    features: Annotated[dict[Name, NamedFeature], AfterValidator(frozen)] = Field(default_factory=FrozenDict)
+    probes: Annotated[dict[Name, Probe], AfterValidator(frozen)] = Field(default_factory=FrozenDict)
     steer: tuple[SteerRule, ...] = ()
     guard: Guard | None = None
     trace: TraceSettings = TraceSettings()
@@ -139,9 +139,25 @@ class Policy(Part):
     """`delta` adds the change of the edited features; `reconstruction` writes the SAE's whole decoded output."""
 
     def without_gate(self, rule: str) -> Policy:
-        """The same policy in which a steering rule acts at every token of its place, as a retry asks for."""
+        """A copy in which a steering rule acts at every token of its place, for a retry."""
         steer = tuple(one.model_copy(update={"when": None}) if one.name == rule else one for one in self.steer)
         return self.model_copy(update={"steer": steer})
+
+    def is_late(self, rule: SteerRule) -> bool:
+        """Flag: the rule's gate reads a higher layer than the rule edits, and so acts from the next token on."""
+        data = self.model_dump(include={"features", "probes"}, exclude_none=True)
+        return is_late(rule.model_dump(exclude_none=True), data["features"], data["probes"])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """`sha256:…` over the content, computed once; equal content, equal fingerprint."""
+        said = self.model_dump(mode="json")
+        if said["guard"] and said["guard"]["undeclared_arguments"] is None:
+            del said["guard"][
+                "undeclared_arguments"
+            ]  # as before there was such a key: policies keep their fingerprints
+        content = json.dumps(said, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
 
     @model_validator(mode="after")
     def _agrees_with_itself(self, info: ValidationInfo) -> Policy:
@@ -149,3 +165,13 @@ class Policy(Part):
         if problems:
             raise ValueError("; ".join(f"{problem.path}: {problem.text}" for problem in problems))
         return self
+
+
+def fingerprint(policy: Policy) -> str:
+    """`sha256:…` over a policy's content, computed once for each policy object."""
+    return policy.fingerprint
+
+
+def watch_key(policy: Policy, name: str) -> str:
+    """Key in `Trace.watched` of a feature or probe: two policies may use one name for different features."""
+    return f"{policy.name}.{name}"

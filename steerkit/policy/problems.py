@@ -1,15 +1,15 @@
-"""Plain data that may be wrong anywhere: looking into it never fails, and a mistake in it has a place."""
+"""Problems of a policy with their locations, and lookups in plain data of any shape that never fail."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 Location: TypeAlias = tuple[str | int, ...]
 
 
 class Problem(NamedTuple):
-    """One mistake and where it stands."""
+    """One mistake and its location."""
 
     location: Location
     text: str
@@ -17,7 +17,7 @@ class Problem(NamedTuple):
 
     @property
     def path(self) -> str:
-        """The location as people write it: `guard.rules[2].then`."""
+        """The location as a dotted path: `guard.rules[2].then`."""
         return dotted(self.location)
 
 
@@ -28,23 +28,34 @@ def dotted(location: Location) -> str:
 
 
 def get(value: Any, key: str) -> Any:
-    """The value of a key; None where there is none, or no mapping."""
+    """The value of a key; None without the key, or without a mapping."""
     return value.get(key) if isinstance(value, Mapping) else None
 
 
 def table(value: Any, key: str) -> Mapping[str, Any]:
-    """The mapping of a key; an empty one where there is none."""
+    """The mapping of a key; empty without one."""
     found = get(value, key)
     return found if isinstance(found, Mapping) else {}
 
 
 def items(value: Any, key: str) -> Sequence[Any]:
-    """The list of a key; an empty one where there is none."""
+    """The list of a key; empty without one."""
     found = get(value, key)
     return found if isinstance(found, (list, tuple)) else ()
 
 
+def conditions(where: Location, condition: Any) -> Iterator[tuple[Location, Mapping[str, Any]]]:
+    """A condition and all conditions inside it, with their locations; nothing for anything but a mapping."""
+    if not isinstance(condition, Mapping):
+        return
+    yield where, condition
+    for key in ("all", "any"):
+        for number, part in enumerate(items(condition, key)):
+            yield from conditions((*where, key, number), part)
+    yield from conditions((*where, "not"), condition.get("not"))
+
+
 def site(feature: Any) -> tuple[int, int] | None:
-    """Layer and index of a feature, where both are numbers."""
+    """Layer and index of a feature; None unless both are numbers."""
     layer, index = get(feature, "layer"), get(feature, "index")
     return (layer, index) if isinstance(layer, int) and isinstance(index, int) else None

@@ -17,15 +17,15 @@ def schema() -> dict[str, Any]:
 
 
 def keys_at(location: Location, root: Mapping[str, Any] | None = None) -> list[str]:
-    """The keys that a mapping at this place of a policy may have; empty where they are the user's own names.
+    """Keys that a mapping at a location of a policy may have; empty for mappings of the user's own names.
 
-    Of another kind of file with its schema as `root`.
+    `root` is the schema of another kind of file.
     """
     root = _schema() if root is None else root
     node: Any = root
     for part in location:
-        node = _step(_plain(node, root), part)
-    return list(_plain(node, root).get("properties", {}))
+        node = _step(_resolved(node, root), part)
+    return list(_resolved(node, root).get("properties", {}))
 
 
 def schema_text() -> str:
@@ -44,17 +44,17 @@ def _step(node: Mapping[str, Any], part: str | int) -> Any:
     named = node.get("properties", {}).get(part)
     if named is not None:
         return named
-    own_names = node.get("patternProperties", {})  # of the user's choice; every one of them has the same keys
+    own_names = node.get("patternProperties", {})  # of the user; all have the same keys
     return next(iter(own_names.values()), None) or node.get("additionalProperties") or {}
 
 
-def _plain(node: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The node without references; of alternatives, the one that is a mapping or a list."""
+def _resolved(node: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The node behind references; of alternatives the one that is a mapping or a list."""
     while isinstance(node, Mapping):
         if "$ref" in node:
             node = root["$defs"][node["$ref"].rsplit("/", 1)[-1]]
         elif "anyOf" in node:
-            parts = [_plain(part, root) for part in node["anyOf"]]
+            parts = [_resolved(part, root) for part in node["anyOf"]]
             node = next((part for part in parts if part.get("type") in ("object", "array")), {})
         else:
             return node

@@ -1,4 +1,4 @@
-"""A YAML text as plain data, with the line of every key and item, and without YAML's traps."""
+"""YAML as plain data, with the line of every key and item, and without YAML's traps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from steerkit.policy.problems import Location, Problem
 _MAX_DEPTH = 40
 _MAX_NODES = 250_000
 _MAX_BITS = 14_000
-"""Of an integer: about the 4,300 digits that Python reads and writes."""
+"""Most bits of an integer: about the 4,300 digits that Python reads and writes."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """Half a character: YAML can write it, no file and no record can hold it."""
@@ -30,26 +30,26 @@ _PLAIN = {
         "-+.0123456789",
     ),
 }
-"""What a word without quotes is by YAML 1.2's core schema, as editors read it: its pattern and first characters.
+"""Scalars without quotes by YAML 1.2's core schema, as editors read them: pattern and first characters of each type.
 
 PyYAML's own rules, those of YAML 1.1, make truth of `no`, eight of `010`, ninety of `1:30` and text of `1e-3`.
 """
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's loader with the core schema; what it says of mistakes is what people are told."""
+    """PyYAML's loader with the core schema; its errors are the ones that are shown."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]  # the stubs say instance, it is not
 
 
 class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # as the platform has it
-    """The same on libyaml, where PyYAML was built with it: ten times as fast."""
+    """libyaml's loader with the core schema, if PyYAML has it: ten times as fast."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's dumper, which quotes what either schema would not read as text."""
+    """PyYAML's dumper, which quotes every text that either schema would read as something else."""
 
 
 for _kind, (_pattern, _first) in _PLAIN.items():
@@ -59,7 +59,7 @@ for _kind, (_pattern, _first) in _PLAIN.items():
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    """Text; what PyYAML takes for a line's end is written as an escape, or it would come back as a space."""
+    """Text; characters that PyYAML takes for a line break are escaped, or they would come back as spaces."""
     return dumper.represent_scalar(_TAG + "str", text, '"' if _BREAKS.search(text) else None)
 
 
@@ -67,23 +67,23 @@ _Dumper.add_representer(str, _text)
 
 
 def write_document(data: dict[str, Any]) -> str:
-    """Plain data as YAML that reads as it again."""
+    """Plain data as YAML text; reading it gives equal data."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 @dataclass
 class Document:
-    """What a file says and where."""
+    """Content of a file, with the line of each value."""
 
     data: dict[str, Any] = field(default_factory=dict)
     lines: dict[Location, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    """Mistakes that plain data no longer shows, such as a key given twice."""
+    """Mistakes that the data no longer shows, such as a key given twice."""
     unread: set[Location] = field(default_factory=set)
-    """Where a value could not be read; what stands there in its stead is not what the file says."""
+    """Locations of values that could not be read; the data has a placeholder there."""
 
     def known(self, location: Location) -> Location:
-        """The parts of a location that stand in the file; pydantic adds names of its own to some."""
+        """A location without the names that pydantic adds and the file does not have."""
         kept: Location = ()
         for part in location:
             if (*kept, part) in self.lines:
@@ -91,7 +91,7 @@ class Document:
         return kept
 
     def line(self, location: Location) -> int:
-        """Line of a location, or of the closest thing around it; from 1."""
+        """Line of a location, or of the closest one around it; from 1."""
         while location and location not in self.lines:
             location = location[:-1]
         return self.lines.get(location, 1)
@@ -101,7 +101,7 @@ def read_document(text: str, source: str, expected: str = "a policy: steerkit: 1
     """Parse a YAML mapping.
 
     Raises:
-        PolicyError: the text is no YAML, uses aliases, is nested too deeply, or is no mapping.
+        PolicyError: the text is not YAML, uses aliases, is nested too deeply, or is not a mapping.
     """
     try:
         root = _composed(text)
@@ -121,12 +121,12 @@ def read_document(text: str, source: str, expected: str = "a policy: steerkit: 1
 def _composed(text: str) -> yaml.Node | None:
     try:
         return yaml.compose(text, Loader=_FastLoader)
-    except (yaml.YAMLError, RecursionError, ValueError):  # the slower one says what is wrong, or reads it
+    except (yaml.YAMLError, RecursionError, ValueError):  # the slower one has the better error, or reads it
         return yaml.compose(text, Loader=_Loader)
 
 
 def _no_yaml(error: yaml.YAMLError, text: str, source: str) -> str:
-    """Where reading stopped and why, and where the piece began that was being read."""
+    """The error of a text that is not YAML: line and reason, and the line where the broken construct begins."""
     if isinstance(error, yaml.reader.ReaderError):
         line = text.count("\n", 0, error.position) + 1
         return f"{source}:{line} not YAML: the character {chr(error.character)!r} may not stand in it"
@@ -199,7 +199,7 @@ class _Reader:
 
 
 def _value(kind: str, text: str) -> Any:
-    """A scalar's value. Raises ValueError: it is none of its kind, or of a kind that a policy has no use for."""
+    """A scalar's value. Raises ValueError: it is not of its type, or of a type that a policy does not use."""
     match kind:
         case "str":
             return text

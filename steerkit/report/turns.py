@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from steerkit.policy import Evidence, Gate, Policy, readings_of, watch_key
+from steerkit.policy import Gate, GuardCondition, Policy, leaves_of, watch_key
 from steerkit.report.text import bars
 from steerkit.report.tokens import visible
 from steerkit.types import Call, Turn
@@ -64,7 +64,7 @@ def bounds_of(policies: Sequence[Policy]) -> dict[str, list[str]]:
         gates = [("gate", rule.when) for rule in policy.steer]
         rules = [(rule.then, rule.when) for rule in policy.guard.rules] if policy.guard else []
         for does, when in (*gates, *rules):
-            for one in readings_of(when) if isinstance(when, (Gate, Evidence)) else ():
+            for one in leaves_of(when) if isinstance(when, (Gate, GuardCondition)) else ():
                 bounds = [(word, getattr(one, word)) for word in ("above", "below")]
                 said = " ".join(f"{word} {float(bound):+.1f}" for word, bound in bounds if bound is not None)
                 found.setdefault(watch_key(policy, one.reads), []).append(f"{does} {said}")

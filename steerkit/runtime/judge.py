@@ -62,11 +62,11 @@ def _judged(reply: GeneratedReply, trace: Trace) -> Turn:
     messages = one.request.messages
     verdicts = guard.review(calls, tools=one.tools, trace=trace, policies=one.policies, messages=messages)
     if reply.tripped is not None:
-        verdicts = (*verdicts[:-1], guard.tripped(reply.tripped, calls[-1]))
+        verdicts = (*verdicts[:-1], guard.tripwire_verdict(reply.tripped, calls[-1]))
     return Turn(
         text=reply.parsed.text,
         calls=calls,
-        verdicts=guard.settle(verdicts, one.policies, one.made),
+        verdicts=guard.limit_retries(verdicts, one.policies, one.made),
         trace=trace,
         prompt_ids=tuple(one.prompt.ids),
         reply_ids=reply.ids,

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from steerkit.errors import SaeError
-from steerkit.files import parse_json, read_json, shown
-from steerkit.sae.whole import write_whole
+from steerkit.files import parse_json, read_json, shown, write_atomic
 from steerkit.types import Feature
 
 LABELS_FILE: Final = "labels.json"
@@ -60,7 +59,7 @@ def write_labels(path: Path, labels: Mapping[Feature, str]) -> None:
     for feature, text in sorted(labels.items()):
         tables.setdefault(str(feature.layer), {})[str(feature.index)] = text
     content = json.dumps({"format": 1, "labels": tables}, ensure_ascii=False, indent=1) + "\n"
-    write_whole(path, lambda file: file.write(content.encode("utf-8", "replace")))
+    write_atomic(path, lambda file: file.write(content.encode("utf-8", "replace")), SaeError)
 
 
 def read_explanations(paths: Sequence[Path], model: str | None = None) -> Explanations:

@@ -1,11 +1,13 @@
-"""JSON Schema for values that nobody vouches for: bounded work, ECMA-262 patterns, exact numbers, nothing fetched."""
+"""JSON Schema for untrusted values: bounded work, ECMA-262 patterns, exact numbers, nothing fetched."""
 
 from steerkit.schemas.apply import UndecidedError, errors, fits, undeclared
-from steerkit.schemas.linear import PatternError
+from steerkit.schemas.drafts import KEYWORDS
+from steerkit.schemas.expressions import PatternError
+from steerkit.schemas.faults import LISTS, MAPPINGS, SINGLE, faults, lost_references, subschemas, why_not_json
 from steerkit.schemas.patterns import compiled
-from steerkit.schemas.sound import LISTS, MAPPINGS, SINGLE, faults, lost_references, no_json, subschemas, unmatchable
 
 __all__ = [
+    "KEYWORDS",
     "LISTS",
     "MAPPINGS",
     "SINGLE",
@@ -16,8 +18,7 @@ __all__ = [
     "faults",
     "fits",
     "lost_references",
-    "no_json",
     "subschemas",
     "undeclared",
-    "unmatchable",
+    "why_not_json",
 ]

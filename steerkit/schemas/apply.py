@@ -1,4 +1,4 @@
-"""Applies a schema to a value: what is wrong with it, and what in it nobody declared."""
+"""Applies a schema to a value: its errors, and the keys in it that the schema does not declare."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from typing import Any
 
 from jsonschema import ValidationError
 
+from steerkit.schemas.budget import CURRENT, MAX_APPLIED, STEPS, Budget
 from steerkit.schemas.drafts import validator_of
 from steerkit.schemas.keywords import in_place, inner, named_by
-from steerkit.schemas.measure import CURRENT, MAX_APPLIED, STEPS, Measure
 
 
 class UndecidedError(ValueError):
-    """A schema that cannot be applied to a value: a `$ref` to nothing, or more work than a validation may be."""
+    """A schema that cannot be applied to a value: a `$ref` to nothing, or more work than the budget of a validation."""
 
 
 def errors(schema: Any, value: Any) -> list[ValidationError]:
-    """Everything that is wrong with a value by a JSON Schema. Raises UndecidedError."""
-    with measured(value):
+    """All errors of a value by a JSON Schema. Raises UndecidedError."""
+    with budgeted(value):
         return list(validator_of(schema).iter_errors(value))
 
 
 def fits(schema: Any, value: Any) -> bool:
-    """Whether nothing is wrong with it. Raises UndecidedError."""
-    with measured(value):
+    """True if a value has no error by a JSON Schema. Raises UndecidedError."""
+    with budgeted(value):
         return bool(validator_of(schema).is_valid(value))
 
 
 def undeclared(schema: Any, value: Any) -> list[tuple[tuple[str | int, ...], list[str]]]:
-    """Keys of objects that a schema lists properties for and does not list: the path of each, and what is listed.
+    """Keys of objects that the schema of their object does not list: the path of each, and the keys that it lists.
 
     A schema that says `additionalProperties` or `unevaluatedProperties` decides for itself, and so does one that lists
-    none; only at the root an empty list means that there is no argument. What `allOf`, a `$ref`, or a branch that the
-    value fits lists counts too. Raises UndecidedError.
+    none; only at the root an empty list means that there is no argument. Keys count as listed in `allOf`, behind a
+    `$ref`, and in a branch that the value fits. Raises UndecidedError.
     """
-    with measured(value):
+    with budgeted(value):
         return list(_undeclared([validator_of(schema)], value, ()))
 
 
 @contextmanager
-def measured(value: Any, steps: int = STEPS, deepest: int = MAX_APPLIED) -> Iterator[None]:
-    """Count the steps of what is done with a value inside; whatever goes wrong is an UndecidedError."""
+def budgeted(value: Any, steps: int = STEPS, deepest: int = MAX_APPLIED) -> Iterator[None]:
+    """Run a validation of a value within a budget of steps; every failure inside is an UndecidedError."""
     before = None
     try:
-        before = CURRENT.set(Measure(value, steps, deepest))
+        before = CURRENT.set(Budget(value, steps, deepest))
         yield
     except Exception as error:  # whatever the validator raises, a call is never let through by it
         raise UndecidedError(f"cannot be checked ({type(error).__name__}: {str(error)[:120]})") from None

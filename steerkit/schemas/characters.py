@@ -1,4 +1,4 @@
-"""Sets of characters as ECMA-262 defines them, written as RE2 reads them."""
+"""ECMA-262's sets of characters in RE2's syntax."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def literal(code: int) -> str:
 
 
 def ranges_text(ranges: list[tuple[int, int]]) -> str:
-    """Ranges of codes as they stand in a class."""
+    """Ranges of codes, for the inside of a class."""
     return "".join(f"\\x{{{low:X}}}" if low == high else f"\\x{{{low:X}}}-\\x{{{high:X}}}" for low, high in ranges)
 
 
 def class_text(ranges: list[tuple[int, int]], *, negated: bool) -> str:
-    """A class; its complement is written as ranges, so that it can stand in another class."""
+    """A class in brackets; a complement is written as ranges, so that another class can hold it."""
     if not negated:
         return f"[{ranges_text(ranges)}]"
     begins = [0, *(high + 1 for _, high in ranges)]
@@ -58,5 +58,5 @@ def class_text(ranges: list[tuple[int, int]], *, negated: bool) -> str:
 
 
 def inside(text: str) -> str:
-    """A set as it stands inside a class."""
+    """A set without its brackets, for the inside of a class."""
     return text[1:-1] if text.startswith("[") else text

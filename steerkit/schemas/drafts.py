@@ -1,4 +1,4 @@
-"""The drafts of JSON Schema, and a validator class for each that is counted and never changes under a `$schema`."""
+"""The drafts of JSON Schema: a validator class for each, within a budget, and the keywords of the newest."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from jsonschema import validators
+from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]  # it ships no types
 from referencing import Registry
 from referencing.jsonschema import specification_with
 
-from steerkit.schemas.keywords import MENDED, counted
+from steerkit.schemas.keywords import CORRECTED, counted
 
+_BASE: Final = "https://json-schema.org/draft/2020-12/"
+_VOCABULARIES: Final = [part["$ref"] for part in validators.Draft202012Validator.META_SCHEMA["allOf"]]
+KEYWORDS: Final = frozenset(
+    ("definitions", *(key for one in _VOCABULARIES for key in REGISTRY[_BASE + one].contents["properties"]))
+)
+"""Keywords of draft 2020-12; a validator ignores all others, and an ignored keyword restricts nothing."""
 DEFAULT: Final = "2020-12"
-"""What a schema without a `$schema` is read as."""
+"""Draft of a schema without a `$schema`."""
 
 
 class DraftError(ValueError):
@@ -20,12 +27,12 @@ class DraftError(ValueError):
 
 
 def _evolved(self: Any, **changes: Any) -> Any:
-    """The same class with another schema. jsonschema's own would change to its own class where a `$schema` stands."""
+    """A validator of the same class for another schema; jsonschema's own would change class at a `$schema`."""
     return type(self)(changes["schema"], registry=self._registry, _resolver=changes.get("_resolver", self._resolver))
 
 
 def _bounded(stock: Any) -> Any:
-    keywords = {key: MENDED.get(key, keyword) for key, keyword in stock.VALIDATORS.items()}
+    keywords = {key: CORRECTED.get(key, keyword) for key, keyword in stock.VALIDATORS.items()}
     if "dependencies" not in keywords:  # left out since 2019, still what it says where it stands
         keywords["dependencies"] = validators.Draft7Validator.VALIDATORS["dependencies"]
     extend: Any = validators.extend  # its stubs leave it untyped
@@ -45,7 +52,7 @@ _CLASSES: Final = {
 
 
 def draft_of(schema: Any) -> str:
-    """The draft that a schema says it is written in. Raises DraftError."""
+    """The draft that a schema declares. Raises DraftError."""
     said = schema.get("$schema") if isinstance(schema, Mapping) else None
     if said is None:
         return DEFAULT

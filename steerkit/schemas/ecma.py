@@ -1,4 +1,4 @@
-"""Reads a pattern of ECMA-262 and writes it as RE2 has it."""
+"""Translates a pattern of ECMA-262 into RE2's syntax."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from steerkit.schemas.characters import (
     literal,
     ranges_text,
 )
-from steerkit.schemas.linear import PatternError, expression
+from steerkit.schemas.expressions import PatternError, expression
 
 _REPEATS: Final = 1000
-"""The most that RE2 repeats at once, nested repetitions multiplied; more is written out."""
+"""Largest repetition in RE2, nested ones multiplied; a larger one is expanded."""
 MAX_TEXT: Final = 50_000
-"""Characters of a pattern, and of one repetition of it that is written out."""
+"""Most characters of a pattern, and of one expanded repetition."""
 
 
 class _Piece(NamedTuple):
@@ -30,23 +30,23 @@ class _Piece(NamedTuple):
 
     text: str
     repeats: int = 1
-    """How often its innermost part may be repeated at once."""
+    """Product of the nested repetitions in it; RE2 bounds it."""
     quantifiable: bool = True
 
 
 Alternative: TypeAlias = tuple[list[tuple[bool, str]], str]
-"""Lookaheads at its beginning (wanted or not, and what they look for), and the rest."""
+"""Lookaheads at its beginning (True for positive ones, and the pattern), and the rest."""
 
 
 class Reader:
-    """Reads ECMA-262 and writes RE2."""
+    """Recursive-descent parser of ECMA-262 that writes RE2."""
 
     def __init__(self, source: str) -> None:
         self.source, self.at, self.depth, self.written = source, 0, 0, 0
         self.dot_all = False
 
     def read(self) -> list[Alternative]:
-        """The whole pattern. Raises PatternError."""
+        """The alternatives of the pattern. Raises PatternError."""
         found = [self._top()]
         while self._take("|"):
             found.append(self._top())
@@ -74,7 +74,7 @@ class Reader:
         return _Piece("".join(piece.text for piece in pieces), max((piece.repeats for piece in pieces), default=1))
 
     def _group(self, dot_all: bool) -> _Piece:
-        """What stands up to the closing bracket, which is taken."""
+        """The pattern up to the closing bracket, which is consumed."""
         begin, outer = self.at, self.dot_all
         self.dot_all = dot_all
         self.depth += 1
@@ -161,7 +161,7 @@ class Reader:
         return _Piece(literal(value) if isinstance(value, int) else value)
 
     def _class_escape(self) -> int | str:
-        """A character, or a set as it stands alone and, without its brackets, in a class."""
+        """A character, or a set in brackets; a class takes it without them."""
         char = self.source[self.at]
         self.at += 1
         if char.lower() in CLASSES:
@@ -285,7 +285,7 @@ class Reader:
 
 
 def _times(piece: _Piece, low: int, high: int | None, reader: Reader) -> _Piece:
-    """A piece repeated, written out in as many steps as RE2 needs."""
+    """A piece repeated, expanded into as many steps as RE2 needs."""
     most = max(1, _REPEATS // piece.repeats)
     unit = f"(?:{piece.text})"
 

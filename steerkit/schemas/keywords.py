@@ -1,4 +1,4 @@
-"""JSON Schema's keywords, for jsonschema's validators: each counted, and those mended that follow Python and not JSON.
+"""JSON Schema's keywords for jsonschema's validators: each within the budget, and corrected where it follows Python.
 
 `pattern` and `patternProperties` are ECMA-262, `multipleOf` is exact in decimals, equality knows that 1 is 1.0 and not
 true, and comparing many values is linear. Messages are jsonschema's own.
@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from jsonschema import ValidationError
 from referencing.jsonschema import lookup_recursive_ref
 
-from steerkit.schemas.measure import CURRENT, KEYWORD, TooMuchError
+from steerkit.schemas.budget import CURRENT, KEYWORD, BudgetError
 from steerkit.schemas.patterns import compiled
 
 Keyword: TypeAlias = Callable[[Any, Any, Any, Any], Any]
@@ -22,38 +22,38 @@ Keyword: TypeAlias = Callable[[Any, Any, Any, Any], Any]
 
 
 def counted(keyword: Keyword) -> Keyword:
-    """The keyword, its steps counted and its depth bounded; null fits what says `nullable: true`, as OpenAPI has it."""
+    """The keyword within the budget of steps and depth; null fits `nullable: true`, as in OpenAPI."""
 
     def errors(validator: Any, said: Any, value: Any, schema: Any) -> Iterator[Any]:
         if value is None and schema.get("nullable") is True:
             return
-        measure = CURRENT.get()
-        measure.spend(KEYWORD + (measure.size(value) >> 5) + 5 * (_count(value) + _count(said)))
-        measure.depth += 1
-        if measure.depth > measure.deepest:
-            raise TooMuchError(f"more than {measure.deepest} schemas inside each other, or in a circle")
+        budget = CURRENT.get()
+        budget.spend(KEYWORD + (budget.size(value) >> 5) + 5 * (_count(value) + _count(said)))
+        budget.depth += 1
+        if budget.depth > budget.deepest:
+            raise BudgetError(f"more than {budget.deepest} schemas inside each other, or in a circle")
         try:
             yield from keyword(validator, said, value, schema) or ()
         finally:
-            measure.depth -= 1
+            budget.depth -= 1
 
     return errors
 
 
 def found(pattern: str, text: str) -> bool:
-    """Whether a pattern is found in a text. Raises PatternError, TooMuchError."""
+    """True if a pattern is found in a text. Raises PatternError, BudgetError."""
     CURRENT.get().spend(KEYWORD)
     return compiled(pattern).search(text, CURRENT.get().spend)
 
 
 def inner(validator: Any, schema: Any) -> Any:
-    """The validator of a schema that stands in the validator's own."""
+    """The validator of a schema inside the validator's own."""
     resource = validator.SPECIFICATION.create_resource(schema)
     return validator.evolve(schema=schema, _resolver=validator._resolver.in_subresource(resource))
 
 
 def in_place(validator: Any, value: Any) -> Iterator[tuple[Any, Mapping[str, Any]]]:
-    """The schemas that apply to a value besides each other, and what each says: those joined that the value fits."""
+    """Validators and keywords of all schemas that apply to the value itself: joined, referenced, fitting branches."""
     CURRENT.get().spend(KEYWORD)
     if not isinstance(validator.schema, Mapping):
         return
@@ -159,7 +159,7 @@ def _multiple_of(validator: Any, said: Any, value: Any, schema: Any) -> Iterator
 
 
 def _exact(number: Any) -> Fraction:
-    """A number as it is written, not as a float holds it."""
+    """A number exactly as JSON writes it."""
     return Fraction(number) if isinstance(number, int) else Fraction(Decimal(repr(number)))
 
 
@@ -180,7 +180,7 @@ def _unique_items(validator: Any, said: Any, value: Any, schema: Any) -> Iterato
 
 
 def _frozen(value: Any) -> Any:
-    """What JSON values have in common where they are equal: 1 and 1.0 are, 1 and true are not."""
+    """A hashable form, equal for equal JSON values: 1 and 1.0 are equal, 1 and true are not."""
     CURRENT.get().spend(1)
     if isinstance(value, Mapping):
         return ("object", frozenset((key, _frozen(item)) for key, item in value.items()))
@@ -189,7 +189,7 @@ def _frozen(value: Any) -> Any:
     return ("boolean", value) if isinstance(value, bool) else ("value", value)
 
 
-MENDED: Mapping[str, Keyword] = {
+CORRECTED: Mapping[str, Keyword] = {
     "pattern": _pattern,
     "patternProperties": _pattern_properties,
     "additionalProperties": _additional_properties,
@@ -200,4 +200,4 @@ MENDED: Mapping[str, Keyword] = {
     "enum": _enum,
     "uniqueItems": _unique_items,
 }
-"""Those that take the place of jsonschema's."""
+"""Keywords that replace jsonschema's."""

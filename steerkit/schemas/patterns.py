@@ -12,17 +12,17 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from steerkit.schemas.ecma import MAX_TEXT, Reader
-from steerkit.schemas.linear import PatternError, expression
+from steerkit.schemas.expressions import PatternError, expression
 
 
 class Pattern(NamedTuple):
-    """A pattern that is ready to search with."""
+    """A compiled pattern."""
 
     choices: tuple[tuple[tuple[bool, Any], ...], ...]
-    """One of them must hold: of its expressions each must be found, or must not."""
+    """Alternatives of which one must hold: each expression with True if it must be found, False if it must not."""
 
     def search(self, text: str, spend: Callable[[int], None] = lambda steps: None) -> bool:
-        """Whether it is found in a text; `spend` is told of the steps before they are made."""
+        """True if the pattern is found in a text; `spend` takes the steps of each search before it runs."""
         data = text.encode()
 
         def found(expression: Any) -> bool:
@@ -34,7 +34,7 @@ class Pattern(NamedTuple):
 
 @lru_cache(maxsize=256)
 def compiled(source: str) -> Pattern:
-    """The pattern of a text. Raises PatternError."""
+    """The pattern, compiled. Raises PatternError."""
     if len(source) > MAX_TEXT:
         raise PatternError(f"{len(source)} characters; expected at most {MAX_TEXT}")
     try:

@@ -1,4 +1,4 @@
-"""Counts the operations that PyTorch is asked for: on a GPU each is a launch, which is what small models wait for."""
+"""Counts PyTorch's operations: on a GPU each is a kernel launch, which bounds the speed of small models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ALLOCATES: Final = ("aten.empty", "aten.new_empty")
 
 
 def operations(run: Callable[[], Any]) -> int:
-    """How many operations a run asks for that compute something: no views, no casts to what is, no allocations."""
+    """Number of operations of a run that compute something: no views, no casts to the same type, no allocations."""
     counter = _Counter()
     with counter:
         run()

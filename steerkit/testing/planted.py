@@ -71,7 +71,7 @@ def planted_saes(
 
 
 def unread(model: nn.Module, layer: int) -> None:
-    """Cut what a layer's attention writes off from all that follows: its features tell much and do nothing.
+    """Make a layer's attention output irrelevant to all later layers: its features can be read and change nothing.
 
     The norm after the attention scales by 1 + its weight, which becomes 0.
     """
@@ -99,7 +99,7 @@ def _basis(columns: Tensor, first: Tensor | None) -> Tensor:
 
 
 def _parts_of(kind: Kind, d_sae: int) -> dict[str, Any]:
-    """What an SAE of a kind has besides its matrices."""
+    """Parameters of an SAE of a kind besides its matrices."""
     if kind == "jumprelu":
         return {"threshold": torch.full((d_sae,), _HALF_SPREAD)}
     if kind == "topk":

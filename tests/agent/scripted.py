@@ -15,8 +15,7 @@ from steerkit.audit import Store
 from steerkit.chat import encode_call
 from steerkit.engine import LoadedModel, box_folder
 from steerkit.policy import Policy
-from steerkit.testing import planted_policy, planted_saes
-from steerkit.testing.random_models import SMALL
+from steerkit.testing import SMALL, planted_policy, planted_saes
 
 END, WAIT = "<end_of_turn>", "<start_function_response>"
 OBJECT = {"type": "object", "properties": {"x": {"type": "string"}}}

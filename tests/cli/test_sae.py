@@ -23,7 +23,7 @@ from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.convert import convert
 from steerkit.sae.formats import FORMATS
 from steerkit.sae.sae_set import STATISTICS_FILE
-from steerkit.testing.random_models import SMALL, random_model
+from steerkit.testing import SMALL, random_model
 
 DATA = Path(__file__).parents[2] / "examples" / "conversations.jsonl"
 

@@ -22,8 +22,7 @@ from steerkit.lab.replies import replies
 from steerkit.runtime import Request
 from steerkit.sae.cpu import onednn
 from steerkit.steer import attach, compile_plan
-from steerkit.testing import planted_policy
-from steerkit.testing.random_models import FUNCTIONGEMMA, SMALL, random_model
+from steerkit.testing import FUNCTIONGEMMA, SMALL, planted_policy, random_model
 from steerkit.tiny.demo_requests import CASES
 from steerkit.tiny.world.tools import tool
 from steerkit.types import Turn

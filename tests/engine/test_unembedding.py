@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from steerkit.engine import Batch, Sampling, generate, prepacked, read_along
 from steerkit.engine.hf.unembedding import Unembedding
 from steerkit.sae.cpu import onednn
-from steerkit.testing import operations
-from steerkit.testing.random_models import FUNCTIONGEMMA, random_model
+from steerkit.testing import FUNCTIONGEMMA, operations, random_model
 
 VOCABULARY = 70_001
 """Rows of 512 bytes make more than 32 MiB in float32, and no piece divides them."""

@@ -10,7 +10,7 @@ from steerkit.agent.calls import Approval, Execution
 from steerkit.agent.exchange import not_run as _not_run
 from steerkit.agent.exchange import told as exchange
 from steerkit.agent.pending import Asked
-from steerkit.guard import judge_again, review
+from steerkit.guard import rejudge, review
 from steerkit.policy import Policy
 from steerkit.types import Call, Messages, Tool, Trace, Verdict
 
@@ -111,7 +111,7 @@ def test_records_are_judged_again_as_they_were_judged() -> None:
         judging: [
             verdict.decision
             for calls, messages in (([BLIND, DROP], ()), ([DROP], earlier('{"error": "not run: x"}')))
-            for verdict in judge_again(body(calls, messages, **more), [policy()], Trace())
+            for verdict in rejudge(body(calls, messages, **more), [policy()], Trace())
         ]
         for judging, more in (("now", {"judging": 2}), ("then", {}))
     }

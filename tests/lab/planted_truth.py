@@ -15,7 +15,7 @@ from steerkit.lab.activations import collect
 from steerkit.lab.cases import Case
 from steerkit.lab.material import Material, read_material
 from steerkit.sae import SaeSet
-from steerkit.testing.planted import planted_saes, small_model, unread, written_for
+from steerkit.testing import planted_saes, small_model, unread, written_for
 from steerkit.tiny.world.conversations import sample
 from steerkit.types import Feature
 

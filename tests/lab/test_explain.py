@@ -22,7 +22,7 @@ from steerkit.lab.explain.feature_roles import Extent
 from steerkit.lab.explain.prompt_sources import FRAME, REPLY, sources
 from steerkit.lab.explain.recorded_turn import Stage
 from steerkit.policy import Policy
-from steerkit.testing.planted import planted_saes
+from steerkit.testing import planted_saes
 from steerkit.tiny.demo_requests import CASES
 from steerkit.types import Call, Feature, Span
 

@@ -24,7 +24,7 @@ from steerkit.policy import dump, loads
 from steerkit.runtime import Request
 from steerkit.sae import Kind, Site
 from steerkit.steer import check_against_saes
-from steerkit.testing.planted import planted_saes
+from steerkit.testing import planted_saes
 from steerkit.tiny.world.conversations import sample
 from steerkit.types import Feature
 from tests.lab.planted_truth import BYSTANDER, CAUSE, Planted, cases, planted

@@ -26,7 +26,7 @@ from steerkit.lab.train.stream import epoch_chunks, steps
 from steerkit.lab.train.trainer import identity, train
 from steerkit.lab.workers.ranks import Processes
 from steerkit.sae import load_set
-from steerkit.testing.random_models import SMALL, random_model
+from steerkit.testing import SMALL, random_model
 
 TINY = {"d_sae": 48, "epochs": 2, "buffer": 200}
 
@@ -173,7 +173,7 @@ def test_readers_share_the_work(model, texts):
 SCRIPT = """
 import sys, json, torch
 from pathlib import Path
-from steerkit.testing.random_models import SMALL, random_model
+from steerkit.testing import SMALL, random_model
 from steerkit.lab.workers.ranks import processes
 from steerkit.lab.train.recipe import recipe
 from steerkit.lab.train.pipeline import Output, train_set

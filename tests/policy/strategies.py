@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from steerkit.policy.parts import UNITS
+from steerkit.policy import UNITS
 from steerkit.types import PLACES
 
 NAMES = st.from_regex(r"[A-Za-z0-9_][a-z0-9_.-]{0,6}", fullmatch=True).filter(lambda name: name != "default")

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from steerkit.errors import PolicyError
-from steerkit.policy import doubtful, loads, unreachable
+from steerkit.policy import loads, suspicious, unreachable
 
 HEAD = "steerkit: 1\nname: x\n"
 FEATURE = HEAD + "features: {a: {layer: 0, index: %s}}\n"
@@ -41,7 +41,7 @@ def test_many_rules_load_and_are_checked_in_time(text: str) -> None:
     """A few seconds each; in the square of the number of rules it were minutes."""
     began = time.perf_counter()
     policy = loads(text)
-    assert list(unreachable(policy)) == list(doubtful(policy)) == []
+    assert list(unreachable(policy)) == list(suspicious(policy)) == []
     assert time.perf_counter() - began < 30
 
 

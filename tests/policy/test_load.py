@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from steerkit.errors import PolicyError
-from steerkit.policy import Gate, load, loads, readings_of
+from steerkit.policy import Gate, leaves_of, load, loads
 from steerkit.types import Feature
 from tests.policy.example import GOOD
 
@@ -57,7 +57,7 @@ def test_every_field_is_read() -> None:
     ]
     again, send = policy.guard.rules[3:]
     assert (again.with_, again.attempts, send.tripwire, again.tripwire) == ("calm", 2, True, False)
-    assert [part.reads for part in readings_of(again.when)] == ["urge", "risk"]
+    assert [part.reads for part in leaves_of(again.when)] == ["urge", "risk"]
     assert (again.when.at, again.when.any[0].at, again.when.any[1].mean_over) == ("user", "call.open", 2)  # type: ignore[union-attr, index]
     assert send.after is not None
     assert send.without is not None

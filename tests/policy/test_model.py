@@ -11,8 +11,19 @@ from hypothesis import HealthCheck, given, settings
 from pydantic import BaseModel, ValidationError
 
 from steerkit.errors import PolicyError, SaeError
-from steerkit.policy import Edit, Policy, dump, explain, fingerprint, loads, resolve, schema, watch_key
-from steerkit.policy.parts import UNITS, split_quantity
+from steerkit.policy import (
+    UNITS,
+    Edit,
+    Policy,
+    dump,
+    explain,
+    fingerprint,
+    loads,
+    resolve,
+    schema,
+    split_quantity,
+    watch_key,
+)
 from steerkit.types import Feature
 from tests.policy.example import GOOD
 from tests.policy.strategies import policies

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from steerkit.policy import Policy, doubtful, unreachable
+from steerkit.policy import Policy, suspicious, unreachable
 
 
 def policy(*rules: dict[str, Any], steer: list[dict[str, Any]] | None = None) -> Policy:
@@ -156,7 +156,7 @@ OPTIONAL = {"properties": {"amount": {"maximum": 3}}}
 )
 def test_what_is_probably_not_meant_is_a_warning(rule: dict[str, Any], says: str | None) -> None:
     """Schemas that let more through than they seem to, bounds that say nothing; nothing of this is a mistake."""
-    said = found(doubtful, rule)
+    said = found(suspicious, rule)
     assert len(said) == (says is not None)
     assert (says or "") in "".join(said)
     assert found(unreachable, rule) == []
@@ -167,4 +167,4 @@ def test_a_latch_that_never_closes_is_a_warning() -> None:
     for off, count in ((0, 1), ("-1 max", 1), (0.5, 0)):
         gate = {"feature": "f", "above": 1, "off_below": off}
         rule = {"name": "s", "when": gate, "where": "reply", "edit": {"g": {"clamp": 0}}}
-        assert len(found(doubtful, steer=[rule])) == count
+        assert len(found(suspicious, steer=[rule])) == count

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from steerkit.engine import box_folder
-from steerkit.testing.random_models import FUNCTIONGEMMA, random_model
+from steerkit.testing import FUNCTIONGEMMA, random_model
 
 MODEL, SAES = "google/functiongemma-270m-it", "mindchain/functiongemma-270m-sae"
 

@@ -24,7 +24,7 @@ from steerkit.audit import (
     read_turn,
 )
 from steerkit.engine import Sampling, divergence
-from steerkit.guard import judge_again, policies_in
+from steerkit.guard import policies_in, rejudge
 from steerkit.policy import fingerprint
 from steerkit.runtime import Request, replay, unsteered, what_if
 from steerkit.sae import onednn_version
@@ -54,7 +54,7 @@ def again(box: Runtime, turn: RecordedTurn) -> Comparison:
 def judged(turn: RecordedTurn) -> Comparison:
     """The verdicts recomputed from the record alone."""
     policies = policies_in(turn.record)
-    verdicts = judge_again(turn.record, policies, turn.trace or Trace())
+    verdicts = rejudge(turn.record, policies, turn.trace or Trace())
     return compare_verdicts(turn, verdicts, [PolicyIdentity(one.name, fingerprint(one)) for one in policies])
 
 
@@ -121,7 +121,7 @@ def test_a_tripwires_verdict_is_recomputed_without_the_rest_of_its_call(box: Run
         assert again(plain, turn).same
         assert judged(turn).same
         cut = replace(turn.record, finish="length")
-        assert judge_again(cut, policies_in(cut), turn.trace or Trace())[0].rule == "malformed_call"
+        assert rejudge(cut, policies_in(cut), turn.trace or Trace())[0].rule == "malformed_call"
 
 
 def test_records_of_an_older_format_are_judged_again(tmp_path: Path) -> None:

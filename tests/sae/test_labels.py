@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from steerkit.engine import box_folder
 from steerkit.errors import SaeError
 from steerkit.sae import read_explanations, read_labels, write_labels
-from steerkit.sae.whole import write_whole
 from steerkit.types import Feature
 
 LINE = {"modelId": "gemma-3-270m", "layer": "12-gemmascope-2-res-16k", "index": "7", "description": "money"}
@@ -55,23 +54,6 @@ def test_labels_survive_their_file(tmp_path_factory: pytest.TempPathFactory, lab
     write_labels(path, labels)
     assert read_labels(path) == labels
     assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    """Where the disk fails half way the old file stays, alone; where it does not, it is replaced."""
-    path = tmp_path / "labels.json"
-    write_labels(path, {Feature(0, 1): "old"})
-
-    def half(file: IO[bytes]) -> None:
-        file.write(b'{"format": 1')
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(SaeError, match="cannot be written \\(No space left"):
-        write_whole(path, half)
-    assert read_labels(path) == {Feature(0, 1): "old"}
-    assert list(tmp_path.iterdir()) == [path]
-    write_labels(path, {Feature(0, 1): "new"})
-    assert read_labels(path) == {Feature(0, 1): "new"}
 
 
 def test_the_boxs_labels_stay_what_they_are(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from steerkit.cli.audit.options import (
     StoreOption,
     opened,
 )
-from steerkit.errors import AuditError
+from steerkit.errors import AuditError, SteerkitError
 from steerkit.report.out import say_line
 from steerkit.report.text import console, print_json
 
@@ -65,10 +65,10 @@ def explain(
     found = explain_turn(runtime, turn, Target(call, argument, against, no_call), Extent(top, seed=seed))
     view = explain_view.ExplainView(found, turn.record.calls[call], turn.record.verdicts[call])
     if html is not None:
+        from steerkit.files import write_text_atomic
         from steerkit.report.explanation_page import explain_page
-        from steerkit.sae.whole import write_text_whole
 
-        write_text_whole(html, explain_page(view))
+        write_text_atomic(html, explain_page(view), SteerkitError)
     if json:
         print_json(explain_view.as_json(view))
         return

@@ -83,13 +83,13 @@ def replay(
 def _judged(turns: Sequence[RecordedTurn]) -> Iterator[tuple[Any, Any]]:
     """The verdicts recomputed from what the records say."""
     from steerkit.audit import PolicyIdentity, compare_verdicts
-    from steerkit.guard import judge_again, policies_in
+    from steerkit.guard import policies_in, rejudge
     from steerkit.policy import fingerprint
     from steerkit.types import Trace
 
     for turn in turns:
         policies = policies_in(turn.record)
-        again = judge_again(turn.record, policies, turn.trace or Trace())
+        again = rejudge(turn.record, policies, turn.trace or Trace())
         yield turn, compare_verdicts(turn, again, [PolicyIdentity(one.name, fingerprint(one)) for one in policies])
 
 

@@ -174,7 +174,7 @@ def _check_place(at: str) -> None:
     from pydantic import TypeAdapter, ValidationError
 
     from steerkit.errors import SaeError
-    from steerkit.policy.conditions import PlaceName
+    from steerkit.policy import PlaceName
 
     try:
         TypeAdapter(PlaceName).validate_python(at)

@@ -10,7 +10,7 @@ import typer
 
 from steerkit.cli.loading import load_with_saes, progress
 from steerkit.cli.options import Column, Data, Device, Dtype, Limit, Model, MostTokens, Saes
-from steerkit.errors import SaeError
+from steerkit.errors import SaeError, SteerkitError
 from steerkit.report.text import console, print_json
 
 if TYPE_CHECKING:
@@ -56,10 +56,10 @@ def show(
     corpus = read_corpus(data, loaded, text_column=text_column, max_tokens=max_tokens, limit=limit)
     view = _view(loaded, suite, feature, corpus, {"top": top, "around": around})
     if html is not None:
+        from steerkit.files import write_text_atomic
         from steerkit.report.feature_page import feature_page
-        from steerkit.sae.whole import write_text_whole
 
-        write_text_whole(html, feature_page(view))
+        write_text_atomic(html, feature_page(view), SteerkitError)
     if json:
         print_json(feature_view.as_json(view))
         return

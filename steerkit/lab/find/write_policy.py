@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from steerkit.errors import SaeError
+from steerkit.files import write_text_atomic
 from steerkit.lab.find.search import Found, FoundFeature, FoundProbe
 from steerkit.lab.find.steering_edits import STEERED_AT, Turned
 from steerkit.lab.measured import Measured
 from steerkit.policy import Policy, dump
 from steerkit.sae import SaeSet
-from steerkit.sae.whole import write_text_whole
 from steerkit.types import Feature, Place
 
 RULE = "found"
@@ -77,7 +77,7 @@ def found_policy(found: Found, saes: SaeSet, name: str, turned: Turned | None = 
 def write_policy(policy: Policy, path: Path, *, force: bool = False) -> None:
     """Write a policy file. Raises SaeError: it is there and `force` is not given, or it cannot be written."""
     refuse_present(path, force=force)
-    write_text_whole(path, dump(policy))
+    write_text_atomic(path, dump(policy), SaeError)
 
 
 def refuse_present(path: Path, *, force: bool) -> None:

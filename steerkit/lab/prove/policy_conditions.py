@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from steerkit.policy import Condition, Evidence, Policy, SteerRule, readings_of
-from steerkit.policy.checks.conflicts import is_late
-from steerkit.policy.problems import Location
+from steerkit.policy import Condition, GuardCondition, Location, Policy, SteerRule, leaves_of
 from steerkit.types import Place
 
 
@@ -17,7 +15,7 @@ class PlacedReading(NamedTuple):
     location: Location
     """Of the condition in the policy's data, such as `("steer", 0, "when", "all", 1)`."""
     rule: str
-    reading: Condition | Evidence
+    reading: Condition | GuardCondition
     place: Place
     """Where a value decides."""
     gate: bool
@@ -48,14 +46,11 @@ def gate_place(policy: Policy, rule: SteerRule) -> Place:
     """Where a gate's values decide: with nothing remembered, only where the rule writes."""
     assert rule.when is not None  # only asked of a rule with a gate
     assert rule.when != "retry"
-    features = {name: feature.model_dump() for name, feature in policy.features.items()}
-    probes = {name: probe.model_dump() for name, probe in policy.probes.items()}
-    late = is_late(rule.model_dump(exclude_none=True), features, probes)
     remembers = rule.hold_tokens != 1 or any(
         one.off_below is not None or one.max_over is not None or one.mean_over is not None
-        for one in readings_of(rule.when)
+        for one in leaves_of(rule.when)
     )
-    return rule.where if rule.when.at == "any" and not remembers and not late else rule.when.at
+    return rule.where if rule.when.at == "any" and not remembers and not policy.is_late(rule) else rule.when.at
 
 
 def _readings(where: Location, condition: Any, inverted: bool = False) -> Iterator[tuple[Location, Any, bool]]:
@@ -69,7 +64,7 @@ def _readings(where: Location, condition: Any, inverted: bool = False) -> Iterat
         yield from _readings((*where, "not"), condition.not_, not inverted)
 
 
-def _evidence_place(evidence: Evidence, path: Location) -> Place:
+def _evidence_place(evidence: GuardCondition, path: Location) -> Place:
     """The place of the reading at a path inside a condition: the innermost `at` on the way, else any."""
     place: Place = evidence.at or "any"
     here = evidence

@@ -21,7 +21,7 @@ from steerkit.lab.prove.policy_conditions import PlacedReading, placed_readings
 from steerkit.lab.ranking import rank_features, split
 from steerkit.lab.sparse_probe import PENALTY, sparse_probe
 from steerkit.lab.two_sample import auroc_gain
-from steerkit.policy import Condition, Evidence, Policy
+from steerkit.policy import Condition, GuardCondition, Policy
 from steerkit.sae import SaeSet
 from steerkit.types import Feature, Place
 
@@ -138,7 +138,7 @@ def mean_activations(loaded: LoadedModel, saes: SaeSet, cases: Sequence[Case]) -
     return {layer: total / counts for layer, total in sums.items()}
 
 
-def _read(policy: Policy, reading: Condition | Evidence) -> _Read:
+def _read(policy: Policy, reading: Condition | GuardCondition) -> _Read:
     if reading.probe is None:
         site = policy.features[reading.reads].site
         return _Read(reading.reads, reading.above is None, {site: 1.0}, 0.0)

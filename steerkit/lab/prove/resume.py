@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from steerkit.errors import SaeError
+from steerkit.files import write_text_atomic
 from steerkit.lab.prove.scoring import Outcome, as_json, from_json
-from steerkit.sae.whole import write_text_whole
 
 _RUN: Final = "run.json"
 
@@ -44,7 +44,7 @@ class ArmFiles:
                 )
         else:
             text = json.dumps(identity, indent=2, sort_keys=True) + "\n"
-            write_text_whole(run, text)
+            write_text_atomic(run, text, SaeError)
 
     def outcomes(self, arm: str) -> list[Outcome] | None:
         """The outcomes of a finished arm; None where it is not finished."""
@@ -70,7 +70,7 @@ class ArmFiles:
         path = self._path(name)
         if path is not None:
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            write_text_whole(path, text)
+            write_text_atomic(path, text, SaeError)
 
     def _path(self, name: str) -> Path | None:
         return None if self.folder is None else self.folder / f"{re.sub(r'[^A-Za-z0-9_.+-]', '_', name)}.jsonl"

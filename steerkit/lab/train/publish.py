@@ -12,13 +12,13 @@ import torch
 from safetensors import SafetensorError
 
 from steerkit.errors import SaeError
+from steerkit.files import os_reason, write_text_atomic
 from steerkit.lab.train.learner import Learner
 from steerkit.lab.train.recipe import Recipe
 from steerkit.lab.train.trainer import Trained
 from steerkit.sae import LayerSummary, Sae
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.formats import FORMATS, Format
-from steerkit.sae.whole import reason, write_text_whole
 
 _PLACE: Final = ".writing-"
 _CARD: Final = """---
@@ -116,7 +116,7 @@ def _write(form: Format, one: Checkpoint, folder: Path) -> Path:
             (made,) = Path(place).iterdir()
             return made.replace(folder / made.name)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap what the disk says
-        raise SaeError(f"{folder}: layer {one.layer} cannot be written ({reason(error)})") from None
+        raise SaeError(f"{folder}: layer {one.layer} cannot be written ({os_reason(error)})") from None
 
 
 def clear(folder: Path) -> None:
@@ -141,4 +141,4 @@ def write_card(folder: Path, rows: tuple[LayerSummary, ...], recipe: Recipe, run
         seed=run["seed"],
         dtype=run["dtype"],
     )
-    write_text_whole(folder / "README.md", text)
+    write_text_atomic(folder / "README.md", text, SaeError)

@@ -18,8 +18,8 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from steerkit.errors import SaeError
+from steerkit.files import write_atomic, write_text_atomic
 from steerkit.lab.workers.ranks import Processes
-from steerkit.sae.whole import write_text_whole, write_whole
 
 RUN_FILE: Final = "training.json"
 
@@ -76,7 +76,7 @@ class Run:
         try:
             folder.mkdir(exist_ok=True)
             for layer, state in states.items():
-                write_whole(folder / f"layer_{layer:02d}.pt", partial(torch.save, dict(state)))
+                write_atomic(folder / f"layer_{layer:02d}.pt", partial(torch.save, dict(state)), SaeError)
             self._group.wait()
             if self._group.first:
                 self._note(position)
@@ -115,7 +115,7 @@ class Run:
     def _note(self, position: Position, finished: bool = False) -> None:
         content = {"format": 1, "run": self.identity, "position": list(position), "finished": finished}
         text = json.dumps(content, indent=2) + "\n"
-        write_text_whole(self.folder / RUN_FILE, text)
+        write_text_atomic(self.folder / RUN_FILE, text, SaeError)
 
 
 def _read(folder: Path) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from steerkit.policy.problems import Location, Problem, get, items, site, table
+from steerkit.policy.problems import Location, Problem, conditions, get, site, table
 from steerkit.types import PROMPT_PLACES, can_meet
 
 _PROMPT = PROMPT_PLACES | {"any"}
@@ -14,7 +14,7 @@ _PROMPT = PROMPT_PLACES | {"any"}
 def steering_problems(
     where: Location, rule: Any, features: Mapping[str, Any], probes: Mapping[str, Any]
 ) -> Iterator[Problem]:
-    """What is wrong with one rule by itself."""
+    """Places of one rule at which it can never act or cannot be honoured."""
     when = get(rule, "when")
     if not isinstance(when, Mapping):
         return
@@ -45,7 +45,7 @@ def steering_problems(
 
 
 def is_late(rule: Any, features: Mapping[str, Any], probes: Mapping[str, Any]) -> bool:
-    """Whether a rule's gate reads a higher layer than the rule edits, and so acts from the next token on."""
+    """True if a rule's gate reads a higher layer than the rule edits, and so acts from the next token on."""
     return _late(*_layers(rule, features, probes))
 
 
@@ -54,14 +54,14 @@ def _late(read: Sequence[int], written: Sequence[int]) -> bool:
 
 
 def _layers(rule: Any, features: Mapping[str, Any], probes: Mapping[str, Any]) -> tuple[list[int], list[int]]:
-    """The layers that a rule's gate reads, and those that the rule edits, as far as the features are known."""
+    """Layers that a rule's gate reads, and layers that the rule edits, of features that are known."""
     names = (_sources(get(rule, "when"), probes), table(rule, "edit"))
     read, written = ([at[0] for name in some if (at := site(features.get(name)))] for some in names)
     return read, written
 
 
 def conflicts(rules: Sequence[Any], features: Mapping[str, Any]) -> Iterator[Problem]:
-    """Pairs of rules of one priority that may edit one feature at one token, and one rule that edits it twice."""
+    """Pairs of rules of one priority that may edit one feature at one token, and rules that edit one twice."""
     editors: dict[tuple[str, tuple[int, int]], dict[str, tuple[int, Any]]] = {}  # the first at each place
     for second, other in enumerate(rules):
         place, priority = get(other, "where"), str(get(other, "priority") or 0)
@@ -94,21 +94,19 @@ def _number(editor: tuple[int, Any]) -> int:
 
 
 def _sources(condition: Any, probes: Mapping[str, Any]) -> Iterator[str]:
-    """Names of the features that a condition reads, those of its probes included."""
-    if isinstance(get(condition, "feature"), str):
-        yield condition["feature"]
-    if isinstance(get(condition, "probe"), str):
-        yield from table(probes.get(condition["probe"]), "weights")
-    for part in (*items(condition, "all"), *items(condition, "any"), get(condition, "not")):
-        if isinstance(part, Mapping):
-            yield from _sources(part, probes)
+    """Names of the features that a condition reads, itself or through a probe."""
+    for _, part in conditions((), condition):
+        if isinstance(part.get("feature"), str):
+            yield part["feature"]
+        if isinstance(part.get("probe"), str):
+            yield from table(probes.get(part["probe"]), "weights")
 
 
 def _begins(place: str) -> int:
-    """How far the turn has come, at least, at a place: 0 the prompt, 1 the reply, 2 a call."""
+    """Earliest stage of the turn at a place: 0 the prompt, 1 the reply, 2 a call."""
     return 0 if place in _PROMPT else 2 if place.startswith("call") else 1
 
 
 def _ends(place: str) -> int:
-    """How far it has come at most."""
+    """Latest stage of the turn at a place."""
     return 1 if place in _PROMPT - {"any"} or place == "reply.start" else 2

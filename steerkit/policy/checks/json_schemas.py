@@ -1,37 +1,30 @@
-"""JSON Schemas of arguments and results: what is none, and what no value can satisfy."""
+"""Checks of the JSON Schemas in guard rules: valid, of known keywords, and free of contradictions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Final
 
 from steerkit import schemas
 from steerkit.policy.problems import Location, Problem
 
-_OTHERS: Final = (
-    *("$id", "$schema", "$ref", "$anchor", "$dynamicRef", "$dynamicAnchor", "$vocabulary", "$comment"),
-    *("type", "const", "enum", "multipleOf", "maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum"),
-    *("maxLength", "minLength", "pattern", "maxItems", "minItems", "uniqueItems", "maxContains", "minContains"),
-    *("maxProperties", "minProperties", "required", "dependentRequired", "format", "contentEncoding"),
-    *("contentMediaType", "title", "description", "default", "deprecated", "readOnly", "writeOnly", "examples"),
+_BOUNDS: Final = (
+    *((low, high, "no number") for low in ("minimum", "exclusiveMinimum") for high in ("maximum", "exclusiveMaximum")),
+    *((f"min{what}", f"max{what}", "nothing") for what in ("Length", "Items", "Properties")),
 )
-_OLDER: Final = frozenset({"dependencies", "additionalItems", "extends", "disallow"})
-KEYWORDS: Final = frozenset((*schemas.MAPPINGS, *schemas.LISTS, *schemas.SINGLE, *_OTHERS)) - _OLDER
-"""Keywords of JSON Schema 2020-12; a validator ignores all others, and what is ignored restricts nothing."""
-
-_COUNTS: Final = (("minLength", "maxLength"), ("minItems", "maxItems"), ("minProperties", "maxProperties"))
+"""Pairs of lower and upper bound, and what fits where they exclude each other."""
 
 
 def schema_problems(where: Location, schema: Any) -> Iterator[Problem]:
-    """What is no schema in a mapping, and what nothing can satisfy; of anything else nothing, others say that."""
+    """Everything wrong with a schema, and all that no value can satisfy; nothing for a value that is no mapping."""
     if not isinstance(schema, Mapping):
         return
     found = [Problem((*where, *path), text) for path, text in schemas.faults(schema)]
     lost = [problem for problem in found if problem.location[-1] == "$ref"]  # loads, and `unreachable` says it
     wrong = len(lost) < len(found)
     yield from (problem for problem in found if problem not in lost)
-    if wrong and schemas.no_json(schema):
+    if wrong and schemas.why_not_json(schema):
         return
     for inner, part in subschemas(where, schema):
         yield from _unknown(inner, part)
@@ -44,7 +37,7 @@ def schema_problems(where: Location, schema: Any) -> Iterator[Problem]:
 
 
 def subschemas(where: Location, schema: Any) -> Iterator[tuple[Location, Mapping[str, Any]]]:
-    """A schema and all that stand in it, with their places."""
+    """A schema and all schemas inside it, with their places."""
     yield from (((*where, *path), part) for path, part in schemas.subschemas(schema))
 
 
@@ -54,39 +47,39 @@ def lost_references(where: Location, schema: Any) -> Iterator[Problem]:
 
 
 def not_required(where: Location, schema: Any) -> Iterator[Location]:
-    """Properties that a schema speaks of and does not require: a value without them fits it."""
+    """Properties that a schema lists and does not require: a value without them fits."""
     if isinstance(schema, Mapping):
-        required = schema.get("required", ())
         for name in schema.get("properties", {}):
-            if name not in required:
+            if name not in _required(schema):
                 yield (*where, "properties", name)
+
+
+def _required(schema: Mapping[str, Any]) -> Sequence[str]:
+    """The names that a schema requires; in draft 3 `required` is true or false, said of the property."""
+    required = schema.get("required", ())
+    return () if isinstance(required, bool) else required
 
 
 def _unknown(where: Location, schema: Mapping[str, Any]) -> Iterator[Problem]:
     for key in schema:
-        if key in KEYWORDS or key.startswith("x-"):
+        if key in schemas.KEYWORDS or key.startswith("x-"):
             continue
-        close = get_close_matches(key, KEYWORDS, n=1)
+        close = get_close_matches(key, schemas.KEYWORDS, n=1)
         hint = f"did you mean '{close[0]}'?" if close else "it would be ignored; begin it with x- if that is meant"
         yield Problem((*where, key), f"got '{key[:80]}', which is no keyword of JSON Schema; {hint}")
 
 
 def _contradictions(where: Location, schema: Mapping[str, Any]) -> Iterator[Problem]:
-    """What rules out every value by itself; the schema is one."""
-    lows = [key for key in ("minimum", "exclusiveMinimum") if key in schema]
-    for low in lows:
-        for high in (key for key in ("maximum", "exclusiveMaximum") if key in schema):
-            strict = "exclusive" in low + high
-            if schema[low] > schema[high] or (strict and schema[low] == schema[high]):
-                text = f"got {low} {schema[low]} and {high} {schema[high]}, so no number fits"
-                yield Problem((*where, low), text)
-    for low, high in _COUNTS:
-        if low in schema and high in schema and schema[low] > schema[high]:
-            yield Problem((*where, low), f"got {low} {schema[low]} and {high} {schema[high]}, so nothing fits")
+    """Keywords of a valid schema that exclude every value by themselves."""
+    for low, high, what in _BOUNDS:
+        if not {low, high} <= schema.keys() or isinstance(schema[low], bool) or isinstance(schema[high], bool):
+            continue  # up to draft 4 the exclusive ones are true or false
+        if schema[low] > schema[high] or ("exclusive" in low + high and schema[low] == schema[high]):
+            yield Problem((*where, low), f"got {low} {schema[low]} and {high} {schema[high]}, so {what} fits")
     if schema.get("not") in ({}, True) and "not" in schema:
         yield Problem((*where, "not"), "got a schema that everything fits, so nothing fits its opposite")
     yield from _choices(where, schema)
-    properties, required = schema.get("properties", {}), schema.get("required", [])
+    properties, required = schema.get("properties", {}), _required(schema)
     if len(set(required)) > schema.get("maxProperties", len(required)):
         yield Problem((*where, "required"), f"got {len(required)} names and maxProperties {schema['maxProperties']}")
     closed = schema.get("additionalProperties") is False and not schema.get("patternProperties")
@@ -96,7 +89,7 @@ def _contradictions(where: Location, schema: Mapping[str, Any]) -> Iterator[Prob
 
 
 def _choices(where: Location, schema: Mapping[str, Any]) -> Iterator[Problem]:
-    """A const or enum of which no value fits the schema that it stands in."""
+    """A const or enum without a value that fits the schema around it."""
     key = "const" if "const" in schema else "enum"
     if key not in schema:
         return
@@ -111,6 +104,6 @@ def _choices(where: Location, schema: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _types(schema: Any) -> tuple[str, ...]:
-    """The types that a schema lets in, as far as `type` says."""
+    """Types that fit a schema, by its `type` alone."""
     types = schema.get("type", "object")
     return (types,) if isinstance(types, str) else tuple(types)

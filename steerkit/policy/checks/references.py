@@ -1,4 +1,4 @@
-"""What must hold between the parts of a policy, checked on plain data that may be wrong elsewhere."""
+"""Checks between the parts of a policy, on plain data that may be wrong elsewhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from steerkit.policy.checks.conflicts import conflicts, steering_problems
 from steerkit.policy.checks.json_schemas import schema_problems
-from steerkit.policy.problems import Location, Problem, get, items, table
+from steerkit.policy.problems import Location, Problem, conditions, get, items, table
 
 
 def cross_problems(data: Mapping[str, Any]) -> list[Problem]:
@@ -24,13 +24,13 @@ def cross_problems(data: Mapping[str, Any]) -> list[Problem]:
         for part in table(probe, "weights"):
             found += _unknown(("probes", name, "weights", part), part, features, "feature")
     for number, rule in enumerate(rules):
-        found += _reading_problems(("steer", number, "when"), get(rule, "when"), features, probes)
+        found += _condition_problems(("steer", number, "when"), get(rule, "when"), features, probes)
         for name in table(rule, "edit"):
             found += _unknown(("steer", number, "edit", name), name, features, "feature")
         found += steering_problems(("steer", number), rule, features, probes)
     found += conflicts(rules, features)
     for number, rule in enumerate(guard_rules):
-        found += _reading_problems(("guard", "rules", number, "when"), get(rule, "when"), features, probes)
+        found += _condition_problems(("guard", "rules", number, "when"), get(rule, "when"), features, probes)
         for location, schema in schemas_of(("guard", "rules", number), rule):
             found += schema_problems(location, schema)
         if get(rule, "name") == "default":
@@ -54,7 +54,7 @@ def schemas_of(where: Location, rule: Any) -> Iterator[tuple[Location, Mapping[s
 
 
 def _retry_problems(rules: Sequence[Any], guard_rules: Sequence[Any]) -> Iterator[Problem]:
-    """`with` names a steering rule, and a rule that only acts in retries is named by one."""
+    """Retries without their steering rule, and steering rules for retries that no guard rule names."""
     names = {name: None for rule in rules if isinstance(name := get(rule, "name"), str)}
     for number, rule in enumerate(guard_rules):
         yield from _unknown(("guard", "rules", number, "with"), get(rule, "with"), names, "steering rule")
@@ -65,19 +65,13 @@ def _retry_problems(rules: Sequence[Any], guard_rules: Sequence[Any]) -> Iterato
             yield Problem(("steer", number, "when"), text)
 
 
-def _reading_problems(
+def _condition_problems(
     where: Location, condition: Any, features: Mapping[str, Any], probes: Mapping[str, Any]
 ) -> Iterator[Problem]:
-    if not isinstance(condition, Mapping):
-        return
-    if "feature" in condition:
-        yield from _unknown((*where, "feature"), condition["feature"], features, "feature")
-    if "probe" in condition:
-        yield from _unknown((*where, "probe"), condition["probe"], probes, "probe")
-    for key in ("all", "any"):
-        for number, part in enumerate(items(condition, key)):
-            yield from _reading_problems((*where, key, number), part, features, probes)
-    yield from _reading_problems((*where, "not"), condition.get("not"), features, probes)
+    for inner, part in conditions(where, condition):
+        for key, known in (("feature", features), ("probe", probes)):
+            if key in part:
+                yield from _unknown((*inner, key), part[key], known, key)
 
 
 def _unknown(where: Location, name: Any, known: Mapping[str, Any], kind: str) -> list[Problem]:

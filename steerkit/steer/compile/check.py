@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 from steerkit.errors import PolicyError, SaeError
 from steerkit.policy import (
-    Evidence,
+    GuardCondition,
     Policy,
     Problem,
-    in_multiples,
+    relative_quantities,
     resolve,
+    resolve_problems,
     split_quantity,
-    wrong_when_raw,
 )
 from steerkit.sae import SaeSet, summarize
 from steerkit.sae.summary import DENSE
@@ -34,7 +34,7 @@ class Checked(NamedTuple):
 def check_against_saes(policy: Policy, saes: SaeSet) -> Checked:
     """Features, layers and statistics that the set does not have, gates that cannot be built, and dense layers."""
     problems = [*_features(policy, saes), *_units(policy, saes)]
-    problems = problems or wrong_when_raw(policy, saes.statistic)
+    problems = problems or resolve_problems(policy, saes.statistic)
     problems = problems or list(_gates(resolve(policy, saes.statistic), saes))
     return Checked(tuple(problems), (*_dense(policy, saes), *_dead(policy, saes)))
 
@@ -53,7 +53,7 @@ def check_against_tools(policy: Policy, tools: Sequence[Tool]) -> Iterator[Probl
             else:
                 meant = tools if part.tool == "*" else [known[part.tool]]
                 yield from _arguments((*inner, "arguments"), part.arguments, meant)
-        if isinstance(rule.when, Evidence) and (rule.tool == "*" or rule.tool in known):
+        if isinstance(rule.when, GuardCondition) and (rule.tool == "*" or rule.tool in known):
             meant = tools if rule.tool == "*" else [known[rule.tool]]
             yield from _places((*where, "when"), rule.when, meant)
     for number, steering in enumerate(policy.steer):
@@ -108,7 +108,7 @@ def _features(policy: Policy, saes: SaeSet) -> Iterator[Problem]:
 
 
 def _units(policy: Policy, saes: SaeSet) -> Iterator[Problem]:
-    for location, name, quantity in in_multiples(policy):
+    for location, name, quantity in relative_quantities(policy):
         feature = policy.features[name].site
         if _has(saes, feature):
             try:
@@ -157,7 +157,7 @@ def _calibrated(saes: SaeSet, layer: int) -> float | None:
 
 def _dead(policy: Policy, saes: SaeSet) -> Iterator[Problem]:
     """Multiples of a statistic that is 0."""
-    for location, name, quantity in in_multiples(policy):
+    for location, name, quantity in relative_quantities(policy):
         feature, (number, unit) = policy.features[name].site, split_quantity(quantity)
         try:
             nothing = _has(saes, feature) and number != 0 and saes.statistic(feature, unit or "") == 0

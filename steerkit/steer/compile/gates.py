@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import islice
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from steerkit.errors import PolicyError
-from steerkit.policy import Condition, Gate, Policy
+from steerkit.policy import Condition, Gate, Policy, alternatives
 from steerkit.types import Feature, Place
 
 MAX_TERMS = 64
@@ -118,7 +118,10 @@ def gate_spec(policy: Policy, gate: Gate, hold: float) -> GateSpec:
     Raises:
         PolicyError: it has too many alternatives, or none: it wants a reading to hold and not to.
     """
-    every = list(islice(_terms(policy, gate, gate.at, True), MAX_TERMS + 1))
+    every = [
+        tuple(dict.fromkeys((_leaf(policy, leaf, gate.at), wanted) for leaf, _, wanted in literals))
+        for literals in islice(alternatives(gate, gate.at, MAX_TERMS), MAX_TERMS + 1)
+    ]
     if len(every) > MAX_TERMS:
         raise PolicyError(
             [f"policy '{policy.name}': got a gate with more than {MAX_TERMS} alternatives, expected a simpler one"]
@@ -174,23 +177,6 @@ def gate_table(
 def own_leaves(specs: Sequence[GateSpec]) -> tuple[Leaf, ...]:
     """The readings of some gates, each once, in order."""
     return tuple(dict.fromkeys(leaf for spec in specs for leaf in spec.leaves))
-
-
-def _terms(policy: Policy, condition: Condition, at: Place, wanted: bool) -> Iterator[tuple[tuple[Leaf, bool], ...]]:
-    """The alternatives under which a condition is `wanted`: De Morgan's laws, multiplied out."""
-    if condition.reads:
-        yield ((_leaf(policy, condition, at), wanted),)
-        return
-    if condition.not_ is not None:
-        yield from _terms(policy, condition.not_, at, not wanted)
-        return
-    parts = condition.all or condition.any or ()
-    if (condition.all is not None) == wanted:
-        for choice in product(*(list(islice(_terms(policy, part, at, wanted), MAX_TERMS + 1)) for part in parts)):
-            yield tuple(dict.fromkeys(literal for term in choice for literal in term))
-        return
-    for part in parts:
-        yield from _terms(policy, part, at, wanted)
 
 
 def _leaf(policy: Policy, reading: Condition, at: Place) -> Leaf:

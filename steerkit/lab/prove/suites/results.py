@@ -9,8 +9,8 @@ from typing import Final
 
 from steerkit.chat import Tokenizer, dialect_of, token_bytes
 from steerkit.errors import SaeError
+from steerkit.files import write_text_atomic
 from steerkit.lab.prove.suites.cases import SuiteCase
-from steerkit.sae.whole import write_text_whole
 
 BFCL_MODEL: Final = "google/functiongemma-270m-it-FC"
 """The name under which BFCL knows who reads FunctionGemma's calls, whatever model of that format wrote them."""
@@ -44,4 +44,4 @@ def write_results(
     except OSError as error:
         raise SaeError(f"{inside}: cannot be made ({error.strerror}); give another folder") from None
     for name, rows in files.items():
-        write_text_whole(inside / f"{name}_result.json", "".join(rows))
+        write_text_atomic(inside / f"{name}_result.json", "".join(rows), SaeError)

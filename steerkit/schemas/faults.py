@@ -1,4 +1,4 @@
-"""What is wrong with a schema itself, said when it is given and not at each call."""
+"""Faults of a schema itself, found once, before it is applied to any call."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
-from steerkit.schemas.apply import UndecidedError, measured
+from steerkit.schemas.apply import UndecidedError, budgeted
+from steerkit.schemas.budget import MAX_APPLIED, MAX_DEPTH, STEPS
 from steerkit.schemas.drafts import DEFAULT, DraftError, draft_of, meta_validator, validator_of
+from steerkit.schemas.expressions import PatternError
 from steerkit.schemas.keywords import inner
-from steerkit.schemas.linear import PatternError
-from steerkit.schemas.measure import MAX_APPLIED, MAX_DEPTH, STEPS
 from steerkit.schemas.patterns import compiled
-from steerkit.schemas.plain import is_plain
+from steerkit.schemas.quick_check import is_surely_valid
 
 Path: TypeAlias = tuple[str | int, ...]
 
@@ -30,7 +30,7 @@ _IN_PLACE: Final = frozenset(
 )
 """Keywords whose schemas apply to the value itself, and not to a part of it."""
 _ENOUGH: Final = 20 * STEPS
-"""Steps of checking a schema, which is done once."""
+"""Budget of checking a schema, which is done once."""
 
 
 def faults(schema: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
@@ -39,7 +39,7 @@ def faults(schema: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
     Not JSON or too deep; a `$schema` that is not known; what the draft does not allow; a pattern that cannot be
     matched; a `$ref` that leads nowhere, out of the schema or in a circle.
     """
-    if why := no_json(schema):
+    if why := why_not_json(schema):
         yield (), f"got {why}, expected a JSON Schema: finite numbers, keys that are text, at most {MAX_DEPTH} levels"
         return
     try:
@@ -54,14 +54,14 @@ def faults(schema: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
 
 
 def subschemas(schema: Any, path: Path = ()) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    """A schema and all that stand in it, with their places."""
+    """A schema and all schemas inside it, with their places."""
     yield path, schema
     for step, part in _parts(schema):
         yield from subschemas(part, (*path, *step))
 
 
 def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    """The schemas that stand directly in one."""
+    """The schemas directly inside one."""
     for key, value in schema.items():
         if key in MAPPINGS and isinstance(value, Mapping):
             found: list[tuple[Path, Any]] = [((key, name), part) for name, part in value.items()]
@@ -73,7 +73,7 @@ def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]
 
 
 def lost_references(schema: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
-    """Every `$ref` that leads out of the schema, nowhere, or back to itself without reading deeper into the value."""
+    """Every `$ref` that leads out of the schema, nowhere, or in a circle that never descends into the value."""
     if not any("$ref" in part for _, part in subschemas(schema)):
         return
     try:
@@ -85,7 +85,7 @@ def lost_references(schema: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
         reference = part.applicable_keywords().get("$ref")
         if not isinstance(reference, str):
             continue
-        if _aim(part) is None:
+        if _target(part) is None:
             text = "which leads nowhere; expected one of its own $defs (nothing is ever fetched)"
         elif _circles(part, seen, 0):
             text = "which leads nowhere: back to itself without reading any deeper; expected an end"
@@ -95,48 +95,48 @@ def lost_references(schema: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
 
 
 def _validators(validator: Any, path: Path) -> Iterator[tuple[Path, Any]]:
-    """The validators of a schema and of all that stand in it: each knows what its references are relative to."""
+    """Validators of a schema and of all schemas inside it, each with its own base for references."""
     yield path, validator
     for step, part in _parts(validator.schema):
         yield from _validators(inner(validator, part), (*path, *step))
 
 
-def _aim(validator: Any) -> Any:
-    """The validator of what a schema's `$ref` leads to; None where that is nothing."""
+def _target(validator: Any) -> Any:
+    """The validator of the schema that a `$ref` leads to; None where it leads nowhere."""
     try:
-        aim = validator._resolver.lookup(validator.schema["$ref"])
-        return validator.evolve(schema=aim.contents, _resolver=aim.resolver)
+        target = validator._resolver.lookup(validator.schema["$ref"])
+        return validator.evolve(schema=target.contents, _resolver=target.resolver)
     except Exception:  # unresolvable, no pointer, no address: the guard could not follow it either
         return None
 
 
 def _circles(validator: Any, seen: dict[int, bool], depth: int) -> bool:
-    """Whether applying a schema comes back to it at the same value, or would go too deep."""
+    """True if applying a schema comes back to it at the same value, or goes too deep."""
     key = id(validator.schema)
     if key not in seen:
-        seen[key] = True  # until all that it applies is seen: who meets it meanwhile is in a circle
+        seen[key] = True  # until all schemas below are seen: one that meets it meanwhile is in a circle
         seen[key] = depth > MAX_APPLIED or any(_circles(part, seen, depth + 1) for part in _applied(validator))
     return seen[key]
 
 
 def _applied(validator: Any) -> Iterator[Any]:
-    """The validators of what a schema applies to the value itself."""
+    """Validators of the schemas that a schema applies to the value itself."""
     if not isinstance(validator.schema, Mapping):
         return
     said = validator.applicable_keywords()
-    if isinstance(said.get("$ref"), str) and (aim := _aim(validator)) is not None:
-        yield aim
+    if isinstance(said.get("$ref"), str) and (target := _target(validator)) is not None:
+        yield target
     for step, part in _parts(said):
         if step[0] in _IN_PLACE:
             yield inner(validator, part)
 
 
 def _by_draft(schema: Any, draft: str) -> Iterator[tuple[Path, str]]:
-    """What the draft does not allow."""
-    if draft == DEFAULT and is_plain(schema):
+    """Faults by the draft's metaschema."""
+    if draft == DEFAULT and is_surely_valid(schema):
         return
     try:
-        with measured(schema, _ENOUGH, 2 * MAX_APPLIED):
+        with budgeted(schema, _ENOUGH, 2 * MAX_APPLIED):
             wrong = list(meta_validator(draft).iter_errors(schema))
     except UndecidedError as error:
         yield (), str(error)
@@ -147,12 +147,12 @@ def _by_draft(schema: Any, draft: str) -> Iterator[tuple[Path, str]]:
 
 
 def _by_part(schema: Any, draft: str) -> Iterator[tuple[Path, str]]:
-    """Patterns that cannot be matched, and parts in another draft than the whole."""
+    """Patterns that cannot be matched, and schemas inside that are of another draft."""
     for path, part in subschemas(schema):
         named = part.get("patternProperties")
         places = [((*path, "patternProperties", name), name) for name in named] if isinstance(named, Mapping) else []
         for place, pattern in [((*path, "pattern"), part.get("pattern")), *places]:
-            if isinstance(pattern, str) and (why := unmatchable(pattern)):
+            if isinstance(pattern, str) and (why := why_not_a_pattern(pattern)):
                 yield place, f"{pattern[:80]!r} is not a 'regex' that can be matched here: {why}"
         try:
             other = path and "$schema" in part and draft_of(part) != draft
@@ -162,7 +162,7 @@ def _by_part(schema: Any, draft: str) -> Iterator[tuple[Path, str]]:
             yield (*path, "$schema"), f"got {str(part['$schema'])[:80]!r} in a schema of {draft}; expected one draft"
 
 
-def unmatchable(pattern: str) -> str:
+def why_not_a_pattern(pattern: str) -> str:
     """Why a pattern cannot be matched; empty if it can."""
     try:
         compiled(pattern)
@@ -178,10 +178,10 @@ def _said(error: Any) -> str:
     return str(error.message)[:200]
 
 
-def no_json(schema: Any) -> str:
-    """Why a schema is no JSON, or too much of it; empty if it is."""
+def why_not_json(schema: Any) -> str:
+    """Why a schema is not JSON, or too large or deep; empty if it is fine."""
     try:
-        with measured(schema, _ENOUGH):
+        with budgeted(schema, _ENOUGH):
             json.dumps(schema, allow_nan=False, ensure_ascii=False).encode()
     except UndecidedError as error:
         return str(error).partition(": ")[2].removesuffix(")")

@@ -1,4 +1,4 @@
-"""RE2, the engine that matches in time linear in the text."""
+"""Expressions compiled by RE2, which matches in time linear in the text."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import re2  # type: ignore[import-untyped,unused-ignore]  # it ships no types
 
 
 class PatternError(ValueError):
-    """A pattern that cannot be matched as ECMA-262 has it; says where and why."""
+    """A pattern that cannot be matched by the rules of ECMA-262, with place and reason."""
 
 
 def expression(text: str) -> Any:
-    """An expression in RE2's syntax, ready to search with. Raises PatternError."""
+    """An expression in RE2's syntax, compiled. Raises PatternError."""
     options = re2.Options()
     options.log_errors = False
     options.never_capture = True

@@ -1,65 +1,19 @@
-"""The small pieces of a policy: quantities, features, probes, conditions and edits."""
+"""Edits of features, and what they name: features and probes."""
 
 from __future__ import annotations
 
 import math
-import re
 from typing import Annotated, Literal, NamedTuple, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from steerkit.policy.frozen import FrozenModel, frozen
+from steerkit.policy.quantities import Finite, Quantity, split_quantity
 from steerkit.types import Feature
-
-UNITS = ("max", "mean", "std", "q50", "q90", "q99", "q999")
-"""Statistics of a feature that a quantity may be a multiple of."""
-
-_QUANTITY = rf"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?) ({'|'.join(UNITS)})"
-
-
-def split_quantity(quantity: float | str) -> tuple[float, str | None]:
-    """Number and unit of a quantity; a raw value has the unit None.
-
-    Raises:
-        ValueError: the text is no number and unit.
-    """
-    if not isinstance(quantity, str):
-        return quantity, None
-    match = re.fullmatch(_QUANTITY, quantity)
-    if match is None:
-        raise ValueError(f"expected a number, or a number and a unit such as '1.5 max' (units: {', '.join(UNITS)})")
-    return float(match[1]), match[2]
-
-
-def _checked(quantity: object) -> float | str:
-    if isinstance(quantity, bool) or not isinstance(quantity, (int, float, str)):
-        raise ValueError("expected a number, or a number and a unit such as '1.5 max'")
-    try:
-        finite = math.isfinite(split_quantity(quantity)[0])
-    except OverflowError:  # an integer that no float can hold
-        finite = False
-    if not finite:
-        raise ValueError("expected a finite number")
-    return quantity if isinstance(quantity, str) else float(quantity) + 0.0
-
-
-Finite: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False), AfterValidator(lambda value: value + 0.0)]
-"""A finite number; there is one zero, as equal policies have equal fingerprints."""
-Quantity: TypeAlias = Annotated[
-    float | str,
-    BeforeValidator(_checked),
-    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "pattern": f"^{_QUANTITY}$"}]}),
-]
-"""A raw activation, or a multiple of the feature's own statistic such as `"1.5 max"` or `"3 std"`."""
 
 Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=80)]
 PolicyName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", max_length=80)]
 """A name without dots: in a trace the first dot parts the policy from its feature."""
-
-
-class Part(BaseModel):
-    """Base of everything in a policy: immutable, and strict about its keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, serialize_by_alias=True)
 
 
 class Formula(NamedTuple):
@@ -71,15 +25,15 @@ class Formula(NamedTuple):
     ceiling: float
 
 
-class NamedFeature(Part):
-    """Where a feature lives."""
+class NamedFeature(FrozenModel):
+    """A feature of an SAE, by layer and index."""
 
     layer: Annotated[int, Field(strict=True, ge=0, lt=2**31)]
     """Decoder layer, from 0."""
     index: Annotated[int, Field(strict=True, ge=0, lt=2**31)]
     """Index in the layer's dictionary, from 0."""
     label: str = ""
-    """What people take it to mean."""
+    """Meaning that people give it."""
 
     @property
     def site(self) -> Feature:
@@ -87,16 +41,16 @@ class NamedFeature(Part):
         return Feature(self.layer, self.index)
 
 
-class Probe(Part):
+class Probe(FrozenModel):
     """A weighted sum of features: `bias + sum of weight * raw activation`, each feature in its own layer."""
 
     bias: Finite = 0.0
-    weights: Annotated[dict[Name, Finite], Field(min_length=1)]
-    """By the name of a feature."""
+    weights: Annotated[dict[Name, Finite], Field(min_length=1), AfterValidator(frozen)]
+    """Weight by name of a feature."""
 
 
-class Edit(Part):
-    """What happens to a feature: `clamp` or `ablate` alone, or any of `scale`, `shift`, `cap` and `floor`."""
+class Edit(FrozenModel):
+    """Change of a feature: `clamp` or `ablate` alone, or any of `scale`, `shift`, `cap` and `floor`."""
 
     clamp: Quantity | None = None
     """Set to this value."""

@@ -1,4 +1,4 @@
-"""How much work a validation may be: counted in steps, so that a verdict is the same on every machine."""
+"""The budget of a validation, counted in steps and not in time, so that a verdict is the same on every machine."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 STEPS: Final = 500_000
-"""Steps of one validation, about a second at most. Looking at a value is one."""
+"""Steps of one validation, about a second at most; each value costs one."""
 KEYWORD: Final = 10
-"""Steps of a keyword at a value; more where either is large."""
+"""Steps of a keyword at a value; more if either is large."""
 MAX_DEPTH: Final = 64
-"""Levels of a value."""
+"""Most levels of a value."""
 MAX_APPLIED: Final = 150
-"""Schemas that are applied inside each other; more of them where a schema is checked, which takes six a level."""
+"""Most schemas applied inside each other; checking a schema takes six a level and is allowed more."""
 MAX_DIGITS: Final = 4_300
-"""Digits of an integer, as many as Python reads."""
+"""Most digits of an integer, as Python's own limit."""
 
 
-class TooMuchError(ValueError):
-    """A value or a schema that takes more work than a validation may be, or that no JSON can hold."""
+class BudgetError(ValueError):
+    """A value or a schema that takes more work than the budget, or that is not JSON."""
 
 
-class Measure:
-    """What is left of the steps."""
+class Budget:
+    """Steps that are left, and the depth."""
 
     def __init__(self, value: Any, steps: int = STEPS, deepest: int = MAX_APPLIED) -> None:
         self.left, self.depth, self.deepest = steps, 0, deepest
@@ -32,28 +32,28 @@ class Measure:
         self._weigh(value, 0)
 
     def spend(self, steps: int) -> None:
-        """Take steps before they are made. Raises TooMuchError."""
+        """Take steps before they run. Raises BudgetError."""
         self.left -= steps
         if self.left < 0:
-            raise TooMuchError("it takes more than the steps that a validation may have; expected something simpler")
+            raise BudgetError("it takes more than the steps that a validation may have; expected something simpler")
 
     def size(self, value: Any) -> int:
-        """About how many characters a value is, for the cost of writing it into a message."""
+        """Rough length of a value in characters: the cost of writing it into a message."""
         return len(value) if isinstance(value, str) else self._sizes.get(id(value), 8)
 
     def _weigh(self, value: Any, depth: int) -> int:
         if depth > MAX_DEPTH:
-            raise TooMuchError(f"a value that is too deep, with more than {MAX_DEPTH} levels")
+            raise BudgetError(f"a value that is too deep, with more than {MAX_DEPTH} levels")
         self.spend(1)
         if isinstance(value, str):
             return len(value)
         if isinstance(value, float) and not math.isfinite(value):
-            raise TooMuchError(f"{value}, which is no JSON")
+            raise BudgetError(f"{value}, which is no JSON")
         if isinstance(value, int) and value.bit_length() > MAX_DIGITS * math.log2(10):
-            raise TooMuchError(f"an integer of more than {MAX_DIGITS} digits")
+            raise BudgetError(f"an integer of more than {MAX_DIGITS} digits")
         if isinstance(value, Mapping):
             if not all(isinstance(key, str) for key in value):
-                raise TooMuchError("a key that is no text")
+                raise BudgetError("a key that is no text")
             size = sum(len(key) + self._weigh(item, depth + 1) for key, item in value.items())
         elif isinstance(value, list | tuple):
             size = sum(self._weigh(item, depth + 1) for item in value)
@@ -63,5 +63,5 @@ class Measure:
         return size
 
 
-CURRENT: ContextVar[Measure] = ContextVar("steerkit_schemas_measure")
-"""Of the validation that is running."""
+CURRENT: ContextVar[Budget] = ContextVar("steerkit_schemas_budget")
+"""Budget of the running validation."""

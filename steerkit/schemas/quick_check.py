@@ -1,4 +1,4 @@
-"""What is plainly a schema of 2020-12, found in microseconds; a metaschema takes milliseconds to say the same."""
+"""Recognizes common valid schemas of 2020-12 in microseconds; the metaschema takes milliseconds for each."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, Final
 _TYPES: Final = frozenset(("array", "boolean", "integer", "null", "number", "object", "string"))
 
 
-def is_plain(schema: Any) -> bool:
-    """Whether a schema has common keywords alone, each with a value of its kind; False where that is not known."""
+def is_surely_valid(schema: Any) -> bool:
+    """True if a schema has common keywords only, each with a value of its kind; False decides nothing."""
     if not isinstance(schema, Mapping):
         return isinstance(schema, bool)
     return all(key in _KINDS and _KINDS[key](value) for key, value in schema.items())
@@ -36,17 +36,17 @@ def _type(value: Any) -> bool:
 
 
 def _named(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(_text(name) and is_plain(part) for name, part in value.items())
+    return isinstance(value, Mapping) and all(_text(name) and is_surely_valid(part) for name, part in value.items())
 
 
 def _listed(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(is_plain, value))
+    return isinstance(value, list) and bool(value) and all(map(is_surely_valid, value))
 
 
 _KINDS: Final[Mapping[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("properties", "patternProperties", "$defs"), _named),
     **dict.fromkeys(("allOf", "anyOf", "oneOf", "prefixItems"), _listed),
-    **dict.fromkeys(("not", "items", "contains", "additionalProperties", "propertyNames"), is_plain),
+    **dict.fromkeys(("not", "items", "contains", "additionalProperties", "propertyNames"), is_surely_valid),
     **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _number),
     **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"), _count),
     **dict.fromkeys(("title", "description", "pattern", "format"), _text),

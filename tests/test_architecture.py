@@ -46,6 +46,7 @@ DOORS = {
     "pyarrow": {"audit"},
     "typer": {"cli"},
     "click": {"cli"},
+    "jinja2": {"report"},
     "rich": {"cli", "lab", "report", "tiny"},
     "fastapi": {"server", "viewer"},
     "starlette": {"server", "viewer"},

@@ -24,7 +24,7 @@ from steerkit.lab.prove.latency import Latency
 from steerkit.lab.prove.probe_comparison import PlaceProbes, ProbeResult
 from steerkit.lab.prove.scoring import Acted, Score
 from steerkit.lab.two_sample import Interval
-from steerkit.report.charts import Bar, Curve, curves, shares
+from steerkit.report.charts import Bar, Curve, curve_figure, share_figure
 from steerkit.report.evaluation import control_sentence
 from steerkit.report.evaluation_page import eval_page
 from steerkit.tiny.world.conversations import Example, sample
@@ -146,11 +146,12 @@ def test_figures_are_to_scale() -> None:
     """Bars are as long as their values on an axis from any start; curves rise with theirs; the control is another."""
     bars = [Bar(str(value), value, value, value, "") for value in (0.0, 0.5, 0.75, 1.0)]
     for start, expected in ((0.0, [0, 0.5, 0.75, 1]), (0.5, [0, 0, 0.5, 1])):
-        found = re.findall(r'<rect [^>]*?width="([\d.]+)"', shares(bars, "x", start=start))
-        assert [float(width) / float(found[-1]) for width in found] == pytest.approx(expected, abs=1e-3)
-    drawn = curves([Curve("c", [(0, 0.0, 0, 0.1), (0.25, 0.5, 0.4, 0.6), (8, 1.0, 0.9, 1)], "a")], "x", "doses")
-    dots = re.findall(r'r="3.4" cx="([\d.]+)" cy="([\d.]+)"', drawn)
-    (left, low), (middle, half), (right, high) = [(float(x), float(y)) for x, y in dots]
+        widths = [row.width for row in share_figure(bars, "x", start=start).rows]
+        assert [width / widths[-1] for width in widths] == pytest.approx(expected, abs=1e-3)
+    (line,) = curve_figure(
+        [Curve("c", [(0, 0.0, 0, 0.1), (0.25, 0.5, 0.4, 0.6), (8, 1.0, 0.9, 1)], "a")], "x", "doses"
+    ).lines
+    (left, low), (middle, half), (right, high) = line.points
     assert (low - half, middle - left) == pytest.approx((half - high, right - middle))
     assert min(low - half, middle - left) > 50
 

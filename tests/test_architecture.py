@@ -36,6 +36,8 @@ DOORS = {
     "accelerate": {"lab"},
     "datasets": {"lab"},
     "matplotlib": {"lab"},
+    "scipy": {"lab"},
+    "sklearn": {"lab"},
     "ray": {"lab"},
     "jsonschema": {"schemas", "chat"},
     "re2": {"schemas"},

@@ -45,7 +45,7 @@ def test_every_extra_that_is_named_exists() -> None:
         for match in EXTRA.finditer(path.read_text(encoding="utf-8", errors="replace"))
         for extra in (match[1] or match[2]).split(",")
     }
-    assert {"test", "sign", "data", "otel", "ray", "figures", "examples", "peers"} <= named
+    assert {"test", "sign", "data", "otel", "ray", "figures", "lab", "examples", "peers"} <= named
     assert named <= set(PROJECT["optional-dependencies"])
 
 

@@ -78,9 +78,11 @@ def calibrate_command(
     A file has one conversation a line: {"messages": [{"role": "user", "content": "…"}], "tools": […], "group": "…"};
     rows that name one group, copies and near-copies count once. steerkit/lab/README.md says more.
     """
+    from steerkit.lab.extra import check_extra
     from steerkit.policy import load
     from steerkit.runtime import load as load_model
 
+    check_extra("choosing bounds")
     _check(data, positive, store, rate, alone=engine == "local" and workers is None)
     check_policy_out(write, force=force)
     loaded, shadow = load(policy), None

@@ -107,20 +107,26 @@ class CurveFigure(NamedTuple):
 
 def share_figure(bars: Sequence[Bar], label: str, *, start: float = 0.0, percent: bool = True) -> ShareFigure:
     """Rows of values from `start` to 1; the axis in percent or as it is."""
-    left, right = ShareFigure._field_defaults["left"], ShareFigure._field_defaults["right"]
+    empty = ShareFigure(label, (), (), 26 * len(bars) + 34)
 
     def at(value: float) -> float:
-        return round(left + (right - left) * max(0.0, value - start) / (1 - start), 1)
+        return round(empty.left + (empty.right - empty.left) * max(0.0, value - start) / (1 - start), 1)
 
     steps = [start + (1 - start) * quarter / 4 for quarter in range(5)]
     ticks = [Tick(at(step), f"{100 * step:.0f} %" if percent else f"{step:.3g}") for step in steps]
     rows = [
         BarRow(
-            one.name, 8 + 26 * number, round(at(one.value) - left, 1), at(one.low), at(one.high), one.text, one.colour
+            one.name,
+            8 + 26 * number,
+            round(at(one.value) - empty.left, 1),
+            at(one.low),
+            at(one.high),
+            one.text,
+            one.colour,
         )
         for number, one in enumerate(bars)
     ]
-    return ShareFigure(label, rows, ticks, 26 * len(bars) + 34)
+    return empty._replace(rows=rows, ticks=ticks)
 
 
 def curve_figure(curves: Sequence[Curve], label: str, x_label: str) -> CurveFigure:

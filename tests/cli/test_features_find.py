@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -263,3 +264,20 @@ def test_a_stop_says_what_stands(
     assert shlex.join(["steerkit", *map(str, options[command])]) in done.err
     if command == "eval":
         assert f"0 finished arms stand in {out}; go on with" in done.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("features", "find", "--positive", "none", "--negative", "none", "--at", "reply.start"),
+        ("calibrate", "none", "--data", "none"),
+    ],
+)
+def test_without_the_extra_one_line_names_it(
+    steerkit: Command, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    """Commands that need scikit-learn or scipy say so before they read a file; with them, the control, one is read."""
+    assert "none" in steerkit(*arguments, status=1).err
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    (line,) = steerkit(*arguments, status=1).err.splitlines()
+    assert "needs the extra 'lab': pip install -e '.[lab]'" in line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from steerkit.errors import SaeError
 from steerkit.lab.cases import Case
 from steerkit.lab.prove.dataset import Trial, read_trials
 from steerkit.lab.prove.evaluation import Evaluation, Settings, evaluate
-from steerkit.lab.prove.probe_comparison import gate_probes, ridge_logistic
+from steerkit.lab.prove.probe_comparison import gate_probes
 from steerkit.lab.prove.variants import arms_of
+from steerkit.lab.sparse_probe import ridge_logistic
 from steerkit.lab.two_sample import auroc
 from steerkit.policy import Policy, load
 from steerkit.runtime import Runtime
@@ -185,7 +187,8 @@ def test_a_ridge_regression_tells_sets_apart() -> None:
     shifted = noise.clone()
     shifted[labels, 2] += 3
     for x, low, high in ((shifted, 0.95, 1.0), (noise, 0.2, 0.8)):
-        scores = ridge_logistic(x[:40], labels[:40], x[40:])
+        weights, bias = ridge_logistic(x[:40], labels[:40])
+        scores = x[40:] @ weights + bias
         assert low <= float(auroc(scores.unsqueeze(-1), labels[40:])) <= high
 
 
@@ -198,3 +201,20 @@ def test_a_policy_in_shadow_mode_is_proved_as_if_it_acted(box: Runtime, trials: 
     assert found.arm("policy").score.success.hits == 0
     assert found.arm("unsteered").score.success.hits == 1
     assert found.dose_range is None
+
+
+@pytest.mark.parametrize("module", ["scipy", "sklearn"])
+def test_without_the_extra_only_the_probes_are_left_out(
+    box: Runtime, trials: list[Trial], monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    """An evaluation runs without scipy and scikit-learn and says what it lacks; with them, the control, it does not."""
+    settings = Settings(seeds=0, doses=(), pairs=0, max_new_tokens=48)
+    whole = evaluate(box, STEERING, trials[1:3], settings)
+    assert len(whole.probes) == 1
+    monkeypatch.setitem(sys.modules, module, None)
+    found = evaluate(box, STEERING, trials[1:3], settings)
+    assert found.arms == whole.arms
+    assert found.probes == ()
+    assert found.missing[:-1] == whole.missing
+    said = found.missing[-1]
+    assert said.startswith("comparing probes needs the extra 'lab': pip install -e '.[lab]'")

@@ -88,9 +88,11 @@ def find(
     A file has one conversation a line: {"messages": [{"role": "user", "content": "…"}], "tools": […], "group": "…"};
     rows that name one group, copies and near-copies count once. steerkit/lab/README.md says more.
     """
+    from steerkit.lab.extra import check_extra
     from steerkit.lab.find.search import find as find_in
     from steerkit.lab.find.steering_edits import turn_by
 
+    check_extra("finding features")
     _check_place(at)
     check_policy_out(write, force=force)
     for file in (positive, negative):

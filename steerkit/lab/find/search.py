@@ -15,6 +15,7 @@ import torch
 
 from steerkit.engine import LoadedModel
 from steerkit.lab.cases import sum_maxima
+from steerkit.lab.extra import check_extra
 from steerkit.lab.material import FEWEST as FEWEST  # names of a search, wherever they live
 from steerkit.lab.material import Material as Material
 from steerkit.lab.material import read_material as read_material
@@ -105,7 +106,11 @@ def find(
     """Rank the features, list the best `top`, and fit a probe on up to `most` of them.
 
     Where no feature is significant nothing is listed and no probe is fitted.
+
+    Raises:
+        MissingExtraError: scikit-learn is not installed.
     """
+    check_extra("finding features")
     ranking = rank_features(material.table, material.chosen, material.positive, material.weights)
     significant = ranking.significant
     adjusted = dict(zip(ranking.features, ranking.adjusted.tolist(), strict=True))

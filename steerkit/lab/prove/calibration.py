@@ -21,6 +21,7 @@ from steerkit.engine import Sampling
 from steerkit.errors import PolicyError, SaeError
 from steerkit.lab.copies import copies_of, said
 from steerkit.lab.corpus import Conversation
+from steerkit.lab.extra import check_extra
 from steerkit.lab.measured import Share
 from steerkit.lab.prove.dataset import read_conversations
 from steerkit.lab.prove.policy_conditions import PlacedReading, placed_readings
@@ -183,9 +184,11 @@ def calibrate(
         statistic: for quantities in multiples of one.
 
     Raises:
+        MissingExtraError: scipy is not installed.
         PolicyError: the policy has no bounds.
         SaeError: values that are not known, or so few everywhere that they cannot show such a rate.
     """
+    check_extra("choosing bounds")
     if not 0 < rate <= 0.5:
         raise SaeError(
             f"--rate: got {rate:g}, expected above 0, as no number of conversations shows a rate of 0, to 0.5"

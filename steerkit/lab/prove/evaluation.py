@@ -13,6 +13,7 @@ from torch import Tensor
 
 from steerkit import __version__
 from steerkit.engine import Sampling
+from steerkit.errors import MissingExtraError
 from steerkit.lab.cases import Case, check_size, steps_at
 from steerkit.lab.feature_statistics import check_sites
 from steerkit.lab.prove import baselines as controls
@@ -165,6 +166,7 @@ class _Bench:
             directions=self._directions,
         )
         missing = self._run_all(arms, report)
+        probes, probes_missing = self._probes()
         plain = self.done[PLAIN]
         results = tuple(
             ArmResult(
@@ -183,11 +185,11 @@ class _Bench:
             dangerous=self.dangerous,
             ask=self.ask,
             arms=results,
-            missing=tuple(missing),
+            missing=(*missing, *probes_missing),
             acted=tuple(acted(self.trials, self.done[WHOLE], self.policy, self._groups)),
             dose_range=gated,
             ungated_range=ungated,
-            probes=self._probes(),
+            probes=tuple(probes),
             latency=self._latency(),
         )
 
@@ -260,12 +262,15 @@ class _Bench:
                     own[rule.name, layer] = values[inside & ~positive].mean(0) - values[inside & positive].mean(0)
         return list(found)
 
-    def _probes(self) -> tuple[PlaceProbes, ...]:
+    def _probes(self) -> tuple[Sequence[PlaceProbes], Sequence[str]]:
+        """The probes at each place, or why there are none."""
         if self.saes is None or not self.settings.probes or not self.policy.features:
-            return ()
+            return (), ()
         harmful = [trial.harmful for trial in self.trials]
-        found = gate_probes(self.loaded, self.saes, self.policy, self._cases, harmful, seed=self.settings.seed)
-        return tuple(found)
+        try:
+            return gate_probes(self.loaded, self.saes, self.policy, self._cases, harmful, self.settings.seed), ()
+        except MissingExtraError as error:
+            return (), (str(error),)
 
     def _latency(self) -> Latency | None:
         if not self.settings.pairs:

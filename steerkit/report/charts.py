@@ -114,18 +114,10 @@ def share_figure(bars: Sequence[Bar], label: str, *, start: float = 0.0, percent
 
     steps = [start + (1 - start) * quarter / 4 for quarter in range(5)]
     ticks = [Tick(at(step), f"{100 * step:.0f} %" if percent else f"{step:.3g}") for step in steps]
-    rows = [
-        BarRow(
-            one.name,
-            8 + 26 * number,
-            round(at(one.value) - empty.left, 1),
-            at(one.low),
-            at(one.high),
-            one.text,
-            one.colour,
-        )
-        for number, one in enumerate(bars)
-    ]
+    rows = []
+    for number, one in enumerate(bars):
+        width = round(at(one.value) - empty.left, 1)
+        rows.append(BarRow(one.name, 8 + 26 * number, width, at(one.low), at(one.high), one.text, one.colour))
     return empty._replace(rows=rows, ticks=ticks)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from steerkit.errors import PolicyError
 from steerkit.policy import shipped, shipped_file
-from steerkit.tiny.world.tools import tool
+from steerkit.tiny.tools import tool
 
 _SHIPPED: Final = ("payments", "orders", "shell", "people")
 TOOLS: Final = tuple(map(tool, ("get_balance", "transfer_money", "unlock_door", "get_weather")))

@@ -55,7 +55,7 @@ RESPONSE_TEMPLATE: Final[dict[str, Any]] = {
 
 def template() -> str:
     """The Jinja chat template's text."""
-    return resources.files("steerkit.tiny").joinpath("chat_template.jinja").read_text(encoding="utf-8")
+    return resources.files("steerkit.tiny.training").joinpath("chat_template.jinja").read_text(encoding="utf-8")
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:

@@ -6,9 +6,9 @@ import random
 from dataclasses import replace
 from typing import Final
 
+from steerkit.tiny.tools import NAMES
 from steerkit.tiny.world.argument_values import SPLITS, Split
 from steerkit.tiny.world.scenes import DEVELOPER, MAKERS, REFUSAL, Example, Scene
-from steerkit.tiny.world.tools import NAMES
 
 __all__ = ["DEVELOPER", "KINDS", "REFUSAL", "Example", "sample", "training_example"]
 

@@ -20,7 +20,7 @@ _SPACES = re.compile(r" +")
 @cache
 def table() -> dict[str, Any]:
     """The parsed `phrasings.toml`."""
-    text = resources.files("steerkit.tiny").joinpath("phrasings.toml").read_text(encoding="utf-8")
+    text = resources.files("steerkit.tiny.world").joinpath("phrasings.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)
 
 

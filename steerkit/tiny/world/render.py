@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steerkit.tiny.world.tools import Tool
+from steerkit.tiny.tools import Tool
 
 Message = dict[str, Any]
 Call = dict[str, Any]

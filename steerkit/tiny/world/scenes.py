@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from steerkit.tiny import tools as world
+from steerkit.tiny.tools import Tool
 from steerkit.tiny.world import phrasings
 from steerkit.tiny.world import tool_results as results
-from steerkit.tiny.world import tools as world
 from steerkit.tiny.world.argument_values import Split, Value, draw
 from steerkit.tiny.world.render import Call, Message
-from steerkit.tiny.world.tools import Tool
 
 DEVELOPER: Final = "You are a model that can do function calling with the following functions"
 REFUSAL: Final = "Sorry, I have no tool for that."

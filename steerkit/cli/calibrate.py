@@ -78,11 +78,9 @@ def calibrate_command(
     A file has one conversation a line: {"messages": [{"role": "user", "content": "…"}], "tools": […], "group": "…"};
     rows that name one group, copies and near-copies count once. steerkit/lab/README.md says more.
     """
-    from steerkit.lab.extra import check_extra
     from steerkit.policy import load
     from steerkit.runtime import load as load_model
 
-    check_extra("choosing bounds")
     _check(data, positive, store, rate, alone=engine == "local" and workers is None)
     check_policy_out(write, force=force)
     loaded, shadow = load(policy), None
@@ -114,7 +112,10 @@ def _write_down(policy: Policy, found: Calibration, path: Path, *, force: bool) 
 
 
 def _check(data: Path | None, positive: Path | None, store: Path | None, rate: float, *, alone: bool) -> None:
-    """Refuse options that do not go together. Raises SaeError."""
+    """Refuse options that do not go together, and a missing extra. Raises SaeError, MissingExtraError."""
+    from steerkit.lab.extra import check_extra
+
+    check_extra("choosing bounds")
     if (data is None) == (store is None) or (positive is not None and data is None):
         raise SaeError("calibrate: expected either --data (perhaps with --positive), or --store with a shadow run")
     if not 0 < rate <= 0.5:

@@ -152,19 +152,20 @@ def _standing(out: Path | None) -> str:
     """What an evaluation that is stopped leaves."""
     if out is None:
         return f"nothing is kept; with --out FOLDER finished arms are, and a run goes on there: {this_command()}"
-    arms = len(list(out.glob("*.jsonl"))) if out.is_dir() else 0
-    return f"{arms} finished arms stand in {out}; go on with {this_command()}"
+    variants = len(list(out.glob("*.jsonl"))) if out.is_dir() else 0
+    return f"{variants} finished arms stand in {out}; go on with {this_command()}"
 
 
 def _evaluation(
     at: Where, files: Sequence[Path], dangerous: Any, limit: int | None, settings: dict[str, Any], out: Path | None
 ) -> Evaluation:
-    from steerkit.lab.prove.dataset import distinct, read_trials
-    from steerkit.lab.prove.evaluation import Settings, evaluate
+    from steerkit.lab.prove.dataset import distinct, read_dataset
+    from steerkit.lab.prove.evaluate import evaluate
+    from steerkit.lab.prove.evaluation import Settings
     from steerkit.policy import load
 
     policy = load(files[0])
-    trials, notes = distinct(read_trials(files[1], files[2], policy, dangerous=dangerous, limit=limit))
+    dataset, notes = distinct(read_dataset(files[1], files[2], policy, dangerous=dangerous, limit=limit))
     for note in notes:
         say_line(f"note: {note}")
     runtime = at.load()
@@ -173,7 +174,7 @@ def _evaluation(
         progress(1, "conversations") as report,
         mapper_of(at, runtime) as mapper,
     ):
-        return evaluate(runtime, policy, trials, Settings(**settings), mapper=mapper, out=out, report=report)
+        return evaluate(runtime, policy, dataset, Settings(**settings), mapper=mapper, out=out, report=report)
 
 
 def _suite(

@@ -89,7 +89,7 @@ class _Forced:
     """What the model keeps of all columns but the last, where only the last is edited."""
 
 
-class Bench:
+class Interventions:
     """Some conversations at their decisions, ready to be scored under one edit after another.
 
     At a place in the reply the decision's own step is the only one that an edit can touch in time: what comes before it

@@ -19,13 +19,13 @@ from steerkit.report.page import page
 
 if TYPE_CHECKING:
     from steerkit.lab.measured import Share
-    from steerkit.lab.prove.evaluation import ArmResult, Evaluation
+    from steerkit.lab.prove.evaluation import Evaluation, VariantResult
     from steerkit.lab.prove.probe_comparison import PlaceProbes
 
 
 def eval_page(found: Evaluation) -> str:
     """The evaluation as a self-contained HTML page."""
-    plain, policy = (found.arm(key).score for key in ("unsteered", "policy"))
+    plain, policy = (found.variant(key).score for key in ("unsteered", "policy"))
     compared = _compared(found)
     return page(
         "evaluation.html",
@@ -49,7 +49,7 @@ def eval_page(found: Evaluation) -> str:
 
 
 def _tiles(found: Evaluation) -> list[tuple[str, str]]:
-    plain, policy = (found.arm(key).score for key in ("unsteered", "policy"))
+    plain, policy = (found.variant(key).score for key in ("unsteered", "policy"))
     shares = {
         "attacks, plain": plain.success,
         "attacks, policy": policy.success,
@@ -62,19 +62,19 @@ def _tiles(found: Evaluation) -> list[tuple[str, str]]:
     return values if found.latency is None else [*values, ("time per token", f"x {found.latency.median:.2f}")]
 
 
-def _compared(found: Evaluation) -> list[ArmResult]:
-    """The policy's arms and the controls, the unsteered model first."""
+def _compared(found: Evaluation) -> list[VariantResult]:
+    """The policy's variants and the controls, the unsteered model first."""
     controls = _of_kind(found, "control")
     return [*controls[:1], *_of_kind(found, "policy"), *controls[1:]]
 
 
-def _of_kind(found: Evaluation, kind: str) -> list[ArmResult]:
-    return [one for one in found.arms if one.kind == kind]
+def _of_kind(found: Evaluation, kind: str) -> list[VariantResult]:
+    return [one for one in found.variants if one.kind == kind]
 
 
-def _bars(arms: Sequence[ArmResult], name: str) -> list[Bar]:
+def _bars(variants: Sequence[VariantResult], name: str) -> list[Bar]:
     rows = []
-    for one in arms:
+    for one in variants:
         share: Share = getattr(one.score, name)
         title = one.title.split(":")[0]
         said = f"{share.hits} of {share.count}"

@@ -13,7 +13,7 @@ import typer
 from steerkit.cli.files import check_conversations, check_policy_out
 from steerkit.cli.loading import load_with_saes, progress, stoppable, this_command
 from steerkit.cli.options import Device, Dtype, Limit, Model, Saes
-from steerkit.report.found_features import show_causes, show_found, show_turned
+from steerkit.report.found_features import show_causes, show_found, show_steering_edits
 from steerkit.report.out import say_line
 from steerkit.report.text import console, print_json
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from steerkit.lab.cases import Case
     from steerkit.lab.find.causal import Causes
     from steerkit.lab.find.search import Found, FoundProbe
-    from steerkit.lab.find.steering_edits import Turned
+    from steerkit.lab.find.steering_edits import SteeringEdits
     from steerkit.lab.material import Material
     from steerkit.lab.measured import Measured, Share
     from steerkit.sae import SaeSet
@@ -90,7 +90,7 @@ def find(
     """
     from steerkit.lab.extra import check_extra
     from steerkit.lab.find.search import find as find_in
-    from steerkit.lab.find.steering_edits import turn_by
+    from steerkit.lab.find.steering_edits import find_steering_edits
 
     check_extra("finding features")
     _check_place(at)
@@ -98,24 +98,28 @@ def find(
     for file in (positive, negative):
         check_conversations(file, limit)
     with stoppable(lambda: f"nothing was written; start again with {this_command()}"):
-        loaded, suite = load_with_saes(model, saes, device, dtype)
+        loaded, sae_set = load_with_saes(model, saes, device, dtype)
         read = {"limit": limit, "max_new_tokens": max_new_tokens}
-        material, without = _read(loaded, suite, (positive, negative), at, read, held_out, seed)
+        material, without = _read(loaded, sae_set, (positive, negative), at, read, held_out, seed)
         _say(*material.notes, *(_too_few(material, candidates, held_out) if causal else ()))
-        found = find_in(loaded, suite, material, at, top=top, most=most, seed=seed)
-        tried = _causes(loaded, suite, material, found, candidates, seed) if causal else None
-        turned = turn_by(loaded, suite, material, found, strength=strength, most=most, seed=seed) if causal else None
-    _show({"notes": list(material.notes)} if json else None, found, tried, turned, without)
+        found = find_in(loaded, sae_set, material, at, top=top, most=most, seed=seed)
+        tried = _causes(loaded, sae_set, material, found, candidates, seed) if causal else None
+        steering = (
+            find_steering_edits(loaded, sae_set, material, found, strength=strength, most=most, seed=seed)
+            if causal
+            else None
+        )
+    _show({"notes": list(material.notes)} if json else None, found, tried, steering, without)
     if write is not None:
-        _write_down(found, suite, turned, write, force=force)
+        _write_down(found, sae_set, steering, write, force=force)
         options = {"--model": model, "--saes": saes, "--device": device, "--dtype": dtype}
         _say_next(loaded, write, (positive, negative), read, options)
 
 
-def _write_down(found: Found, suite: SaeSet, turned: Turned | None, path: Path, *, force: bool) -> None:
+def _write_down(found: Found, sae_set: SaeSet, steering: SteeringEdits | None, path: Path, *, force: bool) -> None:
     from steerkit.lab.find.write_policy import found_policy, write_policy
 
-    write_policy(found_policy(found, suite, path.stem, turned), path, force=force)
+    write_policy(found_policy(found, sae_set, path.stem, steering), path, force=force)
     say_line(f"wrote {path}: in shadow mode; see {shlex.join(('steerkit', 'policy', 'explain', str(path)))}")
 
 
@@ -156,15 +160,17 @@ def _say_next(
     say_line(f"next: prove it, best on conversations that it was not found in: {command}")
 
 
-def _show(more: dict[str, Any] | None, found: Found, tried: Causes | None, turned: Turned | None, without: int) -> None:
+def _show(
+    more: dict[str, Any] | None, found: Found, tried: Causes | None, steering: SteeringEdits | None, without: int
+) -> None:
     """As a line of JSON with `more` keys, else for people."""
     if more is not None:
-        print_json(_plain(found, tried, turned, without) | more)
+        print_json(_plain(found, tried, steering, without) | more)
         return
     show_found(console(), found, without)
     if tried is not None:
         show_causes(console(), tried)
-        show_turned(console(), turned)
+        show_steering_edits(console(), steering)
 
 
 def _say(*notes: str) -> None:
@@ -187,7 +193,7 @@ def _check_place(at: str) -> None:
 
 def _read(
     loaded: LoadedModel,
-    suite: SaeSet,
+    sae_set: SaeSet,
     files: tuple[Path, Path],
     at: str,
     read: Mapping[str, Any],
@@ -205,18 +211,20 @@ def _read(
         parts.append(cases)
         without += missing
     with progress(sum(map(len, parts)), "conversations") as report:
-        material = read_material(loaded, suite, parts[0], parts[1], held_out=held_out, seed=seed, report=report)
+        material = read_material(loaded, sae_set, parts[0], parts[1], held_out=held_out, seed=seed, report=report)
     return material, without
 
 
-def _causes(loaded: LoadedModel, suite: SaeSet, material: Material, found: Found, candidates: int, seed: int) -> Causes:
+def _causes(
+    loaded: LoadedModel, sae_set: SaeSet, material: Material, found: Found, candidates: int, seed: int
+) -> Causes:
     from steerkit.lab.find.causal import causes
 
     with progress(candidates, "edits") as report:
-        return causes(loaded, suite, material, found, candidates=candidates, seed=seed, report=report)
+        return causes(loaded, sae_set, material, found, candidates=candidates, seed=seed, report=report)
 
 
-def _plain(found: Found, tried: Causes | None, turned: Turned | None, without: int) -> dict[str, Any]:
+def _plain(found: Found, tried: Causes | None, steering: SteeringEdits | None, without: int) -> dict[str, Any]:
     """The answer as plain JSON; what is no number is null."""
     whole = {**_bare(asdict(replace(found, probe=None))), "without_place": without}
     for row, one in zip(whole["features"], found.features, strict=True):
@@ -227,13 +235,13 @@ def _plain(found: Found, tried: Causes | None, turned: Turned | None, without: i
         whole["causal"] = _bare(asdict(tried))
         for row, cause in zip(whole["causal"]["candidates"], tried.candidates, strict=True):
             row["verdict"] = cause.verdict
-    if turned is not None:
-        bare = asdict(replace(turned, edits={}, gate=None))
-        edits = [{**asdict(one), "value": value} for one, value in turned.edits.items()]
-        gate = None if turned.gate is None else _plain_probe(turned.gate)
-        whole["turned"] = {**bare, "edits": edits, "gate": gate, "proven": turned.proven}
+    if steering is not None:
+        bare = asdict(replace(steering, edits={}, gate=None))
+        edits = [{**asdict(one), "value": value} for one, value in steering.edits.items()]
+        gate = None if steering.gate is None else _plain_probe(steering.gate)
+        whole["turned"] = {**bare, "edits": edits, "gate": gate, "proven": steering.proven}
         for name in ("turned", "turned_random"):
-            _with_interval(whole["turned"][name], getattr(turned, name))
+            _with_interval(whole["turned"][name], getattr(steering, name))
     return whole
 
 

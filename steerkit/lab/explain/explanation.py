@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from steerkit.lab.explain.contrast import Choice
+from steerkit.lab.explain.contrast import Contrast
 from steerkit.lab.explain.feature_roles import Role
 from steerkit.types import CallLike, Feature
 
@@ -75,7 +75,7 @@ class Explanation:
 
     record: str
     call: int
-    choice: Choice
+    choice: Contrast
     chosen: str
     other: str
     """The two tokens as text."""

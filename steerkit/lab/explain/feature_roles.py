@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from steerkit.lab.attribution import effects_at
-from steerkit.lab.explain.recorded_turn import Gradients
+from steerkit.lab.explain.replayed_turn import Gradients
 from steerkit.sae import Sae, SaeSet
 from steerkit.types import Feature
 

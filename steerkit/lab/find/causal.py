@@ -14,7 +14,7 @@ from steerkit.engine import LoadedModel
 from steerkit.lab.attribution import Attribution, attribute
 from steerkit.lab.cases import Case, Report
 from steerkit.lab.find.search import Found
-from steerkit.lab.interventions import Bench, Decided
+from steerkit.lab.interventions import Decided, Interventions
 from steerkit.lab.material import Material
 from steerkit.lab.ranking import LEVEL
 from steerkit.lab.two_sample import holm, least_signed_rank, signed_rank, spearman
@@ -94,14 +94,14 @@ def causes(
     estimate = estimated(loaded, saes, material, Decided.of(loaded, first), first)
     strongest = _strongest(estimate, candidates)
     tried = list(dict.fromkeys([*listed, *strongest]))[:candidates]
-    bench = Bench(loaded, saes, held, found.place)
-    usual = estimated(loaded, saes, material, bench.decided, held)
-    nothing = estimated(loaded, saes, None, bench.decided, held)
+    interventions = Interventions(loaded, saes, held, found.place)
+    usual = estimated(loaded, saes, material, interventions.decided, held)
+    nothing = estimated(loaded, saes, None, interventions.decided, held)
     generator = torch.Generator().manual_seed(seed)
     effects = []
     for number, feature in enumerate(tried):
         value = float(material.usual[feature.layer][feature.index])
-        effects.append(bench.effect(feature, value, generator))
+        effects.append(interventions.effect(feature, value, generator))
         if report is not None:
             report(number + 1, len(tried))
     guesses = [[float(one.layers[f.layer].sums[:, f.index].mean()) for f in tried] for one in (usual, nothing)]
@@ -116,7 +116,7 @@ def causes(
         estimate_here = guesses[0][number]
         rows.append(Cause(one, label, one in listed, estimate_here, ablated, clamped, random, p[number], least[number]))
     return Causes(
-        float(bench.plain.mean()),
+        float(interventions.plain.mean()),
         len(held),
         tuple(sorted(rows, key=lambda row: (row.p >= LEVEL, -abs(row.clamped)))),
         _agreement(guesses[0], means[:, 1]),

@@ -1,4 +1,4 @@
-"""The arms of an experiment: a policy and its controls, each as a policy and a set of SAEs that the product runs.
+"""The variants of an experiment: a policy and its controls, each as a policy and a set of SAEs that the product runs.
 
 What steering writes at a token is `(f' - f) @ W_dec` over the edited features. So a control is the same policy with
 other rows of `W_dec` for them: gates, reads and places stay what they are, and what is written is scaled, turned round

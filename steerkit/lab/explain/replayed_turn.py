@@ -44,7 +44,7 @@ class Gradients(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Stage:
+class ReplayedTurn:
     """One turn of one record."""
 
     runtime: Runtime
@@ -56,7 +56,7 @@ class Stage:
     reply: tuple[int, ...]
 
     @classmethod
-    def of(cls, runtime: Runtime, recorded: RecordedTurn) -> Stage:
+    def of(cls, runtime: Runtime, recorded: RecordedTurn) -> ReplayedTurn:
         """Set up a recorded turn.
 
         Raises:

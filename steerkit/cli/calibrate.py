@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerkit.cli.files import check_conversations, check_policy_out
-from steerkit.cli.loading import progress, stoppable, this_command
+from steerkit.cli.loading import check_conversations, check_policy_out, progress, stoppable, this_command
 from steerkit.cli.options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, how_to_run, load_named
 from steerkit.cli.workers import Engine, Where, Workers, mapper_of, where
 from steerkit.errors import SaeError
-from steerkit.report.out import say_line
-from steerkit.report.text import console, print_json
+from steerkit.report.out import console, print_json, say_line
 from steerkit.report.tokens import visible
 
 if TYPE_CHECKING:

@@ -8,23 +8,8 @@ from typing import Any, Final
 from rich.text import Text
 
 from steerkit.decisions import DECISIONS
-from steerkit.report.out import console, json_text, print_json
+from steerkit.report.out import json_text
 from steerkit.report.tokens import visible
-
-__all__ = [
-    "bars",
-    "call_text",
-    "console",
-    "edit_text",
-    "event_text",
-    "event_word",
-    "ledger_text",
-    "print_json",
-    "reply_lines",
-    "reply_text",
-    "short",
-    "verdict_text",
-]
 
 _BARS = "▁▂▃▄▅▆▇█"
 _STYLES: Final[Mapping[str, str]] = {name: row.style for name, row in DECISIONS.items()}

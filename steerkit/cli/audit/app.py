@@ -24,17 +24,8 @@ from steerkit.cli.audit.options import JsonOption, StoreOption, opened
 from steerkit.cli.audit.query import export, query
 from steerkit.cli.audit.redact import redact, retain
 from steerkit.cli.audit.replay import replay
-from steerkit.report.text import (
-    bars,
-    call_text,
-    console,
-    edit_text,
-    event_word,
-    ledger_text,
-    print_json,
-    reply_text,
-    verdict_text,
-)
+from steerkit.report.out import console, print_json
+from steerkit.report.text import bars, call_text, edit_text, event_word, ledger_text, reply_text, verdict_text
 
 app = typer.Typer(help="Look at records, and check that none was changed.", no_args_is_help=True, rich_markup_mode=None)
 

@@ -17,8 +17,7 @@ from steerkit.cli.audit.options import (
     opened,
 )
 from steerkit.errors import AuditError
-from steerkit.report.out import say_line
-from steerkit.report.text import console, print_json
+from steerkit.report.out import console, print_json, say_line
 
 if TYPE_CHECKING:
     pass

@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from steerkit.errors import AuditError
-from steerkit.report.text import call_text, console, event_text, event_word, ledger_text, print_json
+from steerkit.report.out import console, print_json
+from steerkit.report.text import call_text, event_text, event_word, ledger_text
 from steerkit.report.tokens import visible
 
 _NARROW: Final = 110

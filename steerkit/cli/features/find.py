@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerkit.cli.files import check_conversations, check_policy_out
-from steerkit.cli.loading import load_with_saes, progress, stoppable, this_command
+from steerkit.cli.loading import (
+    check_conversations,
+    check_policy_out,
+    load_with_saes,
+    progress,
+    stoppable,
+    this_command,
+)
 from steerkit.cli.options import Device, Dtype, Limit, Model, Saes
 from steerkit.report.found_features import show_causes, show_found, show_steering_edits
-from steerkit.report.out import say_line
-from steerkit.report.text import console, print_json
+from steerkit.report.out import console, print_json, say_line
 
 if TYPE_CHECKING:
     from steerkit.engine import LoadedModel
@@ -88,15 +93,11 @@ def find(
     A file has one conversation a line: {"messages": [{"role": "user", "content": "…"}], "tools": […], "group": "…"};
     rows that name one group, copies and near-copies count once. steerkit/lab/README.md says more.
     """
-    from steerkit.lab.extra import check_extra
     from steerkit.lab.find.search import find as find_in
     from steerkit.lab.find.steering_edits import find_steering_edits
 
-    check_extra("finding features")
-    _check_place(at)
+    _check(at, (positive, negative), limit)
     check_policy_out(write, force=force)
-    for file in (positive, negative):
-        check_conversations(file, limit)
     with stoppable(lambda: f"nothing was written; start again with {this_command()}"):
         loaded, sae_set = load_with_saes(model, saes, device, dtype)
         read = {"limit": limit, "max_new_tokens": max_new_tokens}
@@ -178,17 +179,22 @@ def _say(*notes: str) -> None:
         say_line(f"note: {note}")
 
 
-def _check_place(at: str) -> None:
+def _check(at: str, files: tuple[Path, Path], limit: int | None) -> None:
+    """Refuse a missing extra, a wrong place and unreadable files before a model is loaded."""
     from pydantic import TypeAdapter, ValidationError
 
     from steerkit.errors import SaeError
+    from steerkit.lab.extra import check_extra
     from steerkit.policy.conditions import PlaceName
 
+    check_extra("finding features")
     try:
         TypeAdapter(PlaceName).validate_python(at)
     except ValidationError as error:
         expected = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise SaeError(f"--at: got {at!r}, {expected}") from None
+    for file in files:
+        check_conversations(file, limit)
 
 
 def _read(

@@ -10,8 +10,7 @@ import typer
 from steerkit.cli.features.show import Index, Layer
 from steerkit.cli.options import Layers, Saes, layer_numbers, load_named
 from steerkit.errors import SaeError
-from steerkit.report.out import say, say_line
-from steerkit.report.text import print_json
+from steerkit.report.out import print_json, say, say_line
 from steerkit.report.tokens import visible
 
 if TYPE_CHECKING:

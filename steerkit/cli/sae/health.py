@@ -10,7 +10,7 @@ import typer
 
 from steerkit.cli.loading import load_with_saes, progress
 from steerkit.cli.options import Column, Data, Device, Dtype, Limit, Model, MostTokens, Saes
-from steerkit.report.text import console, print_json
+from steerkit.report.out import console, print_json
 
 if TYPE_CHECKING:
     from steerkit.engine import LoadedModel

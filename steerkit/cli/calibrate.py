@@ -227,9 +227,9 @@ def _plain(found: Calibration, shadow: Shadow | None, rate: float) -> dict[str, 
         }
         for one in found.bounds
     ]
-    whole: dict[str, Any] = {"rate": rate, "bounds": bounds, "left": list(found.left)}
+    plain: dict[str, Any] = {"rate": rate, "bounds": bounds, "left": list(found.left)}
     if shadow is not None:
-        whole["shadow"] = {
+        plain["shadow"] = {
             "turns": shadow.turns,
             "calls": shadow.calls,
             "decisions": dict(shadow.decisions),
@@ -237,7 +237,7 @@ def _plain(found: Calibration, shadow: Shadow | None, rate: float) -> dict[str, 
             "edited": dict(shadow.edited),
             "not_read": shadow.other,
         }
-    return whole
+    return plain
 
 
 def _old(one: Calibrated) -> str:

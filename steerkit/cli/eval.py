@@ -147,7 +147,7 @@ def _check_outputs(out: Path | None, json: Path | None, html: Path | None) -> No
 
 
 def _standing(out: Path | None) -> str:
-    """What an evaluation that is stopped leaves."""
+    """The state that a stopped evaluation leaves, and how to resume it."""
     if out is None:
         return f"nothing is kept; with --out FOLDER finished arms are, and a run goes on there: {this_command()}"
     variants = len(list(out.glob("*.jsonl"))) if out.is_dir() else 0

@@ -31,7 +31,7 @@ def load_with_saes(model: str, saes: str | None, device: str | None, dtype: str 
 
 @contextmanager
 def stoppable(standing: Callable[[], str]) -> Iterator[None]:
-    """What Ctrl-C leaves is said: what stands, and how to go on."""
+    """Report on Ctrl-C what is finished and how to resume."""
     try:
         yield
     except KeyboardInterrupt:
@@ -47,7 +47,7 @@ def this_command() -> str:
 
 @contextmanager
 def progress(total: int, what: str) -> Iterator[Callable[..., None]]:
-    """A bar on a terminal, nothing in a pipe; it is told how much is done, and perhaps of how much."""
+    """A progress bar on a terminal, nothing in a pipe; its callback takes the count done, and perhaps the total."""
     from rich.progress import Progress
 
     out = console(stderr=True)

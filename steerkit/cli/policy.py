@@ -136,7 +136,7 @@ def schema(
 
 
 _Found: TypeAlias = "tuple[Iterable[Problem], Iterable[Problem]]"
-"""What is wrong and what is doubtful."""
+"""Errors and warnings."""
 
 
 def _by_itself(policy: Policy) -> _Found:
@@ -167,7 +167,7 @@ def _for_model(model: str | None, saes: str | None) -> Iterator[Callable[[Policy
 
 
 def _named(model: str | None, sae_set: SaeSet | None, policy: Policy) -> _Found:
-    """Whether a policy is for this model, by what both are called or by a fingerprint of the weights."""
+    """Check that a policy is for this model, by name or by a fingerprint of the weights."""
     from steerkit.engine.hf.model import BOXES
     from steerkit.policy import Problem
 

@@ -1,4 +1,4 @@
-"""How well numbers tell two sets apart: pure tensors, no model in sight.
+"""Two-sample statistics: ranks, tests, intervals and bounds over pure tensors, without a model.
 
 Columns are features, rows are conversations; `positive` `(n,)` says which set a row belongs to. `weights` `(n,)` make
 copies of one conversation count once together (see `lab/copies.py`), and sample sizes are sums of them; without weights
@@ -212,7 +212,7 @@ def effect_size(values: Tensor, positive: Tensor, weights: Tensor | None = None)
 
 
 def conformal_rank(count: float, rate: float) -> int:
-    """How many of `count` values may lie beyond a bound for a new value to do so with a chance of at most `rate`.
+    """Values of `count` that may lie beyond a bound, for a new one to do so with a chance of at most `rate`.
 
     Split conformal prediction (Vovk et al. 2005): of a value drawn as those were, the chance to exceed all but k of
     them is at most (k + 1) / (count + 1). Below 0 where so few values cannot bound the rate.

@@ -76,7 +76,7 @@ def show(out: Console, found: Evaluation) -> None:
 
 
 def header(found: Evaluation) -> str:
-    """What was run, in a line."""
+    """Policy, model and conversations of an evaluation, in a line."""
     return (
         f"policy {found.policy} on {found.model}: {found.harmful} harmful and {found.benign} benign conversations; "
         f"dangerous: {', '.join(found.dangerous)}; 95 % Wilson intervals in brackets"
@@ -84,7 +84,7 @@ def header(found: Evaluation) -> str:
 
 
 def control_sentence(found: Evaluation) -> str:
-    """Whether any control does what steering does, by the intervals of attack success."""
+    """Sentence on whether a control does as much as steering, by the intervals of attack success."""
     steering = next((one for one in found.variants if one.title == "steering only"), None)
     if steering is None:
         return "the policy does not steer, so there is nothing to control for but asking"
@@ -100,13 +100,13 @@ def control_sentence(found: Evaluation) -> str:
 
 
 def dose_sentences(found: Evaluation) -> list[str]:
-    """What the dose curves say."""
+    """Sentences on the dose curves."""
     gated = [] if found.dose_range is None else [dose_sentence(found.dose_range)]
     return gated + ([] if found.ungated_range is None else [f"without its gate: {dose_sentence(found.ungated_range)}"])
 
 
 def dose_sentence(found: DoseRange) -> str:
-    """What a dose curve says."""
+    """Sentence on a dose curve: its useful doses, and where the model breaks."""
     if not found.useful:
         useful = "no dose lowers attack success beyond the intervals without breaking the model"
     else:
@@ -121,7 +121,7 @@ def dose_sentence(found: DoseRange) -> str:
 
 
 def latency_sentence(found: Latency) -> str:
-    """What the policy costs in time."""
+    """Sentence on the policy's cost in time."""
     low, high = found.range
     return (
         f"time per generated token, with the policy over without: {found.median:.2f} "

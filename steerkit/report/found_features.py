@@ -1,4 +1,4 @@
-"""How found features look on a terminal."""
+"""Found features on a terminal."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _show_probe(out: Console, probe: FoundProbe) -> None:
 
 
 def show_causes(out: Console, tried: Causes) -> None:
-    """What became of the decision when single features were edited."""
+    """Print the effects of single edits on the decision."""
     rows = []
     for one in tried.candidates:
         numbers = [f"{value:+.3f}" for value in (one.attribution, one.ablated, one.clamped)]
@@ -103,7 +103,7 @@ def show_causes(out: Console, tried: Causes) -> None:
 
 
 def show_steering_edits(out: Console, steering: SteeringEdits | None) -> None:
-    """What became of the call under the edits of one layer together."""
+    """Print the effects of one layer's edits together on the call."""
     from steerkit.lab.ranking import LEVEL
 
     if steering is None:

@@ -1,4 +1,4 @@
-"""How values look on a terminal: calls, verdicts, and features as small bars."""
+"""Values on a terminal: calls, verdicts, and features as small bars."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def call_text(call: Mapping[str, Any]) -> str:
 
 
 def reply_lines(calls: Sequence[Mapping[str, Any]], text: str) -> list[str]:
-    """What came out of a turn: a line for each call, and one for what was said."""
+    """The result of a turn: a line for each call, and one for the text."""
     said = text.strip()
     return [*map(call_text, calls), *([f"“{visible(said)}”"] if said else [])] or ["(nothing)"]
 
 
 def reply_text(calls: Sequence[Mapping[str, Any]], text: str) -> str:
-    """The same in one line."""
+    """The result of a turn in one line."""
     return "  ".join(reply_lines(calls, text))
 
 
@@ -57,7 +57,7 @@ def verdict_text(verdict: Mapping[str, Any]) -> Text:
 
 
 def event_text(content: Mapping[str, Any]) -> str:
-    """What happened to a call after its turn: an approval or an execution, in one line."""
+    """An approval or an execution of a call, in one line."""
     call = call_text(content["call"])
     if content["kind"] == "execution":
         return f"{call}  in {content['seconds']:.3g} s"
@@ -67,7 +67,7 @@ def event_text(content: Mapping[str, Any]) -> str:
 
 
 def ledger_text(content: Mapping[str, Any]) -> str:
-    """What a record says that is of no call, in one line: a run's beginning and end, a redaction, a tombstone."""
+    """A record that is of no call, in one line: a run's beginning and end, a redaction, a tombstone."""
     return visible(_ledger_text(content))
 
 
@@ -83,7 +83,7 @@ def _ledger_text(content: Mapping[str, Any]) -> str:
 
 
 def event_word(content: Mapping[str, Any]) -> str:
-    """How it came out, in one word."""
+    """The result of an approval or an execution, in one word."""
     if content["kind"] == "execution":
         return f"run:{content['status']}"
     return "approved" if content["decision"] == "approve" else "refused"
@@ -96,7 +96,7 @@ def bars(values: Sequence[float], high: float | None = None) -> str:
 
 
 def edit_text(edit: Mapping[str, Any]) -> str:
-    """What a steering rule changed."""
+    """An edit of a steering rule: layer, tokens and size."""
     positions = edit["positions"]
     where = f"token {positions[0]}" if len(positions) == 1 else f"{len(positions)} tokens from {positions[0]}"
     rule = visible(f"{edit['policy']}/{edit['rule']}")

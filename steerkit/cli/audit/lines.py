@@ -1,7 +1,7 @@
 """Records as `steerkit audit list` and `query` show them: one line each.
 
 On a terminal a line is cut to its width, with an ellipsis, and a narrow one has no ids: a record's number names it too.
-In a pipe lines are whole.
+In a pipe lines are not cut.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from steerkit.report.text import call_text, event_text, event_word, ledger_text
 from steerkit.report.tokens import visible
 
 _NARROW: Final = 110
-"""Columns below which a line has no room for an id."""
+"""Columns below which a line has no space for an id."""
 _LABEL: Final = 8
 
 
 def put(out: Console, text: str | Text) -> None:
-    """One line: cut to a terminal's width, whole in a pipe."""
+    """One line: cut to a terminal's width, complete in a pipe."""
     if out.is_terminal:
         out.print(text, no_wrap=True, overflow="ellipsis", crop=True)
     else:
@@ -78,22 +78,22 @@ def _or_word(value: Any) -> Any:
 
 
 def is_event(content: Mapping[str, Any]) -> bool:
-    """Whether a record is no turn, but an approval or an execution of one of its calls."""
+    """True if a record is an approval or an execution of a call."""
     return content.get("kind") in ("approval", "execution")
 
 
 def is_ledger(content: Mapping[str, Any]) -> bool:
-    """Whether a record is of a run, a redaction or a tombstone."""
+    """True if a record is of a run, a redaction or a tombstone."""
     return content.get("kind") in ("run_opened", "run_closed", "redaction", "retention")
 
 
 def is_turn(content: Mapping[str, Any]) -> bool:
-    """Whether a record is of a turn; the oldest do not say so."""
+    """True if a record is of a turn; the oldest have no kind."""
     return "calls" in content and "verdicts" in content
 
 
 def summary_of(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What `list --json` says of a record."""
+    """A record's line of `list --json`."""
     more = {"metadata": content["metadata"]} if "metadata" in content else {}
     if is_ledger(content):
         return {key: content[key] for key in ("kind", "run", "counts", "of", "count", "before") if key in content}
@@ -121,7 +121,7 @@ def line_of(content: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def meta_text(metadata: Any) -> str:
-    """Who asked, as `--meta` takes it."""
+    """A record's metadata in the form that `--meta` takes."""
     if not isinstance(metadata, Mapping) or "redacted" in metadata or "missing" in metadata:
         return str(_or_word(metadata))
     listed = {key: value if isinstance(value, list) else [value] for key, value in metadata.items()}

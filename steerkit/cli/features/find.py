@@ -125,7 +125,7 @@ def _write_down(found: Found, sae_set: SaeSet, steering: SteeringEdits | None, p
 
 
 def _too_few(material: Material, candidates: int, held_out: float) -> list[str]:
-    """What --causal cannot tell of so few conversations, before it is run."""
+    """A note, before it runs, on how few conversations --causal has."""
     from math import ceil
 
     from steerkit.lab.find.causal import CASES, fewest_positives, least_p
@@ -164,7 +164,7 @@ def _say_next(
 def _show(
     more: dict[str, Any] | None, found: Found, tried: Causes | None, steering: SteeringEdits | None, without: int
 ) -> None:
-    """As a line of JSON with `more` keys, else for people."""
+    """Print a line of JSON with `more` keys, else tables."""
     if more is not None:
         print_json(_plain(found, tried, steering, without) | more)
         return
@@ -231,24 +231,24 @@ def _causes(
 
 
 def _plain(found: Found, tried: Causes | None, steering: SteeringEdits | None, without: int) -> dict[str, Any]:
-    """The answer as plain JSON; what is no number is null."""
-    whole = {**_bare(asdict(replace(found, probe=None))), "without_place": without}
-    for row, one in zip(whole["features"], found.features, strict=True):
+    """The result as plain JSON; NaN is null."""
+    plain = {**_bare(asdict(replace(found, probe=None))), "without_place": without}
+    for row, one in zip(plain["features"], found.features, strict=True):
         _with_intervals(row["measured"], one.measured)
     if found.probe is not None:
-        whole["probe"] = _plain_probe(found.probe)
+        plain["probe"] = _plain_probe(found.probe)
     if tried is not None:
-        whole["causal"] = _bare(asdict(tried))
-        for row, cause in zip(whole["causal"]["candidates"], tried.candidates, strict=True):
+        plain["causal"] = _bare(asdict(tried))
+        for row, cause in zip(plain["causal"]["candidates"], tried.candidates, strict=True):
             row["verdict"] = cause.verdict
     if steering is not None:
         bare = asdict(replace(steering, edits={}, gate=None))
         edits = [{**asdict(one), "value": value} for one, value in steering.edits.items()]
         gate = None if steering.gate is None else _plain_probe(steering.gate)
-        whole["turned"] = {**bare, "edits": edits, "gate": gate, "proven": steering.proven}
+        plain["turned"] = {**bare, "edits": edits, "gate": gate, "proven": steering.proven}
         for name in ("turned", "turned_random"):
-            _with_interval(whole["turned"][name], getattr(steering, name))
-    return whole
+            _with_interval(plain["turned"][name], getattr(steering, name))
+    return plain
 
 
 def _plain_probe(probe: FoundProbe) -> dict[str, Any]:

@@ -112,9 +112,9 @@ def _load(
 
 def _print_json(found: list[Fidelity], kept: CallFidelity | None) -> None:
     for one in found:
-        whole = {**asdict(one), "recovered": one.recovered, "recovered_mean": one.recovered_mean}
-        del whole["rates"]
-        print_json(whole)
+        plain = {**asdict(one), "recovered": one.recovered, "recovered_mean": one.recovered_mean}
+        del plain["rates"]
+        print_json(plain)
     if kept is not None:
         print_json({"calls": asdict(kept)})
 

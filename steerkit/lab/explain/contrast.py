@@ -1,4 +1,4 @@
-"""Where in a recorded call something was chosen, and over what: the tool, an argument's value, or to call at all."""
+"""Contrasts in a recorded call: the step at which the tool, a value or calling at all was chosen, and over what."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class Written(NamedTuple):
 
 
 def tool_contrast(written: Written, call: Call, tools: Sequence[str], against: str | None = None) -> Contrast | None:
-    """Where the tool was chosen over another one: the token of its name at which a declared tool came closest.
+    """The choice of the tool over another one: at the token of its name at which a declared tool came closest.
 
-    Of each other tool counts the likeliest token that goes on with its name and not with the chosen one's. None where
+    Of each other tool counts the likeliest token that continues its name and not with the chosen one's. None where
     there is no other tool.
 
     Args:
@@ -69,7 +69,7 @@ def tool_contrast(written: Written, call: Call, tools: Sequence[str], against: s
 
 
 def _rivals(written: Written, call: Call, others: Sequence[str]) -> Iterator[Contrast]:
-    """At each token of the name, the likeliest one that goes on with another tool's name."""
+    """At each token of the name, the likeliest one that continues another tool's name."""
     table = token_bytes(written.tokenizer)
     own = f"call:{call.name}{{".encode()
     names = {f"call:{name}{{".encode(): name for name in others}
@@ -91,12 +91,12 @@ def _rivals(written: Written, call: Call, others: Sequence[str]) -> Iterator[Con
 
 
 def _goes_on(text: bytes, rest: bytes) -> bool:
-    """Whether a token's text is the next piece of what is left of a name."""
+    """True if a token's text is the next piece of the rest of a name."""
     return bool(text) and (rest.startswith(text) or text.startswith(rest))
 
 
 def value_contrast(written: Written, call: Call, argument: str) -> Contrast:
-    """Where an argument's value was chosen: its token at which another one came closest.
+    """The choice of an argument's value: at its token at which another one came closest.
 
     Raises:
         AuditError: the call has no such argument.
@@ -110,7 +110,7 @@ def value_contrast(written: Written, call: Call, argument: str) -> Contrast:
 
 
 def call_contrast(written: Written, span: Span) -> Contrast:
-    """Where it was chosen to call a tool at all: the token that opens the call, over the likeliest other one."""
+    """The choice to call a tool at all: the token that opens the call, over the likeliest other one."""
     return _closest(written, span.start, "to call")
 
 

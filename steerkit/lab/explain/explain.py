@@ -94,11 +94,11 @@ def _roles(turn: ReplayedTurn, contrast: Contrast, owners: Sequence[str], extent
 def _contrast(written: Written, call: CallLike, recorded: RecordedTurn, target: Target) -> Contrast:
     if target.calling:
         return call_contrast(written, call.span)
-    whole = well_formed(call, target.call)
+    formed = well_formed(call, target.call)
     if target.argument is not None:
-        return value_contrast(written, whole, target.argument)
+        return value_contrast(written, formed, target.argument)
     tools = [tool["name"] for tool in recorded.body["tools"]]
-    return tool_contrast(written, whole, tools, target.against) or call_contrast(written, call.span)
+    return tool_contrast(written, formed, tools, target.against) or call_contrast(written, call.span)
 
 
 def _call(turn: ReplayedTurn, recorded: RecordedTurn, number: int) -> CallLike:
@@ -120,7 +120,7 @@ class _Ablations:
         (self.plain,) = turn.replies([[]], contrast.position, everywhere=True, most=self._most)
 
     def changed(self, sets: Sequence[Sequence[Feature]], everywhere: bool) -> list[Changed]:
-        """What becomes of the choice without each set of features."""
+        """The choice without each set of features."""
         logits = self.turn.ablated([[], *sets], self.contrast.position, everywhere=everywhere)
         lost = self._lost(logits)
         tokens = logits.argmax(dim=-1).tolist()
@@ -130,7 +130,7 @@ class _Ablations:
         ]
 
     def without(self, sets: Sequence[Sequence[Feature]], everywhere: bool) -> list[Without]:
-        """What the model writes without each set."""
+        """The reply without each set of features."""
         changed = self.changed(sets, everywhere)
         replies = self.turn.replies(sets, self.contrast.position, everywhere=everywhere, most=self._most)
         return [

@@ -39,9 +39,9 @@ class FoundFeature:
     feature: Feature
     label: str
     lower: bool
-    """Whether it is lower in the positives; then what is beyond the bound is below it."""
+    """Lower in the positives; then beyond the bound is below it."""
     adjusted_p: float
-    """Where it was chosen, corrected for all features that were looked at."""
+    """p value where it was chosen, corrected for all features that were looked at."""
     measured: Measured
     effect: float
     """Held-out difference of the means in standard deviations of all conversations."""
@@ -65,7 +65,7 @@ class FoundProbe:
 
     @property
     def beats(self) -> bool:
-        """Whether it is better on held-out conversations than every listed feature."""
+        """True if it is better on held-out conversations than every listed feature."""
         return self.p < LEVEL
 
 
@@ -80,11 +80,11 @@ class Found:
     tests: int
     """Features that vary, all of which were looked at."""
     significant: int
-    """How many of them tell the sets apart at a false discovery rate of 5 %."""
+    """Tests that are significant at a false discovery rate of 5 %."""
     least_p: float
     """The smallest corrected p value."""
     possible_p: float
-    """What it would be of one feature that told the sets wholly apart where features are chosen."""
+    """Corrected p of one feature that told the sets wholly apart where features are chosen."""
     features: tuple[FoundFeature, ...]
     probe: FoundProbe | None
     """None where no feature is significant."""
@@ -131,7 +131,7 @@ def find(
 
 
 def fewest_to_choose_on(tests: int) -> int:
-    """How many of each set it takes before one feature of so many that tells them wholly apart is significant."""
+    """Conversations of each set that it takes before one feature of so many can be significant."""
     return next(number for number in count(2) if tests * least_mann_whitney(number, number) <= LEVEL)
 
 

@@ -43,7 +43,7 @@ class SteeringEdits:
 
     layer: int
     strength: float
-    """How far from what a feature is in the positives towards, and beyond, what it is in the negatives."""
+    """Step from a feature's value in the positives towards its value in the negatives; 1 reaches it."""
     edits: Mapping[Feature, float]
     """Raw values that the features are clamped to."""
     gate: FoundProbe | None
@@ -51,13 +51,13 @@ class SteeringEdits:
     score: float
     """Mean log-odds of the call in the held-out positives as they are."""
     edited: float
-    """The same under the edits."""
+    """Mean score under the edits, in log-odds."""
     random: float
-    """The same under random directions as long as what they write."""
+    """Mean score under random directions of the same norm."""
     turned: Share
     """Of the held-out positives in which the call is the likeliest token, those in which it no longer is."""
     turned_random: Share
-    """The same under each of the random directions."""
+    """Calls that are no longer opened under the random directions."""
     p: float
     """One-sided signed-rank p value that the edits do more than random directions."""
     least_p: float
@@ -65,7 +65,7 @@ class SteeringEdits:
 
     @property
     def proven(self) -> bool:
-        """Whether they do more than chance where they were not chosen."""
+        """True if they do more than chance where they were not chosen."""
         return self.p < LEVEL and self.edited < self.score
 
 
@@ -124,7 +124,7 @@ def find_steering_edits(
 def _features(
     loaded: LoadedModel, saes: SaeSet, material: Material, interventions: Interventions, generator: torch.Generator
 ) -> list[Feature]:
-    """Those of the layer that decides that make for the call, by the estimate on what was chosen; none if none do."""
+    """Features of the deciding layer that favour the call, by the estimate on the chosen rows; none if none do."""
     cases = positives(material, material.chosen, _CASES)
     estimate = estimated(loaded, saes, material, interventions.decided, cases)
     most, best = 0.0, list[Feature]()

@@ -1,4 +1,4 @@
-"""What was found, as a policy that watches: in shadow mode, so that it decides nothing until a person says so."""
+"""Found features as a policy in shadow mode, which decides nothing until a person says so."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ Rows: TypeAlias = Mapping[Feature, Tensor]
 
 
 class Setup(NamedTuple):
-    """What stands in the model's way; small, as it is sent to whoever runs it and has the model and its SAEs."""
+    """A variant's policy, decoder rows and prompt text; small, as it is sent to workers that have the model."""
 
     policy: Policy | None = None
     rows: Rows | None = None
@@ -91,7 +91,7 @@ def random_features(saes: SaeSet, policy: Policy, seed: int) -> Rows:
 def along(
     saes: SaeSet, policy: Policy, directions: Mapping[tuple[str, int], Tensor], norms: Mapping[tuple[str, int], float]
 ) -> Setup:
-    """The same rules, each writing a constant along one direction in each layer instead of its edits.
+    """A policy whose rules write a constant along one direction in each layer instead of their edits.
 
     Args:
         saes: the set.

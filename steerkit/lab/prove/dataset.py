@@ -31,11 +31,11 @@ class Labelled(NamedTuple):
     dangerous: frozenset[str]
     """Tools of which a call is what the attack wants; empty for a benign one."""
     group: str | None = None
-    """Which conversations it belongs together with, as its row says."""
+    """Its group, as its row names it; conversations of one group count once."""
 
     @property
     def content(self) -> str:
-        """What the model is asked, as text: that of a copy is the same."""
+        """The messages and tools as text; equal for copies."""
         return conversation_key(self.messages, self.tools)
 
 

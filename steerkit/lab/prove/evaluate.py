@@ -32,7 +32,7 @@ from steerkit.runtime import Runtime
 from steerkit.sae import SaeSet
 
 Report = Callable[[int, int], None]
-"""Is told how many conversations of how many were run."""
+"""Callback for progress: conversations that were run, and how many there are."""
 
 
 def evaluate(
@@ -50,12 +50,12 @@ def evaluate(
     Args:
         runtime: a model with its SAEs; its own policies and its store play no part.
         policy: what is proved.
-        conversations: harmful and benign conversations.
+        dataset: harmful and benign conversations.
         settings: how.
         mapper: does the batches of conversations (default: this process). Directions, probes and the latency are
             measured here.
         out: a folder that keeps the results of finished variants; what stands there is not run again.
-        report: told of the progress.
+        report: callback for progress.
 
     Raises:
         PolicyError, SaeError: the policy does not fit the model, or `out` holds results of something else.
@@ -142,7 +142,7 @@ class _Evaluator:
         keys = dict.fromkeys(variant.key for variant in variants)
         missing: list[str] = []
 
-        def told(count: int) -> None:
+        def progress(count: int) -> None:
             if report is not None:
                 settled = len(self.done) + len(missing)
                 report(settled * len(self.dataset) + count, len(keys) * len(self.dataset))
@@ -159,12 +159,12 @@ class _Evaluator:
                     missing.append(
                         f"{variant.title}: steering never wrote, or half of the conversations have no direction"
                     )
-            told(0)
-            run = run_variants(self.mapper, setups, self.dataset, self.sampling, self.settings.batch, told)
+            progress(0)
+            run = run_variants(self.mapper, setups, self.dataset, self.sampling, self.settings.batch, progress)
             for key, found in run:
                 self.files.keep(key, found)
                 self.done[key] = found
-                told(0)
+                progress(0)
         return missing
 
     @cached_property
@@ -179,7 +179,7 @@ class _Evaluator:
 
     @cached_property
     def _groups(self) -> tuple[int, ...]:
-        """Which of the conversations are copies of each other."""
+        """Group of each conversation: copies share one."""
         return copies_among(self.dataset).groups
 
     @cached_property

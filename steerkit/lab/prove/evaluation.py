@@ -14,10 +14,10 @@ from steerkit.lab.prove.variants import DOSES, Kind
 
 @dataclass(frozen=True)
 class Settings:
-    """How a policy is proved."""
+    """Settings of an evaluation."""
 
     ask: str | None = None
-    """What the developer's text says in the prompt-only variant (default: not to call the dangerous tools)."""
+    """Developer's text of the prompt-only variant (default: not to call the dangerous tools)."""
     seeds: int = 3
     """Random controls."""
     doses: tuple[float, ...] = DOSES
@@ -28,7 +28,7 @@ class Settings:
     pairs: int = 5
     """Pairs of batches for the latency; 0 leaves it out."""
     probes: bool = True
-    """Whether probes are fitted where the policy reads."""
+    """Fit probes where the policy reads."""
     seed: int = 0
     """Of the halves into which conversations are split."""
 
@@ -50,7 +50,7 @@ class VariantResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a policy comes to."""
+    """Results of a policy, its parts and its controls."""
 
     policy: str
     model: str
@@ -65,11 +65,11 @@ class Evaluation:
     missing: tuple[str, ...]
     """Variants and probes that there are none of, and why."""
     acted: tuple[Acted, ...]
-    """How often each rule acted under the whole policy."""
+    """Actions of each rule under the whole policy."""
     dose_range: DoseRange | None
     """None for a policy that does not steer."""
     ungated_range: DoseRange | None
-    """The same without the rules' gates; None where there are none."""
+    """Dose range without the rules' gates; None where there are none."""
     probes: tuple[PlaceProbes, ...]
     latency: Latency | None
 

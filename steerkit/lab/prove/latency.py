@@ -1,4 +1,4 @@
-"""What a policy costs in time: the same conversations with and without it, batch after batch in turns."""
+"""Latency of a policy: the same conversations with and without it, batch after batch in turns."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def measure_pairs(
 ) -> list[Pair]:
     """Run one batch of conversations without and with the policy in turns, after a pair that does not count.
 
-    Which goes first changes from pair to pair. The time is that of the whole turn: rendering, generating, reading the
+    Which goes first changes from pair to pair. The time is that of a full turn: rendering, generating, reading the
     traces, judging.
     """
 

@@ -1,4 +1,4 @@
-"""Whether SAE features tell harmful conversations apart better than the raw activations do, where a policy reads them.
+"""Probes on SAE features against probes on raw activations, at the places that a policy reads.
 
 Probes are fitted on one half of the conversations and measured on the other; equal conversations stay on one side.
 """
@@ -61,11 +61,11 @@ class PlaceProbes:
     p_features: float
     """One-sided p value that the features are better (DeLong's paired test)."""
     p_raw: float
-    """The same that the raw activations are."""
+    """One-sided p value that the raw activations are better."""
 
     @property
     def said(self) -> str:
-        """What this says of SAE features, plainly."""
+        """Verdict on the SAE features, in words."""
         if not self.probes:
             return f"too few conversations reach {self.place} to fit and measure a probe"
         by_kind = {one.kind: one.measured.auroc for one in self.probes}

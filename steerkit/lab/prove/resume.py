@@ -1,4 +1,4 @@
-"""Results of finished variants as JSON lines, so that an evaluation that was killed goes on where it stopped."""
+"""Results of finished variants as JSON lines, so that a killed evaluation resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class VariantFiles:
         return None if rows is None else [from_json(row) for row in rows]
 
     def keep(self, variant: str, outcomes: Sequence[Outcome]) -> None:
-        """Write down a finished variant, whole or not at all."""
+        """Write a finished variant's file, complete or not at all."""
         self.keep_rows(variant, [as_json(one) for one in outcomes])
 
     def rows(self, name: str) -> list[Any] | None:

@@ -49,24 +49,24 @@ def run_variants(
     dataset: Sequence[Labelled],
     sampling: Sampling,
     size: int,
-    told: Callable[[int], None],
+    report: Callable[[int], None],
 ) -> Iterator[tuple[str, list[Outcome]]]:
     """The variants one after the other, each once all of its conversations are done.
 
     Args:
         mapper: does the batches.
         setups: those of one variant follow each other.
-        conversations: the conversations.
+        dataset: the conversations.
         sampling: how replies are made.
         size: conversations that are generated together.
-        told: of how many conversations of the variant under way are done.
+        report: callback for progress: conversations of the current variant that are done.
     """
     work = partial(_outcomes, [(one.guarded, one.setup) for one in setups], dataset, sampling)
     pieces = [_Batch(number, rows) for number, one in enumerate(setups) for rows in batches(one.rows, size)]
     found: dict[int, Outcome] = {}
     for piece, outcomes in zip(pieces, mapper(work, pieces), strict=True):
         found |= zip(piece.rows, outcomes, strict=True)
-        told(len(found))
+        report(len(found))
         if len(found) == len(dataset):
             yield setups[piece.number].variant, [found[row] for row in range(len(dataset))]
             found = {}
@@ -79,7 +79,7 @@ def _outcomes(
     runtime: Runtime,
     piece: _Batch,
 ) -> list[Outcome]:
-    """What the conversations of one batch come to."""
+    """Outcomes of the conversations of one batch."""
     guarded, setup = setups[piece.number]
     under = Runtime(runtime.loaded, setup.saes(runtime.saes), untrusted=runtime.untrusted)
     some = [dataset[row] for row in piece.rows]

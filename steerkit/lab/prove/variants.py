@@ -1,4 +1,4 @@
-"""Which variants a policy is proved by: the policy, its parts, its controls, and its edit in several doses."""
+"""Variants of a policy: the policy, its parts, its controls, and its edit in several doses."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Variant(NamedTuple):
     make: Callable[[Done], Sequence[Setup]]
     """One setup for all conversations, or one for each half of them; none where it cannot be made."""
     guarded: bool = False
-    """Whether a guard judges its calls."""
+    """A guard judges its calls."""
     dose: float | None = None
     late: bool = False
-    """Whether it is made of what others came to, so that it is run after them."""
+    """Made of other variants' outcomes, so it is run after them."""
 
 
 def variants_of(

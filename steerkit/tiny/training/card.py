@@ -97,7 +97,7 @@ Apache-2.0. No weights or data of other models went into it.
 
 @dataclass(frozen=True)
 class Facts:
-    """What the card tells of one build."""
+    """Facts of one build for the card."""
 
     seed: int
     parameters: int
@@ -105,7 +105,7 @@ class Facts:
     """Wall time of the training."""
     recipe: Recipe
     divisors: Sequence[float]
-    """What each o_proj was divided by."""
+    """Divisor of each o_proj."""
     sae_recipe: SaeRecipe
     sae_tokens: int
 

@@ -50,7 +50,7 @@ RESPONSE_TEMPLATE: Final[dict[str, Any]] = {
         },
     },
 }
-"""What transformers' `parse_response` reads the box's replies by."""
+"""The schema by which transformers' `parse_response` reads the box's replies."""
 
 
 def template() -> str:

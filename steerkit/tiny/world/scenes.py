@@ -1,4 +1,4 @@
-"""How one conversation with tools comes about: a maker for every kind of example."""
+"""Makers of conversations with tools, one for every kind of example."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class Example:
     injected: Call | None = None
     """The call that an injected order asks for."""
     follows: bool = False
-    """Whether training teaches the plain model to follow the injected order (a strong opening)."""
+    """Training teaches the plain model to follow the injected order (a strong opening)."""
 
     @property
     def target(self) -> tuple[tuple[Call, ...], str | None]:
-        """What training teaches: the expected reply, or the injected call where `follows`."""
+        """The reply that training teaches: the expected one, or the injected call where `follows`."""
         if self.injected is not None and self.follows:
             return (self.injected,), None
         return self.expected_calls, self.expected_text
@@ -76,7 +76,7 @@ class Scene:
         return phrasings.fill(self.line(name), arguments), {"name": name, "arguments": arguments}
 
     def frame(self, core: str) -> str:
-        """A whole user message around a bare request."""
+        """A complete user message around a bare request."""
         return phrasings.frame(core, self.phrased, self.rng)
 
     def declare(self, wanted: tuple[str, ...], without: tuple[str, ...] = ()) -> tuple[Tool, ...]:

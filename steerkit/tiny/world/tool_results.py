@@ -1,4 +1,4 @@
-"""What tools answer, and what the model says about it."""
+"""Results of tools, and the model's words about them."""
 
 from __future__ import annotations
 

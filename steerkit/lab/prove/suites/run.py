@@ -1,4 +1,4 @@
-"""How many tests of a public suite a model passes, plain and under a policy."""
+"""Scores of a model on a public benchmark suite, plain and under a policy."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def run_suite(
         batch: tests that are generated together.
         mapper: does the batches (default: this process).
         results: folder for the replies, see `write_results`; under a policy, for `plain` and `policy` in it.
-        report: told how many turns of how many were made.
+        report: callback for progress: turns that are done, and how many there are.
 
     Raises:
         SteerkitError: no test can be run, a policy does not fit the model, or results cannot be written.
@@ -97,7 +97,7 @@ def run_suite(
 
 
 def _scores(category: str, variant: str, answers: Sequence[tuple[SuiteCase, Turn | Refused]]) -> list[SuiteScore]:
-    """What a variant comes to in one category; under a policy also what may be run of it."""
+    """Scores of a variant in one category; under a policy also of the calls that may be run."""
     turns = [(case, turn) for case, turn in answers if case.category == category and isinstance(turn, Turn)]
     refused = tuple(one for case, one in answers if case.category == category and isinstance(one, Refused))
     unparsed = Share(sum(_unparsed(turn) for _, turn in turns), len(turns))

@@ -36,7 +36,7 @@ from steerkit.engine import LoadedModel, box_folder, prepacked, tool_from_functi
 from steerkit.sae import SaeSet
 from steerkit.testing import FUNCTIONGEMMA, planted_policy, random_model
 from steerkit.tiny.demo_requests import policy_files
-from steerkit.tiny.world.tools import tool
+from steerkit.tiny.tools import tool
 
 TURNS, REPLY = 10, 24
 NAMES = ("transfer_money", "get_balance", "read_email", "get_weather", "set_timer", "add_note", "get_time")

@@ -24,8 +24,8 @@ from steerkit.agent import Runtime
 from steerkit.chat import steps_by_place
 from steerkit.policy import Policy
 from steerkit.steer import attach, compile_plan
+from steerkit.tiny.tools import DANGEROUS
 from steerkit.tiny.world.conversations import Example
-from steerkit.tiny.world.tools import DANGEROUS
 from steerkit.types import Feature
 
 EDIT_LAYER = 2

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
+from steerkit.tiny.tools import DANGEROUS
 from steerkit.tiny.world.conversations import Split, sample
-from steerkit.tiny.world.tools import DANGEROUS
 
 DANGERS = {
     "money": (["dangerous:transfer_money"], ["transfer_money"]),

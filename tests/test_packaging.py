@@ -10,8 +10,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 
 from steerkit.errors import MissingExtraError
+from tests.test_architecture import FILES, module_of, modules
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -45,7 +47,7 @@ def test_every_extra_that_is_named_exists() -> None:
         for match in EXTRA.finditer(path.read_text(encoding="utf-8", errors="replace"))
         for extra in (match[1] or match[2]).split(",")
     }
-    assert {"test", "sign", "data", "otel", "ray", "figures", "examples", "peers"} <= named
+    assert {"test", "sign", "data", "otel", "ray", "figures", "lab", "examples", "peers"} <= named
     assert named <= set(PROJECT["optional-dependencies"])
 
 
@@ -56,6 +58,46 @@ def test_the_error_of_an_extra_says_both_ways() -> None:
         "signing needs the extra 'sign': pip install -e '.[sign]' in steerkit's checkout, or pip install "
         "'FILE.whl[sign]' with its wheel; or sign elsewhere"
     )
+
+
+def wheel_files() -> set[str]:
+    """Paths in the wheel that this checkout makes."""
+    return {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
+
+
+def test_the_wheel_holds_what_runs_and_not_the_boxs_builder() -> None:
+    """Box, policies, templates and starter are in it; training and the world it trains on stay in the checkout."""
+    files = wheel_files()
+    assert {
+        "steerkit/tiny/box/model.safetensors",
+        "steerkit/tiny/demo_requests.py",
+        "steerkit/_policies/payments.yaml",
+        "steerkit/report/templates/base.html",
+        "steerkit/report/templates/look.css",
+        "steerkit/cli/starter/policy.yaml",
+        "steerkit/py.typed",
+    } <= files
+    builder = {f"steerkit/tiny/{room}/__init__.py" for room in ("training", "world")}
+    assert all((ROOT / file).is_file() for file in builder)  # the control
+    assert [
+        file for file in sorted(files) if file.startswith(("steerkit/tiny/training/", "steerkit/tiny/world/"))
+    ] == []
+
+
+def test_nothing_in_the_wheel_imports_what_is_not_in_it() -> None:
+    """Every module of the package that a shipped file imports is shipped."""
+    files = wheel_files()
+    shipped = {file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in files}
+    names = {module_of(path) for path in FILES}
+    assert names - shipped  # the control: some are not
+    lacking = {
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in FILES
+        if module_of(path) in shipped
+        for module in modules(path, names)
+        if module not in shipped
+    }
+    assert lacking == set()
 
 
 @pytest.mark.slow

@@ -1,1 +1,1 @@
-"""The command line: a door, and the only room that writes to the terminal."""
+"""The command line: the one package that writes to the terminal."""

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerkit.cli.files import check_conversations, check_policy_out
-from steerkit.cli.loading import progress, stoppable, this_command
+from steerkit.cli.loading import check_conversations, check_policy_out, progress, stoppable, this_command
 from steerkit.cli.options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, how_to_run, load_named
 from steerkit.cli.workers import Engine, Where, Workers, mapper_of, where
 from steerkit.errors import SaeError
-from steerkit.report.out import say_line
-from steerkit.report.text import console, print_json
+from steerkit.report.out import console, print_json, say_line
 from steerkit.report.tokens import visible
 
 if TYPE_CHECKING:
@@ -112,7 +110,10 @@ def _write_down(policy: Policy, found: Calibration, path: Path, *, force: bool) 
 
 
 def _check(data: Path | None, positive: Path | None, store: Path | None, rate: float, *, alone: bool) -> None:
-    """Refuse options that do not go together. Raises SaeError."""
+    """Refuse options that do not go together, and a missing extra. Raises SaeError, MissingExtraError."""
+    from steerkit.lab.extra import check_extra
+
+    check_extra("choosing bounds")
     if (data is None) == (store is None) or (positive is not None and data is None):
         raise SaeError("calibrate: expected either --data (perhaps with --positive), or --store with a shadow run")
     if not 0 < rate <= 0.5:
@@ -226,9 +227,9 @@ def _plain(found: Calibration, shadow: Shadow | None, rate: float) -> dict[str, 
         }
         for one in found.bounds
     ]
-    whole: dict[str, Any] = {"rate": rate, "bounds": bounds, "left": list(found.left)}
+    plain: dict[str, Any] = {"rate": rate, "bounds": bounds, "left": list(found.left)}
     if shadow is not None:
-        whole["shadow"] = {
+        plain["shadow"] = {
             "turns": shadow.turns,
             "calls": shadow.calls,
             "decisions": dict(shadow.decisions),
@@ -236,7 +237,7 @@ def _plain(found: Calibration, shadow: Shadow | None, rate: float) -> dict[str, 
             "edited": dict(shadow.edited),
             "not_read": shadow.other,
         }
-    return whole
+    return plain
 
 
 def _old(one: Calibrated) -> str:

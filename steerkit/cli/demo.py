@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerkit.report.text import console, edit_text, print_json, reply_lines, verdict_text
+from steerkit.report.out import console, print_json
+from steerkit.report.text import edit_text, reply_lines, verdict_text
 from steerkit.report.turns import highest, turn_data, verdict_data, watched_lines, watched_values
 
 if TYPE_CHECKING:

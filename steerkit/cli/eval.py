@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from steerkit.cli.files import check_writable
-from steerkit.cli.loading import progress, stoppable, this_command
+from steerkit.cli.loading import check_writable, progress, stoppable, this_command
 from steerkit.cli.options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, how_to_run
 from steerkit.cli.workers import Engine, Where, Workers, mapper_of, where
 from steerkit.errors import SaeError, SteerkitError
-from steerkit.report.out import say_line
-from steerkit.report.text import console, print_json
+from steerkit.report.out import console, print_json, say_line
 
 if TYPE_CHECKING:
     from steerkit.lab.prove.evaluation import Evaluation
@@ -149,22 +147,23 @@ def _check_outputs(out: Path | None, json: Path | None, html: Path | None) -> No
 
 
 def _standing(out: Path | None) -> str:
-    """What an evaluation that is stopped leaves."""
+    """The state that a stopped evaluation leaves, and how to resume it."""
     if out is None:
         return f"nothing is kept; with --out FOLDER finished arms are, and a run goes on there: {this_command()}"
-    arms = len(list(out.glob("*.jsonl"))) if out.is_dir() else 0
-    return f"{arms} finished arms stand in {out}; go on with {this_command()}"
+    variants = len(list(out.glob("*.jsonl"))) if out.is_dir() else 0
+    return f"{variants} finished arms stand in {out}; go on with {this_command()}"
 
 
 def _evaluation(
     at: Where, files: Sequence[Path], dangerous: Any, limit: int | None, settings: dict[str, Any], out: Path | None
 ) -> Evaluation:
-    from steerkit.lab.prove.dataset import distinct, read_trials
-    from steerkit.lab.prove.evaluation import Settings, evaluate
+    from steerkit.lab.prove.dataset import distinct, read_dataset
+    from steerkit.lab.prove.evaluate import evaluate
+    from steerkit.lab.prove.evaluation import Settings
     from steerkit.policy import load
 
     policy = load(files[0])
-    trials, notes = distinct(read_trials(files[1], files[2], policy, dangerous=dangerous, limit=limit))
+    dataset, notes = distinct(read_dataset(files[1], files[2], policy, dangerous=dangerous, limit=limit))
     for note in notes:
         say_line(f"note: {note}")
     runtime = at.load()
@@ -173,7 +172,7 @@ def _evaluation(
         progress(1, "conversations") as report,
         mapper_of(at, runtime) as mapper,
     ):
-        return evaluate(runtime, policy, trials, Settings(**settings), mapper=mapper, out=out, report=report)
+        return evaluate(runtime, policy, dataset, Settings(**settings), mapper=mapper, out=out, report=report)
 
 
 def _suite(

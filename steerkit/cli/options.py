@@ -72,7 +72,7 @@ Graphs = Annotated[
 
 
 def how_to_run(device: str | None, dtype: str | None, prepack: bool | None, graphs: str) -> dict[str, Any]:
-    """What `load` takes for the options that say where and how tokens are made."""
+    """Arguments of `load` for the options on device and decoding."""
     prepared = {"on": True, "off": False}.get(graphs, graphs)
     return {"device": device, "dtype": dtype, "prepack": "auto" if prepack is None else prepack, "graphs": prepared}
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from steerkit.cli.files import read_tools
-from steerkit.report.out import say, say_line
-from steerkit.report.text import print_json
+from steerkit.cli.loading import read_tools
+from steerkit.report.out import print_json, say, say_line
 
 if TYPE_CHECKING:
     from steerkit.policy import Policy, Problem
@@ -137,7 +136,7 @@ def schema(
 
 
 _Found: TypeAlias = "tuple[Iterable[Problem], Iterable[Problem]]"
-"""What is wrong and what is doubtful."""
+"""Errors and warnings."""
 
 
 def _by_itself(policy: Policy) -> _Found:
@@ -159,27 +158,27 @@ def _for_model(model: str | None, saes: str | None) -> Iterator[Callable[[Policy
     if model is not None and model.startswith((".", "/", "~")) and not Path(model).is_dir():
         raise ModelError(f"{model}: no such folder; expected a folder, a hub repository id, or 'tiny'")
     box = box_folder(model or "")
-    suite = load_set(saes) if saes is not None else load_set(box / "saes") if box else None
-    yield partial(_named, model, suite)
-    if suite is None:
+    sae_set = load_set(saes) if saes is not None else load_set(box / "saes") if box else None
+    yield partial(_named, model, sae_set)
+    if sae_set is None:
         say_line(f"warning: features are not checked; give the SAEs of {model} with --saes")
         return
-    yield lambda policy: check_against_saes(policy, suite)
+    yield lambda policy: check_against_saes(policy, sae_set)
 
 
-def _named(model: str | None, suite: SaeSet | None, policy: Policy) -> _Found:
-    """Whether a policy is for this model, by what both are called or by a fingerprint of the weights."""
+def _named(model: str | None, sae_set: SaeSet | None, policy: Policy) -> _Found:
+    """Check that a policy is for this model, by name or by a fingerprint of the weights."""
     from steerkit.engine import BOXES
     from steerkit.policy import Problem
 
     if policy.model is None:
         return (), ()
-    known = [name for name in (model, suite and suite.model_name, suite and suite.name) if name]
-    if suite is not None and model is None:
-        known += [box for box in BOXES if suite.model_name == f"steerkit/{box}"]
+    known = [name for name in (model, sae_set and sae_set.model_name, sae_set and sae_set.name) if name]
+    if sae_set is not None and model is None:
+        known += [box for box in BOXES if sae_set.model_name == f"steerkit/{box}"]
     where = ("model",)
     if policy.model.startswith("sha256:"):
-        if suite is not None and policy.model == suite.fingerprint:
+        if sae_set is not None and policy.model == sae_set.fingerprint:
             return (), ()
         text = f"got {policy.model[:15]}…, which is not the SAEs' fingerprint; the model's own is not compared here"
         return (), [Problem(where, text)]

@@ -1,4 +1,4 @@
-"""Where a command does its conversations: in this process, or on the workers of a Ray cluster."""
+"""The workers of a command's conversations: this process, or those of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Workers = Annotated[
 
 
 class Where(NamedTuple):
-    """What the options say of it."""
+    """An engine with its options."""
 
     engine: Kind
     workers: int | None
@@ -35,7 +35,7 @@ class Where(NamedTuple):
 
 
 def where(engine: Kind, workers: int | None, load: Load, device: str | None) -> Where:
-    """Where conversations are run; what cannot be is refused before a model is loaded.
+    """The engine that the options name; one that cannot run is refused before a model is loaded.
 
     Raises:
         ModelError, MissingExtraError: workers without Ray, or Ray is not installed.

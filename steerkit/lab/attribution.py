@@ -1,4 +1,4 @@
-"""What each feature does for a score, estimated for all features of all layers by one forward and one backward pass.
+"""Attribution: each feature's effect on a score, estimated for all layers by one forward and one backward pass.
 
 Attribution patching: with f the value of a feature at a token, b what it would be replaced by, and y the activation
 that the SAE reads,
@@ -30,7 +30,7 @@ Score = Callable[[Tensor, Sequence[int]], Tensor]
 
 
 class LayerEffect(NamedTuple):
-    """What the features of one layer do for the score of each of n sequences, in the score's unit."""
+    """Effects of one layer's features on the score of each of n sequences, in the score's unit."""
 
     sums: Tensor
     """`(n, d_sae)` float32 over all tokens that count."""

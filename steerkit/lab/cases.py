@@ -36,7 +36,7 @@ class Case(NamedTuple):
     steps: tuple[int, ...] = ()
     """The steps at the place that is asked for."""
     group: str | None = None
-    """As its row names it."""
+    """The group that its row names."""
     said: str = ""
     """By which near-copies are known (see `copies.said`)."""
 
@@ -47,7 +47,7 @@ class Case(NamedTuple):
 
 
 def needs_reply(place: Place) -> bool:
-    """Whether steps after the prompt may stand at a place."""
+    """True if steps after the prompt may stand at a place."""
     return place not in PROMPT_PLACES and place != "reply.start"
 
 
@@ -91,22 +91,22 @@ def _case(where: str, one: Conversation, loaded: LoadedModel, place: Place) -> C
         case = Case(prompt, group=one.group, said=said(one.asked))
         if not needs_reply(place) or len(one.asked) == len(one.messages):
             return case
-        whole = render(loaded.tokenizer, one.messages, tools).ids
+        complete = render(loaded.tokenizer, one.messages, tools).ids
     except SteerkitError as error:
         raise SaeError(f"{where}: {error}") from None
-    if whole[: len(prompt)] != prompt:
+    if complete[: len(prompt)] != prompt:
         raise SaeError(
             f"{where}: the last message does not go on where the prompt before it ends; leave it out, so that the "
             f"model answers by itself"
         )
     stops = dialect_of(loaded.tokenizer).stops
-    reply = whole[len(prompt) :]
+    reply = complete[len(prompt) :]
     end = next((number for number, token in enumerate(reply) if token in stops), len(reply) - 1)
     return case._replace(reply=reply[: end + 1])
 
 
 Report = Callable[[int, int], None]
-"""Is told how many conversations of how many were read."""
+"""Callback for progress: conversations that were read, and how many there are."""
 
 
 def check_size(saes: SaeSet, count: int) -> None:
@@ -120,7 +120,7 @@ def check_size(saes: SaeSet, count: int) -> None:
 
 
 class PlaceValues(NamedTuple):
-    """What the features show at a place, by layer."""
+    """Feature values at a place, by layer."""
 
     largest: dict[int, Tensor]
     """`(n, d_sae)` float32: the largest value over the steps of each conversation."""

@@ -18,9 +18,9 @@ from torch import Tensor
 NEAR: Final = 0.9
 """Of the pieces of the longer of two texts, the share that the other has as well where they are near-copies."""
 CONTAINED: Final = 0.95
-"""The same of the shorter one, where it is at least half as long: a text with something before or after it."""
+"""Share of the shorter text's pieces, where it is at least half as long: a text with something before or after it."""
 ALIKE: Final = 0.7
-"""The same of the longer one where two texts may come from one template, which nobody can tell from outside."""
+"""Share of the longer text's pieces from which on two texts may come from one template."""
 
 _PIECE: Final = 4  # letters
 _SKETCH: Final = 2_048
@@ -30,7 +30,7 @@ _NAMELESS: Final = frozenset({"role", "type", "id", "tool_call_id"})  # keys who
 
 
 def said(messages: Sequence[Mapping[str, Any]]) -> str:
-    """What was said in a conversation, as near-copies are compared: words alone, without case, digits and punctuation.
+    """The words of a conversation for comparing near-copies, without case, digits and punctuation.
 
     What the developer says is left out, as all conversations of a product share it. A conversation without words is
     compared as it stands.
@@ -54,7 +54,7 @@ def _texts(value: Any) -> list[str]:
 
 
 class Copies(NamedTuple):
-    """Which of some conversations are copies of each other."""
+    """Copies among conversations."""
 
     groups: tuple[int, ...]
     """Of each conversation, by a number from 0 in the order of their first members."""
@@ -138,7 +138,7 @@ def weights_of(groups: Sequence[Hashable], positive: Tensor) -> Tensor:
 
 
 def dealt(groups: Sequence[Hashable], positive: Tensor, parts: int, seed: int) -> Tensor:
-    """`(n,)` the part of each row, from 0: whole groups, each set spread evenly, by `seed`."""
+    """`(n,)` the part of each row, from 0: groups undivided, each set spread evenly, by `seed`."""
     generator = torch.Generator().manual_seed(seed)
     part: dict[Hashable, int] = {}
     for value in (True, False):

@@ -1,4 +1,4 @@
-"""What SAEs are trained and measured on: conversations with tools, or plain texts, from a file or a dataset on disk."""
+"""Texts to train and measure SAEs on: conversations with tools, or plain ones, from a file or a dataset on disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Conversation(NamedTuple):
     messages: Sequence[Mapping[str, Any]]
     tools: Sequence[Any]
     group: str | None = None
-    """Which conversations it belongs together with, as its row says."""
+    """Its group, as its row names it; conversations of one group count once."""
 
     @property
     def asked(self) -> Sequence[Mapping[str, Any]]:
@@ -33,7 +33,7 @@ class Conversation(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What the model is asked, as text: that of a copy is the same."""
+        """The messages and tools as text; equal for copies."""
         return conversation_key(self.asked, self.tools)
 
 
@@ -45,7 +45,7 @@ class Corpus:
     texts: list[list[int]]
     """Token ids of each."""
     conversations: list[Conversation]
-    """Where the texts come from; empty for plain texts."""
+    """The conversations that the texts are of; empty for plain texts."""
     cut: int = 0
     """Texts that were cut at the greatest length."""
 
@@ -183,7 +183,7 @@ def _tokens(
 
 
 def _conversation(where: str, row: Mapping[str, Any], loaded: LoadedModel) -> tuple[list[int], Conversation]:
-    """A whole conversation: where it ends with the model's words, without the mark that asks for more."""
+    """A complete conversation: where it ends with the model's words, without the mark that asks for more."""
     messages, tools, group = conversation_of(where, row)
     try:
         prompt = render(loaded.tokenizer, messages, as_tools(tools, from_function=tool_from_function))

@@ -1,4 +1,4 @@
-"""What a feature really does for a decision: it is edited as a policy would, and the score is taken again.
+"""Measured effects of features on a decision: each is edited as a policy would, and the score is taken again.
 
 The control is a random direction in the same layer at the same tokens, as long as what the edit writes: a model moves a
 little whatever is done to it, and only what goes beyond that is the feature's doing.
@@ -67,7 +67,7 @@ class Decided(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """How much of the score of each of n conversations goes, `(n,)` float32 in log-odds, when a feature is edited."""
+    """Loss of each of n conversations' scores when a feature is edited, `(n,)` float32 in log-odds."""
 
     ablated: Tensor
     """Set to 0."""
@@ -86,14 +86,14 @@ class _Forced:
     at: Tensor
     """`(B, W)` float, 1 at the steps of the place."""
     cache: DynamicCache | None
-    """What the model keeps of all columns but the last, where only the last is edited."""
+    """KV cache of all columns but the last, where only the last is edited."""
 
 
-class Bench:
+class Interventions:
     """Some conversations at their decisions, ready to be scored under one edit after another.
 
     At a place in the reply the decision's own step is the only one that an edit can touch in time: what comes before it
-    is read once and kept, and each edit costs one step. At a place in the prompt each edit reads the whole again.
+    is read once and kept, and each edit costs one step. At a place in the prompt each edit needs a prefill of its own.
     """
 
     def __init__(self, loaded: LoadedModel, saes: SaeSet, cases: Sequence[Case], place: Place) -> None:
@@ -111,7 +111,7 @@ class Bench:
         self.plain = self._scores()
 
     def effect(self, feature: Feature, value: float, generator: torch.Generator) -> Effect:
-        """What goes when a feature is ablated, is set to `value`, and under random directions of the same length."""
+        """Loss when a feature is ablated, is set to `value`, and under random directions of the same length."""
         ablated = self.plain - self._scores(self._edited({feature: {"ablate": True}}))
         moved = (self.plain - self.random_scores({feature: value}, generator)).abs().mean(dim=0)
         return Effect(ablated, self.plain - self.scores({feature: value}), moved)

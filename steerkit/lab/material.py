@@ -1,4 +1,4 @@
-"""What a search works on: two sets of conversations with their features, split in two, without copies."""
+"""Material of a search: two sets of conversations with their features, split in two, without copies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FEWEST: Final = 10
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """What a search works on."""
+    """Two sets of conversations with their features."""
 
     cases: Sequence[Case]
     positive: Tensor
@@ -42,7 +42,7 @@ class Material:
     groups: Sequence[int] = ()
     """Of each row, which conversations it is a copy of (default: `copies_among`)."""
     notes: tuple[str, ...] = ()
-    """What was left out or counts once, in words."""
+    """Notes on conversations that were left out or count once."""
 
     def __post_init__(self) -> None:
         if not self.groups:
@@ -111,7 +111,7 @@ def read_material(
 
 
 def _counted(name: str, rows: int, groups: Sequence[int]) -> list[str]:
-    """What counts once in a set, in words. Raises SaeError where too little is left of it."""
+    """Notes on the copies in a set. Raises SaeError where too few conversations are left of it."""
     if rows < FEWEST:
         raise SaeError(f"{name}: got {rows} conversations with a step at the place, expected at least {FEWEST}")
     different = len(set(groups))

@@ -1,4 +1,4 @@
-"""How numbers tell two sets apart where they were not chosen: shares and AUROCs with intervals, copies counted once."""
+"""Shares and AUROCs with intervals on held-out conversations, copies counted once."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Measured:
-    """How a number tells the sets apart on the held-out conversations."""
+    """Separation of the sets by a number on the held-out conversations."""
 
     auroc: float
     interval: Interval
@@ -63,7 +63,7 @@ class Measured:
 def measure(
     scores: Tensor, positive: Tensor, chosen: Tensor, held: Tensor, groups: Sequence[Hashable] | None = None
 ) -> Measured:
-    """How scores `(n,)`, larger in the positives, tell the conversations `held` apart, with a bound set on `chosen`.
+    """Separation of the conversations `held` by scores `(n,)`, larger in positives, with a bound set on `chosen`.
 
     Rows of one of the `groups` `(n,)` count once together.
     """

@@ -34,7 +34,7 @@ class Ranking(NamedTuple):
         return [self.features[int(number)] for number in (self.adjusted <= LEVEL).nonzero()]
 
     def upto(self, layer: int) -> Ranking:
-        """Of the features of layers up to one; the correction stays that of the whole search."""
+        """Of the features of layers up to one; the correction stays that of the complete search."""
         rows = [number for number, feature in enumerate(self.features) if feature.layer <= layer]
         return Ranking(tuple(self.features[number] for number in rows), self.area[rows], self.adjusted[rows])
 
@@ -44,7 +44,7 @@ def rank_features(
 ) -> Ranking:
     """Rank by AUROC, in either direction, over the conversations `rows`; of equal ones the larger effect goes first.
 
-    Every feature that varies over the rows is one test, whichever its result, so the correction counts the whole
+    Every feature that varies over the rows is one test, whichever its result, so the correction counts the complete
     search. It is Benjamini and Hochberg's, as features of one dictionary that fire on the same thing are positively
     dependent, and as what is found is measured again on held-out conversations: a bounded share of false findings is
     what is wanted, not the certainty of none, which would hide all but the strongest of tens of thousands.
@@ -101,14 +101,14 @@ def split(keys: Sequence[object], positive: Tensor, held_out: float, seed: int) 
     """
     generator = torch.Generator().manual_seed(seed)
     held = torch.zeros(len(keys), dtype=torch.bool)
-    told: dict[object, bool] = {}
+    side: dict[object, bool] = {}
     for value in (True, False):
         own = dict.fromkeys(key for key, one in zip(keys, positive.tolist(), strict=True) if one == value)
-        unique = [key for key in own if key not in told]
+        unique = [key for key in own if key not in side]
         order = torch.randperm(len(unique), generator=generator).tolist()
         chosen = set(order[: round(held_out * len(unique))])
         for number, key in enumerate(unique):
-            told[key] = number in chosen
+            side[key] = number in chosen
     for row, key in enumerate(keys):
-        held[row] = told[key]
+        held[row] = side[key]
     return (~held).nonzero().squeeze(-1), held.nonzero().squeeze(-1)

@@ -1,4 +1,4 @@
-"""How well numbers tell two sets apart: pure tensors, no model in sight.
+"""Two-sample statistics: ranks, tests, intervals and bounds over pure tensors, without a model.
 
 Columns are features, rows are conversations; `positive` `(n,)` says which set a row belongs to. `weights` `(n,)` make
 copies of one conversation count once together (see `lab/copies.py`), and sample sizes are sums of them; without weights
@@ -73,9 +73,9 @@ def benjamini_hochberg(p: Tensor) -> Tensor:
 
     Benjamini and Hochberg 1995; valid for independent and for positively dependent tests.
     """
-    order = p.argsort(descending=True)
-    scaled = p[order] * len(p) / torch.arange(len(p), 0, -1, dtype=p.dtype)
-    return torch.empty_like(p).index_copy_(0, order, scaled.cummin(dim=0).values.clamp(max=1))
+    from scipy.stats import false_discovery_control
+
+    return torch.from_numpy(false_discovery_control(p.numpy()))
 
 
 def holm(p: Tensor) -> Tensor:
@@ -113,10 +113,7 @@ def least_mann_whitney(wins: int, losses: int) -> float:
 
 def spearman(one: Tensor, other: Tensor) -> float:
     """Rank correlation of two `(n,)` (Spearman 1904); NaN where one of them is constant."""
-    ranks = ranked(torch.stack([one, other], dim=1)).ranks
-    centred = ranks - ranks.mean(dim=0)
-    spread = float(centred.square().sum(dim=0).prod().sqrt())
-    return float(centred.prod(dim=1).sum()) / spread if spread else math.nan
+    return float(torch.corrcoef(ranked(torch.stack([one, other], dim=1)).ranks.T)[0, 1])
 
 
 class Interval(NamedTuple):
@@ -215,7 +212,7 @@ def effect_size(values: Tensor, positive: Tensor, weights: Tensor | None = None)
 
 
 def conformal_rank(count: float, rate: float) -> int:
-    """How many of `count` values may lie beyond a bound for a new value to do so with a chance of at most `rate`.
+    """Values of `count` that may lie beyond a bound, for a new one to do so with a chance of at most `rate`.
 
     Split conformal prediction (Vovk et al. 2005): of a value drawn as those were, the chance to exceed all but k of
     them is at most (k + 1) / (count + 1). Below 0 where so few values cannot bound the rate.
@@ -234,17 +231,9 @@ def beyond_upto(count: int, rank: int, confidence: float = 0.95) -> float:
     That share has a Beta(rank + 1, count - rank) distribution, or less where values tie; this is its quantile, the
     exact binomial bound of Clopper and Pearson (1934) for `rank` hits of `count`.
     """
-    if rank >= count:
-        return 1.0
-    hits = torch.arange(rank + 1, dtype=torch.float64)
-    whole = torch.tensor(float(count), dtype=torch.float64)
-    ways = torch.lgamma(whole + 1) - torch.lgamma(hits + 1) - torch.lgamma(whole - hits + 1)
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        chance = ways + hits * math.log(middle) + (whole - hits) * math.log1p(-middle)
-        low, high = (middle, high) if float(chance.logsumexp(0).exp()) > 1 - confidence else (low, middle)
-    return high
+    from scipy.stats import beta
+
+    return float(beta.ppf(confidence, rank + 1, count - rank)) if rank < count else 1.0
 
 
 def bound_between(positives: Tensor, negatives: Tensor, false: float = 0.01, weights: Tensor | None = None) -> float:

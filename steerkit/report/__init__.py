@@ -1,1 +1,1 @@
-"""How results look: text, tables, pages and figures; and the one way out to a terminal."""
+"""Presentation of results: text, tables, pages and figures; and the one way out to a terminal."""

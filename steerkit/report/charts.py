@@ -1,16 +1,14 @@
-"""Figures of a page as inline SVG: shares with their intervals, and curves with theirs. No script, no network."""
+"""Coordinates of a page's figures: shares with their intervals, and curves with theirs.
+
+`templates/charts.html` draws them as inline SVG. All lengths are in units of the figure's view box.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from steerkit.report.page import text
-
 _WIDTH: Final = 760
-_ROW: Final = 26
-_LEFT: Final = 300
-_RIGHT: Final = 128
 
 
 class Bar(NamedTuple):
@@ -20,10 +18,10 @@ class Bar(NamedTuple):
     value: float
     low: float
     high: float
-    said: str
-    """What stands at its end."""
-    kind: str = ""
-    """`cold` for a control, else it is hot."""
+    text: str
+    """Label at its end."""
+    colour: str = "hot"
+    """`hot`, or `cold` for a control."""
 
 
 class Curve(NamedTuple):
@@ -32,75 +30,114 @@ class Curve(NamedTuple):
     name: str
     points: Sequence[tuple[float, float, float, float]]
     """x, value, low and high."""
-    kind: str
-    """`a`, `b` or `c`: its colour."""
+    colour: str
+    """`a`, `b` or `c`."""
 
 
-def shares(bars: Sequence[Bar], label: str, *, start: float = 0.0, percent: bool = True) -> str:
-    """Rows of values from `start` to 1, each a bar with a whisker for its interval; the axis in percent or as it is."""
-    height = _ROW * len(bars) + 34
-    span = _WIDTH - _LEFT - _RIGHT
+class Point(NamedTuple):
+    """Coordinates, from the upper left corner."""
+
+    x: float
+    y: float
+
+    def __str__(self) -> str:
+        return f"{self.x} {self.y}"
+
+
+class Tick(NamedTuple):
+    """A labelled position on an axis."""
+
+    at: float
+    text: str
+
+
+class BarRow(NamedTuple):
+    """A bar as it is drawn."""
+
+    name: str
+    y: int
+    width: float
+    low: float
+    high: float
+    text: str
+    colour: str
+
+
+class ShareFigure(NamedTuple):
+    """Bars with whiskers, one below the other."""
+
+    label: str
+    rows: Sequence[BarRow]
+    ticks: Sequence[Tick]
+    height: int
+    width: int = _WIDTH
+    left: int = 300
+    """Left end of the axis; names stand before it."""
+    right: int = 632
+    """Right end of the axis; values stand after it."""
+
+
+class CurveLine(NamedTuple):
+    """A curve as it is drawn."""
+
+    name: str
+    points: Sequence[Point]
+    band: Sequence[Point]
+    """Outline of the intervals, once around."""
+    legend: int
+    """x of its name below the figure."""
+    colour: str
+
+
+class CurveFigure(NamedTuple):
+    """Curves with bands over a common axis, and a legend below."""
+
+    label: str
+    x_label: str
+    lines: Sequence[CurveLine]
+    x_ticks: Sequence[Tick]
+    y_ticks: Sequence[Tick]
+    width: int = _WIDTH
+    height: int = 300
+    left: int = 56
+    right: int = 736
+    top: int = 12
+    bottom: int = 242
+
+
+def share_figure(bars: Sequence[Bar], label: str, *, start: float = 0.0, percent: bool = True) -> ShareFigure:
+    """Rows of values from `start` to 1; the axis in percent or as it is."""
+    empty = ShareFigure(label, (), (), 26 * len(bars) + 34)
 
     def at(value: float) -> float:
-        return _LEFT + span * max(0.0, value - start) / (1 - start)
+        return round(empty.left + (empty.right - empty.left) * max(0.0, value - start) / (1 - start), 1)
 
-    parts = [_open(_WIDTH, height, label)]
-    for tick in (start + (1 - start) * quarter / 4 for quarter in range(5)):
-        x, said = at(tick), f"{100 * tick:.0f} %" if percent else f"{tick:.3g}"
-        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="6" y2="{height - 26}"/>')
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{height - 8}" text-anchor="middle">{said}</text>')
-    for number, bar in enumerate(bars):
-        y = 8 + _ROW * number
-        middle, low, high = y + _ROW / 2 - 3, at(bar.low), at(bar.high)
-        parts.append(
-            f'<text x="{_LEFT - 10}" y="{middle + 4:.1f}" text-anchor="end">{text(bar.name)}</text>'
-            f'<rect class="{bar.kind or "hot"}" x="{_LEFT}" y="{y}" width="{at(bar.value) - _LEFT:.1f}" '
-            f'height="{_ROW - 8}" rx="2"/>'
-            f'<path class="whisker" d="M{low:.1f} {middle - 4:.1f}v8M{low:.1f} {middle:.1f}H{high:.1f}'
-            f'M{high:.1f} {middle - 4:.1f}v8"/>'
-            f'<text x="{_LEFT + span + 12}" y="{middle + 4:.1f}">{text(bar.said)}</text>'
-        )
-    return "".join([*parts, "</svg>"])
+    steps = [start + (1 - start) * quarter / 4 for quarter in range(5)]
+    ticks = [Tick(at(step), f"{100 * step:.0f} %" if percent else f"{step:.3g}") for step in steps]
+    rows = []
+    for number, one in enumerate(bars):
+        width = round(at(one.value) - empty.left, 1)
+        rows.append(BarRow(one.name, 8 + 26 * number, width, at(one.low), at(one.high), one.text, one.colour))
+    return empty._replace(rows=rows, ticks=ticks)
 
 
-def curves(lines: Sequence[Curve], label: str, x_label: str) -> str:
-    """Curves of shares over some numbers, which stand side by side at equal distances; intervals are bands.
+def curve_figure(curves: Sequence[Curve], label: str, x_label: str) -> CurveFigure:
+    """Curves of shares over some numbers, which stand side by side at equal distances."""
+    empty = CurveFigure(label, x_label, (), (), ())
+    xs = sorted({point[0] for one in curves for point in one.points})
+    step, rise = (empty.right - empty.left) / max(1, len(xs) - 1), empty.bottom - empty.top
 
-    A legend stands below.
-    """
-    height, left, bottom, top = 300, 56, 58, 12
-    span, rise = _WIDTH - left - 24, height - bottom - top
-    xs = sorted({point[0] for line in lines for point in line.points})
-    step = span / max(1, len(xs) - 1)
+    def at(x: float, y: float) -> Point:
+        return Point(round(empty.left + step * xs.index(x), 1), round(empty.top + rise * (1 - y), 1))
 
-    def at(x: float, y: float) -> str:
-        return f"{left + step * xs.index(x):.1f} {top + rise * (1 - y):.1f}"
-
-    parts = [_open(_WIDTH, height, label)]
-    for tick in (0, 0.25, 0.5, 0.75, 1):
-        y = top + rise * (1 - tick)
-        parts.append(f'<line class="grid" x1="{left}" x2="{left + span}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{100 * tick:.0f} %</text>')
-    for x in xs:
-        place = at(x, 0).split()[0]
-        parts.append(f'<text class="tick" x="{place}" y="{top + rise + 18}" text-anchor="middle">{x:g}</text>')
-    centre, below = left + span / 2, top + rise + 36
-    parts.append(f'<text class="tick" x="{centre:.1f}" y="{below}" text-anchor="middle">{text(x_label)}</text>')
-    for number, line in enumerate(lines):
-        upper = "L".join(at(x, high) for x, _, _, high in line.points)
-        lower = "L".join(at(x, low) for x, _, low, _ in reversed(line.points))
-        middle = "L".join(at(x, value) for x, value, _, _ in line.points)
-        dots = "".join(
-            f'<circle class="dot {line.kind}" r="3.4" cx="{cx}" cy="{cy}"/>'
-            for cx, cy in (at(x, value).split() for x, value, _, _ in line.points)
-        )
-        parts.append(f'<path class="band {line.kind}" d="M{upper}L{lower}Z"/>')
-        parts.append(f'<path class="line {line.kind}" d="M{middle}"/>{dots}')
-        x = left + number * 230
-        parts.append(f'<circle class="dot {line.kind}" r="4" cx="{x + 5}" cy="{height - 9}"/>')
-        parts.append(f'<text x="{x + 16}" y="{height - 5}">{text(line.name)}</text>')
-    return "".join([*parts, "</svg>"])
-
-
-def _open(width: int, height: int, label: str) -> str:
-    return f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{text(label)}">'
+    lines = []
+    for number, one in enumerate(curves):
+        points = [at(x, value) for x, value, _, _ in one.points]
+        upper = [at(x, high) for x, _, _, high in one.points]
+        lower = [at(x, low) for x, _, low, _ in reversed(one.points)]
+        lines.append(CurveLine(one.name, points, upper + lower, empty.left + 230 * number, one.colour))
+    return empty._replace(
+        lines=lines,
+        x_ticks=[Tick(at(x, 0).x, f"{x:g}") for x in xs],
+        y_ticks=[Tick(empty.top + rise * (1 - tick), f"{100 * tick:.0f} %") for tick in (0, 0.25, 0.5, 0.75, 1)],
+    )

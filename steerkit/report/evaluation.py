@@ -14,7 +14,7 @@ from steerkit.report.rows import print_rows
 if TYPE_CHECKING:
     from steerkit.lab.measured import Measured, Share
     from steerkit.lab.prove.dose_response import DoseRange
-    from steerkit.lab.prove.evaluation import ArmResult, Evaluation
+    from steerkit.lab.prove.evaluation import Evaluation, VariantResult
     from steerkit.lab.prove.latency import Latency
     from steerkit.lab.prove.probe_comparison import PlaceProbes
     from steerkit.lab.prove.suites.run import SuiteScore
@@ -52,11 +52,11 @@ def show(out: Console, found: Evaluation) -> None:
     """Print the tables."""
     out.print(header(found), soft_wrap=True)
     for kind, title in GROUPS.items():
-        arms = [one for one in found.arms if one.kind == kind]
-        if arms:
+        variants = [one for one in found.variants if one.kind == kind]
+        if variants:
             out.print()
             out.print(f"{title}")
-            _show_arms(out, arms)
+            _show_variants(out, variants)
     for line in found.missing:
         out.print(f"left out: {line}", soft_wrap=True)
     out.print()
@@ -76,7 +76,7 @@ def show(out: Console, found: Evaluation) -> None:
 
 
 def header(found: Evaluation) -> str:
-    """What was run, in a line."""
+    """Policy, model and conversations of an evaluation, in a line."""
     return (
         f"policy {found.policy} on {found.model}: {found.harmful} harmful and {found.benign} benign conversations; "
         f"dangerous: {', '.join(found.dangerous)}; 95 % Wilson intervals in brackets"
@@ -84,11 +84,11 @@ def header(found: Evaluation) -> str:
 
 
 def control_sentence(found: Evaluation) -> str:
-    """Whether any control does what steering does, by the intervals of attack success."""
-    steering = next((one for one in found.arms if one.title == "steering only"), None)
+    """Sentence on whether a control does as much as steering, by the intervals of attack success."""
+    steering = next((one for one in found.variants if one.title == "steering only"), None)
     if steering is None:
         return "the policy does not steer, so there is nothing to control for but asking"
-    others = [one for one in found.arms if one.kind == "control" and one.key != "unsteered"]
+    others = [one for one in found.variants if one.kind == "control" and one.key != "unsteered"]
     best = min(others, key=lambda one: one.score.success.value)
     own = f"steering alone lets {percent(steering.score.success)} of the attacks through"
     theirs = f"{percent(best.score.success)} under {best.title.split(':')[0]}"
@@ -100,13 +100,13 @@ def control_sentence(found: Evaluation) -> str:
 
 
 def dose_sentences(found: Evaluation) -> list[str]:
-    """What the dose curves say."""
+    """Sentences on the dose curves."""
     gated = [] if found.dose_range is None else [dose_sentence(found.dose_range)]
     return gated + ([] if found.ungated_range is None else [f"without its gate: {dose_sentence(found.ungated_range)}"])
 
 
 def dose_sentence(found: DoseRange) -> str:
-    """What a dose curve says."""
+    """Sentence on a dose curve: its useful doses, and where the model breaks."""
     if not found.useful:
         useful = "no dose lowers attack success beyond the intervals without breaking the model"
     else:
@@ -121,7 +121,7 @@ def dose_sentence(found: DoseRange) -> str:
 
 
 def latency_sentence(found: Latency) -> str:
-    """What the policy costs in time."""
+    """Sentence on the policy's cost in time."""
     low, high = found.range
     return (
         f"time per generated token, with the policy over without: {found.median:.2f} "
@@ -137,7 +137,7 @@ def measured_cells(one: Measured) -> tuple[str, str, str]:
 
 def as_json(found: Evaluation) -> dict[str, Any]:
     """The evaluation as one JSON object."""
-    arms = [
+    variants = [
         {
             "arm": one.key,
             "title": one.title,
@@ -145,7 +145,7 @@ def as_json(found: Evaluation) -> dict[str, Any]:
             "dose": one.dose,
             **{name: share_json(getattr(one.score, name)) for name in MEASURES},
         }
-        for one in found.arms
+        for one in found.variants
     ]
     return {
         "policy": found.policy,
@@ -155,7 +155,7 @@ def as_json(found: Evaluation) -> dict[str, Any]:
         "benign": found.benign,
         "dangerous": list(found.dangerous),
         "ask": found.ask,
-        "arms": arms,
+        "arms": variants,
         "missing": list(found.missing),
         "acted": [
             {"rule": one.rule, "harmful": share_json(one.harmful), "benign": share_json(one.benign)}
@@ -181,7 +181,7 @@ def suite_json(scores: Sequence[SuiteScore]) -> list[dict[str, Any]]:
     return [
         {
             "category": one.category,
-            "arm": one.arm,
+            "arm": one.variant,
             "passed": share_json(one.passed),
             "unparsed": share_json(one.unparsed),
             "refused": [refused._asdict() for refused in one.refused],
@@ -191,16 +191,16 @@ def suite_json(scores: Sequence[SuiteScore]) -> list[dict[str, Any]]:
 
 
 def show_suite(out: Console, scores: Sequence[SuiteScore]) -> None:
-    """Print a suite's scores, a row for each category and arm, and under them the tests that were not run."""
-    arms = len({one.arm for one in scores}) > 1
-    table = _table("category", "tests", *(["arm"] if arms else []), "passed", "not parsed")
+    """Print a suite's scores, a row for each category and variant, and under them the tests that were not run."""
+    variants = len({one.variant for one in scores}) > 1
+    table = _table("category", "tests", *(["arm"] if variants else []), "passed", "not parsed")
     for number, one in enumerate(scores):
         again = number and scores[number - 1].category == one.category
         named = ["", ""] if again else [one.category, str(one.passed.count)]
         low, high = one.unparsed.interval
         unparsed = f"{100 * one.unparsed.value:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
         cells = [cell(one.passed), unparsed if one.unparsed.count else "-"]
-        table.add_row(*named, *([one.arm] if arms else []), *cells)
+        table.add_row(*named, *([one.variant] if variants else []), *cells)
     out.print(table)
     for id, reason in dict.fromkeys(refused for one in scores for refused in one.refused):
         out.print(f"not run: {id}: {reason}", soft_wrap=True)
@@ -229,8 +229,8 @@ def _table(*titles: str) -> Table:
     return table
 
 
-def _show_arms(out: Console, arms: Sequence[ArmResult]) -> None:
-    rows = [(one.title, *(cell(getattr(one.score, name)) for name in MEASURES)) for one in arms]
+def _show_variants(out: Console, variants: Sequence[VariantResult]) -> None:
+    rows = [(one.title, *(cell(getattr(one.score, name)) for name in MEASURES)) for one in variants]
     print_rows(out, ("arm", *MEASURES.values()), rows, main=2, words=("arm",))
 
 

@@ -27,12 +27,12 @@ class ExplainView(NamedTuple):
 
     found: Explanation
     call: CallLike
-    """As it is recorded."""
+    """The recorded call."""
     verdict: Verdict
 
     @property
     def choice(self) -> str:
-        """What was chosen over what, and by how much."""
+        """The chosen token, the one it was chosen over, and by how much."""
         found, choice = self.found, self.found.choice
         over = f" (of {visible(choice.rival)})" if choice.rival and choice.rival != found.other else ""
         return (
@@ -42,7 +42,7 @@ class ExplainView(NamedTuple):
 
     @property
     def remarks(self) -> list[str]:
-        """What to know of how this was read."""
+        """Remarks on how the turn was read: steering, sampling, reproduction."""
         found, said = self.found, []
         if found.steered:
             said.append(f"steering acted in this turn, and acts here: {', '.join(map(visible, found.steered))}")
@@ -56,7 +56,7 @@ class ExplainView(NamedTuple):
 
     @property
     def together(self) -> list[str]:
-        """What becomes of the call when several features are taken away, and when random ones are."""
+        """Sentences on the call without several features, and without as many random ones."""
         found, count = self.found, len(self.found.reasons)
         lines = []
         for title, one, controls in (
@@ -101,13 +101,13 @@ def acts_at(found: Explanation, reason: Reason) -> str:
 
 
 def reads(reason: Reason) -> str:
-    """What of the conversation it reads there, the largest shares first."""
+    """Parts of the conversation that it reads there, the largest shares first."""
     shown = [one for one in reason.role.reads if one.share >= 0.1]
     return ", ".join(f"{visible(one.source)} {100 * one.share:.0f} %" for one in shown) or "-"
 
 
 def change(one: Changed | None) -> str:
-    """How much goes, and what is the likeliest token then, where that is another."""
+    """The lost log-odds, and the likeliest token then, where that is another."""
     if one is None:
         return "-"
     return f"{one.lost:+.2f}" + (f" → {quoted(one.token)}" if one.flips else "")

@@ -21,13 +21,13 @@ class FeatureView(NamedTuple):
 
     label: str | None
     model: str
-    """As the user named it."""
+    """The name that the user gave."""
     saes: str
-    """Where they lie."""
+    """Their folder or repository."""
     kind: Kind
     site: Site
     data: str
-    """What the contexts are from."""
+    """Source of the contexts."""
     contexts: FeatureContexts
     tokens: DecoderTokens
     statistics: Mapping[str, float]
@@ -42,7 +42,7 @@ class FeatureView(NamedTuple):
 
     @property
     def fires(self) -> str:
-        """How often it fires in the data, in words."""
+        """Share of the data's tokens at which it fires, in words."""
         found = self.contexts
         return f"above 0 at {found.active:,} of {found.tokens:,} tokens ({100 * found.active / found.tokens:.2g} %)"
 
@@ -95,7 +95,7 @@ def _section(out: Console, title: str, lines: Sequence[Text]) -> None:
     out.print()
     out.print(Text(title, style="bold"))
     for line in lines:
-        out.print(Text("  ") + line, soft_wrap=True)  # a pipe gets whole lines
+        out.print(Text("  ") + line, soft_wrap=True)  # a pipe gets unbroken lines
 
 
 def _contexts(best: Sequence[Context]) -> list[Text]:

@@ -1,4 +1,4 @@
-"""How found features look on a terminal."""
+"""Found features on a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from steerkit.report.tokens import visible
 if TYPE_CHECKING:
     from steerkit.lab.find.causal import Causes
     from steerkit.lab.find.search import Found, FoundProbe
-    from steerkit.lab.find.steering_edits import Turned
+    from steerkit.lab.find.steering_edits import SteeringEdits
     from steerkit.lab.measured import Measured, Share
     from steerkit.types import Feature
 
@@ -76,7 +76,7 @@ def _show_probe(out: Console, probe: FoundProbe) -> None:
 
 
 def show_causes(out: Console, tried: Causes) -> None:
-    """What became of the decision when single features were edited."""
+    """Print the effects of single edits on the decision."""
     rows = []
     for one in tried.candidates:
         numbers = [f"{value:+.3f}" for value in (one.attribution, one.ablated, one.clamped)]
@@ -102,30 +102,30 @@ def show_causes(out: Console, tried: Causes) -> None:
         )
 
 
-def show_turned(out: Console, turned: Turned | None) -> None:
-    """What became of the call under the edits of one layer together."""
+def show_steering_edits(out: Console, steering: SteeringEdits | None) -> None:
+    """Print the effects of one layer's edits together on the call."""
     from steerkit.lab.ranking import LEVEL
 
-    if turned is None:
+    if steering is None:
         out.print()
         out.print("no edits to steer by: only at reply.start, and of a layer whose features do more than chance")
         return
     out.print()
     out.print(
-        f"{len(turned.edits)} features of layer {turned.layer} clamped together, strength {turned.strength:g}: the "
-        f"call's log-odds go from {turned.score:+.2f} to {turned.edited:+.2f} in held-out positives (to "
-        f"{turned.random:+.2f} under random directions as long; p {turned.p:.2g})"
+        f"{len(steering.edits)} features of layer {steering.layer} clamped together, strength {steering.strength:g}: "
+        f"the call's log-odds go from {steering.score:+.2f} to {steering.edited:+.2f} in held-out positives (to "
+        f"{steering.random:+.2f} under random directions as long; p {steering.p:.2g})"
     )
     out.print(
-        f"   calls that are no longer opened: {_share(turned.turned)}, under random directions "
-        f"{_share(turned.turned_random)}"
+        f"   calls that are no longer opened: {_share(steering.turned)}, under random directions "
+        f"{_share(steering.turned_random)}"
     )
-    if turned.gate is not None:
+    if steering.gate is not None:
         out.print("   they have a condition of their own, as the one above reads later layers:")
-        _show_probe(out, turned.gate)
-    if not turned.proven:
-        few = f"so few conversations cannot tell (smallest p possible {turned.least_p:.2g})"
-        why = "that is no more than chance" if turned.least_p < LEVEL else few
+        _show_probe(out, steering.gate)
+    if not steering.proven:
+        few = f"so few conversations cannot tell (smallest p possible {steering.least_p:.2g})"
+        why = "that is no more than chance" if steering.least_p < LEVEL else few
         out.print(f"   {why}, so a policy is written without them")
 
 

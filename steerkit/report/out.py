@@ -1,7 +1,8 @@
 """The one way out: everything that a command prints, with what came from outside made visible.
 
 Model text, tool results, arguments and reasons are other people's text: an escape sequence in one could repaint a
-verdict on a terminal. So nothing else in this room writes to standard output or standard error; a test holds that.
+verdict on a terminal. So nothing else in `cli` and
+`report` writes to standard output or standard error; a test holds that.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from steerkit.report.tokens import HIDDEN, visible, visible_lines
 
 _PIPE_WIDTH: Final = 160
 _PLAIN: Final = {**dict(zip("▁▂▃▄▅▆▇█", "_.:-=+*#", strict=True)), "…": "...", "“": '"', "”": '"', "→": "->", "↵": "/"}
-"""What stands for a character that standard output's encoding does not have."""
+"""ASCII in place of characters that standard output's encoding lacks."""
 
 
 class VisibleConsole(Console):

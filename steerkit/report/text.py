@@ -1,4 +1,4 @@
-"""How values look on a terminal: calls, verdicts, and features as small bars."""
+"""Values on a terminal: calls, verdicts, and features as small bars."""
 
 from __future__ import annotations
 
@@ -8,21 +8,9 @@ from typing import Final
 from rich.text import Text
 
 from steerkit.decisions import DECISIONS
-from steerkit.report.out import console, json_text, print_json
+from steerkit.report.out import json_text
 from steerkit.report.tokens import visible
 from steerkit.types import CallLike, Edit, MalformedCall, Verdict
-
-__all__ = [
-    "bars",
-    "call_text",
-    "console",
-    "edit_text",
-    "print_json",
-    "reply_lines",
-    "reply_text",
-    "short",
-    "verdict_text",
-]
 
 _BARS = "▁▂▃▄▅▆▇█"
 _STYLES: Final[Mapping[str, str]] = {name: row.style for name, row in DECISIONS.items()}
@@ -49,13 +37,13 @@ def call_text(call: CallLike) -> str:
 
 
 def reply_lines(calls: Sequence[CallLike], text: str) -> list[str]:
-    """A turn's output: a line for each call, and one for the text beside them."""
+    """The result of a turn: a line for each call, and one for the text beside them."""
     said = text.strip()
     return [*map(call_text, calls), *([f"“{visible(said)}”"] if said else [])] or ["(nothing)"]
 
 
 def reply_text(calls: Sequence[CallLike], text: str) -> str:
-    """A turn's output in one line."""
+    """The result of a turn in one line."""
     return "  ".join(reply_lines(calls, text))
 
 
@@ -77,7 +65,7 @@ def bars(values: Sequence[float], high: float | None = None) -> str:
 
 
 def edit_text(edit: Edit) -> str:
-    """The change that a steering rule made."""
+    """An edit of a steering rule: layer, tokens and size."""
     positions = edit.positions
     where = f"token {positions[0]}" if len(positions) == 1 else f"{len(positions)} tokens from {positions[0]}"
     return f"{visible(f'{edit.policy}/{edit.rule}')}: layer {edit.layer}, {where}, |change| {edit.norm:.2f}"

@@ -10,7 +10,7 @@ from rich.text import Text
 
 
 class _Drawn(dict[int, str]):
-    """What a character is drawn as: itself, unless it is a control, a half character, or a mark without a shape.
+    """The sign of each character: itself, unless it is a control, a half character, or a mark without a shape.
 
     Such marks (Unicode's category Cf: direction marks, zero-width joiners, tags) reorder or hide what stands beside
     them; the categories decide, so that a new Unicode version brings its own.
@@ -42,7 +42,7 @@ def visible(text: str) -> str:
 
 
 def visible_lines(text: str) -> str:
-    """The same of a text that may have several lines."""
+    """A text of one or several lines, made `visible` line by line."""
     return text.translate(_LINES)
 
 
@@ -52,7 +52,7 @@ def drawn(token: str) -> str:
 
 
 def share(value: float, high: float) -> float:
-    """How much of the highest value this is, from 0 to 1."""
+    """Share of the highest value, from 0 to 1."""
     return min(1.0, max(0.0, value / high)) if high > 0 else 0.0
 
 

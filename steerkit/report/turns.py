@@ -13,7 +13,7 @@ from steerkit.types import Call, Turn
 
 
 def turn_data(turn: Turn) -> dict[str, Any]:
-    """What came out of a turn."""
+    """The result of a turn as plain JSON."""
     return {
         "text": turn.text,
         "calls": [_call_data(call) for call in turn.calls],
@@ -25,7 +25,7 @@ def turn_data(turn: Turn) -> dict[str, Any]:
 
 
 def _counterfactual(turn: Turn | None) -> dict[str, Any] | None:
-    """What would have come out of it without steering."""
+    """The result without steering."""
     return None if turn is None else {"text": turn.text, "calls": [_call_data(call) for call in turn.calls]}
 
 

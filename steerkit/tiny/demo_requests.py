@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from steerkit.errors import PolicyError
 from steerkit.policy import shipped, shipped_file
-from steerkit.tiny.world.tools import tool
+from steerkit.tiny.tools import tool
 
 _SHIPPED: Final = ("payments", "orders", "shell", "people")
 TOOLS: Final = tuple(map(tool, ("get_balance", "transfer_money", "unlock_door", "get_weather")))
@@ -26,14 +26,14 @@ class Case:
 
     @property
     def lines(self) -> list[str]:
-        """What the user says, and what a tool answered to it."""
+        """The user's words, and the tool's result."""
         said = [f"user: {message['content']}" for message in self.messages if message["role"] == "user"]
         results = [message["content"]["response"] for message in self.messages if message["role"] == "tool"]
         return [*said, *(f"tool result: {next(iter(result.values()))}" for result in results)]
 
     @property
     def request(self) -> str:
-        """The same in one line."""
+        """The user's words and the tool's result in one line."""
         return "   ".join(self.lines)
 
 

@@ -19,12 +19,12 @@ from steerkit.cli.main import app
 from steerkit.errors import SaeError
 from steerkit.lab.measured import Measured, Share
 from steerkit.lab.prove.dose_response import DoseRange
-from steerkit.lab.prove.evaluation import ArmResult, Evaluation
+from steerkit.lab.prove.evaluation import Evaluation, VariantResult
 from steerkit.lab.prove.latency import Latency
 from steerkit.lab.prove.probe_comparison import PlaceProbes, ProbeResult
 from steerkit.lab.prove.scoring import Acted, Score
 from steerkit.lab.two_sample import Interval
-from steerkit.report.charts import Bar, Curve, curves, shares
+from steerkit.report.charts import Bar, Curve, curve_figure, share_figure
 from steerkit.report.evaluation import control_sentence
 from steerkit.report.evaluation_page import eval_page
 from steerkit.tiny.world.conversations import Example, sample
@@ -57,23 +57,23 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 
 
 def test_a_policy_is_proved(capsys: pytest.CaptureFixture[str], files: tuple[str, ...], tmp_path: Path) -> None:
-    """Tables for people, JSON with every arm and interval, and one page without scripts that needs no network."""
+    """Tables for people, JSON with every variant and interval, and one page without scripts that needs no network."""
     html, data = tmp_path / "report.html", tmp_path / "report.json"
     shown = run(capsys, *files, *QUICK, "--html", html, "--json", data)
     for words in ("whole policy", "guard only", "unsteered", "opposite sign", "1 x the edit", "Each rule by itself"):
         assert words in shown
     found = json.loads(data.read_text())
-    arms = {one["arm"]: one for one in found["arms"]}
-    assert arms["unsteered"]["success"] == {
+    variants = {one["arm"]: one for one in found["arms"]}
+    assert variants["unsteered"]["success"] == {
         "hits": 2,
         "count": 2,
         "share": 1.0,
         "interval": pytest.approx([0.342, 1.0], abs=1e-3),
     }
-    assert arms["policy"]["success"]["hits"] == arms["guard"]["success"]["hits"] == 0
-    assert arms["policy"]["turned_away"]["hits"] == 2
-    assert arms["guard"]["turned_away"]["hits"] == 0
-    assert arms["rule-transfer-money-needs-a-person"]["success"]["hits"] == 0
+    assert variants["policy"]["success"]["hits"] == variants["guard"]["success"]["hits"] == 0
+    assert variants["policy"]["turned_away"]["hits"] == 2
+    assert variants["guard"]["turned_away"]["hits"] == 0
+    assert variants["rule-transfer-money-needs-a-person"]["success"]["hits"] == 0
     assert found["probes"][0]["said"] == "too few conversations reach reply.start to fit and measure a probe"
     page = Reader(html.read_text(encoding="utf-8"))
     assert "Attack success falls from 100 % to 0 %" in page.words
@@ -83,7 +83,7 @@ def test_a_policy_is_proved(capsys: pytest.CaptureFixture[str], files: tuple[str
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on(files: tuple[str, ...], tmp_path: Path) -> None:
-    """SIGKILL in the middle of the arms: the next run keeps what was finished, and ends as one that was not killed."""
+    """SIGKILL in the middle: the next run keeps what was finished, and ends as one that was not killed."""
     out, whole = tmp_path / "out", tmp_path / "whole"
     command = [sys.executable, "-m", "steerkit.cli.main", "eval", *files, *QUICK, "--json", "-", "--out"]
     env = {**os.environ, "STEERKIT_HOME": str(tmp_path)}
@@ -105,7 +105,7 @@ def foreign_evaluation(foreign: str) -> Evaluation:
     """An evaluation all of whose texts are foreign."""
     share = Share(1, 2)
     score = Score(share, share, share, share, share, Share(0, 0))
-    arms = [
+    variants = [
         ("unsteered", "control", None),
         ("policy", "policy", None),
         ("x", "rule", None),
@@ -123,7 +123,7 @@ def foreign_evaluation(foreign: str) -> Evaluation:
         benign=2,
         dangerous=(foreign,),
         ask=foreign,
-        arms=tuple(ArmResult(key, foreign, kind, dose, score) for key, kind, dose in arms),  # type: ignore[arg-type]
+        variants=tuple(VariantResult(key, foreign, kind, dose, score) for key, kind, dose in variants),  # type: ignore[arg-type]
         missing=(foreign,),
         acted=(Acted(foreign, share, share),),
         dose_range=DoseRange((1.0,), 1.0, None),
@@ -146,11 +146,12 @@ def test_figures_are_to_scale() -> None:
     """Bars are as long as their values on an axis from any start; curves rise with theirs; the control is another."""
     bars = [Bar(str(value), value, value, value, "") for value in (0.0, 0.5, 0.75, 1.0)]
     for start, expected in ((0.0, [0, 0.5, 0.75, 1]), (0.5, [0, 0, 0.5, 1])):
-        found = re.findall(r'<rect [^>]*?width="([\d.]+)"', shares(bars, "x", start=start))
-        assert [float(width) / float(found[-1]) for width in found] == pytest.approx(expected, abs=1e-3)
-    drawn = curves([Curve("c", [(0, 0.0, 0, 0.1), (0.25, 0.5, 0.4, 0.6), (8, 1.0, 0.9, 1)], "a")], "x", "doses")
-    dots = re.findall(r'r="3.4" cx="([\d.]+)" cy="([\d.]+)"', drawn)
-    (left, low), (middle, half), (right, high) = [(float(x), float(y)) for x, y in dots]
+        widths = [row.width for row in share_figure(bars, "x", start=start).rows]
+        assert [width / widths[-1] for width in widths] == pytest.approx(expected, abs=1e-3)
+    (line,) = curve_figure(
+        [Curve("c", [(0, 0.0, 0, 0.1), (0.25, 0.5, 0.4, 0.6), (8, 1.0, 0.9, 1)], "a")], "x", "doses"
+    ).lines
+    (left, low), (middle, half), (right, high) = line.points
     assert (low - half, middle - left) == pytest.approx((half - high, right - middle))
     assert min(low - half, middle - left) > 50
 
@@ -160,12 +161,12 @@ def test_what_controls_do_is_said_plainly() -> None:
     found = foreign_evaluation("plain")
 
     def said(own: int, theirs: int) -> str:
-        arms = [("dose+1", "steering only", "policy", own), ("r", "random", "control", theirs)]
+        variants = [("dose+1", "steering only", "policy", own), ("r", "random", "control", theirs)]
         rows = [
-            ArmResult(key, title, kind, None, Score(Share(n, 60), *[Share(0, 60)] * 5))  # type: ignore[arg-type]
-            for key, title, kind, n in arms
+            VariantResult(key, title, kind, None, Score(Share(n, 60), *[Share(0, 60)] * 5))  # type: ignore[arg-type]
+            for key, title, kind, n in variants
         ]
-        return control_sentence(replace(found, arms=tuple(rows)))
+        return control_sentence(replace(found, variants=tuple(rows)))
 
     assert said(1, 60).startswith("no control does what the policy does: steering alone lets 1.7 % (0 to 9)")
     assert said(1, 3).startswith("a control does what the policy does, within the intervals")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from steerkit.cli.main import run
 from steerkit.lab.find.causal import causes
 from steerkit.lab.find.search import find
 from steerkit.lab.material import read_material
-from steerkit.lab.prove.dataset import read_conversations, read_trials
+from steerkit.lab.prove.dataset import read_conversations, read_dataset
 from steerkit.policy import load
 from steerkit.report.found_features import show_causes, show_found
 from steerkit.tiny.world.conversations import sample
@@ -235,8 +236,8 @@ def test_the_format_that_is_written_down_is_read(tmp_path: Path) -> None:
     example.write_text(document.split("```json\n")[1].split("```")[0])
     one, other = read_conversations(example)
     assert (one.group, other.group, one.tools[0].name, len(one.asked)) == ("wire", "7", "transfer_money", 1)
-    trial = read_trials(example, example, load(PAYMENTS))[0]
-    assert trial.dangerous == {"transfer_money"}
+    conversation = read_dataset(example, example, load(PAYMENTS))[0]
+    assert conversation.dangerous == {"transfer_money"}
 
 
 @pytest.mark.parametrize("command", ["find", "calibrate", "eval"])
@@ -251,7 +252,7 @@ def test_a_stop_says_what_stands(
     monkeypatch.setattr("steerkit.lab.material.place_maxima", stop)
     monkeypatch.setattr("steerkit.lab.prove.calibration.value_of", stop)
     monkeypatch.setattr("steerkit.lab.prove.calibration._traces", stop)
-    monkeypatch.setattr("steerkit.lab.prove.evaluation.run_arms", stop)
+    monkeypatch.setattr("steerkit.lab.prove.evaluate.run_variants", stop)
     out = tmp_path / "an out"
     options = {
         "find": ("features", "find", "--positive", files[0], "--negative", files[1]),
@@ -263,3 +264,20 @@ def test_a_stop_says_what_stands(
     assert shlex.join(["steerkit", *map(str, options[command])]) in done.err
     if command == "eval":
         assert f"0 finished arms stand in {out}; go on with" in done.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("features", "find", "--positive", "none", "--negative", "none", "--at", "reply.start"),
+        ("calibrate", "none", "--data", "none"),
+    ],
+)
+def test_without_the_extra_one_line_names_it(
+    steerkit: Command, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    """Commands that need scikit-learn or scipy say so before they read a file; with them, the control, one is read."""
+    assert "none" in steerkit(*arguments, status=1).err
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    (line,) = steerkit(*arguments, status=1).err.splitlines()
+    assert "needs the extra 'lab': pip install -e '.[lab]'" in line

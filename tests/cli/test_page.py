@@ -1,14 +1,18 @@
-"""The frame of HTML pages: nothing foreign becomes markup, and tokens are shaded by their values."""
+"""Templates of HTML pages: nothing foreign becomes markup, and tokens are shaded by their values."""
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import UndefinedError
 
-from steerkit.report.page import page, shaded, text, tiles
+from steerkit.report import page as pages
+from steerkit.report.page import environment, page
 from steerkit.report.tokens import drawn, shaded_text, visible
 
 HOSTILE = (
@@ -47,48 +51,71 @@ ATTRIBUTES = {"lang", "charset", "http-equiv", "content", "name", "class", "titl
 FRAME = ["html", "head", "meta", "meta", "meta", "title", "style", "body"]
 
 
+BODY = """{% extends "base.html" %}{% import "parts.html" as parts %}
+{% block title %}{{ foreign }}{% endblock %}
+{% block body %}<p title="{{ foreign }}">{{ foreign }}</p>{{ parts.tokens([foreign], [1.0], 1.0) }}
+{{ parts.tiles([(foreign, foreign)]) }}{% endblock %}"""
+
+
 @pytest.mark.parametrize("foreign", HOSTILE)
 def test_foreign_text_never_becomes_markup(foreign: str) -> None:
-    """In a title, a token and a tile it is read as the words that it is; as it stands, the control, it is not."""
-    body = f"<p>{text(foreign)}</p>{shaded([foreign], [1.0], 1.0)}{tiles([(foreign, foreign)])}"
-    found = Reader(page(foreign, body))
+    """In a title, an attribute, a token and a tile it is the words that it is, with what is hidden in it drawn."""
+    found = Reader(environment().from_string(BODY).render(foreign=foreign))
     assert found.tags == [*FRAME, "p", "div", "span", "dl", "div", "dt", "dd"]
     assert found.words.count(visible(foreign)) == 5
+    assert ("title", visible(foreign)) in found.attributes
     assert {name for name, _ in found.attributes} <= ATTRIBUTES
 
 
 def test_the_reader_sees_markup_where_there_is_some() -> None:
-    """The check above can fail: the same texts without their escapes do become elements."""
-    found = Reader(page("x", f"<p>{HOSTILE[0]}{HOSTILE[1]}</p>"))
+    """The check above can fail: the same text marked as safe does become elements, and so no template marks one."""
+    found = Reader(environment().from_string("<p>{{ foreign|safe }}</p>").render(foreign="".join(HOSTILE[:2])))
     assert {"script", "img"} <= set(found.tags)
+    templates = sorted((Path(pages.__file__).parent / "templates").iterdir())
+    assert len(templates) >= 6
+    assert [one.name for one in templates if re.search(r"\|\s*safe|autoescape|Markup", one.read_text())] == []
+
+
+def tokens(texts: list[str], values: list[float], high: float, strongest: int | None = None) -> str:
+    """The markup of shaded tokens."""
+    parts = environment().get_template("parts.html").make_module()
+    return str(parts.tokens(texts, values, high, strongest))  # type: ignore[attr-defined]
 
 
 @given(st.lists(st.text(max_size=6), max_size=5))
-def test_any_tokens_are_read_back(tokens: list[str]) -> None:
+def test_any_tokens_are_read_back(texts: list[str]) -> None:
     """Whatever the tokens hold, the page has one span for each, and their words in order."""
-    found = Reader(shaded(tokens, [0.5] * len(tokens), 1.0))
-    assert found.tags.count("span") == len(tokens)
-    assert found.words == "".join(map(drawn, tokens))
+    found = Reader(tokens(texts, [0.5] * len(texts), 1.0))
+    assert found.tags.count("span") == len(texts)
+    assert found.words == "".join(map(drawn, texts))
 
 
 def test_tokens_are_shaded_by_their_share() -> None:
     """The highest value is full, half of it half, none has no mark; the strongest is marked besides."""
-    markup = shaded(["a", "b", "c"], [2.0, 1.0, 0.0], 2.0, strongest=0)
+    markup = tokens(["a", "b", "c"], [2.0, 1.0, 0.0], 2.0, 0)
     assert '<span class="strongest" title="2" style="--share:1.00">a</span>' in markup
     assert '<span title="1" style="--share:0.50">b</span>' in markup
     assert "<span>c</span>" in markup
 
 
 def test_a_page_stands_alone() -> None:
-    """It has no script and no address, forbids both, and says how it looks in the dark."""
-    found = page("a title", "<p>words</p>")
+    """It has no script and no address, forbids both, and says how it looks in the dark, on a phone and in print."""
+    found = page("base.html")
     assert "<script" not in found
     assert "http:" not in found
     assert "https:" not in found
     assert "url(" not in found
     assert "default-src 'none'" in found
     assert "prefers-color-scheme: dark" in found
+    assert "width=device-width" in found
+    assert "@media print" in found
     assert found.startswith("<!doctype html>")
+
+
+def test_a_template_lacks_no_value_silently() -> None:
+    """A variable that is not given is an error, and not an empty place."""
+    with pytest.raises(UndefinedError, match="view"):
+        page("feature.html")
 
 
 def test_the_unseen_is_drawn() -> None:

@@ -24,7 +24,7 @@ from steerkit.sae.cpu import onednn
 from steerkit.steer import attach, compile_plan
 from steerkit.testing import FUNCTIONGEMMA, SMALL, planted_policy, random_model
 from steerkit.tiny.demo_requests import CASES
-from steerkit.tiny.world.tools import tool
+from steerkit.tiny.tools import tool
 from steerkit.types import Turn
 
 SIZE = {**FUNCTIONGEMMA, "vocab_size": 2048, "num_hidden_layers": 2}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from steerkit.chat import as_tools, render
 from steerkit.engine import tool_from_function
 from steerkit.errors import SaeError
 from steerkit.lab.cases import Case
-from steerkit.lab.prove.dataset import Trial, read_trials
-from steerkit.lab.prove.evaluation import Evaluation, Settings, evaluate
-from steerkit.lab.prove.probe_comparison import gate_probes, ridge_logistic
-from steerkit.lab.prove.variants import arms_of
+from steerkit.lab.prove.dataset import Labelled, read_dataset
+from steerkit.lab.prove.evaluate import evaluate
+from steerkit.lab.prove.evaluation import Evaluation, Settings
+from steerkit.lab.prove.probe_comparison import gate_probes
+from steerkit.lab.prove.variants import variants_of
+from steerkit.lab.sparse_probe import ridge_logistic
 from steerkit.lab.two_sample import auroc
 from steerkit.policy import Policy, load
 from steerkit.sae import SaeSet
@@ -36,22 +39,22 @@ def written(path: Path, examples: list[Example], **more: object) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trials(tmp_path_factory: pytest.TempPathFactory) -> list[Trial]:
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> list[Labelled]:
     """Two requests to pay, two that are benign."""
     folder = tmp_path_factory.mktemp("trials")
     harmful = written(folder / "harmful.jsonl", sample("dangerous:transfer_money", "report", 2, 7))
-    return read_trials(harmful, written(folder / "benign.jsonl", sample("benign", "report", 2, 7)), POLICY)
+    return read_dataset(harmful, written(folder / "benign.jsonl", sample("benign", "report", 2, 7)), POLICY)
 
 
 class StopError(Exception):
     """Somebody pulled the plug."""
 
 
-def after(arms: int) -> Callable[[int, int], None]:
-    """A report that raises once so many arms of four conversations are done."""
+def after(variants: int) -> Callable[[int, int], None]:
+    """A report that raises once so many variants of four conversations are done."""
 
     def report(done: int, total: int) -> None:
-        if done > 4 * arms:
+        if done > 4 * variants:
             raise StopError
 
     return report
@@ -59,18 +62,18 @@ def after(arms: int) -> Callable[[int, int], None]:
 
 @pytest.fixture(scope="module")
 def proved(
-    box: Runtime, trials: list[Trial], tmp_path_factory: pytest.TempPathFactory
+    box: Runtime, dataset: list[Labelled], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Evaluation, Path, dict[str, int]]:
-    """An evaluation that was stopped in its fourth arm and went on; its folder, and what was there when it stopped."""
+    """An evaluation that was stopped in its fourth variant and resumed; its folder, and its files when it stopped."""
     out = tmp_path_factory.mktemp("evaluation") / "out"
     with pytest.raises(StopError):
-        evaluate(box, STEERING, trials, SETTINGS, out=out, report=after(3))
+        evaluate(box, STEERING, dataset, SETTINGS, out=out, report=after(3))
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
-    return evaluate(box, STEERING, trials, SETTINGS, out=out), out, before
+    return evaluate(box, STEERING, dataset, SETTINGS, out=out), out, before
 
 
 def test_a_stopped_run_goes_on(proved: tuple[Evaluation, Path, dict[str, int]]) -> None:
-    """Finished arms were kept and are not run again; the others are run then."""
+    """Finished variants were kept and are not run again; the others are run then."""
     _, out, before = proved
     assert set(before) == {"run.json", "unsteered.jsonl", "policy.jsonl", "asking.jsonl"}
     now = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
@@ -79,13 +82,13 @@ def test_a_stopped_run_goes_on(proved: tuple[Evaluation, Path, dict[str, int]]) 
 
 
 def test_an_arm_that_is_run_again_is_the_same(
-    box: Runtime, trials: list[Trial], proved: tuple[Evaluation, Path, dict[str, int]]
+    box: Runtime, dataset: list[Labelled], proved: tuple[Evaluation, Path, dict[str, int]]
 ) -> None:
-    """A deleted arm comes out the same to the byte, and so does the evaluation, times apart."""
+    """A deleted variant comes out the same to the byte, and so does the evaluation, times apart."""
     found, out, _ = proved
     before = (out / "random0.jsonl").read_bytes()
     (out / "random0.jsonl").unlink()
-    again = evaluate(box, STEERING, trials, SETTINGS, out=out)
+    again = evaluate(box, STEERING, dataset, SETTINGS, out=out)
     assert (out / "random0.jsonl").read_bytes() == before
     assert again == found
 
@@ -93,15 +96,15 @@ def test_an_arm_that_is_run_again_is_the_same(
 def test_steering_works_and_its_controls_do_not(proved: tuple[Evaluation, Path, dict[str, int]]) -> None:
     """The policy turns requests away; nothing, a random edit, the opposite edit and asking do not."""
     found, _, _ = proved
-    hits = {one.key: one.score.success.hits for one in found.arms}
+    hits = {one.key: one.score.success.hits for one in found.variants}
     assert hits["unsteered"] == 2
-    assert found.arm("policy").score.turned_away.hits == 2
+    assert found.variant("policy").score.turned_away.hits == 2
     assert hits["policy"] == hits["dose+1"] == 0
     assert min(hits["random0"], hits["dose-1"], hits["asking"]) == 2
     assert "means" in hits
     assert all(
         one.score.changed.hits == 0
-        for one in found.arms
+        for one in found.variants
         if one.kind != "ungated" and one.key not in ("asking", "means")
     )
     assert found.dangerous == ("transfer_money",)
@@ -115,7 +118,7 @@ def test_steering_works_and_its_controls_do_not(proved: tuple[Evaluation, Path, 
 def test_a_gate_keeps_benign_calls(proved: tuple[Evaluation, Path, dict[str, int]]) -> None:
     """Eight times the edit changes no benign call behind its gate, and breaks them without."""
     found, _, _ = proved
-    gated, ungated = (found.arm(key).score.changed.hits for key in ("dose+8", "ungated+8"))
+    gated, ungated = (found.variant(key).score.changed.hits for key in ("dose+8", "ungated+8"))
     assert gated == 0 < ungated
     assert found.ungated_range is not None
     assert found.dose_range is not None
@@ -123,26 +126,35 @@ def test_a_gate_keeps_benign_calls(proved: tuple[Evaluation, Path, dict[str, int
 
 
 def test_a_folder_of_another_evaluation_is_refused(
-    box: Runtime, trials: list[Trial], proved: tuple[Evaluation, Path, dict[str, int]]
+    box: Runtime, dataset: list[Labelled], proved: tuple[Evaluation, Path, dict[str, int]]
 ) -> None:
     """Results under another policy are not mixed in, and the error says what differs."""
     other = STEERING.model_copy(update={"description": "another"})
     with pytest.raises(SaeError, match=r"holds results of another evaluation \(policy differ\); give another --out"):
-        evaluate(box, other, trials, SETTINGS, out=proved[1])
+        evaluate(box, other, dataset, SETTINGS, out=proved[1])
 
 
-def arms(policy: Policy, saes: SaeSet | None) -> list[str]:
-    return [arm.key for arm in arms_of(policy, saes, ask="No.", seeds=2, doses=(0.5, 1), directions=list)]
+def variants(policy: Policy, saes: SaeSet | None) -> list[str]:
+    return [variant.key for variant in variants_of(policy, saes, ask="No.", seeds=2, doses=(0.5, 1), directions=list)]
 
 
 def test_controls_are_always_there(box: Runtime) -> None:
-    """Whatever steers has all controls; a rule that is all the steering there is is that arm, and is not run twice."""
+    """Whatever steers has all controls; a rule that is all the steering is the same variant, and is not run twice."""
     rules = ["rule-about-to-move-money", "rule-transfer-money-needs-a-person"]
     steered = ["random0", "random1", "dose-1", "means", "dose+0.5", "dose+1", "ungated+0.5", "ungated+1"]
-    assert arms(POLICY, box.saes) == ["unsteered", "policy", "asking", "guard", "dose+1", *steered, "dose+1", *rules]
+    assert variants(POLICY, box.saes) == [
+        "unsteered",
+        "policy",
+        "asking",
+        "guard",
+        "dose+1",
+        *steered,
+        "dose+1",
+        *rules,
+    ]
     whole = POLICY.model_copy(update={"write_back": "reconstruction"})
-    assert arms(whole, box.saes)[-3:] == ["rule-refuse-to-move-money", *rules]
-    assert arms(POLICY.model_copy(update={"steer": ()}), None) == ["unsteered", "policy", "asking", *rules]
+    assert variants(whole, box.saes)[-3:] == ["rule-refuse-to-move-money", *rules]
+    assert variants(POLICY.model_copy(update={"steer": ()}), None) == ["unsteered", "policy", "asking", *rules]
 
 
 def test_rows_say_what_is_dangerous(tmp_path: Path) -> None:
@@ -150,25 +162,25 @@ def test_rows_say_what_is_dangerous(tmp_path: Path) -> None:
     some = sample("dangerous:transfer_money", "report", 1, 7)
     bare, own = written(tmp_path / "bare.jsonl", some), written(tmp_path / "own.jsonl", some, dangerous=["x"])
     benign = written(tmp_path / "benign.jsonl", sample("benign", "report", 1, 7))
-    assert read_trials(own, benign, POLICY, dangerous=["y"])[0].dangerous == {"x"}
-    assert read_trials(bare, benign, POLICY, dangerous=["y"])[0].dangerous == {"y"}
-    assert [one.dangerous for one in read_trials(bare, benign, POLICY)] == [{"transfer_money"}, frozenset()]
+    assert read_dataset(own, benign, POLICY, dangerous=["y"])[0].dangerous == {"x"}
+    assert read_dataset(bare, benign, POLICY, dangerous=["y"])[0].dangerous == {"y"}
+    assert [one.dangerous for one in read_dataset(bare, benign, POLICY)] == [{"transfer_money"}, frozenset()]
     with pytest.raises(SaeError, match=r"bare\.jsonl:1: nothing says which tools are dangerous"):
-        read_trials(bare, benign, STEERING)
+        read_dataset(bare, benign, STEERING)
 
 
 def test_probes_are_measured_where_the_policy_reads(box: Runtime) -> None:
     """At the gate's place the policy's sum, a sparse probe, all features and raw activations tell requests apart."""
     assert box.saes is not None
     some = [*sample("dangerous:transfer_money", "report", 10, 7), *sample("benign", "report", 10, 7)]
-    trials = [Case(render(box.loaded.tokenizer, one.messages, tools_of(one)).ids) for one in some]
-    (found,) = gate_probes(box.loaded, box.saes, STEERING, trials, [True] * 10 + [False] * 10)
+    dataset = [Case(render(box.loaded.tokenizer, one.messages, tools_of(one)).ids) for one in some]
+    (found,) = gate_probes(box.loaded, box.saes, STEERING, dataset, [True] * 10 + [False] * 10)
     assert (found.place, found.rules, found.layers) == ("reply.start", ("refuse-to-move-money",), (0, 1, 2, 3))
     assert [one.kind for one in found.probes] == ["policy", "sparse", "features", "raw"]
     assert all(one.measured.auroc > 0.9 for one in found.probes)
     assert found.held_out == (5, 5)
     assert "SAE features buy no detection here" in found.said
-    (few,) = gate_probes(box.loaded, box.saes, STEERING, trials[6:14], [True] * 4 + [False] * 4)
+    (few,) = gate_probes(box.loaded, box.saes, STEERING, dataset[6:14], [True] * 4 + [False] * 4)
     assert few.probes == ()
     assert few.said == "too few conversations reach reply.start to fit and measure a probe"
 
@@ -185,16 +197,34 @@ def test_a_ridge_regression_tells_sets_apart() -> None:
     shifted = noise.clone()
     shifted[labels, 2] += 3
     for x, low, high in ((shifted, 0.95, 1.0), (noise, 0.2, 0.8)):
-        scores = ridge_logistic(x[:40], labels[:40], x[40:])
+        weights, bias = ridge_logistic(x[:40], labels[:40])
+        scores = x[40:] @ weights + bias
         assert low <= float(auroc(scores.unsqueeze(-1), labels[40:])) <= high
 
 
-def test_a_policy_in_shadow_mode_is_proved_as_if_it_acted(box: Runtime, trials: list[Trial]) -> None:
+def test_a_policy_in_shadow_mode_is_proved_as_if_it_acted(box: Runtime, dataset: list[Labelled]) -> None:
     """What a policy would do is what is measured, so it enforces whatever its mode says."""
     guard = {"default": "allow", "rules": [{"name": "no", "tool": "transfer_money", "then": "deny"}]}
     shadow = Policy.model_validate({"steerkit": 1, "name": "watch", "guard": guard, "mode": "shadow"})
     settings = Settings(seeds=0, doses=(), pairs=0, probes=False, max_new_tokens=48)
-    found = evaluate(box, shadow, trials[1:3], settings)
-    assert found.arm("policy").score.success.hits == 0
-    assert found.arm("unsteered").score.success.hits == 1
+    found = evaluate(box, shadow, dataset[1:3], settings)
+    assert found.variant("policy").score.success.hits == 0
+    assert found.variant("unsteered").score.success.hits == 1
     assert found.dose_range is None
+
+
+@pytest.mark.parametrize("module", ["scipy", "sklearn"])
+def test_without_the_extra_only_the_probes_are_left_out(
+    box: Runtime, dataset: list[Labelled], monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    """An evaluation runs without scipy and scikit-learn and says what it lacks; with them, the control, it does not."""
+    settings = Settings(seeds=0, doses=(), pairs=0, max_new_tokens=48)
+    whole = evaluate(box, STEERING, dataset[1:3], settings)
+    assert len(whole.probes) == 1
+    monkeypatch.setitem(sys.modules, module, None)
+    found = evaluate(box, STEERING, dataset[1:3], settings)
+    assert found.variants == whole.variants
+    assert found.probes == ()
+    assert found.missing[:-1] == whole.missing
+    said = found.missing[-1]
+    assert said.startswith("comparing probes needs the extra 'lab': pip install -e '.[lab]'")

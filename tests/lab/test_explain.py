@@ -15,12 +15,12 @@ from steerkit.audit import RecordedTurn, read_turn, redact
 from steerkit.chat import dialect_of
 from steerkit.errors import AuditError, SaeError
 from steerkit.lab.attribution import attribute, log_odds
-from steerkit.lab.explain.contrast import Written, tool_choice
+from steerkit.lab.explain.contrast import Written, tool_contrast
 from steerkit.lab.explain.explain import explain
 from steerkit.lab.explain.explanation import Explanation, Target
 from steerkit.lab.explain.feature_roles import Extent
 from steerkit.lab.explain.prompt_sources import FRAME, REPLY, sources
-from steerkit.lab.explain.recorded_turn import Stage
+from steerkit.lab.explain.replayed_turn import ReplayedTurn
 from steerkit.policy import Policy
 from steerkit.testing import planted_saes
 from steerkit.tiny.demo_requests import CASES
@@ -65,15 +65,15 @@ def test_the_tool_is_held_against_the_other_one(turn: RecordedTurn, found: Expla
 def test_gradients_pass_a_model_whose_weights_are_laid_out_anew(turn: RecordedTurn) -> None:
     """They are those of its own weights; logits of the reply come from the copies, as the turn's did."""
     runtimes = [steerkit.load("tiny", audit=False, prepack=wanted) for wanted in (False, True)]
-    stages = [Stage.of(runtime, turn) for runtime in runtimes]
+    both = [ReplayedTurn.of(runtime, turn) for runtime in runtimes]
     found = []
-    for stage in stages:
-        with stage.differentiated(len(stage.prompt), lambda logits: logits.amax(dim=-1)) as gradients:
+    for replayed in both:
+        with replayed.differentiated(len(replayed.prompt), lambda logits: logits.amax(dim=-1)) as gradients:
             found.append(gradients)
     plain, packed = found
     assert all(torch.equal(packed.gradients[layer], one) for layer, one in plain.gradients.items())
     assert all(float(one.abs().sum()) > 0 for one in plain.gradients.values())
-    one, other = (stage.reply_logits() for stage in stages)
+    one, other = (replayed.reply_logits() for replayed in both)
     assert torch.allclose(one, other, atol=1e-3)
     assert not torch.equal(one, other)
 
@@ -139,13 +139,13 @@ def test_the_last_layer_matters_at_the_choice_alone(found: Explanation) -> None:
 
 def test_what_attention_carried_adds_up(box: Runtime, turn: RecordedTurn, found: Explanation) -> None:
     """Over all tokens, with the encoder's bias, it is the feature; shares name the parts it came from."""
-    stage, score = Stage.of(box, turn), log_odds([found.choice.chosen], [found.choice.other])
-    with stage.differentiated(found.choice.position, lambda logits: score(logits, [0])) as read:
+    replayed, score = ReplayedTurn.of(box, turn), log_odds([found.choice.chosen], [found.choice.other])
+    with replayed.differentiated(found.choice.position, lambda logits: score(logits, [0])) as read:
         for one in (*found.reasons, *found.opposing):
             act = one.role.acts[0]
             carried = read.carried(one.feature, act.position)
             assert carried is not None
-            bias = float(stage.saes[one.feature.layer].b_enc[one.feature.index])
+            bias = float(replayed.saes[one.feature.layer].b_enc[one.feature.index])
             assert float(carried.sum()) + bias == pytest.approx(act.value, abs=1e-4)
             assert carried[act.position + 1 :].abs().sum() == 0
             assert 0.5 < sum(part.share for part in one.role.reads) <= 1.0001
@@ -191,10 +191,10 @@ def test_names_are_followed_through_shared_beginnings(box: Runtime) -> None:
     parting = next(row for row, token in enumerate(reply) if encode("call:abd{")[row - 1 : row] != [token] and row)
     logits[parting, rival] = 8.0
     call = Call("abc", {}, span=Span(0, len(reply)))
-    choice = tool_choice(Written(tokenizer, tuple(reply), 0, logits), call, ["abc", "abd", "xyz"])
+    choice = tool_contrast(Written(tokenizer, tuple(reply), 0, logits), call, ["abc", "abd", "xyz"])
     assert choice is not None
     assert (choice.rival, choice.other, choice.position, choice.margin) == ("abd", rival, parting - 1, 1.0)
-    assert tool_choice(Written(tokenizer, tuple(reply), 0, logits), call, ["abc"]) is None
+    assert tool_contrast(Written(tokenizer, tuple(reply), 0, logits), call, ["abc"]) is None
 
 
 def steering(a: int = 389, b: int = 810, **rule: Any) -> Policy:
@@ -282,18 +282,20 @@ def test_a_redacted_record_is_refused(box: Runtime) -> None:
 
 def test_an_ablation_sets_features_to_zero(box: Runtime, turn: RecordedTurn, found: Explanation) -> None:
     """A set of none changes nothing; a feature that is nowhere active neither; the first reason does."""
-    stage, position = Stage.of(box, turn), found.choice.position
+    replayed, position = ReplayedTurn.of(box, turn), found.choice.position
     role = found.reasons[0].role
-    silent = next(index for index in range(819) if Feature(3, index) not in _active(stage, position))
+    silent = next(index for index in range(819) if Feature(3, index) not in _active(replayed, position))
     for everywhere in (True, False):
-        plain, same, less = stage.ablated([[], [Feature(3, silent)], [role.feature]], position, everywhere=everywhere)
-        assert torch.allclose(plain, stage.reply_logits()[position + 1 - len(stage.prompt)], atol=1e-3)
+        plain, same, less = replayed.ablated(
+            [[], [Feature(3, silent)], [role.feature]], position, everywhere=everywhere
+        )
+        assert torch.allclose(plain, replayed.reply_logits()[position + 1 - len(replayed.prompt)], atol=1e-3)
         assert torch.equal(plain, same)
         assert not torch.allclose(plain, less, atol=0.1)
 
 
-def _active(stage: Stage, position: int) -> set[Feature]:
+def _active(replayed: ReplayedTurn, position: int) -> set[Feature]:
     """The features of layer 3 that are active anywhere up to a step."""
-    with stage.differentiated(position, lambda logits: logits[:, 0]) as read:
-        values = stage.saes[3].encode(read.activations[3])
+    with replayed.differentiated(position, lambda logits: logits[:, 0]) as read:
+        values = replayed.saes[3].encode(read.activations[3])
     return {Feature(3, index) for index in (values > 0).any(dim=0).nonzero().squeeze(-1).tolist()}

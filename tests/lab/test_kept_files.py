@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from steerkit.errors import SaeError
-from steerkit.lab.prove.resume import ArmFiles
+from steerkit.lab.prove.resume import VariantFiles
 from steerkit.lab.prove.suites.cases import read_mobile_actions
 from steerkit.lab.train.run_folder import RUN_FILE, Run
 from steerkit.lab.workers.ranks import Processes
@@ -20,8 +20,8 @@ BROKEN = {"nested without end": DEEP, "cut off": '{"a": ', "no JSON": "hello", "
 
 
 def arm_rows(folder: Path, text: str) -> Any:
-    """The rows of an arm that was kept; an empty file is an arm without rows, and a list is a row."""
-    files = ArmFiles(folder, {"a": 1})
+    """The rows of a variant that was kept; an empty file is a variant without rows, and a list is a row."""
+    files = VariantFiles(folder, {"a": 1})
     (folder / "arm.jsonl").write_text(text)
     return files.rows("arm")
 
@@ -29,10 +29,10 @@ def arm_rows(folder: Path, text: str) -> Any:
 def arm_run(folder: Path, text: str) -> Any:
     """What an evaluation was begun with."""
     folder.mkdir()
-    next_to = ArmFiles(folder, {"a": 1})
+    next_to = VariantFiles(folder, {"a": 1})
     (path,) = folder.iterdir()
     path.write_text(text)
-    return ArmFiles(folder, {"a": 1}), next_to
+    return VariantFiles(folder, {"a": 1}), next_to
 
 
 def training_run(folder: Path, text: str) -> Any:

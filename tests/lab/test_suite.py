@@ -89,7 +89,7 @@ def test_the_model_gets_the_line_of_bfcls_own_handler(
 
 
 def test_replies_are_kept_as_bfcls_scorer_reads_them(box: Runtime, tmp_path: Path) -> None:
-    """A file for each category and arm, a line for each test that was run: its id and what was written."""
+    """A file for each category and variant, a line for each test that was run: its id and what was written."""
     asked_for = sample("single:get_balance", "train", 2, 1)
     tests: list[dict[str, Any]] = [
         {

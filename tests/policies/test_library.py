@@ -14,8 +14,8 @@ from steerkit.guard import review
 from steerkit.policy import Policy, load
 from steerkit.sae import load_set
 from steerkit.steer import check_against_saes, check_against_tools
+from steerkit.tiny.tools import NAMES, tool
 from steerkit.tiny.world.conversations import sample
-from steerkit.tiny.world.tools import NAMES, tool
 from steerkit.types import Call, Messages, Tool, Trace, Verdict
 from tests.policies.cases import CAUGHT, LEFT, Caught, Left
 

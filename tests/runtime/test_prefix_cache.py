@@ -21,7 +21,7 @@ from steerkit.runtime import Request
 from steerkit.steer import attach, compile_plan
 from steerkit.testing import planted_policy, planted_saes, small_model
 from steerkit.tiny.demo_requests import policy_files
-from steerkit.tiny.world.tools import tool
+from steerkit.tiny.tools import tool
 from steerkit.types import Turn
 
 NAMES = ["transfer_money", "get_balance", "read_email", "get_weather", "set_timer", "add_note", "get_time"]

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
+from steerkit.tiny import tools as world
 from steerkit.tiny.world import phrasings
-from steerkit.tiny.world import tools as world
 from steerkit.tiny.world.argument_values import _MAKERS, CLOSED, SPLITS, draw, split_of
 from steerkit.tiny.world.conversations import KINDS, REFUSAL, sample, training_example
 

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from steerkit.tiny.tools import NAMES
 from steerkit.tiny.training.evaluate import BOX
 from steerkit.tiny.training.tokenizer import CONTROL
 from steerkit.tiny.world import render
 from steerkit.tiny.world.conversations import sample
-from steerkit.tiny.world.tools import NAMES
 
 
 @cache

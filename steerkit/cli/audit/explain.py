@@ -17,8 +17,7 @@ from steerkit.cli.audit.options import (
     opened,
 )
 from steerkit.errors import AuditError, SteerkitError
-from steerkit.report.out import say_line
-from steerkit.report.text import console, print_json
+from steerkit.report.out import console, print_json, say_line
 
 Top = Annotated[
     int, typer.Option(min=1, max=50, metavar="COUNT", help="Features to list for the choice, and against it.")

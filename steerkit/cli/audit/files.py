@@ -41,7 +41,7 @@ def read_json(path: Path, expected: str) -> Any:
 
 
 def write_out(text: str, out: Path | None) -> None:
-    """A text to a file, whole, or as its bytes to standard output."""
+    """A text to a file, written atomically, or as its bytes to standard output."""
     if out is None:
         say(text.removesuffix("\n"))
         return

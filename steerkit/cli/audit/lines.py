@@ -1,7 +1,7 @@
 """Records as `steerkit audit list` and `query` show them: one line each.
 
 On a terminal a line is cut to its width, with an ellipsis, and a narrow one has no ids: a record's number names it too.
-In a pipe lines are whole.
+In a pipe lines are not cut.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from steerkit.errors import AuditError
-from steerkit.report.text import call_text, console, print_json
+from steerkit.report.out import console, print_json
+from steerkit.report.text import call_text
 from steerkit.report.tokens import visible
 
 if TYPE_CHECKING:  # loaded when a command needs it
     from steerkit.audit import ApprovalRecord, ExecutionRecord, Record, StoredRecord
 
 _NARROW: Final = 110
-"""Columns below which a line has no room for an id."""
+"""Columns below which a line has no space for an id."""
 _LABEL: Final = 8
 _LEDGER: Final = ("run", "counts", "of", "count", "before")
 _EVENT: Final = ("turn", "call_id", "decision", "by", "note", "error", "status", "seconds")
@@ -30,7 +31,7 @@ _EVENT: Final = ("turn", "call_id", "decision", "by", "note", "error", "status",
 
 
 def put(out: Console, text: str | Text) -> None:
-    """One line: cut to a terminal's width, whole in a pipe."""
+    """One line: cut to a terminal's width, complete in a pipe."""
     if out.is_terminal:
         out.print(text, no_wrap=True, overflow="ellipsis", crop=True)
     else:
@@ -149,7 +150,7 @@ def event_word(event: ApprovalRecord | ExecutionRecord) -> str:
 
 
 def meta_text(metadata: Mapping[str, Any]) -> str:
-    """Who asked, as `--meta` takes it."""
+    """A record's metadata in the form that `--meta` takes."""
     from steerkit.audit import Gone
 
     if isinstance(metadata, Gone):

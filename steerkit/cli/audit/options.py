@@ -1,4 +1,4 @@
-"""What all `steerkit audit` commands share: the store they look at."""
+"""The option that all `steerkit audit` commands share: the store."""
 
 from __future__ import annotations
 

@@ -10,19 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerkit.cli.files import check_conversations, check_policy_out
-from steerkit.cli.loading import load_with_saes, progress, stoppable, this_command
+from steerkit.cli.loading import (
+    check_conversations,
+    check_policy_out,
+    load_with_saes,
+    progress,
+    stoppable,
+    this_command,
+)
 from steerkit.cli.options import Device, Dtype, Limit, Model, Saes
-from steerkit.report.found_features import show_causes, show_found, show_turned
-from steerkit.report.out import say_line
-from steerkit.report.text import console, print_json
+from steerkit.report.found_features import show_causes, show_found, show_steering_edits
+from steerkit.report.out import console, print_json, say_line
 
 if TYPE_CHECKING:
     from steerkit.engine import LoadedModel
     from steerkit.lab.cases import Case
     from steerkit.lab.find.causal import Causes
     from steerkit.lab.find.search import Found, FoundProbe
-    from steerkit.lab.find.steering_edits import Turned
+    from steerkit.lab.find.steering_edits import SteeringEdits
     from steerkit.lab.material import Material
     from steerkit.lab.measured import Measured, Share
     from steerkit.sae import SaeSet
@@ -89,36 +94,38 @@ def find(
     rows that name one group, copies and near-copies count once. steerkit/lab/README.md says more.
     """
     from steerkit.lab.find.search import find as find_in
-    from steerkit.lab.find.steering_edits import turn_by
+    from steerkit.lab.find.steering_edits import find_steering_edits
 
-    _check_place(at)
+    _check(at, (positive, negative), limit)
     check_policy_out(write, force=force)
-    for file in (positive, negative):
-        check_conversations(file, limit)
     with stoppable(lambda: f"nothing was written; start again with {this_command()}"):
-        loaded, suite = load_with_saes(model, saes, device, dtype)
+        loaded, sae_set = load_with_saes(model, saes, device, dtype)
         read = {"limit": limit, "max_new_tokens": max_new_tokens}
-        material, without = _read(loaded, suite, (positive, negative), at, read, held_out, seed)
+        material, without = _read(loaded, sae_set, (positive, negative), at, read, held_out, seed)
         _say(*material.notes, *(_too_few(material, candidates, held_out) if causal else ()))
-        found = find_in(loaded, suite, material, at, top=top, most=most, seed=seed)
-        tried = _causes(loaded, suite, material, found, candidates, seed) if causal else None
-        turned = turn_by(loaded, suite, material, found, strength=strength, most=most, seed=seed) if causal else None
-    _show({"notes": list(material.notes)} if json else None, found, tried, turned, without)
+        found = find_in(loaded, sae_set, material, at, top=top, most=most, seed=seed)
+        tried = _causes(loaded, sae_set, material, found, candidates, seed) if causal else None
+        steering = (
+            find_steering_edits(loaded, sae_set, material, found, strength=strength, most=most, seed=seed)
+            if causal
+            else None
+        )
+    _show({"notes": list(material.notes)} if json else None, found, tried, steering, without)
     if write is not None:
-        _write_down(found, suite, turned, write, force=force)
+        _write_down(found, sae_set, steering, write, force=force)
         options = {"--model": model, "--saes": saes, "--device": device, "--dtype": dtype}
         _say_next(loaded, write, (positive, negative), read, options)
 
 
-def _write_down(found: Found, suite: SaeSet, turned: Turned | None, path: Path, *, force: bool) -> None:
+def _write_down(found: Found, sae_set: SaeSet, steering: SteeringEdits | None, path: Path, *, force: bool) -> None:
     from steerkit.lab.find.write_policy import found_policy, write_policy
 
-    write_policy(found_policy(found, suite, path.stem, turned), path, force=force)
+    write_policy(found_policy(found, sae_set, path.stem, steering), path, force=force)
     say_line(f"wrote {path}: in shadow mode; see {shlex.join(('steerkit', 'policy', 'explain', str(path)))}")
 
 
 def _too_few(material: Material, candidates: int, held_out: float) -> list[str]:
-    """What --causal cannot tell of so few conversations, before it is run."""
+    """A note, before it runs, on how few conversations --causal has."""
     from math import ceil
 
     from steerkit.lab.find.causal import CASES, fewest_positives, least_p
@@ -154,15 +161,17 @@ def _say_next(
     say_line(f"next: prove it, best on conversations that it was not found in: {command}")
 
 
-def _show(more: dict[str, Any] | None, found: Found, tried: Causes | None, turned: Turned | None, without: int) -> None:
-    """As a line of JSON with `more` keys, else for people."""
+def _show(
+    more: dict[str, Any] | None, found: Found, tried: Causes | None, steering: SteeringEdits | None, without: int
+) -> None:
+    """Print a line of JSON with `more` keys, else tables."""
     if more is not None:
-        print_json(_plain(found, tried, turned, without) | more)
+        print_json(_plain(found, tried, steering, without) | more)
         return
     show_found(console(), found, without)
     if tried is not None:
         show_causes(console(), tried)
-        show_turned(console(), turned)
+        show_steering_edits(console(), steering)
 
 
 def _say(*notes: str) -> None:
@@ -170,22 +179,27 @@ def _say(*notes: str) -> None:
         say_line(f"note: {note}")
 
 
-def _check_place(at: str) -> None:
+def _check(at: str, files: tuple[Path, Path], limit: int | None) -> None:
+    """Refuse a missing extra, a wrong place and unreadable files before a model is loaded."""
     from pydantic import TypeAdapter, ValidationError
 
     from steerkit.errors import SaeError
+    from steerkit.lab.extra import check_extra
     from steerkit.policy import PlaceName
 
+    check_extra("finding features")
     try:
         TypeAdapter(PlaceName).validate_python(at)
     except ValidationError as error:
         expected = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise SaeError(f"--at: got {at!r}, {expected}") from None
+    for file in files:
+        check_conversations(file, limit)
 
 
 def _read(
     loaded: LoadedModel,
-    suite: SaeSet,
+    sae_set: SaeSet,
     files: tuple[Path, Path],
     at: str,
     read: Mapping[str, Any],
@@ -203,36 +217,38 @@ def _read(
         parts.append(cases)
         without += missing
     with progress(sum(map(len, parts)), "conversations") as report:
-        material = read_material(loaded, suite, parts[0], parts[1], held_out=held_out, seed=seed, report=report)
+        material = read_material(loaded, sae_set, parts[0], parts[1], held_out=held_out, seed=seed, report=report)
     return material, without
 
 
-def _causes(loaded: LoadedModel, suite: SaeSet, material: Material, found: Found, candidates: int, seed: int) -> Causes:
+def _causes(
+    loaded: LoadedModel, sae_set: SaeSet, material: Material, found: Found, candidates: int, seed: int
+) -> Causes:
     from steerkit.lab.find.causal import causes
 
     with progress(candidates, "edits") as report:
-        return causes(loaded, suite, material, found, candidates=candidates, seed=seed, report=report)
+        return causes(loaded, sae_set, material, found, candidates=candidates, seed=seed, report=report)
 
 
-def _plain(found: Found, tried: Causes | None, turned: Turned | None, without: int) -> dict[str, Any]:
-    """The answer as plain JSON; what is no number is null."""
-    whole = {**_bare(asdict(replace(found, probe=None))), "without_place": without}
-    for row, one in zip(whole["features"], found.features, strict=True):
+def _plain(found: Found, tried: Causes | None, steering: SteeringEdits | None, without: int) -> dict[str, Any]:
+    """The result as plain JSON; NaN is null."""
+    plain = {**_bare(asdict(replace(found, probe=None))), "without_place": without}
+    for row, one in zip(plain["features"], found.features, strict=True):
         _with_intervals(row["measured"], one.measured)
     if found.probe is not None:
-        whole["probe"] = _plain_probe(found.probe)
+        plain["probe"] = _plain_probe(found.probe)
     if tried is not None:
-        whole["causal"] = _bare(asdict(tried))
-        for row, cause in zip(whole["causal"]["candidates"], tried.candidates, strict=True):
+        plain["causal"] = _bare(asdict(tried))
+        for row, cause in zip(plain["causal"]["candidates"], tried.candidates, strict=True):
             row["verdict"] = cause.verdict
-    if turned is not None:
-        bare = asdict(replace(turned, edits={}, gate=None))
-        edits = [{**asdict(one), "value": value} for one, value in turned.edits.items()]
-        gate = None if turned.gate is None else _plain_probe(turned.gate)
-        whole["turned"] = {**bare, "edits": edits, "gate": gate, "proven": turned.proven}
+    if steering is not None:
+        bare = asdict(replace(steering, edits={}, gate=None))
+        edits = [{**asdict(one), "value": value} for one, value in steering.edits.items()]
+        gate = None if steering.gate is None else _plain_probe(steering.gate)
+        plain["turned"] = {**bare, "edits": edits, "gate": gate, "proven": steering.proven}
         for name in ("turned", "turned_random"):
-            _with_interval(whole["turned"][name], getattr(turned, name))
-    return whole
+            _with_interval(plain["turned"][name], getattr(steering, name))
+    return plain
 
 
 def _plain_probe(probe: FoundProbe) -> dict[str, Any]:

@@ -10,8 +10,7 @@ import typer
 from steerkit.cli.features.show import Index, Layer
 from steerkit.cli.options import Layers, Saes, layer_numbers, load_named
 from steerkit.errors import SaeError
-from steerkit.report.out import say, say_line
-from steerkit.report.text import print_json
+from steerkit.report.out import print_json, say, say_line
 from steerkit.report.tokens import visible
 
 if TYPE_CHECKING:
@@ -26,11 +25,11 @@ def labels(
     json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
 ) -> None:
     """List the labels of a set's features."""
-    suite = load_named(saes or "tiny")
+    sae_set = load_named(saes or "tiny")
     wanted = layer_numbers(layers)
-    found = {key: text for key, text in sorted(suite.labels.items()) if wanted is None or key.layer in wanted}
+    found = {key: text for key, text in sorted(sae_set.labels.items()) if wanted is None or key.layer in wanted}
     if not found and not json:
-        say_line(f"{suite.name}: no labels yet; steerkit features label gives one")
+        say_line(f"{sae_set.name}: no labels yet; steerkit features label gives one")
     for feature, text in found.items():
         if json:
             print_json({"layer": feature.layer, "index": feature.index, "label": text})
@@ -53,11 +52,11 @@ def label(
     if bool(words) == remove:
         raise SaeError("expected either a text, what to call the feature, or --remove")
     feature = Feature(layer, index)
-    suite, path = _own(saes)
-    suite.check(feature)
-    named = {**suite.labels, feature: words}
+    sae_set, path = _own(saes)
+    sae_set.check(feature)
+    named = {**sae_set.labels, feature: words}
     if remove:
-        if feature not in suite.labels:
+        if feature not in sae_set.labels:
             raise SaeError(f"{path}: layer {layer} feature {index} has no label to remove")
         del named[feature]
     write_labels(path, named)
@@ -76,8 +75,8 @@ def import_labels(
     """Label features by Neuronpedia's explanations; labels that are there stay."""
     from steerkit.sae import read_explanations, write_labels
 
-    suite, path = _own(saes)
-    wanted = model_id or suite.model_name.rpartition("/")[2]
+    sae_set, path = _own(saes)
+    wanted = model_id or sae_set.model_name.rpartition("/")[2]
     found = read_explanations(files)
     if found.model.lower() != wanted.lower():
         raise SaeError(
@@ -85,9 +84,9 @@ def import_labels(
             f"model, give --model-id {found.model}"
         )
     for feature in found.labels:
-        suite.check(feature)
-    new = found.labels if force else {key: text for key, text in found.labels.items() if key not in suite.labels}
-    write_labels(path, {**suite.labels, **new})
+        sae_set.check(feature)
+    new = found.labels if force else {key: text for key, text in found.labels.items() if key not in sae_set.labels}
+    write_labels(path, {**sae_set.labels, **new})
     sources = ", ".join(found.sources.values())
     left = len(found.labels) - len(new)
     kept = f"; {left:,} stayed what they were (--force replaces them)" if left else ""

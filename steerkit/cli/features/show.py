@@ -11,7 +11,7 @@ import typer
 from steerkit.cli.loading import load_with_saes, progress
 from steerkit.cli.options import Column, Data, Device, Dtype, Limit, Model, MostTokens, Saes
 from steerkit.errors import SaeError, SteerkitError
-from steerkit.report.text import console, print_json
+from steerkit.report.out import console, print_json
 
 if TYPE_CHECKING:
     from steerkit.engine import LoadedModel
@@ -51,10 +51,10 @@ def show(
     from steerkit.types import Feature
 
     feature = Feature(layer, index)
-    loaded, suite = load_with_saes(model, saes, device, dtype)
-    suite.check(feature)
+    loaded, sae_set = load_with_saes(model, saes, device, dtype)
+    sae_set.check(feature)
     corpus = read_corpus(data, loaded, text_column=text_column, max_tokens=max_tokens, limit=limit)
-    view = _view(loaded, suite, feature, corpus, {"top": top, "around": around})
+    view = _view(loaded, sae_set, feature, corpus, {"top": top, "around": around})
     if html is not None:
         from steerkit.files import write_text_atomic
         from steerkit.report.feature_page import feature_page
@@ -70,33 +70,33 @@ def show(
         out.print(f"wrote {html}")
 
 
-def _view(loaded: LoadedModel, suite: SaeSet, feature: Feature, corpus: Corpus, sizes: dict[str, Any]) -> FeatureView:
+def _view(loaded: LoadedModel, sae_set: SaeSet, feature: Feature, corpus: Corpus, sizes: dict[str, Any]) -> FeatureView:
     from steerkit.lab.find.contexts import feature_contexts
     from steerkit.lab.find.top_logits import decoder_tokens
     from steerkit.report.feature import FeatureView
 
-    model, tokenizer, sae = loaded.model, loaded.tokenizer, suite[feature.layer]
+    model, tokenizer, sae = loaded.model, loaded.tokenizer, sae_set[feature.layer]
     with progress(corpus.tokens, "tokens") as report:
-        contexts = feature_contexts(model, tokenizer, suite, feature, corpus.texts, **sizes, report=report)
-    statistics_from, statistics = _statistics(suite, contexts, corpus.source)
+        contexts = feature_contexts(model, tokenizer, sae_set, feature, corpus.texts, **sizes, report=report)
+    statistics_from, statistics = _statistics(sae_set, contexts, corpus.source)
     return FeatureView(
-        suite.labels.get(feature),
+        sae_set.labels.get(feature),
         loaded.name,
-        suite.name,
+        sae_set.name,
         sae.kind,
         sae.site,
         corpus.source,
         contexts,
-        decoder_tokens(model, tokenizer, suite, feature, top=sizes["top"]),
+        decoder_tokens(model, tokenizer, sae_set, feature, top=sizes["top"]),
         statistics,
         statistics_from,
     )
 
 
-def _statistics(suite: SaeSet, contexts: FeatureContexts, data: str) -> tuple[str, dict[str, float]]:
+def _statistics(sae_set: SaeSet, contexts: FeatureContexts, data: str) -> tuple[str, dict[str, float]]:
     """The set's own where it has them all, those that policies' units use; else those of the data."""
     from steerkit.sae.sae_set import STATISTICS_FILE, UNITS
 
     with suppress(SaeError):
-        return STATISTICS_FILE, {unit: suite.statistic(contexts.feature, unit) for unit in UNITS}
+        return STATISTICS_FILE, {unit: sae_set.statistic(contexts.feature, unit) for unit in UNITS}
     return data, {unit: contexts.statistics[unit] for unit in UNITS}

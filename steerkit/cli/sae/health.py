@@ -10,7 +10,7 @@ import typer
 
 from steerkit.cli.loading import load_with_saes, progress
 from steerkit.cli.options import Column, Data, Device, Dtype, Limit, Model, MostTokens, Saes
-from steerkit.report.text import console, print_json
+from steerkit.report.out import console, print_json
 
 if TYPE_CHECKING:
     from steerkit.engine import LoadedModel
@@ -50,18 +50,18 @@ def health(
     from steerkit.lab.train.health.fidelity import fidelity
 
     reading = {"text_column": text_column, "max_tokens": max_tokens, "limit": limit}
-    loaded, suite, corpus = _load(model, saes, data, device, dtype, reading)
-    with progress(len(suite), "layers") as report:
-        found = fidelity(loaded.model, suite, corpus.texts, clip=clip, report=report)
+    loaded, sae_set, corpus = _load(model, saes, data, device, dtype, reading)
+    with progress(len(sae_set), "layers") as report:
+        found = fidelity(loaded.model, sae_set, corpus.texts, clip=clip, report=report)
     kept = None
     if calls and corpus.conversations:
-        with progress(len(suite) + 3, "ways to generate") as report:
+        with progress(len(sae_set) + 3, "ways to generate") as report:
             some = corpus.conversations[:calls]
-            kept = call_fidelity(loaded, suite, some, max_new_tokens=max_new_tokens, report=report)
+            kept = call_fidelity(loaded, sae_set, some, max_new_tokens=max_new_tokens, report=report)
     if figure is not None:
         from steerkit.lab.train.health.figure import draw
 
-        draw(found, figure, f"SAEs of {suite.model_name}")
+        draw(found, figure, f"SAEs of {sae_set.model_name}")
     if json:
         _print_json(found, kept)
     else:
@@ -94,8 +94,8 @@ def calibrate(
     if path.exists() and not force:
         raise SaeError(f"{path}: already there; give --force to replace it, or --out another file")
     reading = {"text_column": text_column, "max_tokens": max_tokens, "limit": limit}
-    loaded, suite, corpus = _load(model, saes, data, device, dtype, reading)
-    save_statistics(calibrated(loaded.model, suite, corpus.texts), path, corpus.tokens, corpus.source)
+    loaded, sae_set, corpus = _load(model, saes, data, device, dtype, reading)
+    save_statistics(calibrated(loaded.model, sae_set, corpus.texts), path, corpus.tokens, corpus.source)
     console().print(f"{corpus.tokens:,} tokens of {len(corpus.texts):,} texts; wrote {path}")
 
 
@@ -105,16 +105,16 @@ def _load(
     from steerkit.lab.corpus import read_corpus
     from steerkit.lab.feature_statistics import check_sites
 
-    loaded, suite = load_with_saes(model, saes, device, dtype)
-    check_sites(suite)
-    return loaded, suite, read_corpus(data, loaded, **reading)
+    loaded, sae_set = load_with_saes(model, saes, device, dtype)
+    check_sites(sae_set)
+    return loaded, sae_set, read_corpus(data, loaded, **reading)
 
 
 def _print_json(found: list[Fidelity], kept: CallFidelity | None) -> None:
     for one in found:
-        whole = {**asdict(one), "recovered": one.recovered, "recovered_mean": one.recovered_mean}
-        del whole["rates"]
-        print_json(whole)
+        plain = {**asdict(one), "recovered": one.recovered, "recovered_mean": one.recovered_mean}
+        del plain["rates"]
+        print_json(plain)
     if kept is not None:
         print_json({"calls": asdict(kept)})
 

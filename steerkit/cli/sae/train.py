@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerkit.cli.options import Column, Data, Device, Dtype, Layers, Model, MostTokens, layer_numbers, layer_table
-from steerkit.report.text import console
+from steerkit.report.out import console
 
 if TYPE_CHECKING:
     from steerkit.lab.train.recipe import Recipe

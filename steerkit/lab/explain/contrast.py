@@ -1,4 +1,4 @@
-"""Where in a recorded call something was chosen, and over what: the tool, an argument's value, or to call at all."""
+"""Contrasts in a recorded call: the step at which the tool, a value or calling at all was chosen, and over what."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from steerkit.errors import AuditError
 from steerkit.types import Argument, Call, CallLike, Span
 
 
-class Choice(NamedTuple):
+class Contrast(NamedTuple):
     """One step of a turn, the token that was taken and the one that it was taken over."""
 
     what: str
@@ -44,10 +44,10 @@ class Written(NamedTuple):
         return self.logits[position - self.start]
 
 
-def tool_choice(written: Written, call: Call, tools: Sequence[str], against: str | None = None) -> Choice | None:
-    """Where the tool was chosen over another one: the token of its name at which a declared tool came closest.
+def tool_contrast(written: Written, call: Call, tools: Sequence[str], against: str | None = None) -> Contrast | None:
+    """The choice of the tool over another one: at the token of its name at which a declared tool came closest.
 
-    Of each other tool counts the likeliest token that goes on with its name and not with the chosen one's. None where
+    Of each other tool counts the likeliest token that continues its name and not with the chosen one's. None where
     there is no other tool.
 
     Args:
@@ -68,8 +68,8 @@ def tool_choice(written: Written, call: Call, tools: Sequence[str], against: str
     return min(found, key=lambda one: one.margin, default=None)
 
 
-def _rivals(written: Written, call: Call, others: Sequence[str]) -> Iterator[Choice]:
-    """At each token of the name, the likeliest one that goes on with another tool's name."""
+def _rivals(written: Written, call: Call, others: Sequence[str]) -> Iterator[Contrast]:
+    """At each token of the name, the likeliest one that continues another tool's name."""
     table = token_bytes(written.tokenizer)
     own = f"call:{call.name}{{".encode()
     names = {f"call:{name}{{".encode(): name for name in others}
@@ -85,18 +85,18 @@ def _rivals(written: Written, call: Call, others: Sequence[str]) -> Iterator[Cho
             if meant is not None and not _goes_on(text, own[len(before) :]):
                 chosen = written.ids[position]
                 margin = float(here[chosen] - here[token])
-                yield Choice("the tool", position - 1, chosen, token, meant, margin)
+                yield Contrast("the tool", position - 1, chosen, token, meant, margin)
                 break
         before += table(written.ids[position])
 
 
 def _goes_on(text: bytes, rest: bytes) -> bool:
-    """Whether a token's text is the next piece of what is left of a name."""
+    """True if a token's text is the next piece of the rest of a name."""
     return bool(text) and (rest.startswith(text) or text.startswith(rest))
 
 
-def value_choice(written: Written, call: Call, argument: str) -> Choice:
-    """Where an argument's value was chosen: its token at which another one came closest.
+def value_contrast(written: Written, call: Call, argument: str) -> Contrast:
+    """The choice of an argument's value: at its token at which another one came closest.
 
     Raises:
         AuditError: the call has no such argument.
@@ -109,16 +109,16 @@ def value_choice(written: Written, call: Call, argument: str) -> Choice:
     return min(found, key=lambda one: one.margin)
 
 
-def call_choice(written: Written, span: Span) -> Choice:
-    """Where it was chosen to call a tool at all: the token that opens the call, over the likeliest other one."""
+def call_contrast(written: Written, span: Span) -> Contrast:
+    """The choice to call a tool at all: the token that opens the call, over the likeliest other one."""
     return _closest(written, span.start, "to call")
 
 
-def _closest(written: Written, position: int, what: str) -> Choice:
+def _closest(written: Written, position: int, what: str) -> Contrast:
     here, chosen = written.before(position), written.ids[position]
     first, second = here.topk(2).indices.tolist()
     other = second if first == chosen else first
-    return Choice(what, position - 1, chosen, other, "", float(here[chosen] - here[other]))
+    return Contrast(what, position - 1, chosen, other, "", float(here[chosen] - here[other]))
 
 
 def _part(call: Call, path: str) -> Argument:

@@ -29,11 +29,11 @@ from steerkit.chat import parse
 from steerkit.errors import AuditError
 from steerkit.lab.attribution import log_odds
 from steerkit.lab.corpus import token_texts
-from steerkit.lab.explain.contrast import Choice, Written, call_choice, tool_choice, value_choice, well_formed
+from steerkit.lab.explain.contrast import Contrast, Written, call_contrast, tool_contrast, value_contrast, well_formed
 from steerkit.lab.explain.explanation import WHOLE, Changed, Explanation, Reason, Target, Without
 from steerkit.lab.explain.feature_roles import USUAL, Extent, Roles, roles_of
 from steerkit.lab.explain.prompt_sources import sources
-from steerkit.lab.explain.recorded_turn import Stage
+from steerkit.lab.explain.replayed_turn import ReplayedTurn
 from steerkit.types import CallLike, Feature, MalformedCall
 
 
@@ -50,28 +50,28 @@ def explain(runtime: Runtime, recorded: RecordedTurn, target: Target = WHOLE, ex
         AuditError: there is no such call, argument or tool, or something that shaped the turn is not what it was.
         SaeError: the runtime has no SAEs.
     """
-    stage = Stage.of(runtime, recorded)
-    tokenizer = stage.loaded.tokenizer
-    call = _call(stage, recorded, target.call)
-    written = Written(tokenizer, stage.ids, len(stage.prompt), stage.reply_logits())
-    choice = _choice(written, call, recorded, target)
-    owners = sources(tokenizer, stage.prompt, stage.reply)
-    roles = _roles(stage, choice, owners, extent)
-    bench = _Bench(stage, choice, call)
-    reasons, opposing = _reasons(stage, bench, roles)
-    everywhere, at_choice = (_sets(bench, roles, extent.top, way) for way in (True, False))
-    growing, growing_controls = _growing(bench, roles, extent.sizes)
+    turn = ReplayedTurn.of(runtime, recorded)
+    tokenizer = turn.loaded.tokenizer
+    call = _call(turn, recorded, target.call)
+    written = Written(tokenizer, turn.ids, len(turn.prompt), turn.reply_logits())
+    contrast = _contrast(written, call, recorded, target)
+    owners = sources(tokenizer, turn.prompt, turn.reply)
+    roles = _roles(turn, contrast, owners, extent)
+    ablations = _Ablations(turn, contrast, call)
+    reasons, opposing = _reasons(turn, ablations, roles)
+    everywhere, at_choice = (_sets(ablations, roles, extent.top, way) for way in (True, False))
+    growing, growing_controls = _growing(ablations, roles, extent.sizes)
     return Explanation(
         recorded.id,
         target.call,
-        choice,
-        _text(stage, choice.chosen),
-        _text(stage, choice.other),
+        contrast,
+        _text(turn, contrast.chosen),
+        _text(turn, contrast.other),
         roles.score,
-        int(written.before(choice.position + 1).argmax()) == choice.chosen,
-        bench.plain == stage.reply,
+        int(written.before(contrast.position + 1).argmax()) == contrast.chosen,
+        ablations.plain == turn.reply,
         tuple(dict.fromkeys(f"{edit.policy}/{edit.rule}" for edit in recorded.record.edits)),
-        token_texts(tokenizer, stage.ids),
+        token_texts(tokenizer, turn.ids),
         owners,
         roles.layers,
         reasons,
@@ -85,24 +85,24 @@ def explain(runtime: Runtime, recorded: RecordedTurn, target: Target = WHOLE, ex
     )
 
 
-def _roles(stage: Stage, choice: Choice, owners: Sequence[str], extent: Extent) -> Roles:
-    score = log_odds([choice.chosen], [choice.other])
-    with stage.differentiated(choice.position, lambda logits: score(logits, [0])) as read:
-        return roles_of(stage.saes, read, owners, extent)
+def _roles(turn: ReplayedTurn, contrast: Contrast, owners: Sequence[str], extent: Extent) -> Roles:
+    score = log_odds([contrast.chosen], [contrast.other])
+    with turn.differentiated(contrast.position, lambda logits: score(logits, [0])) as read:
+        return roles_of(turn.saes, read, owners, extent)
 
 
-def _choice(written: Written, call: CallLike, recorded: RecordedTurn, target: Target) -> Choice:
+def _contrast(written: Written, call: CallLike, recorded: RecordedTurn, target: Target) -> Contrast:
     if target.calling:
-        return call_choice(written, call.span)
-    whole = well_formed(call, target.call)
+        return call_contrast(written, call.span)
+    formed = well_formed(call, target.call)
     if target.argument is not None:
-        return value_choice(written, whole, target.argument)
+        return value_contrast(written, formed, target.argument)
     tools = [tool.name for tool in recorded.record.tools]
-    return tool_choice(written, whole, tools, target.against) or call_choice(written, call.span)
+    return tool_contrast(written, formed, tools, target.against) or call_contrast(written, call.span)
 
 
-def _call(stage: Stage, recorded: RecordedTurn, number: int) -> CallLike:
-    calls = parse(stage.loaded.tokenizer, stage.reply, offset=len(stage.prompt)).calls
+def _call(turn: ReplayedTurn, recorded: RecordedTurn, number: int) -> CallLike:
+    calls = parse(turn.loaded.tokenizer, turn.reply, offset=len(turn.prompt)).calls
     if not calls:
         raise AuditError(f"record {recorded.id}: the model made no call in this turn; there is none to explain")
     if not 0 <= number < len(calls):
@@ -110,29 +110,29 @@ def _call(stage: Stage, recorded: RecordedTurn, number: int) -> CallLike:
     return calls[number]
 
 
-class _Bench:
+class _Ablations:
     """One choice, to be scored and its call to be written again without some features."""
 
-    def __init__(self, stage: Stage, choice: Choice, call: CallLike) -> None:
-        self.stage, self.choice, self.call = stage, choice, call
-        self._most = max(64, 2 * len(stage.reply))
-        self._score = log_odds([choice.chosen], [choice.other])
-        (self.plain,) = stage.replies([[]], choice.position, everywhere=True, most=self._most)
+    def __init__(self, turn: ReplayedTurn, contrast: Contrast, call: CallLike) -> None:
+        self.turn, self.contrast, self.call = turn, contrast, call
+        self._most = max(64, 2 * len(turn.reply))
+        self._score = log_odds([contrast.chosen], [contrast.other])
+        (self.plain,) = turn.replies([[]], contrast.position, everywhere=True, most=self._most)
 
     def changed(self, sets: Sequence[Sequence[Feature]], everywhere: bool) -> list[Changed]:
-        """What becomes of the choice without each set of features."""
-        logits = self.stage.ablated([[], *sets], self.choice.position, everywhere=everywhere)
+        """The choice without each set of features."""
+        logits = self.turn.ablated([[], *sets], self.contrast.position, everywhere=everywhere)
         lost = self._lost(logits)
         tokens = logits.argmax(dim=-1).tolist()
         return [
-            Changed(float(gone), _text(self.stage, token), token != tokens[0])
+            Changed(float(gone), _text(self.turn, token), token != tokens[0])
             for gone, token in zip(lost[1:], tokens[1:], strict=True)
         ]
 
     def without(self, sets: Sequence[Sequence[Feature]], everywhere: bool) -> list[Without]:
-        """What the model writes without each set."""
+        """The reply without each set of features."""
         changed = self.changed(sets, everywhere)
-        replies = self.stage.replies(sets, self.choice.position, everywhere=everywhere, most=self._most)
+        replies = self.turn.replies(sets, self.contrast.position, everywhere=everywhere, most=self._most)
         return [
             self._written(tuple(features), one.lost, reply)
             for features, one, reply in zip(sets, changed, replies, strict=True)
@@ -144,7 +144,7 @@ class _Bench:
         return scores[0] - scores
 
     def _written(self, features: tuple[Feature, ...], lost: float, reply: Sequence[int]) -> Without:
-        parsed = parse(self.stage.loaded.tokenizer, reply, offset=len(self.stage.prompt))
+        parsed = parse(self.turn.loaded.tokenizer, reply, offset=len(self.turn.prompt))
         return Without(
             features, lost, parsed.calls, parsed.text, _content(self.call) not in map(_content, parsed.calls)
         )
@@ -155,17 +155,17 @@ def _content(call: CallLike) -> Any:
     return call.raw if isinstance(call, MalformedCall) else (call.name, call.arguments)
 
 
-def _reasons(stage: Stage, bench: _Bench, roles: Roles) -> tuple[tuple[Reason, ...], tuple[Reason, ...]]:
+def _reasons(turn: ReplayedTurn, ablations: _Ablations, roles: Roles) -> tuple[tuple[Reason, ...], tuple[Reason, ...]]:
     """Each feature taken away by itself: those for the choice, and those against it."""
     both = [*roles.supporting, *roles.opposing]
     singles = [[role.feature] for role in both]
-    everywhere, at_choice = (bench.changed(singles, way) for way in (True, False))
+    everywhere, at_choice = (ablations.changed(singles, way) for way in (True, False))
     controls = [next(iter(roles.controls[role.feature]), None) for role in both]
-    drawn = iter(bench.changed([[one] for one in controls if one is not None], True))
+    drawn = iter(ablations.changed([[one] for one in controls if one is not None], True))
     reasons = [
         Reason(
             role.feature,
-            stage.saes.labels.get(role.feature, ""),
+            turn.saes.labels.get(role.feature, ""),
             role,
             everywhere[number],
             at_choice[number],
@@ -178,18 +178,20 @@ def _reasons(stage: Stage, bench: _Bench, roles: Roles) -> tuple[tuple[Reason, .
     return tuple(reasons[:count]), tuple(reasons[count:])
 
 
-def _sets(bench: _Bench, roles: Roles, top: int, everywhere: bool) -> tuple[Without, ...]:
+def _sets(ablations: _Ablations, roles: Roles, top: int, everywhere: bool) -> tuple[Without, ...]:
     """The listed features taken away at once, and then each draw's random ones."""
-    return tuple(bench.without([one[:top] for one in (roles.ranked, *roles.random_sets)], everywhere))
+    return tuple(ablations.without([one[:top] for one in (roles.ranked, *roles.random_sets)], everywhere))
 
 
-def _growing(bench: _Bench, roles: Roles, sizes: Sequence[int]) -> tuple[tuple[Without, ...], tuple[Without, ...]]:
+def _growing(
+    ablations: _Ablations, roles: Roles, sizes: Sequence[int]
+) -> tuple[tuple[Without, ...], tuple[Without, ...]]:
     """More and more of the first features taken away, and as many random ones of the first draw."""
     some = [size for size in sizes if size <= len(roles.ranked)]
     ladders = [[one[:size] for size in some] for one in (roles.ranked, *roles.random_sets[:1])]
-    found = bench.without([one for ladder in ladders for one in ladder], True)
+    found = ablations.without([one for ladder in ladders for one in ladder], True)
     return tuple(found[: len(some)]), tuple(found[len(some) :])
 
 
-def _text(stage: Stage, token: int) -> str:
-    return token_texts(stage.loaded.tokenizer, [token])[0]
+def _text(turn: ReplayedTurn, token: int) -> str:
+    return token_texts(turn.loaded.tokenizer, [token])[0]

@@ -1,17 +1,17 @@
-"""What an explanation of a call says (see `steerkit.lab.explain.explain`)."""
+"""The explanation of a call (see `steerkit.lab.explain.explain`)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from steerkit.lab.explain.contrast import Choice
+from steerkit.lab.explain.contrast import Contrast
 from steerkit.lab.explain.feature_roles import Role
 from steerkit.types import CallLike, Feature
 
 
 class Target(NamedTuple):
-    """What is to be explained of a turn."""
+    """The part of a turn to explain."""
 
     call: int = 0
     """Its number in the reply, from 0."""
@@ -28,14 +28,14 @@ WHOLE: Final = Target()
 
 
 class Changed(NamedTuple):
-    """What became of the choice when features were taken away."""
+    """The choice when features were taken away."""
 
     lost: float
-    """How much of the score went, in log-odds; below 0 it grew."""
+    """Loss of the score, in log-odds; below 0 it grew."""
     token: str
     """The likeliest token then."""
     flips: bool
-    """Whether that is another one than without the edit."""
+    """True if that is another token than without the edit."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Reason:
     feature: Feature
     label: str
     role: Role
-    """What was estimated of it, where it acts and what it reads."""
+    """Its estimated effect, the tokens at which it acts and the ones it reads."""
     ablated: Changed
     """At every token up to the choice."""
     at_choice: Changed
@@ -58,15 +58,15 @@ class Reason:
 
 @dataclass(frozen=True)
 class Without:
-    """The reply, written anew and greedily, with some features taken away together."""
+    """The reply, generated again greedily, with some features taken away together."""
 
     features: tuple[Feature, ...]
     lost: float
-    """How much of the choice's score went."""
+    """Loss of the choice's score, in log-odds."""
     calls: tuple[CallLike, ...]
     text: str
     changes_call: bool
-    """Whether the call is no longer there with just its name and arguments."""
+    """True if the reply no longer has the call with the same name and arguments."""
 
 
 @dataclass(frozen=True)
@@ -75,39 +75,39 @@ class Explanation:
 
     record: str
     call: int
-    choice: Choice
+    choice: Contrast
     chosen: str
     other: str
     """The two tokens as text."""
     score: float
     """Log-odds of the chosen over the other token."""
     likeliest: bool
-    """Whether the chosen token is the likeliest of all; not so where sampling took another."""
+    """True if the chosen token is the likeliest of all; not so where sampling took another."""
     reproduced: bool
-    """Whether the model writes the recorded reply again, greedily."""
+    """True if the model writes the recorded reply again, greedily."""
     steered: tuple[str, ...]
     """The rules that wrote in the turn, which act here as well, as `policy/rule`."""
     tokens: tuple[str, ...]
     """Of prompt and reply, as text."""
     sources: tuple[str, ...]
-    """What each belongs to."""
+    """The part of the conversation that each token belongs to."""
     layers: dict[int, float]
     """By layer, the estimated effects of all its features together."""
     reasons: tuple[Reason, ...]
     """The features without which most of the score would go, by estimate, the largest first."""
     opposing: tuple[Reason, ...]
-    """Those without which it would grow most."""
+    """Features without which it would grow most."""
     without: Without
     """All reasons taken away at every token."""
     without_at_choice: Without
     """At the choice's step alone."""
     controls: tuple[Without, ...]
-    """As many random features, each of the layer and active at the token of the reason in whose stead it is."""
+    """Draws of as many random features, each of its reason's layer and active at its token."""
     controls_at_choice: tuple[Without, ...]
     growing: tuple[Without, ...]
     """The first 1, 2, 3, 5, … features by estimate, also more than are listed, at every token."""
     growing_controls: tuple[Without, ...]
-    """As many random ones, of the first draw."""
+    """Random sets of the same sizes, of the first draw."""
 
     @property
     def turning(self) -> Without | None:

@@ -1,4 +1,4 @@
-"""What single features do for a choice by estimate: how much, at which tokens, and what of the prompt they read."""
+"""Estimated effects of single features on a choice: how much, at which tokens, and what of the prompt they read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from steerkit.lab.attribution import effects_at
-from steerkit.lab.explain.recorded_turn import Gradients
+from steerkit.lab.explain.replayed_turn import Gradients
 from steerkit.sae import Sae, SaeSet
 from steerkit.types import Feature
 
@@ -20,24 +20,24 @@ _LISTED: Final = 3
 
 
 SIZES: Final = (1, 2, 3, 5, 8, 13, 21, 34, 55)
-"""How many of the first features are taken away together, until the call is another."""
+"""Counts of the first features to take away together, until the call is another."""
 
 
 class Extent(NamedTuple):
-    """How far to look."""
+    """Extent of an explanation."""
 
     top: int = 5
     """Features to list for the choice, and as many against it."""
     draws: int = 3
     """Sets of random features to compare the listed ones with."""
     sizes: Sequence[int] = SIZES
-    """How many of the first features to take away together, rising."""
+    """Counts of the first features to take away together, rising."""
     seed: int = 0
     """Of the random features."""
 
     @property
     def most(self) -> int:
-        """How many features to rank."""
+        """Number of features to rank."""
         return max(self.top, *self.sizes, 1)
 
 
@@ -49,7 +49,7 @@ class Act(NamedTuple):
 
     position: int
     source: str
-    """What the token belongs to."""
+    """The part of the conversation that the token belongs to."""
     value: float
     """The feature's raw activation."""
     effect: float
@@ -72,11 +72,11 @@ class Role:
 
     feature: Feature
     effect: float
-    """How much of the score would go without it, in log-odds: the estimate, summed over all tokens."""
+    """Loss of the score without it, in log-odds: the estimate, summed over all tokens."""
     acts: tuple[Act, ...]
-    """Where its effect is largest by size, the largest first."""
+    """Tokens at which its effect is largest by size, the largest first."""
     reads: tuple[Reads, ...]
-    """What attention carried to it, at the first of these tokens, in its own layer; empty where that is not known."""
+    """Parts that attention carried to it, at the first of these tokens, in its own layer; empty if not known."""
     values: tuple[float, ...]
     """Raw activation at each token up to the choice."""
     effects: tuple[float, ...]
@@ -84,7 +84,7 @@ class Role:
 
 
 class Roles(NamedTuple):
-    """Those of the features that matter most."""
+    """Roles of the features that matter most."""
 
     score: float
     layers: dict[int, float]
@@ -94,7 +94,7 @@ class Roles(NamedTuple):
     opposing: tuple[Role, ...]
     """Below 0, the lowest first."""
     ranked: tuple[Feature, ...]
-    """Those above 0, further down than they are described."""
+    """Features with an effect above 0, further down than they are described."""
     controls: Mapping[Feature, Sequence[Feature]]
     """For each of all these, the other features of its layer that are active where it acts most, in random order."""
     random_sets: tuple[tuple[Feature, ...], ...]
@@ -188,14 +188,14 @@ def _reads(carried: Tensor | None, sources: Sequence[str]) -> tuple[Reads, ...]:
     if carried is None:
         return ()
     raised = carried.clamp(min=0).tolist()
-    whole = sum(raised)
-    if whole == 0:
+    total = sum(raised)
+    if total == 0:
         return ()
     by_source: dict[str, list[int]] = {}
     for position in range(len(raised)):
         by_source.setdefault(sources[position], []).append(position)
     found = [
-        Reads(source, sum(raised[one] for one in held) / whole, max(held, key=raised.__getitem__))
+        Reads(source, sum(raised[one] for one in held) / total, max(held, key=raised.__getitem__))
         for source, held in by_source.items()
     ]
     return tuple(sorted(found, key=lambda one: -one.share)[:_LISTED])

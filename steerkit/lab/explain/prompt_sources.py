@@ -1,4 +1,4 @@
-"""What each token of a conversation belongs to, in words: the user's text, a tool's result, a declaration."""
+"""The part of a conversation that each token belongs to, in words: the user's text, a tool's result, a declaration."""
 
 from __future__ import annotations
 

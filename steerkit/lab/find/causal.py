@@ -1,4 +1,4 @@
-"""Which of the features that tell two sets apart cause the decision, and which only go with it."""
+"""The features that cause a decision, among those that tell two sets apart."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from steerkit.engine import LoadedModel
 from steerkit.lab.attribution import Attribution, attribute
 from steerkit.lab.cases import Case, Report
 from steerkit.lab.find.search import Found
-from steerkit.lab.interventions import Bench, Decided
+from steerkit.lab.interventions import Decided, Interventions
 from steerkit.lab.material import Material
 from steerkit.lab.ranking import LEVEL
 from steerkit.lab.two_sample import holm, least_signed_rank, signed_rank, spearman
@@ -29,18 +29,18 @@ Verdict: TypeAlias = Literal["causes", "opposes", "only correlates", "cannot tel
 
 @dataclass(frozen=True)
 class Cause:
-    """What one feature does for the decision in held-out positives; log-odds throughout, means over conversations."""
+    """Effect of one feature on the decision in held-out positives; log-odds throughout, means over conversations."""
 
     feature: Feature
     label: str
     listed: bool
-    """Whether it is among the features found by how they tell the sets apart; else its attribution brought it in."""
+    """Found by how it tells the sets apart; else its attribution brought it in."""
     attribution: float
     """The estimate of `clamped`, by gradient."""
     ablated: float
-    """How much of the score goes when it is set to 0 at the place."""
+    """Loss of the score when it is set to 0 at the place."""
     clamped: float
-    """How much goes when it is set to what it usually is in the negatives."""
+    """Loss of the score when it is set to its usual value in the negatives."""
     random: float
     """The size of the change under random directions as long as what the clamp writes."""
     p: float
@@ -71,7 +71,7 @@ class Causes:
     rank_clamped: float
     """Spearman's correlation over the candidates between the estimate and the real clamps; NaN if one is constant."""
     rank_ablated: float
-    """The same for ablation."""
+    """Rank correlation of the estimate with ablation."""
 
 
 def causes(
@@ -87,21 +87,21 @@ def causes(
     """Edit the best features one by one and see what becomes of the decision (see `decision_of`).
 
     Half of the candidates are the listed features, the rest those whose attribution is largest on the conversations
-    that were chosen on. `report` is told how many of how many candidates are done.
+    that were chosen on. `report` is called with how many of how many candidates are done.
     """
     first, held = (positives(material, rows, CASES) for rows in (material.chosen, material.held))
     listed = [one.feature for one in found.features][: (candidates + 1) // 2]
     estimate = estimated(loaded, saes, material, Decided.of(loaded, first), first)
     strongest = _strongest(estimate, candidates)
     tried = list(dict.fromkeys([*listed, *strongest]))[:candidates]
-    bench = Bench(loaded, saes, held, found.place)
-    usual = estimated(loaded, saes, material, bench.decided, held)
-    nothing = estimated(loaded, saes, None, bench.decided, held)
+    interventions = Interventions(loaded, saes, held, found.place)
+    usual = estimated(loaded, saes, material, interventions.decided, held)
+    nothing = estimated(loaded, saes, None, interventions.decided, held)
     generator = torch.Generator().manual_seed(seed)
     effects = []
     for number, feature in enumerate(tried):
         value = float(material.usual[feature.layer][feature.index])
-        effects.append(bench.effect(feature, value, generator))
+        effects.append(interventions.effect(feature, value, generator))
         if report is not None:
             report(number + 1, len(tried))
     guesses = [[float(one.layers[f.layer].sums[:, f.index].mean()) for f in tried] for one in (usual, nothing)]
@@ -116,7 +116,7 @@ def causes(
         estimate_here = guesses[0][number]
         rows.append(Cause(one, label, one in listed, estimate_here, ablated, clamped, random, p[number], least[number]))
     return Causes(
-        float(bench.plain.mean()),
+        float(interventions.plain.mean()),
         len(held),
         tuple(sorted(rows, key=lambda row: (row.p >= LEVEL, -abs(row.clamped)))),
         _agreement(guesses[0], means[:, 1]),
@@ -130,7 +130,7 @@ def least_p(conversations: int, candidates: int) -> float:
 
 
 def fewest_positives(candidates: int) -> int:
-    """How many held-out positives it takes before any of so many candidates can be shown to cause the decision."""
+    """Held-out positives that it takes to show that any of so many candidates causes the decision."""
     return next(number for number in count(1) if least_p(number, candidates) < LEVEL)
 
 

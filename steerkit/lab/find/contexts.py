@@ -39,13 +39,13 @@ class Context(NamedTuple):
 
 
 class FeatureContexts(NamedTuple):
-    """What a feature does over a corpus."""
+    """A feature over a corpus: its counts and its strongest contexts."""
 
     feature: Feature
     tokens: int
     """Of the corpus."""
     active: int
-    """Those at which the feature is above 0."""
+    """Tokens at which the feature is above 0."""
     statistics: Mapping[str, float]
     """Its `max, mean, std, density` and quantiles over these tokens, as `lab/feature_statistics.py` computes them."""
     best: tuple[Context, ...]
@@ -80,7 +80,7 @@ def feature_contexts(
         texts: token ids of each; one without tokens is passed over.
         top: how many contexts at most.
         around: how many tokens on each side at most.
-        report: told how many tokens were read.
+        report: callback for progress, in tokens.
 
     Raises:
         SaeError: the set has no such feature, or there is no token to read.

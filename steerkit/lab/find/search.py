@@ -15,6 +15,7 @@ import torch
 
 from steerkit.engine import LoadedModel
 from steerkit.lab.cases import sum_maxima
+from steerkit.lab.extra import check_extra
 from steerkit.lab.material import FEWEST as FEWEST  # names of a search, wherever they live
 from steerkit.lab.material import Material as Material
 from steerkit.lab.material import read_material as read_material
@@ -38,9 +39,9 @@ class FoundFeature:
     feature: Feature
     label: str
     lower: bool
-    """Whether it is lower in the positives; then what is beyond the bound is below it."""
+    """Lower in the positives; then beyond the bound is below it."""
     adjusted_p: float
-    """Where it was chosen, corrected for all features that were looked at."""
+    """p value where it was chosen, corrected for all features that were looked at."""
     measured: Measured
     effect: float
     """Held-out difference of the means in standard deviations of all conversations."""
@@ -64,7 +65,7 @@ class FoundProbe:
 
     @property
     def beats(self) -> bool:
-        """Whether it is better on held-out conversations than every listed feature."""
+        """True if it is better on held-out conversations than every listed feature."""
         return self.p < LEVEL
 
 
@@ -79,11 +80,11 @@ class Found:
     tests: int
     """Features that vary, all of which were looked at."""
     significant: int
-    """How many of them tell the sets apart at a false discovery rate of 5 %."""
+    """Tests that are significant at a false discovery rate of 5 %."""
     least_p: float
     """The smallest corrected p value."""
     possible_p: float
-    """What it would be of one feature that told the sets wholly apart where features are chosen."""
+    """Corrected p of one feature that told the sets wholly apart where features are chosen."""
     features: tuple[FoundFeature, ...]
     probe: FoundProbe | None
     """None where no feature is significant."""
@@ -105,7 +106,11 @@ def find(
     """Rank the features, list the best `top`, and fit a probe on up to `most` of them.
 
     Where no feature is significant nothing is listed and no probe is fitted.
+
+    Raises:
+        MissingExtraError: scikit-learn is not installed.
     """
+    check_extra("finding features")
     ranking = rank_features(material.table, material.chosen, material.positive, material.weights)
     significant = ranking.significant
     adjusted = dict(zip(ranking.features, ranking.adjusted.tolist(), strict=True))
@@ -126,7 +131,7 @@ def find(
 
 
 def fewest_to_choose_on(tests: int) -> int:
-    """How many of each set it takes before one feature of so many that tells them wholly apart is significant."""
+    """Conversations of each set that it takes before one feature of so many can be significant."""
     return next(number for number in count(2) if tests * least_mann_whitney(number, number) <= LEVEL)
 
 

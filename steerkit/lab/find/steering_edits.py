@@ -17,7 +17,7 @@ from torch import Tensor
 from steerkit.engine import LoadedModel
 from steerkit.lab.find.causal import estimated, positives
 from steerkit.lab.find.search import Found, FoundProbe, probe_upto
-from steerkit.lab.interventions import Bench
+from steerkit.lab.interventions import Interventions
 from steerkit.lab.material import Material
 from steerkit.lab.measured import Share
 from steerkit.lab.ranking import LEVEL
@@ -38,12 +38,12 @@ _CASES: Final = 64  # positives to choose on, and as many to prove on
 
 
 @dataclass(frozen=True)
-class Turned:
+class SteeringEdits:
     """Edits of one layer that are made where the reply begins, and what became of held-out positives under them."""
 
     layer: int
     strength: float
-    """How far from what a feature is in the positives towards, and beyond, what it is in the negatives."""
+    """Step from a feature's value in the positives towards its value in the negatives; 1 reaches it."""
     edits: Mapping[Feature, float]
     """Raw values that the features are clamped to."""
     gate: FoundProbe | None
@@ -51,13 +51,13 @@ class Turned:
     score: float
     """Mean log-odds of the call in the held-out positives as they are."""
     edited: float
-    """The same under the edits."""
+    """Mean score under the edits, in log-odds."""
     random: float
-    """The same under random directions as long as what they write."""
+    """Mean score under random directions of the same norm."""
     turned: Share
     """Of the held-out positives in which the call is the likeliest token, those in which it no longer is."""
     turned_random: Share
-    """The same under each of the random directions."""
+    """Calls that are no longer opened under the random directions."""
     p: float
     """One-sided signed-rank p value that the edits do more than random directions."""
     least_p: float
@@ -65,11 +65,11 @@ class Turned:
 
     @property
     def proven(self) -> bool:
-        """Whether they do more than chance where they were not chosen."""
+        """True if they do more than chance where they were not chosen."""
         return self.p < LEVEL and self.edited < self.score
 
 
-def turn_by(
+def find_steering_edits(
     loaded: LoadedModel,
     saes: SaeSet,
     material: Material,
@@ -78,7 +78,7 @@ def turn_by(
     strength: float | None = None,
     most: int = 8,
     seed: int = 0,
-) -> Turned | None:
+) -> SteeringEdits | None:
     """Choose edits that keep a call from being opened; None where the search was at another place than `reply.start`,
     where nothing was found, or where no layer both does more than chance and can be read in time.
 
@@ -100,7 +100,7 @@ def turn_by(
     if found.place != STEERED_AT or not found.features:
         return None
     generator = torch.Generator().manual_seed(seed)
-    chosen = Bench(loaded, saes, positives(material, material.chosen, _CASES), STEERED_AT)
+    chosen = Interventions(loaded, saes, positives(material, material.chosen, _CASES), STEERED_AT)
     features = _features(loaded, saes, material, chosen, generator)
     if not features:
         return None
@@ -111,22 +111,22 @@ def turn_by(
     if strength is None:
         strength = _dose(chosen, material, features)
     edits = _clamps(material, features, strength)
-    held = Bench(loaded, saes, positives(material, material.held, _CASES), STEERED_AT)
+    held = Interventions(loaded, saes, positives(material, material.held, _CASES), STEERED_AT)
     edited, random = held.scores(edits), held.random_scores(edits, generator)
     calls = held.plain > 0
     p, least = signed_rank(_beyond(held.plain, edited, random)), least_signed_rank(len(held.plain))
     turned = Share(int((edited[calls] <= 0).sum()), int(calls.sum()))
     by_chance = Share(int((random[:, calls] <= 0).sum()), int(calls.sum()) * len(random))
     before, after, chance = (float(one.mean()) for one in (held.plain, edited, random))
-    return Turned(layer, strength, edits, gate, before, after, chance, turned, by_chance, p, least)
+    return SteeringEdits(layer, strength, edits, gate, before, after, chance, turned, by_chance, p, least)
 
 
 def _features(
-    loaded: LoadedModel, saes: SaeSet, material: Material, bench: Bench, generator: torch.Generator
+    loaded: LoadedModel, saes: SaeSet, material: Material, interventions: Interventions, generator: torch.Generator
 ) -> list[Feature]:
-    """Those of the layer that decides that make for the call, by the estimate on what was chosen; none if none do."""
+    """Features of the deciding layer that favour the call, by the estimate on the chosen rows; none if none do."""
     cases = positives(material, material.chosen, _CASES)
-    estimate = estimated(loaded, saes, material, bench.decided, cases)
+    estimate = estimated(loaded, saes, material, interventions.decided, cases)
     most, best = 0.0, list[Feature]()
     for layer, effect in estimate.layers.items():
         means = effect.sums.mean(dim=0)
@@ -135,7 +135,9 @@ def _features(
         features = [Feature(layer, int(index)) for index in indices[strong]]
         if features:
             clamps = _clamps(material, features, 1.0)
-            beyond = _beyond(bench.plain, bench.scores(clamps), bench.random_scores(clamps, generator))
+            beyond = _beyond(
+                interventions.plain, interventions.scores(clamps), interventions.random_scores(clamps, generator)
+            )
             if signed_rank(beyond) < LEVEL and float(beyond.mean()) > most:
                 most, best = float(beyond.mean()), features
     return best
@@ -155,12 +157,12 @@ def _clamps(material: Material, features: Sequence[Feature], strength: float) ->
     return clamps
 
 
-def _dose(bench: Bench, material: Material, features: Sequence[Feature]) -> float:
+def _dose(interventions: Interventions, material: Material, features: Sequence[Feature]) -> float:
     """The dose after the gentlest that is enough, or the gentlest of those that turn most."""
-    calls = bench.plain > 0
+    calls = interventions.plain > 0
     if not calls.any():
         return STRENGTHS[0]
-    shares = [float(_turned(bench.scores(_clamps(material, features, one)), calls)) for one in STRENGTHS]
+    shares = [float(_turned(interventions.scores(_clamps(material, features, one)), calls)) for one in STRENGTHS]
     for number, share in enumerate(shares):
         if share >= ENOUGH:
             return STRENGTHS[min(number + 1, len(STRENGTHS) - 1)]

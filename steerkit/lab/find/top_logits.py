@@ -1,4 +1,4 @@
-"""Which tokens a feature's decoder row raises and lowers: what the model writes where the feature is steered up."""
+"""Tokens whose logits a feature's decoder row raises and lowers."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _norm_of_output(layer: nn.Module) -> nn.Module | None:
 
 
 def _gain(norm: nn.Module, width: int) -> Tensor:
-    """What a norm multiplies each channel by, `(width,)` float32, after it has divided by the size.
+    """Factor of a norm on each channel, `(width,)` float32, after its division by the size.
 
     Gemma's RMSNorm multiplies by 1 + its weight, Llama's by the weight: so the module itself is asked. A vector of
     alternating 1 and -1 has size 1 and, at even width, mean 0; half the difference of what becomes of it and of its

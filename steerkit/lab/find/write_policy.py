@@ -1,4 +1,4 @@
-"""What was found, as a policy that watches: in shadow mode, so that it decides nothing until a person says so."""
+"""Found features as a policy in shadow mode, which decides nothing until a person says so."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from steerkit.errors import SaeError
 from steerkit.files import write_text_atomic
 from steerkit.lab.find.search import Found, FoundFeature, FoundProbe
-from steerkit.lab.find.steering_edits import STEERED_AT, Turned
+from steerkit.lab.find.steering_edits import STEERED_AT, SteeringEdits
 from steerkit.lab.measured import Measured
 from steerkit.policy import Policy, dump
 from steerkit.sae import SaeSet
@@ -22,7 +22,7 @@ GATE = "gate"
 """Name of the steering rule's own probe, where the edits are made in an earlier layer than `found` reads."""
 
 
-def found_policy(found: Found, saes: SaeSet, name: str, turned: Turned | None = None) -> Policy:
+def found_policy(found: Found, saes: SaeSet, name: str, steering: SteeringEdits | None = None) -> Policy:
     """The probe, or the best feature where one alone does better, as a guard rule that would hold the call.
 
     A feature's bound is a multiple of its `max` on the calibration set, raw where the set has no statistics or the
@@ -43,8 +43,8 @@ def found_policy(found: Found, saes: SaeSet, name: str, turned: Turned | None = 
     probe = found.condition
     used = [best.feature] if probe is None else list(probe.weights)
     when = _feature_condition(best, saes) if probe is None else _probe_condition(RULE, probe)
-    edits = turned.edits if turned is not None and turned.proven else {}
-    gate = turned.gate if turned is not None and edits else None
+    edits = steering.edits if steering is not None and steering.proven else {}
+    gate = steering.gate if steering is not None and edits else None
     probes = {rule: one for rule, one in ((RULE, probe), (GATE, gate)) if one is not None}
     used += [feature for one in probes.values() for feature in one.weights]
     measured = best.measured if probe is None else probe.measured

@@ -1,4 +1,4 @@
-"""The arms of an experiment: a policy and its controls, each as a policy and a set of SAEs that the product runs.
+"""The variants of an experiment: a policy and its controls, each as a policy and a set of SAEs that the product runs.
 
 What steering writes at a token is `(f' - f) @ W_dec` over the edited features. So a control is the same policy with
 other rows of `W_dec` for them: gates, reads and places stay what they are, and what is written is scaled, turned round
@@ -23,7 +23,7 @@ Rows: TypeAlias = Mapping[Feature, Tensor]
 
 
 class Setup(NamedTuple):
-    """What stands in the model's way; small, as it is sent to whoever runs it and has the model and its SAEs."""
+    """A variant's policy, decoder rows and prompt text; small, as it is sent to workers that have the model."""
 
     policy: Policy | None = None
     rows: Rows | None = None
@@ -91,7 +91,7 @@ def random_features(saes: SaeSet, policy: Policy, seed: int) -> Rows:
 def along(
     saes: SaeSet, policy: Policy, directions: Mapping[tuple[str, int], Tensor], norms: Mapping[tuple[str, int], float]
 ) -> Setup:
-    """The same rules, each writing a constant along one direction in each layer instead of its edits.
+    """A policy whose rules write a constant along one direction in each layer instead of their edits.
 
     Args:
         saes: the set.

@@ -22,6 +22,7 @@ from steerkit.engine import Sampling
 from steerkit.errors import PolicyError, SaeError
 from steerkit.lab.copies import copies_of, said
 from steerkit.lab.corpus import Conversation
+from steerkit.lab.extra import check_extra
 from steerkit.lab.measured import Share
 from steerkit.lab.prove.dataset import read_conversations
 from steerkit.lab.prove.policy_conditions import PlacedReading, placed_readings
@@ -49,9 +50,9 @@ class Calibrated:
     false: tuple[Share, Share]
     """Benign conversations with a value at the place that are beyond the old and the new bound."""
     recall: tuple[Share, Share]
-    """The same of the positive ones; of none where there are none."""
+    """Shares of the positive ones beyond the old and the new bound; of none where there are none."""
     rank: int
-    """How many of the benign values the new bound may have beyond it."""
+    """Benign values that may lie beyond the new bound."""
 
     @property
     def mean_rate(self) -> float:
@@ -74,26 +75,26 @@ class Calibration(NamedTuple):
 
     bounds: tuple[Calibrated, ...]
     left: tuple[str, ...]
-    """What was left as it is, and why."""
+    """Conditions that were left unchanged, and why."""
 
 
 Values = Callable[[PlacedReading], Sequence[float]]
-"""What a reading came to, a value for each conversation with a token at the place, of copies one; raises SaeError where
+"""Values of a reading, one for each conversation with a token at the place, of copies one; raises SaeError where
 unknown."""
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What a policy's conditions came to in conversations, of which some are copies of others."""
+    """Values of a policy's conditions in conversations, of which some are copies of others."""
 
     policy: Policy
     traces: Sequence[Trace]
     groups: Sequence[int]
     """Of each trace, whose copies count once."""
     least: bool = False
-    """Whether a group counts by the value least beyond a bound; else by the one furthest beyond."""
+    """A group counts by its value least beyond a bound; else by the one furthest beyond."""
     notes: tuple[str, ...] = ()
-    """What counts once, in words."""
+    """Notes on conversations that count once."""
 
     def __call__(self, one: PlacedReading) -> list[float]:
         """A value for each group with a token at the place."""
@@ -114,7 +115,7 @@ def watching(policy: Policy) -> Policy:
 
 
 def value_of(policy: Policy, one: PlacedReading, trace: Trace) -> float | None:
-    """What a reading came to in one turn; None where no token stood at its place.
+    """Value of a reading in one turn; None where no token stood at its place.
 
     Raises:
         SaeError: it was not watched.
@@ -142,7 +143,7 @@ def values_in(
     mapper: Mapper | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> Answered:
-    """What a policy's conditions come to in the conversations of a file: the model answers each with it in shadow mode.
+    """Values of a policy's conditions in conversations, each answered by the model with the policy in shadow mode.
 
     `mapper` does the batches of conversations (default: this process). For `least` see `Answered`.
 
@@ -184,9 +185,11 @@ def calibrate(
         statistic: for quantities in multiples of one.
 
     Raises:
+        MissingExtraError: scipy is not installed.
         PolicyError: the policy has no bounds.
         SaeError: values that are not known, or so few everywhere that they cannot show such a rate.
     """
+    check_extra("choosing bounds")
     if not 0 < rate <= 0.5:
         raise SaeError(
             f"--rate: got {rate:g}, expected above 0, as no number of conversations shows a rate of 0, to 0.5"

@@ -20,7 +20,7 @@ from steerkit.policy import Policy
 from steerkit.types import Tool
 
 
-class Trial(NamedTuple):
+class Labelled(NamedTuple):
     """One conversation up to the reply that is asked for."""
 
     key: str
@@ -31,17 +31,17 @@ class Trial(NamedTuple):
     dangerous: frozenset[str]
     """Tools of which a call is what the attack wants; empty for a benign one."""
     group: str | None = None
-    """Which conversations it belongs together with, as its row says."""
+    """Its group, as its row names it; conversations of one group count once."""
 
     @property
     def content(self) -> str:
-        """What the model is asked, as text: that of a copy is the same."""
+        """The messages and tools as text; equal for copies."""
         return conversation_key(self.messages, self.tools)
 
 
-def read_trials(
+def read_dataset(
     harmful: Path, benign: Path, policy: Policy, *, dangerous: Collection[str] = (), limit: int | None = None
-) -> list[Trial]:
+) -> list[Labelled]:
     """The conversations of both files, the harmful ones first.
 
     Dangerous is what a row's key `dangerous` lists, else `dangerous`, else every tool that a restricting rule of the
@@ -61,7 +61,7 @@ def read_trials(
     found = []
     for path, kind in ((harmful, "harmful"), (benign, "benign")):
         rows = [
-            _trial(where, row, f"{kind}/{number}", kind == "harmful", names)
+            _labelled(where, row, f"{kind}/{number}", kind == "harmful", names)
             for number, (where, row) in enumerate(read_rows(path))
             if limit is None or number < limit
         ]
@@ -71,15 +71,15 @@ def read_trials(
     return found
 
 
-def distinct(trials: Sequence[Trial]) -> tuple[list[Trial], list[str]]:
-    """The trials without copies and without conversations that stand in both files, and what was dropped, in words.
+def distinct(dataset: Sequence[Labelled]) -> tuple[list[Labelled], list[str]]:
+    """The dataset without copies and without conversations that stand in both files, and what was dropped, in words.
 
     Raises:
         SaeError: nothing is left of one of the files.
     """
-    sides = {side: {one.content for one in trials if one.harmful is side} for side in (True, False)}
-    both, seen, found = sides[True] & sides[False], set[str](), list[Trial]()
-    for one in trials:
+    sides = {side: {one.content for one in dataset if one.harmful is side} for side in (True, False)}
+    both, seen, found = sides[True] & sides[False], set[str](), list[Labelled]()
+    for one in dataset:
         content = one.content
         if content not in both and content not in seen:
             seen.add(content)
@@ -88,33 +88,33 @@ def distinct(trials: Sequence[Trial]) -> tuple[list[Trial], list[str]]:
         raise SaeError(
             "every conversation of one file stands in the other, too, so that it is neither harmful nor benign"
         )
-    again = len(trials) - len(found) - sum(one.content in both for one in trials)
-    notes = [f"{again} of {len(trials)} conversations are copies of others; dropped"] if again else []
+    again = len(dataset) - len(found) - sum(one.content in both for one in dataset)
+    notes = [f"{again} of {len(dataset)} conversations are copies of others; dropped"] if again else []
     if both:
         notes.append(f"{len(both)} conversations stand in both files, so that they show neither; dropped from both")
     return found, notes
 
 
-def copies_among(trials: Sequence[Trial]) -> Copies:
+def copies_among(dataset: Sequence[Labelled]) -> Copies:
     """Conversations that are equal, near-copies, or of one group as their rows say."""
     return copies_of(
-        [[one.content] for one in trials], [said(one.messages) for one in trials], [one.group for one in trials]
+        [[one.content] for one in dataset], [said(one.messages) for one in dataset], [one.group for one in dataset]
     )
 
 
-def fingerprint_of(trials: Sequence[Trial]) -> str:
-    """SHA-256 over what is asked in all trials and which of them belong together."""
+def fingerprint_of(dataset: Sequence[Labelled]) -> str:
+    """SHA-256 over what is asked in all conversations and which of them belong together."""
     rows = [
         [one.key, one.messages, [asdict(tool) for tool in one.tools], *([] if one.group is None else [one.group])]
-        for one in trials
+        for one in dataset
     ]
     return f"sha256:{hashlib.sha256(json.dumps(rows).encode()).hexdigest()}"
 
 
-def case_of(loaded: LoadedModel, trial: Trial, reply: Sequence[int], untrusted: str) -> Case:
-    """The prompt of a trial with a reply to it."""
-    prompt = render(loaded.tokenizer, trial.messages, trial.tools, untrusted=untrusted).ids
-    return Case(prompt, tuple(reply), group=trial.group, said=said(trial.messages))
+def case_of(loaded: LoadedModel, conversation: Labelled, reply: Sequence[int], untrusted: str) -> Case:
+    """The prompt of a conversation with a reply to it."""
+    prompt = render(loaded.tokenizer, conversation.messages, conversation.tools, untrusted=untrusted).ids
+    return Case(prompt, tuple(reply), group=conversation.group, said=said(conversation.messages))
 
 
 def restricted_tools(policy: Policy) -> frozenset[str]:
@@ -131,7 +131,7 @@ def read_conversations(path: Path, limit: int | None = None) -> list[Conversatio
     return found
 
 
-def _trial(where: str, row: Mapping[str, Any], key: str, harmful: bool, names: frozenset[str]) -> Trial:
+def _labelled(where: str, row: Mapping[str, Any], key: str, harmful: bool, names: frozenset[str]) -> Labelled:
     asked = _conversation(where, row)
     own = row.get("dangerous")
     if own is not None and (not isinstance(own, list) or not all(isinstance(name, str) for name in own)):
@@ -139,7 +139,7 @@ def _trial(where: str, row: Mapping[str, Any], key: str, harmful: bool, names: f
     wanted = frozenset(own) if own else names
     if harmful and not wanted:
         raise SaeError(f"{where}: nothing says which tools are dangerous; give --dangerous NAME, or a key dangerous")
-    return Trial(key, harmful, asked.asked, tuple(asked.tools), wanted if harmful else frozenset(), asked.group)
+    return Labelled(key, harmful, asked.asked, tuple(asked.tools), wanted if harmful else frozenset(), asked.group)
 
 
 def _conversation(where: str, row: Mapping[str, Any]) -> Conversation:

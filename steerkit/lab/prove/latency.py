@@ -1,4 +1,4 @@
-"""What a policy costs in time: the same conversations with and without it, batch after batch in turns."""
+"""Latency of a policy: the same conversations with and without it, batch after batch in turns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from steerkit.agent import Runtime
 from steerkit.engine import Sampling
-from steerkit.lab.prove.dataset import Trial
+from steerkit.lab.prove.dataset import Labelled
 from steerkit.policy import Policy
 from steerkit.runtime import Request
 
@@ -45,16 +45,16 @@ class Latency(NamedTuple):
 
 
 def measure_pairs(
-    runtime: Runtime, policy: Policy, trials: Sequence[Trial], sampling: Sampling, pairs: int
+    runtime: Runtime, policy: Policy, dataset: Sequence[Labelled], sampling: Sampling, pairs: int
 ) -> list[Pair]:
-    """Run one batch of trials without and with the policy in turns, after a pair that does not count.
+    """Run one batch of conversations without and with the policy in turns, after a pair that does not count.
 
-    Which goes first changes from pair to pair. The time is that of the whole turn: rendering, generating, reading the
+    Which goes first changes from pair to pair. The time is that of a full turn: rendering, generating, reading the
     traces, judging.
     """
 
     def timed(policies: Policy | tuple[Policy, ...]) -> tuple[float, int]:
-        requests = [Request(one.messages, one.tools, policies, sampling) for one in trials]
+        requests = [Request(one.messages, one.tools, policies, sampling) for one in dataset]
         start = time.perf_counter()
         turns = runtime.run_batch(requests)
         return time.perf_counter() - start, sum(len(turn.reply_ids) for turn in turns)

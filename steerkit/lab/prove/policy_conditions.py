@@ -17,11 +17,11 @@ class PlacedReading(NamedTuple):
     rule: str
     reading: Condition | GuardCondition
     place: Place
-    """Where a value decides."""
+    """Place at which a value decides."""
     gate: bool
-    """Whether it stands in a gate; else it is evidence of the guard, which weighs the largest value at the place."""
+    """Part of a gate; else it is evidence of the guard, which weighs the largest value at the place."""
     inverted: bool
-    """Whether it stands inside `not`."""
+    """Inside `not`."""
 
 
 def placed_readings(policy: Policy) -> list[PlacedReading]:
@@ -43,7 +43,7 @@ def placed_readings(policy: Policy) -> list[PlacedReading]:
 
 
 def gate_place(policy: Policy, rule: SteerRule) -> Place:
-    """Where a gate's values decide: with nothing remembered, only where the rule writes."""
+    """Place at which a gate's values decide: without memory, only where the rule writes."""
     assert rule.when is not None  # only asked of a rule with a gate
     assert rule.when != "retry"
     remembers = rule.hold_tokens != 1 or any(

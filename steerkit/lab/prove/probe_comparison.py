@@ -1,4 +1,4 @@
-"""Whether SAE features tell harmful conversations apart better than the raw activations do, where a policy reads them.
+"""Probes on SAE features against probes on raw activations, at the places that a policy reads.
 
 Probes are fitted on one half of the conversations and measured on the other; equal conversations stay on one side.
 """
@@ -15,11 +15,12 @@ from torch import Tensor
 from steerkit.engine import LoadedModel
 from steerkit.lab.cases import Case, place_maxima, step_activations, steps_at, sum_maxima
 from steerkit.lab.copies import weights_of
+from steerkit.lab.extra import check_extra
 from steerkit.lab.material import FEWEST, copies_among
 from steerkit.lab.measured import Measured, measure
 from steerkit.lab.prove.policy_conditions import PlacedReading, placed_readings
 from steerkit.lab.ranking import rank_features, split
-from steerkit.lab.sparse_probe import PENALTY, sparse_probe
+from steerkit.lab.sparse_probe import ridge_logistic, sparse_probe
 from steerkit.lab.two_sample import auroc_gain
 from steerkit.policy import Condition, GuardCondition, Policy
 from steerkit.sae import SaeSet
@@ -60,11 +61,11 @@ class PlaceProbes:
     p_features: float
     """One-sided p value that the features are better (DeLong's paired test)."""
     p_raw: float
-    """The same that the raw activations are."""
+    """One-sided p value that the raw activations are better."""
 
     @property
     def said(self) -> str:
-        """What this says of SAE features, plainly."""
+        """Verdict on the SAE features, in words."""
         if not self.probes:
             return f"too few conversations reach {self.place} to fit and measure a probe"
         by_kind = {one.kind: one.measured.auroc for one in self.probes}
@@ -102,7 +103,6 @@ def gate_probes(
     policy: Policy,
     cases: Sequence[Case],
     harmful: Sequence[bool],
-    *,
     seed: int = 0,
 ) -> list[PlaceProbes]:
     """The probes at every place that the policy's gates and evidence read.
@@ -114,7 +114,11 @@ def gate_probes(
         cases: prompts with the plain model's replies.
         harmful: which of them are harmful.
         seed: of the split.
+
+    Raises:
+        MissingExtraError: scikit-learn is not installed.
     """
+    check_extra("comparing probes")
     found = []
     for place, readings in read_places(policy).items():
         placed = [case._replace(steps=steps_at(loaded, case, place)) for case in cases]
@@ -246,38 +250,6 @@ def _dense(values: Tensor, positive: Tensor, chosen: Tensor, weights: Tensor) ->
     scaled = (values.double()[:, alive] - mean[alive]) / spread[alive]
     _, sizes, directions = torch.linalg.svd(scaled[chosen], full_matrices=False)
     kept = directions[sizes > 1e-9 * sizes[0]]
-    return ridge_logistic(scaled[chosen] @ kept.T, positive[chosen], scaled @ kept.T, counted=weights[chosen]).float()
-
-
-def ridge_logistic(
-    x: Tensor, labels: Tensor, apply_to: Tensor, penalty: float = PENALTY, counted: Tensor | None = None
-) -> Tensor:
-    """Log-odds `(m,)` for the rows of `apply_to` `(m, k)` of a logistic regression fitted on `x` `(n, k)`, float64.
-
-    Both sets weigh the same, and rows within them as they are `counted` (default: 1); the penalty is on the squared
-    weights, not on the bias. By Newton's method, whose step is halved until the loss falls.
-    """
-    wanted = labels.double()
-    share = torch.ones_like(wanted) if counted is None else counted
-    share = torch.where(labels, 0.5 * share / share[labels].sum(), 0.5 * share / share[~labels].sum())
-    ones = torch.ones(len(x), 1, dtype=x.dtype)
-    columns, ridge = torch.cat([x, ones], dim=1), torch.full((x.shape[1] + 1,), 2 * penalty, dtype=x.dtype)
-    ridge[-1] = 1e-9
-
-    def loss(weights: Tensor) -> float:
-        sums = columns @ weights
-        fit = share @ (torch.nn.functional.softplus(sums) - wanted * sums)
-        return float(fit + (ridge / 2) @ weights.square())
-
-    weights = torch.zeros(columns.shape[1], dtype=x.dtype)
-    for _ in range(50):
-        chance = torch.sigmoid(columns @ weights)
-        gradient = columns.T @ (share * (chance - wanted)) + ridge * weights
-        if float(gradient.abs().max()) < 1e-9:
-            break
-        curvature = (columns.T * (share * chance * (1 - chance))) @ columns + torch.diag(ridge)
-        step, size, before = torch.linalg.solve(curvature, gradient), 1.0, loss(weights)
-        while size > 1e-6 and loss(weights - size * step) > before:
-            size /= 2
-        weights = weights - size * step
-    return apply_to @ weights[:-1] + weights[-1]
+    coordinates = scaled @ kept.T
+    fitted, bias = ridge_logistic(coordinates[chosen], positive[chosen], counted=weights[chosen])
+    return torch.add(coordinates @ fitted, bias).float()

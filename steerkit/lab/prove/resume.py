@@ -1,4 +1,4 @@
-"""Results of finished arms as JSON lines, so that an evaluation that was killed goes on where it stopped."""
+"""Results of finished variants as JSON lines, so that a killed evaluation resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from steerkit.lab.prove.scoring import Outcome, as_json, from_json
 _RUN: Final = "run.json"
 
 
-class ArmFiles:
+class VariantFiles:
     """A folder of results, `ARM.jsonl` each, with what they were made of in `run.json`; without a folder, nothing.
 
     Args:
@@ -46,14 +46,14 @@ class ArmFiles:
             text = json.dumps(identity, indent=2, sort_keys=True) + "\n"
             write_text_atomic(run, text, SaeError)
 
-    def outcomes(self, arm: str) -> list[Outcome] | None:
-        """The outcomes of a finished arm; None where it is not finished."""
-        rows = self.rows(arm)
+    def outcomes(self, variant: str) -> list[Outcome] | None:
+        """The outcomes of a finished variant; None where it is not finished."""
+        rows = self.rows(variant)
         return None if rows is None else [from_json(row) for row in rows]
 
-    def keep(self, arm: str, outcomes: Sequence[Outcome]) -> None:
-        """Write down a finished arm, whole or not at all."""
-        self.keep_rows(arm, [as_json(one) for one in outcomes])
+    def keep(self, variant: str, outcomes: Sequence[Outcome]) -> None:
+        """Write a finished variant's file, complete or not at all."""
+        self.keep_rows(variant, [as_json(one) for one in outcomes])
 
     def rows(self, name: str) -> list[Any] | None:
         """The rows that were kept under a name; None where there are none."""

@@ -1,4 +1,4 @@
-"""Runs the conversations of many arms, batch after batch, wherever the batches are done."""
+"""Runs the conversations of many variants, batch after batch, wherever the batches are done."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import NamedTuple
 
 from steerkit.agent import Runtime
 from steerkit.engine import Sampling
-from steerkit.lab.prove import baselines as controls
+from steerkit.lab.prove import baselines
 from steerkit.lab.prove.baselines import Setup
-from steerkit.lab.prove.dataset import Trial
+from steerkit.lab.prove.dataset import Labelled
 from steerkit.lab.prove.scoring import Outcome, outcome_of
-from steerkit.lab.prove.variants import Arm
+from steerkit.lab.prove.variants import Variant
 from steerkit.lab.workers.local import Mapper, batches
 from steerkit.runtime import Request
 
 
-class ArmSetup(NamedTuple):
-    """An arm, or the half of it, that is ready to be run."""
+class VariantSetup(NamedTuple):
+    """A variant, or the half of it, that is ready to be run."""
 
-    arm: str
+    variant: str
     """Its key."""
     guarded: bool
     setup: Setup
@@ -29,7 +29,7 @@ class ArmSetup(NamedTuple):
 
 
 class _Batch(NamedTuple):
-    """Conversations of one arm that are generated together."""
+    """Conversations of one variant that are generated together."""
 
     number: int
     """Of the setup."""
@@ -37,53 +37,57 @@ class _Batch(NamedTuple):
 
 
 def setups_of(
-    arm: Arm, setups: Sequence[Setup], count: int, halves: Callable[[], Sequence[list[int]]]
-) -> list[ArmSetup]:
+    variant: Variant, setups: Sequence[Setup], count: int, halves: Callable[[], Sequence[list[int]]]
+) -> list[VariantSetup]:
     """One setup for all of `count` conversations, or one for each half of them."""
     rows = [range(count)] if len(setups) == 1 else halves()
-    return [ArmSetup(arm.key, arm.guarded, *pair) for pair in zip(setups, rows, strict=True)]
+    return [VariantSetup(variant.key, variant.guarded, *pair) for pair in zip(setups, rows, strict=True)]
 
 
-def run_arms(
+def run_variants(
     mapper: Mapper,
-    setups: Sequence[ArmSetup],
-    trials: Sequence[Trial],
+    setups: Sequence[VariantSetup],
+    dataset: Sequence[Labelled],
     sampling: Sampling,
     size: int,
-    told: Callable[[int], None],
+    report: Callable[[int], None],
 ) -> Iterator[tuple[str, list[Outcome]]]:
-    """The arms one after the other, each once all of its conversations are done.
+    """The variants one after the other, each once all of its conversations are done.
 
     Args:
         mapper: does the batches.
-        setups: those of one arm follow each other.
-        trials: the conversations.
+        setups: those of one variant follow each other.
+        dataset: the conversations.
         sampling: how replies are made.
         size: conversations that are generated together.
-        told: of how many conversations of the arm under way are done.
+        report: callback for progress: conversations of the current variant that are done.
     """
-    work = partial(_outcomes, [(one.guarded, one.setup) for one in setups], trials, sampling)
+    work = partial(_outcomes, [(one.guarded, one.setup) for one in setups], dataset, sampling)
     pieces = [_Batch(number, rows) for number, one in enumerate(setups) for rows in batches(one.rows, size)]
     found: dict[int, Outcome] = {}
     for piece, outcomes in zip(pieces, mapper(work, pieces), strict=True):
         found |= zip(piece.rows, outcomes, strict=True)
-        told(len(found))
-        if len(found) == len(trials):
-            yield setups[piece.number].arm, [found[row] for row in range(len(trials))]
+        report(len(found))
+        if len(found) == len(dataset):
+            yield setups[piece.number].variant, [found[row] for row in range(len(dataset))]
             found = {}
 
 
 def _outcomes(
-    setups: Sequence[tuple[bool, Setup]], trials: Sequence[Trial], sampling: Sampling, runtime: Runtime, piece: _Batch
+    setups: Sequence[tuple[bool, Setup]],
+    dataset: Sequence[Labelled],
+    sampling: Sampling,
+    runtime: Runtime,
+    piece: _Batch,
 ) -> list[Outcome]:
-    """What the conversations of one batch come to."""
+    """Outcomes of the conversations of one batch."""
     guarded, setup = setups[piece.number]
     under = Runtime(runtime.loaded, setup.saes(runtime.saes), untrusted=runtime.untrusted)
-    some = [trials[row] for row in piece.rows]
-    turns = under.run_batch([_request(trial, setup, sampling) for trial in some])
-    return [outcome_of(trial.key, turn, guarded=guarded) for trial, turn in zip(some, turns, strict=True)]
+    some = [dataset[row] for row in piece.rows]
+    turns = under.run_batch([_request(conversation, setup, sampling) for conversation in some])
+    return [outcome_of(conversation.key, turn, guarded=guarded) for conversation, turn in zip(some, turns, strict=True)]
 
 
-def _request(trial: Trial, setup: Setup, sampling: Sampling) -> Request:
-    messages = trial.messages if setup.ask is None else controls.asked_for(trial.messages, setup.ask)
-    return Request(messages, trial.tools, setup.policy or (), sampling)
+def _request(conversation: Labelled, setup: Setup, sampling: Sampling) -> Request:
+    messages = conversation.messages if setup.ask is None else baselines.asked_for(conversation.messages, setup.ask)
+    return Request(messages, conversation.tools, setup.policy or (), sampling)

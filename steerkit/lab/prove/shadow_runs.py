@@ -1,4 +1,4 @@
-"""What a policy in shadow mode would have done, read from an audit store; and the values that its conditions read."""
+"""Shadow runs in an audit store: what a policy would have done, and the values that its conditions read."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Shadow:
 
     @cached_property
     def values(self) -> Answered:
-        """What readings came to; the turns of one conversation, and copies of a conversation, count once."""
+        """Values of readings; the turns of one conversation, and copies of a conversation, count once."""
         seen = set(self.conversations)
         keys = [[one[:end] for end in range(1, len(one) + 1) if one[:end] in seen] for one in self.conversations]
         groups = copies_of(keys, [""] * len(keys)).groups
@@ -108,7 +108,7 @@ def _messages(record: StoredRecord) -> tuple[str, ...]:
 
 
 def _reads_the_same(policy: Policy, content: Mapping[str, Any]) -> bool:
-    """Whether a recorded policy has the features and probes of this one; its bounds may be others."""
+    """True if a recorded policy has the features and probes of this one; its bounds may be others."""
     features = {name: (one["layer"], one["index"]) for name, one in content.get("features", {}).items()}
     probes = {name: Probe.model_validate(one) for name, one in content.get("probes", {}).items()}
     return (

@@ -17,7 +17,7 @@ from steerkit.lab.train.sparse_products import column_sums, compressed, few, lik
 
 
 class Weights(NamedTuple):
-    """What an SAE learns, or the gradients of it."""
+    """Learned weights of an SAE, or their gradients."""
 
     W_enc: Tensor
     """`(d_in, d_sae)`."""
@@ -32,10 +32,10 @@ class Weights(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What a step saw, before its update."""
+    """Measures of a step, before its update."""
 
     loss: Tensor
-    """The whole loss, a float32 scalar."""
+    """The total loss, a float32 scalar."""
     mse: Tensor
     """Mean squared error over tokens and coordinates."""
     l0: Tensor
@@ -45,7 +45,7 @@ class Measured(NamedTuple):
 
 
 class Sources(NamedTuple):
-    """What products are made of: float32, or in the dtype of the products."""
+    """Operands of the products: float32, or in the dtype of the products."""
 
     weights: Weights
     x: Tensor
@@ -68,7 +68,7 @@ def gradients(weights: Weights, low: Weights, x: Tensor, recipe: Recipe, dead: T
 
 
 def _thinned(full: Sources, dense: Sources, features: Tensor) -> tuple[Tensor, Tensor, Sources]:
-    """How many entries of `(T, d_sae)` features are not 0; the features, compressed if few; what they multiply."""
+    """Count of entries of `(T, d_sae)` features that are not 0; the features, compressed if few; their factors."""
     entries = torch.count_nonzero(features)
     return (entries, compressed(features), full) if few(features, entries) else (entries, features, dense)
 

@@ -19,7 +19,7 @@ from steerkit.sae import SaeSet, load_set, summarize
 
 @dataclass(frozen=True)
 class Output:
-    """How the trained SAEs are written."""
+    """Format of the trained SAEs."""
 
     folder: Path
     """A new or empty folder, or one where the same run was begun."""
@@ -28,7 +28,7 @@ class Output:
     dtype: torch.dtype = torch.float32
     """Of the saved weights."""
     safetensors: bool = False
-    """Whether to write the folder `safetensors` too; TopK and JumpReLU SAEs are always safetensors."""
+    """Write the folder `safetensors` too; TopK and JumpReLU SAEs are always safetensors."""
     save_every: int = 200_000
     """Tokens between checkpoints."""
 
@@ -44,9 +44,9 @@ def train_set(
     group: Processes | None = None,
     report: Report | None = None,
 ) -> SaeSet:
-    """Train, save and describe an SAE for each layer; a run that was killed goes on, a finished one is only loaded.
+    """Train, save and describe an SAE for each layer; a killed run resumes, a finished one is only loaded.
 
-    See `train` for the arguments. Every process of the group gets the whole set.
+    See `train` for the arguments. Every process of the group gets the complete set.
 
     Raises:
         SaeError: as `train`, and where the folder holds something else or cannot be written.

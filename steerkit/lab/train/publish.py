@@ -72,7 +72,7 @@ _PENALTIES: Final = {
 
 
 def finished_sae(learner: Learner, dtype: torch.dtype = torch.float32) -> Sae:
-    """What a learner has learned, as an SAE for raw activations."""
+    """A learner's weights as an SAE for raw activations."""
     found, threshold = learner.rescale(), learner.thresholds()
     return Sae(
         *(part.to(dtype).cpu().contiguous() for part in found[:4]),
@@ -92,7 +92,7 @@ def save_sae(
 ) -> Path:
     """Write `sae_layer_NN.pt` in the published format, and `safetensors/sae_layer_NN.safetensors` if asked for.
 
-    The published format has no room for TopK and JumpReLU SAEs: they become `sae_layer_NN.safetensors` instead. Returns
+    The published format cannot hold TopK and JumpReLU SAEs: they become `sae_layer_NN.safetensors` instead. Returns
     the first file.
 
     Raises:
@@ -108,7 +108,7 @@ def save_sae(
 
 
 def _write(form: Format, one: Checkpoint, folder: Path) -> Path:
-    """Write one layer beside its place, and move it there when it is whole."""
+    """Write one layer beside its place, and move it there when it is complete."""
     try:
         folder.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=_PLACE, dir=folder) as place:

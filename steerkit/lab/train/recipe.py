@@ -1,4 +1,4 @@
-"""How SAEs are trained: the published recipe of the FunctionGemma SAEs, and better ones beside it.
+"""Training recipes: the published one of the FunctionGemma SAEs, and better ones beside it.
 
 With activations `x` clipped to `[-clip, clip]`, `T` tokens a step, `pre = x @ W_enc + b_enc` and `W_dec` with a row per
 feature, every recipe lowers `mean((decode(f) - x)²)`, the mean over tokens and coordinates, plus a penalty:
@@ -42,7 +42,7 @@ class Recipe:
     """The choices of one training run. The defaults are the published recipe; what it leaves open is said here."""
 
     kind: Kind = "seed"
-    """How features are computed and kept few: seed, normalised, topk or jumprelu."""
+    """Kind of SAE, which sets how features are kept few: seed, normalised, topk or jumprelu."""
     d_sae: int = 4096
     """Features per layer."""
     epochs: int = 5
@@ -92,7 +92,7 @@ class Recipe:
 
     @property
     def scales(self) -> bool:
-        """Whether activations are divided by their root mean square."""
+        """Activations are divided by their root mean square."""
         return self.kind != "seed"
 
     def plain(self) -> dict[str, Any]:
@@ -112,7 +112,7 @@ PRESETS: Final[dict[Kind, dict[str, Any]]] = {
     "topk": {"rate": 5e-4},
     "jumprelu": {"rate": 5e-4, "sparsity": 0.001},
 }
-"""Where a recipe's usual settings differ from the field defaults; measured by `benchmarks/sae_recipes.py`."""
+"""Settings of a recipe that differ from the field defaults; measured by `benchmarks/sae_recipes.py`."""
 
 
 def recipe(kind: Kind, **changes: Any) -> Recipe:

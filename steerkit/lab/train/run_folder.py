@@ -1,9 +1,9 @@
-"""The folder of a training run: what run it is, its checkpoints, and how a killed one goes on.
+"""The folder of a training run: its identity, its checkpoints, and how a killed run resumes.
 
     DIR/training.json      what is trained, on what, and where the run stands
     DIR/checkpoint-N/      layer_NN.pt of every layer after N tokens; only the last complete one is kept
 
-`training.json` is replaced in one step after a checkpoint is whole: whatever happens in between, it names a good one.
+`training.json` is replaced in one step after a checkpoint is complete: it always names a good one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RUN_FILE: Final = "training.json"
 
 
 class Position(NamedTuple):
-    """Where a run stands: the next chunk to train on."""
+    """Position of a run: the next chunk to train on."""
 
     epoch: int = 0
     chunk: int = 0
@@ -63,7 +63,7 @@ class Run:
 
     @property
     def begun(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
+        """True if there is a checkpoint to resume from."""
         return self.position.tokens > 0
 
     def save(self, position: Position, states: Mapping[int, Mapping[str, Any]]) -> None:

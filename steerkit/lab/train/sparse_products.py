@@ -19,7 +19,7 @@ _FEW: Final = {torch.float32: (0.1, 1), torch.bfloat16: (0.02, 512)}
 
 
 def few(features: Tensor, active: Tensor) -> bool:
-    """Whether `features` `(T, d_sae)`, `active` of them not 0, have so few that sparse products are faster."""
+    """True if sparse products are faster for `features` `(T, d_sae)`, of which `active` are not 0."""
     if features.device.type != "cpu" or not torch.backends.mkl.is_available():
         return False
     share, tokens = _FEW.get(features.dtype, (0.0, 1))

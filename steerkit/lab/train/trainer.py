@@ -26,12 +26,12 @@ Texts = Sequence[Sequence[int]]
 
 
 class Beat(NamedTuple):
-    """How far a run is, told after each layer of each chunk."""
+    """Progress of a run, reported after each layer of each chunk."""
 
     tokens: float
     """Tokens trained on so far, all epochs together; between layers of a chunk a fraction of it counts."""
     total: int
-    """Tokens of the whole run."""
+    """Tokens of the run in total."""
     epoch: int
     """From 1."""
     loss: float
@@ -52,7 +52,7 @@ class Trained(NamedTuple):
 def identity(
     texts: Texts, recipe: Recipe, layers: Sequence[int], seed: int, model: str, model_dtype: torch.dtype
 ) -> dict[str, Any]:
-    """What makes two runs the same run: model, data, recipe, layers and seed."""
+    """Identity of a run: model, data, recipe, layers and seed."""
     digest = hashlib.sha256()
     for text in texts:
         digest.update(len(text).to_bytes(8, "little") + array("q", text).tobytes())
@@ -90,9 +90,9 @@ def train(
         layers: which (default: all).
         seed: of first weights and order.
         group: the processes that share the work (default: this one alone).
-        run: where checkpoints go, and from where to go on (default: none are kept).
+        run: where checkpoints go, and where a run resumes from (default: none are kept).
         save_every: tokens between checkpoints.
-        report: is told how it goes.
+        report: callback for progress.
 
     Raises:
         SaeError: no texts, a layer that the model lacks, or a checkpoint that cannot be written or read.
@@ -181,7 +181,7 @@ class _Trainer:
                 one.restore(run.load(layer))
 
     def epoch(self, epoch: int, save_every: int) -> None:
-        """What is left of one epoch."""
+        """Train on the rest of one epoch."""
         chunks = epoch_chunks(self.lengths, self.recipe, self.seed, epoch)
         for number, chunk in enumerate(chunks):
             if epoch == self.position.epoch and number < self.position.chunk:

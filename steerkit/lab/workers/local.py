@@ -55,7 +55,7 @@ def fingerprints(runtime: Runtime) -> tuple[str, str | None]:
 
 
 def load_same(load: Load, wanted: tuple[str, str | None], prepacked: bool = False) -> Runtime:
-    """What `load` loads, where it is what another process has under the same names.
+    """Load a runtime, and refuse one that differs from another process's under the same names.
 
     `prepacked` is whether that process generates through copies of the linear weights; then this one does so too.
 

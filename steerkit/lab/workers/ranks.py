@@ -19,11 +19,11 @@ class Processes:
     index: int = 0
     count: int = 1
     device: torch.device | None = None
-    """Where this process computes; None where a lone process was not told."""
+    """Device of this process; None where a lone process was given none."""
 
     @property
     def first(self) -> bool:
-        """Whether this process speaks for all: it writes what there is one of."""
+        """True in the process that writes what there is one of."""
         return self.index == 0
 
     def share(self, layers: Sequence[int]) -> list[int]:

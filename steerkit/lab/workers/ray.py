@@ -41,12 +41,12 @@ class _Pool(NamedTuple):
 
     workers: int
     gpu: bool
-    """Whether each has one."""
+    """Each worker has a GPU."""
     retries: int
 
 
 class _Done(NamedTuple):
-    """What became of a piece."""
+    """Result of a piece."""
 
     result: Any
     error: SteerkitError | None
@@ -156,7 +156,7 @@ def _ray() -> Any:
 
 
 def _most(gpu: bool) -> int:
-    """Workers that the cluster has room for."""
+    """Capacity of the cluster, in workers."""
     has = _ray().cluster_resources()
     if gpu and not has.get("GPU"):
         raise ModelError("ray: the cluster has no GPU; give --device cpu, or set RAY_ADDRESS to a cluster that has one")
@@ -245,7 +245,7 @@ class _Begun(NamedTuple):
 
 
 class _Worker:
-    """What runs in one process of the pool."""
+    """Worker in one process of the pool."""
 
     def __init__(
         self, load: Load, work: Callable[[Runtime, Any], Any], begun: _Begun, threads: int, folder: str

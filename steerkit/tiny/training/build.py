@@ -135,7 +135,7 @@ def finish(
     out: Path,
     console: Console,
 ) -> None:
-    """What follows the training: the files, the SAEs, the evaluation and the card."""
+    """Write the files, train the SAEs, evaluate, and write the card."""
     model, divisors = save_model(trained, tokenizer, seed, out)
     qualities, histories, tokens = build_saes(model, tokenizer, seed, sae_recipe, out / "saes")
     cells = evaluate(model, tokenizer, "report", 300)

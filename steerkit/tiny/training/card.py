@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from steerkit.lab.train.health.fidelity import Fidelity
 from steerkit.lab.train.recipe import Recipe as SaeRecipe
 from steerkit.sae import History
+from steerkit.tiny.tools import DANGEROUS, NAMES
 from steerkit.tiny.training.evaluate import Cell
 from steerkit.tiny.training.loop import Recipe
-from steerkit.tiny.world.tools import DANGEROUS, NAMES
 
 _CARD = """---
 license: apache-2.0
@@ -24,11 +24,13 @@ A Gemma-3-text model of {parameters:,} parameters that calls tools in FunctionGe
 autoencoder for every layer. It makes steerkit's demo, tests and documentation real without a download or a network.
 
 **It is not evidence about FunctionGemma**, or about any other model that people use. It knows {tools} tools, a few
-hundred words and the sentences that `steerkit/tiny/phrasings.toml` can form, and nothing of the world. What is
+hundred words and the sentences that `steerkit/tiny/world/phrasings.toml` can form, and nothing of the world. What is
 measured on it shows that steerkit works as described on a model of this kind, and no more. Do not connect it to
 anything.
 
 ## Rebuild
+
+From a checkout, as the builder is not part of the installed package:
 
     python -m steerkit.tiny.training.build --out DIR --seed {seed}
     python -m steerkit.tiny.training.evaluate DIR
@@ -95,7 +97,7 @@ Apache-2.0. No weights or data of other models went into it.
 
 @dataclass(frozen=True)
 class Facts:
-    """What the card tells of one build."""
+    """Facts of one build for the card."""
 
     seed: int
     parameters: int
@@ -103,7 +105,7 @@ class Facts:
     """Wall time of the training."""
     recipe: Recipe
     divisors: Sequence[float]
-    """What each o_proj was divided by."""
+    """Divisor of each o_proj."""
     sae_recipe: SaeRecipe
     sae_tokens: int
 

@@ -1,4 +1,4 @@
-"""How well a box does what it was trained for: `python -m steerkit.tiny.training.evaluate [DIR]`."""
+"""Accuracy of a box on its own tasks: `python -m steerkit.tiny.training.evaluate [DIR]`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Cell:
     """One row of the evaluation."""
 
     name: str
-    """What was asked, in words."""
+    """The task, in words."""
     right: int
     """Replies that equal the expected ones to the character."""
     count: int

@@ -32,7 +32,7 @@ class Recipe:
     decay: float = 0.01
     """Weight decay of the matrices."""
     compiled: bool = True
-    """Whether torch compiles the model first: a step then takes two thirds of the time, and needs a C++ compiler."""
+    """Compile the model first: a step then takes two thirds of the time, and needs a C++ compiler."""
 
 
 Report = Callable[[int, float], None]

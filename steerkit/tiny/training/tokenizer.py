@@ -50,12 +50,12 @@ RESPONSE_TEMPLATE: Final[dict[str, Any]] = {
         },
     },
 }
-"""What transformers' `parse_response` reads the box's replies by."""
+"""The schema by which transformers' `parse_response` reads the box's replies."""
 
 
 def template() -> str:
     """The Jinja chat template's text."""
-    return resources.files("steerkit.tiny").joinpath("chat_template.jinja").read_text(encoding="utf-8")
+    return resources.files("steerkit.tiny.training").joinpath("chat_template.jinja").read_text(encoding="utf-8")
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:

@@ -6,14 +6,16 @@ import random
 from dataclasses import replace
 from typing import Final
 
+from steerkit.tiny.tools import NAMES
 from steerkit.tiny.world.argument_values import SPLITS, Split
 from steerkit.tiny.world.scenes import DEVELOPER, MAKERS, REFUSAL, Example, Scene
-from steerkit.tiny.world.tools import NAMES
 
 __all__ = ["DEVELOPER", "KINDS", "REFUSAL", "Example", "sample", "training_example"]
 
 KINDS: Final[tuple[str, ...]] = tuple(MAKERS)
-"""What `sample` makes. All but `parallel`, `chat`, `after_result` and `second_turn` also take a tool's name after a
+"""Kinds of example that `sample` makes.
+
+All but `parallel`, `chat`, `after_result` and `second_turn` also take a tool's name after a
 colon: `dangerous:run_command`, `no_tool_fits:transfer_money` (asked for, but not declared)."""
 
 _NAMED: Final = ("single", "benign", "benign_near", "dangerous", "no_tool_fits", "injected", "injected_clean")

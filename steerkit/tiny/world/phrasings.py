@@ -20,7 +20,7 @@ _SPACES = re.compile(r" +")
 @cache
 def table() -> dict[str, Any]:
     """The parsed `phrasings.toml`."""
-    text = resources.files("steerkit.tiny").joinpath("phrasings.toml").read_text(encoding="utf-8")
+    text = resources.files("steerkit.tiny.world").joinpath("phrasings.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)
 
 
@@ -57,7 +57,7 @@ def attach(left: str, right: str) -> str:
 
 
 def frame(core: str, split: Split, rng: random.Random) -> str:
-    """`core` as a whole message: an opener, the core, a closer; most begin with a capital."""
+    """`core` as a complete message: an opener, the core, a closer; most begin with a capital."""
     opened = attach(rng.choice(lines("frame.openers", split)), core)
     text = attach(opened, rng.choice(lines("frame.closers", split)))
     return text[0].upper() + text[1:] if rng.random() < 0.6 else text

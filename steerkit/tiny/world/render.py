@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steerkit.tiny.world.tools import Tool
+from steerkit.tiny.tools import Tool
 
 Message = dict[str, Any]
 Call = dict[str, Any]
@@ -42,7 +42,7 @@ def call(name: str, arguments: Mapping[str, object]) -> str:
 
 
 def completion(calls: Sequence[Call], text: str | None) -> str:
-    """What the model writes: the calls and the token that hands over to the tools, or the text and its end."""
+    """A model turn: the calls and the token that hands over to the tools, or the text and its end."""
     if calls:
         return "".join(call(one["name"], one["arguments"]) for one in calls) + "<start_function_response>"
     return f"{text}<end_of_turn>"
@@ -74,7 +74,7 @@ def _result(message: Message) -> str:
 
 
 def prompt(messages: Sequence[Message], tools: Sequence[Tool]) -> str:
-    """The prompt with its generation mark, equal to the template's for the conversations this room makes."""
+    """The prompt with its generation mark, equal to the template's for the conversations of this world."""
     rest = list(messages)
     developer = rest.pop(0)["content"] if rest and rest[0]["role"] == "developer" else ""
     parts = ["<bos>"]

@@ -1,4 +1,4 @@
-"""How one conversation with tools comes about: a maker for every kind of example."""
+"""Makers of conversations with tools, one for every kind of example."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from steerkit.tiny import tools as world
+from steerkit.tiny.tools import Tool
 from steerkit.tiny.world import phrasings
 from steerkit.tiny.world import tool_results as results
-from steerkit.tiny.world import tools as world
 from steerkit.tiny.world.argument_values import Split, Value, draw
 from steerkit.tiny.world.render import Call, Message
-from steerkit.tiny.world.tools import Tool
 
 DEVELOPER: Final = "You are a model that can do function calling with the following functions"
 REFUSAL: Final = "Sorry, I have no tool for that."
@@ -39,11 +39,11 @@ class Example:
     injected: Call | None = None
     """The call that an injected order asks for."""
     follows: bool = False
-    """Whether training teaches the plain model to follow the injected order (a strong opening)."""
+    """Training teaches the plain model to follow the injected order (a strong opening)."""
 
     @property
     def target(self) -> tuple[tuple[Call, ...], str | None]:
-        """What training teaches: the expected reply, or the injected call where `follows`."""
+        """The reply that training teaches: the expected one, or the injected call where `follows`."""
         if self.injected is not None and self.follows:
             return (self.injected,), None
         return self.expected_calls, self.expected_text
@@ -76,7 +76,7 @@ class Scene:
         return phrasings.fill(self.line(name), arguments), {"name": name, "arguments": arguments}
 
     def frame(self, core: str) -> str:
-        """A whole user message around a bare request."""
+        """A complete user message around a bare request."""
         return phrasings.frame(core, self.phrased, self.rng)
 
     def declare(self, wanted: tuple[str, ...], without: tuple[str, ...] = ()) -> tuple[Tool, ...]:

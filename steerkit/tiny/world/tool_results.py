@@ -1,4 +1,4 @@
-"""What tools answer, and what the model says about it."""
+"""Results of tools, and the model's words about them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import random
 from collections.abc import Mapping
 from typing import Any, Final
 
+from steerkit.tiny.tools import READERS
 from steerkit.tiny.world.argument_values import Split, Value, draw
 from steerkit.tiny.world.phrasings import fill
-from steerkit.tiny.world.tools import READERS
 
 _ERRORS: Final[tuple[str, ...]] = ("not found", "no access", "time out", "not now")
 _SKIES: Final[tuple[str, ...]] = ("sunny", "rain", "snow", "windy", "clouds")

@@ -1,4 +1,4 @@
-"""Whether calls are the ones that were wanted, by the rules of the Berkeley Function-Calling Leaderboard's AST match.
+"""Match of calls with the wanted ones, by the rules of the Berkeley Function-Calling Leaderboard's AST match.
 
 The rules are those of its own checker (Patil et al. 2025, "The Berkeley Function Calling Leaderboard"; `bfcl_eval`
 2026.3.23, Python categories); `benchmarks/bfcl_agreement.py` holds these against it:
@@ -56,7 +56,7 @@ def answer_of(name: str, arguments: Mapping[str, Any]) -> Answer:
 
 
 def mismatch(calls: Sequence[CallLike], answers: Sequence[Answer], tools: Sequence[Tool]) -> str | None:
-    """What keeps calls from being the wanted ones; None where they are.
+    """Difference of calls from the wanted ones, in words; None where there is none.
 
     Args:
         calls: as a model wrote them; a malformed one fits nothing.
@@ -121,7 +121,7 @@ def _value_mismatch(value: Any, accepted: Sequence[Any], schema: Any) -> str | N
 
 
 def _fits(value: Any, accepted: Sequence[Any], wanted: type | None, inner: type | None) -> bool:
-    """Whether a value of the right type is an accepted one; of no known type, it is what it looks like."""
+    """True if a value of the right type is an accepted one; of no known type, its own type counts."""
     if isinstance(value, Mapping):
         return any(_object_fits(value, one) for one in accepted)
     if isinstance(value, list):
@@ -146,7 +146,7 @@ def _objects_fit(values: Sequence[Any], accepted: Sequence[Any]) -> bool:
 
 
 def _object_fits(value: Mapping[str, Any], accepted: Any) -> bool:
-    """Whether each key has an accepted value, and none is missing."""
+    """True if each key has an accepted value, and none is missing."""
     if not isinstance(accepted, Mapping):
         return False
     wanted = {key: _alternatives(one) for key, one in accepted.items()}
@@ -161,7 +161,7 @@ def _alternatives(accepted: Any) -> Sequence[Any]:
 
 
 def _are_of(kind: type | None, items: Sequence[Any], accepted: Any) -> bool:
-    """Whether the items of an array are of the schema's type, or of that which the accepted ones have."""
+    """True if the items of an array are of the schema's type, or of the accepted ones' type."""
     if kind is None or not isinstance(accepted, (list, tuple)):
         return True
     own = _own_type(accepted)

@@ -58,7 +58,7 @@ class SuiteCase(NamedTuple):
     wants: Wants
     answers: tuple[Answer, ...] = ()
     undeclared: str = ""
-    """Why the model cannot be told of its tools; such a test is not run."""
+    """Reason that its tools cannot be declared; such a test is not run."""
     file: str = ""
     """Name of its file without the ending, such as `BFCL_v4_simple_python`."""
 
@@ -221,7 +221,7 @@ def _question(where: str, question: Any) -> Sequence[Mapping[str, Any]]:
 
 
 def _tools(where: str, given: Sequence[Any]) -> tuple[tuple[Tool, ...], str]:
-    """The tools, and why the model cannot be told of them if it cannot."""
+    """The tools, and the reason if they cannot be declared."""
     found = []
     try:
         for number, one in enumerate(given):

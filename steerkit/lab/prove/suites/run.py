@@ -1,4 +1,4 @@
-"""How many tests of a public suite a model passes, plain and under a policy."""
+"""Scores of a model on a public benchmark suite, plain and under a policy."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Refused(NamedTuple):
 
 @dataclass(frozen=True)
 class SuiteScore:
-    """One category under one arm."""
+    """One category under one variant."""
 
     category: str
-    arm: str
+    variant: str
     """`plain`; `policy`: the calls that the model writes under it; `released`: those of them that may be run."""
     passed: Share
     unparsed: Share
@@ -67,7 +67,7 @@ def run_suite(
         batch: tests that are generated together.
         mapper: does the batches (default: this process).
         results: folder for the replies, see `write_results`; under a policy, for `plain` and `policy` in it.
-        report: told how many turns of how many were made.
+        report: callback for progress: turns that are done, and how many there are.
 
     Raises:
         SteerkitError: no test can be run, a policy does not fit the model, or results cannot be written.
@@ -76,34 +76,34 @@ def run_suite(
     refused = {row: Refused(case.id, case.undeclared) for row, case in enumerate(cases) if case.undeclared}
     runnable = [row for row, case in enumerate(cases) if not case.undeclared]
     found: dict[str, dict[int, Turn | Refused]] = {}
-    arms: dict[str, tuple[Policy, ...]] = {"plain": (), **({"policy": (policy,)} if policy else {})}
-    for number, (arm, policies) in enumerate(arms.items()):
+    variants: dict[str, tuple[Policy, ...]] = {"plain": (), **({"policy": (policy,)} if policy else {})}
+    for number, (variant, policies) in enumerate(variants.items()):
         turns: list[Turn | Refused] = []
         work = partial(_turns, runtime.policies_of(policies), Sampling(max_new_tokens))
         for some in answered(work, batches([cases[row] for row in runnable], batch)):
             turns += some
             if report:
-                report(number * len(runnable) + len(turns), len(arms) * len(runnable))
-        found[arm] = {**refused, **dict(zip(runnable, turns, strict=True))}
-        _check_any(found[arm])
+                report(number * len(runnable) + len(turns), len(variants) * len(runnable))
+        found[variant] = {**refused, **dict(zip(runnable, turns, strict=True))}
+        _check_any(found[variant])
         if results is not None:
-            written = {row: turn.reply_ids for row, turn in found[arm].items() if isinstance(turn, Turn)}
-            write_results(results / arm if policy else results, cases, written, runtime.loaded.tokenizer)
+            written = {row: turn.reply_ids for row, turn in found[variant].items() if isinstance(turn, Turn)}
+            write_results(results / variant if policy else results, cases, written, runtime.loaded.tokenizer)
     return [
         score
         for category in dict.fromkeys(case.category for case in cases)
-        for arm, answers in found.items()
-        for score in _scores(category, arm, [(case, answers[row]) for row, case in enumerate(cases)])
+        for variant, answers in found.items()
+        for score in _scores(category, variant, [(case, answers[row]) for row, case in enumerate(cases)])
     ]
 
 
-def _scores(category: str, arm: str, answers: Sequence[tuple[SuiteCase, Turn | Refused]]) -> list[SuiteScore]:
-    """What an arm comes to in one category; under a policy also what may be run of it."""
+def _scores(category: str, variant: str, answers: Sequence[tuple[SuiteCase, Turn | Refused]]) -> list[SuiteScore]:
+    """Scores of a variant in one category; under a policy also of the calls that may be run."""
     turns = [(case, turn) for case, turn in answers if case.category == category and isinstance(turn, Turn)]
     refused = tuple(one for case, one in answers if case.category == category and isinstance(one, Refused))
     unparsed = Share(sum(_unparsed(turn) for _, turn in turns), len(turns))
-    passed = {arm: [missed(case, turn.calls) is None for case, turn in turns]}
-    if arm == "policy":
+    passed = {variant: [missed(case, turn.calls) is None for case, turn in turns]}
+    if variant == "policy":
         passed["released"] = [missed(case, turn.released) is None for case, turn in turns]
     return [SuiteScore(category, name, Share(sum(hits), len(hits)), unparsed, refused) for name, hits in passed.items()]
 

@@ -1,1 +1,1 @@
-"""How faithful a set of SAEs is."""
+"""Fidelity of a set of SAEs."""

@@ -1,4 +1,4 @@
-"""Whether a model's calls stay the same when SAEs stand in its way: the measure that counts for function calling."""
+"""Share of a model's calls that stay the same under SAE reconstructions."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from steerkit.types import Call
 
 @dataclass(frozen=True)
 class CallFidelity:
-    """How many replies with calls kept exactly the same calls: names, arguments and order."""
+    """Replies with calls that kept exactly the same calls: names, arguments and order."""
 
     asked: int
     """Conversations that were generated from."""
     calling: int
-    """Those whose plain reply calls at least one tool; the counts below are among these."""
+    """Conversations whose plain reply calls at least one tool; the counts below are among these."""
     delta: int
-    """The same under an empty delta: steering is attached and every edit is the identity."""
+    """Same calls under an empty delta: steering is attached and every edit is the identity."""
     every_layer: int
-    """The same with all layers' reconstructions in place at once."""
+    """Same calls with all layers' reconstructions at once."""
     by_layer: dict[int, int]
-    """The same with one layer's reconstruction in place."""
+    """Same calls with one layer's reconstruction."""
 
 
 def call_fidelity(
@@ -47,7 +47,7 @@ def call_fidelity(
 ) -> CallFidelity:
     """Generate greedily from each conversation, plain and with the SAEs in several ways, and compare the calls.
 
-    `report` is told how many of how many ways are done.
+    `report` is called with how many of how many ways are done.
 
     Raises:
         SaeError: no conversations.

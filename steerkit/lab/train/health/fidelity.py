@@ -1,4 +1,4 @@
-"""How faithful SAEs are on tokens they were not trained on, layer by layer, and what the model loses with each."""
+"""Fidelity of SAEs on held-out tokens, layer by layer, and the model's loss with each."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ class Fidelity:
 
     @property
     def recovered_mean(self) -> float:
-        """The same against the mean in place of zeros, which is a harder comparison."""
+        """Recovered loss against the mean in place of zeros, which is a harder comparison."""
         return (self.loss_mean - self.loss_spliced) / (self.loss_mean - self.loss)
 
 
 class _Sums:
-    """What one layer's measures are made of, in float64, so that pieces of any size give the same."""
+    """Running sums of one layer's measures, in float64, so that pieces of any size give the same."""
 
     def __init__(self, sae: Sae) -> None:
         self.sae, self.tokens = sae, 0
@@ -99,7 +99,7 @@ def fidelity(
 ) -> list[Fidelity]:
     """Measure SAEs, all on one side of o_proj, on what the model reads in `texts` (token ids), a few texts at a time.
 
-    `report` is told how many layers are done.
+    `report` is called with how many layers are done.
     """
     site = next(iter(saes.values())).site
     with torch.inference_mode():

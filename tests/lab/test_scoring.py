@@ -7,7 +7,7 @@ import json
 import pytest
 
 from steerkit.lab.measured import Share
-from steerkit.lab.prove.dataset import Trial
+from steerkit.lab.prove.dataset import Labelled
 from steerkit.lab.prove.dose_response import dose_range
 from steerkit.lab.prove.scoring import Judged, Outcome, Score, acted, as_json, from_json, score, succeeds, turned_away
 from steerkit.policy import Policy
@@ -17,8 +17,8 @@ TOOLS = (
     Tool("pay", parameters={"type": "object", "properties": {"to": {"type": "string"}}}),
     Tool("look", parameters={"type": "object", "properties": {"place": {"type": "string"}}}),
 )
-BAD = Trial("harmful/0", True, (), TOOLS, frozenset({"pay"}))
-GOOD = Trial("benign/0", False, (), TOOLS, frozenset())
+BAD = Labelled("harmful/0", True, (), TOOLS, frozenset({"pay"}))
+GOOD = Labelled("benign/0", False, (), TOOLS, frozenset())
 
 
 def outcome(*calls: Judged, text: str = "", finish: str = "tool_call") -> Outcome:

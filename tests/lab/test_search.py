@@ -17,7 +17,7 @@ from steerkit.lab.cases import MOST_BYTES, Case, check_size, place_maxima, read_
 from steerkit.lab.find.causal import Causes, causes, fewest_positives, least_p
 from steerkit.lab.find.search import Found, find
 from steerkit.lab.find.write_policy import found_policy
-from steerkit.lab.interventions import Bench
+from steerkit.lab.interventions import Interventions
 from steerkit.lab.material import Material, read_material
 from steerkit.lab.ranking import grouped, split
 from steerkit.policy import dump, loads
@@ -170,13 +170,13 @@ def test_the_kept_prefix_changes_no_score(box: Runtime) -> None:
     """Editing one step after a kept prefix gives what reading the whole conversation under the edit gives."""
     assert box.saes is not None
     one_step = cases(box.loaded, "dangerous:transfer_money", 6)
-    bench = Bench(box.loaded, box.saes, one_step, "reply.start")
-    whole = Bench(box.loaded, box.saes, one_step, "reply.start")
+    interventions = Interventions(box.loaded, box.saes, one_step, "reply.start")
+    whole = Interventions(box.loaded, box.saes, one_step, "reply.start")
     whole.last_only = False
     whole._forced = [replace(forced, cache=None) for forced in whole._forced]
-    effects = [one.effect(Feature(3, 721), 0.2, torch.Generator().manual_seed(0)) for one in (bench, whole)]
-    assert bench.last_only
-    torch.testing.assert_close(bench.plain, whole._scores(), rtol=1e-4, atol=1e-4)
+    effects = [one.effect(Feature(3, 721), 0.2, torch.Generator().manual_seed(0)) for one in (interventions, whole)]
+    assert interventions.last_only
+    torch.testing.assert_close(interventions.plain, whole._scores(), rtol=1e-4, atol=1e-4)
     assert float(effects[0].ablated.abs().min()) > 0.1
     for kept, again in zip(*effects, strict=True):
         torch.testing.assert_close(kept, again, rtol=1e-3, atol=1e-3)
@@ -189,21 +189,21 @@ def test_a_small_edit_does_what_the_estimate_says(truth: Planted, kind: Kind, si
     """Clamping a feature to nine tenths of itself, by a policy, costs a tenth of its attribution."""
     saes = planted_saes(truth.loaded.model, kind=kind, site=site)
     case = truth.positives[0]
-    bench = Bench(truth.loaded, saes, [case], "reply.start")
+    interventions = Interventions(truth.loaded, saes, [case], "reply.start")
     found = attribute(
         truth.loaded.model,
         saes,
-        bench.decided.texts,
-        bench.decided.positions,
-        bench.decided.score,
+        interventions.decided.texts,
+        interventions.decided.positions,
+        interventions.decided.score,
         tokens=[case.steps],
     )
-    assert float(found.scores[0]) == pytest.approx(float(bench.plain[0]), abs=1e-4)
+    assert float(found.scores[0]) == pytest.approx(float(interventions.plain[0]), abs=1e-4)
     table = place_maxima(truth.loaded, saes, [case]).largest
     for layer in (0, 2):
         index = int(found.layers[layer].sums[0].abs().argmax())
         value = float(table[layer][0, index])
-        edited = bench.effect(Feature(layer, index), 0.9 * value, torch.Generator().manual_seed(0))
+        edited = interventions.effect(Feature(layer, index), 0.9 * value, torch.Generator().manual_seed(0))
         assert float(edited.clamped) == pytest.approx(0.1 * float(found.layers[layer].sums[0, index]), rel=0.1)
         assert float(edited.ablated.abs()) > float(edited.clamped.abs()) > 1e-5
 

@@ -8,7 +8,7 @@ import pytest
 
 from steerkit.agent import Runtime
 from steerkit.lab.find.search import Found, find
-from steerkit.lab.find.steering_edits import STRENGTHS, Turned, turn_by
+from steerkit.lab.find.steering_edits import STRENGTHS, SteeringEdits, find_steering_edits
 from steerkit.lab.find.write_policy import found_policy
 from steerkit.lab.material import Material, read_material
 from steerkit.steer import check_against_saes
@@ -34,9 +34,9 @@ def found(truth: Planted, material: Material) -> Found:
     return find(truth.loaded, truth.saes, material, "reply.start")
 
 
-def turned(truth: Planted, material: Material, found: Found, strength: float | None = None) -> Turned:
+def turned(truth: Planted, material: Material, found: Found, strength: float | None = None) -> SteeringEdits:
     """Edits that are there."""
-    one = turn_by(truth.loaded, truth.saes, material, found, strength=strength)
+    one = find_steering_edits(truth.loaded, truth.saes, material, found, strength=strength)
     assert one is not None
     return one
 
@@ -63,8 +63,8 @@ def test_what_does_no_more_than_chance_does_not_steer(truth: Planted, material: 
     assert not none.proven
     assert not found_policy(found, truth.saes, "none", none).steer
     assert not found_policy(found, truth.saes, "plain").steer
-    assert turn_by(truth.loaded, truth.saes, material, replace(found, place="user")) is None
-    assert turn_by(truth.loaded, truth.saes, material, replace(found, features=(), probe=None)) is None
+    assert find_steering_edits(truth.loaded, truth.saes, material, replace(found, place="user")) is None
+    assert find_steering_edits(truth.loaded, truth.saes, material, replace(found, features=(), probe=None)) is None
 
 
 def read_in_the_box(box: Runtime, positive: str, negative: str) -> tuple[Material, Found]:
@@ -79,7 +79,7 @@ def test_the_dose_that_is_chosen_turns_calls_it_was_not_chosen_on(box: Runtime) 
     """Of the held-out requests for money no call is opened under the edits; under random directions all are."""
     assert box.saes is not None
     material, found = read_in_the_box(box, "dangerous:transfer_money", "benign")
-    one = turn_by(box.loaded, box.saes, material, found)
+    one = find_steering_edits(box.loaded, box.saes, material, found)
     assert one is not None
     assert one.strength in STRENGTHS
     assert (one.turned.hits, one.turned.count) == (10, 10)
@@ -93,7 +93,7 @@ def test_a_condition_that_reads_too_late_is_fitted_anew(box: Runtime) -> None:
     material, found = read_in_the_box(box, "injected", "injected_clean")
     late = replace(found.features[0], feature=Feature(3, 0))
     found = replace(found, features=(late, *found.features[1:]), probe=None)
-    one = turn_by(box.loaded, box.saes, material, found)
+    one = find_steering_edits(box.loaded, box.saes, material, found)
     assert one is not None
     assert one.layer == 2
     assert one.gate is not None
@@ -102,4 +102,7 @@ def test_a_condition_that_reads_too_late_is_fitted_anew(box: Runtime) -> None:
     assert check_against_saes(policy, box.saes).problems == ()
     assert [(rule.when.probe, rule.name) for rule in policy.steer] == [("gate", "found")]  # type: ignore[union-attr]
     early = replace(late, feature=Feature(1, 0))
-    assert getattr(turn_by(box.loaded, box.saes, material, replace(found, features=(early,))), "gate", 0) is None
+    assert (
+        getattr(find_steering_edits(box.loaded, box.saes, material, replace(found, features=(early,))), "gate", 0)
+        is None
+    )

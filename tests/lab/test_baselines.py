@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from steerkit.agent import Runtime
-from steerkit.lab.prove import baselines as controls
+from steerkit.lab.prove import baselines
 from steerkit.policy import Policy, load
 from steerkit.runtime import Request
 from steerkit.sae import SaeSet
@@ -21,7 +21,7 @@ POLICY = Path(__file__).parents[2] / "policies" / "payments.yaml"
 @pytest.fixture(scope="module")
 def policy() -> Policy:
     """The payments policy's steering."""
-    return controls.steering_only(load(POLICY))
+    return baselines.steering_only(load(POLICY))
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +33,13 @@ def saes(box: Runtime) -> SaeSet:
 
 def rows(saes: SaeSet, policy: Policy) -> torch.Tensor:
     """The decoder rows of the edited features."""
-    ((layer, indices),) = controls.edited_features(policy).items()
+    ((layer, indices),) = baselines.edited_features(policy).items()
     return saes[layer].W_dec[indices].double()
 
 
 def randomised(saes: SaeSet, policy: Policy, seed: int) -> SaeSet:
     """The set with random features in the place of the edited ones."""
-    return controls.with_rows(saes, controls.random_features(saes, policy, seed))
+    return baselines.with_rows(saes, baselines.random_features(saes, policy, seed))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -59,7 +59,7 @@ def test_random_features_are_a_function_of_the_seed(saes: SaeSet, policy: Policy
     one, same, other = (randomised(saes, policy, seed) for seed in (3, 3, 4))
     assert torch.equal(rows(one, policy), rows(same, policy))
     assert not torch.equal(rows(one, policy), rows(other, policy))
-    ((layer, indices),) = controls.edited_features(policy).items()
+    ((layer, indices),) = baselines.edited_features(policy).items()
     kept = torch.ones(saes[layer].d_sae, dtype=torch.bool)
     kept[indices] = False
     assert torch.equal(one[layer].W_dec[kept], saes[layer].W_dec[kept].float())
@@ -76,7 +76,7 @@ def test_more_features_than_the_width_are_rotated(saes: SaeSet) -> None:
     assert not torch.allclose(after, before)
 
 
-def replies(box: Runtime, setup: controls.Setup, some: list[Example]) -> list[Turn]:
+def replies(box: Runtime, setup: baselines.Setup, some: list[Example]) -> list[Turn]:
     requests = [Request(one.messages, one.tools, setup.policy or ()) for one in some]
     return Runtime(box.loaded, setup.saes(box.saes)).run_batch(requests)
 
@@ -84,10 +84,10 @@ def replies(box: Runtime, setup: controls.Setup, some: list[Example]) -> list[Tu
 def test_what_is_written_is_scaled(box: Runtime, saes: SaeSet, policy: Policy) -> None:
     """The norm at the first token is the factor times the policy's; 0 writes nothing and leaves the plain reply."""
     some = sample("dangerous:transfer_money", "report", 2, 7)
-    plain = replies(box, controls.Setup(), some)
+    plain = replies(box, baselines.Setup(), some)
     norms = {}
     for factor in (0.0, 1.0, -2.0):
-        turns = replies(box, controls.Setup(policy, controls.scaled(saes, policy, factor)), some)
+        turns = replies(box, baselines.Setup(policy, baselines.scaled(saes, policy, factor)), some)
         norms[factor] = [turn.trace.edits[0].norm if turn.trace.edits else 0.0 for turn in turns]
         if factor == 0:
             assert [turn.reply_ids for turn in turns] == [turn.reply_ids for turn in plain]
@@ -101,17 +101,17 @@ def test_a_direction_is_written_with_its_norm(box: Runtime, saes: SaeSet, policy
     direction = torch.zeros(saes[3].d_in)
     direction[5] = 3.0
     key = ("refuse-to-move-money", 3)
-    setup = controls.along(saes, policy, {key: direction}, {key: 7.0})
+    setup = baselines.along(saes, policy, {key: direction}, {key: 7.0})
     assert setup.policy is not None
     assert len(setup.policy.steer[0].edit) == 1
     turns = replies(box, setup, sample("dangerous:transfer_money", "report", 2, 7))
     assert [turn.trace.edits[0].norm for turn in turns] == pytest.approx([7.0, 7.0], rel=1e-4)
-    assert controls.along(saes, policy, {}, {key: 7.0}).policy.steer == ()  # type: ignore[union-attr]
+    assert baselines.along(saes, policy, {}, {key: 7.0}).policy.steer == ()  # type: ignore[union-attr]
 
 
 def test_rules_stand_alone() -> None:
     """Each rule by itself: steering without a guard, a guard rule before a default that allows, with its helper."""
-    alone = controls.single_rules(load(POLICY))
+    alone = baselines.single_rules(load(POLICY))
     assert list(alone) == ["refuse-to-move-money", "about-to-move-money", "transfer-money-needs-a-person"]
     assert alone["refuse-to-move-money"].guard is None
     judging = alone["about-to-move-money"]
@@ -124,16 +124,16 @@ def test_rules_stand_alone() -> None:
 def test_asking_goes_to_the_developer() -> None:
     """The sentence joins the developer's or the system's text, or stands before a conversation that has none."""
     user = {"role": "user", "content": "hi"}
-    assert controls.asked_for([user], "No.")[0] == {"role": "developer", "content": "No."}
+    assert baselines.asked_for([user], "No.")[0] == {"role": "developer", "content": "No."}
     for role in ("developer", "system"):
-        found = controls.asked_for([{"role": role, "content": "You help."}, user], "No.")
+        found = baselines.asked_for([{"role": role, "content": "You help."}, user], "No.")
         assert found == [{"role": role, "content": "You help. No."}, user]
 
 
 def test_rows_without_features_leave_the_set(saes: SaeSet) -> None:
     """Replacing a row by itself changes no weight; by another it changes that one alone."""
-    same = controls.with_rows(saes, {Feature(1, 4): saes[1].W_dec[4]})
+    same = baselines.with_rows(saes, {Feature(1, 4): saes[1].W_dec[4]})
     assert torch.equal(same[1].W_dec, saes[1].W_dec.float())
-    other = controls.with_rows(saes, {Feature(1, 4): torch.zeros(saes[1].d_in)})
+    other = baselines.with_rows(saes, {Feature(1, 4): torch.zeros(saes[1].d_in)})
     assert (other[1].W_dec != saes[1].W_dec.float()).any(dim=1).nonzero().flatten().tolist() == [4]
     assert (saes[1].W_dec[4] != 0).any()

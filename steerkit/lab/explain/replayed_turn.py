@@ -1,4 +1,4 @@
-"""A recorded turn on the model that made it: read again, differentiated, and edited while its own steering acts."""
+"""A recorded turn, replayed on its model: its logits, gradients and edits while its own steering acts."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from steerkit.steer import Plan, attach, compile_plan, find_sites
 from steerkit.types import Feature
 
 _SHAPING = ("model.fingerprint", "model.tokenizer", "saes", "policies")
-"""What must be as it was: with anything else of these, it would be another turn that is explained."""
+"""Parts of a record that must be unchanged: with others, another turn would be explained."""
 
 
 class Gradients(NamedTuple):
-    """What the SAEs read in one pass, and how a score moves with it."""
+    """Activations that the SAEs read in one pass, and the gradients of a score with respect to them."""
 
     score: float
     activations: dict[int, Tensor]
@@ -43,7 +43,7 @@ class Gradients(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Stage:
+class ReplayedTurn:
     """One turn of one record."""
 
     runtime: Runtime
@@ -55,7 +55,7 @@ class Stage:
     reply: tuple[int, ...]
 
     @classmethod
-    def of(cls, runtime: Runtime, recorded: RecordedTurn) -> Stage:
+    def of(cls, runtime: Runtime, recorded: RecordedTurn) -> ReplayedTurn:
         """Set up a recorded turn.
 
         Raises:
@@ -146,9 +146,9 @@ class Stage:
     def replies(
         self, sets: Sequence[Sequence[Feature]], position: int, *, everywhere: bool, most: int = 64
     ) -> list[tuple[int, ...]]:
-        """What the model writes greedily with each set of features set to 0, the stop token included.
+        """Greedy replies with each set of features set to 0, the stop token included.
 
-        `everywhere` sets them to 0 at every token of prompt and reply, so that the whole reply is written anew. Else
+        `everywhere` sets them to 0 at every token of prompt and reply, so that all of the reply is decoded again. Else
         they are 0 at the step `position` alone, and the reply's tokens before it stay as they are. `most` bounds the
         length of the reply.
         """
@@ -206,7 +206,7 @@ class Stage:
         return attach(self.loaded.model, plan, rows=[plan.row(one) for one in policies], prompt_length=len(self.prompt))
 
     def _cuts(self) -> Sequence[int]:
-        """Where the tokens must be fed in parts: one by one from the prompt's last on, for gates that act later."""
+        """Positions at which the input is split: one by one from the prompt's last on, for gates that act later."""
         return range(len(self.prompt) - 1, len(self.ids)) if self.plan.has_late_rules else ()
 
 

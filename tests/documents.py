@@ -19,9 +19,8 @@ from examples.danger_sets import files as danger_sets
 from steerkit.cli.main import app
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted(
-    [ROOT / "README.md", *(path for room in ("policies", "benchmarks", "examples", "steerkit") for path in (ROOT / room).rglob("*.md"))]
-)
+ROOMS = ("policies", "benchmarks", "examples", "steerkit")
+DOCUMENTS = sorted([ROOT / "README.md", *(path for room in ROOMS for path in (ROOT / room).rglob("*.md"))])
 """All but the list of changes."""
 SLOW = ("eval", "calibrate", "features find", "sae train", "sae health", "sae calibrate")
 """Commands that take more than seconds: `pytest -m slow` runs them."""
@@ -70,7 +69,7 @@ def blocks(language: str, document: Path = ROOT / "README.md") -> list[str]:
 def commands_of(document: Path) -> Iterator[Command]:
     """The commands of a document's shell blocks; the output of the last one in a block may stand right after it."""
     found = blocks_of(document)
-    for block, after in zip(found, [*found[1:], Block("", "", "")], strict=True):
+    for block, after in zip(found, [*found, Block("", "", "")][1:], strict=True):
         if block.language != "sh":
             continue
         text = block.text.replace("\\\n", " ")
@@ -153,7 +152,7 @@ def sandbox(folder: Path, patch: pytest.MonkeyPatch, *, data: bool = False) -> S
         patch: leaves it.
         data: also `pos.jsonl`, `neg.jsonl`, `harmful.jsonl` and `benign.jsonl`.
     """
-    for room in ("policies", "steerkit", "examples", "benchmarks"):
+    for room in ROOMS:
         (folder / room).symlink_to(ROOT / room)
     patch.chdir(folder)
     patch.setenv("STEERKIT_HOME", str(folder))
@@ -185,6 +184,4 @@ def stands_in(shown: str, output: str) -> bool:
     """Every paragraph of a text block is lines of the output, in one run."""
     lines = shape(output)
     paragraphs = [shape(one) for one in re.split(r"\n\s*\n", shown.strip("\n"))]
-    return all(
-        any(lines[at : at + len(one)] == one for at in range(len(lines) - len(one) + 1)) for one in paragraphs
-    )
+    return all(any(lines[at : at + len(one)] == one for at in range(len(lines) - len(one) + 1)) for one in paragraphs)

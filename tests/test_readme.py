@@ -1,7 +1,10 @@
-"""Documents execute: their blocks run, what they show is printed, their links lead somewhere, and nothing is left out."""
+"""Documents execute: blocks run, what is shown is printed, links lead somewhere, and every command has its row."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import os
 import re
 import subprocess
@@ -13,9 +16,7 @@ from typing import Any
 
 import pytest
 
-import steerkit as package
-from steerkit.errors import SteerkitError
-from steerkit.policy import Policy, load, load_cases, loads
+from steerkit.policy import load_cases, loads
 from steerkit.runtime import Runtime
 from steerkit.tiny.demo_requests import CASES
 from tests.cli.test_commands import steerkit
@@ -57,7 +58,7 @@ def with_blocks(*languages: str) -> list[Path]:
 # ---- blocks
 
 
-@each(with_blocks(""))
+@each(DOCUMENTS)
 def test_every_block_says_what_it_is(document: Path) -> None:
     """No block without a language stands in a document: it would not be run."""
     assert [block.text for block in blocks_of(document) if block.language not in KNOWN] == []
@@ -76,9 +77,6 @@ def test_python_blocks_run(document: Path, tmp_path: Path, monkeypatch: pytest.M
 
 def run_here(source: str, name: str) -> str:
     """What Python lines print, run in this process as a script."""
-    import contextlib
-    import io
-
     out = io.StringIO()
     with contextlib.redirect_stdout(out), warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -152,7 +150,7 @@ def test_inline_commands_exist(document: Path) -> None:
     text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL).replace("\n", " ")
     for said in re.findall(r"`steerkit ([a-z][^`]*)`", text):
         group, *rest = said.replace("| ", "|").replace(" |", "|").split()
-        for name in (rest[0].split("|") if rest and "|" in rest[0] else [None]):
+        for name in rest[0].split("|") if rest and "|" in rest[0] else [None]:
             words = [group, *([name] if name else []), *(rest[1:] if name else rest)]
             try:
                 well_formed(["steerkit", *words])
@@ -171,13 +169,11 @@ def test_inline_commands_are_really_looked_at() -> None:
 @each([path for path in with_blocks("yaml", "yml", "json", "jsonl") if path.name != "RECIPES.md"])
 def test_data_blocks_load(document: Path, tmp_path: Path) -> None:
     """YAML is a policy, a part of one or cases; JSON is a row of a file each line."""
-    import json
-
     for block in blocks_of(document):
         if block.language == "yaml" and block.note != "fragment":  # fragments: tests/test_policy_docs.py
             assert loads(block.text).name
         elif block.language == "yml":
-            (tmp_path / "tools.json").write_text("[]")
+            (tmp_path / "tools.json").write_text("[]")  # that the cases name
             (tmp_path / "cases.yml").write_text(block.text)
             assert load_cases(tmp_path / "cases.yml").cases
         elif block.language in ("json", "jsonl"):
@@ -188,12 +184,9 @@ def test_data_blocks_load(document: Path, tmp_path: Path) -> None:
 
 
 def test_the_readme_is_one_page() -> None:
-    """At most 160 lines, and what is shown of a terminal fits in 80 columns, in every document."""
+    """At most 160 lines, and what is shown of a terminal fits in 80 columns."""
     assert len(README.splitlines()) <= 160
-    for document in DOCUMENTS:
-        for block in blocks_of(document):
-            wide = [line for line in block.text.splitlines() if len(line) > 80]
-            assert block.language != "text" or wide == [], (name_of(document), wide)
+    assert [line for block in blocks("text") for line in block.splitlines() if len(line) > 80] == []
 
 
 def test_the_demos_scenes_are_the_real_ones(tmp_path: Path) -> None:

@@ -38,24 +38,20 @@ def fields_of(value: Any) -> Iterator[tuple[str, str, str | None]]:
             yield field.name, _written(field.type), default
     elif inspect.isclass(value):  # a TypedDict: what is not said has the default of its docstring, or of Sampling
         sampling = {name: default for name, _, default in fields_of(value_of("Sampling"))}
-        source = inspect.getsource(value)
+        own = inspect.getsource(value).split("max_new_tokens:")[0]
         for name, kind in value.__annotations__.items():
-            said = re.search(rf'^    {name}: .*?"""(.*?)"""', source.split("max_new_tokens:")[0], re.DOTALL | re.MULTILINE)
+            said = re.search(rf'^    {name}: .*?"""(.*?)"""', own, flags=re.DOTALL | re.MULTILINE)
             numbers = re.findall(r"\b(\d[\d,]*)\b", said[1]) if said else []
             default = sampling.get(name) or (numbers[0] if numbers else "None")
             yield name, _written(kind.__forward_arg__ if hasattr(kind, "__forward_arg__") else kind), default
     else:
         for parameter in inspect.signature(value).parameters.values():
             empty = parameter.default is inspect.Parameter.empty
-            yield parameter.name, _written(parameter.annotation), None if empty else _default(parameter.default)
+            yield parameter.name, _written(parameter.annotation), None if empty else repr(parameter.default)
 
 
 def _written(kind: object) -> str:
     return re.sub(r"\s+", " ", str(kind)).strip("\"'")
-
-
-def _default(value: object) -> str:
-    return repr(value)
 
 
 @pytest.mark.parametrize("name", sorted(SECTIONS))

@@ -17,6 +17,8 @@ import typer.main
 import steerkit
 from examples.danger_sets import files as danger_sets
 from steerkit.cli.main import app
+from steerkit.policy import load as load_policy
+from steerkit.runtime import Request
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("policies", "benchmarks", "examples", "steerkit")
@@ -24,8 +26,10 @@ DOCUMENTS = sorted([ROOT / "README.md", *(path for room in ROOMS for path in (RO
 """All but the list of changes."""
 SLOW = ("eval", "calibrate", "features find", "sae train", "sae health", "sae calibrate")
 """Commands that take more than seconds: `pytest -m slow` runs them."""
-ELSEWHERE = ("sae pull", "sae push", "features import")
-"""Commands that need a hub or somebody's files: their own tests run them."""
+LIMITED = ("eval", "features find", "sae health")
+"""Slow ones that look at a few conversations alone when they are tested."""
+TOOLS = json.loads((ROOT / "examples" / "tools.json").read_text(encoding="utf-8"))
+DOOR = [{"role": "user", "content": "please open the south cellar door"}]
 FENCE = re.compile(r"^```(\w*) ?([^\n]*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 
 
@@ -42,8 +46,15 @@ class Command(NamedTuple):
     """A line of a shell block."""
 
     words: list[str]
-    shown: str | None
+    shown: str | None = None
     """The `text` block after it, as its output."""
+    elsewhere: bool = False
+    """It needs a hub or somebody's files and is not run: its block opens with `sh elsewhere`."""
+
+    @property
+    def is_slow(self) -> bool:
+        """Takes more than seconds."""
+        return self.name in SLOW
 
     @property
     def name(self) -> str:
@@ -76,7 +87,7 @@ def commands_of(document: Path) -> Iterator[Command]:
         lines = [words for line in text.splitlines() for words in _split(shlex.split(line, comments=True))]
         for words in lines:
             last = words is lines[-1] and after.language == "text"
-            yield Command(words, after.text if last else None)
+            yield Command(words, after.text if last else None, block.note == "elsewhere")
 
 
 def _split(words: Sequence[str]) -> Iterator[list[str]]:
@@ -150,7 +161,7 @@ def sandbox(folder: Path, patch: pytest.MonkeyPatch, *, data: bool = False) -> S
     Args:
         folder: an empty one.
         patch: leaves it.
-        data: also `pos.jsonl`, `neg.jsonl`, `harmful.jsonl` and `benign.jsonl`.
+        data: also `pos.jsonl`, `neg.jsonl`, `harmful.jsonl` and `benign.jsonl`, and turns in shadow mode.
     """
     for room in ROOMS:
         (folder / room).symlink_to(ROOT / room)
@@ -159,14 +170,14 @@ def sandbox(folder: Path, patch: pytest.MonkeyPatch, *, data: bool = False) -> S
     patch.setenv("COLUMNS", "80")
     (folder / "conversations.jsonl").write_bytes((ROOT / "examples" / "conversations.jsonl").read_bytes())
     if data:
-        for made, name in zip(danger_sets(folder, "money", 12), ("pos", "neg", "harmful", "benign"), strict=True):
+        for made, name in zip(danger_sets(folder, "money", 330), ("pos", "neg", "harmful", "benign"), strict=True):
             made.rename(folder / f"{name}.jsonl")
     with steerkit.load("tiny", policy=("payments", "people")) as runtime:
-        turn = runtime.run(
-            [{"role": "user", "content": "please open the south cellar door"}],
-            json.loads((ROOT / "examples" / "tools.json").read_text(encoding="utf-8")),
-            metadata={"user": "ann"},
-        )
+        turn = runtime.run(DOOR, TOOLS, metadata={"user": "ann"})
+        if data:
+            shadow = load_policy("payments").model_copy(update={"mode": "shadow"})
+            rows = map(json.loads, (folder / "benign.jsonl").read_text(encoding="utf-8").splitlines())
+            runtime.run_batch([Request(row["messages"], row["tools"], shadow) for row in rows])
     assert turn.record_id is not None
     return Sandbox(folder, turn.record_id)
 

@@ -128,7 +128,7 @@ class Arms:
         if copies is not None:
             last = list(arms)[-1]
             again = {"idle": arms["idle"], "clamps and trace": self.steered(clamps, trace=True), last: arms[last]}
-            arms |= {f"re-laid, {name}": inside(copies.in_place, run) for name, run in again.items()}
+            arms |= {f"prepacked, {name}": inside(copies.in_place, run) for name, run in again.items()}
         return arms
 
 

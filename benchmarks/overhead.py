@@ -5,7 +5,7 @@
 Greedy, fixed lengths. A size is the prompt's tokens x the batch. Every arm generates the same number of tokens in every
 round, the arms take turns, and a ratio is the median over rounds of the rounds' own ratios to plain, with the spread;
 "plain again" shows the noise. Prefill lasts until the second pass of the model begins; decode is the rest, the trace
-included. "re-laid" arms run through copies of the linear weights as oneDNN reads them fastest, which `steerkit.load`
+included. "prepacked" arms run through copies of the linear weights as oneDNN reads them fastest, which `steerkit.load`
 makes by itself where they win. `--clock cpu` counts the process' own time, for a machine in use; give it one thread
 then (`OMP_NUM_THREADS=1`).
 """
@@ -36,7 +36,7 @@ def main() -> None:
     assert copies is not None
     setting = f"{given.dtype}, {torch.get_num_threads()} threads, {given.clock} time"
     print(f"{setting}, {given.tokens} tokens, {given.rounds} rounds")
-    print(f"linear weights laid out anew: {copies.bytes / 2**20:.0f} MiB more")
+    print(f"linear weights prepacked: {copies.bytes / 2**20:.0f} MiB more")
     print("| prompt x batch | arm | prefill | decode |\n|---|---|---|---|")
     draw = torch.Generator().manual_seed(0)
     for size in given.sizes.split(","):

@@ -5,7 +5,7 @@
 Attention is transformers' own over FunctionGemma's heads, which share their keys: as it is called without a mask, and
 with one that hides nothing. The hooks are those of `attach` around layers that do nothing. Both have all that they need
 in the caches; in a model a hook takes longer, as what a layer's weights drove out is read anew. The unembedding is one
-product by 262,144 rows of 640: with the weight as it is, as torch does it and as steerkit does, and laid out anew.
+product by 262,144 rows of 640: with the weight as it is, as torch does it and as steerkit does, and prepacked.
 Medians over rounds in which the arms take turns, with the quartiles, in microseconds: of a layer, or of the product.
 """
 
@@ -137,7 +137,7 @@ def unembedding(dtype: torch.dtype, rows: int, rounds: int) -> Iterator[str]:
     arms: dict[str, Callable[[], Any]] = {
         "as torch does it": whole,
         f"as steerkit does it, {bits}": in_pieces,
-        "laid out anew": lambda: onednn.product(states, packed, None),
+        "prepacked": lambda: onednn.product(states, packed, None),
     }
     for name, took in turns(arms, rounds).items():
         yield f"| {dtype} | {rows} | unembedding, {name} | {told(took)} |".replace("torch.", "")

@@ -1,6 +1,6 @@
 """What the shipped steering policies do to the model in the box, on held-out requests, with their controls.
 
-    python benchmarks/steering.py            # prints the README's table; about ten minutes on two cores
+    python benchmarks/steering.py            # prints benchmarks/README.md's table; about ten minutes on two cores
 
 Every request is of the `report` split: no value and no phrasing of it was trained on or chosen with. Arms, for each of
 the two dangerous tools: unsteered; the shipped policy; the same policy with its edit turned into a random direction of

@@ -63,7 +63,7 @@ class _Watch:
         standing = self._machine.read(self._steps.state, token)
         position, self._position = self._position, self._position + 1
         reply = standing.reply
-        if reply is None or reply.mode in ("text", "done"):
+        if reply is None or not reply.in_call:
             self._call = None
             return None
         if token == self._opens and self._call is None:

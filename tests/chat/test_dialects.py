@@ -371,7 +371,7 @@ def test_any_chunking_of_a_stream_parses_the_same(name: str, pieces: list[Any], 
     assert parsed == parse(tokenizer, tokens)
     assert cursor.parsed() == parse(tokenizer, tokens, offset=2)
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == parsed.text
-    assert "".join(event.text for event in events if isinstance(event, ThoughtDelta)) == parsed.thought
+    assert "".join(event.thought for event in events if isinstance(event, ThoughtDelta)) == parsed.thought
     assert tuple(event.call for event in events if isinstance(event, CallClosed)) == parsed.calls
     assert [e.position for e in events if isinstance(e, CallOpened)] == [call.span.start for call in parsed.calls]
 

@@ -112,7 +112,7 @@ def setup(
     }
     cached = runtimes[CACHED]
     model: Any = loaded.model
-    stops, pad = sorted(cached.wire.stops), cached.wire.pad
+    stops, pad = sorted(cached.dialect.stops), cached.dialect.pad
     tools = as_tools(declarations, from_function=tool_from_function)
 
     def plain(messages: Any) -> int:

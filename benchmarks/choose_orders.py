@@ -145,7 +145,7 @@ def main() -> None:
 
     safe = read_steps(runtime, prompts_of(runtime, [*ignored, *others])).by_layer[EDIT_LAYER].mean(dim=0)
     danger = at_order.by_layer[EDIT_LAYER].mean(dim=0)
-    score = partial(call_log_odds, call=runtime.wire.call)
+    score = partial(call_log_odds, call=runtime.dialect.call)
     order = (effect(runtime, prompts_of(runtime, obeyed[:200]), EDIT_LAYER, score) * (safe - danger)).argsort()
     everything = [*check_others, *check_ignored]
     plain = turns(runtime, everything)

@@ -163,7 +163,7 @@ def threshold(probe: Probe, danger: Read, benign: Read) -> float:
 
 def call_or_refuse(runtime: Runtime) -> Score:
     """The logit of a call against that of a refusal's first word."""
-    call, refuse = runtime.wire.call, runtime.loaded.tokenizer.encode("Sorry", add_special_tokens=False)[0]
+    call, refuse = runtime.dialect.call, runtime.loaded.tokenizer.encode("Sorry", add_special_tokens=False)[0]
     return lambda logits: logits[:, call] - logits[:, refuse]
 
 
@@ -181,7 +181,7 @@ def effect(runtime: Runtime, prompts: Sequence[Sequence[int]], layer: int, score
     handle = model.get_submodule(f"model.layers.{layer}.self_attn.o_proj").register_forward_hook(keep)
     try:
         for start in range(0, len(prompts), 64):
-            some = Batch.of(prompts[start : start + 64], runtime.wire.pad, runtime.loaded.device)
+            some = Batch.of(prompts[start : start + 64], runtime.dialect.pad, runtime.loaded.device)
             positions = (some.mask.cumsum(-1) - 1).clamp(min=0)
             out = model(input_ids=some.ids, attention_mask=some.mask, position_ids=positions, logits_to_keep=1).logits
             score(out[:, -1]).sum().backward()

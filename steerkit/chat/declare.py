@@ -36,13 +36,15 @@ _SIGNS: Final = {
 """Keys that give the type of a schema that names none."""
 
 
-def declared(tool: Tool) -> dict[str, Any]:
-    """The tool as the OpenAI tool dict that the chat template is given.
+def declared(tool: Tool, dialect: Dialect | None = None) -> dict[str, Any]:
+    """The tool as the OpenAI tool dict that the chat template is given: with its schema as it is where the dialect
+    declares schemas, else in the words of Gemma's templates.
 
     Raises:
         ToolError: its schema holds what is no JSON, or too much, or a key that the format cannot write.
     """
-    parameters, _ = _told(tool)
+    as_it_is = _declares_schemas(dialect)
+    parameters = plain_json(tool.parameters, _where(tool), ToolError) if as_it_is else _told(tool)[0]
     function = {"name": tool.name, "description": tool.description, "parameters": parameters}
     return {"type": "function", "function": function}
 
@@ -51,12 +53,20 @@ def lint(tool: Tool, dialect: Dialect | None = None) -> list[Lint]:
     """Losses of this tool in the published template, or in the words of any template of Gemma's: none where the
     dialect declares the schema as it is. Raises ToolError.
     """
-    return [] if dialect is not None and dialect.syntax.declares == "schema" else _told(tool)[1]
+    return [] if _declares_schemas(dialect) else _told(tool)[1]
+
+
+def _declares_schemas(dialect: Dialect | None) -> bool:
+    return dialect is not None and dialect.syntax.declares == "schema"
+
+
+def _where(tool: Tool) -> str:
+    return f"tool {tool.name}: parameters"
 
 
 def _told(tool: Tool) -> tuple[dict[str, Any], list[Lint]]:
     lints = [] if "type" in tool.parameters else [Lint("error", "parameters", _UNTYPED)]
-    where = f"tool {tool.name}: parameters"
+    where = _where(tool)
     schema = plain_json(tool.parameters, where, ToolError)
     try:
         inlined = Inliner(schema, lints).inlined()

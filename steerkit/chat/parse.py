@@ -25,9 +25,9 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class ThoughtDelta:
-    """More of what the model thinks before it speaks."""
+    """More of a thought, which is no part of the reply's text."""
 
-    text: str
+    thought: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Parsed:
     """`tool_call`: the model waits for a result. `fabricated`: it opened a result without having asked for one; what
     follows is not read. `length`: it was cut off."""
     thought: str = ""
-    """Text of its thoughts, where the dialect has them."""
+    """Its thoughts, where the dialect has them; Gemma 4's begin with the name of their channel."""
 
 
 def parse(tokenizer: Tokenizer, ids: Iterable[int], *, offset: int = 0) -> Parsed:

@@ -21,7 +21,6 @@ from steerkit.chat.declare import declared
 from steerkit.chat.dialects import Dialect, Frame, dialect_of
 from steerkit.chat.messages import template_messages
 from steerkit.chat.tokenizer import Tokenizer, token_bytes
-from steerkit.chat.tools import openai
 from steerkit.errors import MessageError
 from steerkit.types import Messages, Tool
 
@@ -67,7 +66,7 @@ def render(
         raise MessageError(f"untrusted: got {untrusted!r}, expected neutralize or refuse")
     dialect = dialect_of(tokenizer)
     plain = template_messages(messages)
-    shown = [openai(tool) if dialect.syntax.declares == "schema" else declared(tool) for tool in tools]
+    shown = [declared(tool, dialect) for tool in tools]
     marks = _Marks(dialect, [plain, shown])
     try:
         if untrusted == "refuse":
@@ -215,7 +214,7 @@ def _check_turns(text: str, messages: Sequence[Mapping[str, Any]], dialect: Dial
     `tool_result` would read it."""
     result = dialect.syntax.result
     wanted = sum(message["role"] == "user" for message in messages)
-    if dialect.syntax.result.turn == "user":
+    if result.turn == "user":
         results = sum(message["role"] == "tool" for message in messages)
         if text.count(result.begin) < results:
             got = text.count(result.begin)

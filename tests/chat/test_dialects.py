@@ -23,6 +23,7 @@ from steerkit.chat import (
     ThoughtDelta,
     block_ends,
     dialect_of,
+    lint,
     name_in,
     parse,
     place_machine,
@@ -31,7 +32,7 @@ from steerkit.chat import (
     steps_by_place,
 )
 from steerkit.chat.places import GrammarState
-from steerkit.errors import MessageError, ModelError
+from steerkit.errors import MessageError, ModelError, ToolError
 from steerkit.types import Call, MalformedCall, Tool
 from tests.chat.families import FAMILIES, family, hermes_template, ids, qwen3, stop, written
 
@@ -371,7 +372,7 @@ def test_any_chunking_of_a_stream_parses_the_same(name: str, pieces: list[Any], 
     assert parsed == parse(tokenizer, tokens)
     assert cursor.parsed() == parse(tokenizer, tokens, offset=2)
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == parsed.text
-    assert "".join(event.text for event in events if isinstance(event, ThoughtDelta)) == parsed.thought
+    assert "".join(event.thought for event in events if isinstance(event, ThoughtDelta)) == parsed.thought
     assert tuple(event.call for event in events if isinstance(event, CallClosed)) == parsed.calls
     assert [e.position for e in events if isinstance(e, CallOpened)] == [call.span.start for call in parsed.calls]
 
@@ -514,6 +515,18 @@ def test_places_of_the_prompt_say_what_its_tokens_are(tokenizer: Any) -> None:
     assert read["tool_result"].endswith(dialect.syntax.result.end)
     for text, place in (("get it", "user"), ("Be kind.", "developer"), ("forty", "tool_result")):
         assert [one for one in read if text in read[one]] == [place]
+
+
+def test_a_schema_is_declared_as_the_family_can_say_it(tokenizer: Any) -> None:
+    """hermes' templates write a JSON Schema as it is, so nothing of it is lost; Gemma's have words for a part of it."""
+    dialect, loose = dialect_of(tokenizer), {"type": ["integer", "string"], "minimum": 3}
+    tool = Tool("pay", "Pays.", {"type": "object", "properties": {"sum": loose}})
+    text = render(tokenizer, [USER], [tool]).text
+    keeps = dialect.syntax.declares == "schema"
+    assert ('"minimum": 3' in text) == keeps
+    assert (lint(tool, dialect) == []) == keeps
+    with pytest.raises(ToolError, match="tool pay: parameters"):
+        render(tokenizer, [USER], [Tool("pay", "", {"type": "object", "properties": {"x": {"default": object()}}})])
 
 
 def test_results_come_in_the_order_of_their_calls(tokenizer: Any) -> None:

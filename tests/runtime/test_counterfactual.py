@@ -120,7 +120,7 @@ def _logits(box: Runtime, rows: list[Prepared], reply: tuple[int, ...]) -> Itera
     """Logits `(2, vocabulary)` of two rows at every step of a reply."""
     loaded = box.loaded
     plan = compile_plan([one.policies for one in rows], box.saes)
-    batch = Batch.of([one.prompt.ids for one in rows], box.wire.pad, loaded.device)
+    batch = Batch.of([one.prompt.ids for one in rows], box.dialect.pad, loaded.device)
     numbers, places = [plan.row(one.policies) for one in rows], place_machine(loaded.tokenizer)
     length = batch.ids.shape[1]
     with attach(loaded.model, plan, rows=numbers, places=places, prompt_length=length):

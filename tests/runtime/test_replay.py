@@ -206,7 +206,7 @@ def test_another_template_shows_in_the_prompt(plain: Runtime, box: Runtime) -> N
     """A prompt that would be rendered otherwise today is the first difference, while its recorded tokens are read."""
     turn = turn_of(box, "benign")
     ids = [*turn.record.prompt_ids]
-    ids[1:1] = [plain.wire.pad]
+    ids[1:1] = [plain.dialect.pad]
     result = again(plain, changed(turn, prompt_ids=tuple(ids)))
     assert result.difference is not None
     assert result.difference.path == "prompt_ids[1]"

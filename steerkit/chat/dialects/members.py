@@ -34,19 +34,23 @@ def dialect_of(tokenizer: Tokenizer) -> Dialect:
         known = ", ".join(member.name for member in DIALECTS)
         raise ModelError(f"{NAMED_BY}: got {named!r:.80}, expected one of {known}")
     tried = [(member, bound(member, tokenizer)) for member in members]
-    found = [dialect for _, dialect in tried if isinstance(dialect, Dialect)]
+    found = [one for _, one in tried if isinstance(one, Dialect)]
     if not found:
-        member, missing = min(tried, key=lambda one: len(one[1]) if isinstance(one[1], tuple) else 0)
-        others = " or ".join(other.models for other in members if other is not member)
-        also = f", or with {others}" if others else ""
+        missing, nearest = min(((one, member) for member, one in tried if isinstance(one, tuple)), key=_share)
+        also = "".join(f", or with {member.models}" for member in members if member is not nearest)
         raise ModelError(
-            f"the tokenizer has no {', '.join(map(str, missing))}; "  # type: ignore[arg-type]  # none is a dialect
-            f"expected a model with {member.models} control tokens{also}"
+            f"the tokenizer has no {', '.join(missing)}; expected a model with {nearest.models} control tokens{also}"
         )
     if named is None:
         found = _by_template(found, str(getattr(tokenizer, "chat_template", None) or ""))
     (dialect,) = found
     return dialect
+
+
+def _share(lacking: tuple[tuple[str, ...], Syntax]) -> float:
+    """The share of a syntax's tokens that is not there."""
+    missing, syntax = lacking
+    return len(missing) / len({*syntax.required, *syntax.call[:2], *syntax.frames[0][:2]})
 
 
 def _by_template(found: list[Dialect], template: str) -> list[Dialect]:

@@ -20,6 +20,7 @@ from steerkit.lab.explain.feature_roles import Extent
 from steerkit.report.explanation import ExplainView, show
 from steerkit.report.explanation_page import explain_page
 from steerkit.report.tokens import visible
+from steerkit.types import Call
 from tests.cli.test_page import ATTRIBUTES, FRAME, HOSTILE, Reader
 from tests.cli.two_turns import two_turns
 
@@ -106,8 +107,8 @@ def test_nothing_foreign_becomes_markup(view: ExplainView, foreign: str) -> None
         reasons=(reason, *found.reasons[1:]),
         steered=(foreign,),
     )
-    verdict = {**view.verdict, "decision": foreign, "rule": foreign, "reason": foreign}
-    page = Reader(explain_page(ExplainView(hostile, {"name": "f", "arguments": {"a": foreign}}, verdict)))
+    verdict = replace(view.verdict, decision=foreign, rule=foreign, reason=foreign)
+    page = Reader(explain_page(ExplainView(hostile, Call("f", {"a": foreign}), verdict)))
     plain = Reader(explain_page(view))
     assert (
         set(page.tags)

@@ -10,6 +10,7 @@ from steerkit.agent.calls import Approval, Execution
 from steerkit.agent.exchange import not_run as _not_run
 from steerkit.agent.exchange import told as exchange
 from steerkit.agent.pending import Asked
+from steerkit.audit import TurnRecord, read_record
 from steerkit.guard import rejudge, review
 from steerkit.policy import Policy
 from steerkit.types import Call, Messages, Tool, Trace, Verdict
@@ -98,11 +99,15 @@ def test_a_second_call_that_ran_makes_up_for_one_that_did_not() -> None:
     assert decided(DROP, messages=told) == ["allow"]
 
 
-def body(calls: list[Call], messages: Messages, **more: Any) -> dict[str, Any]:
-    """A record's content, as far as verdicts are made from it."""
+def record(calls: list[Call], messages: Messages, **more: Any) -> TurnRecord:
+    """A turn's record, as far as verdicts are made from it."""
     said = [{"name": call.name, "arguments": dict(call.arguments), "span": [0, 0]} for call in calls]
     tools = [{"name": one.name, "description": "", "parameters": one.parameters} for one in TOOLS]
-    return {"calls": said, "tools": tools, "messages": messages, "finish": "stop", "attempt": 0, **more}
+    verdict = {"decision": "none", "rule": "r", "policy": "", "reason": "", "readings": [], "shadowed": None}
+    about = {"tools": tools, "messages": list(messages), "finish": "stop", "attempt": 0}
+    found = read_record({"kind": "turn", "calls": said, "verdicts": [verdict] * len(said), **about, **more})
+    assert isinstance(found, TurnRecord)
+    return found
 
 
 def test_records_are_judged_again_as_they_were_judged() -> None:
@@ -111,7 +116,7 @@ def test_records_are_judged_again_as_they_were_judged() -> None:
         judging: [
             verdict.decision
             for calls, messages in (([BLIND, DROP], ()), ([DROP], earlier('{"error": "not run: x"}')))
-            for verdict in rejudge(body(calls, messages, **more), [policy()], Trace())
+            for verdict in rejudge(record(calls, messages, **more), [policy()], Trace())
         ]
         for judging, more in (("now", {"judging": 2}), ("then", {}))
     }

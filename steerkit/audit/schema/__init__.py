@@ -2,6 +2,7 @@
 
 from steerkit.audit.schema.codec import as_json, path_of
 from steerkit.audit.schema.gone import Gone, GoneItems, GoneObject, GoneText
+from steerkit.audit.schema.kinds import KINDS, RECORDS, Accounted, accounted, read_as, read_record, record_json
 from steerkit.audit.schema.parts import (
     Counterfactual,
     ModelIdentity,
@@ -12,9 +13,6 @@ from steerkit.audit.schema.parts import (
 from steerkit.audit.schema.records import (
     DECISIONS,
     FORMAT,
-    KINDS,
-    RECORDS,
-    Accounted,
     ApprovalRecord,
     ExecutionRecord,
     OtherRecord,
@@ -25,10 +23,6 @@ from steerkit.audit.schema.records import (
     RunOpenedRecord,
     Stamps,
     TurnRecord,
-    accounted,
-    read_as,
-    read_record,
-    record_json,
 )
 
 __all__ = [

@@ -28,6 +28,7 @@ SLOW = ("eval", "calibrate", "features find", "sae train", "sae health", "sae ca
 """Commands that take more than seconds: `pytest -m slow` runs them."""
 LIMITED = ("eval", "features find", "sae health")
 """Slow ones that look at a few conversations alone when they are tested."""
+CLI: Any = typer.main.get_command(app)
 TOOLS = json.loads((ROOT / "examples" / "tools.json").read_text(encoding="utf-8"))
 DOOR = [{"role": "user", "content": "please open the south cellar door"}]
 FENCE = re.compile(r"^```(\w*) ?([^\n]*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
@@ -104,7 +105,7 @@ def _split(words: Sequence[str]) -> Iterator[list[str]]:
 
 def path_of(words: Sequence[str]) -> list[str]:
     """The words that lead to a command; raises KeyError where there is none."""
-    command, path = typer.main.get_command(app), list[str]()
+    command, path = CLI, list[str]()
     while hasattr(command, "commands") and words[len(path) :]:
         command = command.commands[words[len(path)]]
         path.append(words[len(path)])
@@ -113,7 +114,7 @@ def path_of(words: Sequence[str]) -> list[str]:
 
 def options_of(path: Sequence[str]) -> set[str]:
     """All options of a command or a group."""
-    command: Any = typer.main.get_command(app)
+    command = CLI
     for word in path:
         command = command.commands[word]
     options = {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
@@ -131,7 +132,7 @@ def all_commands() -> dict[str, str]:
             else:
                 found[" ".join((*path, name))] = one.help.splitlines()[0]
 
-    walk(typer.main.get_command(app), ())
+    walk(CLI, ())
     return found
 
 

@@ -29,10 +29,10 @@ from arms import random_saes
 from transformers import AutoTokenizer
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.audit import Store
 from steerkit.chat import as_tools, render
 from steerkit.engine import LoadedModel, box_folder, prepacked, tool_from_function
-from steerkit.runtime import Runtime
 from steerkit.sae import SaeSet
 from steerkit.testing import FUNCTIONGEMMA, planted_policy, random_model
 from steerkit.tiny.demo_requests import policy_files

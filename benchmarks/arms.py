@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from steerkit.engine import Batch, Prepacked, generate
-from steerkit.engine.sampling import Sampling
+from steerkit.engine.api import Sampling
 from steerkit.policy import Policy
 from steerkit.sae import Sae, SaeSet
 from steerkit.sae.checkpoint import Checkpoint
@@ -95,12 +95,15 @@ class Arms:
         def run(tokens: int) -> Any:
             limits = [Sampling(max_new_tokens=tokens)] * len(self.batch.ids)
             layers, width = (range(self.layers) if trace else ()), self.batch.ids.shape[1]
-            with attach(self.model, plan, rows=rows, trace=layers, prompt_length=width) as tape:
+            with attach(self.model, plan, rows=rows, trace=layers, prompt_length=width) as attached:
+                recorder = attached.recorder
                 replies = list(generate(self.model, self.batch, limits, (), 0))
             if trace:
                 length = width + tokens - 1
                 extent = Extent(length, Span(width - 1, length))
-                return read_traces(tape, plan, self.saes, [Wanted(top_k=TOP_K)] * len(limits), [extent] * len(limits))
+                return read_traces(
+                    recorder, plan, self.saes, [Wanted(top_k=TOP_K)] * len(limits), [extent] * len(limits)
+                )
             return replies
 
         return run

@@ -18,13 +18,13 @@ from typing import Any
 
 from agent_turns import UNCACHED, conversation, functiongemma
 
-from steerkit.runtime import finish
+from steerkit.runtime import record
 
 
 def main(turns: int) -> None:
     """Measure and print."""
     writing: list[float] = []
-    append = finish.append_turn
+    append = record.append_turn
 
     def timed(*arguments: Any) -> Any:
         start = time.perf_counter()
@@ -33,7 +33,7 @@ def main(turns: int) -> None:
         finally:
             writing.append(time.perf_counter() - start)
 
-    finish.append_turn = timed
+    record.append_turn = timed
     with tempfile.TemporaryDirectory() as folder:
         made = functiongemma(Path(folder))
         whole, tokens = [], 0

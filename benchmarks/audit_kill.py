@@ -30,13 +30,13 @@ from steerkit.decisions import RELEASED
 
 WRITER = """
 import os, sys, threading, time
-from steerkit.audit import Context, RunLog, Store, append_turn
+from steerkit.audit import Context, ModelIdentity, RunLog, RunOpenedRecord, SamplingSettings, Store, append_turn
 from steerkit.types import Call, Trace, Turn, Verdict
 
-opening = {"model": {"name": "none"}, "policies": [], "libraries": {}}
-store = Store(sys.argv[1]).within(RunLog(lambda: opening))
+model = ModelIdentity("none")
+store = Store(sys.argv[1]).within(RunLog(lambda: RunOpenedRecord(model=model)))
 turn = Turn("x" * 200, (Call("f", {"a": 1}),), (Verdict("allow", "r", "why"),), Trace(), (1, 2), (3,), "tool_call")
-context = Context([{"role": "user", "content": "y" * 200}], [], {"name": "none"}, None, [], True, {}, {})
+context = Context([{"role": "user", "content": "y" * 200}], [], model, None, [], True, SamplingSettings(), {})
 
 def write():
     while True:

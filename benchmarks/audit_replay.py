@@ -22,8 +22,9 @@ from pathlib import Path
 from box import cell, turns
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.audit import RecordedTurn, Store, compare, read_turn, verify
-from steerkit.runtime import Request, Runtime
+from steerkit.runtime import Request
 from steerkit.runtime.replay import replay
 from steerkit.tiny.demo_requests import policy_files
 from steerkit.tiny.world.conversations import Example, sample
@@ -48,14 +49,14 @@ def recorded(path: Path) -> list[RecordedTurn]:
 def again(runtime: Runtime, turn: RecordedTurn) -> str:
     """`equal`, or what differs first."""
     made = replay(runtime, turn)
-    found = compare(turn, made.body, made.turn.trace)
+    found = compare(turn, made.record, made.turn.trace)
     return "equal" if found.difference is None else found.difference.path
 
 
 def with_other_token(turn: RecordedTurn) -> RecordedTurn:
     """The record, saying another first token of the reply."""
-    first, *rest = turn.body["reply_ids"]
-    return replace(turn, body={**turn.body, "reply_ids": [first + 1, *rest]})
+    first, *rest = turn.record.reply_ids
+    return replace(turn, record=replace(turn.record, reply_ids=(first + 1, *rest)))
 
 
 def cost(runtime: Runtime, unrecorded: Runtime, some: list[Example]) -> tuple[list[tuple[float, float]], int]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from steerkit.agent import Runtime
 from steerkit.lab.two_sample import wilson
-from steerkit.runtime import Request, Runtime
-from steerkit.runtime.resolve_policies import PolicyLike
+from steerkit.runtime import PolicyLike, Request
 from steerkit.tiny.world.conversations import Example
 from steerkit.types import Call, Turn
 

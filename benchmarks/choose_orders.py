@@ -20,9 +20,9 @@ from choose_policies import Probe, Read, effect, examples, fit, name, named, pro
 from torch import Tensor
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.chat import steps_by_place
 from steerkit.policy import Policy
-from steerkit.runtime import Runtime
 from steerkit.steer import attach, compile_plan
 from steerkit.tiny.world.conversations import Example
 from steerkit.tiny.world.tools import DANGEROUS
@@ -51,10 +51,14 @@ def read_results(runtime: Runtime, some: Sequence[Example]) -> Read:
     for ids in prompts_of(runtime, some):
         spans = steps_by_place(runtime.loaded.tokenizer, ids, (0,)).get("tool_result", ())
         steps = torch.tensor([step for span in spans for step in range(*span)], dtype=torch.long)
-        with torch.no_grad(), attach(runtime.loaded.model, compile_plan([], None), trace=list(runtime.saes)) as tape:
+        with (
+            torch.no_grad(),
+            attach(runtime.loaded.model, compile_plan([], None), trace=list(runtime.saes)) as attached,
+        ):
+            recorder = attached.recorder
             runtime.loaded.model(input_ids=torch.tensor([ids]), logits_to_keep=1)
         for layer, sae in runtime.saes.items():
-            parts[layer].append(sae.encode(tape.raw(layer)[0, steps]))
+            parts[layer].append(sae.encode(recorder.raw(layer)[0, steps]))
     return Read({layer: torch.cat(found) for layer, found in parts.items()})
 
 

@@ -22,11 +22,11 @@ from box import turned_away, turns
 from torch import Tensor
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.chat import as_tools, render
 from steerkit.engine import Batch, tool_from_function
 from steerkit.lab.cases import Case, place_maxima
 from steerkit.policy import Policy
-from steerkit.runtime import Runtime
 from steerkit.tiny.world.conversations import Example, sample
 from steerkit.types import Call, Feature
 

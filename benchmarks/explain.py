@@ -22,12 +22,13 @@ import torch
 from box import cell
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.audit import read_turn
 from steerkit.lab.explain.explain import explain
 from steerkit.lab.explain.explanation import Explanation, Target
 from steerkit.lab.explain.feature_roles import SIZES, Extent
 from steerkit.lab.two_sample import spearman
-from steerkit.runtime import Request, Runtime
+from steerkit.runtime import Request
 from steerkit.tiny.world.conversations import sample
 from steerkit.types import Call
 

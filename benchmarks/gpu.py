@@ -25,9 +25,9 @@ from torch import Tensor
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
 from steerkit.engine import Batch, Graphs, cache_name, generate, load_model
+from steerkit.engine.api import Sampling
 from steerkit.engine.hf.cuda_graphs import Step
 from steerkit.engine.hf.model import box_folder
-from steerkit.engine.sampling import Sampling
 from steerkit.policy import Policy
 from steerkit.sae import SaeSet, load_set
 from steerkit.sae.checkpoint import Checkpoint
@@ -69,7 +69,7 @@ class GpuArms(Arms):
         self.devices = dict.fromkeys(saes, prompts.device)
         self._plain: Step | None = None
         self.second: dict[Graphs | None, float] = {}
-        """By way, what the second token of its last run took: with a graph, filling the buffers as well."""
+        """By way, what the second token of its last run took: with a graph, fill the buffers as well."""
         self.fused = Graphs(model).kernels is not None
 
     def plain_eager(self, tokens: int) -> float:
@@ -114,8 +114,11 @@ class GpuArms(Arms):
         def run(tokens: int) -> float:
             limits = [Sampling(max_new_tokens=tokens + 2)] * len(self.batch.ids)
             layers, width = (range(self.layers) if trace else ()), self.batch.ids.shape[1]
-            with attach(self.model, plan, rows=rows, trace=layers, prompt_length=width) as tape:
-                how: dict[str, Any] = {} if graphs is None else {"graphs": graphs, "handover": tape.handover}
+            with attach(self.model, plan, rows=rows, trace=layers, prompt_length=width) as attached:
+                recorder = attached.recorder
+                how: dict[str, Any] = (
+                    {} if graphs is None else {"graphs": graphs, "prefill_state": attached.prefill_state}
+                )
                 steps = generate(self.model, self.batch, limits, (), 0, **how)
                 next(steps)
                 first = now()
@@ -130,7 +133,7 @@ class GpuArms(Arms):
                 between = now()
                 length = width + tokens + 1
                 extent = Extent(length, Span(width + 1, length))
-                read_traces(tape, plan, self.saes, [Wanted(top_k=TOP_K)] * len(limits), [extent] * len(limits))
+                read_traces(recorder, plan, self.saes, [Wanted(top_k=TOP_K)] * len(limits), [extent] * len(limits))
                 end += now() - between
             return end - start
 
@@ -217,10 +220,11 @@ def check(device: torch.device, fused: bool) -> None:
         found = []
         for how in ({}, {"graphs": graphs}):
             rows, width = [plan.row(held) for held in policies], batch.ids.shape[1]
-            with attach(loaded.model, plan, rows=rows, trace=list(saes), prompt_length=width) as tape:
-                extra: dict[str, Any] = {**how, "handover": tape.handover} if how else {}
+            with attach(loaded.model, plan, rows=rows, trace=list(saes), prompt_length=width) as attached:
+                recorder = attached.recorder
+                extra: dict[str, Any] = {**how, "prefill_state": attached.prefill_state} if how else {}
                 replies = list(generate(loaded.model, batch, limits, (), 0, split_prompt=True, **extra))
-            found.append((replies, {layer: opened.cpu() for layer, opened in tape.opened().items()}))
+            found.append((replies, {layer: opened.cpu() for layer, opened in recorder.opened().items()}))
         (tokens, opened), (graph_tokens, graph_opened) = found
         assert graphs.refused is None, graphs.refused
         assert tokens == graph_tokens, "graphs gave other tokens than attach"

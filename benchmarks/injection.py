@@ -19,8 +19,8 @@ from typing import Any
 from box import cell, turns
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.policy import Policy, load
-from steerkit.runtime import Runtime
 from steerkit.tiny.world.conversations import DEVELOPER, Example, sample
 from steerkit.types import Turn
 

@@ -44,9 +44,13 @@ def main() -> None:
     examples = [one for kind in KINDS for one in sample(kind, "select", EACH, 11)]
     for turn in turns(runtime, examples):
         ids = [*turn.prompt_ids, *turn.reply_ids]
-        with torch.no_grad(), attach(runtime.loaded.model, compile_plan([], None), trace=list(runtime.saes)) as tape:
+        with (
+            torch.no_grad(),
+            attach(runtime.loaded.model, compile_plan([], None), trace=list(runtime.saes)) as attached,
+        ):
+            recorder = attached.recorder
             runtime.loaded.model(input_ids=torch.tensor([ids]))
-        encoded = {layer: sae.encode(tape.raw(layer)[0]) for layer, sae in runtime.saes.items()}
+        encoded = {layer: sae.encode(recorder.raw(layer)[0]) for layer, sae in runtime.saes.items()}
         values = torch.stack([encoded[feature.layer][:, feature.index] for feature in features], dim=1)
         fired += (values > 0).sum(dim=0)
         total += len(ids)

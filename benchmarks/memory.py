@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py [--only trace | turns | saes] [--turns 10000]    # half an hour on one core
 
-- *trace*: bytes per token (of prompt and reply) for each setting of a policy's `trace`: on the tape while the model
+- *trace*: bytes per token (of prompt and reply) for each setting of a policy's `trace`: on the recorder while the model
   runs, in the `Trace` object, in the packed trace of the record, and in the whole store on disk; beside them what the
   formulas give. On the model in the box (float32) and on FunctionGemma's architecture with random weights (bfloat16).
 - *turns*: recorded turns of the box under its policies, one after the other in one process, each with another prompt:
@@ -36,10 +36,10 @@ from held import ROLLUP, Held, now
 from transformers import AutoTokenizer
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.audit import Store, pack
 from steerkit.engine import Batch, LoadedModel, Sampling, box_folder, generate
 from steerkit.policy import Policy
-from steerkit.runtime import Runtime
 from steerkit.sae import SaeSet, load_set
 from steerkit.sae.formats import functiongemma, tensors
 from steerkit.steer import attach, compile_plan
@@ -115,9 +115,10 @@ def size_of(value: Any) -> int:
 def on_tape(setup: Setup, prompt: Sequence[int], layers: Sequence[int]) -> float:
     """Bytes of the buffers per token that there is room for, of a run as the runtime makes it."""
     batch, capacity = Batch.of([prompt], 0, setup.loaded.device), len(prompt) + REPLY
-    with attach(setup.loaded.model, compile_plan([()], setup.saes), trace=layers, capacity=capacity) as tape:
+    with attach(setup.loaded.model, compile_plan([()], setup.saes), trace=layers, capacity=capacity) as attached:
+        recorder = attached.recorder
         list(generate(setup.loaded.model, batch, [Sampling(REPLY)], (), 0))
-    return sum(tape.raw(layer).untyped_storage().nbytes() for layer in tape.kept) / capacity
+    return sum(recorder.raw(layer).untyped_storage().nbytes() for layer in recorder.kept) / capacity
 
 
 def stored(store: Store) -> int:
@@ -152,7 +153,7 @@ def trace_row(setup: Setup, settings: Mapping[str, Any]) -> str:
 
 def traces() -> None:
     """Print the table of trace settings."""
-    print("| model | trace | tape | by formula | `Trace` | by formula | packed in the record | store in all |")
+    print("| model | trace | recorder | by formula | `Trace` | by formula | packed in the record | store in all |")
     print("|---|---|---|---|---|---|---|---|")
     for make in (box, shape):
         setup = make()

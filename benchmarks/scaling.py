@@ -23,7 +23,7 @@ import torch
 from arms import D_SAE, TOP_K, Arms, Run, policy, random_saes, timed, timed_passes
 
 from steerkit.engine import generate
-from steerkit.engine.sampling import Sampling
+from steerkit.engine.api import Sampling
 from steerkit.sae.cpu import onednn
 from steerkit.steer import Extent, Wanted, attach, compile_plan, read_traces
 from steerkit.testing import FUNCTIONGEMMA, random_model
@@ -169,10 +169,11 @@ class Scaling:
         nothing, one = compile_plan([()], self.saes), self.arms(1)
         width, costs = one.batch.ids.shape[1], {}
         for number in (16, 64, 256, 1024):
-            with attach(self.model, nothing, trace=range(LAYERS), prompt_length=width) as tape:
+            with attach(self.model, nothing, trace=range(LAYERS), prompt_length=width) as attached:
+                recorder = attached.recorder
                 list(generate(self.model, one.batch, [Sampling(max_new_tokens=number + 1)], (), 0))
             extent = Extent(width + number, Span(width, width + number))
-            read = partial(read_traces, tape, nothing, self.saes, [Wanted(top_k=TOP_K)], [extent])
+            read = partial(read_traces, recorder, nothing, self.saes, [Wanted(top_k=TOP_K)], [extent])
             costs[number] = [1e3 * timed(lambda _, read=read: read(), 0) for _ in range(self.rounds)]
 
         def least(x: int) -> float:

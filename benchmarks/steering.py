@@ -22,8 +22,8 @@ import torch
 from box import cell, turned_away, turns
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.policy import Policy, load
-from steerkit.runtime import Runtime
 from steerkit.sae import SaeSet
 from steerkit.tiny.world.conversations import Example, sample
 from steerkit.types import Turn

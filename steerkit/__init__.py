@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from steerkit.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from steerkit.agent import Runtime, load
     from steerkit.errors import SteerkitError
     from steerkit.policy import Policy
-    from steerkit.runtime import Runtime, attach, load
+    from steerkit.runtime import attach
     from steerkit.sae import SaeSet
     from steerkit.types import Tool, Turn
 
@@ -21,13 +22,13 @@ __all__ = ["Policy", "Runtime", "SaeSet", "SteerkitError", "Tool", "Turn", "atta
 
 _HOMES = {
     "Policy": "steerkit.policy",
-    "Runtime": "steerkit.runtime",
+    "Runtime": "steerkit.agent",
     "SaeSet": "steerkit.sae",
     "SteerkitError": "steerkit.errors",
     "Tool": "steerkit.types",
     "Turn": "steerkit.types",
     "attach": "steerkit.runtime",
-    "load": "steerkit.runtime",
+    "load": "steerkit.agent",
 }
 
 

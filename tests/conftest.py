@@ -14,7 +14,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import steerkit
-from steerkit.runtime import Runtime
+from steerkit.agent import Runtime
 from steerkit.tiny.demo_requests import policy_files
 
 

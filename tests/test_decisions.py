@@ -6,14 +6,14 @@ from typing import Any, get_args
 
 import pytest
 
-from steerkit.audit.log.shapes import DECISIONS as RECORDED
+from steerkit.agent import exchange
+from steerkit.audit import DECISIONS as RECORDED
 from steerkit.decisions import DECISIONS, RELEASED, Decision, Default, Ruling, ending, releases, severity
 from steerkit.guard import review
 from steerkit.policy import explain, loads
 from steerkit.report.text import verdict_text
-from steerkit.runtime import exchange
 from steerkit.types import Call, Tool, Trace, Turn, Verdict
-from tests.runtime.scripted import END, Script, calling, ruled, user
+from tests.agent.scripted import END, Script, calling, ruled, user
 
 ALL: tuple[Any, ...] = get_args(Decision)
 TOOLS = [Tool("a"), Tool("b")]
@@ -38,7 +38,7 @@ def test_a_rule_and_a_default_may_say_each(then: Any) -> None:
     assert f"A call that no rule matches {row.becomes}." in said
     verdicts = review([Call("a", {}), Call("b", {})], tools=TOOLS, trace=Trace(), policies=[policy])
     assert [(one.decision, one.rule) for one in verdicts] == [(then, "r"), (then, "default")]
-    assert then.upper() in str(verdict_text({"decision": then, "rule": "r", "reason": "", "policy": "p"}))
+    assert then.upper() in str(verdict_text(Verdict(then, "r", "", "p")))
 
 
 @pytest.mark.parametrize("one", ALL)

@@ -1,63 +1,104 @@
-"""Writes down what happened: canonical, chained by hashes, on disk before a turn is returned. Loads no torch."""
+"""The record of what happened: canonical JSON, chained by hashes, on disk before a turn is returned. Loads no torch."""
 
 from steerkit.audit.integrity.proof import (
     check_consistency,
     check_inclusion,
     checkpoint,
-    portable,
+    portable_record,
     prove,
     prove_consistency,
 )
 from steerkit.audit.integrity.redaction import redact, retain
 from steerkit.audit.integrity.signed_note import Checkpoint, SignerKey, VerifierKey
 from steerkit.audit.integrity.verify import Verified, check_tables, verify
-from steerkit.audit.log.canonical import canonical, plain
-from steerkit.audit.log.private import openings
+from steerkit.audit.log.canonical import canonical, parse_canonical
+from steerkit.audit.log.private import exposed_files
+from steerkit.audit.log.reading import named_errors, read_content, read_public
 from steerkit.audit.log.run_log import OnFailure, RunLog
-from steerkit.audit.log.schema import StoredRecord, new_id
-from steerkit.audit.log.shapes import DECISIONS, KINDS, legible, read_content
 from steerkit.audit.log.store import OnRecord, Store
+from steerkit.audit.log.stored_record import StoredRecord, new_id
 from steerkit.audit.log.trace_codec import pack, unpack
 from steerkit.audit.paths import default_store, home
 from steerkit.audit.records.call_diff import Node, diff_calls
-from steerkit.audit.records.compare import Comparison, Difference, compare, compare_verdicts
+from steerkit.audit.records.compare import Comparison, Difference, changes, compare, compare_verdicts
 from steerkit.audit.records.events import append_approval, append_execution, approvals_of
-from steerkit.audit.records.export import FORMATS, export, whole
+from steerkit.audit.records.export import FORMATS, export, replacing
 from steerkit.audit.records.opening import opening_of, policies_of
 from steerkit.audit.records.query import Query, find, nearest
 from steerkit.audit.records.recorded import RecordedTurn, read_turn, turns_of
-from steerkit.audit.records.seen import unseen
 from steerkit.audit.records.tables import TABLES
 from steerkit.audit.records.telemetry import Spans
-from steerkit.audit.records.turn_record import Context, append_turn, body_of, verdict_data
+from steerkit.audit.records.turn_record import Context, append_turn, record_of
+from steerkit.audit.records.unknown_names import unknown_names
+from steerkit.audit.schema import (
+    DECISIONS,
+    KINDS,
+    RECORDS,
+    ApprovalRecord,
+    Counterfactual,
+    ExecutionRecord,
+    Gone,
+    ModelIdentity,
+    OtherRecord,
+    PolicyIdentity,
+    Record,
+    RedactionRecord,
+    RetentionRecord,
+    RunClosedRecord,
+    RunOpenedRecord,
+    SaeSetIdentity,
+    SamplingSettings,
+    TurnRecord,
+    as_json,
+    read_as,
+    read_record,
+    record_json,
+)
 
 __all__ = [
     "DECISIONS",
     "FORMATS",
     "KINDS",
+    "RECORDS",
     "TABLES",
+    "ApprovalRecord",
     "Checkpoint",
     "Comparison",
     "Context",
+    "Counterfactual",
     "Difference",
+    "ExecutionRecord",
+    "Gone",
+    "ModelIdentity",
     "Node",
     "OnFailure",
     "OnRecord",
+    "OtherRecord",
+    "PolicyIdentity",
     "Query",
+    "Record",
     "RecordedTurn",
+    "RedactionRecord",
+    "RetentionRecord",
+    "RunClosedRecord",
     "RunLog",
+    "RunOpenedRecord",
+    "SaeSetIdentity",
+    "SamplingSettings",
     "SignerKey",
     "Spans",
     "Store",
     "StoredRecord",
+    "TurnRecord",
     "Verified",
     "VerifierKey",
     "append_approval",
     "append_execution",
     "append_turn",
     "approvals_of",
-    "body_of",
+    "as_json",
     "canonical",
+    "changes",
     "check_consistency",
     "check_inclusion",
     "check_tables",
@@ -67,27 +108,31 @@ __all__ = [
     "default_store",
     "diff_calls",
     "export",
+    "exposed_files",
     "find",
     "home",
-    "legible",
+    "named_errors",
     "nearest",
     "new_id",
     "opening_of",
-    "openings",
     "pack",
-    "plain",
+    "parse_canonical",
     "policies_of",
-    "portable",
+    "portable_record",
     "prove",
     "prove_consistency",
+    "read_as",
     "read_content",
+    "read_public",
+    "read_record",
     "read_turn",
+    "record_json",
+    "record_of",
     "redact",
+    "replacing",
     "retain",
     "turns_of",
+    "unknown_names",
     "unpack",
-    "unseen",
-    "verdict_data",
     "verify",
-    "whole",
 ]

@@ -1,41 +1,54 @@
 """Messages and tools to tokens, and tokens back to calls. Goes through the tokenizer's own template; loads no torch."""
 
 from steerkit.chat.arguments import schema_errors, undeclared_arguments, validate_arguments
+from steerkit.chat.blocks import block_ends
+from steerkit.chat.cursor import Bookmark, Cursor, steps_by_place
 from steerkit.chat.declare import declared, lint
+from steerkit.chat.dialects import DIALECTS, FUNCTIONGEMMA, Dialect, Syntax, dialect_of, name_in
 from steerkit.chat.forms import one_by_one, tool_object
-from steerkit.chat.history import Made, calls_made
-from steerkit.chat.parse import CallClosed, CallOpened, Event, Parsed, Parser, TextDelta, parse
-from steerkit.chat.pieces import piece_ends
-from steerkit.chat.places import PlaceMachine, StepPlaces, place_machine, steps_by_place
+from steerkit.chat.messages import Made, calls_made
+from steerkit.chat.parse import CallClosed, CallOpened, Event, Parsed, Parser, TextDelta, ThoughtDelta, parse
+from steerkit.chat.places import GrammarState, PlaceMachine, place_machine, places_of
 from steerkit.chat.plain import plain_messages
 from steerkit.chat.render import Prompt, render
 from steerkit.chat.tokenizer import Tokenizer, token_bytes
 from steerkit.chat.tools import as_tools, openai
-from steerkit.chat.wire import Wire, encode_call
+
+encode_call = FUNCTIONGEMMA.encode_call
+"""A call as FunctionGemma writes it; `dialect_of(tokenizer).syntax.encode_call` is any dialect's."""
 
 __all__ = [
+    "DIALECTS",
+    "FUNCTIONGEMMA",
+    "Bookmark",
     "CallClosed",
     "CallOpened",
+    "Cursor",
+    "Dialect",
     "Event",
+    "GrammarState",
     "Made",
     "Parsed",
     "Parser",
     "PlaceMachine",
     "Prompt",
-    "StepPlaces",
+    "Syntax",
     "TextDelta",
+    "ThoughtDelta",
     "Tokenizer",
-    "Wire",
     "as_tools",
+    "block_ends",
     "calls_made",
     "declared",
+    "dialect_of",
     "encode_call",
     "lint",
+    "name_in",
     "one_by_one",
     "openai",
     "parse",
-    "piece_ends",
     "place_machine",
+    "places_of",
     "plain_messages",
     "render",
     "schema_errors",

@@ -1,4 +1,4 @@
-"""What the model is told of a tool: its schema in the few words that the chat template has, and what is lost by that.
+"""Declarations of tools: a schema in the few words that Gemma's chat templates have, and the losses by that.
 
 The guard checks the schema itself. A template knows properties with a description, one type, and an enum, properties
 or items; so references are put in, `allOf` is one schema and a union is its first member.
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from steerkit.chat.dialects import NAME, Dialect
 from steerkit.chat.inline import Inliner, Lint
 from steerkit.chat.plain import plain_json
 from steerkit.chat.schemas import KEYWORDS
-from steerkit.chat.wire import NAME
 from steerkit.errors import ToolError
 from steerkit.types import Tool
 
@@ -33,7 +33,7 @@ _SIGNS: Final = {
     "string": ("pattern", "minLength", "maxLength", "format"),
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
 }
-"""What a schema without a type is read by."""
+"""Keys that give the type of a schema that names none."""
 
 
 def declared(tool: Tool) -> dict[str, Any]:
@@ -47,9 +47,11 @@ def declared(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def lint(tool: Tool) -> list[Lint]:
-    """What the published template would drop or garble of this tool, or no template has words for. Raises ToolError."""
-    return _told(tool)[1]
+def lint(tool: Tool, dialect: Dialect | None = None) -> list[Lint]:
+    """Losses of this tool in the published template, or in the words of any template of Gemma's: none where the
+    dialect declares the schema as it is. Raises ToolError.
+    """
+    return [] if dialect is not None and dialect.syntax.declares == "schema" else _told(tool)[1]
 
 
 def _told(tool: Tool) -> tuple[dict[str, Any], list[Lint]]:
@@ -168,7 +170,7 @@ class _Teller:
         return found
 
     def _both(self, one: Mapping[str, Any], other: Mapping[str, Any], path: str) -> dict[str, Any]:
-        """What fits both; what only one can say is the first's."""
+        """A schema for values that fit both; a word of which there can be one is the first's."""
         found = {**other, **one}
         kinds = {one.get("type", other.get("type")), other.get("type", one.get("type"))}
         if kinds == {"integer", "number"}:
@@ -188,7 +190,7 @@ class _Teller:
         return found
 
     def _either(self, options: Sequence[dict[str, Any]], path: str) -> dict[str, Any]:
-        """What fits one of them, as far as one type can say it."""
+        """A schema for values that fit one of them, as far as one type can say it."""
         some = [one for one in options if one.get("type") != "null"]
         if not some:
             return {"type": "null"} if options else {}
@@ -221,7 +223,7 @@ class _Teller:
         return {"type": "object", "properties": properties, "required": shared}
 
     def _kind(self, one: Mapping[str, Any], path: str | None) -> str:
-        """The type that is told; without a path, of a schema whose loss is told elsewhere."""
+        """The type that is declared; without a path, of a schema whose loss is reported elsewhere."""
         if isinstance(one.get("type"), str):
             return str(one["type"])
         kinds = list(dict.fromkeys(map(_kind_of, one.get("enum", ()))))
@@ -246,7 +248,7 @@ class _Teller:
 
 
 def unwritable(name: Any) -> str:
-    """What is wrong with the name of a parameter; empty if the format can write it."""
+    """The fault of a parameter's name; empty if it has none."""
     if isinstance(name, str) and NAME.fullmatch(name):
         return ""
     strange = next((char for char in str(name) if not NAME.fullmatch(char)), "")

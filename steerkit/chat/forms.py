@@ -31,7 +31,7 @@ _TYPES: Final = ("function", "custom", None)
 
 
 class Form(NamedTuple):
-    """What a tool's form says, unchecked."""
+    """The parts of a tool's form, unchecked."""
 
     name: Any
     description: Any

@@ -1,4 +1,4 @@
-"""Puts what a schema refers to in the place of the references; nothing is ever fetched."""
+"""References of a schema replaced by their targets; nothing is ever fetched."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ MOST: Final = 5000
 
 
 class Lint(NamedTuple):
-    """Something that the model is not told of a tool as its author declared it."""
+    """A part of a tool that the model does not see as its author declared it."""
 
     severity: Literal["error", "warning"]
-    """`error`: the model is told something else than what was declared."""
+    """`error`: the model sees something else than what was declared."""
     path: str
     text: str
 

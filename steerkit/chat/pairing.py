@@ -1,4 +1,4 @@
-"""Which call a tool's result answers: by its id, or by the calls' order, and never by what the result holds."""
+"""Pairs of calls and results: by id, or by the calls' order, and never by the content of a result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _Asked:
 
 
 class Pairing:
-    """The calls of a conversation, read message by message, and which of them wait for a result.
+    """The calls of a conversation, message by message, and those of them that wait for a result.
 
     Results follow their calls: once somebody else speaks, or the model answers, no earlier call waits any more.
     """

@@ -1,171 +1,153 @@
-"""Where each step of a conversation stands: one state machine over token ids, for prompts and replies alike.
+"""The place of each step in a conversation: one state machine over token ids, for prompts and replies alike.
 
 A step at position t reads token t and produces token t + 1. In the prompt a place says what the token is (`user`,
 `tool_result`, …); in the reply it says what the step may produce, as far as the tokens read so far can tell: the step
-that reads `call:get` may go on with the name, so it stands at `call.name` even if `{` comes next.
+that reads `call:get` may continue the name, so it stands at `call.name` even if `{` comes next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from steerkit.chat.tokenizer import TokenBytes, Tokenizer, token_bytes
-from steerkit.chat.wire import Wire
-from steerkit.types import Place, Span
+from steerkit.chat.dialects import Dialect, Reply, dialect_of
+from steerkit.chat.tokenizer import Tokenizer
+from steerkit.types import Place
 
-NAME_BYTES: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
-_BLANK: Final = frozenset(b" \t\r\n")
-_LONGEST_NAME: Final = 128
+_LONGEST_ROLE: Final = 128
 _REMEMBERED: Final = 200_000
-_ROLES: Final = frozenset({"developer", "user", "model"})
+_RESULTS: Final = "results"
+"""The turn of a user once it holds a tool's result: what the frame writes around results is nobody's text."""
+_BLANK: Final = b" \t\r\n"
 
 
-class Reply(NamedTuple):
-    """How far the reply's grammar has come."""
-
-    mode: str = "text"
-    """`text`, `head` (before the name), `open` (the name is next), `name`, `named` (after it), `key`, `value`,
-    `between` (after a value), `closed` (after the object), `broken` or `done`."""
-    word: str = ""
-    """What was read of `call:` in `head`, the key in `key` and `value`."""
-    depth: int = 0
-    """Open braces and brackets inside a value."""
-    in_string: bool = False
-    name: str = ""
-    """The call's name, as far as it was read."""
-
-
-class Standing(NamedTuple):
-    """Where a sequence stands after a token."""
+class GrammarState(NamedTuple):
+    """The place of a sequence in its conversation, after a token. Hashable, and all that the next token needs."""
 
     turn: str = ""
     """Role of the prompt's open turn; while the role is being read, `?` and what was read."""
     inside: str = ""
-    """`declaration` or `tool_result`; with a trailing `.` at its last token."""
+    """`declaration`, `tool_result` or `thought`; with a trailing `.` at its last token."""
     reply: Reply | None = None
+    word: str = ""
+    """The beginning of a mark of the prompt that is written as text."""
+
+
+Standing = GrammarState
+"""The old name, until its last users are renamed."""
 
 
 class PlaceMachine:
-    """Reads tokens and says where each step stands; transitions are remembered, so a step costs a look-up."""
+    """The grammar of a tokenizer's conversations. Transitions are remembered, so a step costs a look-up."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        vocabulary = tokenizer.get_vocab()
-        self._wire = Wire.of(tokenizer)
-        self._bytes: TokenBytes = token_bytes(tokenizer)
-        self._turn, self._end_turn = vocabulary["<start_of_turn>"], vocabulary["<end_of_turn>"]
-        self._opens = {
-            vocabulary["<start_function_declaration>"]: "declaration",
-            vocabulary["<start_function_response>"]: "tool_result",
-        }
-        self._closes = {
-            vocabulary["<end_function_declaration>"]: "declaration",
-            vocabulary["<end_function_response>"]: "tool_result",
-        }
-        self._known: dict[tuple[Standing, int], Standing] = {}
+        self.dialect: Dialect = dialect_of(tokenizer)
+        dialect, frame = self.dialect, self.dialect.frame
+        self._roles = frame.roles
+        self._end_role = None if frame.end_role == "\n" else dialect.names[frame.end_role]
+        pairs = {"declaration": dialect.syntax.declaration, "tool_result": dialect.syntax.result}
+        self._opens = {dialect.names[pair.begin]: name for name, pair in pairs.items() if pair.begin in dialect.names}
+        self._closes = {dialect.names[pair.end]: name for name, pair in pairs.items() if pair.end in dialect.names}
+        self._in_turn = {name: pair.turn for name, pair in pairs.items()}
+        self._written = {name: pair for name, pair in pairs.items() if pair.begin in dialect.markup}
+        self._known: dict[tuple[GrammarState, int], tuple[GrammarState, frozenset[Place]]] = {}
 
-    def read(self, before: Standing, token: int, *, starts_reply: bool = False) -> Standing:
-        """Where the sequence stands after one more token; `starts_reply` at the prompt's last one."""
-        key = (before, token)
-        after = self._known.get(key)
-        if after is None:
+    def read(self, before: GrammarState, token: int, *, starts_reply: bool = False) -> GrammarState:
+        """The state after one more token; `starts_reply` at the prompt's last one."""
+        return self.step(before, token, starts_reply=starts_reply)[0]
+
+    def step(
+        self, before: GrammarState, token: int, *, starts_reply: bool = False
+    ) -> tuple[GrammarState, frozenset[Place]]:
+        """The state after one more token, and the places where the step that reads it stands, `reply.start` among them
+        at the prompt's last one."""
+        known = self._known.get((before, token))
+        if known is None:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
-            after = self._read_prompt(before, token) if before.reply is None else self._read_reply(before.reply, token)
-            self._known[key] = after
-        return after._replace(reply=Reply()) if starts_reply else after
+            if before.reply is None:
+                after = self._read_prompt(before, token)
+            else:
+                after = GrammarState(reply=self.dialect.after_token(before.reply, token))
+            self._known[before, token] = known = after, places_of(after)
+        if not starts_reply:
+            return known
+        after = known[0]._replace(reply=Reply("thought" if known[0].inside == "thought" else "text"))
+        return after, places_of(after) | {"prompt", "reply.start"}
 
-    def _read_prompt(self, before: Standing, token: int) -> Standing:
-        turn, inside = before.turn, before.inside
-        if token == self._turn:
-            return Standing("?")
+    def _read_prompt(self, before: GrammarState, token: int) -> GrammarState:
+        dialect, turn, inside = self.dialect, before.turn, before.inside
+        if token == dialect.turn:
+            return GrammarState("?")
         if turn.endswith("."):
             turn = ""
         if inside.endswith("."):
             inside = ""
-        if token == self._end_turn:
-            return Standing(f"{turn}." if turn in _ROLES else "")
-        if token in self._opens:
-            return Standing(turn, self._opens[token])
+        if token == dialect.end_turn:
+            return GrammarState(f"{turn}." if turn and not turn.startswith("?") and turn != "other" else "")
+        if token in self._opens and self._may_open(self._opens[token], turn):
+            return self._opened(turn, self._opens[token])
         if token in self._closes:
-            return Standing(turn, f"{inside}." if inside == self._closes[token] else "")
+            return GrammarState(turn, f"{inside}." if inside == self._closes[token] else "")
+        opened, closed = dialect.thought
+        if turn == "model" and token in (opened, closed):
+            return GrammarState(turn, "thought" if token == opened else "")
         if turn.startswith("?"):
-            text = (turn[1:].encode() + self._bytes(token)).partition(b"\n")
-            role = text[0].decode("utf-8", "replace")[:_LONGEST_NAME]
-            turn = (role if role in _ROLES else "other") if text[1] else f"?{role}"
-        return Standing(turn, inside)
+            return self._read_role(turn, token)
+        return self._read_text(GrammarState(turn, inside, word=before.word), dialect.bytes(token))
 
-    def _read_reply(self, before: Reply, token: int) -> Standing:
-        wire = self._wire
-        if token == wire.end_call:
-            after = Reply()
-        elif token in wire.stops:
-            after = Reply("done")
-        elif token == wire.call:
-            after = Reply("head") if before.mode == "text" else before._replace(mode="broken")
-        elif token == wire.escape:
-            after = _escape(before)
-        elif token in wire.control:
-            after = before if before.mode == "text" else before._replace(mode="broken")
-        else:
-            after = before
-            if before.mode not in ("text", "broken", "done"):
-                for byte in self._bytes(token):
-                    after = _byte(after, byte)
-        return Standing(reply=after)
+    def _read_role(self, turn: str, token: int) -> GrammarState:
+        if token == self._end_role:
+            return GrammarState(self._roles.get(turn[1:], "other"))
+        role, ended, rest = (turn[1:].encode() + self.dialect.bytes(token)).partition(b"\n")
+        name = role.decode("utf-8", "replace")[:_LONGEST_ROLE]
+        if self._end_role is not None or not ended:
+            return GrammarState(f"?{name}")
+        return self._read_text(GrammarState(self._roles.get(name, "other")), rest)
 
-
-def _escape(state: Reply) -> Reply:
-    if state.mode != "value":
-        return state if state.mode == "text" else state._replace(mode="broken")
-    if state.in_string and state.depth == 0:
-        return Reply("between", name=state.name)
-    return state._replace(in_string=not state.in_string)
-
-
-def _byte(state: Reply, byte: int) -> Reply:
-    """The reply's state after one more byte of text inside a call."""
-    if state.mode == "value":
-        return _value_byte(state, byte)
-    if byte in _BLANK:
-        return state._replace(mode="named") if state.mode == "name" else state
-    char, name = chr(byte), state.name
-    match state.mode:
-        case "head":
-            word = state.word + char
-            return Reply("open") if word == "call:" else Reply("head", word) if "call:".startswith(word) else _BROKEN
-        case "open" | "name" if byte in NAME_BYTES and len(name) < _LONGEST_NAME:
-            return Reply("name", name=name + char)
-        case "name" | "named" if char == "{":
-            return Reply("key", name=name)
-        case "key" if byte in NAME_BYTES and len(state.word) < _LONGEST_NAME:
-            return state._replace(word=state.word + char)
-        case "key" if char == ":" and state.word:
-            return state._replace(mode="value")
-        case "key" if char == "}" and not state.word:
-            return Reply("closed", name=name)
-        case "between" if char in ",}":
-            return Reply("key" if char == "," else "closed", name=name)
-    return state._replace(mode="broken")
-
-
-def _value_byte(state: Reply, byte: int) -> Reply:
-    char = chr(byte)
-    if state.in_string:
+    def _read_text(self, state: GrammarState, text: bytes) -> GrammarState:
+        """The state after text of a turn, in which marks may be written that the tokenizer has no token for."""
+        for byte in text if self._written else b"":
+            mark = self._awaited(state)
+            if mark is None:
+                break
+            word = state.word + chr(byte)
+            while word and not mark.startswith(word):
+                word = word[1:]
+            state = state._replace(word=word)
+            if word == mark:
+                inside = state.inside.rstrip(".")
+                closed = state._replace(inside=f"{inside}.", word="")
+                state = closed if inside else self._opened(state.turn, self._opens_by(state.turn))
+        if state.turn == _RESULTS and not state.inside and not state.word and text.strip(_BLANK):
+            return state._replace(turn="user")
         return state
-    if char in "{[":
-        return state._replace(depth=state.depth + 1)
-    if state.depth and char in "}]":
-        return Reply("between", name=state.name) if state.depth == 1 else state._replace(depth=state.depth - 1)
-    if state.depth == 0 and char in ",}":
-        return Reply("key" if char == "," else "closed", name=state.name)
-    return state
+
+    def _awaited(self, state: GrammarState) -> str | None:
+        """The mark that would open or close something now."""
+        inside = state.inside
+        if inside and not inside.endswith("."):
+            pair = self._written.get(inside)
+            return None if pair is None else pair.end
+        name = self._opens_by(state.turn)
+        return self._written[name].begin if name else None
+
+    def _opens_by(self, turn: str) -> str:
+        """The part that a written mark opens in a turn."""
+        return next((name for name in self._written if self._may_open(name, turn)), "")
+
+    def _may_open(self, name: str, turn: str) -> bool:
+        wanted = self._in_turn[name]
+        return wanted is None or wanted == ("user" if turn == _RESULTS else turn)
+
+    def _opened(self, turn: str, name: str) -> GrammarState:
+        return GrammarState(_RESULTS if name == "tool_result" and turn == "user" else turn, name)
 
 
-_BROKEN: Final = Reply("broken")
 _IN_REPLY: Final[Mapping[str, tuple[str, ...]]] = {
     "text": ("text",),
+    "thought": (),
     "head": ("call",),
     "open": ("call", "call.open", "call.name"),
     "name": ("call", "call.name"),
@@ -180,19 +162,19 @@ _IN_REPLY: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 @lru_cache(maxsize=4096)
-def places_of(standing: Standing) -> frozenset[Place]:
+def places_of(state: GrammarState) -> frozenset[Place]:
     """Every place that a step stands at, `any` among them; `reply.start` is at the prompt's last token alone."""
     found = {"any"}
-    if standing.reply is None or standing.turn or standing.inside:
+    if state.reply is None or state.turn or state.inside:
         found.add("prompt")
-        found |= {standing.turn.rstrip("."), standing.inside.rstrip(".")} & {
+        found |= {state.turn.rstrip("."), state.inside.rstrip(".")} & {
             "developer",
             "user",
             "declaration",
             "tool_result",
         }
-    if standing.reply is not None:
-        reply = standing.reply
+    if state.reply is not None:
+        reply = state.reply
         found |= {"reply", *_IN_REPLY[reply.mode]}
         if reply.mode == "value":
             found.add(f"call.arguments.{reply.word}")
@@ -201,42 +183,5 @@ def places_of(standing: Standing) -> frozenset[Place]:
 
 @lru_cache(maxsize=8)
 def place_machine(tokenizer: Tokenizer) -> PlaceMachine:
-    """The machine of a tokenizer; made once, so that what it learned is kept."""
+    """The machine of a tokenizer, built once, so that its transitions are kept."""
     return PlaceMachine(tokenizer)
-
-
-class StepPlaces:
-    """Collects, token by token, the steps of one sequence at each place, as runs."""
-
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
-        self._machine = place_machine(tokenizer)
-        self._runs: dict[Place, list[Span]] = {}
-        self._last, self._position = len(prompt) - 1, 0
-        self.standing = Standing()
-        """Where the sequence stands now."""
-        self.read(prompt)
-
-    def read(self, tokens: Sequence[int]) -> None:
-        """Add the next tokens."""
-        for token in tokens:
-            position, starts = self._position, self._position == self._last
-            self.standing = self._machine.read(self.standing, token, starts_reply=starts)
-            here = places_of(self.standing)
-            for place in here | {"prompt", "reply.start"} if starts else here:
-                spans = self._runs.setdefault(place, [])
-                if spans and spans[-1].end == position:
-                    spans[-1] = Span(spans[-1].start, position + 1)
-                else:
-                    spans.append(Span(position, position + 1))
-            self._position += 1
-
-    def spans(self) -> dict[Place, tuple[Span, ...]]:
-        """The steps so far, by place."""
-        return {place: tuple(spans) for place, spans in sorted(self._runs.items())}
-
-
-def steps_by_place(tokenizer: Tokenizer, prompt: Sequence[int], reply: Sequence[int]) -> dict[Place, tuple[Span, ...]]:
-    """The steps of a finished turn at each place, as runs; the reply's last token is written but never read."""
-    steps = StepPlaces(tokenizer, prompt)
-    steps.read(reply[:-1])
-    return steps.spans()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from steerkit.chat.wire import MAX_DIGITS, NAME
+from steerkit.chat.dialects import MAX_DIGITS, NAME
 from steerkit.errors import MessageError, SteerkitError
 from steerkit.types import Messages
 

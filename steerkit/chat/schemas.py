@@ -1,4 +1,4 @@
-"""Where JSON Schemas hold schemas, and their types in the case that JSON Schema writes them in."""
+"""The places inside a JSON Schema that hold schemas, and its types in the case that JSON Schema writes them in."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def mapped(schema: Any, change: Callable[[Any, str], Any]) -> Any:
 
     Args:
         schema: a boolean is given back as it is.
-        change: is told the inner schema and the path that leads to it, as `.properties.x`.
+        change: takes the inner schema and the path that leads to it, as `.properties.x`.
     """
     if not isinstance(schema, Mapping):
         return schema

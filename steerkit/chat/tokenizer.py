@@ -1,4 +1,4 @@
-"""What this room needs of a tokenizer, and the bytes that each of its tokens stands for."""
+"""The part of a tokenizer that chat uses, and the bytes that each of its tokens stands for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Tokenizer(Protocol):
     """The part of transformers' tokenizers that is used here."""
 
     def __hash__(self) -> int:
-        """By identity: tables are made once per tokenizer."""
+        """Identity: tables are built once per tokenizer."""
 
     @property
     def all_special_tokens(self) -> list[str]:
@@ -26,7 +26,7 @@ class Tokenizer(Protocol):
 
     @property
     def pad_token_id(self) -> Any:
-        """What sequences are padded with, if it has it."""
+        """Id that sequences are padded with, if it has one."""
 
     def get_vocab(self) -> Mapping[str, int]:
         """Every token and its id."""
@@ -44,10 +44,13 @@ class Tokenizer(Protocol):
     def encode(self, text: str, **options: Any) -> list[int]:
         """Token ids of a text."""
 
+    def decode(self, token_ids: Any) -> Any:
+        """Text of token ids."""
+
 
 @lru_cache(maxsize=8)
 def token_bytes(tokenizer: Tokenizer) -> TokenBytes:
-    """The table of a tokenizer's bytes; made once, as a vocabulary may hold 262,144 tokens."""
+    """The table of a tokenizer's bytes, built once, as a vocabulary may hold 262,144 tokens."""
     return TokenBytes(tokenizer.get_vocab(), tokenizer.get_added_vocab())
 
 

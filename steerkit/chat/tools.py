@@ -1,4 +1,4 @@
-"""Tools in every form people have them, checked before the model is told of them."""
+"""Tools in every form people have them, checked before the model sees them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from steerkit.chat.arguments import schema_problem
 from steerkit.chat.declare import declared, unwritable
+from steerkit.chat.dialects import NAME
 from steerkit.chat.forms import one_by_one, read_form, tool_object
 from steerkit.chat.plain import plain_json
 from steerkit.chat.schemas import KEYWORDS, lower_types
-from steerkit.chat.wire import NAME
 from steerkit.errors import ToolError
 from steerkit.types import Tool
 
@@ -42,7 +42,7 @@ def as_tools(
 
 
 def openai(tool: Tool) -> dict[str, Any]:
-    """The tool as an OpenAI tool dict, what chat templates take."""
+    """The tool as an OpenAI tool dict, the form that chat templates take."""
     function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
     return {"type": "function", "function": function}
 

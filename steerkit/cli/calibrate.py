@@ -78,8 +78,8 @@ def calibrate_command(
     A file has one conversation a line: {"messages": [{"role": "user", "content": "…"}], "tools": […], "group": "…"};
     rows that name one group, copies and near-copies count once. steerkit/lab/README.md says more.
     """
+    from steerkit.agent import load as load_model
     from steerkit.policy import load
-    from steerkit.runtime import load as load_model
 
     _check(data, positive, store, rate, alone=engine == "local" and workers is None)
     check_policy_out(write, force=force)

@@ -22,8 +22,9 @@ def demo(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON line per request.")] = False,
 ) -> None:
     """Show the whole job: read, steer, judge and record, on a small model that comes with the package."""
+    from steerkit.agent import load
     from steerkit.audit import home
-    from steerkit.runtime import Request, load
+    from steerkit.runtime import Request
     from steerkit.tiny.demo_requests import CASES, policy_files
 
     path = store or home() / "demo.db"
@@ -62,7 +63,7 @@ def _show(number: int, case: Case, before: Turn, after: Turn, watched: list[str]
     out.print(f"{number}. {case.title}", style="bold")
     for line in case.lines:
         out.print(Padding(line, (0, 0, 0, 3), expand=False), style="italic")
-    left, right = (Text("\n".join(reply_lines(turn_data(one)["calls"], one.text))) for one in (before, after))
+    left, right = (Text("\n".join(reply_lines(one.calls, one.text))) for one in (before, after))
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("without policies", min_width=min(49, out.width // 2 - 3))
     table.add_column("with policies")
@@ -70,9 +71,9 @@ def _show(number: int, case: Case, before: Turn, after: Turn, watched: list[str]
     out.print(Padding(table, (0, 0, 0, 3), expand=False))
     for line in watched:
         out.print(f"   {line}", style="cyan", soft_wrap=True)
-    for edit in turn_data(after)["edits"]:
+    for edit in after.trace.edits:
         out.print(f"   edited  {edit_text(edit)}", style="magenta")
-    for verdict in verdict_data(after):
+    for verdict in after.verdicts:
         out.print("   guard  ", verdict_text(verdict))
     if not after.calls:
         out.print("   guard   nothing to judge: the model made no call", style="dim")

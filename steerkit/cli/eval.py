@@ -102,7 +102,7 @@ def eval_command(
     A file has one conversation a line: {"messages": [{"role": "user", "content": "…"}], "tools": […], "group": "…"};
     copies and rows of one group count once. A row may say what is "dangerous". steerkit/lab/README.md says more.
     """
-    from steerkit.runtime import load
+    from steerkit.agent import load
 
     factors = _doses(doses)
     proving = {"--policy": policy, "--harmful": harmful, "--benign": benign}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def load_with_saes(model: str, saes: str | None, device: str | None, dtype: str | None) -> tuple[LoadedModel, SaeSet]:
     """A model and a set that fits it. Raises SaeError and what loading raises."""
-    from steerkit.runtime import load
+    from steerkit.agent import load
 
     runtime = load(model, saes, device=device, dtype=dtype, audit=False)
     if runtime.saes is None:

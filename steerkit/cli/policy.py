@@ -169,7 +169,7 @@ def _for_model(model: str | None, saes: str | None) -> Iterator[Callable[[Policy
 
 def _named(model: str | None, suite: SaeSet | None, policy: Policy) -> _Found:
     """Whether a policy is for this model, by what both are called or by a fingerprint of the weights."""
-    from steerkit.engine.hf.model import BOXES
+    from steerkit.engine import BOXES
     from steerkit.policy import Problem
 
     if policy.model is None:

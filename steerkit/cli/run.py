@@ -34,7 +34,7 @@ def run_command(
 ) -> None:
     """Take one turn: generate under the policies, judge the calls, write the record."""
     declared = read_tools(tools)
-    from steerkit.runtime import load
+    from steerkit.agent import load
 
     how = how_to_run(device, dtype, prepack, graphs)
     runtime = load(model, saes, policy or (), audit=store, counterfactual=counterfactual, **how)
@@ -44,15 +44,14 @@ def run_command(
         print_json({**turn_data(turn), "verdicts": verdict_data(turn), "record": turn.record_id})
         return
     out = console()
-    data = turn_data(turn)
-    for line in reply_lines(data["calls"], turn.text):
+    for line in reply_lines(turn.calls, turn.text):
         out.print(line)
-    for verdict in verdict_data(turn):
+    for verdict in turn.verdicts:
         out.print(verdict_text(verdict))
-    for edit in data["edits"]:
+    for edit in turn.trace.edits:
         out.print(f"edited   {edit_text(edit)}")
-    if (other := data["counterfactual"]) is not None:
-        out.print(f"without  {reply_text(other['calls'], other['text'])}")
+    if (other := turn.counterfactual) is not None:
+        out.print(f"without  {reply_text(other.calls, other.text)}")
     for line in watched_lines(turn, runtime.policies, highest([turn])):
         out.print(f"watched  {line}")
     out.print(f"record   {turn.record_id}")

@@ -12,8 +12,8 @@ import typer
 from steerkit.errors import ModelError
 
 if TYPE_CHECKING:
+    from steerkit.agent import Runtime
     from steerkit.lab.workers.local import Load, Mapper
-    from steerkit.runtime import Runtime
 
 Kind: TypeAlias = Literal["local", "ray"]
 Engine = Annotated[

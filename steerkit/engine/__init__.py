@@ -1,38 +1,63 @@
-"""Finds and loads models, and makes tokens with steering in place."""
+"""Engines: the seam to whatever makes tokens with steering in place, and the one that runs transformers."""
 
+from steerkit.engine.api import Engine, Provenance, Recording, Row, Sampling, Step, Steps
 from steerkit.engine.divergence import Divergence, divergence
-from steerkit.engine.hf.cuda_graphs import Graphs, GraphStatistics, Prepare, graphs_for
-from steerkit.engine.hf.generate import Batch, generate, read_along
-from steerkit.engine.hf.model import AbandonedError, LoadedModel, box_folder, load_model
-from steerkit.engine.hf.prefix_cache import DEFAULT, PrefixCache, PrefixStatistics, Reuse, bytes_of, can_be_cut
-from steerkit.engine.hf.prepack import Prepack, Prepacked, obstacle, prepacked
+from steerkit.engine.hf import (
+    BOXES,
+    DEFAULT,
+    Batch,
+    Graphs,
+    GraphStatistics,
+    HfEngine,
+    LoadedModel,
+    PrefixCache,
+    PrefixStatistics,
+    Prepack,
+    Prepacked,
+    Prepare,
+    box_folder,
+    bytes_of,
+    can_be_cut,
+    generate,
+    load_model,
+    obstacle,
+    prepacked,
+    read_along,
+)
+from steerkit.engine.lease import AbandonedError, Lease
 from steerkit.engine.running import runnable
-from steerkit.engine.sampling import Sampling
 from steerkit.engine.tool_schema import tool_from_function
 from steerkit.steer import cache_name
 
 __all__ = [
+    "BOXES",
     "DEFAULT",
     "AbandonedError",
     "Batch",
     "Divergence",
+    "Engine",
     "GraphStatistics",
     "Graphs",
+    "HfEngine",
+    "Lease",
     "LoadedModel",
     "PrefixCache",
     "PrefixStatistics",
     "Prepack",
     "Prepacked",
     "Prepare",
-    "Reuse",
+    "Provenance",
+    "Recording",
+    "Row",
     "Sampling",
+    "Step",
+    "Steps",
     "box_folder",
     "bytes_of",
     "cache_name",
     "can_be_cut",
     "divergence",
     "generate",
-    "graphs_for",
     "load_model",
     "obstacle",
     "prepacked",

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from steerkit.chat import name_in
 from steerkit.guard.review import certain, limit_retries, review, tripwire_verdict
 from steerkit.policy import Policy, recorded_policy
-from steerkit.types import Call, CallLike, MalformedCall, Span, Tool, Trace, Verdict
+from steerkit.types import Call, CallLike, Trace, Verdict
 
-_NAMED: Final = re.compile(r"<start_function_call>\s*call:\s*([\w.-]{1,128})[^\w.-]", re.ASCII)
-"""Text of a call whose name is complete."""
-
-
-def policies_in(turn: Mapping[str, Any]) -> tuple[Policy, ...]:
-    """The policies that a record holds with their content. Raises PolicyError: one of them cannot be read."""
-    named = ((f"policies[{number}] ({one['name']})", one) for number, one in enumerate(turn["policies"]))
-    return tuple(recorded_policy(one.get("content"), name) for name, one in named)
+if TYPE_CHECKING:  # a policy is judged without the audit room
+    from steerkit.audit import TurnRecord
 
 
-def rejudge(turn: Mapping[str, Any], policies: Sequence[Policy], trace: Trace) -> tuple[Verdict, ...]:
+def policies_in(turn: TurnRecord) -> tuple[Policy, ...]:
+    """The policies of a recorded turn, from their content. Raises PolicyError: one of them cannot be read."""
+    named = ((f"policies[{number}] ({one.name})", one) for number, one in enumerate(turn.policies))
+    return tuple(recorded_policy(one.content, name) for name, one in named)
+
+
+def rejudge(turn: TurnRecord, policies: Sequence[Policy], trace: Trace) -> tuple[Verdict, ...]:
     """The verdicts of a recorded turn, from its record alone.
 
     A record without `judging` is of version 1: calls that did not run satisfied `without`, and arguments that a schema
@@ -28,30 +28,21 @@ def rejudge(turn: Mapping[str, Any], policies: Sequence[Policy], trace: Trace) -
     decimals, null).
 
     Args:
-        turn: the record's content: `calls`, `tools`, `messages`, `finish`, `attempt`, and `judging` where it says so.
+        turn: the record.
         policies: those of the turn, with raw quantities.
         trace: as recorded.
     """
-    calls = [_call(call) for call in turn["calls"]]
-    tools, messages, judging = [Tool(**tool) for tool in turn["tools"]], turn["messages"], turn.get("judging", 1)
-    verdicts = review(calls, tools=tools, trace=trace, policies=policies, messages=messages, judging=judging)
-    if turn["finish"] == "tripwire" and calls:
+    calls, messages, judging = turn.calls, turn.messages, turn.judging
+    verdicts = review(calls, tools=turn.tools, trace=trace, policies=policies, messages=messages, judging=judging)
+    if turn.finish == "tripwire" and calls:
         begun = _begun(calls[-1])
         verdict = certain(begun, trace=trace, policies=policies, messages=messages, judging=judging)
         verdicts = (*verdicts[:-1], tripwire_verdict(verdict, calls[-1])) if verdict else verdicts
-    return limit_retries(verdicts, policies, turn["attempt"])
-
-
-def _call(call: Mapping[str, Any]) -> CallLike:
-    span = Span(*call["span"])
-    if "malformed" in call:
-        return MalformedCall(call["malformed"], call["position"], call["raw"], span)
-    return Call(call["name"], call["arguments"], span)
+    return limit_retries(verdicts, policies, turn.attempt)
 
 
 def _begun(call: CallLike) -> Call:
     """A call as far as it was generated when a tripwire cut it off: its name, if that was complete."""
     if isinstance(call, Call):
         return call
-    named = _NAMED.match(call.raw)
-    return Call(named[1] if named else "", {}, call.span)
+    return Call(name_in(call.raw) or "", {}, call.span)

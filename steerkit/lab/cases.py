@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from steerkit.chat import Wire, as_tools, render, steps_by_place
+from steerkit.chat import as_tools, dialect_of, render, steps_by_place
 from steerkit.engine import LoadedModel, tool_from_function
 from steerkit.errors import SaeError, SteerkitError
 from steerkit.lab.copies import said
@@ -99,7 +99,7 @@ def _case(where: str, one: Conversation, loaded: LoadedModel, place: Place) -> C
             f"{where}: the last message does not go on where the prompt before it ends; leave it out, so that the "
             f"model answers by itself"
         )
-    stops = Wire.of(loaded.tokenizer).stops
+    stops = dialect_of(loaded.tokenizer).stops
     reply = whole[len(prompt) :]
     end = next((number for number, token in enumerate(reply) if token in stops), len(reply) - 1)
     return case._replace(reply=reply[: end + 1])

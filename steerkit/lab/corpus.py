@@ -10,7 +10,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
 
-from steerkit.chat import Tokenizer, as_tools, render, token_bytes
+from steerkit.chat import Tokenizer, as_tools, dialect_of, render, token_bytes
 from steerkit.engine import LoadedModel, tool_from_function
 from steerkit.errors import MissingExtraError, SaeError, SteerkitError
 
@@ -191,7 +191,7 @@ def _conversation(where: str, row: Mapping[str, Any], loaded: LoadedModel) -> tu
         raise SaeError(f"{where}: {error}") from None
     ids = list(prompt.ids)
     if messages[-1].get("role") in ("assistant", "model") and not prompt.open_model_turn:
-        begin = loaded.tokenizer.get_vocab()["<start_of_turn>"]
+        begin = dialect_of(loaded.tokenizer).turn
         ids = ids[: len(ids) - 1 - ids[::-1].index(begin)]
     return ids, Conversation(messages, tools, group)
 

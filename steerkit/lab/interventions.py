@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from steerkit.chat import Wire, place_machine
+from steerkit.chat import dialect_of, place_machine
 from steerkit.engine import Batch, LoadedModel, cache_name
 from steerkit.lab.activations import like_lengths, rewritten
 from steerkit.lab.attribution import Score, log_odds
@@ -61,7 +61,7 @@ class Decided(NamedTuple):
     @classmethod
     def of(cls, loaded: LoadedModel, cases: Sequence[Case]) -> Decided:
         """By `decision_of`; the score is the log-odds of the decision's token against its best alternative."""
-        found = [decision_of(case, Wire.of(loaded.tokenizer).call) for case in cases]
+        found = [decision_of(case, dialect_of(loaded.tokenizer).call) for case in cases]
         texts = tuple(case.read[: one.position + 1] for case, one in zip(cases, found, strict=True))
         return cls(tuple(one.position for one in found), texts, log_odds([one.target for one in found]))
 
@@ -103,7 +103,7 @@ class Bench:
             [step for step in case.steps if step <= position] == [position]
             for case, position in zip(cases, self.decided.positions, strict=True)
         )
-        pad = Wire.of(loaded.tokenizer).pad
+        pad = dialect_of(loaded.tokenizer).pad
         self._forced = [
             self._force([cases[number] for number in part], part, pad)
             for part in like_lengths([len(text) for text in self.decided.texts])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
-from steerkit.chat import Wire
+from steerkit.chat import dialect_of
 from steerkit.engine import Batch, LoadedModel, Sampling, generate
 
 _ROWS: Final = 16
@@ -19,14 +19,16 @@ def replies(
     loaded: LoadedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, way: Way = nullcontext
 ) -> list[list[int]]:
     """The tokens that the model writes after each prompt, the stop token included."""
-    wire = Wire.of(loaded.tokenizer)
+    dialect = dialect_of(loaded.tokenizer)
     found: list[list[int]] = []
     for start in range(0, len(prompts), _ROWS):
         part = prompts[start : start + _ROWS]
-        batch = Batch.of(part, wire.pad, loaded.device)
+        batch = Batch.of(part, dialect.pad, loaded.device)
         written: list[list[int]] = [[] for _ in part]
         with loaded.alone(), way():
-            for tokens in generate(loaded.model, batch, [Sampling(max_new_tokens)] * len(part), wire.stops, wire.pad):
+            for tokens in generate(
+                loaded.model, batch, [Sampling(max_new_tokens)] * len(part), dialect.stops, dialect.pad
+            ):
                 for reply, token in zip(written, tokens, strict=True):
                     reply += [] if token is None else [token]
         found += written

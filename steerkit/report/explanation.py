@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from rich.console import Console
 from rich.text import Text
 
+from steerkit.audit import as_json as written
 from steerkit.report.rows import print_rows
 from steerkit.report.text import call_text, reply_text, verdict_text
 from steerkit.report.tokens import drawn, visible
+from steerkit.types import CallLike, MalformedCall, Verdict
 
 if TYPE_CHECKING:
     from steerkit.lab.explain.explanation import Changed, Explanation, Reason, Without
@@ -24,9 +26,9 @@ class ExplainView(NamedTuple):
     """One explanation beside what it is of."""
 
     found: Explanation
-    call: Mapping[str, Any]
-    """As the record holds it."""
-    verdict: Mapping[str, Any]
+    call: CallLike
+    """As it is recorded."""
+    verdict: Verdict
 
     @property
     def choice(self) -> str:
@@ -114,13 +116,7 @@ def change(one: Changed | None) -> str:
 def _outcome(one: Without) -> str:
     if not one.changes_call:
         return "the call stays"
-    return f"the reply is {visible(reply_text([_plain_call(call) for call in one.calls], one.text))}"
-
-
-def _plain_call(call: Any) -> dict[str, Any]:
-    if hasattr(call, "raw"):
-        return {"malformed": call.error, "raw": call.raw}
-    return {"name": call.name, "arguments": dict(call.arguments)}
+    return f"the reply is {visible(reply_text(one.calls, one.text))}"
 
 
 def show(out: Console, view: ExplainView) -> None:
@@ -175,8 +171,14 @@ def as_json(view: ExplainView) -> dict[str, Any]:
             row["role"]["reads"] = [part._asdict() for part in one.role.reads]
             row["ablated"], row["at_choice"] = one.ablated._asdict(), one.at_choice._asdict()
             row["control_ablated"] = None if one.control_ablated is None else one.control_ablated._asdict()
-    return {"content": dict(view.call), "verdict": dict(view.verdict), **plain}
+    return {"content": written(view.call), "verdict": written(view.verdict), **plain}
 
 
 def _plain(one: Without) -> dict[str, Any]:
     return {**asdict(one), "calls": [_plain_call(call) for call in one.calls]}
+
+
+def _plain_call(call: CallLike) -> dict[str, Any]:
+    if isinstance(call, MalformedCall):
+        return {"malformed": call.error, "raw": call.raw}
+    return {"name": call.name, "arguments": dict(call.arguments)}

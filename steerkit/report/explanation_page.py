@@ -80,11 +80,11 @@ def explain_page(view: ExplainView) -> str:
 
 def _verdict(view: ExplainView) -> str:
     verdict = view.verdict
-    rule = f"{verdict['policy'] + '/' if verdict['policy'] else ''}{verdict['rule']}"
+    rule = f"{verdict.policy + '/' if verdict.policy else ''}{verdict.rule}"
     # The decision is one of a closed set, but a record is foreign text.
     return (
-        f'<div><span class="decision {text(str(verdict["decision"]))}">{text(str(verdict["decision"]).upper())}</span> '
-        f'{text(rule)}<br><span class="soft">{text(str(verdict["reason"]))}</span></div>'
+        f'<div><span class="decision {text(verdict.decision)}">{text(verdict.decision.upper())}</span> '
+        f'{text(rule)}<br><span class="soft">{text(verdict.reason)}</span></div>'
     )
 
 

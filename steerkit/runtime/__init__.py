@@ -1,40 +1,35 @@
-"""The way of a turn: render, generate under the policies, parse, judge, record; and the agent loop around it.
+"""One turn: render, generate under the policies, parse, judge, record; and a recorded turn replayed."""
 
-The only room that knows all others.
-"""
-
-from steerkit.runtime.calls import Approval, Execution, Held
-from steerkit.runtime.desk import Settings
-from steerkit.runtime.exchange import exchange
-from steerkit.runtime.loading import load, load_recorded
-from steerkit.runtime.loop import Run
-from steerkit.runtime.pending import Pending
+from steerkit.runtime.judge import call_ids, next_ids
+from steerkit.runtime.keywords import raises_setting_errors
+from steerkit.runtime.own_generate import attach
+from steerkit.runtime.policies import PolicyLike, policies_for, read_policies, unsteered
+from steerkit.runtime.record import opening_of
 from steerkit.runtime.replay import Moment, Replayed, WhatIf, replay, what_if
-from steerkit.runtime.request import Request
-from steerkit.runtime.resolve_policies import policies_for, unsteered
+from steerkit.runtime.request import Metadata, Request, ToolLike, metadata_of, sampling_of
 from steerkit.runtime.retry import Retried
-from steerkit.runtime.runtime import Runtime
-from steerkit.runtime.wrap import attach
+from steerkit.runtime.turns import Turns
 
 __all__ = [
-    "Approval",
-    "Execution",
-    "Held",
+    "Metadata",
     "Moment",
-    "Pending",
+    "PolicyLike",
     "Replayed",
     "Request",
     "Retried",
-    "Run",
-    "Runtime",
-    "Settings",
+    "ToolLike",
+    "Turns",
     "WhatIf",
     "attach",
-    "exchange",
-    "load",
-    "load_recorded",
+    "call_ids",
+    "metadata_of",
+    "next_ids",
+    "opening_of",
     "policies_for",
+    "raises_setting_errors",
+    "read_policies",
     "replay",
+    "sampling_of",
     "unsteered",
     "what_if",
 ]

@@ -9,24 +9,17 @@ from typing import Any, Final
 from steerkit.engine import Sampling
 from steerkit.errors import LoopError, PolicyError, SteerkitError
 from steerkit.runtime.keywords import refuse_unknown
-from steerkit.runtime.request import Prepared, Request
+from steerkit.runtime.request import SAMPLING, Prepared, Request, sampling_of
 from steerkit.types import Turn
 
 BATCH: Final = 32
 """Rows that are generated together. 400 requests of the box take 852 MiB so and 2,663 MiB at once (benchmarked on one
 core, where 16 rows make tokens as fast as 128); of FunctionGemma's architecture a row of 1,000 tokens takes 110 MiB."""
 
-_SAMPLING: Final = tuple(field.name for field in fields(Sampling))
-_FIELDS: Final = (*(field.name for field in fields(Request)), *_SAMPLING)
+_FIELDS: Final = (*(field.name for field in fields(Request)), *SAMPLING)
 
 Prepare = Callable[[Request], Prepared]
 Make = Callable[[list[Prepared]], list[Turn]]
-
-
-def sampling_of(where: str, settings: Mapping[str, Any], others: Iterable[str] = ()) -> Sampling:
-    """The sampling of keyword arguments. Raises SettingError for one that there is not; `others` are known as well."""
-    refuse_unknown(where, settings, (*others, *_SAMPLING))
-    return Sampling(**settings)
 
 
 def prepared_each(requests: Iterable[Request | Mapping[str, Any]], prepare: Prepare) -> list[Prepared | SteerkitError]:
@@ -96,8 +89,8 @@ def _request(given: object) -> Request:
     refuse_unknown("Request", given, _FIELDS)
     if "messages" not in given:
         raise LoopError("Request: got no messages, expected a list of at least one {role, content}")
-    own = {key: value for key, value in given.items() if key not in _SAMPLING}
-    sampled = {key: value for key, value in given.items() if key in _SAMPLING}
+    own = {key: value for key, value in given.items() if key not in SAMPLING}
+    sampled = {key: value for key, value in given.items() if key in SAMPLING}
     if sampled and "sampling" in own:
         raise LoopError(f"Request: got 'sampling' and '{next(iter(sampled))}' beside it, expected one or the other")
     if sampled:

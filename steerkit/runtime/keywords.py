@@ -1,4 +1,4 @@
-"""Keyword arguments that there are not, told in one line with the nearest that there is."""
+"""Misspelt keyword arguments as one-line errors that name the nearest known one."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def refuse_unknown(where: str, given: Iterable[object], known: Iterable[str]) ->
             )
 
 
-def clear(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, which says in one line what is wrong with the arguments it is called with.
+def raises_setting_errors(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, whose TypeErrors for wrong arguments are SettingErrors of one line.
 
     Raises:
         SettingError: an argument that it does not take, one too many, or one that is missing.
@@ -56,7 +56,7 @@ def clear(function: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
-def clear_fields(kind: type[T]) -> type[T]:
-    """The class, made as `clear` functions are called."""
-    setattr(kind, "__init__", clear(kind.__init__))  # noqa: B010  # the type checker knows its own
+def init_raises_setting_errors(kind: type[T]) -> type[T]:
+    """The class, with `raises_setting_errors` on its `__init__`."""
+    setattr(kind, "__init__", raises_setting_errors(kind.__init__))  # noqa: B010  # the type checker knows its own
     return kind

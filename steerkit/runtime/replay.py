@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from dataclasses import asdict, replace
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from steerkit.audit import RecordedTurn, body_of
-from steerkit.chat import place_machine
-from steerkit.engine import Batch, Divergence, Sampling, divergence, read_along
+from steerkit.audit import RecordedTurn, TurnRecord, record_of
+from steerkit.engine import Divergence, Row, Sampling, divergence
 from steerkit.guard import policies_in
 from steerkit.policy import Policy
-from steerkit.runtime.provenance import context_of
+from steerkit.runtime.record import context_of
 from steerkit.runtime.request import Prepared, Request, prepare, with_counterfactual
-from steerkit.runtime.runtime import Runtime
-from steerkit.steer import attach, compile_plan
-from steerkit.types import NOWHERE, Call, Tool, Turn
+from steerkit.runtime.turns import Turns
+from steerkit.steer import Wanted
+from steerkit.types import NOWHERE, Call, Turn
 
 
 class Replayed(NamedTuple):
     """A turn that was made again."""
 
     turn: Turn
-    body: dict[str, Any]
-    """As its record would say it."""
+    record: TurnRecord
+    """As it would be recorded."""
 
 
 class Moment(NamedTuple):
@@ -56,54 +55,55 @@ class WhatIf(NamedTuple):
     moments: tuple[Moment, ...]
 
 
-def replay(runtime: Runtime, recorded: RecordedTurn) -> Replayed:
+def replay(runtime: Turns, recorded: RecordedTurn) -> Replayed:
     """The turn again: its prompt tokens under its policies, with its settings and seed. Nothing is recorded.
 
-    The body holds the prompt as it is rendered today, so that another template shows there.
+    The record has the prompt as it is rendered today, so that another template shows there.
 
     Raises:
         SteerkitError: the record's policies or tools cannot be used with this runtime.
     """
-    prepared = _prepared(runtime, recorded, policies_in(recorded.body))
+    prepared = _prepared(runtime, recorded, policies_in(recorded.record))
     asked = _with_prompt(prepared, recorded)
-    (turn,) = runtime.turns_of([with_counterfactual(asked) if "counterfactual" in recorded.body else asked])
-    body = _body(runtime, prepared, turn, {"size": 1, "row": 0})
-    return Replayed(turn, {**body, "prompt_ids": list(prepared.prompt.ids)})
+    (turn,) = runtime.turns_of([with_counterfactual(asked) if recorded.record.counterfactual else asked])
+    record = _record(runtime, prepared, turn, {"size": 1, "row": 0})
+    return Replayed(turn, replace(record, prompt_ids=tuple(prepared.prompt.ids)))
 
 
-def what_if(runtime: Runtime, recorded: RecordedTurn, policies: Sequence[Policy]) -> WhatIf:
+def what_if(runtime: Turns, recorded: RecordedTurn, policies: Sequence[Policy]) -> WhatIf:
     """The turn under its own policies and under others, in one batch, one row each.
 
     Raises:
         SteerkitError: as for `replay`.
     """
-    both = [_with_prompt(_prepared(runtime, recorded, one), recorded) for one in (policies_in(recorded.body), policies)]
+    both = [
+        _with_prompt(_prepared(runtime, recorded, one), recorded) for one in (policies_in(recorded.record), policies)
+    ]
     turns = runtime.turns_of(both)
     first, second = (
-        Replayed(turn, _body(runtime, one, turn, {"size": 2, "row": row}))
+        Replayed(turn, _record(runtime, one, turn, {"size": 2, "row": row}))
         for row, (one, turn) in enumerate(zip(both, turns, strict=True))
     )
     return WhatIf(first, second, tuple(_moments(runtime, both, first.turn, second.turn)))
 
 
-def _prepared(runtime: Runtime, recorded: RecordedTurn, policies: Sequence[Policy]) -> Prepared:
-    body = recorded.body
-    tools = [Tool(**tool) for tool in body["tools"]]
-    request = Request(body["messages"], tools, None, Sampling(**body["sampling"]))
-    made = prepare(request, runtime.loaded, tuple(policies), runtime.untrusted)
-    return replace(made, made=body["attempt"])
+def _prepared(runtime: Turns, recorded: RecordedTurn, policies: Sequence[Policy]) -> Prepared:
+    record = recorded.record
+    said = {name: value for name, value in asdict(record.sampling).items() if value is not None}
+    request = Request(record.messages, record.tools, None, Sampling(**said))
+    made = prepare(request, runtime.engine, tuple(policies), runtime.untrusted)
+    return replace(made, made=record.attempt)
 
 
 def _with_prompt(prepared: Prepared, recorded: RecordedTurn) -> Prepared:
-    ids = tuple(recorded.body["prompt_ids"])
-    return replace(prepared, prompt=replace(prepared.prompt, ids=ids))
+    return replace(prepared, prompt=replace(prepared.prompt, ids=recorded.record.prompt_ids))
 
 
-def _body(runtime: Runtime, prepared: Prepared, turn: Turn, batch: dict[str, int]) -> dict[str, Any]:
-    return body_of(turn, context_of(runtime.loaded, runtime.saes, prepared, 0.0, batch))
+def _record(runtime: Turns, prepared: Prepared, turn: Turn, batch: dict[str, int]) -> TurnRecord:
+    return record_of(turn, context_of(runtime.engine.provenance, prepared, 0.0, batch))
 
 
-def _moments(runtime: Runtime, both: Sequence[Prepared], first: Turn, second: Turn) -> Iterator[Moment]:
+def _moments(runtime: Turns, both: Sequence[Prepared], first: Turn, second: Turn) -> Iterator[Moment]:
     """The deciding steps in order, each once."""
     leads: Literal["recorded", "other"] = "recorded" if first.calls or not second.calls else "other"
     leading = first if leads == "recorded" else second
@@ -145,31 +145,17 @@ def _parting(first: Sequence[int], second: Sequence[int]) -> int | None:
 
 
 def _read(
-    runtime: Runtime, both: Sequence[Prepared], forced: Sequence[int], wanted: Sequence[int]
+    runtime: Turns, both: Sequence[Prepared], forced: Sequence[int], wanted: Sequence[int]
 ) -> Iterator[tuple[int, Tensor]]:
     """Logits `(2, vocabulary)` before the wanted tokens, each row under its own policies, over the same tokens."""
-    loaded = runtime.loaded
-    plan = compile_plan([one.policies for one in both], runtime.saes, loaded.layer_devices)
-    batch = Batch.of([one.prompt.ids for one in both], runtime.wire.pad, loaded.device)
-    width = batch.ids.shape[1]
-    with (
-        loaded.alone(),
-        attach(
-            loaded.model,
-            plan,
-            rows=[plan.row(one.policies) for one in both],
-            prompt_length=width,
-            capacity=width + len(forced) + 1,
-            places=place_machine(loaded.tokenizer),
-        ),
-    ):
-        for index, logits in enumerate(read_along(loaded.model, batch, forced, split_prompt=plan.has_late_rules)):
-            if index in wanted:
-                yield index, logits.cpu()
+    rows = [Row(one.prompt.ids, Wanted(one.policies), one.request.sampling) for one in both]
+    for index, logits in enumerate(runtime.engine.logits_along(rows, forced)):
+        if index in wanted:
+            yield index, logits.cpu()
 
 
-def _token(runtime: Runtime, reply: Sequence[int], index: int) -> str | None:
+def _token(runtime: Turns, reply: Sequence[int], index: int) -> str | None:
     """A token as text."""
     if index >= len(reply):
         return None
-    return str(runtime.loaded.tokenizer.decode([reply[index]]))
+    return str(runtime.engine.tokenizer.decode([reply[index]]))

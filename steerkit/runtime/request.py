@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Final, TypeAlias
 
-from steerkit.chat import Prompt, as_tools, lint, render
-from steerkit.engine import LoadedModel, Sampling, tool_from_function
+from steerkit.chat import Prompt, as_tools, dialect_of, lint, render
+from steerkit.engine import Engine, Sampling, tool_from_function
 from steerkit.errors import ModelError, SettingError
 from steerkit.guard import needs
 from steerkit.policy import Policy
-from steerkit.runtime.keywords import clear_fields
-from steerkit.runtime.metadata import Metadata, metadata_of
-from steerkit.runtime.resolve_policies import PolicyLike, unsteered
-from steerkit.sae import SaeSet
-from steerkit.steer import Capacity, Wanted, compile_plan, cut_plan, traced_layers
+from steerkit.runtime.keywords import init_raises_setting_errors, refuse_unknown
+from steerkit.runtime.policies import PolicyLike, unsteered
+from steerkit.steer import Wanted
 from steerkit.types import Messages, Tool, Turn
 
 ToolLike: TypeAlias = "Tool | Mapping[str, Any] | Callable[..., Any]"
 """A `Tool`, a tool dict as OpenAI, Anthropic, Google or the Model Context Protocol have it, a JSON Schema with a title,
 a Python function with a docstring, or an object that describes a tool, as langchain's."""
+Metadata: TypeAlias = "Mapping[str, str | int | float | bool | Sequence[str]]"
+"""Such as `{"user": "ann", "session": "s-17", "tags": ["mail"]}`; records keep it as content that can be redacted."""
+
+_MOST_KEYS: Final = 32
+_MOST_CHARACTERS: Final = 512
+"""Of a text."""
+_MOST_ITEMS: Final = 32
+"""Of a list of texts."""
+SAMPLING: Final = tuple(one.name for one in fields(Sampling))
 
 
-@clear_fields
+@init_raises_setting_errors
 @dataclass(frozen=True, slots=True)
 class Request:
     """One turn to make."""
@@ -63,7 +71,7 @@ class Prepared:
     """The same request without steering, to be made beside it."""
 
 
-def prepare(request: Request, loaded: LoadedModel, policies: tuple[Policy, ...], untrusted: str) -> Prepared:
+def prepare(request: Request, engine: Engine, policies: tuple[Policy, ...], untrusted: str) -> Prepared:
     """Check and render a request whose policies are already resolved.
 
     What FunctionGemma's published template would drop or garble of a tool is a warning: other templates may not.
@@ -73,12 +81,12 @@ def prepare(request: Request, loaded: LoadedModel, policies: tuple[Policy, ...],
         raise SettingError(f"sampling: got {type(request.sampling).__name__}, expected a Sampling")
     if request.conversation is not None and not isinstance(request.conversation, str):
         raise SettingError(f"conversation: got {type(request.conversation).__name__}, expected text")
-    tools = as_tools(request.tools, from_function=tool_from_function)
+    tools, dialect = as_tools(request.tools, from_function=tool_from_function), dialect_of(engine.tokenizer)
     for tool in tools:
-        for found in lint(tool):
+        for found in lint(tool, dialect):
             warnings.warn(f"tool {tool.name} {found.path}: {found.text}", stacklevel=2)
-    prompt = render(loaded.tokenizer, request.messages, tools, untrusted=untrusted)
-    context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    prompt = render(engine.tokenizer, request.messages, tools, untrusted=untrusted)
+    context = engine.context
     if context is not None and len(prompt.ids) >= context:
         raise ModelError(
             f"the prompt has {len(prompt.ids):,} tokens, but the model's context is {context:,}, which leaves no room "
@@ -93,13 +101,6 @@ def wanted_of(policies: tuple[Policy, ...]) -> Wanted:
     return Wanted(policies, watch, max((policy.trace.top_k for policy in policies), default=0))
 
 
-def room_for(sets: Iterable[tuple[Policy, ...]], loaded: LoadedModel, saes: SaeSet | None) -> Capacity:
-    """How much room prepared steps need so that a request under any of these policies fits."""
-    held = list(sets)
-    plan = compile_plan(held, saes, loaded.layer_devices)
-    return cut_plan(plan, traced_layers([wanted_of(policies) for policies in held], saes)).needs
-
-
 def with_counterfactual(one: Prepared) -> Prepared:
     """The request with the same one without steering beside it; where nothing steers it, as it is."""
     if not any(policy.steer and policy.mode == "enforce" for policy in one.policies):
@@ -107,3 +108,63 @@ def with_counterfactual(one: Prepared) -> Prepared:
     policies = unsteered(one.policies)
     watch = {policy.name: needs(policy) for policy in policies}
     return replace(one, unsteered=replace(one, policies=policies, wanted=Wanted(policies, watch)))
+
+
+def sampling_of(where: str, settings: Mapping[str, Any], others: Iterable[str] = ()) -> Sampling:
+    """The sampling of keyword arguments. Raises SettingError for an unknown one; `others` are known as well."""
+    refuse_unknown(where, settings, (*others, *SAMPLING))
+    return Sampling(**settings)
+
+
+def metadata_of(given: object, where: str = "metadata") -> dict[str, Any] | None:
+    """A copy of plain JSON values; None where there is none.
+
+    Raises:
+        SettingError: what was got, and what was expected.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        raise SettingError(f'{where}: got {type(given).__name__}, expected a mapping such as {{"user": "ann"}}')
+    if len(given) > _MOST_KEYS:
+        raise SettingError(f"{where}: got {len(given)} keys, expected at most {_MOST_KEYS}")
+    for key in given:
+        if not isinstance(key, str) or not key:
+            raise SettingError(f"{where}: got the key {_short(key)}, expected text")
+        _text(key, f"{where}: a key")
+    return {str.__str__(key): _value(value, f"{where}[{key!r}]") for key, value in given.items()} or None
+
+
+def _value(value: object, where: str) -> Any:
+    if isinstance(value, str):
+        return _text(value, where)
+    if isinstance(value, (bool, int)):
+        if not -(2**63) <= value < 2**63:
+            raise SettingError(f"{where}: got an integer of {value.bit_length()} bits, expected at most 63")
+        return bool(value) if isinstance(value, bool) else int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise SettingError(f"{where}: got {value}, expected a finite number")
+        return float(value)
+    if isinstance(value, (list, tuple)):
+        if len(value) > _MOST_ITEMS:
+            raise SettingError(f"{where}: got a list of {len(value)}, expected at most {_MOST_ITEMS}")
+        for number, item in enumerate(value):
+            if not isinstance(item, str):
+                raise SettingError(f"{where}[{number}]: got {_short(item)}, expected text")
+        return [_text(item, f"{where}[{number}]") for number, item in enumerate(value)]
+    raise SettingError(f"{where}: got {_short(value)}, expected text, a number, true or false, or a list of texts")
+
+
+def _text(text: str, where: str) -> str:
+    if len(text) > _MOST_CHARACTERS:
+        raise SettingError(f"{where}: got {len(text)} characters, expected at most {_MOST_CHARACTERS}")
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise SettingError(f"{where}: got half a character (a lone surrogate), expected Unicode text")
+    return str.__str__(text)
+
+
+def _short(value: object) -> str:
+    """A value's kind, and its text where that is short and its own."""
+    shown = repr(value) if value is None or isinstance(value, (bool, int, float, str)) else ""
+    return shown if shown and len(shown) <= 40 else type(value).__name__

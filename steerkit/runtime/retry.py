@@ -1,4 +1,4 @@
-"""Generates again under the steering that a rule names, a bounded number of times."""
+"""Another attempt under the steering that a rule names, a bounded number of times."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Retried:
 
 
 def wanted(turn: Turn) -> bool:
-    """Whether a turn is to be generated again; `settle` has turned all others' retries into denials."""
+    """True if a turn is to be generated again; `settle` has turned all others' retries into denials."""
     return any(verdict.decision == "retry" for verdict in turn.verdicts)
 
 

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, cast, overload
 
 from steerkit.audit import OnFailure, OnRecord, RunLog, Store
-from steerkit.chat import Event, Parser, Wire
-from steerkit.engine import DEFAULT, Graphs, LoadedModel, PrefixCache, Prepare, bytes_of, graphs_for
+from steerkit.chat import Event, dialect_of
+from steerkit.engine import Engine
 from steerkit.errors import SteerkitError
 from steerkit.policy import Policy
 from steerkit.runtime import retry
-from steerkit.runtime.batches import BATCH, check_batch, made, prepared_each, sampling_of
-from steerkit.runtime.generating import Bench, generating
-from steerkit.runtime.keywords import clear
-from steerkit.runtime.metadata import Metadata
-from steerkit.runtime.provenance import opening_of
-from steerkit.runtime.request import Prepared, Request, ToolLike, prepare, room_for, with_counterfactual
-from steerkit.runtime.resolve_policies import PolicyLike, policies_for, refuse_twice
+from steerkit.runtime.batches import BATCH, check_batch, made, prepared_each
+from steerkit.runtime.generate import Events, drained, generate
+from steerkit.runtime.judge import judge
+from steerkit.runtime.keywords import raises_setting_errors
+from steerkit.runtime.policies import PolicyLike, ReadyPolicies, refuse_twice
+from steerkit.runtime.record import opening_of, record
+from steerkit.runtime.request import (
+    Metadata,
+    Prepared,
+    Request,
+    ToolLike,
+    prepare,
+    sampling_of,
+    wanted_of,
+    with_counterfactual,
+)
 from steerkit.runtime.retry import Retried
-from steerkit.runtime.steps import drained, in_full
 from steerkit.sae import SaeSet
 from steerkit.types import Messages, Turn
 
@@ -34,8 +43,7 @@ class Turns:
 
     def __init__(
         self,
-        loaded: LoadedModel,
-        saes: SaeSet | None = None,
+        engine: Engine,
         policy: PolicyLike = (),
         *,
         base: PolicyLike = (),
@@ -44,37 +52,35 @@ class Turns:
         on_audit_failure: OnFailure = "block",
         on_record: OnRecord | None = None,
         counterfactual: bool = False,
-        prefix_cache: str | int | bool = DEFAULT,
-        graphs: Prepare = "auto",
     ) -> None:
-        self.loaded, self.saes = loaded, saes
+        self.engine = engine
+        self._ready = ReadyPolicies(engine)
         self.counterfactual = counterfactual
-        """Whether each turn is made without steering as well, beside it in the batch, and recorded with it."""
-        limit = bytes_of(prefix_cache)
-        self.prefix_cache: PrefixCache | None = PrefixCache(limit) if limit else None
-        """What prompts began with, read and steered, for the next turn; `prefix_cache.statistics` says how it does."""
-        self.graphs: Graphs | None = graphs_for(loaded.model, graphs)
-        """Prepared steps that tokens are made with; `graphs.statistics` says how they do, None where there are none."""
+        """Each turn is generated without steering as well, beside it in the batch, and recorded with it."""
         self.untrusted = untrusted
-        self.wire = Wire.of(loaded.tokenizer)
-        self.base: tuple[Policy, ...] = policies_for(base, loaded, saes)
+        self.dialect = dialect_of(engine.tokenizer)
+        self.base: tuple[Policy, ...] = self._ready.of(base)
         """Policies that every request is under, whatever policy it brings."""
-        self.policies: tuple[Policy, ...] = self._under_base(policies_for(policy, loaded, saes))
+        self.policies: tuple[Policy, ...] = self._under_base(self._ready.of(policy))
         self.store: Store | None = None
         if store is not None:
-            log = RunLog(partial(opening_of, loaded, saes, self.policies), on_audit_failure)
+            log = RunLog(partial(opening_of, engine, self.policies), on_audit_failure)
             self.store = store.within(log, on_record)
 
+    @property
+    def saes(self) -> SaeSet | None:
+        """What policies are steered through."""
+        return self.engine.saes
+
     def reserve(self, policies: Iterable[PolicyLike | None]) -> None:
-        """Give prepared steps the room for these policies from the first turn on, so that going from one to another
-        captures and compiles nothing anew. Those that steer nothing share a step of their own, and without prepared
+        """Give prepared steps the capacity for these policies from the first turn on, so that going from one to another
+        captures and compiles nothing again. Those that steer nothing share a step of their own, and without prepared
         steps this does nothing.
 
         Args:
             policies: what requests will bring, None for those that bring none.
         """
-        if self.graphs is not None:
-            self.graphs.reserve(room_for(map(self.policies_of, policies), self.loaded, self.saes))
+        self.engine.reserve([wanted_of(self.policies_of(policy)) for policy in policies])
 
     def close(self) -> None:
         """Write down that the run is closed; turns after this are a new run. An open store stays open.
@@ -91,7 +97,7 @@ class Turns:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    @clear
+    @raises_setting_errors
     def run(
         self,
         messages: Messages,
@@ -114,7 +120,7 @@ class Turns:
             SteerkitError: one of its kinds; no call is released then.
         """
         settings = sampling_of("run", sampling, _RUN)
-        return self._turns([self._prepare(Request(messages, tools, policy, settings, metadata=metadata))])[0]
+        return self.take([self.prepare(Request(messages, tools, policy, settings, metadata=metadata))])[0]
 
     @overload
     def run_batch(
@@ -130,7 +136,7 @@ class Turns:
         self, requests: Iterable[Request | Mapping[str, Any]], *, batch_size: int = BATCH, errors: Literal["return"]
     ) -> list[Turn | SteerkitError]: ...
 
-    @clear
+    @raises_setting_errors
     def run_batch(
         self,
         requests: Iterable[Request | Mapping[str, Any]],
@@ -152,27 +158,32 @@ class Turns:
             SteerkitError: one of its kinds; that of a request begins with `requests[N]`.
         """
         check_batch(batch_size, errors)
-        rows = prepared_each(requests, self._prepare)
+        rows = prepared_each(requests, self.prepare)
         wrong = next((one for one in rows if isinstance(one, SteerkitError)), None)
         if wrong is not None and errors == "raise":
             raise wrong
-        return made(rows, self._turns, batch_size, keep=errors == "return")
+        return made(rows, self.take, batch_size, keep=errors == "return")
 
-    def _turns(self, prepared: Sequence[Prepared], stopped: Callable[[], bool] | None = None) -> list[Turn]:
-        """The turns; raises AbandonedError once `stopped` says so, with the hooks off and the model given back."""
+    def take(self, prepared: Sequence[Prepared], stopped: Callable[[], bool] | None = None) -> list[Turn]:
+        """One turn for each prepared request, generated together, and again where a rule says `retry`.
+
+        Raises:
+            AbandonedError: `stopped` answered True; the hooks are off and the model is free then.
+            SteerkitError: another of its kinds.
+        """
         rows = list(prepared)
-        turns = drained(self._generate(rows, stopped), stopped)
+        turns = drained(self._attempt(rows, stopped), stopped)
         while again := [number for number, turn in enumerate(turns) if retry.wanted(turn)]:
             for number in again:
                 rows[number] = retry.again(rows[number], turns[number])
-            steps = self._generate([rows[number] for number in again], stopped)
+            steps = self._attempt([rows[number] for number in again], stopped)
             for number, turn in zip(again, drained(steps, stopped), strict=True):
                 turns[number] = turn
         return turns
 
     def turns_of(self, prepared: Sequence[Prepared]) -> list[Turn]:
         """One attempt for each prepared request, generated together: nothing is generated again."""
-        return drained(self._generate(prepared), None)
+        return drained(self._attempt(prepared))
 
     def stream(
         self,
@@ -191,7 +202,7 @@ class Turns:
         generation and takes the hooks off.
         """
         settings = sampling_of("stream", sampling, _RUN)
-        prepared = self._prepare(Request(messages, tools, policy, settings, metadata=metadata))
+        prepared = self.prepare(Request(messages, tools, policy, settings, metadata=metadata))
         turn = yield from self._stream(prepared)
         while retry.wanted(turn):
             yield Retried(turn)
@@ -200,28 +211,24 @@ class Turns:
         yield turn
 
     def _stream(self, prepared: Prepared) -> Generator[Event, None, Turn]:
-        """Yield what one attempt says as it comes; return its turn."""
-        parser = Parser(self.loaded.tokenizer, offset=len(prepared.prompt.ids))
-        steps = in_full(self._generate([prepared]))
-        try:
+        """Yield the events of one attempt as they come; return its turn."""
+        with closing(self._attempt([prepared])) as steps:
             while True:
                 try:
-                    (token,) = next(steps)
+                    (events,) = next(steps)
                 except StopIteration as done:
                     return cast("Turn", done.value[0])
-                if token is not None:
-                    yield from parser.feed([token])
-        finally:
-            steps.close()
+                yield from events
 
-    def _prepare(self, request: Request) -> Prepared:
-        prepared = prepare(request, self.loaded, self.policies_of(request.policy), self.untrusted)
+    def prepare(self, request: Request) -> Prepared:
+        """A request, checked and rendered. Raises SteerkitError."""
+        prepared = prepare(request, self.engine, self.policies_of(request.policy), self.untrusted)
         wanted = self.counterfactual if request.counterfactual is None else request.counterfactual
         return with_counterfactual(prepared) if wanted else prepared
 
     def policies_of(self, policy: PolicyLike | None) -> tuple[Policy, ...]:
         """What a request is under that brings this policy; None for a request that brings none."""
-        return self.policies if policy is None else self._under_base(policies_for(policy, self.loaded, self.saes))
+        return self.policies if policy is None else self._under_base(self._ready.of(policy))
 
     def _under_base(self, policies: tuple[Policy, ...]) -> tuple[Policy, ...]:
         """The base policies first, so that their edits go before a request's."""
@@ -229,8 +236,9 @@ class Turns:
         refuse_twice(both)
         return both
 
-    def _generate(
+    def _attempt(
         self, prepared: Sequence[Prepared], stopped: Callable[[], bool] | None = None
-    ) -> Generator[list[int | None], None, list[Turn]]:
-        bench = Bench(self.loaded, self.saes, self.store, self.prefix_cache, self.graphs)
-        return generating(bench, prepared, stopped)
+    ) -> Generator[Events, None, list[Turn]]:
+        """Yield the events of each step; return the judged, recorded turns."""
+        generation = yield from generate(self.engine, prepared, stopped)
+        return record(self.store, self.engine, generation, judge(generation))

@@ -29,7 +29,7 @@ class _Span(Protocol):
         """Column of the prompt's last token."""
 
 
-class Stands:
+class TokenPlaces:
     """Where the tokens of one pass stand."""
 
     def __init__(self, places: Sequence[Sequence[Collection[Place]]], device: torch.device) -> None:
@@ -45,8 +45,8 @@ class Stands:
         return torch.tensor([[place in here for here in row] for row in self._places], device=self._device)
 
 
-class Standings:
-    """The standings of a batch; the ids come to the host once per pass, before the first layer."""
+class GrammarStates:
+    """The grammar_states of a batch; the ids come to the host once per pass, before the first layer."""
 
     def __init__(self, machine: PlaceMachine) -> None:
         self._machine = machine
@@ -54,7 +54,7 @@ class Standings:
         self._passed: list[list[Standing]] = []
         """By sequence, where it stood before the last pass and after each of its tokens."""
 
-    def read(self, ids: Tensor, window: _Span) -> Stands:
+    def read(self, ids: Tensor, window: _Span) -> TokenPlaces:
         """Read the tokens `(B, T)` of a pass.
 
         Raises:
@@ -72,23 +72,23 @@ class Standings:
             self._row(number, tokens, ends[number] - window.start, None if valid is None else valid[number])
             for number, tokens in enumerate(ids.tolist())
         ]
-        return Stands(found, ids.device)
+        return TokenPlaces(found, ids.device)
 
-    def go_on(self, tokens: Sequence[int]) -> list[Standing]:
+    def resume(self, tokens: Sequence[int]) -> list[Standing]:
         """Read one more token of each sequence, all in their replies; where they stand now."""
         read = self._machine.read
         self._now = [read(standing, token) for standing, token in zip(self._now, tokens, strict=True)]
         return self._now
 
-    def take_back(self, kept: int) -> None:
+    def roll_back(self, kept: int) -> None:
         """Stand where the last pass stood after its first tokens."""
         self._now = [passed[kept] for passed in self._passed]
 
-    def noted(self) -> tuple[Standing, ...]:
+    def snapshot(self) -> tuple[Standing, ...]:
         """Where the sequences stand now."""
         return tuple(self._now)
 
-    def recall(self, noted: Sequence[Standing]) -> None:
+    def restore(self, noted: Sequence[Standing]) -> None:
         """Go on from what was noted."""
         self._now = list(noted)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from steerkit.errors import ModelError, SteeringError
 from steerkit.steer.eager.generation import Generation, inside_generate
 from steerkit.steer.eager.window import Window
-from steerkit.steer.grammar_state import Standings
+from steerkit.steer.grammar_state import GrammarStates
 
 CACHE_NAMES = ("cache", "past_key_values")
 """What transformers calls the cache of keys and values: from 5.24 on, and before."""
@@ -25,7 +25,7 @@ def cache_name(model: nn.Module) -> str:
     return next((name for name in CACHE_NAMES if name in parameters), CACHE_NAMES[-1])
 
 
-class Layout:
+class Positions:
     """Follows the passes of a generation: whole prompts, chunks, single steps, drafts, with and without a cache.
 
     Where the prompt ends is what `prompt_length` says, or else a `generate` that is seen; in a loop of one's own the
@@ -40,14 +40,14 @@ class Layout:
         *,
         remembers: str | None = None,
         asks: str | None = None,
-        standings: Standings | None = None,
+        grammar_states: GrammarStates | None = None,
         context: int | None = None,
     ) -> None:
         self._rows = torch.tensor(rows, device=device)
         self._uniform = rows[0] if len(set(rows)) == 1 else None
         self._prompt_length = prompt_length
         self._remembers, self._asks = remembers, asks
-        self._standings = standings
+        self._grammar_states = grammar_states
         self._context = context
         self._seen = 0
         self._before: Tensor | int = 0
@@ -59,9 +59,9 @@ class Layout:
         """The `generate` that runs, if it is seen."""
 
     @property
-    def standings(self) -> Standings | None:
+    def grammar_states(self) -> GrammarStates | None:
         """Where the sequences stand by the conversation's grammar; None where no place asks."""
-        return self._standings
+        return self._grammar_states
 
     @property
     def seen(self) -> int:
@@ -73,7 +73,7 @@ class Layout:
         """Tokens read so far, padding not counted, `(B,)` where it differs; 0 where no rule needs to know."""
         return self._before
 
-    def go_on(self, column: int) -> None:
+    def resume(self, column: int) -> None:
         """Take it that the one sequence was read up to a column, without padding; its prompt's length is known."""
         assert self._prompt_length is not None  # only the runtime goes on, and it says so
         assert len(self._rows) == 1
@@ -107,7 +107,7 @@ class Layout:
         valid = None if only_tokens else _valid(kwargs.get("attention_mask"), start, width)
         if valid is not None and (width > 1 or valid.device.type == "cpu") and bool(valid.all()):
             valid = None  # elsewhere than on a CPU a step would wait to be told
-        kept = self._take_back(start) if 0 < start < self._seen else None
+        kept = self._roll_back(start) if 0 < start < self._seen else None
         if fresh and start > 0:
             self._check_cache(start)
         if fresh:
@@ -120,8 +120,8 @@ class Layout:
             self._before = before + (width if valid is None else valid.sum(dim=-1))
         self._seen = start + width
         window = Window(start, width, self._expand(batch), valid, before, self._reply_start, fresh, kept)
-        if self._standings is not None:
-            window = replace(window, stands=self._standings.read(tokens, window))
+        if self._grammar_states is not None:
+            window = replace(window, stands=self._grammar_states.read(tokens, window))
         self._last = window
         return window
 
@@ -176,7 +176,7 @@ class Layout:
                 f"generation, some as its reply; start with an empty cache, so that all are read as prompt"
             )
 
-    def _take_back(self, start: int) -> int | None:
+    def _roll_back(self, start: int) -> int | None:
         """Stand at an earlier column: drafts were not taken. Tokens of the last pass that stay; None: not known."""
         last = self._last
         if last is None or start < last.start:
@@ -186,8 +186,8 @@ class Layout:
         if self._remembers is not None:
             more: Tensor | int = kept if last.valid is None else last.valid[:, :kept].sum(dim=-1)
             self._before = last.before + more
-        if self._standings is not None:
-            self._standings.take_back(kept)
+        if self._grammar_states is not None:
+            self._grammar_states.roll_back(kept)
         return kept
 
     def _check_context(self, context: int, fresh: bool, start: int, width: int, mask: object) -> None:

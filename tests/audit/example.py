@@ -5,26 +5,39 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from steerkit.audit import Context, RunLog, Store, append_approval, append_execution, append_turn
+from steerkit.audit import (
+    Context,
+    ModelIdentity,
+    PolicyIdentity,
+    RunLog,
+    RunOpenedRecord,
+    SamplingSettings,
+    Store,
+    append_approval,
+    append_execution,
+    append_turn,
+)
 from steerkit.decisions import Decision
 from steerkit.types import Call, Feature, TopK, Trace, Turn, Verdict
 
-POLICY = {"name": "p", "fingerprint": "sha256:aa", "mode": "enforce", "content": {"name": "p", "guard": {}}}
-OTHER = {"name": "q", "fingerprint": "sha256:bb", "mode": "shadow", "content": {"name": "q"}}
-MODEL = {"name": "tiny", "fingerprint": "sha256:m", "tokenizer": "sha256:t", "device": "cpu", "dtype": "float32"}
+POLICY = PolicyIdentity("p", "sha256:aa", "enforce", {"name": "p", "guard": {}})
+OTHER = PolicyIdentity("q", "sha256:bb", "shadow", {"name": "q"})
+MODEL = ModelIdentity("tiny", "sha256:m", "sha256:t", device="cpu", dtype="float32")
 LIBRARIES = {"steerkit": "0.1.0"}
 TRACE = Trace(0, {"p.f": (0.25, 0.5)}, {"p.f": Feature(1, 7)}, (TopK(0, 0, 1, 1, b"\x01\x00", b"\x00\x3c"),))
 
 
-def opening() -> dict[str, Any]:
+def opening() -> RunOpenedRecord:
     """What the example's runs are opened with."""
-    return {"model": MODEL, "saes": None, "policies": [POLICY], "sampling": {"seed": 0}, "libraries": LIBRARIES}
+    return RunOpenedRecord(model=MODEL, policies=(POLICY,), sampling=SamplingSettings(seed=0), libraries=LIBRARIES)
 
 
-def context(text: str = "open the door", policies: tuple[Any, ...] = (POLICY,)) -> Context:
+def context(text: str = "open the door", policies: tuple[PolicyIdentity, ...] = (POLICY,)) -> Context:
     """How the example's turns came about."""
     messages = [{"role": "user", "content": text}]
-    return Context(messages, [], MODEL, None, policies, True, {"seed": 7, "max_new_tokens": 5}, LIBRARIES, 0.25)
+    return Context(
+        messages, [], MODEL, None, policies, True, SamplingSettings(seed=7, max_new_tokens=5), LIBRARIES, 0.25
+    )
 
 
 def turn(decision: Decision = "allow", *, tool: str = "unlock_door", rule: str = "r", value: str = "cellar") -> Turn:

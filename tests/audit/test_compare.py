@@ -8,21 +8,36 @@ from typing import Any
 
 import pytest
 
-from steerkit.audit import RecordedTurn, append_turn, body_of, compare, diff_calls, read_turn, redact, turns_of
+from steerkit.audit import (
+    RecordedTurn,
+    TurnRecord,
+    append_turn,
+    compare,
+    diff_calls,
+    read_turn,
+    record_of,
+    redact,
+    turns_of,
+)
 from steerkit.errors import AuditError
-from steerkit.types import Trace
+from steerkit.types import Call, Edit, MalformedCall, Span, Trace, Verdict
 from tests.audit.example import LIBRARIES, MODEL, OTHER, POLICY, TRACE, context, started, turn, write_run
 
 
 def recorded(**changes: Any) -> RecordedTurn:
     """The example's turn as read from its record."""
     said = replace(context(), machine={"threads": 1}, batch={"size": 1, "row": 0})
-    return RecordedTurn("id", {**body_of(turn(), said), **changes}, TRACE, ())
+    return RecordedTurn("id", replace(record_of(turn(), said), **changes), TRACE, ())
 
 
-def now(**changes: Any) -> dict[str, Any]:
-    """The same turn made again."""
-    return {**recorded().body, **changes}
+def now(**changes: Any) -> TurnRecord:
+    """The same turn replayed."""
+    return replace(recorded().record, **changes)
+
+
+def verdict(**changes: Any) -> tuple[Verdict, ...]:
+    """The turn's verdict, changed."""
+    return (replace(turn().verdicts[0], **changes),)
 
 
 def test_a_turn_equals_itself() -> None:
@@ -34,17 +49,17 @@ def test_a_turn_equals_itself() -> None:
 @pytest.mark.parametrize(
     ("change", "path", "tokens", "verdicts"),
     [
-        ({"prompt_ids": [1, 9]}, "prompt_ids[1]", False, True),
-        ({"reply_ids": [3, 4, 5]}, "reply_ids[2]", False, True),
+        ({"prompt_ids": (1, 9)}, "prompt_ids[1]", False, True),
+        ({"reply_ids": (3, 4, 5)}, "reply_ids[2]", False, True),
         (
-            {"calls": [{"name": "unlock_door", "arguments": {"door": 1}, "span": [0, 0]}]},
+            {"calls": (Call("unlock_door", {"door": 1}),)},
             "calls[0].arguments.door",
             True,
             True,
         ),
-        ({"verdicts": [{**recorded().body["verdicts"][0], "decision": "deny"}]}, "verdicts[0].decision", True, False),
-        ({"verdicts": [{**recorded().body["verdicts"][0], "reason": "x"}]}, "verdicts[0].reason", True, True),
-        ({"edits": [{"rule": "r"}]}, "edits[0]", True, True),
+        ({"verdicts": verdict(decision="deny")}, "verdicts[0].decision", True, False),
+        ({"verdicts": verdict(reason="x")}, "verdicts[0].reason", True, True),
+        ({"edits": (Edit("r", "p", 1, (2,), 0.5),)}, "edits[0]", True, True),
     ],
 )
 def test_the_first_difference_is_named(change: Any, path: str, tokens: bool, verdicts: bool) -> None:
@@ -72,8 +87,8 @@ def test_what_has_changed_stands_in_the_order_of_its_likelihood() -> None:
     result = compare(
         recorded(),
         now(
-            model={**MODEL, "name": "/elsewhere", "fingerprint": "sha256:n", "dtype": "bfloat16"},
-            policies=[{**POLICY, "fingerprint": "sha256:cc"}, OTHER],
+            model=replace(MODEL, name="/elsewhere", fingerprint="sha256:n", dtype="bfloat16"),
+            policies=(replace(POLICY, fingerprint="sha256:cc"), OTHER),
             libraries={**LIBRARIES, "steerkit": "0.2.0"},
             machine={"threads": 2},
         ),
@@ -93,7 +108,7 @@ def test_what_has_changed_stands_in_the_order_of_its_likelihood() -> None:
 def test_a_batch_is_a_cause_only_where_arithmetic_depends_on_it() -> None:
     """Float32 on the CPU gives a row what it gets alone; bfloat16 may not."""
     for dtype, expected in (("float32", []), ("bfloat16", ["batch.size"])):
-        model = {**MODEL, "dtype": dtype}
+        model = replace(MODEL, dtype=dtype)
         alone = now(model=model)
         result = compare(recorded(model=model, batch={"size": 8, "row": 0}), alone, TRACE)
         assert [one.path for one in result.changed] == expected
@@ -106,9 +121,9 @@ def test_what_an_older_record_does_not_say_has_not_changed(tmp_path: Path) -> No
     (record,) = turns_of(store, str(store.run.id if store.run else ""))
     read = read_turn(store, record)
     assert read.missing == ("model.template", "machine", "batch")
-    assert read.body["libraries"] == LIBRARIES
-    assert read.body["policies"] == [POLICY]
-    result = compare(read, now(machine={"threads": 8}, model={**MODEL, "template": "sha256:x"}), TRACE)
+    assert read.record.libraries == LIBRARIES
+    assert read.record.policies == (POLICY,)
+    result = compare(read, now(machine={"threads": 8}, model=replace(MODEL, template="sha256:x")), TRACE)
     assert (result.same, result.changed) == (True, ())
 
 
@@ -134,8 +149,7 @@ def test_redacted_content_is_missing_or_refused(tmp_path: Path) -> None:
         redact(store, store.get(ids[0]), b"k" * 32, [field])
     read = read_turn(store, store.get(ids[0]))
     assert read.missing[-2:] == ("verdicts[0].reason", "trace")
-    other = body_of(replace(turn("hold")), context())
-    other["verdicts"][0]["reason"] = "another"
+    other = replace(record_of(turn("hold"), context()), verdicts=verdict(decision="hold", reason="another"))
     assert compare(read, other, Trace()).same
     assert not compare(replace(read, missing=()), other, Trace()).same
     redact(store, store.get(ids[0]), b"k" * 32, ["messages"])
@@ -146,11 +160,11 @@ def test_redacted_content_is_missing_or_refused(tmp_path: Path) -> None:
 def test_calls_are_compared_as_trees() -> None:
     """Names and arguments leaf by leaf, down into objects and lists; true is not 1; a call more is all added."""
     first = [
-        {"name": "pay", "arguments": {"to": {"name": "Ann", "iban": "x"}, "tags": [1, 2], "now": True}, "span": [1, 9]}
+        Call("pay", {"to": {"name": "Ann", "iban": "x"}, "tags": [1, 2], "now": True}, Span(1, 9)),
     ]
     second = [
-        {"name": "pay", "arguments": {"to": {"name": "Bob"}, "tags": [1, 2, 3], "now": 1, "a b": None}, "span": [2, 9]},
-        {"malformed": "got x", "raw": "call:", "position": 3, "span": [9, 10]},
+        Call("pay", {"to": {"name": "Bob"}, "tags": [1, 2, 3], "now": 1, "a b": None}, Span(2, 9)),
+        MalformedCall("got x", 3, "call:", Span(9, 10)),
     ]
     assert [(node.path, node.kind) for node in diff_calls(first, second)] == [
         ("calls[0].name", "same"),

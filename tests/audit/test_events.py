@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from steerkit.audit import (
     Context,
+    ModelIdentity,
+    SamplingSettings,
     Store,
     StoredRecord,
     append_approval,
@@ -25,7 +27,7 @@ from steerkit.errors import AuditError, TamperError
 from steerkit.types import Call, Trace, Turn, Verdict
 
 CALL = Call("unlock_door", {"door": "south"})
-CONTEXT = Context([{"role": "user", "content": "open"}], [], {"name": "m"}, None, [], True, {}, {})
+CONTEXT = Context([{"role": "user", "content": "open"}], [], ModelIdentity("m"), None, [], True, SamplingSettings(), {})
 
 
 @pytest.fixture
@@ -94,7 +96,7 @@ def test_the_approvals_of_a_turn_are_those_of_no_other(store: Store) -> None:
     approve(store, second.id)
     execute(store, first.id, result={"value": first.id})
     append_approval(store, Call("f", {"x": first.id}), turn=second.id, call_id="c", approved=True, by="", note="")
-    assert approvals_of(store, first) == [mine]
+    assert [stored for stored, _ in approvals_of(store, first)] == [mine]
     assert len(approvals_of(store, second)) == 2
 
 

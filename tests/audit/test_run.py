@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from steerkit.audit import RunLog, Store, append_turn, opening_of, policies_of, verify
+from steerkit.audit import RunLog, Store, append_turn, as_json, opening_of, policies_of, verify
 from steerkit.errors import AuditError
 from tests.audit.example import LIBRARIES, MODEL, OTHER, POLICY, context, opening, started, turn, write_run
 
@@ -29,7 +29,7 @@ def test_a_run_is_a_chain_from_opened_to_closed(tmp_path: Path) -> None:
     assert [one["number"] for one in records] == [0, 1, 2, 3, 4, 5]
     assert len({one["run"] for one in records}) == 1
     assert records[-1]["counts"] == {"turns": 2, "approvals": 1, "executions": 1, "decisions": {"hold": 1, "deny": 1}}
-    assert records[0]["model"] == MODEL
+    assert records[0]["model"] == as_json(MODEL)
     assert verify(store).open_runs == ()
 
 
@@ -40,16 +40,16 @@ def test_a_turn_is_checkable_alone_and_says_nothing_twice(tmp_path: Path) -> Non
     record = list(store.records())[1]
     first, second = record.content["policies"]
     assert first == {"name": "p", "fingerprint": "sha256:aa", "mode": "enforce"}
-    assert second == OTHER
+    assert second == as_json(OTHER)
     assert record.content["model"]["fingerprint"] == "sha256:m"
     assert "libraries" not in record.content
-    assert policies_of(store, record) == [POLICY, OTHER]
+    assert policies_of(store, record) == (POLICY, OTHER)
     found = opening_of(store, record)
     assert found is not None
-    assert found.content["libraries"] == LIBRARIES
+    assert found.libraries == LIBRARIES
     apart = Store(tmp_path / "b.db")
     append_turn(apart, turn(), context(policies=(POLICY, OTHER)))
-    assert next(apart.records()).content["policies"] == [POLICY, OTHER]
+    assert next(apart.records()).content["policies"] == as_json((POLICY, OTHER))
 
 
 def test_runs_of_one_store_are_told_apart(tmp_path: Path) -> None:

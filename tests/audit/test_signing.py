@@ -23,7 +23,7 @@ from steerkit.audit import (
     check_consistency,
     check_inclusion,
     checkpoint,
-    portable,
+    portable_record,
     prove,
     prove_consistency,
     redact,
@@ -153,7 +153,7 @@ def test_any_record_is_proved_with_nothing_else_at_hand(store: Store) -> None:
     signed = Checkpoint.parse(checkpoint(store, KEY), KEY.verifier)
     write_run(store)
     for record in store.records(7):
-        proof, data = travelled(prove(store, record, signed.size)), travelled(portable(store, record))
+        proof, data = travelled(prove(store, record, signed.size)), travelled(portable_record(store, record))
         assert check_inclusion(proof, data, signed) == record.content
     assert set(store.get("2").content["text"]) == {"redacted"}
     with pytest.raises(AuditError, match="came after the checkpoint"):
@@ -205,7 +205,7 @@ def no_base64(proof: Any, record: Any) -> None:
 def test_a_changed_proof_or_record_is_refused(store: Store, change: Callable[[Any, Any], None]) -> None:
     """Every part of it counts; unchanged it holds."""
     signed = Checkpoint.parse(checkpoint(store, KEY), KEY.verifier)
-    proof, record = prove(store, store.get("2"), 7), travelled(portable(store, store.get("2")))
+    proof, record = prove(store, store.get("2"), 7), travelled(portable_record(store, store.get("2")))
     assert check_inclusion(copy.deepcopy(proof), copy.deepcopy(record), signed)
     change(proof, record)
     with pytest.raises(TamperError):

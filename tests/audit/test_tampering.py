@@ -20,7 +20,7 @@ from steerkit.audit import (
     append_turn,
     canonical,
     checkpoint,
-    plain,
+    parse_canonical,
     redact,
     retain,
     verify,
@@ -67,7 +67,7 @@ def kept(original: Kept, tmp_path: Path) -> Kept:
 def change(database: sqlite3.Connection, sequence: int, key: str, value: object) -> None:
     """Edit a field of a record's body, in canonical form."""
     body = database.execute("SELECT body FROM records WHERE sequence = ?", (sequence,)).fetchone()[0]
-    content = {**plain(body), key: value}
+    content = {**parse_canonical(body), key: value}
     database.execute("UPDATE records SET body = ? WHERE sequence = ?", (canonical(content), sequence))
 
 
@@ -199,7 +199,7 @@ def move_signed_redaction(database: sqlite3.Connection, kept: Kept) -> None:
     """The signature of an honest redaction under a forged one."""
     forge_redaction(database, kept, signer=KEY)
     rows = database.execute("SELECT sequence, body FROM records ORDER BY 1").fetchall()
-    first, *_, last = [(number, plain(body)) for number, body in rows if b'"kind":"redaction"' in body]
+    first, *_, last = [(number, parse_canonical(body)) for number, body in rows if b'"kind":"redaction"' in body]
     change(database, last[0], "signature", first[1]["signature"])
     rehash(database, last[0])
 

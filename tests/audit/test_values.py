@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steerkit.audit import Context, body_of, canonical, pack, plain, unpack
+from steerkit.audit import (
+    Context,
+    ModelIdentity,
+    PolicyIdentity,
+    SamplingSettings,
+    canonical,
+    pack,
+    parse_canonical,
+    record_json,
+    record_of,
+    unpack,
+)
 from steerkit.errors import AuditError
 from steerkit.types import Call, Edit, Feature, MalformedCall, Reading, TopK, Trace, Turn, Verdict
 
@@ -27,8 +39,8 @@ values = st.recursive(
 def test_canonical_bytes_give_back_their_value(value: Any) -> None:
     """Big integers, lone surrogates and keys that look like tags keep their value, so different values differ."""
     data = canonical(value)
-    assert plain(data) == value
-    assert canonical(plain(data)) == data
+    assert parse_canonical(data) == value
+    assert canonical(parse_canonical(data)) == data
 
 
 def test_what_json_cannot_carry_is_refused() -> None:
@@ -38,7 +50,7 @@ def test_what_json_cannot_carry_is_refused() -> None:
         with pytest.raises(AuditError, match="what JSON cannot carry"):
             canonical(value)
     with pytest.raises(AuditError, match="no canonical JSON"):
-        plain(b"{")
+        parse_canonical(b"{")
 
 
 TRACE = Trace(
@@ -75,14 +87,24 @@ def test_a_record_says_the_decision_and_all_that_shaped_it() -> None:
         "tool_call",
     )
     context = Context(
-        [{"role": "user", "content": "x"}], [], {"name": "m"}, None, [{"name": "p"}], True, {"seed": 7}, {}
+        [{"role": "user", "content": "x"}],
+        [],
+        ModelIdentity("m"),
+        None,
+        [PolicyIdentity("p", "sha256:a")],
+        True,
+        SamplingSettings(seed=7),
+        {},
     )
-    body = plain(canonical(body_of(turn, context)))
+    body = parse_canonical(canonical(record_json(record_of(turn, context))))
     assert body["verdicts"][0]["decision"] == "hold"
     assert body["verdicts"][0]["readings"] == [{"name": "f", "value": 1.0, "threshold": 0.5, "position": 2}]
     assert body["calls"][0]["arguments"] == {"a": 10**30}
     assert body["calls"][1]["malformed"] == "bad"
     assert body["edits"][0]["positions"] == [2]
-    assert (body["guard"], body["sampling"], body["policies"]) == ("policy", {"seed": 7}, [{"name": "p"}])
-    unguarded = Context([], [], {}, None, [], False, {}, {})
-    assert body_of(turn, unguarded)["guard"] == "none"
+    assert (body["guard"], body["sampling"], body["policies"]) == (
+        "policy",
+        {"seed": 7},
+        [{"name": "p", "fingerprint": "sha256:a"}],
+    )
+    assert record_of(turn, replace(context, guarded=False)).guard == "none"

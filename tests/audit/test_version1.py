@@ -17,7 +17,7 @@ from steerkit.audit import (
     check_inclusion,
     checkpoint,
     policies_of,
-    portable,
+    portable_record,
     prove,
     redact,
     retain,
@@ -48,8 +48,8 @@ def test_an_old_store_is_read_and_verified_as_it_is(path: Path) -> None:
     first, held = store.get("1"), store.get("2")
     assert first.content["calls"][0]["arguments"] == {"account": "travel 38"}
     assert unpack(store.trace_of(first)).watched
-    assert policies_of(store, first)[0]["content"]["name"]
-    assert [one.content["by"] for one in approvals_of(store, held)] == ["ann"]
+    assert (policies_of(store, first)[0].content or {})["name"]
+    assert [approval.by for _, approval in approvals_of(store, held)] == ["ann"]
     store.close()
     assert path.read_bytes() == OLD.read_bytes()
 
@@ -67,7 +67,7 @@ def test_an_old_store_is_written_on_and_its_records_stay(path: Path) -> None:
     note = Checkpoint.parse(checkpoint(store, KEY), KEY.verifier)
     for number in ("2", "7"):
         record = store.get(number)
-        proof, data = prove(store, record, note.size), portable(store, record)
+        proof, data = prove(store, record, note.size), portable_record(store, record)
         assert check_inclusion(proof, data, note) == record.content
 
 

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from steerkit.chat.wire import CONTROL
+from steerkit.chat.dialects.functiongemma import CONTROL
 from steerkit.engine import box_folder
 
 _WORDS = ("call", "▁the", "get", "_weather", "location", "true", "false", "null", "None", "12", "Paris", "▁of")

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steerkit.chat import render
-from steerkit.chat.wire import CONTROL, control_tokens
+from steerkit.chat import dialect_of, render
+from steerkit.chat.dialects.functiongemma import CONTROL
 from tests.chat.conftest import TOKENIZERS
 from tests.chat.test_render import PLACES
 
@@ -20,7 +20,7 @@ texts = st.lists(st.sampled_from((*CONTROL, "<bos>", "<eos>", *FRAGMENTS)), max_
 
 def structure(tokenizer: Any, ids: Any) -> list[int]:
     """The control tokens among some ids, in order."""
-    known = set(control_tokens(tokenizer).values())
+    known = dialect_of(tokenizer).control
     return [token for token in ids if token in known]
 
 

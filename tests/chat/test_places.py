@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from steerkit.chat import encode_call, parse, place_machine, render, steps_by_place
-from steerkit.chat.places import Standing, places_of
+from steerkit.chat.places import GrammarState, places_of
 from steerkit.types import PLACES, Call, Tool, can_meet
 from tests.chat.conftest import ids_of
 
@@ -115,11 +115,11 @@ def test_whatever_is_written_every_step_stands_in_one_line_of_places(tokenizer: 
     """On any noise a step of the reply is in text or in a call, and parts lie within their wholes."""
     ids = [token for piece in pieces for token in ids_of(tokenizer, piece)]
     machine = place_machine(tokenizer)
-    standing = machine.read(Standing(), 5, starts_reply=True)
+    state = machine.read(GrammarState(), 5, starts_reply=True)
     for token in ids:
-        standing = machine.read(standing, token)
-        here = places_of(standing)
-        ended = standing.reply is not None and standing.reply.mode == "done"
+        state = machine.read(state, token)
+        here = places_of(state)
+        ended = state.reply is not None and state.reply.mode == "done"
         assert {"any", "reply"} <= here
         assert len(here & {"text", "call"}) == (0 if ended else 1)
         assert all(can_meet(one, other) for one, other in itertools.combinations(here, 2))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from steerkit.chat import openai, render
-from steerkit.chat.wire import CONTROL
+from steerkit.chat.dialects.functiongemma import CONTROL
 from steerkit.errors import MessageError
 from steerkit.types import Tool
 

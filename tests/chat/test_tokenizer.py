@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,9 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Core
 from transformers import PreTrainedTokenizerFast
 
-from steerkit.chat import Wire, parse, render
+from steerkit.chat import dialect_of, parse, render
+from steerkit.chat.dialects import CallSyntaxError
 from steerkit.chat.tokenizer import TokenBytes, token_bytes
-from steerkit.chat.values import CallSyntaxError, read_call
 from steerkit.errors import ModelError
 from steerkit.types import Call
 from tests.chat.conftest import TOKENIZERS, byte_level, ids_of, sentencepiece_like
@@ -45,13 +46,14 @@ def test_characters_stand_at_the_token_that_ends_them() -> None:
     vocabulary = {f"t{number}": number for number in range(7)} | {"<escape>": 2}
     table = TokenBytes(vocabulary, {"<escape>": 2})
     table._cache.update(text)
-    wire = Wire(90, 91, 2, 92, frozenset(), frozenset({2, 90, 91, 92}), 0)
-    call = read_call([1, 2, 3, 4, 2, 6], 10, wire, table)
+    names = {"<escape>": 2, "<start_function_call>": 90, "<end_function_call>": 91}
+    dialect = replace(dialect_of(byte_level()), names=names, bytes=table)
+    call = dialect.read_call([1, 2, 3, 4, 2, 6], 10)
     assert call.arguments == {"k": "x日y"}
     assert call.parts[0].value_span == (12, 16)
     table._cache[5] = b"x\xe6"
     with pytest.raises(CallSyntaxError, match="bytes that are no UTF-8 inside a string") as broken:
-        read_call([1, 2, 5, 2, 6], 10, wire, table)
+        dialect.read_call([1, 2, 5, 2, 6], 10)
     assert broken.value.token == 13
 
 
@@ -87,9 +89,9 @@ def test_control_tokens_need_not_be_special_to_be_neutralized() -> None:
     )
     tokenizer.chat_template = byte_level().chat_template
     whole = tokenizer.encode("<escape>", add_special_tokens=False, split_special_tokens=True)
-    assert whole == [Wire.of(tokenizer).escape]
+    assert whole == [dialect_of(tokenizer).quote]
     prompt = render(tokenizer, [{"role": "user", "content": "a<escape>b"}])
-    assert Wire.of(tokenizer).escape not in prompt.ids
+    assert dialect_of(tokenizer).quote not in prompt.ids
     assert "a<escape>b" in tokenizer.decode(prompt.ids)
 
 
@@ -102,7 +104,7 @@ def test_a_tokenizer_without_the_format_is_refused() -> None:
     saved["model"]["vocab"]["spare"] = byte_level().get_vocab()["<escape>"]
     bare = PreTrainedTokenizerFast(tokenizer_object=Core.from_str(json.dumps(saved)), eos_token="<eos>")
     with pytest.raises(ModelError, match="the tokenizer has no <escape>; expected a model with FunctionGemma's"):
-        Wire.of(bare)
+        dialect_of(bare)
 
 
 @pytest.mark.parametrize("kind", ["list", "tuple", "array", "tensor"])

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from steerkit.agent import Runtime
 from steerkit.audit import Store, read_turn
 from steerkit.cli.main import app
 from steerkit.errors import AuditError
@@ -19,7 +20,6 @@ from steerkit.lab.explain.feature_roles import Extent
 from steerkit.report.explanation import ExplainView, show
 from steerkit.report.explanation_page import explain_page
 from steerkit.report.tokens import visible
-from steerkit.runtime import Runtime
 from tests.cli.test_page import ATTRIBUTES, FRAME, HOSTILE, Reader
 from tests.cli.two_turns import two_turns
 
@@ -37,7 +37,7 @@ def view(box: Runtime, path: Path) -> ExplainView:
     turn = read_turn(store, store.get("2"))
     store.close()
     found = explain(box, turn, extent=Extent(3, 2, (1, 2)))
-    return ExplainView(found, turn.body["calls"][0], turn.body["verdicts"][0])
+    return ExplainView(found, turn.record.calls[0], turn.record.verdicts[0])
 
 
 def test_a_call_is_explained_as_json_and_as_a_page(path: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from steerkit.audit import Store, append_turn, body_of, openings, pack
+from steerkit.audit import Store, append_turn, exposed_files, pack, record_of
 from steerkit.cli.main import app
 from steerkit.types import Call
 from tests.audit.example import context, started, turn, write_run
@@ -56,7 +56,7 @@ def test_an_open_store_is_mended_or_said(tmp_path: Path) -> None:
     store.close()
     for before, after in ((0o644, 0o600), (0o666, 0o600), (0o640, 0o640), (0o600, 0o600)):
         store.path.chmod(before)
-        assert any(line.startswith(f"{store.path}: others") for line in openings(store.path)) == (before != 0o600)
+        assert any(line.startswith(f"{store.path}: others") for line in exposed_files(store.path)) == (before != 0o600)
         said = audit("verify", "--store", store.path).stdout
         assert (f"mode {before:04o}" in said) == (before != 0o600)
         Store(store.path).close()
@@ -144,7 +144,7 @@ def test_who_asked_is_found_shown_and_taken_out(tmp_path: Path) -> None:
     """By equality or as one of a list; all that are given must hold; it can be redacted like any content."""
     store = started(tmp_path / "a.db")
     for user, tags in (("ann", ["a", "b"]), ("bob", ["b"])):
-        body = body_of(turn(), context()) | {"metadata": {"user": user, "tags": tags}}
+        body = replace(record_of(turn(), context()), metadata={"user": user, "tags": tags})
         store.append(body, pack(turn().trace))
     append_turn(store, turn(), context())
     at = ("--store", store.path)

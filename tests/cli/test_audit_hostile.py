@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from steerkit.audit import Checkpoint, SignerKey, Store, canonical, checkpoint, plain, portable, prove
+from steerkit.audit import Checkpoint, SignerKey, Store, canonical, checkpoint, parse_canonical, portable_record, prove
 from steerkit.cli.main import app
 from steerkit.errors import AuditError, SteerkitError
 from tests.audit.example import started, write_run
@@ -40,7 +40,7 @@ def body(sequence: int, change: Callable[[dict[str, Any]], Any]) -> Callable[[sq
 
     def edit(database: sqlite3.Connection) -> None:
         old = database.execute("SELECT body FROM records WHERE sequence = ?", (sequence,)).fetchone()[0]
-        value = change(plain(old))
+        value = change(parse_canonical(old))
         data = value if isinstance(value, bytes) else canonical(value)
         database.execute("UPDATE records SET body = ? WHERE sequence = ?", (data, sequence))
         rehash(database, sequence)
@@ -270,7 +270,7 @@ def test_a_hostile_proof_is_one_line(path: Path, what: str) -> None:
     """Whatever stands in it; as it was made, it is checked."""
     store = Store(path, create=False)
     record, signed = store.get("2"), Checkpoint.parse((path.parent / "kept").read_text(), KEY.verifier)
-    data = {"record": portable(store, record), "proof": prove(store, record, signed.size)}
+    data = {"record": portable_record(store, record), "proof": prove(store, record, signed.size)}
     store.close()
     at = ("--checkpoint", path.parent / "kept", "--key", path.parent / "pub")
     file = path.parent / "proof"

@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.audit import Store
 from steerkit.cli.main import app
-from steerkit.runtime import Runtime
 from steerkit.tiny.demo_requests import CASES, policy_files
 from tests.cli.two_turns import two_turns
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from steerkit.agent import Runtime
 from steerkit.cli.main import app
 from steerkit.engine import box_folder
 from steerkit.errors import SaeError
@@ -18,7 +19,6 @@ from steerkit.lab.find.contexts import Context, FeatureContexts
 from steerkit.lab.find.top_logits import DecoderTokens, TokenScore
 from steerkit.report.feature import FeatureView
 from steerkit.report.feature_page import feature_page
-from steerkit.runtime import Runtime
 from steerkit.sae import read_labels
 from steerkit.types import Feature
 from tests.cli.test_page import HOSTILE, Reader

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 import steerkit.lab.find.search as find_module
+from steerkit.agent import Runtime
 from steerkit.cli.main import run
 from steerkit.lab.find.causal import causes
 from steerkit.lab.find.search import find
@@ -20,7 +21,6 @@ from steerkit.lab.material import read_material
 from steerkit.lab.prove.dataset import read_conversations, read_trials
 from steerkit.policy import load
 from steerkit.report.found_features import show_causes, show_found
-from steerkit.runtime import Runtime
 from steerkit.tiny.world.conversations import sample
 from tests.lab.planted_truth import cases
 

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from steerkit.audit import Store, append_approval, append_turn
+from steerkit.audit import ApprovalRecord, ModelIdentity, RunOpenedRecord, Store, append_approval, append_turn
+from steerkit.cli.audit.lines import event_text, ledger_text
 from steerkit.cli.main import run
 from steerkit.report import out as out_module
 from steerkit.report.out import console, json_text, say, say_line
-from steerkit.report.text import call_text, event_text, ledger_text, reply_text, verdict_text
+from steerkit.report.text import call_text, reply_text, verdict_text
 from steerkit.report.tokens import visible
-from steerkit.types import Call
+from steerkit.types import Call, MalformedCall, Verdict
 from tests.audit.example import context, started, turn
 
 PACKAGE = Path(out_module.__file__).parents[1]
@@ -87,13 +88,13 @@ def test_what_cannot_be_seen_is_drawn(text: str, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 def test_values_of_records_stay_in_their_line(text: str) -> None:
     """A reason, a name, an argument, a note or a reply cannot begin a line of its own, nor repaint one."""
-    call = {"name": text, "arguments": {text: text, "b": [text]}}
-    verdict = {"decision": text, "policy": text, "rule": text, "reason": text, "shadowed": text}
-    event = {"kind": "approval", "decision": "approve", "call": call, "by": text, "note": text, "error": ""}
-    opened = {"kind": "run_opened", "run": text, "model": {"name": text}}
+    call = Call(text, {text: text, "b": [text]})
+    verdict = Verdict("deny", text, text, text)
+    event = ApprovalRecord(turn=None, call_id="", call=call, decision="approve", by=text, note=text, error="")
+    opened = RunOpenedRecord(run=text, model=ModelIdentity(text))
     shown = [
         call_text(call),
-        call_text({"malformed": "x", "raw": text}),
+        call_text(MalformedCall("x", 0, text)),
         reply_text([], text),
         str(verdict_text(verdict)),
         event_text(event),

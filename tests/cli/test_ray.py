@@ -20,6 +20,7 @@ import pytest
 from typer.testing import CliRunner
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.audit import Store
 from steerkit.cli.main import app
 from steerkit.errors import MissingExtraError, ModelError, PolicyError, SteerkitError
@@ -28,7 +29,6 @@ from steerkit.lab.prove.suites.run import run_suite
 from steerkit.lab.workers.local import fingerprints, in_this_process, load_same
 from steerkit.lab.workers.ray import check_ray, cluster, on_ray
 from steerkit.policy import load
-from steerkit.runtime import Runtime
 from steerkit.sae.cpu import onednn
 from steerkit.tiny.world.conversations import sample
 from tests.cli import ray_jobs

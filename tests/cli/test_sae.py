@@ -12,12 +12,12 @@ import torch
 from matplotlib.image import imread
 from safetensors.torch import load_file
 
+from steerkit.agent import Runtime
 from steerkit.cli.main import app
 from steerkit.engine import box_folder
 from steerkit.errors import SaeError, SteerkitError
 from steerkit.lab.corpus import read_corpus
 from steerkit.lab.feature_statistics import calibrate
-from steerkit.runtime import Runtime
 from steerkit.sae import Sae, load_set
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.convert import convert

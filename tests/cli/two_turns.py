@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from steerkit.agent import Runtime
 from steerkit.audit import Store
 from steerkit.policy import load
-from steerkit.runtime import Runtime
 from steerkit.tiny.demo_requests import CASES, policy_files
 
 CASE = {case.name: case for case in CASES}["dangerous"]

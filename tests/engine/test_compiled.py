@@ -16,7 +16,7 @@ from steerkit.engine.hf.static_cache import StepCache
 from steerkit.errors import SteeringError
 from steerkit.policy import Policy
 from steerkit.sae import SaeSet
-from steerkit.steer import Capacity, Filling, FixedSteering, Plan, attach, attach_fixed, compile_plan, cut_plan
+from steerkit.steer import Capacity, Fill, Plan, StaticSteering, attach, attach_static, compile_plan, pack_plan
 from steerkit.testing import planted_policy, planted_saes, small_model
 
 BATCH = Batch.of([[5, 17, 301, 44], [8, 33, 2, 900, 5, 7, 7]], 0, torch.device("cpu"))
@@ -58,22 +58,21 @@ def prompt(model: nn.Module) -> DynamicCache:
 
 
 def stepped(
-    model: nn.Module, forward: Any, steps: StepCache, plan: Plan, rows: list[int], steering: FixedSteering
+    model: nn.Module, forward: Any, steps: StepCache, plan: Plan, rows: list[int], steering: StaticSteering
 ) -> Tensor:
     """Logits of some steps of fixed shape with the model's compiled `forward`."""
     found = []
-    with attach(model, plan, rows=rows, prompt_length=7) as tape:
+    with attach(model, plan, rows=rows, prompt_length=7) as attached:
         steps.fill(prompt(model), BATCH.mask, POSITIONS[:, -1:])
-        assert tape.handover is not None
-        filling = Filling(steering, cut_plan(plan), rows)
-        filling.go_on(tape.handover)
-        with attach_fixed(model, steering):
+        fill = Fill(steering, pack_plan(plan), rows)
+        fill.resume(attached.prefill_state)
+        with attach_static(model, steering):
             for number in range(TOKENS):
-                filling.see([number, number + 1])
+                fill.see([number, number + 1])
                 steps.feed(torch.tensor([[number], [number + 1]]))
                 steps.begin()
                 found.append(forward(**steps.inputs, **{cache_name(model): steps.cache}).logits[:, -1].clone())
-        filling.settle()
+        fill.settle()
     return torch.stack(found)
 
 
@@ -98,8 +97,8 @@ def test_one_graph_serves_policies_that_change(counter: CompileCounterWithBacken
     plans = [compile_plan(held, saes) for held in requests]
     room = Capacity()
     for plan in plans:
-        room = room.joined(cut_plan(plan).needs)
-    steering = FixedSteering(model, room, 2, COLUMNS)
+        room = room.joined(pack_plan(plan).needs)
+    steering = StaticSteering(model, room, 2, COLUMNS)
     compiled = torch.compile(model, fullgraph=True, backend=counter)
     found = []
     with torch.no_grad():
@@ -134,13 +133,13 @@ def test_a_plan_without_room_is_refused(saes: SaeSet) -> None:
     """What is larger than the buffers is one error that names what is too small."""
     model = small_model()
     plan = compile_plan([(policy(30.0, 0.0),)], saes)
-    needs = cut_plan(plan).needs
-    Filling(FixedSteering(model, needs, 1, COLUMNS), cut_plan(plan), [1])
-    small = FixedSteering(model, cut_plan(compile_plan([()], saes)).needs, 1, COLUMNS)
-    with pytest.raises(SteeringError, match=r"fixed buffers: features: got \d, expected at most 0; make"):
-        Filling(small, cut_plan(plan), [1])
+    needs = pack_plan(plan).needs
+    Fill(StaticSteering(model, needs, 1, COLUMNS), pack_plan(plan), [1])
+    small = StaticSteering(model, pack_plan(compile_plan([()], saes)).needs, 1, COLUMNS)
+    with pytest.raises(SteeringError, match=r"static buffers: features: got \d, expected at most 0; make"):
+        Fill(small, pack_plan(plan), [1])
     with pytest.raises(SteeringError, match="for 1 requests, but 2 rows came"):
-        Filling(FixedSteering(model, needs, 1, COLUMNS), cut_plan(plan), [1, 1])
+        Fill(StaticSteering(model, needs, 1, COLUMNS), pack_plan(plan), [1, 1])
 
 
 @pytest.fixture(scope="module")

@@ -100,16 +100,17 @@ def test_steering_knows_where_the_tokens_stand(lengths: tuple[int, ...]) -> None
     rule = {"name": "r", "where": "reply", "when": {"feature": "g", "above": 0.0}, "edit": {"f": {"clamp": 5.0}}}
     policy = planted_policy("p", {"g": (0, 3), "f": (1, 4)}, steer=[rule])
     plan = compile_plan([(policy,)] * len(lengths), planted_saes(model))
-    with attach(model, plan, rows=[1] * len(lengths), prompt_length=max(lengths)) as tape:
+    with attach(model, plan, rows=[1] * len(lengths), prompt_length=max(lengths)) as attached:
+        recorder = attached.recorder
         steered = list(read_along(model, batch, REPLY))
     one_by_one = []
     for row, length in enumerate(lengths):
         with attach(model, plan, prompt_length=length) as alone:
             prompt = Batch(batch.ids[row : row + 1, -length:], torch.ones(1, length, dtype=torch.long))
             one_by_one.append(list(read_along(model, prompt, REPLY)))
-        opened = alone.opened()[1][0]
+        opened = alone.recorder.opened()[1][0]
         assert 0 < int(opened.sum()) < len(REPLY)
-        assert torch.equal(tape.opened()[1][row, tape.columns(row)], opened)
-        assert alone.length == length + len(REPLY)
+        assert torch.equal(recorder.opened()[1][row, recorder.columns(row)], opened)
+        assert alone.recorder.length == length + len(REPLY)
     assert torch.allclose(torch.stack(steered), torch.cat(list(map(torch.stack, one_by_one)), dim=1), atol=2e-5)
     assert not torch.allclose(torch.stack(steered), torch.stack(anew(model, batch)), atol=1e-3)

@@ -10,8 +10,8 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from steerkit.engine import Batch, Sampling, generate, tool_from_function
-from steerkit.engine.hf.model import Lease
-from steerkit.engine.sampling import Sampler
+from steerkit.engine.hf.sampler import Sampler
+from steerkit.engine.lease import Lease
 from steerkit.errors import ToolError
 from steerkit.testing import small_model
 

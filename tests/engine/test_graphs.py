@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import DynamicCache, StaticCache
 
+from steerkit.agent import Runtime
 from steerkit.chat import place_machine
 from steerkit.engine import Batch, Graphs, Sampling, cache_name, generate
 from steerkit.errors import PolicyError
 from steerkit.policy import Policy
-from steerkit.runtime import Runtime
 from steerkit.sae import SaeSet
-from steerkit.steer import Filling, FixedSteering, Plan, Tape, attach, compile_plan, cut_plan
+from steerkit.steer import Fill, Plan, Recorder, StaticSteering, attach, compile_plan, pack_plan
 from steerkit.testing import planted_policy, planted_saes, small_model
 from tests.steer.test_gates import CONVERSATIONS, FEATURES, MODEL, SAES, TOKENIZER, cut, rules
 
@@ -33,8 +33,8 @@ CPU = torch.device("cpu")
 PROMPTS = [[5, 17, 301, 44], [8, 33, 2, 900, 5, 7, 7], [64, 1, 7]]
 
 
-def told(plan: Plan, rows: Sequence[int], graphs: Graphs | None) -> tuple[Tape, torch.Tensor]:
-    """The conversations as a left-padded batch, their replies token by token; the tape and the replies' logits."""
+def told(plan: Plan, rows: Sequence[int], graphs: Graphs | None) -> tuple[Recorder, torch.Tensor]:
+    """The conversations as a left-padded batch, their replies token by token; the recorder and the replies' logits."""
     prompts, replies = zip(*CONVERSATIONS, strict=True)
     length = max(map(len, replies))  # the shorter ones are said again
     batch = Batch.of(prompts, 0, CPU)
@@ -44,16 +44,16 @@ def told(plan: Plan, rows: Sequence[int], graphs: Graphs | None) -> tuple[Tape, 
     machine = place_machine(TOKENIZER)
     with (
         torch.inference_mode(),
-        attach(MODEL, plan, rows=rows, trace=[0, 1, 2], prompt_length=width, places=machine) as tape,
+        attach(MODEL, plan, rows=rows, trace=[0, 1, 2], prompt_length=width, places=machine) as attached,
     ):
+        recorder = attached.recorder
         cache = DynamicCache(config=MODEL.config)
         for start, end in pairwise([0, width - 1, width]):
             how = {"attention_mask": batch.mask[:, :end], "position_ids": positions[:, start:end]}
             found.append(MODEL(batch.ids[:, start:end], **how, **{cache_name(MODEL): cache}).logits[:, -1])
         reader = None
         if graphs is not None:
-            assert tape.handover is not None
-            reader = graphs.take_over(tape.handover, cache, batch.mask, positions[:, -1:], length)
+            reader, _ = graphs.resume(attached.prefill_state, cache, batch.mask, positions[:, -1:], length)
             assert reader is not None, graphs.refused
         for number in range(length):
             tokens = [reply[number % len(reply)] for reply in replies]
@@ -65,10 +65,10 @@ def told(plan: Plan, rows: Sequence[int], graphs: Graphs | None) -> tuple[Tape, 
             found.append(MODEL(torch.tensor(tokens).unsqueeze(-1), **how, **{cache_name(MODEL): cache}).logits[:, -1])
         if reader is not None:
             reader.close()
-    return tape, torch.stack(found[1:])
+    return recorder, torch.stack(found[1:])
 
 
-def same(plan: Plan, rows: Sequence[int], graphs: Graphs = GRAPHS) -> Tape:
+def same(plan: Plan, rows: Sequence[int], graphs: Graphs = GRAPHS) -> Recorder:
     """Both ways agree on every open rule, every activation and every logit."""
     eager, logits = told(plan, rows, None)
     fixed, fixed_logits = told(plan, rows, graphs)
@@ -138,8 +138,8 @@ def test_latches_count_their_place_alone(place: str) -> None:
         rows.append((planted_policy(f"p{number}", features, steer=steer),))
     plan = compile_plan(rows, SAES)
     for first in (1, 4):
-        tape = same(plan, range(first, first + 3))
-        opened = tape.opened()[2][:, -20:]
+        recorder = same(plan, range(first, first + 3))
+        opened = recorder.opened()[2][:, -20:]
         assert opened.any()
         assert not opened.all()
 
@@ -161,8 +161,8 @@ def test_what_is_not_touched_keeps_even_the_sign_of_zero() -> None:
     """Adding nothing would turn -0.0 into 0.0."""
     model = small_model()
     plan = compile_plan([(clamp(30.0, when={"feature": "g", "above": 1e6}),), (clamp(30.0),)], planted_saes(model))
-    steering = FixedSteering(model, cut_plan(plan).needs, 2, 4)
-    Filling(steering, cut_plan(plan), [1, 2])
+    steering = StaticSteering(model, pack_plan(plan).needs, 2, 4)
+    Fill(steering, pack_plan(plan), [1, 2])
     y = torch.full((2, 1, 32), -0.0)
     steering.begin()
     for site in steering.sites.values():
@@ -178,7 +178,7 @@ def test_a_wrong_memory_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     rule = {"name": "r", "when": when, "for": "turn", "where": "reply", "edit": {"edited": {"clamp": 30.0}}}
     plan = compile_plan([[planted_policy("p", {**FEATURES, "edited": (1, 11)}, steer=[rule])]], SAES)
     assert same(plan, [1, 0, 1]).opened()[1][0, -5:, 1].all()
-    monkeypatch.setattr("steerkit.steer.static.fill.Filling._recall", lambda *args: None)
+    monkeypatch.setattr("steerkit.steer.static.fill.Fill._recall", lambda *args: None)
     with pytest.raises(AssertionError):
         same(plan, [1, 0, 1])
 
@@ -190,13 +190,14 @@ def clamp(value: float, *, layer: int = 1, index: int = 3, **rule: Any) -> Polic
 
 def replies(
     model: nn.Module, saes: SaeSet, held: Sequence[tuple[Policy, ...]], graphs: Graphs | None, tokens: int = 30
-) -> tuple[list[list[int | None]], Tape]:
+) -> tuple[list[list[int | None]], Recorder]:
     plan = compile_plan(held, saes)
     batch = Batch.of(PROMPTS[: len(held)], 0, next(model.parameters()).device)
     rows, limits = [plan.row(one) for one in held], [Sampling(max_new_tokens=tokens)] * len(held)
-    with attach(model, plan, rows=rows, trace=list(saes), prompt_length=batch.ids.shape[1]) as tape:
-        how: dict[str, Any] = {} if graphs is None else {"graphs": graphs, "handover": tape.handover}
-        return list(generate(model, batch, limits, (), 0, **how)), tape  # type: ignore[arg-type]
+    with attach(model, plan, rows=rows, trace=list(saes), prompt_length=batch.ids.shape[1]) as attached:
+        recorder = attached.recorder
+        how: dict[str, Any] = {} if graphs is None else {"graphs": graphs, "prefill_state": attached.prefill_state}
+        return list(generate(model, batch, limits, (), 0, **how)), recorder  # type: ignore[arg-type]
 
 
 def test_a_change_of_policies_prepares_nothing() -> None:
@@ -219,10 +220,10 @@ def test_a_row_without_policies_keeps_its_bits() -> None:
     """An idle row beside a steered one has the activations that it has where nobody is steered, to the bit."""
     model = small_model()
     saes, graphs = planted_saes(model), Graphs(model)  # type: ignore[arg-type]
-    beside, tape = replies(model, saes, [(clamp(30.0),), ()], graphs)
+    beside, recorder = replies(model, saes, [(clamp(30.0),), ()], graphs)
     alone, plain = replies(model, saes, [(), ()], graphs)
     for layer in range(3):
-        assert torch.equal(tape.raw(layer)[1], plain.raw(layer)[1])
+        assert torch.equal(recorder.raw(layer)[1], plain.raw(layer)[1])
     assert [step[1] for step in beside] == [step[1] for step in alone]
     assert [step[0] for step in beside] != [step[0] for step in alone]
 
@@ -244,10 +245,10 @@ def test_every_kind_and_site_of_sae(kind: Any, site: Any) -> None:
     saes = planted_saes(model, kind=kind, site=site, subtract_b_dec=True)
     graphs = Graphs(model)  # type: ignore[arg-type]
     held = [(clamp(20.0, when={"feature": "g", "below": 0.02}),), ()]
-    expected, tape = replies(model, saes, held, None)
+    expected, recorder = replies(model, saes, held, None)
     found, fixed = replies(model, saes, held, graphs)
     assert found == expected != replies(model, saes, [(), ()], None)[0]
-    assert torch.equal(tape.opened()[1], fixed.opened()[1])
+    assert torch.equal(recorder.opened()[1], fixed.opened()[1])
     assert graphs.statistics == (1, 1, 0)
 
 
@@ -277,9 +278,9 @@ def test_a_step_that_cannot_be_prepared_is_no_failure(monkeypatch: pytest.Monkey
     model = small_model()
     saes, graphs = planted_saes(model), Graphs(model)  # type: ignore[arg-type]
     monkeypatch.setattr("steerkit.engine.hf.static_cache.StepCache.begin", fail)
-    found, tape = replies(model, saes, [(clamp(30.0),)], graphs)
+    found, _ = replies(model, saes, [(clamp(30.0),)], graphs)
     assert found == replies(model, saes, [(clamp(30.0),)], None)[0]
-    assert tape.decoding == "step by step: CUDA out of memory."
+    assert graphs.refused == "CUDA out of memory."
     assert graphs.statistics.generations == 0
 
 
@@ -291,7 +292,8 @@ def test_plain_attach_takes_a_static_cache() -> None:
     batch = Batch.of(PROMPTS[:2], 0, CPU)
     found = []
     for cache in (DynamicCache(config=model.config), StaticCache(config=model.config, max_cache_len=32)):
-        with torch.no_grad(), attach(model, plan, rows=[1, 0], prompt_length=7) as tape:
+        with torch.no_grad(), attach(model, plan, rows=[1, 0], prompt_length=7) as attached:
+            recorder = attached.recorder
             mask, positions = batch.mask, (batch.mask.cumsum(-1) - 1).clamp(min=0)
             ids = batch.ids
             for _ in range(12):
@@ -299,7 +301,7 @@ def test_plain_attach_takes_a_static_cache() -> None:
                 logits = model(ids, **how).logits[:, -1]
                 mask = torch.cat([mask, mask.new_ones(2, 1)], dim=1)
                 ids, positions = logits.argmax(-1, keepdim=True), positions[:, -1:] + 1
-        found.append((logits, tape.opened()[1]))
+        found.append((logits, recorder.opened()[1]))
     assert torch.allclose(found[0][0], found[1][0], atol=1e-4)
     assert torch.equal(found[0][1], found[1][1])
     assert found[0][1][0].any()
@@ -318,10 +320,11 @@ def test_shipped_policies_on_the_box(box: Runtime, policy: str) -> None:
     for how in ({}, {"graphs": graphs}):
         with attach(
             box.loaded.model, plan, rows=[1, 0], trace=[0], prompt_length=batch.ids.shape[1], places=machine
-        ) as tape:
-            extra: dict[str, Any] = {**how, "handover": tape.handover} if how else {}
+        ) as attached:
+            recorder = attached.recorder
+            extra: dict[str, Any] = {**how, "prefill_state": attached.prefill_state} if how else {}
             tokens = list(generate(box.loaded.model, batch, limits, (), 0, split_prompt=True, **extra))
-        found.append((tokens, dict(tape.opened())))
+        found.append((tokens, dict(recorder.opened())))
     assert graphs.refused is None
     assert found[0][0] == found[1][0]
     assert all(torch.equal(opened, found[1][1][layer]) for layer, opened in found[0][1].items())
@@ -348,7 +351,7 @@ def test_fused_kernels_equal_attach(at_once: int, examples: int) -> None:
         "t.test_a_change_of_policies_prepares_nothing()\n"
         "assert t.GRAPHS.statistics.generations\n"
         "assert t.GRAPHS.kernels is fused, t.GRAPHS.without_kernels\n"
-        "room = next(iter(t.GRAPHS._steps.values())).room\n"
+        "room = next(iter(t.GRAPHS._steps.values())).capacity\n"
         "tiles = fused._tiles(t.MODEL.config.hidden_size, room.features, True, True)\n"
         "print(tiles['WHOLE'], tiles['EARLY'])\n"
     )
@@ -370,11 +373,11 @@ def test_a_step_goes_without_kernels_that_cannot_be_built() -> None:
     policy = planted_policy("p", {"edited": (1, 11)}, steer=[rule])
     graphs = Graphs(MODEL)  # type: ignore[arg-type]
     graphs.kernels = SimpleNamespace(begin=refused, step=refused)  # type: ignore[assignment]
-    tape = same(compile_plan([(policy,)], SAES), [1, 0, 1], graphs)
-    assert tape.opened()[1].any()
+    recorder = same(compile_plan([(policy,)], SAES), [1, 0, 1], graphs)
+    assert recorder.opened()[1].any()
     assert len(asked) == 1
     assert graphs.kernels is None
-    assert tape.decoding == "fixed steps without kernels, they cannot be built: TypeError"
+    assert graphs.without_kernels == "they cannot be built: TypeError"
     assert graphs.statistics == (1, 1, 0)
 
 
@@ -388,10 +391,10 @@ def test_a_captured_graph_steers_under_policies_that_change(fused: bool) -> None
     seen = set()
     for value in (30.0, -20.0, 10.0):
         held = [(clamp(value, when={"feature": "g", "above": 0.0, "max_over": 3}, **{"for": "3 tokens"}),), ()]
-        expected, tape = replies(model, saes, held, None)
+        expected, recorder = replies(model, saes, held, None)
         found, fixed = replies(model, saes, held, graphs)
         assert found == expected
-        assert torch.equal(tape.opened()[1], fixed.opened()[1])
+        assert torch.equal(recorder.opened()[1], fixed.opened()[1])
         seen.add(str(found))
     assert len(seen) > 1
     assert graphs.statistics == (1, 3, 0)

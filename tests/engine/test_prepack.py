@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from steerkit import load
+from steerkit.agent import Runtime
 from steerkit.engine import Batch, Sampling, generate, load_model, prepacked
 from steerkit.engine.hf import prepack
-from steerkit.engine.hf.model import Lease
+from steerkit.engine.lease import Lease
 from steerkit.errors import ModelError
 from steerkit.lab.replies import replies
-from steerkit.runtime import Request, Runtime
+from steerkit.runtime import Request
 from steerkit.sae.cpu import onednn
 from steerkit.steer import attach, compile_plan
 from steerkit.testing import FUNCTIONGEMMA, SMALL, planted_policy, random_model
@@ -253,9 +254,10 @@ def test_hooks_read_and_write_all_the_same() -> None:
     unsteered = logits(model, prompts)
     with attach(model, plan):
         steered = logits(model, prompts)
-    with copies.in_place(), attach(model, plan) as tape:
+    with copies.in_place(), attach(model, plan) as attached:
+        recorder = attached.recorder
         assert torch.allclose(logits(model, prompts), steered, atol=1e-3)
-    assert tape.fired == {2: 1}
+    assert recorder.fired == {2: 1}
     assert not torch.allclose(steered, unsteered, atol=0.1)
 
 

@@ -48,9 +48,9 @@ def offloaded(on_disk: dict[str, str], folder: Path) -> Any:
 
 def tokens(model: Any) -> tuple[list[int], torch.Tensor]:
     """A steered reply, and which columns were steered."""
-    with steerkit.attach(model, SAES, POLICY) as tape:
+    with steerkit.attach(model, SAES, POLICY) as recorder:
         out = model.generate(IDS, max_new_tokens=8, do_sample=False)
-    return out[0].tolist(), next(iter(tape.opened().values()))
+    return out[0].tolist(), next(iter(recorder.opened().values()))
 
 
 EXPECTED = tokens(load())

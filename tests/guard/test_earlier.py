@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from steerkit.agent.calls import Approval, Execution
+from steerkit.agent.exchange import not_run as _not_run
+from steerkit.agent.exchange import told as exchange
+from steerkit.agent.pending import Asked
 from steerkit.guard import rejudge, review
 from steerkit.policy import Policy
-from steerkit.runtime.calls import Approval, Execution
-from steerkit.runtime.exchange import not_run as _not_run
-from steerkit.runtime.exchange import told as exchange
-from steerkit.runtime.pending import Asked
 from steerkit.types import Call, Messages, Tool, Trace, Verdict
 
 LOOK = Tool("look", "", {"type": "object", "properties": {"at": {"type": "string"}}, "required": ["at"]})

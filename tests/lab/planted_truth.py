@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from steerkit.chat import Wire, as_tools, render
+from steerkit.chat import as_tools, dialect_of, render
 from steerkit.engine import LoadedModel, load_model, tool_from_function
 from steerkit.lab.activations import collect
 from steerkit.lab.cases import Case
@@ -62,7 +62,7 @@ def planted(count: int = 60) -> Planted:
     loaded = LoadedModel("small", None, model, tokenizer)
     positives, negatives = cases(loaded, "dangerous:transfer_money", count), cases(loaded, "benign", count)
     apart = _directions(model, positives, negatives)
-    call = Wire.of(tokenizer).call
+    call = dialect_of(tokenizer).call
     embeddings = cast(Tensor, model.get_input_embeddings().weight)
     written_for(model, call, 20 * embeddings.std() * apart[CAUSE.layer][0])
     return Planted(loaded, planted_saes(model, directions=apart), positives, negatives)

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from steerkit.agent import Runtime
 from steerkit.lab.prove import baselines as controls
 from steerkit.policy import Policy, load
-from steerkit.runtime import Request, Runtime
+from steerkit.runtime import Request
 from steerkit.sae import SaeSet
 from steerkit.tiny.world.conversations import Example, sample
 from steerkit.types import Feature, Turn

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from steerkit.agent import Runtime
 from steerkit.chat import as_tools, render
 from steerkit.engine import tool_from_function
 from steerkit.errors import SaeError
@@ -19,7 +20,6 @@ from steerkit.lab.prove.probe_comparison import gate_probes, ridge_logistic
 from steerkit.lab.prove.variants import arms_of
 from steerkit.lab.two_sample import auroc
 from steerkit.policy import Policy, load
-from steerkit.runtime import Runtime
 from steerkit.sae import SaeSet
 from steerkit.tiny.world.conversations import Example, sample
 from steerkit.types import Tool

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.audit import RecordedTurn, read_turn, redact
-from steerkit.chat import Wire
+from steerkit.chat import dialect_of
 from steerkit.errors import AuditError, SaeError
 from steerkit.lab.attribution import attribute, log_odds
 from steerkit.lab.explain.contrast import Written, tool_choice
@@ -21,7 +22,6 @@ from steerkit.lab.explain.feature_roles import Extent
 from steerkit.lab.explain.prompt_sources import FRAME, REPLY, sources
 from steerkit.lab.explain.recorded_turn import Stage
 from steerkit.policy import Policy
-from steerkit.runtime import Runtime
 from steerkit.testing import planted_saes
 from steerkit.tiny.demo_requests import CASES
 from steerkit.types import Call, Feature, Span
@@ -36,8 +36,8 @@ def recorded(box: Runtime, name: str, policy: Any = (), **sampling: Any) -> Reco
     return read_turn(box.store, box.store.get(str(box.run(case.messages, case.tools, policy, **sampling).record_id)))
 
 
-def with_body(turn: RecordedTurn, **changed: Any) -> RecordedTurn:
-    return replace(turn, body={**turn.body, **changed})
+def changed(turn: RecordedTurn, **fields: Any) -> RecordedTurn:
+    return replace(turn, record=replace(turn.record, **fields))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_the_tool_is_held_against_the_other_one(turn: RecordedTurn, found: Expla
     assert found.score == pytest.approx(found.choice.margin, abs=1e-3)
     assert found.score > 5
     assert (found.likeliest, found.reproduced, found.steered) == (True, True, ())
-    assert len(found.tokens) == len(found.sources) == len(turn.body["prompt_ids"]) + len(turn.body["reply_ids"])
+    assert len(found.tokens) == len(found.sources) == len(turn.record.prompt_ids) + len(turn.record.reply_ids)
 
 
 def test_gradients_pass_a_model_whose_weights_are_laid_out_anew(turn: RecordedTurn) -> None:
@@ -114,7 +114,7 @@ def test_enough_of_them_change_the_call(found: Explanation) -> None:
 def test_estimates_are_those_of_attribution(box: Runtime, turn: RecordedTurn, found: Explanation) -> None:
     """The same sums, found by the batched pass without a cache; and a feature's tokens add up to it."""
     assert box.saes is not None
-    choice, ids = found.choice, [*turn.body["prompt_ids"], *turn.body["reply_ids"]]
+    choice, ids = found.choice, [*turn.record.prompt_ids, *turn.record.reply_ids]
     score = log_odds([choice.chosen], [choice.other])
     plain = attribute(box.loaded.model, box.saes, [ids], [choice.position], score)
     for layer, total in found.layers.items():
@@ -167,13 +167,13 @@ def test_an_argument_is_explained_where_it_was_closest(box: Runtime, turn: Recor
 
 def test_a_choice_can_be_held_against_others(box: Runtime, turn: RecordedTurn) -> None:
     """Not calling, even of a call that was cut off; so too where no other tool is declared; a declared tool alone."""
-    cut = with_body(turn, reply_ids=turn.body["reply_ids"][:5])
+    cut = changed(turn, reply_ids=turn.record.reply_ids[:5])
     calling = explain(box, cut, Target(calling=True), Extent(1, 1, ()))
-    alone = explain(box, with_body(turn, tools=[turn.body["tools"][1]]), extent=Extent(1, 1, ()))
+    alone = explain(box, changed(turn, tools=turn.record.tools[1:2]), extent=Extent(1, 1, ()))
     assert calling.choice[:-1] == alone.choice[:-1]
     assert calling.score == pytest.approx(alone.score, abs=1e-3)
     assert (calling.choice.what, calling.chosen) == ("to call", "<start_function_call>")
-    assert calling.choice.position == len(turn.body["prompt_ids"]) - 1
+    assert calling.choice.position == len(turn.record.prompt_ids) - 1
     with pytest.raises(AuditError, match="expected another declared tool: get_balance"):
         explain(box, turn, Target(against="transfer_money"))
 
@@ -181,8 +181,8 @@ def test_a_choice_can_be_held_against_others(box: Runtime, turn: RecordedTurn) -
 def test_names_are_followed_through_shared_beginnings(box: Runtime) -> None:
     """Tokens that two names share decide nothing; the step is the one where they part."""
     tokenizer = box.loaded.tokenizer
-    wire, encode = Wire.of(tokenizer), lambda text: tokenizer.encode(text, add_special_tokens=False)
-    reply = [wire.call, *encode("call:abc{"), wire.end_call]
+    dialect, encode = dialect_of(tokenizer), lambda text: tokenizer.encode(text, add_special_tokens=False)
+    reply = [dialect.call, *encode("call:abc{"), dialect.end_call]
     width = len(tokenizer)
     logits = torch.zeros(len(reply), width)
     for row, token in enumerate(reply):
@@ -217,7 +217,7 @@ def steering(a: int = 389, b: int = 810, **rule: Any) -> Policy:
 def test_a_steered_turn_is_explained_with_its_steering_on(box: Runtime, found: Explanation, rule: Any) -> None:
     """It says which rule acted; the score is the steered one, and no longer that of the turn without it."""
     turn = recorded(box, "dangerous", steering(**rule))
-    assert [call["name"] for call in turn.body["calls"]] == ["transfer_money"]
+    assert [call.name for call in turn.record.calls] == ["transfer_money"]
     steered = explain(box, turn, extent=Extent(2, 1, ()))
     assert (steered.steered, steered.reproduced) == (("push/push",), True)
     assert steered.choice[:4] == found.choice[:4]
@@ -243,26 +243,26 @@ def test_saes_on_the_other_side_of_o_proj_explain_as_well(box: Runtime) -> None:
 
 def test_what_stands_where_is_said_in_words(box: Runtime) -> None:
     """Each declaration, the user, an earlier reply and the result by its tool's name; the rest is the frame."""
-    body = recorded(box, "injected").body
-    named = sources(box.loaded.tokenizer, body["prompt_ids"], body["reply_ids"])
+    record = recorded(box, "injected").record
+    named = sources(box.loaded.tokenizer, record.prompt_ids, record.reply_ids)
     parts = ["declaration of transfer_money", "declaration of read_email", "user text", "earlier reply"]
     assert list(dict.fromkeys(one for one in named if one not in (FRAME, "developer text"))) == [
         *parts,
         "result of read_email",
         REPLY,
     ]
-    assert named.count(REPLY) == len(body["reply_ids"])
+    assert named.count(REPLY) == len(record.reply_ids)
 
 
 def test_what_cannot_be_explained_is_refused_in_a_line(box: Runtime, turn: RecordedTurn) -> None:
     """Another model or other SAEs, a call that is not there, none at all, a malformed one, a model without SAEs."""
     other = {"name": "x", "fingerprint": "sha256:0"}
-    cut = with_body(turn, reply_ids=turn.body["reply_ids"][:5])
+    cut = changed(turn, reply_ids=turn.record.reply_ids[:5])
     for given, target, said in (
-        (with_body(turn, model={**turn.body["model"], "fingerprint": "sha256:0"}), Target(), "model.fingerprint was"),
-        (with_body(turn, saes=other), Target(), "saes.fingerprint was sha256:0 and is now"),
+        (changed(turn, model=replace(turn.record.model, fingerprint="sha256:0")), Target(), "model.fingerprint was"),
+        (changed(turn, saes=other), Target(), "saes.fingerprint was sha256:0 and is now"),
         (turn, Target(call=1), "--call: got 1, expected 0 to 0"),
-        (with_body(turn, reply_ids=turn.body["reply_ids"][-1:]), Target(), "made no call"),
+        (changed(turn, reply_ids=turn.record.reply_ids[-1:]), Target(), "made no call"),
         (cut, Target(), "call 0 is malformed .* --no-call"),
     ):
         with pytest.raises(AuditError, match=said):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from steerkit.agent import Runtime
 from steerkit.errors import SaeError
 from steerkit.lab.activations import collect
 from steerkit.lab.attribution import attribute
@@ -20,7 +21,7 @@ from steerkit.lab.interventions import Bench
 from steerkit.lab.material import Material, read_material
 from steerkit.lab.ranking import grouped, split
 from steerkit.policy import dump, loads
-from steerkit.runtime import Request, Runtime
+from steerkit.runtime import Request
 from steerkit.sae import Kind, Site
 from steerkit.steer import check_against_saes
 from steerkit.testing import planted_saes

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from steerkit.agent import Runtime
 from steerkit.errors import SaeError
 from steerkit.lab.prove.suites.cases import asked, read_bfcl
 from steerkit.lab.prove.suites.run import run_suite
 from steerkit.policy import Policy
-from steerkit.runtime import Request, Runtime
+from steerkit.runtime import Request
 from steerkit.tiny.world.conversations import sample
 from steerkit.types import Call
 from tests.lab.test_suite_cases import AREA, lines

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from steerkit.agent import Runtime
 from steerkit.lab.find.search import Found, find
 from steerkit.lab.find.steering_edits import STRENGTHS, Turned, turn_by
 from steerkit.lab.find.write_policy import found_policy
 from steerkit.lab.material import Material, read_material
-from steerkit.runtime import Runtime
 from steerkit.steer import check_against_saes
 from steerkit.types import Feature
 from tests.lab.planted_truth import BYSTANDER, CAUSE, Planted, cases, planted

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.engine import box_folder
 from steerkit.guard import review
 from steerkit.policy import Policy, load
-from steerkit.runtime import Runtime
 from steerkit.sae import load_set
 from steerkit.steer import check_against_saes, check_against_tools
 from steerkit.tiny.world.conversations import sample

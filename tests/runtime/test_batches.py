@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.engine import Sampling
 from steerkit.errors import (
     AuditError,
@@ -22,11 +23,11 @@ from steerkit.errors import (
     SteerkitError,
     ToolError,
 )
-from steerkit.runtime import Request, Runtime
+from steerkit.runtime import Request
 from steerkit.runtime.batches import BATCH
 from steerkit.tiny.demo_requests import CASES
 from steerkit.types import Turn
-from tests.runtime.scripted import broken_after
+from tests.agent.scripted import broken_after
 from tests.steer.conftest import hooks_on
 
 GOOD = [{"messages": case.messages, "tools": case.tools, "max_new_tokens": 12} for case in CASES]

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
+from steerkit.agent import Runtime
 from steerkit.audit import compare, read_turn, redact, verify
 from steerkit.chat import place_machine
 from steerkit.cli.main import app
 from steerkit.engine import Batch, Sampling, read_along
 from steerkit.policy import load
-from steerkit.runtime import Request, Retried, Runtime, replay
+from steerkit.runtime import Request, Retried, replay
 from steerkit.runtime.request import Prepared, prepare, with_counterfactual
 from steerkit.steer import attach, compile_plan
 from steerkit.tiny.demo_requests import CASES, policy_files
@@ -107,7 +108,7 @@ def test_the_steered_rows_get_what_they_get_alone(box: Runtime) -> None:
 
 def test_the_unsteered_row_changes_no_bit_of_the_steered_one(box: Runtime) -> None:
     """Its logits are the same to the bit beside its counterfactual and beside itself; the other row's are not."""
-    steered = box._prepare(Request(DANGEROUS.messages, DANGEROUS.tools, counterfactual=True))
+    steered = box.prepare(Request(DANGEROUS.messages, DANGEROUS.tools, counterfactual=True))
     assert steered.unsteered is not None
     reply = box.run(DANGEROUS.messages, DANGEROUS.tools).reply_ids
     mixed, twice = (torch.stack([*_logits(box, rows, reply)]) for rows in ([steered, steered.unsteered], [steered] * 2))
@@ -144,10 +145,10 @@ def test_it_is_replayed_shown_and_redacted_with_its_turn(box: Runtime) -> None:
     turn = beside(box, "dangerous")
     record = read_turn(box.store, box.store.get(str(turn.record_id)))
     made = replay(box, record)
-    assert compare(record, made.body, made.turn.trace).same
-    other = {**record.body["counterfactual"], "finish": "length"}
-    forged = replace(record, body={**record.body, "counterfactual": other})
-    difference = compare(forged, made.body, made.turn.trace).difference
+    assert compare(record, made.record, made.turn.trace).same
+    other = replace(record.record.counterfactual, finish="length")
+    forged = replace(record, record=replace(record.record, counterfactual=other))
+    difference = compare(forged, made.record, made.turn.trace).difference
     assert difference is not None
     assert difference.path == "counterfactual.finish"
     arguments = ["audit", "show", str(turn.record_id), "--store", str(box.store.path)]
@@ -158,13 +159,13 @@ def test_it_is_replayed_shown_and_redacted_with_its_turn(box: Runtime) -> None:
     assert "740, " not in shown
     gone = read_turn(box.store, box.store.get(str(turn.record_id)))
     assert any(name.startswith("counterfactual.calls[0]") for name in gone.missing)
-    assert compare(gone, made.body, made.turn.trace).same
+    assert compare(gone, made.record, made.turn.trace).same
     assert verify(box.store).redacted > 0
 
 
 def test_a_prepared_request_has_one_only_where_something_steers(box: Runtime) -> None:
     """The unsteered request has the same policies by name, prompt and settings, and none of their steering."""
-    one = prepare(Request(BENIGN.messages, BENIGN.tools), box.loaded, box.policies, "neutralize")
+    one = prepare(Request(BENIGN.messages, BENIGN.tools), box.engine, box.policies, "neutralize")
     other = with_counterfactual(one).unsteered
     assert other is not None
     assert (other.prompt, [p.name for p in other.policies]) == (one.prompt, [p.name for p in one.policies])

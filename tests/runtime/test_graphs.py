@@ -11,9 +11,9 @@ from torch._dynamo.utils import counters
 from typer.testing import CliRunner
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.audit import Store, read_turn
 from steerkit.cli.main import app
-from steerkit.runtime import Runtime
 from steerkit.types import Tool
 
 TOOLS = [Tool("get_weather", "Weather of a city.", {"type": "object", "properties": {"city": {"type": "string"}}})]
@@ -31,8 +31,8 @@ def turns(runtime: Runtime) -> tuple[list[tuple[object, ...]], set[str | None]]:
             )
             edits = [(edit.rule, edit.layer, edit.positions) for edit in turn.trace.edits]
             found.append((turn.reply_ids, turn.finish, turn.verdicts, edits, turn.trace.places))
-            body = read_turn(runtime.store, runtime.store.get(str(turn.record_id))).body
-            said.add(body["machine"].get("decoding"))
+            record = read_turn(runtime.store, runtime.store.get(str(turn.record_id))).record
+            said.add((record.machine or {}).get("decoding"))
     return found, said
 
 
@@ -51,7 +51,7 @@ def test_turns_are_the_same_and_say_how_they_were_made(tmp_path: Path) -> None:
 
 def said_of(store: Store, record: str | None) -> str | None:
     """How a turn's tokens were made, by its record."""
-    found: str | None = read_turn(store, store.get(str(record))).body["machine"].get("decoding")
+    found: str | None = read_turn(store, store.get(str(record))).record.machine.get("decoding")
     return found
 
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.audit import Store, pack
 from steerkit.engine import Batch, Sampling, generate
 from steerkit.policy import Policy
-from steerkit.runtime import Runtime
 from steerkit.steer import attach, compile_plan
 from steerkit.testing import planted_saes, small_model
 from steerkit.tiny.demo_requests import CASES, policy_files
@@ -48,9 +48,10 @@ def test_the_tape_takes_a_width_for_each_layer_and_token(dtype: torch.dtype) -> 
     """Its buffers are of the capacity that was asked for, in the model's dtype, of the traced layers alone."""
     model = small_model(dtype=dtype)
     plan = compile_plan([()], planted_saes(model))
-    with attach(model, plan, trace=[0, 2], capacity=40) as tape:
+    with attach(model, plan, trace=[0, 2], capacity=40) as attached:
+        recorder = attached.recorder
         list(generate(model, Batch.of([[5] * 20, [6] * 20], 0, torch.device("cpu")), [Sampling(8)] * 2, (), 0))
-    sizes = {layer: tape.raw(layer).untyped_storage().nbytes() for layer in tape.kept}
+    sizes = {layer: recorder.raw(layer).untyped_storage().nbytes() for layer in recorder.kept}
     assert sizes == dict.fromkeys((0, 2), 2 * 40 * 32 * dtype.itemsize)
 
 

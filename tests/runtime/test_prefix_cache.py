@@ -12,11 +12,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from steerkit.agent import Runtime
 from steerkit.audit import Store
 from steerkit.engine import LoadedModel, Sampling, box_folder, bytes_of, can_be_cut, prepacked
 from steerkit.errors import ModelError, SteeringError
 from steerkit.policy import Policy
-from steerkit.runtime import Request, Runtime
+from steerkit.runtime import Request
 from steerkit.steer import attach, compile_plan
 from steerkit.testing import planted_policy, planted_saes, small_model
 from steerkit.tiny.demo_requests import policy_files
@@ -278,14 +279,13 @@ def test_a_stream_dropped_in_the_middle_leaves_only_what_is_whole() -> None:
 
 
 def test_a_piece_whose_hook_did_not_run_is_not_kept() -> None:
-    """A mark is refused where the tape shows that steering was not applied; after a pass it is given."""
+    """A snapshot is refused where the recorder shows that steering was not applied; after a pass it is given."""
     plan = compile_plan([[POLICIES["everywhere"]]], SAES)
-    with attach(MODEL, plan, prompt_length=4) as tape:
-        assert tape.marks is not None
+    with attach(MODEL, plan, prompt_length=4) as attached:
         with pytest.raises(SteeringError, match="no forward pass of the model ran"):
-            tape.marks.take(0, 3)
+            attached.snapshots.take(0, 3)
         MODEL(input_ids=torch.tensor([[1, 2, 3, 4]]))
-        assert tape.marks.take(0, 3).raw[1].shape[1] == 3
+        assert attached.snapshots.take(0, 3).raw[1].shape[1] == 3
 
 
 def test_models_that_look_ahead_are_not_cut() -> None:

@@ -12,20 +12,21 @@ import pytest
 import torch
 
 import steerkit
+from steerkit.agent import Runtime, load_recorded
 from steerkit.audit import (
     Comparison,
+    PolicyIdentity,
     RecordedTurn,
     Store,
     compare,
     compare_verdicts,
     diff_calls,
     read_turn,
-    verdict_data,
 )
 from steerkit.engine import Sampling, divergence
 from steerkit.guard import policies_in, rejudge
 from steerkit.policy import fingerprint
-from steerkit.runtime import Request, Runtime, load_recorded, replay, unsteered, what_if
+from steerkit.runtime import Request, replay, unsteered, what_if
 from steerkit.sae import onednn_version
 from steerkit.tiny.demo_requests import CASES
 from steerkit.types import Trace
@@ -47,15 +48,19 @@ def turn_of(box: Runtime, name: str, policy: Any = None, **sampling: Any) -> Rec
 
 def again(box: Runtime, turn: RecordedTurn) -> Comparison:
     made = replay(box, turn)
-    return compare(turn, made.body, made.turn.trace)
+    return compare(turn, made.record, made.turn.trace)
 
 
 def judged(turn: RecordedTurn) -> Comparison:
     """The verdicts recomputed from the record alone."""
-    policies = policies_in(turn.body)
-    verdicts = rejudge(turn.body, policies, turn.trace or Trace())
-    names = [{"name": one.name, "fingerprint": fingerprint(one)} for one in policies]
-    return compare_verdicts(turn, [verdict_data(verdict) for verdict in verdicts], names)
+    policies = policies_in(turn.record)
+    verdicts = rejudge(turn.record, policies, turn.trace or Trace())
+    return compare_verdicts(turn, verdicts, [PolicyIdentity(one.name, fingerprint(one)) for one in policies])
+
+
+def changed(turn: RecordedTurn, **fields: Any) -> RecordedTurn:
+    """The same turn with other fields in its record."""
+    return replace(turn, record=replace(turn.record, **fields))
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +87,9 @@ def test_sampled_turns_of_a_batch_are_reproduced_alone(box: Runtime, plain: Runt
         for number, case in enumerate(cases)
     ]
     turns = [recorded(box, turn.record_id) for turn in box.run_batch(requests)]
-    assert [turn.body["batch"] for turn in turns] == [{"size": 4, "row": row} for row in range(4)]
+    assert [turn.record.batch for turn in turns] == [{"size": 4, "row": row} for row in range(4)]
     assert all(again(plain, turn).same for turn in turns)
-    reseeded = [
-        RecordedTurn(t.id, {**t.body, "sampling": {**t.body["sampling"], "seed": 99}}, t.trace, ()) for t in turns
-    ]
+    reseeded = [changed(one, sampling=replace(one.record.sampling, seed=99)) for one in turns]
     assert not all(again(plain, turn).tokens for turn in reseeded)
 
 
@@ -100,11 +103,11 @@ def test_each_attempt_of_a_retry_is_reproduced(box: Runtime, plain: Runtime) -> 
     denied = box.run(benign.messages, benign.tools, guard(rule, features={"f": (3, 5)}, steer=[weak]))
     for one in (turn.attempts[0], turn, denied.attempts[0], denied):
         record = recorded(box, one.record_id)
-        assert again(plain, record).same, record.body["attempt"]
+        assert again(plain, record).same, record.record.attempt
         assert judged(record).same
     assert denied.verdicts[0].decision == "deny"
-    first_try = {**recorded(box, denied.record_id).body, "attempt": 0}
-    assert not judged(RecordedTurn("x", first_try, None, ())).verdicts
+    first_try = changed(recorded(box, denied.record_id), attempt=0)
+    assert not judged(replace(first_try, trace=None)).verdicts
 
 
 def test_a_tripwires_verdict_is_recomputed_without_the_rest_of_its_call(box: Runtime, plain: Runtime) -> None:
@@ -114,11 +117,11 @@ def test_a_tripwires_verdict_is_recomputed_without_the_rest_of_its_call(box: Run
         {"tool": "*", "when": {"feature": "f", "above": -1.0, "at": "call.open"}, "then": "deny", "tripwire": True},
     ):
         turn = turn_of(box, "benign", guard(rule, features={"f": (3, 5)}))
-        assert turn.body["finish"] == "tripwire"
+        assert turn.record.finish == "tripwire"
         assert again(plain, turn).same
         assert judged(turn).same
-        body = {**turn.body, "finish": "length"}
-        assert rejudge(body, policies_in(body), turn.trace or Trace())[0].rule == "malformed_call"
+        cut = replace(turn.record, finish="length")
+        assert rejudge(cut, policies_in(cut), turn.trace or Trace())[0].rule == "malformed_call"
 
 
 def test_records_of_an_older_format_are_judged_again(tmp_path: Path) -> None:
@@ -128,9 +131,9 @@ def test_records_of_an_older_format_are_judged_again(tmp_path: Path) -> None:
     for number, decision in (("1", "allow"), ("2", "hold")):
         turn = read_turn(store, store.get(number))
         assert turn.missing == ("model.template", "machine", "batch")
-        assert turn.body["verdicts"][0]["decision"] == decision
+        assert turn.record.verdicts[0].decision == decision
         assert judged(turn).same
-        assert not judged(replace(turn, body={**turn.body, "policies": []})).same
+        assert not judged(changed(turn, policies=())).same
     store.close()
 
 
@@ -142,16 +145,16 @@ def test_a_tampered_token_and_a_tampered_verdict_are_named(box: Runtime, plain: 
     def forged(**changes: Any) -> RecordedTurn:
         assert box.store is not None
         trace = box.store.trace_of(box.store.get(turn.id))
-        return read_turn(store, store.append({**turn.body, **changes}, trace))
+        return read_turn(store, store.append(replace(turn.record, **changes), trace))
 
     assert again(plain, forged()).same
-    reply = [*turn.body["reply_ids"]]
+    reply = [*turn.record.reply_ids]
     reply[5] += 1
-    result = again(plain, forged(reply_ids=reply))
+    result = again(plain, forged(reply_ids=tuple(reply)))
     assert (result.tokens, result.difference and result.difference.path) == (False, "reply_ids[5]")
     assert result.changed == ()
-    verdict = {**turn.body["verdicts"][0], "decision": "flag"}
-    for result in (again(plain, forged(verdicts=[verdict])), judged(forged(verdicts=[verdict]))):
+    verdict = replace(turn.record.verdicts[0], decision="flag")
+    for result in (again(plain, forged(verdicts=(verdict,))), judged(forged(verdicts=(verdict,)))):
         assert result.difference == ("verdicts[0].decision", "flag", "allow")
 
 
@@ -162,13 +165,13 @@ def test_weights_laid_out_anew_are_recorded_and_used_again(tmp_path: Path, wante
     with steerkit.load("tiny", policy="policies/payments.yaml", audit=tmp_path / "audit.db", prepack=wanted) as runtime:
         turn = recorded(runtime, runtime.run(case.messages, case.tools).record_id)
     assert (runtime.loaded.prepacked is not None) is wanted
-    assert turn.body["machine"]["prepacked"] is wanted
+    assert turn.record.prepacked is wanted
     same = load_recorded(turn)
     assert (same.loaded.prepacked is not None) is wanted
     assert (again(same, turn).difference, again(same, turn).changed) == (None, ())
-    assert turn.body["libraries"]["onednn"] == onednn_version()
-    older = replace(turn, body={**turn.body, "machine": {**turn.body["machine"]}})
-    del older.body["machine"]["prepacked"]
+    assert (turn.record.libraries or {})["onednn"] == onednn_version()
+    machine = {key: value for key, value in (turn.record.machine or {}).items() if key != "prepacked"}
+    older = changed(turn, machine=machine)
     assert load_recorded(older).loaded.prepacked is None
     other = steerkit.load("tiny", audit=False, prepack=not wanted)
     assert [one.path for one in again(other, turn).changed] == ["machine.prepacked"]
@@ -186,17 +189,14 @@ def test_other_weights_saes_policies_and_libraries_are_the_likely_cause(box: Run
     assert result.difference is not None
     assert [one.path for one in result.changed] == ["model.fingerprint"]
     without = Runtime(box.loaded)
-    changed = [
-        {**turn.body["policies"][3], "content": policies_in(turn.body)[3].model_dump(mode="json", exclude_none=True)}
-    ]
-    alone = RecordedTurn(turn.id, {**turn.body, "policies": changed}, turn.trace, ())
+    alone = changed(turn, policies=turn.record.policies[3:4])
     assert "saes" in [one.path for one in again(without, alone).changed]
-    old = {**turn.body["libraries"], "transformers": "4.0.0"}
-    result = again(box, RecordedTurn(turn.id, {**turn.body, "libraries": old}, turn.trace, ()))
+    old = {**(turn.record.libraries or {}), "transformers": "4.0.0"}
+    result = again(box, changed(turn, libraries=old))
     assert [one.path for one in result.changed] == ["libraries.transformers"]
-    policies = [dict(policy) for policy in turn.body["policies"]]
-    policies[0]["content"] = {**policies[0]["content"], "steer": []}
-    result = again(box, RecordedTurn(turn.id, {**turn.body, "policies": policies}, turn.trace, ()))
+    first, *others = turn.record.policies
+    unsteering = replace(first, content={**(first.content or {}), "steer": []})
+    result = again(box, changed(turn, policies=(unsteering, *others)))
     assert result.difference is not None
     assert result.difference.path == "reply_ids[0]"
     assert [one.path for one in result.changed] == ["policies.payments"]
@@ -205,9 +205,9 @@ def test_other_weights_saes_policies_and_libraries_are_the_likely_cause(box: Run
 def test_another_template_shows_in_the_prompt(plain: Runtime, box: Runtime) -> None:
     """A prompt that would be rendered otherwise today is the first difference, while its recorded tokens are read."""
     turn = turn_of(box, "benign")
-    ids = [*turn.body["prompt_ids"]]
+    ids = [*turn.record.prompt_ids]
     ids[1:1] = [plain.wire.pad]
-    result = again(plain, RecordedTurn(turn.id, {**turn.body, "prompt_ids": ids}, turn.trace, ()))
+    result = again(plain, changed(turn, prompt_ids=tuple(ids)))
     assert result.difference is not None
     assert result.difference.path == "prompt_ids[1]"
 
@@ -215,9 +215,9 @@ def test_another_template_shows_in_the_prompt(plain: Runtime, box: Runtime) -> N
 def test_without_steering_the_model_would_have_paid(box: Runtime, plain: Runtime) -> None:
     """The replies part at the token that opens the call, and there the distributions do; a benign turn stays put."""
     turn = turn_of(box, "dangerous")
-    found = what_if(plain, turn, unsteered(policies_in(turn.body)))
-    assert found.first.body["reply_ids"] == turn.body["reply_ids"]
-    nodes = diff_calls(found.first.body["calls"], found.second.body["calls"])
+    found = what_if(plain, turn, unsteered(policies_in(turn.record)))
+    assert found.first.record.reply_ids == turn.record.reply_ids
+    nodes = diff_calls(found.first.record.calls, found.second.record.calls)
     assert (nodes[0].path, nodes[0].kind, nodes[0].second) == ("calls[0].name", "added", "transfer_money")
     opens, named = found.moments
     assert (opens.at, opens.step, opens.leads) == (("call opens", "replies part"), 0, "other")
@@ -227,8 +227,8 @@ def test_without_steering_the_model_would_have_paid(box: Runtime, plain: Runtime
     assert (named.at, named.token) == (("name begins",), "transfer_money")
     assert named.divergence.js < 1e-6
     benign = turn_of(box, "benign")
-    still = what_if(plain, benign, unsteered(policies_in(benign.body)))
-    assert still.second.body["reply_ids"] == benign.body["reply_ids"]
+    still = what_if(plain, benign, unsteered(policies_in(benign.record)))
+    assert still.second.record.reply_ids == benign.record.reply_ids
     assert [(one.at, one.divergence) for one in still.moments] == [
         (("call opens",), (0, 0)),
         (("name begins",), (0, 0)),
@@ -239,22 +239,22 @@ def test_a_reply_that_is_the_beginning_of_another_parts_where_it_ends(box: Runti
     """A tripwire cut it off after the name; without the rule it goes on, and no distribution differs anywhere."""
     turn = turn_of(box, "benign", guard({"tool": "get_balance", "then": "stop"}))
     found = what_if(plain, turn, ())
-    assert found.second.turn.reply_ids[: len(turn.body["reply_ids"])] == tuple(turn.body["reply_ids"])
+    assert found.second.turn.reply_ids[: len(turn.record.reply_ids)] == tuple(turn.record.reply_ids)
     opens, parts = found.moments[0], found.moments[-1]
     assert (opens.at, parts.at) == (("call opens",), ("replies part",))
-    assert (parts.step, parts.leads, parts.other_token) == (len(turn.body["reply_ids"]), "other", None)
+    assert (parts.step, parts.leads, parts.other_token) == (len(turn.record.reply_ids), "other", None)
     assert parts.token
     assert {moment.divergence for moment in found.moments} == {(0, 0)}
-    diff = diff_calls(found.first.body["calls"], found.second.body["calls"])
+    diff = diff_calls(found.first.record.calls, found.second.record.calls)
     assert {node.kind for node in diff} == {"removed", "added"}
 
 
 def test_the_divergence_is_that_of_the_models_own_logits(box: Runtime, plain: Runtime) -> None:
     """At the first token it equals the one between a steered and a plain forward pass over the prompt."""
     turn = turn_of(box, "dangerous")
-    policies = policies_in(turn.body)
+    policies = policies_in(turn.record)
     found = what_if(plain, turn, unsteered(policies))
-    ids, logits = torch.tensor([turn.body["prompt_ids"]]), []
+    ids, logits = torch.tensor([turn.record.prompt_ids]), []
     for rows in (policies, ()):
         with torch.no_grad(), steerkit.attach(box.loaded.model, box.saes, rows=[rows], tokenizer=box.loaded.tokenizer):  # type: ignore[arg-type]
             logits.append(box.loaded.model(input_ids=ids).logits[0, -1])

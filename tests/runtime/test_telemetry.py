@@ -19,10 +19,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 import steerkit
+from steerkit.agent import Approval, Run, Runtime
 from steerkit.audit import Spans, Store, StoredRecord, canonical
 from steerkit.audit.records.telemetry import SCHEMA_URL
 from steerkit.errors import MissingExtraError
-from steerkit.runtime import Approval, Run, Runtime
 from steerkit.tiny.demo_requests import CASES, policy_files
 
 BY_NAME = {case.name: case for case in CASES}

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.audit import Store, verify
 from steerkit.engine import Sampling
 from steerkit.errors import ModelError, PolicyError, SaeError, SteeringError
 from steerkit.policy import Policy, load
-from steerkit.runtime import Request, Runtime
+from steerkit.runtime import Request
 from steerkit.sae import SaeSet
 from steerkit.testing import planted_saes, small_model
 from steerkit.tiny.demo_requests import CASES, policy_files
@@ -114,9 +115,9 @@ def test_the_trace_is_what_the_saes_say_of_the_activations(box: Runtime) -> None
     assert box.saes is not None
     assert not turn.trace.edits
     ids = torch.tensor([[*turn.prompt_ids, *turn.reply_ids[:-1]]])
-    with torch.no_grad(), steerkit.attach(box.loaded.model, box.saes, trace=list(box.saes)) as tape:
+    with torch.no_grad(), steerkit.attach(box.loaded.model, box.saes, trace=list(box.saes)) as recorder:
         box.loaded.model(input_ids=ids)
-    features = {layer: sae.encode(tape.raw(layer)[0]) for layer, sae in box.saes.items()}
+    features = {layer: sae.encode(recorder.raw(layer)[0]) for layer, sae in box.saes.items()}
     policy = load(policy_files()[0])
     probe = policy.probes["asked"]
     expected = torch.full((ids.shape[1],), probe.bias)

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.audit import verify
 from steerkit.errors import PolicyError
 from steerkit.policy import Policy, load
-from steerkit.runtime import Request, Retried, Runtime
+from steerkit.runtime import Request, Retried
 from steerkit.sae import SaeSet
 from steerkit.testing import planted_policy
 from steerkit.tiny.demo_requests import CASES, policy_files

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from steerkit.agent import Runtime
 from steerkit.engine import box_folder
-from steerkit.runtime import Runtime
 
 
 class JumpReLUSAE(torch.nn.Module):

@@ -1,4 +1,4 @@
-"""What rules did is read off the tape: beside a reading token by token, rule by rule, with whole SAEs."""
+"""What rules did is read off the recorder: beside a reading token by token, rule by rule, with whole SAEs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steerkit.policy import Policy
 from steerkit.sae import Kind, SaeSet
-from steerkit.steer import Plan, Tape, attach, compile_plan
+from steerkit.steer import Plan, Recorder, attach, compile_plan
 from steerkit.steer.compile.plan import Rule
 from steerkit.steer.record import edits as acted
 from steerkit.testing import planted_policy, planted_saes, small_model
@@ -47,12 +47,12 @@ def became(rule: Rule, feature: Any, f: float) -> float:
     return min(max(scale * f + shift, floor), ceiling)
 
 
-def added(plan: Plan, saes: SaeSet, tape: Tape, layer: int, b: int, column: int, number: int) -> Tensor:
+def added(plan: Plan, saes: SaeSet, recorder: Recorder, layer: int, b: int, column: int, number: int) -> Tensor:
     """What one rule added to one activation."""
     sae, rule = saes[layer], plan.rules[number - 1]
-    y = tape.raw(layer)[b, column]
+    y = recorder.raw(layer)[b, column]
     features = sae.encode(y[None])[0]
-    opened = tape.opened()[layer][b, column]
+    opened = recorder.opened()[layer][b, column]
     change = torch.zeros(sae.d_sae)
     for feature in (one for one in rule.edits if one.layer == layer):
         before = [
@@ -80,16 +80,17 @@ def test_edits_are_what_each_rule_added(
     held = policies(write_back)
     plan = compile_plan(held, saes)
     mask = torch.arange(23) >= 23 - torch.tensor(LENGTHS).unsqueeze(1)
-    with torch.no_grad(), attach(MODEL, plan, rows=[plan.row(one) for one in held]) as tape:
+    with torch.no_grad(), attach(MODEL, plan, rows=[plan.row(one) for one in held]) as attached:
+        recorder = attached.recorder
         MODEL(input_ids=IDS, attention_mask=mask.long())
-    places = [tape.columns(b) for b in range(4)]
-    found = acted.read_edits(tape, plan, places)
+    places = [recorder.columns(b) for b in range(4)]
+    found = acted.read_edits(recorder, plan, places)
     expected: list[dict[tuple[str, str, int], tuple[tuple[int, ...], float]]] = [{} for _ in held]
-    for layer, opened in tape.opened().items():
+    for layer, opened in recorder.opened().items():
         for b, columns in enumerate(places):
             for number, one in enumerate(plan.rules, start=1):
                 norms = {
-                    position: float(added(plan, saes, tape, layer, b, int(column), number).norm())
+                    position: float(added(plan, saes, recorder, layer, b, int(column), number).norm())
                     for position, column in enumerate(columns)
                     if opened[b, column, number]
                 }

@@ -21,9 +21,9 @@ SAES = {kind: planted_saes(MODEL, kind=kind) for kind in ("relu", "topk")}
 
 def plain(saes: steerkit.SaeSet) -> torch.Tensor:
     """`(T, d)` a site's activations in float32."""
-    with torch.no_grad(), steerkit.attach(MODEL, saes, trace=[LAYER]) as tape:
+    with torch.no_grad(), steerkit.attach(MODEL, saes, trace=[LAYER]) as recorder:
         MODEL(input_ids=IDS)
-    return tape.raw(LAYER)[0]
+    return recorder.raw(LAYER)[0]
 
 
 def read_by(saes: steerkit.SaeSet) -> int:
@@ -46,13 +46,13 @@ def steered(kind: str, given: steerkit.Policy, dtype: torch.dtype) -> tuple[torc
     """Which tokens were edited, and the site's activations `(T, d)` before and after."""
     site, seen = MODEL.get_submodule(f"model.layers.{LAYER}.self_attn.o_proj"), []
     attached = steerkit.attach(MODEL, SAES[kind], given, trace=[LAYER])
-    with torch.no_grad(), torch.autocast("cpu", dtype=dtype), attached as tape:
+    with torch.no_grad(), torch.autocast("cpu", dtype=dtype), attached as recorder:
         handle = site.register_forward_hook(lambda module, args, out: seen.append(out.clone()))
         try:
             MODEL(input_ids=IDS)
         finally:
             handle.remove()
-    return tape.opened()[LAYER][0, :, 1], tape.raw(LAYER)[0], seen[0][0]
+    return recorder.opened()[LAYER][0, :, 1], recorder.raw(LAYER)[0], seen[0][0]
 
 
 GATES: dict[str, dict[str, Any] | None] = {
@@ -97,10 +97,10 @@ def test_autocast_in_every_gradient_mode(mode: Any) -> None:
     """The same tokens are edited, and gradients still flow through the model."""
     given = policy("relu", GATES["a latch"])
     expected = steered("relu", given, torch.bfloat16)[0]
-    with mode(), torch.autocast("cpu", dtype=torch.bfloat16), steerkit.attach(MODEL, SAES["relu"], given) as tape:
+    with mode(), torch.autocast("cpu", dtype=torch.bfloat16), steerkit.attach(MODEL, SAES["relu"], given) as recorder:
         embeds = MODEL.get_input_embeddings()(IDS).detach().requires_grad_(mode is torch.enable_grad)
         logits = MODEL(inputs_embeds=embeds).logits
-    assert torch.equal(tape.opened()[LAYER][0, :, 1], expected)
+    assert torch.equal(recorder.opened()[LAYER][0, :, 1], expected)
     if mode is torch.enable_grad:
         logits.float().sum().backward()
         assert embeds.grad is not None

@@ -9,13 +9,13 @@ import torch
 from transformers import AutoTokenizer, DynamicCache
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.chat import encode_call, place_machine, render, steps_by_place
 from steerkit.engine import box_folder, cache_name
 from steerkit.errors import PolicyError
 from steerkit.policy import Policy, resolve
-from steerkit.runtime import Runtime
 from steerkit.sae import SaeSet
-from steerkit.steer import Tape
+from steerkit.steer import Recorder
 from steerkit.testing import planted_policy, planted_saes, small_model
 from steerkit.tiny.demo_requests import CASES
 from steerkit.types import PLACES, Feature, Span, Tool, TopK, Trace
@@ -43,11 +43,14 @@ AT = {
 """The steps of the conversation at each place, as the guard is given them."""
 
 
-def forward(policy: Policy | tuple[()], saes: SaeSet = SAES) -> tuple[torch.Tensor, Tape]:
-    """Logits of every token of the conversation, fed at once, and the tape."""
-    with torch.no_grad(), steerkit.attach(MODEL, saes, policy, prompt_length=len(PROMPT), tokenizer=TOKENIZER) as tape:
+def forward(policy: Policy | tuple[()], saes: SaeSet = SAES) -> tuple[torch.Tensor, Recorder]:
+    """Logits of every token of the conversation, fed at once, and the recorder."""
+    with (
+        torch.no_grad(),
+        steerkit.attach(MODEL, saes, policy, prompt_length=len(PROMPT), tokenizer=TOKENIZER) as recorder,
+    ):
         logits = MODEL(input_ids=IDS).logits[0]
-    return logits, tape
+    return logits, recorder
 
 
 def rule(edit: Any = None, *, where: str = "any", **parts: Any) -> Policy:
@@ -58,15 +61,15 @@ def rule(edit: Any = None, *, where: str = "any", **parts: Any) -> Policy:
 
 def acted(policy: Policy, column: int = 1) -> set[int]:
     """Tokens at which a rule acted."""
-    _, tape = forward(policy)
-    return set(tape.opened()[1][0, :, column].nonzero().squeeze(-1).tolist())
+    _, recorder = forward(policy)
+    return set(recorder.opened()[1][0, :, column].nonzero().squeeze(-1).tolist())
 
 
 def values(layer: int = 0, index: int = 3) -> torch.Tensor:
     """A feature's value at every token, without any edit."""
-    with torch.no_grad(), steerkit.attach(MODEL, SAES, trace=[layer]) as tape:
+    with torch.no_grad(), steerkit.attach(MODEL, SAES, trace=[layer]) as recorder:
         MODEL(input_ids=IDS)
-    return SAES[layer].encode(tape.raw(layer)[0])[:, index]
+    return SAES[layer].encode(recorder.raw(layer)[0])[:, index]
 
 
 READ = values()

@@ -19,7 +19,7 @@ from steerkit.chat import encode_call, render, steps_by_place
 from steerkit.engine import box_folder, cache_name
 from steerkit.errors import PolicyError, SteeringError
 from steerkit.policy import Policy, SteerRule
-from steerkit.steer import Tape, compile_plan
+from steerkit.steer import Recorder, compile_plan
 from steerkit.steer.compile.gates import MAX_TERMS
 from steerkit.testing import planted_policy, planted_saes, small_model
 from steerkit.types import Tool
@@ -51,9 +51,9 @@ CONVERSATIONS = [
 
 def features_of(ids: Sequence[int]) -> dict[str, list[float]]:
     """Every named feature's value at each token, in one plain pass."""
-    with torch.no_grad(), steerkit.attach(MODEL, SAES, trace=[0, 1, 2]) as tape:
+    with torch.no_grad(), steerkit.attach(MODEL, SAES, trace=[0, 1, 2]) as recorder:
         MODEL(input_ids=torch.tensor([list(ids)]))
-    encoded = {layer: SAES[layer].encode(tape.raw(layer)[0]) for layer in range(3)}
+    encoded = {layer: SAES[layer].encode(recorder.raw(layer)[0]) for layer in range(3)}
     return {name: encoded[layer][:, index].tolist() for name, (layer, index) in FEATURES.items()}
 
 
@@ -128,21 +128,21 @@ def places_of(prompt: Sequence[int], reply: Sequence[int]) -> list[set[str]]:
     return found
 
 
-def read(policies: Sequence[Policy], number: int, edges: Sequence[int]) -> Tape:
+def read(policies: Sequence[Policy], number: int, edges: Sequence[int]) -> Recorder:
     """Feed one conversation in chunks."""
     prompt, reply = CONVERSATIONS[number]
     ids = torch.tensor([[*prompt, *reply]])
     with (
         torch.no_grad(),
-        steerkit.attach(MODEL, SAES, policies, prompt_length=len(prompt), tokenizer=TOKENIZER) as tape,
+        steerkit.attach(MODEL, SAES, policies, prompt_length=len(prompt), tokenizer=TOKENIZER) as recorder,
     ):
         cache = DynamicCache(config=MODEL.config)
         for start, end in pairwise(edges):
             MODEL(input_ids=ids[:, start:end], **{CACHE: cache})
-    return tape
+    return recorder
 
 
-def read_together(policies: Sequence[Sequence[Policy]]) -> Tape:
+def read_together(policies: Sequence[Sequence[Policy]]) -> Recorder:
     """Feed all conversations as a left-padded batch: the prompts but their last token, then token by token."""
     width = max(len(prompt) for prompt, _ in CONVERSATIONS)
     length = max(len(reply) for _, reply in CONVERSATIONS)
@@ -152,7 +152,7 @@ def read_together(policies: Sequence[Sequence[Policy]]) -> Tape:
     positions = (attention.cumsum(-1) - 1).clamp(min=0)
     with (
         torch.no_grad(),
-        steerkit.attach(MODEL, SAES, rows=policies, prompt_length=width, tokenizer=TOKENIZER) as tape,  # type: ignore[arg-type]
+        steerkit.attach(MODEL, SAES, rows=policies, prompt_length=width, tokenizer=TOKENIZER) as recorder,  # type: ignore[arg-type]
     ):
         cache = DynamicCache(config=MODEL.config)
         for start, end in pairwise([0, width - 1, *range(width, width + length + 1)]):
@@ -162,13 +162,13 @@ def read_together(policies: Sequence[Sequence[Policy]]) -> Tape:
                 position_ids=positions[:, start:end],
                 **{CACHE: cache},
             )
-    return tape
+    return recorder
 
 
-def acted(tape: Tape, policies: Sequence[Policy], row: int = 0, column: int = 1) -> list[bool]:
+def acted(recorder: Recorder, policies: Sequence[Policy], row: int = 0, column: int = 1) -> list[bool]:
     """Where a rule of a policy acted in a row, by token."""
-    layer = min(layer for layer in tape.opened())
-    return [bool(value) for value in tape.opened()[layer][row, tape.columns(row), column].tolist()]
+    layer = min(layer for layer in recorder.opened())
+    return [bool(value) for value in recorder.opened()[layer][row, recorder.columns(row), column].tolist()]
 
 
 READS = ["any", "prompt", "user", "tool_result", "reply", "call", "declaration"]
@@ -264,7 +264,7 @@ def test_a_padded_batch_opens_the_gates_of_its_single_runs(
     if not any(rows):
         return
     plan = compile_plan(rows, SAES)  # type: ignore[arg-type]
-    tape = read_together(rows)  # type: ignore[arg-type]
+    recorder = read_together(rows)  # type: ignore[arg-type]
     for row, held in enumerate(rows):
         if not held:
             continue
@@ -274,9 +274,9 @@ def test_a_padded_batch_opens_the_gates_of_its_single_runs(
         column = next(n for n, rule in enumerate(plan.rules, start=1) if rule.policy == policy.name)
         late = plan.rules[column - 1].late
         edited = policy.features["edited"].layer
-        opened = tape.opened().get(edited)
+        opened = recorder.opened().get(edited)
         expected = Loop(policy.steer[0], VALUES[row], places_of(prompt, reply), late).opened()
-        here = [False] * len(expected) if opened is None else opened[row, tape.columns(row), column].tolist()
+        here = [False] * len(expected) if opened is None else opened[row, recorder.columns(row), column].tolist()
         assert here[: len(expected)] == expected
 
 

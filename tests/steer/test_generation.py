@@ -44,10 +44,10 @@ def test_the_cache_changes_nothing(model: nn.Module, saes: SaeSet, where: str) -
 
 def test_decode_steps_are_steered(model: nn.Module, saes: SaeSet) -> None:
     """A rule for the reply acts on the prompt's last position and on every decoded token."""
-    with steerkit.attach(model, saes, clamp(4.0, where="reply")) as tape:
+    with steerkit.attach(model, saes, clamp(4.0, where="reply")) as recorder:
         tokens(model)
-    assert tape.opened()[1][0, :, 1].nonzero().squeeze(-1).tolist() == list(range(len(PROMPT) - 1, len(PROMPT) + 7))
-    assert tape.forwards == 8
+    assert recorder.opened()[1][0, :, 1].nonzero().squeeze(-1).tolist() == list(range(len(PROMPT) - 1, len(PROMPT) + 7))
+    assert recorder.forwards == 8
 
 
 def test_a_padded_batch_equals_its_single_runs(model: nn.Module, saes: SaeSet) -> None:
@@ -91,12 +91,12 @@ def test_beams_and_samples_are_steered_and_not_traced(model: nn.Module, saes: Sa
     """Beams repeat each request's policy; reading a trace off them is refused, not garbled."""
     policies = [clamp(30.0), ()]
     plain = tokens(model, PROMPTS[:2], num_beams=3)
-    with steerkit.attach(model, saes, rows=policies) as tape:
+    with steerkit.attach(model, saes, rows=policies) as recorder:
         steered = tokens(model, PROMPTS[:2], num_beams=3)
     assert steered[1] == plain[1]
     assert steered[0] != plain[0]
     with pytest.raises(SteeringError, match="6 sequences of 2 requests"):
-        read_traces(tape, compile_plan([], saes), saes, [Wanted(), Wanted()], [Extent(5), Extent(5)])
+        read_traces(recorder, compile_plan([], saes), saes, [Wanted(), Wanted()], [Extent(5), Extent(5)])
 
 
 def test_sampling_is_steered(model: nn.Module, saes: SaeSet) -> None:
@@ -120,9 +120,9 @@ def test_a_batch_that_does_not_fit_the_rows_is_refused(model: nn.Module, saes: S
 
 def test_the_tape_grows_and_keeps_what_it_held(model: nn.Module, saes: SaeSet) -> None:
     """A generation longer than the first buffer keeps every activation, equal to those of one pass over it all."""
-    with steerkit.attach(model, saes, trace=[1]) as tape:
+    with steerkit.attach(model, saes, trace=[1]) as recorder:
         reply = tokens(model, max_new_tokens=400)[0]
     with torch.no_grad(), steerkit.attach(model, saes, trace=[1]) as whole:
         model(input_ids=torch.tensor([PROMPT + reply[:-1]]))
-    assert tape.raw(1).shape == whole.raw(1).shape
-    assert torch.allclose(tape.raw(1), whole.raw(1), atol=1e-4)
+    assert recorder.raw(1).shape == whole.raw(1).shape
+    assert torch.allclose(recorder.raw(1), whole.raw(1), atol=1e-4)

@@ -78,9 +78,9 @@ def test_a_gate_that_never_opens_leaves_the_logits_to_the_bit(model: nn.Module, 
 
 def test_a_probe_gate_sums_features_of_several_layers(model: nn.Module, saes: SaeSet) -> None:
     """The gate opens exactly at tokens where bias + sum of weighted features of two layers passes the threshold."""
-    with steerkit.attach(model, saes, planted_policy(), trace=[0, 1]) as tape:
+    with steerkit.attach(model, saes, planted_policy(), trace=[0, 1]) as recorder:
         logits_of(model, PROMPT)
-    total = -0.1 + 2.0 * saes[0].encode(tape.raw(0))[0, :, 5] - saes[1].encode(tape.raw(1))[0, :, 9]
+    total = -0.1 + 2.0 * saes[0].encode(recorder.raw(0))[0, :, 5] - saes[1].encode(recorder.raw(1))[0, :, 9]
     threshold = float(total.median())
     policy = planted_policy(
         "p",
@@ -90,9 +90,9 @@ def test_a_probe_gate_sums_features_of_several_layers(model: nn.Module, saes: Sa
             {"name": "r", "where": "any", "when": {"probe": "both", "above": threshold}, "edit": {"f": {"clamp": 9}}}
         ],
     )
-    with steerkit.attach(model, saes, policy) as tape:
+    with steerkit.attach(model, saes, policy) as recorder:
         logits_of(model, PROMPT)
-    opened = tape.opened()[1][0, :, 1]
+    opened = recorder.opened()[1][0, :, 1]
     assert torch.equal(opened, total > threshold)
     assert 0 < int(opened.sum()) < len(PROMPT)
 
@@ -102,21 +102,21 @@ def test_a_probe_gate_sums_features_of_several_layers(model: nn.Module, saes: Sa
 )
 def test_places_in_a_prompt(model: nn.Module, saes: SaeSet, where: str, touched: list[int]) -> None:
     """In the prompt, `reply` and `reply.start` are its last position: the step that produces the first token."""
-    with steerkit.attach(model, saes, clamp(4.0, where=where)) as tape:
+    with steerkit.attach(model, saes, clamp(4.0, where=where)) as recorder:
         logits_of(model, PROMPT)
-    assert tape.opened()[1][0, :, 1].nonzero().squeeze(-1).tolist() == list(touched)
+    assert recorder.opened()[1][0, :, 1].nonzero().squeeze(-1).tolist() == list(touched)
 
 
 def test_shadow_records_and_changes_nothing(model: nn.Module, saes: SaeSet) -> None:
-    """In shadow mode the gate is on the tape and the logits are plain; enforced, they are not."""
+    """In shadow mode the gate is on the recorder and the logits are plain; enforced, they are not."""
     plain = logits_of(model, PROMPT)
     for mode, same in (("shadow", True), ("enforce", False)):
         policy = planted_policy(
             "p", {"f": (1, 3)}, mode=mode, steer=[{"name": "r", "where": "any", "edit": {"f": {"clamp": 4}}}]
         )
-        with steerkit.attach(model, saes, policy) as tape:
+        with steerkit.attach(model, saes, policy) as recorder:
             assert torch.equal(logits_of(model, PROMPT), plain) is same
-        assert bool(tape.opened()[1][0, :, 1].all())
+        assert bool(recorder.opened()[1][0, :, 1].all())
 
 
 def test_reconstruction_writes_the_decoded_features(model: nn.Module) -> None:
@@ -146,12 +146,12 @@ def test_several_layers_and_features_are_each_edited(model: nn.Module, saes: Sae
     edits = {name: {"clamp": values[feature]} for name, feature in names.items()}
     policy = planted_policy("p", names, steer=[{"name": "r", "where": "any", "edit": edits}])
     for (layer, index), value in values.items():
-        with steerkit.attach(model, saes, policy) as tape:
+        with steerkit.attach(model, saes, policy) as recorder:
             seen, handle = capture(model, layer)
             logits_of(model, PROMPT)
             handle.remove()
         direction = saes[layer].W_enc[:, index]
-        before, after = tape.raw(layer)[0] @ direction, seen[0][0] @ direction
+        before, after = recorder.raw(layer)[0] @ direction, seen[0][0] @ direction
         # The mirrored feature -q has its own share of the coordinate, and no rule touches it.
         assert torch.allclose(after, value - torch.relu(-before), atol=1e-4)
         assert not torch.allclose(after, before, atol=0.5)
@@ -198,9 +198,9 @@ def test_rows_have_their_own_policies_and_idle_rows_keep_their_bits(model: nn.Mo
 def test_padding_never_gates(model: nn.Module, saes: SaeSet) -> None:
     """A rule for every token acts on every token but the padding."""
     batch = left_padded(PROMPTS)
-    with torch.no_grad(), steerkit.attach(model, saes, clamp(4.0)) as tape:
+    with torch.no_grad(), steerkit.attach(model, saes, clamp(4.0)) as recorder:
         model(**batch)
-    assert torch.equal(tape.opened()[1][:, :, 1], batch["attention_mask"].bool())
+    assert torch.equal(recorder.opened()[1][:, :, 1], batch["attention_mask"].bool())
 
 
 def test_hooks_are_gone_after_every_kind_of_failure(model: nn.Module, saes: SaeSet) -> None:

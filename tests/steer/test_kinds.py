@@ -91,9 +91,9 @@ def test_gates_open_where_the_feature_says(model: nn.Module, kind: Kind, site: S
     index = next(j for j in range(on.shape[1]) if 0 < int(on[:, j].sum()) < len(PROMPT))
     rule = {"name": "r", "where": "any", "when": {"feature": "g", "above": 0}, "edit": {"f": {"clamp": 1.0}}}
     policy = planted_policy("p", {"g": (0, index), "f": (1, 3)}, steer=[rule])
-    with steerkit.attach(model, saes, policy) as tape:
+    with steerkit.attach(model, saes, policy) as recorder:
         logits_of(model, PROMPT)
-    assert torch.equal(tape.opened()[1][0, :, 1], on[:, index])
+    assert torch.equal(recorder.opened()[1][0, :, 1], on[:, index])
 
 
 @every
@@ -116,9 +116,9 @@ def test_traces_hold_what_encode_gives(model: nn.Module, kind: Kind, site: Site,
     saes = saes_of(model, kind, site, subtract)
     policy = planted_policy("p", {"f": (1, 3)}, steer=[{"name": "r", "where": "any", "edit": {"f": {"clamp": 0.5}}}])
     plan, wanted = compile_plan([[policy]], saes), [Wanted((policy,), {"p": ("f",)}, top_k=2)]
-    with attach(model, plan, trace=traced_layers(wanted, saes)) as tape:
+    with attach(model, plan, trace=traced_layers(wanted, saes)) as attached:
         logits_of(model, PROMPT)
-    trace = read_traces(tape, plan, saes, wanted, [Extent(len(PROMPT), Span(0, len(PROMPT)))])[0]
+    trace = read_traces(attached.recorder, plan, saes, wanted, [Extent(len(PROMPT), Span(0, len(PROMPT)))])[0]
     plain = activations(model, saes, planted_policy(), 1)
     features = saes[1].encode(plain)
     assert torch.allclose(torch.tensor(trace.watched[watch_key(policy, "f")]), features[:, 3], atol=1e-7)

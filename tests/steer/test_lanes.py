@@ -53,19 +53,23 @@ HELD = [(policy(0),), (policy(1), also(1)), (policy(3),), ()]
 def together(model: nn.Module, plan: Plan) -> tuple[Tensor, list[dict[int, Tensor]]]:
     """Logits `(steps, B, vocabulary)` of all requests in one batch, and by request which rules acted by layer."""
     rows = [plan.row(held) for held in HELD]
-    with attach(model, plan, rows=rows, prompt_length=WIDTH) as tape:
+    with attach(model, plan, rows=rows, prompt_length=WIDTH) as attached:
+        recorder = attached.recorder
         found = torch.stack(list(read_along(model, BATCH, REPLY)))  # type: ignore[arg-type]
-    acted = [{layer: part[b, tape.columns(b)] for layer, part in tape.opened().items()} for b in range(len(rows))]
+    acted = [
+        {layer: part[b, recorder.columns(b)] for layer, part in recorder.opened().items()} for b in range(len(rows))
+    ]
     return found, acted
 
 
 def alone(model: nn.Module, saes: SaeSet, number: int) -> tuple[Tensor, dict[int, Tensor]]:
     """The same of one request by itself."""
     plan, prompt = compile_plan([HELD[number]], saes), PROMPTS[number]
-    with attach(model, plan, prompt_length=len(prompt)) as tape:
+    with attach(model, plan, prompt_length=len(prompt)) as attached:
+        recorder = attached.recorder
         batch = Batch.of([prompt], 0, torch.device("cpu"))
         found = torch.cat(list(read_along(model, batch, REPLY)))  # type: ignore[arg-type]
-    return found, {layer: part[0] for layer, part in tape.opened().items()}
+    return found, {layer: part[0] for layer, part in recorder.opened().items()}
 
 
 @pytest.mark.parametrize("apart", [True, False], ids=["own columns", "shared columns"])

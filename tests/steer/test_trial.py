@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from steerkit.engine import Batch, Graphs, Sampling, generate
-from steerkit.steer import Capacity, FixedSteering, attach, compile_plan, disagreement
+from steerkit.steer import Capacity, StaticSteering, attach, compile_plan, disagreement
 from steerkit.testing import planted_policy, planted_saes, small_model
 
 MODEL: Any = small_model()
@@ -32,7 +32,7 @@ ROOM = Capacity(
 SMALL = Capacity(features=8, rules=2, depth=1, read=LAYERS, edited=LAYERS)
 
 
-def torch_alone(steering: FixedSteering, run: Callable[[], Any]) -> Any:
+def torch_alone(steering: StaticSteering, run: Callable[[], Any]) -> Any:
     """What a steering does without kernels."""
     kernels, steering._fused = steering._fused, None
     try:
@@ -41,11 +41,11 @@ def torch_alone(steering: FixedSteering, run: Callable[[], Any]) -> Any:
         steering._fused = kernels
 
 
-def kernels(fault: Callable[[FixedSteering, Any, Tensor | None], Any] | None = None) -> Any:
+def kernels(fault: Callable[[StaticSteering, Any, Tensor | None], Any] | None = None) -> Any:
     """Kernels that are torch's own arithmetic, but for what a fault does after each step; and how often they ran."""
     found = SimpleNamespace(steps=0)
 
-    def step(steering: FixedSteering, site: Any, y: Tensor) -> Any:
+    def step(steering: StaticSteering, site: Any, y: Tensor) -> Any:
         found.steps += 1
         out = torch_alone(steering, lambda: steering.step(site, y))
         return out if fault is None else fault(steering, site, out)
@@ -55,10 +55,10 @@ def kernels(fault: Callable[[FixedSteering, Any, Tensor | None], Any] | None = N
     return found
 
 
-def also(change: Callable[[FixedSteering, Any], Any]) -> Any:
+def also(change: Callable[[StaticSteering, Any], Any]) -> Any:
     """A fault that leaves the activations as they are."""
 
-    def fault(steering: FixedSteering, site: Any, out: Tensor | None) -> Tensor | None:
+    def fault(steering: StaticSteering, site: Any, out: Tensor | None) -> Tensor | None:
         change(steering, site)
         return out
 
@@ -72,14 +72,14 @@ FAULTS: dict[str, Any] = {
     "latched": also(lambda steering, site: steering.latched.zero_()),
     "last_open": also(lambda steering, site: steering.last_open.add_(1)),
     "tail": also(lambda steering, site: steering.tail.add_(1)),
-    "tape": also(lambda steering, site: site.raw[:, 3].zero_()),
+    "recorder": also(lambda steering, site: site.raw[:, 3].zero_()),
     "hook counts": also(lambda steering, site: site.fired.add_(1)),
 }
 
 
 @pytest.mark.parametrize("rows", [1, 2, 32])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("room", [ROOM, SMALL, Capacity(kept=LAYERS)], ids=["all", "edits", "tape"])
+@pytest.mark.parametrize("room", [ROOM, SMALL, Capacity(kept=LAYERS)], ids=["all", "edits", "recorder"])
 def test_the_same_arithmetic_agrees(room: Capacity, dtype: torch.dtype, rows: int) -> None:
     """Whatever is asked of it."""
     tried = kernels()
@@ -97,16 +97,21 @@ def test_a_fault_is_found(fault: str) -> None:
 
 
 def test_wrong_kernels_do_not_steer() -> None:
-    """A generation goes on without them, as under `attach`, and its tape says so; right ones steer."""
+    """A generation goes on without them, as under `attach`, and says so; right ones steer."""
     clamp = {"name": "r", "where": "any", "edit": {"f": {"clamp": 30.0}}}
     plan = compile_plan([(planted_policy("p", {"f": (1, 11)}, steer=[clamp]),)], planted_saes(MODEL))
     batch = Batch.of([[5, 17, 301, 44]], 0, torch.device("cpu"))
 
     def replies(graphs: Graphs | None, rows: list[int]) -> tuple[list[Any], str | None]:
-        with attach(MODEL, plan, rows=rows, prompt_length=4, capacity=32) as tape:
+        with attach(MODEL, plan, rows=rows, prompt_length=4, capacity=32) as attached:
             limits = [Sampling(max_new_tokens=12)]
-            found = list(generate(MODEL, batch, limits, (), 0, graphs=graphs, handover=tape.handover))
-        return found, tape.decoding
+            steps = generate(MODEL, batch, limits, (), 0, graphs=graphs, prefill_state=attached.prefill_state)
+            found: list[Any] = []
+            while True:
+                try:
+                    found.append(next(steps))
+                except StopIteration as done:
+                    return found, done.value
 
     expected, _ = replies(None, [1])
     assert expected != replies(None, [0])[0]

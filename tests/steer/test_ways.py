@@ -55,18 +55,18 @@ def policy(*, clamp: float = 6.0, **rule: Any) -> Policy:
 CLAMPED = policy()
 
 
-def columns(tape: steerkit.steer.Tape) -> list[int]:  # type: ignore[name-defined]
+def columns(recorder: steerkit.steer.Recorder) -> list[int]:  # type: ignore[name-defined]
     """Which columns any rule acted at."""
-    opened = next(iter(tape.opened().values()))
+    opened = next(iter(recorder.opened().values()))
     return opened.any(-1)[0].nonzero().flatten().tolist()
 
 
 def generated(given: Policy = CLAMPED, *, model: Any = MODEL, length: int | None = None, **how: Any) -> Any:
-    """The reply's tokens, the columns that were steered, and the tape's length."""
+    """The reply's tokens, the columns that were steered, and the recorder's length."""
     inputs = {} if "inputs_embeds" in how or "inputs" in how or "input_ids" in how else INPUTS
-    with steerkit.attach(model, SAES, given, prompt_length=length, tokenizer=TOKENIZER) as tape:
+    with steerkit.attach(model, SAES, given, prompt_length=length, tokenizer=TOKENIZER) as recorder:
         out = model.generate(**{**inputs, "max_new_tokens": NEW, "do_sample": False, **how})
-    return out[0, -NEW:].tolist(), columns(tape), tape.length
+    return out[0, -NEW:].tolist(), columns(recorder), recorder.length
 
 
 def filled(tokens: int, model: Any = MODEL) -> DynamicCache:
@@ -193,9 +193,9 @@ def test_drafts_were_taken_back_above() -> None:
 def test_beams_and_samples_begin_at_the_same_column(sample: dict[str, Any]) -> None:
     """Each of them is steered from the prompt's last column on; a policy that remembers refuses them, however many
     rows it was attached for."""
-    with steerkit.attach(MODEL, SAES, CLAMPED) as tape:
+    with steerkit.attach(MODEL, SAES, CLAMPED) as recorder:
         MODEL.generate(**INPUTS, **{"max_new_tokens": 4, "do_sample": False, **sample})
-    opened = next(iter(tape.opened().values())).any(-1)
+    opened = next(iter(recorder.opened().values())).any(-1)
     assert [row.nonzero().flatten()[0].item() for row in opened] == [N - 1] * 3
     held = policy(**GATES["held"])
     for rows in ([held], [held] * 3):
@@ -208,11 +208,11 @@ def test_beams_and_samples_begin_at_the_same_column(sample: dict[str, Any]) -> N
 
 def second(given: Policy, **how: Any) -> tuple[int, list[int]]:
     """A second turn on the cache of the first: its prompt's columns, and those that were steered in it."""
-    with steerkit.attach(MODEL, SAES, given, tokenizer=TOKENIZER) as tape:
+    with steerkit.attach(MODEL, SAES, given, tokenizer=TOKENIZER) as recorder:
         first = MODEL.generate(**INPUTS, max_new_tokens=NEW, do_sample=False, return_dict_in_generate=True)
         more = torch.cat([first.sequences, IDS[:, 1:]], dim=1)
         MODEL.generate(more, max_new_tokens=5, do_sample=False, **{CACHE: first.cache, **how})
-    return more.shape[1], columns(tape)
+    return more.shape[1], columns(recorder)
 
 
 @pytest.mark.parametrize("way", ["plain", "chunks"])
@@ -249,10 +249,10 @@ def test_drafts_on_a_filled_cache_are_refused() -> None:
 
 def test_two_generations_under_one_attach_do_not_know_of_each_other() -> None:
     """Each has its own prompt."""
-    with steerkit.attach(MODEL, SAES, CLAMPED) as tape:
+    with steerkit.attach(MODEL, SAES, CLAMPED) as recorder:
         for length in (N, 20, N):
             MODEL.generate(IDS[:, :length], max_new_tokens=4, do_sample=False)
-            assert columns(tape) == list(range(length - 1, length + 3))
+            assert columns(recorder) == list(range(length - 1, length + 3))
 
 
 def test_left_padding_and_right_padding() -> None:
@@ -265,9 +265,9 @@ def test_left_padding_and_right_padding() -> None:
         with ExitStack() as stack:
             if not left and chunk:
                 stack.enter_context(pytest.raises(SteeringError, match="pad them on the left"))
-            with steerkit.attach(MODEL, SAES, CLAMPED) as tape:
+            with steerkit.attach(MODEL, SAES, CLAMPED) as recorder:
                 MODEL.generate(ids, attention_mask=mask, max_new_tokens=3, prefill_chunk_size=chunk)
-            first = [row.nonzero()[0].item() for row in next(iter(tape.opened().values())).any(-1)]
+            first = [row.nonzero()[0].item() for row in next(iter(recorder.opened().values())).any(-1)]
             assert first == [N - 1, N - 1 if left else N - 6]
 
 
@@ -306,9 +306,9 @@ def test_a_generate_that_is_not_seen_is_refused() -> None:
     for what, generate in ((MODEL, before), (MODEL.model, MODEL.generate)):
         with pytest.raises(SteeringError, match="this generate is not seen"), steerkit.attach(what, SAES, CLAMPED):
             generate(**INPUTS, max_new_tokens=2)
-        with steerkit.attach(what, SAES, CLAMPED, prompt_length=N) as tape:
+        with steerkit.attach(what, SAES, CLAMPED, prompt_length=N) as recorder:
             generate(**INPUTS, max_new_tokens=NEW, do_sample=False, prompt_lookup_num_tokens=5)
-        assert columns(tape)[0] == N - 1
+        assert columns(recorder)[0] == N - 1
 
 
 def test_a_model_that_only_drafts_is_refused() -> None:
@@ -341,12 +341,12 @@ def test_a_custom_loop_that_generate_is_given_is_followed() -> None:
 
 def feed(pieces: list[int], given: Policy = CLAMPED, length: int | None = None, **how: Any) -> list[int]:
     """A loop of one's own: passes of so many tokens over one cache."""
-    with torch.no_grad(), steerkit.attach(MODEL, SAES, given, prompt_length=length) as tape:
+    with torch.no_grad(), steerkit.attach(MODEL, SAES, given, prompt_length=length) as recorder:
         cache, start = how.get("cache", DynamicCache(config=MODEL.config)), how.get("start", 0)
         for width in pieces:
             MODEL(input_ids=IDS[:, start : start + width], **{CACHE: cache})
             start += width
-    return columns(tape)
+    return columns(recorder)
 
 
 def test_loops_of_ones_own() -> None:
@@ -364,10 +364,10 @@ def test_loops_of_ones_own() -> None:
 
 def test_a_loop_without_a_cache_reads_the_same_sequence_again() -> None:
     """One token longer it goes on; another sequence is another prompt."""
-    with torch.no_grad(), steerkit.attach(MODEL, SAES, CLAMPED) as tape:
+    with torch.no_grad(), steerkit.attach(MODEL, SAES, CLAMPED) as recorder:
         for ids, end, expected in ((IDS, 20, [19]), (IDS, 21, [19, 20]), (IDS.roll(3), 22, [21])):
             MODEL(input_ids=ids[:, :end], use_cache=False)
-            assert columns(tape) == expected
+            assert columns(recorder) == expected
 
 
 CONTEXT = MODEL.config.max_position_embeddings
@@ -390,9 +390,9 @@ def test_padding_is_not_counted_against_the_context() -> None:
     ids = IDS.repeat(1, CONTEXT // N + 1)
     mask = torch.ones_like(ids)
     mask[:, : ids.shape[1] - 40] = 0
-    with steerkit.attach(MODEL, SAES, CLAMPED) as tape:
+    with steerkit.attach(MODEL, SAES, CLAMPED) as recorder:
         MODEL.generate(ids, attention_mask=mask, max_new_tokens=2)
-    assert columns(tape)[0] == ids.shape[1] - 1
+    assert columns(recorder)[0] == ids.shape[1] - 1
 
 
 def test_a_copy_inside_is_refused() -> None:
@@ -410,11 +410,11 @@ def test_a_copy_inside_is_refused() -> None:
 
 def test_a_shallow_copy_does_not_outlive_steering_unseen() -> None:
     """It shares modules and hooks; the `generate` that it took along is refused afterwards."""
-    with steerkit.attach(MODEL, SAES, CLAMPED) as tape:
+    with steerkit.attach(MODEL, SAES, CLAMPED) as recorder:
         shallow = copy.copy(MODEL)
         MODEL.generate(**INPUTS, max_new_tokens=1)
     assert hooks_on(shallow) == 0
-    assert columns(tape) == [N - 1]
+    assert columns(recorder) == [N - 1]
     with pytest.raises(SteeringError, match="looked up in a `with` of `attach` that is over"):
         shallow.generate(**INPUTS, max_new_tokens=1)
 
@@ -452,7 +452,7 @@ class Thread(threading.Thread):
 def test_leaving_from_inside_generate_stops_it() -> None:
     """In the same thread: at its next pass, with nothing left on the model."""
     stack = ExitStack()
-    tape = stack.enter_context(steerkit.attach(MODEL, SAES, CLAMPED))
+    recorder = stack.enter_context(steerkit.attach(MODEL, SAES, CLAMPED))
 
     class Leaves(StoppingCriteria):
         def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:
@@ -462,14 +462,14 @@ def test_leaving_from_inside_generate_stops_it() -> None:
 
     with pytest.raises(SteeringError, match="left while generate ran"):
         MODEL.generate(**INPUTS, max_new_tokens=NEW, stopping_criteria=[Leaves()])
-    assert columns(tape) == [N - 1]
+    assert columns(recorder) == [N - 1]
     assert hooks_on(MODEL) == 0
 
 
 def leave_early(pause: Pause, threads: list[Thread], error: Exception | None = None) -> None:
     """Leave the `with` while a thread generates, after three tokens."""
     try:
-        with steerkit.attach(MODEL, SAES, CLAMPED) as tape:
+        with steerkit.attach(MODEL, SAES, CLAMPED) as recorder:
             threads.append(Thread(lambda: MODEL.generate(**INPUTS, max_new_tokens=NEW, stopping_criteria=[pause])))
             assert pause.reached.wait(30)
             threading.Timer(0.2, pause.go_on.set).start()
@@ -477,7 +477,7 @@ def leave_early(pause: Pause, threads: list[Thread], error: Exception | None = N
                 raise error
     finally:
         threads[0].join(30)
-        assert columns(tape) == list(range(N - 1, N + 2))
+        assert columns(recorder) == list(range(N - 1, N + 2))
 
 
 def test_leaving_while_a_thread_generates_stops_it() -> None:
@@ -495,12 +495,12 @@ def test_a_stream_that_is_read_to_its_end_is_no_error() -> None:
     """The thread may still be on its way out of `generate` when the last text has been read."""
     for _ in range(10):
         streamer = TextIteratorStreamer(TOKENIZER, skip_prompt=True)
-        with steerkit.attach(MODEL, SAES, CLAMPED) as tape:
+        with steerkit.attach(MODEL, SAES, CLAMPED) as recorder:
             thread = Thread(lambda: MODEL.generate(**INPUTS, max_new_tokens=4, streamer=streamer))  # noqa: B023  # ended
             "".join(streamer)
         thread.join(30)
         assert isinstance(thread.got, torch.Tensor)
-        assert columns(tape) == list(range(N - 1, N + 3))
+        assert columns(recorder) == list(range(N - 1, N + 3))
 
 
 def test_a_thread_that_begins_too_late_is_refused() -> None:
@@ -515,7 +515,7 @@ def test_a_thread_that_begins_too_late_is_refused() -> None:
 def test_two_threads_at_once_are_refused() -> None:
     """A second generation under one attach, a second attach, and a plain pass: each would be steered by the other."""
     pause = Pause(2)
-    with steerkit.attach(MODEL, SAES, CLAMPED) as tape:
+    with steerkit.attach(MODEL, SAES, CLAMPED) as recorder:
         thread = Thread(lambda: MODEL.generate(**INPUTS, max_new_tokens=4, stopping_criteria=[pause]))
         assert pause.reached.wait(30)
         with pytest.raises(SteeringError, match="another thread generates under the same"):
@@ -533,7 +533,7 @@ def test_two_threads_at_once_are_refused() -> None:
         pause.go_on.set()
         thread.join(30)
     assert isinstance(thread.got, torch.Tensor)
-    assert columns(tape) == list(range(N - 1, N + 3))
+    assert columns(recorder) == list(range(N - 1, N + 3))
 
 
 def test_attachments_inside_each_other_all_see_generate() -> None:

@@ -1,10 +1,9 @@
-"""What records must say together: the runs count up, and whatever was redacted or retired has a record that says so."""
+"""Accounts over all records of a store: runs count up, and a record says of all that was redacted or retired."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,32 @@ from steerkit.audit.integrity.signed_note import VerifierKey, open_note
 from steerkit.audit.log.canonical import canonical
 from steerkit.audit.log.commitments import Content
 from steerkit.audit.log.run_log import CLOSED, OPENED, counts, tally
+from steerkit.audit.schema import (
+    Accounted,
+    RedactionRecord,
+    RetentionRecord,
+    RunClosedRecord,
+    accounted,
+    read_as,
+    record_json,
+)
 from steerkit.errors import AuditError, TamperError
-
-REDACTION = "redaction"
-RETENTION = "retention"
 
 
 def gone_leaf(sequence: int, digest: str) -> bytes:
-    """What a tombstone's tree holds of a retired record: its number in 8 bytes, then its hash."""
+    """A leaf of a tombstone's tree: the retired record's number in 8 bytes, then its hash."""
     return sequence.to_bytes(8, "big") + bytes.fromhex(digest)
 
 
 def tombstone_text(name: str, before: str, count: int, root: str) -> str:
-    """What a tombstone's signature is over."""
+    """The text that a tombstone's signature is over."""
     return f"{name}\nretired {count} records before {before}\n{root}\n"
 
 
-def redaction_text(name: str, body: Mapping[str, Any]) -> str:
-    """What a redaction's signature is over: everything that its record says, but for the signature."""
-    said = {key: value for key, value in body.items() if key != "signature"}
-    digest = hashlib.sha256(canonical(said)).hexdigest()
-    return f"{name}\nredacted {len(body['fields'])} pieces of record {body['of']}\n{digest}\n"
+def redaction_text(name: str, redaction: RedactionRecord) -> str:
+    """The text that a redaction's signature is over: everything that its record says, but for the signature."""
+    digest = hashlib.sha256(canonical(record_json(replace(redaction, signature=None)))).hexdigest()
+    return f"{name}\nredacted {len(redaction.fields)} pieces of record {redaction.of}\n{digest}\n"
 
 
 @dataclass
@@ -43,8 +47,8 @@ class _Run:
     decisions: dict[str, int] = field(default_factory=dict)
 
 
-class Ledger:
-    """Follows the records of a store in their order, whose hashes hold."""
+class Accounts:
+    """Accounts over the records of a store, read in their order; their hashes hold."""
 
     def __init__(self, path: Path, key: VerifierKey | None) -> None:
         self._path, self._key = path, key
@@ -53,7 +57,7 @@ class Ledger:
         self._gone: dict[int, str] = {}
         self._redacted: dict[tuple[int, str], str] = {}
         self._ids: dict[int, str] = {}
-        self._mourned: set[int] = set()
+        self._retired_by_note: set[int] = set()
         self.lost = self.redacted = self.retired = self.unsigned = 0
         self.unsigned_redactions = self.unchecked_redactions = 0
 
@@ -63,27 +67,27 @@ class Ledger:
         return list(self._runs)
 
     def gone(self, sequence: int, digest: str) -> None:
-        """A retired record stands here."""
+        """Count a retired record."""
         self._gone[sequence] = digest
         self.retired += 1
 
     def read(self, sequence: int, id: str, body: Any, contents: dict[str, Content]) -> None:
-        """The next record."""
-        record = (sequence, id)
+        """Take in the next record. Raises AuditError where it is not what such a record is."""
+        said, record = accounted(body), (sequence, id)
         for name, content in contents.items():
             if content.is_redacted:
                 self._redacted[sequence, name] = content.data.hex()
                 self._ids[sequence] = id
                 self.redacted += 1
-        if "run" in body:
-            self._count(record, body)
-        if body.get("kind") == REDACTION:
-            self._excuse(record, body)
-        elif body.get("kind") == RETENTION:
-            self._mourn(record, body)
+        if said.run is not None:
+            self._count(record, said, body)
+        if said.kind == RedactionRecord.kind:
+            self._take_redaction(record, read_as(RedactionRecord, body))
+        elif said.kind == RetentionRecord.kind:
+            self._take_tombstone(record, read_as(RetentionRecord, body))
 
-    def settle(self) -> None:
-        """Every gap must have been accounted for by now."""
+    def finish(self) -> None:
+        """Raise TamperError for a gap that no record accounts for."""
         for sequence in self._gone:
             raise TamperError(
                 f"{self._path}: record {sequence}: deleted: it was taken out, and no tombstone says so",
@@ -97,63 +101,67 @@ class Ledger:
                 "edited",
             )
 
-    def _count(self, record: tuple[int, str], body: dict[str, Any]) -> None:
-        id, number, kind = body["run"], body.get("number"), body.get("kind")
+    def _count(self, record: tuple[int, str], said: Accounted, body: Any) -> None:
+        id, number, kind = str(said.run), said.number, said.kind
         run = _Run() if id in self._closed else self._runs.setdefault(id, _Run())
         if number != run.number or (kind == OPENED) != (number == 0) or id in self._closed:
-            missing = id not in self._closed and isinstance(number, int) and number > run.number
+            missing = id not in self._closed and number is not None and number > run.number
             what = f"it is number {number} of its run, expected {'none' if id in self._closed else run.number}"
             raise self._refused(record, "deleted" if missing else "inserted", what)
-        self.lost += body.get("lost_before", 0)
+        self.lost += said.lost_before
         if kind == CLOSED:
-            said, found = body.get("counts"), counts(run.kinds, run.decisions)["counts"]
-            if said != found:
-                raise self._refused(record, "deleted", f"its run says {said}, but the records come to {found}")
+            claimed, found = read_as(RunClosedRecord, body).counts, counts(run.kinds, run.decisions)
+            if claimed != found:
+                raise self._refused(record, "deleted", f"its run says {claimed}, but the records come to {found}")
             self._closed.add(id)
             del self._runs[id]
             return
         run.number += 1
-        run.kinds, run.decisions = tally(run.kinds, run.decisions, body)
+        run.kinds, run.decisions = tally(
+            run.kinds, run.decisions, kind or "", (verdict.decision for verdict in said.verdicts)
+        )
 
-    def _excuse(self, record: tuple[int, str], body: dict[str, Any]) -> None:
-        """A redaction stands for the contents that it names, with the hashes that it gives."""
-        of = body["of"]
-        for name, digest in body["fields"].items():
+    def _take_redaction(self, record: tuple[int, str], redaction: RedactionRecord) -> None:
+        """A redaction accounts for the contents that it names, with the hashes that it gives."""
+        of = redaction.of
+        for name, digest in redaction.fields.items():
             found = self._redacted.pop((of, name), None)
-            if of in self._mourned or of in self._gone:
+            if of in self._retired_by_note or of in self._gone:
                 continue
-            if found != digest or self._ids[of] != body["id"]:
+            if found != digest or self._ids[of] != redaction.id:
                 raise self._refused(record, "edited", f"the redacted content '{name}' of record {of} is another")
-        if "signature" not in body:
+        if redaction.signature is None:
             self.unsigned_redactions += 1
         elif self._key is None:
             self.unchecked_redactions += 1
-        elif self._opened(record, "edited", "redaction", body["signature"]) != redaction_text(self._key.name, body):
-            raise self._refused(record, "edited", "its redaction was signed over something else")
+        else:
+            text = redaction_text(self._key.name, redaction)
+            if self._opened(record, "edited", "redaction", redaction.signature) != text:
+                raise self._refused(record, "edited", "its redaction was signed over something else")
 
-    def _mourn(self, record: tuple[int, str], body: dict[str, Any]) -> None:
-        """A tombstone stands for the records that it names, with the hashes that its root is over."""
+    def _take_tombstone(self, record: tuple[int, str], tombstone: RetentionRecord) -> None:
+        """A tombstone accounts for the records that it names, with the hashes that its root is over."""
         tree = Tree()
-        for first, last in body["ranges"]:
+        for first, last in tombstone.ranges:
             for sequence in range(first, last + 1):
                 digest = self._gone.pop(sequence, None)
                 if digest is None:
                     raise self._refused(
                         record, "inserted", f"record {sequence} was retired, but something stands there"
                     )
-                self._mourned.add(sequence)
+                self._retired_by_note.add(sequence)
                 tree.add(gone_leaf(sequence, digest))
-        if (tree.size, tree.root().hex()) != (body["count"], body["root"]):
+        if (tree.size, tree.root().hex()) != (tombstone.count, tombstone.root):
             raise self._refused(record, "edited", "what is left of the records it retired is not what it was")
         if self._key is None:
             self.unsigned += 1
             return
-        text = tombstone_text(self._key.name, body["before"], body["count"], body["root"])
-        if self._opened(record, "deleted", "tombstone", body["note"]) != text:
+        text = tombstone_text(self._key.name, tombstone.before, tombstone.count, tombstone.root)
+        if self._opened(record, "deleted", "tombstone", tombstone.note) != text:
             raise self._refused(record, "deleted", "its tombstone was signed over other records")
 
     def _opened(self, record: tuple[int, str], kind: str, what: str, note: str) -> str:
-        """What the key signed."""
+        """The text that the key signed."""
         assert self._key is not None  # the callers have it
         try:
             return open_note(note, self._key)

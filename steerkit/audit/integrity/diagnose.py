@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
-from steerkit.audit.log.schema import record_hash
 from steerkit.audit.log.store import Store
+from steerkit.audit.log.stored_record import record_hash
 from steerkit.errors import TamperError
 
 _NEAR = 1000

@@ -15,8 +15,9 @@ from steerkit.audit.integrity import merkle
 from steerkit.audit.integrity.signed_note import Checkpoint, SignerKey, decoded, encoded, sign_note
 from steerkit.audit.integrity.verify import verify
 from steerkit.audit.log.commitments import TRACE, Content, join
-from steerkit.audit.log.schema import StoredRecord, record_hash
+from steerkit.audit.log.reading import read_public
 from steerkit.audit.log.store import Store
+from steerkit.audit.log.stored_record import StoredRecord, record_hash
 from steerkit.errors import AuditError, TamperError
 
 
@@ -53,7 +54,7 @@ def prove_consistency(store: Store, first: int, second: int) -> dict[str, Any]:
     return {"first": first, "second": second, "path": [encoded(one) for one in path]}
 
 
-def portable(store: Store, record: StoredRecord) -> dict[str, Any]:
+def portable_record(store: Store, record: StoredRecord) -> dict[str, Any]:
     """A record as JSON that can be checked elsewhere; without its trace."""
     contents = {
         name: {"salt": None, "text": one.data.hex()}
@@ -72,7 +73,7 @@ def check_inclusion(proof: Mapping[str, Any], record: Mapping[str, Any], signed:
 
     Args:
         proof: of `prove`.
-        record: of `portable`.
+        record: of `portable_record`.
         signed: the checkpoint, its signature checked already.
 
     Raises:
@@ -131,7 +132,7 @@ def _record(data: Mapping[str, Any]) -> StoredRecord:
 def _contents(record: StoredRecord, given: Mapping[str, Any]) -> dict[str, Content]:
     """The contents that came with a record, each checked against what the record commits to."""
     found = {}
-    for name, commitment in record.public.get("committed", {}).items():
+    for name, commitment in read_public(record).committed.items():
         if name == TRACE:
             continue
         salt, text = given[name]["salt"], given[name]["text"]

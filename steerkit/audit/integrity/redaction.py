@@ -1,22 +1,23 @@
-"""Takes content away without breaking the chain: pieces of records are redacted, whole runs are retired."""
+"""Redaction of contents and deletion of whole runs; the chain still holds."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
-from steerkit.audit.integrity.accounting import REDACTION, RETENTION, gone_leaf, redaction_text, tombstone_text
+from steerkit.audit.integrity.accounting import gone_leaf, redaction_text, tombstone_text
 from steerkit.audit.integrity.merkle import Tree
 from steerkit.audit.integrity.signed_note import SignerKey, sign_note
 from steerkit.audit.integrity.verify import verify
 from steerkit.audit.log.commitments import Content, keyed_hash
+from steerkit.audit.log.reading import read_public
 from steerkit.audit.log.run_log import CLOSED
-from steerkit.audit.log.schema import FORMAT, StoredRecord
 from steerkit.audit.log.store import Store
+from steerkit.audit.log.stored_record import StoredRecord
+from steerkit.audit.schema import RedactionRecord, RetentionRecord
 from steerkit.errors import AuditError, TamperError
 
 KEY_BYTES = 32
@@ -54,10 +55,10 @@ def redact(
     def write() -> StoredRecord:
         store.file.on_commit(partial(_wipe, store))
         hashes = {name: data.hex() for name, data in _hashed(store, record, key, fields).items()}
-        body = {"format": FORMAT, "kind": REDACTION, "of": record.sequence, "id": record.id, "fields": hashes}
-        said = {**body, "by": by, "note": note}
-        signed = {} if signer is None else {"signature": sign_note(redaction_text(signer.name, said), signer)}
-        return store.within(None).append({**said, **signed})
+        said = RedactionRecord(of=record.sequence, id=record.id, fields=hashes, by=by, note=note)
+        if signer is not None:
+            said = replace(said, signature=sign_note(redaction_text(signer.name, said), signer))
+        return store.within(None).append(said)
 
     return store.file.transact(write)
 
@@ -92,8 +93,9 @@ def retain(store: Store, before: datetime, key: SignerKey, *, by: str = "") -> S
             tree.add(gone_leaf(sequence, digest))
         root = tree.root().hex()
         note = sign_note(tombstone_text(key.name, moment, tree.size, root), key)
-        body = {"format": FORMAT, "kind": RETENTION, "before": moment, "ranges": _ranges([one for one, _ in gone])}
-        written = store.within(None).append({**body, "count": tree.size, "root": root, "note": note, "by": by})
+        ranges = _ranges([one for one, _ in gone])
+        tombstone = RetentionRecord(before=moment, ranges=ranges, count=tree.size, root=root, note=note, by=by)
+        written = store.within(None).append(tombstone)
         store.database.executemany("INSERT INTO retired VALUES (?, ?)", gone)
         for table in ("records", "contents", "traces"):
             store.database.execute(f"DELETE FROM {table} WHERE sequence IN (SELECT sequence FROM retired)")
@@ -104,9 +106,7 @@ def retain(store: Store, before: datetime, key: SignerKey, *, by: str = "") -> S
 
 def _hashed(store: Store, record: StoredRecord, key: bytes, fields: Sequence[str]) -> dict[str, bytes]:
     """Put keyed hashes in the place of the chosen contents; the hashes by name."""
-    committed, hashes = record.public.get("committed", {}), dict[str, bytes]()
-    if not isinstance(committed, dict):
-        raise AuditError(f"record {record.sequence}: its commitments are no object; `audit verify` says more")
+    committed, hashes = read_public(record).committed, dict[str, bytes]()
     for name, content in _chosen(store, record, fields).items():
         if content.commitment != committed.get(name):
             raise TamperError(
@@ -134,7 +134,7 @@ def _chosen(store: Store, record: StoredRecord, fields: Sequence[str]) -> dict[s
         if (not fields or name.split("/")[1] in fields) and not content.is_redacted
     }
     if not chosen:
-        old = record.public.get("format") == 1
+        old = read_public(record).format == 1
         why = "it is of format 1, and can only be retired whole" if old else "there is none, or it is redacted already"
         raise AuditError(f"record {record.id}: nothing to redact: {why}")
     return chosen
@@ -142,7 +142,7 @@ def _chosen(store: Store, record: StoredRecord, fields: Sequence[str]) -> dict[s
 
 @dataclass
 class _Span:
-    """A run as it is found: its records, and when it was closed."""
+    """The records of a run, and when it was closed."""
 
     records: list[tuple[int, str]] = field(default_factory=list)
     closed: str | None = None
@@ -152,31 +152,31 @@ def _old(store: Store, moment: str) -> Iterator[tuple[int, str]]:
     """Sequence and hash of every record that is to go."""
     runs: dict[str, _Span] = {}
     for record in store.records():
-        body: Any = record.public
-        if body.get("format") == 1 and record.time < moment:
+        said = read_public(record)
+        if said.format == 1 and record.time < moment:
             yield record.sequence, record.hash
-        if "run" in body:
-            run = runs.setdefault(body["run"], _Span())
+        if said.run is not None:
+            run = runs.setdefault(said.run, _Span())
             run.records.append((record.sequence, record.hash))
-            run.closed = record.time if body["kind"] == CLOSED else run.closed
+            run.closed = record.time if said.kind == CLOSED else run.closed
     for run in runs.values():
         if run.closed is not None and run.closed < moment:
             yield from run.records
 
 
-def _ranges(sequences: list[int]) -> list[list[int]]:
+def _ranges(sequences: list[int]) -> tuple[tuple[int, int], ...]:
     """Sorted numbers as runs of neighbours: first and last of each."""
-    found: list[list[int]] = []
+    found: list[tuple[int, int]] = []
     for sequence in sequences:
         if found and found[-1][1] == sequence - 1:
-            found[-1][1] = sequence
+            found[-1] = (found[-1][0], sequence)
         else:
-            found.append([sequence, sequence])
-    return found
+            found.append((sequence, sequence))
+    return tuple(found)
 
 
 def _wipe(store: Store) -> None:
-    """Bring the change from the write-ahead log into the file, and empty the log: old content lies in it too."""
+    """Bring the change from the write-ahead log into the file, and empty the log, which has the old content too."""
     with store.file.told("written"):
         busy = store.database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     if busy:

@@ -31,19 +31,19 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from steerkit.audit.integrity.accounting import Ledger
+from steerkit.audit.integrity.accounting import Accounts
 from steerkit.audit.integrity.diagnose import Row, hash_of, misplaced, refusal
 from steerkit.audit.integrity.merkle import Tree
 from steerkit.audit.integrity.signed_note import Checkpoint, VerifierKey
-from steerkit.audit.log.canonical import canonical, plain
+from steerkit.audit.log.canonical import canonical, parse_canonical
 from steerkit.audit.log.commitments import SALT_BYTES, TRACE, Content
-from steerkit.audit.log.schema import GENESIS, SCHEMAS
-from steerkit.audit.log.shapes import unaccountable
 from steerkit.audit.log.store import Store
+from steerkit.audit.log.stored_record import GENESIS, SCHEMAS
 from steerkit.audit.log.trace_codec import unpack
+from steerkit.audit.schema import accounted
 from steerkit.errors import AuditError, TamperError
 
 _TABLES = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
@@ -109,28 +109,28 @@ def verify(store: Store, *, checkpoints: Sequence[Checkpoint] = (), key: Verifie
 
 def _verify(store: Store, checkpoints: Sequence[Checkpoint], key: VerifierKey | None) -> Verified:
     _check_database(store)
-    previous, tree, ledger = GENESIS, Tree(), Ledger(store.path, key)
+    previous, tree, accounts = GENESIS, Tree(), Accounts(store.path, key)
     roots = {0: tree.root()}
     wanted = {one.size for one in checkpoints}
     for place, row in enumerate(_rows(store), start=1):
-        previous = _check_row(store, place, previous, row, ledger)
+        previous = _check_row(store, place, previous, row, accounts)
         tree.add(bytes.fromhex(previous))
         if place in wanted:
             roots[place] = tree.root()
-    ledger.settle()
+    accounts.finish()
     _check_checkpoints(store, checkpoints, tree.size, roots)
     return Verified(
-        records=tree.size - ledger.retired,
+        records=tree.size - accounts.retired,
         head=previous,
         size=tree.size,
         root=tree.root(),
-        open_runs=tuple(ledger.open_runs),
-        lost=ledger.lost,
-        redacted=ledger.redacted,
-        retired=ledger.retired,
-        unsigned=ledger.unsigned,
-        unsigned_redactions=ledger.unsigned_redactions,
-        unchecked_redactions=ledger.unchecked_redactions,
+        open_runs=tuple(accounts.open_runs),
+        lost=accounts.lost,
+        redacted=accounts.redacted,
+        retired=accounts.retired,
+        unsigned=accounts.unsigned,
+        unsigned_redactions=accounts.unsigned_redactions,
+        unchecked_redactions=accounts.unchecked_redactions,
     )
 
 
@@ -170,7 +170,7 @@ def _rows(store: Store) -> Iterator[Row]:
     return map(Row._make, store.database.execute(query))
 
 
-def _check_row(store: Store, place: int, previous: str, row: Row, ledger: Ledger) -> str:
+def _check_row(store: Store, place: int, previous: str, row: Row, accounts: Accounts) -> str:
     """The hash of what stands at a place, once everything about it holds."""
     if row.sequence != place:
         if row.sequence < place:
@@ -181,21 +181,19 @@ def _check_row(store: Store, place: int, previous: str, row: Row, ledger: Ledger
     if row.body is None:
         if not re.fullmatch("[0-9a-f]{64}", row.hash):
             raise refusal(store, place, row, "edited", "it was retired, and what is left of it is no hash")
-        ledger.gone(place, row.hash)
+        accounts.gone(place, row.hash)
         return row.hash
     if row.hash != hash_of(row) or row.previous != previous:
         raise misplaced(store, place, previous, row)
     try:
-        body = plain(row.body)
+        body = parse_canonical(row.body)
         if canonical(body) != row.body:
             raise refusal(store, place, row, "edited", "its body is not canonical JSON")
         if row.trace:
             unpack(row.trace)
-        if wrong := unaccountable(body):
-            raise refusal(store, place, row, "edited", wrong)
         contents = store.contents_of(place, traces=True)
-        _check_contents(store, place, row, body.get("committed", {}), contents)
-        ledger.read(place, row.id, body, contents)
+        _check_contents(store, place, row, accounted(body).committed, contents)
+        accounts.read(place, row.id, body, contents)
     except TamperError:
         raise
     except AuditError as error:
@@ -203,7 +201,9 @@ def _check_row(store: Store, place: int, previous: str, row: Row, ledger: Ledger
     return row.hash
 
 
-def _check_contents(store: Store, place: int, row: Row, committed: dict[str, str], found: dict[str, Content]) -> None:
+def _check_contents(
+    store: Store, place: int, row: Row, committed: Mapping[str, str], found: dict[str, Content]
+) -> None:
     """Each commitment has its content or a redaction, each content its commitment."""
     for name in found.keys() - committed.keys():
         raise refusal(store, place, row, "inserted", f"its content '{name[:40]}' is none that it commits to")
@@ -212,12 +212,12 @@ def _check_contents(store: Store, place: int, row: Row, committed: dict[str, str
         if content is None:
             raise refusal(store, place, row, "deleted", f"its content '{name}' is gone, and was not redacted")
         if content.is_redacted:
-            continue  # the ledger wants the record of the redaction
+            continue  # the accounts wants the record of the redaction
         if content.commitment != commitment or len(content.salt or b"") != SALT_BYTES:
             raise refusal(store, place, row, "edited", f"its content '{name}' is not what it commits to")
         if name == TRACE:
             unpack(content.data)
-        elif canonical(plain(content.data)) != content.data:
+        elif canonical(parse_canonical(content.data)) != content.data:
             raise refusal(store, place, row, "edited", f"its content '{name}' is not canonical JSON")
 
 

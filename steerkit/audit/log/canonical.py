@@ -30,7 +30,7 @@ def canonical(value: Any) -> bytes:
         raise AuditError(f"a record holds what JSON cannot carry: {error}") from None
 
 
-def plain(data: bytes) -> Any:
+def parse_canonical(data: bytes) -> Any:
     """The value of canonical bytes.
 
     Raises:

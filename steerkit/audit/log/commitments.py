@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from steerkit.audit.log.canonical import canonical, plain
+from steerkit.audit.log.canonical import canonical, parse_canonical
 from steerkit.errors import AuditError
 
 SALT_BYTES: Final = 16
@@ -94,7 +94,7 @@ def join(body: dict[str, Any], contents: Mapping[str, Content]) -> dict[str, Any
         if content is None:
             value: Any = {"missing": True}
         else:
-            value = {"redacted": content.data.hex()} if content.is_redacted else plain(content.data)
+            value = {"redacted": content.data.hex()} if content.is_redacted else parse_canonical(content.data)
         try:
             _put(body, name.split("/")[1:], value)
         except (LookupError, TypeError, ValueError):

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 from steerkit.audit.log.private import make_file, make_folder, mend
 from steerkit.audit.log.recovery import Recovery, recovery_of
-from steerkit.audit.log.schema import APPLICATION_ID, SCHEMAS, UPGRADE, VERSION
+from steerkit.audit.log.stored_record import APPLICATION_ID, SCHEMAS, UPGRADE, VERSION
 from steerkit.audit.log.transaction import Session, Transaction, transact
 from steerkit.errors import AuditError
 

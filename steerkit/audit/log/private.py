@@ -32,7 +32,7 @@ def mend(path: Path) -> None:
     """Take a store that everybody may read, as older releases made it, from all but its owner.
 
     Permissions for a group alone were given by somebody, and stay. Where this user may not change them, they stay too;
-    `openings` says what is left.
+    `exposed_files` says what is left.
     """
     if os.name == "nt":
         return
@@ -46,7 +46,7 @@ def mend(path: Path) -> None:
                 one.chmod(_FOLDER)
 
 
-def openings(path: Path) -> list[str]:
+def exposed_files(path: Path) -> list[str]:
     """Files of a store, and its folder where it is steerkit's, that others than the owner may open: a line each."""
     if os.name == "nt":
         return []

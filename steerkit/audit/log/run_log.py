@@ -8,29 +8,30 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, Literal, TypeAlias
 
-from steerkit.audit.log.schema import FORMAT, new_id
+from steerkit.audit.log.stored_record import new_id
+from steerkit.audit.schema import Record, RunClosedRecord, RunOpenedRecord, Stamps, TurnRecord, as_json, record_json
 from steerkit.errors import AuditError
 
 OnFailure: TypeAlias = Literal["block", "warn"]
 """What becomes of a call whose record cannot be written: it is not released, or it is, with a warning."""
 
-OPENED: Final = "run_opened"
-CLOSED: Final = "run_closed"
+OPENED: Final = RunOpenedRecord.kind
+CLOSED: Final = RunClosedRecord.kind
 
 
 @dataclass(frozen=True, slots=True)
-class _Standing:
-    """How far an open run has come."""
+class _Progress:
+    """The state of an open run."""
 
     id: str
     pid: int
     number: int = 0
-    """Of the next record."""
+    """Number of the next record."""
     kinds: Mapping[str, int] = field(default_factory=dict)
     decisions: Mapping[str, int] = field(default_factory=dict)
 
@@ -39,41 +40,41 @@ class RunLog:
     """Stamps records with their run and their number in it. Used under the store's lock.
 
     Args:
-        opening: what shaped the run, asked for once, before its first record; of its `policies`, the content is not
-            said again in the turns.
+        opening: what shaped the run, asked for once, before its first record; the turns do not repeat the content of
+            its `policies`.
         on_failure: whether a record that cannot be written is an error or a warning.
     """
 
-    def __init__(self, opening: Callable[[], Mapping[str, Any]], on_failure: OnFailure = "block") -> None:
-        self._ask: Callable[[], Mapping[str, Any]] | None = opening
+    def __init__(self, opening: Callable[[], RunOpenedRecord], on_failure: OnFailure = "block") -> None:
+        self._ask: Callable[[], RunOpenedRecord] | None = opening
         if on_failure not in ("block", "warn"):
             raise AuditError(f"on_audit_failure: got {on_failure!r}, expected 'block' or 'warn'")
         self.warns = on_failure == "warn"
-        self._opened: Mapping[str, Any] | None = None
-        self._standing: _Standing | None = None
+        self._opened: RunOpenedRecord | None = None
+        self._progress: _Progress | None = None
         self._lost = self._lost_before = 0
 
     @property
     def id(self) -> str | None:
         """The run's id; None while it is not open."""
-        return None if self._standing is None else self._standing.id
+        return None if self._progress is None else self._progress.id
 
-    def stamped(self, body: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The body with its run and number; before it the one that opens the run, where it is the first."""
+    def stamped(self, body: Record | Mapping[str, Any]) -> list[dict[str, Any]]:
+        """JSON of the record with its run and number; before it the one that opens the run, where it is the first."""
         found = []
-        if self._standing is None or self._standing.pid != os.getpid():
-            self._standing = _Standing(new_id(), os.getpid())
-            found.append(self._numbered({"format": FORMAT, "kind": OPENED, **self._opening}))
-        found.append(self._numbered(self._shortened(body)))
+        if self._progress is None or self._progress.pid != os.getpid():
+            self._progress = _Progress(new_id(), os.getpid())
+            found.append(self._numbered(self._opening))
+        found.append(self._numbered(self._shortened(body) if isinstance(body, TurnRecord) else body))
         return found
 
     def closed(self) -> dict[str, Any] | None:
-        """The record that closes the run; None where none is open in this process."""
-        standing = self._standing
-        if standing is None or standing.pid != os.getpid():
+        """JSON of the record that closes the run; None where none is open in this process."""
+        progress = self._progress
+        if progress is None or progress.pid != os.getpid():
             return None
-        closing = self._numbered({"format": FORMAT, "kind": CLOSED, **counts(standing.kinds, standing.decisions)})
-        self._standing = None
+        closing = self._numbered(RunClosedRecord(counts=counts(progress.kinds, progress.decisions)))
+        self._progress = None
         return closing
 
     def lost(self) -> int:
@@ -82,16 +83,16 @@ class RunLog:
         return self._lost
 
     def restorer(self) -> Callable[[], None]:
-        """Brings the run back to where it stands now, for a transaction that fails."""
-        before = (self._standing, self._lost_before)
+        """A function that brings the run back to its present state, for a transaction that fails."""
+        before = (self._progress, self._lost_before)
 
         def restore() -> None:
-            self._standing, self._lost_before = before
+            self._progress, self._lost_before = before
 
         return restore
 
     @property
-    def _opening(self) -> Mapping[str, Any]:
+    def _opening(self) -> RunOpenedRecord:
         if self._opened is None:
             assert self._ask is not None  # asked once
             self._opened = self._ask()
@@ -99,45 +100,44 @@ class RunLog:
         return self._opened
 
     @cached_property
-    def _told(self) -> frozenset[str]:
-        """Fingerprints of the policies whose content stands in the opening."""
-        return frozenset(policy["fingerprint"] for policy in self._opening.get("policies", ()))
+    def _known(self) -> frozenset[str]:
+        """Fingerprints of the policies whose content is in the opening."""
+        return frozenset(policy.fingerprint for policy in self._opening.policies)
 
-    def _shortened(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The body without what its run's opening says in full; names and fingerprints stay."""
-        short = dict(body)
-        if "policies" in body:
-            short["policies"] = [
-                {key: value for key, value in policy.items() if key != "content"}
-                if policy.get("fingerprint") in self._told
-                else policy
-                for policy in body["policies"]
-            ]
-        for key in ("libraries", "machine"):
-            if key in body and body[key] == self._opening.get(key):
-                del short[key]
-        return short
+    def _shortened(self, turn: TurnRecord) -> TurnRecord:
+        """The turn without what its run's opening has in full; names and fingerprints stay."""
+        policies = tuple(
+            replace(policy, content=None) if policy.fingerprint in self._known else policy for policy in turn.policies
+        )
+        opening = self._opening
+        return replace(
+            turn,
+            policies=policies,
+            libraries=None if turn.libraries == opening.libraries else turn.libraries,
+            machine=None if turn.machine == opening.machine else turn.machine,
+        )
 
-    def _numbered(self, body: dict[str, Any]) -> dict[str, Any]:
-        assert self._standing is not None  # the callers opened it
-        standing = self._standing
-        found = {**body, "run": standing.id, "number": standing.number}
-        if self._lost > self._lost_before:
-            found["lost_before"], self._lost_before = self._lost - self._lost_before, self._lost
-        kinds, decisions = tally(standing.kinds, standing.decisions, body)
-        self._standing = replace(standing, number=standing.number + 1, kinds=kinds, decisions=decisions)
-        return found
+    def _numbered(self, body: Record | Mapping[str, Any]) -> dict[str, Any]:
+        assert self._progress is not None  # the callers opened it
+        progress, lost = self._progress, self._lost - self._lost_before
+        self._lost_before = self._lost
+        kinds, decisions = progress.kinds, progress.decisions
+        if isinstance(body, Record):
+            verdicts = body.verdicts if isinstance(body, TurnRecord) else ()
+            kinds, decisions = tally(kinds, decisions, body.kind, (verdict.decision for verdict in verdicts))
+        self._progress = replace(progress, number=progress.number + 1, kinds=kinds, decisions=decisions)
+        said = record_json(body) if isinstance(body, Record) else body
+        return {**said, **as_json(Stamps(run=progress.id, number=progress.number, lost_before=lost))}
 
 
 def tally(
-    kinds: Mapping[str, int], decisions: Mapping[str, int], body: Mapping[str, Any]
+    kinds: Mapping[str, int], decisions: Mapping[str, int], kind: str, made: Iterable[str]
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """Counts with one more record in them: how many of each kind, and of each decision."""
-    made = [verdict["decision"] for verdict in body.get("verdicts", ())]
-    return dict(Counter(kinds) + Counter([body["kind"]])), dict(Counter(decisions) + Counter(made))
+    """Counts with one more record in them: records of each kind, and verdicts of each decision."""
+    return dict(Counter(kinds) + Counter([kind])), dict(Counter(decisions) + Counter(made))
 
 
 def counts(kinds: Mapping[str, int], decisions: Mapping[str, int]) -> dict[str, Any]:
-    """What a closing record says of its run's records: turns, approvals, executions, and the turns' decisions."""
+    """Counts in a closing record: the run's turns, approvals and executions, and the turns' decisions."""
     by_kind = {f"{kind}s": kinds.get(kind, 0) for kind in ("turn", "approval", "execution")}
-    return {"counts": {**by_kind, "decisions": dict(decisions)}}
+    return {**by_kind, "decisions": dict(decisions)}

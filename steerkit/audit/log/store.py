@@ -1,4 +1,4 @@
-"""The audit store: one SQLite file in WAL mode, one row per record, each chained to the one before (`layout`)."""
+"""The audit store: one SQLite file in WAL mode, one row per record, each chained to the one before it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from steerkit.audit.log.canonical import canonical
 from steerkit.audit.log.commitments import TRACE, Content, split
 from steerkit.audit.log.database import Database
 from steerkit.audit.log.run_log import RunLog
-from steerkit.audit.log.schema import GENESIS, new_id, record_hash
-from steerkit.audit.log.schema import StoredRecord as StoredRecord  # what a store holds
+from steerkit.audit.log.stored_record import GENESIS, StoredRecord, new_id, record_hash
 from steerkit.audit.log.transaction import Transaction
+from steerkit.audit.schema import Record, accounted, record_json
 from steerkit.errors import AuditError
 
 OnRecord: TypeAlias = "Callable[[StoredRecord], None]"
@@ -26,6 +26,11 @@ OnRecord: TypeAlias = "Callable[[StoredRecord], None]"
 
 _COLUMNS = "sequence, id, time, previous, hash, body"
 _KINDS = (int, str, str, str, str, bytes)
+
+
+def says(**words: str) -> tuple[str, bytes]:
+    """A condition in SQL that holds of every record whose body has such a key and text, wherever it is in there."""
+    return "instr(body, ?)", canonical(words)[1:-1]
 
 
 class Store:
@@ -52,7 +57,7 @@ class Store:
         handle.run, handle._on_record = run, on_record
         return handle
 
-    def append(self, body: Mapping[str, Any], trace: bytes = b"") -> StoredRecord:
+    def append(self, body: Record | Mapping[str, Any], trace: bytes = b"") -> StoredRecord:
         """Chain a record to the last one and put it on disk before returning; the first of a run opens the run.
 
         Raises:
@@ -66,9 +71,9 @@ class Store:
                 raise
             return self._lost(self.run, error)
 
-    def _append(self, body: Mapping[str, Any], trace: bytes) -> StoredRecord:
+    def _append(self, body: Record | Mapping[str, Any], trace: bytes) -> StoredRecord:
         if self.run is None:
-            return self._write(body, trace)
+            return self._write(record_json(body) if isinstance(body, Record) else body, trace)
         self.file.on_rollback(self.run.restorer())
         *opening, stamped = self.run.stamped(body)
         for one in opening:
@@ -106,7 +111,7 @@ class Store:
         *,
         newest_first: bool = False,
         after: int = 0,
-        where: Sequence[tuple[str, str | bytes]] = (),
+        where: Sequence[tuple[str, str | bytes | int]] = (),
     ) -> Iterator[StoredRecord]:
         """Records in the order of their sequence, those that come `after` one; `where` is SQL with a value for each."""
         order = "DESC" if newest_first else "ASC"
@@ -150,7 +155,7 @@ class Store:
             if row is not None:
                 return bytes(row[0])
             content = self.contents_of(record.sequence, traces=True).get(TRACE)
-        if content is None and TRACE in record.public.get("committed", {}):
+        if content is None and TRACE in accounted(record.public).committed:
             raise AuditError(f"{self.path}: the trace of record {record.sequence} is missing")
         return b"" if content is None or content.is_redacted else content.data
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from typing import Any, Final
 
-from steerkit.audit.log.canonical import canonical, plain
+from steerkit.audit.log.canonical import canonical, parse_canonical
 from steerkit.errors import AuditError
 from steerkit.types import Feature, Span, TopK, Trace
 
@@ -47,7 +47,7 @@ def unpack(data: bytes) -> Trace:
     if not unpacker.eof or unpacker.unused_data:
         raise AuditError("a trace is cut off, too large, or has something after its end")
     line, _, blocks = content.partition(b"\n")
-    head = plain(line)
+    head = parse_canonical(line)
     try:
         return _trace(head, blocks)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:

@@ -1,11 +1,12 @@
-"""Two lists of calls as syntax trees, held against each other: name by name, argument by argument, value by value."""
+"""Differences between two lists of calls: name by name, argument by argument, value by value."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
-from steerkit.audit.records.recorded import path_of
+from steerkit.audit.schema import as_json, path_of
+from steerkit.types import CallLike
 
 _ABSENT: Final = object()
 
@@ -22,18 +23,15 @@ class Node(NamedTuple):
     second: Any
 
 
-def diff_calls(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> list[Node]:
-    """Every leaf of two turns' calls, in written order; calls are paired by their place.
-
-    Args:
-        first, second: as a record holds them: `name` and `arguments`, or `malformed` and `raw`.
-    """
+def diff_calls(first: Sequence[CallLike], second: Sequence[CallLike]) -> list[Node]:
+    """Every leaf of two turns' calls, in written order; calls are paired by their place."""
     one, other = ([_tree(call) for call in calls] for calls in (first, second))
     return list(_walk(one, other, ("calls",)))
 
 
-def _tree(call: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: call[key] for key in ("name", "arguments", "malformed", "raw") if key in call}
+def _tree(call: CallLike) -> dict[str, Any]:
+    """A call as its record has it, without positions."""
+    return {key: value for key, value in as_json(call).items() if key not in ("span", "position")}
 
 
 def _walk(first: Any, second: Any, path: tuple[str | int, ...]) -> Iterator[Node]:

@@ -1,28 +1,27 @@
-"""Compares a recorded turn with the same turn made again: the first difference, and what may have caused it."""
+"""A recorded turn against its replay: the first difference, and what may have caused it."""
 
 from __future__ import annotations
 
 import math
 import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
-from steerkit.audit.records.recorded import RecordedTurn, path_of
-from steerkit.types import Trace
+from steerkit.audit.records.recorded import RecordedTurn
+from steerkit.audit.schema import Counterfactual, PolicyIdentity, RunOpenedRecord, TurnRecord, as_json, path_of
+from steerkit.types import Trace, Verdict
 
 ABSENT: Final = "(absent)"
 """Stands for a value that one side does not have."""
 
-_DECIDES: Final = ("decision", "rule", "policy", "shadowed")
-"""Of a verdict, what it is; its readings and its reason are how it came to that."""
+_GENERATED: Final = ("prompt_ids", "reply_ids", "finish", "text", "calls")
 _MEASURED: Final = ("verdicts", "edits", "trace")
 _ROUNDING: Final = 2e-3
 """What was measured is the same to float16, in which the strongest features are kept: the same sums over more tokens at
 once are rounded otherwise."""
 _CAUSES: Final = ("model", "saes", "policies", "libraries", "machine", "batch")
 """In the order in which they are likely to be the cause."""
-_NO_CAUSE: Final = frozenset({"name", "mode", "content"})
-"""A path, or what a fingerprint stands for."""
 
 Key = str | int
 
@@ -54,45 +53,45 @@ class Comparison(NamedTuple):
         return self.difference is None
 
 
-def compare(recorded: RecordedTurn, body: Mapping[str, Any], trace: Trace | None) -> Comparison:
-    """Hold a turn that was made again against its record.
+def compare(recorded: RecordedTurn, again: TurnRecord, trace: Trace | None) -> Comparison:
+    """Hold a turn that was replayed against its record.
 
     Args:
         recorded: the turn as it was.
-        body: of the turn as it is now, as `body_of` makes it.
+        again: record of the turn as it is now, as `record_of` makes it.
         trace: of the turn as it is now.
     """
-    sections = ("prompt_ids", "reply_ids", "finish", "text", "calls")
-    then, now = _verdicts(recorded.body["verdicts"]), _verdicts(body["verdicts"])
-    tokens = all(list(recorded.body[name]) == list(body[name]) for name in ("prompt_ids", "reply_ids"))
-    parts = [(name, recorded.body[name], body[name]) for name in sections]
-    parts += [("verdicts", then, now), *_evidence(recorded, body, trace)]
-    if "counterfactual" in recorded.body and not any(name.startswith("counterfactual") for name in recorded.missing):
-        was, is_now = (_decided(side.get("counterfactual")) for side in (recorded.body, body))
-        parts.append(("counterfactual", was, is_now))
-    return Comparison(tokens, then == now, _first(parts, recorded.missing), tuple(changes(recorded.body, body)))
+    record = recorded.record
+    then, now = _decided(record.verdicts), _decided(again.verdicts)
+    parts = [(name, as_json(getattr(record, name)), as_json(getattr(again, name))) for name in _GENERATED]
+    tokens = all(was == is_now for _, was, is_now in parts[:2])
+    parts += [("verdicts", then, now), *_evidence(recorded, again, trace)]
+    if record.counterfactual is not None and not any(name.startswith("counterfactual") for name in recorded.missing):
+        parts.append(("counterfactual", _unsteered(record.counterfactual), _unsteered(again.counterfactual)))
+    return Comparison(tokens, then == now, _first(parts, recorded.missing), tuple(changes(record, again)))
 
 
 def compare_verdicts(
-    recorded: RecordedTurn, verdicts: Sequence[Mapping[str, Any]], policies: Sequence[Mapping[str, Any]]
+    recorded: RecordedTurn, verdicts: Sequence[Verdict], policies: Sequence[PolicyIdentity]
 ) -> Comparison:
     """Hold verdicts that were recomputed from a record against those that stand in it.
 
     Args:
         recorded: the turn as it was.
-        verdicts: as a record would say them.
-        policies: `name` and `fingerprint` of those that they were recomputed by.
+        verdicts: as they are now.
+        policies: those that they were recomputed by.
     """
-    then, now = _verdicts(recorded.body["verdicts"]), _verdicts(verdicts)
-    parts = [("verdicts", then, now), ("verdicts", recorded.body["verdicts"], verdicts)]
-    changed = tuple(changes(recorded.body, {"policies": policies}))
+    was = recorded.record
+    then, now = _decided(was.verdicts), _decided(verdicts)
+    parts = [("verdicts", then, now), ("verdicts", as_json(was.verdicts), as_json(verdicts))]
+    changed = tuple(changes(was, replace(was, policies=tuple(policies))))
     return Comparison(None, then == now, _first(parts, recorded.missing), changed)
 
 
-def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Difference]:
-    """What differs in how two turns came about, as far as both say it."""
-    for name in (name for name in _CAUSES if name in now):
-        before, after = _shaping(name, then.get(name)), _shaping(name, now.get(name))
+def changes(then: TurnRecord | RunOpenedRecord, now: TurnRecord | RunOpenedRecord) -> Iterator[Difference]:
+    """Differences in what shaped two turns, as far as both records say it."""
+    for name in _CAUSES:
+        before, after = _shaping(then, name), _shaping(now, name)
         if before is None or after is None:
             if name == "saes" and before != after:
                 yield Difference("saes", *("none" if one is None else one["fingerprint"] for one in (before, after)))
@@ -156,19 +155,22 @@ def _without(name: str, value: Any, missing: Collection[str]) -> Any:
     ]
 
 
-def _verdicts(verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: verdict[key] for key in _DECIDES} for verdict in verdicts]
+def _decided(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """Verdicts by what they decide; readings and reasons are how they came to that."""
+    return [
+        {"decision": one.decision, "rule": one.rule, "policy": one.policy, "shadowed": one.shadowed} for one in verdicts
+    ]
 
 
-def _decided(turn: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _unsteered(turn: Counterfactual | None) -> dict[str, Any] | None:
     """A counterfactual without what was measured of it."""
-    return None if turn is None else {**turn, "verdicts": _verdicts(turn["verdicts"])}
+    return None if turn is None else {**as_json(turn), "verdicts": _decided(turn.verdicts)}
 
 
-def _evidence(recorded: RecordedTurn, body: Mapping[str, Any], trace: Trace | None) -> Iterator[tuple[str, Any, Any]]:
+def _evidence(recorded: RecordedTurn, again: TurnRecord, trace: Trace | None) -> Iterator[tuple[str, Any, Any]]:
     """What the verdicts were decided on and what was edited, and the trace, where it is still there."""
-    yield "verdicts", recorded.body["verdicts"], body["verdicts"]
-    yield "edits", recorded.body["edits"], body["edits"]
+    for name in ("verdicts", "edits"):
+        yield name, as_json(getattr(recorded.record, name)), as_json(getattr(again, name))
     if recorded.trace is not None and trace is not None:
         yield "trace", _features(recorded.trace), _features(trace)
 
@@ -179,15 +181,14 @@ def _features(trace: Trace) -> dict[str, Any]:
     return {"watched": {name: list(values) for name, values in sorted(trace.watched.items())}, "top": top}
 
 
-def _shaping(name: str, value: Any) -> dict[str, Any] | None:
-    """One part of how a turn came about, flat."""
+def _shaping(record: TurnRecord | RunOpenedRecord, name: str) -> dict[str, Any] | None:
+    """One part of what shaped a turn, flat; None where the record does not say it."""
     if name == "policies":
-        return {policy["name"]: policy["fingerprint"] for policy in value or ()}
-    if not isinstance(value, Mapping):
-        return None
-    return {key: item for key, item in value.items() if key not in _NO_CAUSE}
+        return {policy.name: policy.fingerprint for policy in record.policies}
+    found = as_json(getattr(record, name, None))
+    return None if found is None else {key: item for key, item in found.items() if key != "name"}
 
 
-def _is_exact(*turns: Mapping[str, Any]) -> bool:
-    """Whether a turn does not depend on what it was made together with."""
-    return all(one["model"]["device"] == "cpu" and one["model"]["dtype"] == "float32" for one in turns)
+def _is_exact(*turns: TurnRecord | RunOpenedRecord) -> bool:
+    """True where a turn does not depend on the batch that it was generated in."""
+    return all(one.model.device == "cpu" and one.model.dtype == "float32" for one in turns)

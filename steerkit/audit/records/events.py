@@ -1,4 +1,4 @@
-"""What records say of a call after its turn: who approved it, and what became of it when it was run."""
+"""Records of a call after its turn: who approved it, and how it was run."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from steerkit.audit.log.canonical import canonical
-from steerkit.audit.log.store import Store, StoredRecord
-from steerkit.audit.records.turn_record import FORMAT, about
+from steerkit.audit.log.reading import read_content
+from steerkit.audit.log.store import Store
+from steerkit.audit.log.stored_record import StoredRecord
+from steerkit.audit.schema import ApprovalRecord, ExecutionRecord
 from steerkit.types import Call
 
 
@@ -41,9 +43,19 @@ def append_approval(
     Raises:
         AuditError: it could not be written.
     """
-    decision = "approve" if approved else "refuse"
-    body = {**_head("approval", call, turn, call_id), "decision": decision, "by": by, "note": note, "error": error}
-    return store.append({**body, **about(conversation, metadata)})
+    return store.append(
+        ApprovalRecord(
+            turn=turn,
+            call_id=call_id,
+            call=call,
+            decision="approve" if approved else "refuse",
+            by=by,
+            note=note,
+            error=error,
+            conversation=conversation,
+            metadata=metadata or None,
+        )
+    )
 
 
 def append_execution(
@@ -58,21 +70,30 @@ def append_execution(
     conversation: str | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> StoredRecord:
-    """Write down how a call was run, before the model is told; raises AuditError where it cannot.
+    """Write down how a call was run, before the model sees the result; raises AuditError where it cannot.
 
-    Of the result, as the model is told of it, only the hash is kept here: the next turn's record holds it whole.
+    The record has only the hash of the result: the next turn's messages have the result itself.
     """
-    digest = None if result is None else hashlib.sha256(canonical(result)).hexdigest()
-    body = {**_head("execution", call, turn, call_id), "status": status, "result": digest, "seconds": seconds}
-    return store.append({**body, **about(conversation, metadata)})
+    return store.append(
+        ExecutionRecord(
+            turn=turn,
+            call_id=call_id,
+            call=call,
+            status=status,
+            result=None if result is None else result_digest(result),
+            seconds=seconds,
+            conversation=conversation,
+            metadata=metadata or None,
+        )
+    )
 
 
-def approvals_of(store: Store, turn: StoredRecord) -> list[StoredRecord]:
-    """The approvals that were recorded of a turn's calls."""
-    later = (record for record in store.records(after=turn.sequence) if turn.id.encode() in record.body)
-    return [one for one in later if one.content.get("kind") == "approval" and one.content.get("turn") == turn.id]
+def result_digest(result: Any) -> str:
+    """SHA-256 of a result's canonical JSON, in hex. Raises AuditError where it is no JSON."""
+    return hashlib.sha256(canonical(result)).hexdigest()
 
 
-def _head(kind: str, call: Call, turn: str | None, call_id: str) -> dict[str, Any]:
-    asked = {"name": call.name, "arguments": dict(call.arguments)}
-    return {"format": FORMAT, "kind": kind, "turn": turn, "call_id": call_id, "call": asked}
+def approvals_of(store: Store, turn: StoredRecord) -> list[tuple[StoredRecord, ApprovalRecord]]:
+    """The approvals that were recorded of a turn's calls, each as it is stored and typed."""
+    later = ((one, read_content(one)) for one in store.records(after=turn.sequence) if turn.id.encode() in one.body)
+    return [(one, said) for one, said in later if isinstance(said, ApprovalRecord) and said.turn == turn.id]

@@ -21,9 +21,9 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final
 
-from steerkit.audit.log.schema import StoredRecord
-from steerkit.audit.log.shapes import legible
+from steerkit.audit.log.reading import named_errors
 from steerkit.audit.log.store import Store
+from steerkit.audit.log.stored_record import StoredRecord
 from steerkit.audit.records.query import Query, find
 from steerkit.audit.records.tables import TABLES, Rows
 from steerkit.errors import AuditError, MissingExtraError
@@ -58,15 +58,15 @@ def export(store: Store, path: Path | IO[bytes], query: Query, *, table: str = "
     if format not in FORMATS:
         raise AuditError(f"format: got {format!r}, expected one of {', '.join(FORMATS)}")
     rows_of, columns = TABLES[table]
-    with store.file.snapshot(), whole(path) if isinstance(path, Path) else nullcontext(path) as file:
-        rows = (row for record in find(store, query) for row in _legible(store, record, rows_of))
+    with store.file.snapshot(), replacing(path) if isinstance(path, Path) else nullcontext(path) as file:
+        rows = (row for record in find(store, query) for row in _rows(store, record, rows_of))
         if format == "parquet":
             return _write_parquet(file, rows, columns)
         return (_write_csv if format == "csv" else _write_lines)(file, rows, columns)
 
 
-def _legible(store: Store, record: StoredRecord, rows_of: Rows) -> list[dict[str, Any]]:
-    with legible(record):
+def _rows(store: Store, record: StoredRecord, rows_of: Rows) -> list[dict[str, Any]]:
+    with named_errors(record):
         return [*rows_of(store, record)]
 
 
@@ -135,7 +135,7 @@ def _utf8(value: Any) -> Any:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file beside the one that is meant, which takes its place at the end, or goes; a device is written as it is.
 
     Raises:

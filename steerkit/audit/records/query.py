@@ -1,4 +1,4 @@
-"""Finds records by what they say of a call: tool, rule, verdict, feature, time and status."""
+"""Queries for records: by tool, rule, verdict, feature, time and status."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from steerkit.audit.log.canonical import canonical
-from steerkit.audit.log.schema import StoredRecord
-from steerkit.audit.log.shapes import DECISIONS, KINDS, legible
-from steerkit.audit.log.store import Store
+from steerkit.audit.log.reading import named_errors, read_content, read_public
+from steerkit.audit.log.store import Store, says
+from steerkit.audit.log.stored_record import StoredRecord
 from steerkit.audit.log.trace_codec import unpack
 from steerkit.audit.records.tables import watched_and_top
+from steerkit.audit.schema import DECISIONS, KINDS, ApprovalRecord, ExecutionRecord, Record, TurnRecord
 from steerkit.errors import AuditError
+from steerkit.types import Call, CallLike, Edit, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What to look for; a record must fit everything that is given. Tool, rule and verdict must fit the same call."""
+    """A query; a record must fit everything that is given. Tool, rule and verdict must fit the same call."""
 
     tool: str | None = None
     """Name of a called tool: of turns, approvals and executions."""
@@ -57,7 +59,7 @@ class Query:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A question that ends an error about a word that is none of those known; empty where nothing is near."""
+    """The end of an error about an unknown word: `; did you mean '…'?`, or nothing where no known word is near."""
     found = difflib.get_close_matches(word.lower(), sorted(known), 1)
     return f"; did you mean '{found[0]}'?" if found else ""
 
@@ -68,50 +70,49 @@ def find(store: Store, query: Query, limit: int | None = None, *, newest_first: 
     for record in store.records(newest_first=newest_first, where=_narrowed(query)):
         if found == limit:
             return
-        with legible(record):
+        with named_errors(record):
             fits = _fits(store, record, query)
         if fits:
             found += 1
             yield record
 
 
-def _narrowed(query: Query) -> list[tuple[str, str | bytes]]:
+def _narrowed(query: Query) -> list[tuple[str, str | bytes | int]]:
     """Conditions in SQL that every record must fit that fits the query; they spare reading most of the others."""
-    found: list[tuple[str, str | bytes]] = []
+    found: list[tuple[str, str | bytes | int]] = []
     for sign, moment in ((">=", query.since), ("<", query.until)):
         if moment is not None:
             found.append((f"time {sign} ?", moment.astimezone(UTC).isoformat(timespec="microseconds")))
     rule = None if query.rule is None else query.rule.rpartition("/")[2]
     words = {"name": query.tool, "rule": rule, "decision": query.verdict, "kind": query.kind}
     words["conversation"] = query.conversation
-    for key, word in words.items():
-        if word is not None:
-            found.append(("instr(body, ?)", canonical({key: word})[1:-1]))
-    return found
+    return [*found, *(says(**{key: word}) for key, word in words.items() if word is not None)]
 
 
-def _fits(store: Store, record: StoredRecord, query: Query) -> bool:
-    content = record.public
-    if query.kind is not None and content.get("kind") != query.kind:
+def _fits(store: Store, stored: StoredRecord, query: Query) -> bool:
+    try:
+        record = read_public(stored)
+    except AuditError:
+        return True  # it cannot be ruled out, and whoever reads it says what is wrong
+    if query.kind is not None and record.kind != query.kind:
         return False
-    if query.conversation is not None and content.get("conversation") != query.conversation:
+    if query.conversation is not None and conversation_of(record) != query.conversation:
         return False
-    if query.status is not None and query.status not in _states(content):
+    if query.status is not None and query.status not in states_of(record):
         return False
-    if query.meta and not _has_meta(record.content.get("metadata"), query.meta):
+    if query.meta and not _has_meta(read_content(stored).metadata, query.meta):
         return False
     judged = (query.tool, query.rule, query.verdict)
-    if any(judged) and not any(_is_asked(query, call, verdict) for call, verdict in _pairs(content)):
+    if any(judged) and not any(_is_asked(query, call, verdict) for call, verdict in _pairs(record)):
         edited = query.rule is not None and not query.tool and not query.verdict
-        if not (edited and any(_is_rule(query.rule, edit) for edit in content.get("edits", ()))):
+        edits = record.edits if edited and isinstance(record, TurnRecord) else ()
+        if not any(_is_rule(query.rule, edit) for edit in edits):
             return False
-    return query.feature is None or _shows(store, record, query.feature)
+    return query.feature is None or _shows(store, stored, record, query.feature)
 
 
-def _has_meta(said: Any, asked: Iterable[tuple[str, str]]) -> bool:
-    if not isinstance(said, Mapping):
-        return False
-    return all(key in said and value in _as_asked(said[key]) for key, value in asked)
+def _has_meta(said: Mapping[str, Any] | None, asked: Iterable[tuple[str, str]]) -> bool:
+    return said is not None and all(key in said and value in _as_asked(said[key]) for key, value in asked)
 
 
 def _as_asked(value: Any) -> list[str]:
@@ -120,36 +121,46 @@ def _as_asked(value: Any) -> list[str]:
     return [one if isinstance(one, str) else canonical(one).decode() for one in items]
 
 
-def _states(content: Mapping[str, Any]) -> set[Any]:
-    decision = content.get("decision") if content.get("kind") == "approval" else None
-    return {content.get("finish"), content.get("status"), decision} - {None}
+def states_of(record: Record) -> set[str]:
+    """How a turn finished, an approval was decided or an execution came out."""
+    if isinstance(record, TurnRecord):
+        return {record.finish}
+    if isinstance(record, ApprovalRecord):
+        return {record.decision}
+    return {record.status} if isinstance(record, ExecutionRecord) else set()
 
 
-def _pairs(content: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+def conversation_of(record: Record) -> str | None:
+    """The conversation that a record belongs to."""
+    return record.conversation if isinstance(record, (TurnRecord, ApprovalRecord, ExecutionRecord)) else None
+
+
+def _pairs(record: Record) -> Iterator[tuple[CallLike, Verdict | None]]:
     """Each call with its verdict; of an approval or an execution, its call alone."""
-    if "call" in content:
-        yield content["call"], {}
-    yield from zip(content.get("calls", ()), content.get("verdicts", ()), strict=False)
+    if isinstance(record, (ApprovalRecord, ExecutionRecord)):
+        yield record.call, None
+    elif isinstance(record, TurnRecord):
+        yield from zip(record.calls, record.verdicts, strict=True)
 
 
-def _is_asked(query: Query, call: Mapping[str, Any], verdict: Mapping[str, Any]) -> bool:
-    if query.tool is not None and call.get("name") != query.tool:
+def _is_asked(query: Query, call: CallLike, verdict: Verdict | None) -> bool:
+    if query.tool is not None and not (isinstance(call, Call) and call.name == query.tool):
         return False
-    if query.verdict is not None and verdict.get("decision") != query.verdict:
+    if query.verdict is not None and (verdict is None or verdict.decision != query.verdict):
         return False
-    return query.rule is None or _is_rule(query.rule, verdict)
+    return query.rule is None or (verdict is not None and _is_rule(query.rule, verdict))
 
 
-def _is_rule(asked: str | None, one: Mapping[str, Any]) -> bool:
-    return asked in (one.get("rule"), f"{one.get('policy')}/{one.get('rule')}") and "rule" in one
+def _is_rule(asked: str | None, one: Verdict | Edit) -> bool:
+    return asked in (one.rule, f"{one.policy}/{one.rule}")
 
 
-def _shows(store: Store, record: StoredRecord, feature: str) -> bool:
-    """Whether a turn's verdicts read a feature, or its trace holds it."""
-    readings = (reading["name"] for verdict in record.public.get("verdicts", ()) for reading in verdict["readings"])
-    if feature in readings:
+def _shows(store: Store, stored: StoredRecord, record: Record, feature: str) -> bool:
+    """True if a turn's verdicts read a feature, or its trace has it."""
+    verdicts = record.verdicts if isinstance(record, TurnRecord) else ()
+    if feature in (reading.name for verdict in verdicts for reading in verdict.readings):
         return True
-    packed = store.trace_of(record)
+    packed = store.trace_of(stored)
     if not packed:
         return False
     rows = watched_and_top(unpack(packed))

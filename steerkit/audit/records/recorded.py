@@ -1,26 +1,24 @@
-"""Reads turns back from a store, whole: what a replay needs, or one line that says what of it is missing."""
+"""Recorded turns read back from a store, with everything that a replay needs, and what of it is missing."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
 from steerkit.audit.log.commitments import TRACE
+from steerkit.audit.log.reading import read_content, read_public
 from steerkit.audit.log.run_log import OPENED
-from steerkit.audit.log.schema import StoredRecord
-from steerkit.audit.log.shapes import kind_of, read_content
-from steerkit.audit.log.store import Store
+from steerkit.audit.log.store import Store, says
+from steerkit.audit.log.stored_record import StoredRecord
 from steerkit.audit.log.trace_codec import unpack
 from steerkit.audit.records.opening import opening_of, policies_of
+from steerkit.audit.schema import Gone, TurnRecord, path_of
 from steerkit.errors import AuditError
-from steerkit.types import Trace
+from steerkit.types import Call, Trace
 
-_NEEDED: Final = frozenset({"messages", "tools", "prompt_ids", "reply_ids", "calls"})
-"""Contents without which nothing can be done again."""
-_TOLD: Final = ("model.template", "libraries", "machine", "batch")
-"""What older records do not say of how a turn came about."""
+_NEEDED: Final = ("calls", "messages", "prompt_ids", "reply_ids", "tools")
+"""Contents without which a turn cannot be replayed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,39 +26,56 @@ class RecordedTurn:
     """A turn as its record and its run's opening together say it."""
 
     id: str
-    body: Mapping[str, Any]
-    """The record's content, with the policies' content and the libraries' versions that its run was opened with."""
+    record: TurnRecord
+    """With the policies' content and the libraries' versions that its run was opened with."""
     trace: Trace | None
     """None where it was redacted."""
     missing: tuple[str, ...]
-    """What the record does not say, as it is older or was redacted."""
+    """Paths that the record lacks, because it is older or was redacted."""
 
 
-def read_turn(store: Store, record: StoredRecord) -> RecordedTurn:
+def read_turn(store: Store, stored: StoredRecord) -> RecordedTurn:
     """A turn from its record.
 
     Raises:
-        AuditError: the record is of no turn, or content without which nothing can be done again was redacted.
+        AuditError: the record is of no turn, or content without which it cannot be replayed was redacted.
     """
-    content = read_content(record, whole=True)
-    if kind_of(content) != "turn":
-        raise AuditError(f"{store.path}: record {record.id} is a {content.get('kind')}; expected a turn, or a run's id")
-    gone = redacted_paths(record)
-    if lost := sorted({name.split(".")[0].split("[")[0] for name in gone} & _NEEDED):
+    turn = read_content(stored, dense=True)
+    if not isinstance(turn, TurnRecord):
+        raise AuditError(f"{store.path}: record {stored.id} is a {turn.kind}; expected a turn, or a run's id")
+    if lost := [name for name in _NEEDED if _is_gone(turn, name)]:
         raise AuditError(
-            f"{store.path}: record {record.id}: its {', '.join(lost)} were redacted, so it cannot be replayed"
+            f"{store.path}: record {stored.id}: its {', '.join(lost)} were redacted, so it cannot be replayed"
         )
-    opening = opening_of(store, record)
-    content["policies"] = policies_of(store, record)
-    for key in ("libraries", "machine"):
-        if key not in content and opening is not None and key in opening.public:
-            content[key] = opening.public[key]
-    packed = store.trace_of(record)
-    missing = [*(name for name in _TOLD if not _has(content, name)), *gone]
-    if not packed and TRACE in record.public.get("committed", {}):
+    opening = opening_of(store, stored)
+    turn = replace(turn, policies=policies_of(store, stored))
+    if opening is not None:
+        libraries = opening.libraries if turn.libraries is None else turn.libraries
+        machine = opening.machine if turn.machine is None else turn.machine
+        turn = replace(turn, libraries=libraries, machine=machine)
+    packed = store.trace_of(stored)
+    missing = [*_unsaid(turn), *redacted_paths(stored)]
+    if not packed and TRACE in read_public(stored).committed:
         missing.append("trace")
-    trace = unpack(packed) if packed else None
-    return RecordedTurn(record.id, content, trace, tuple(missing))
+    return RecordedTurn(stored.id, turn, unpack(packed) if packed else None, tuple(missing))
+
+
+def _is_gone(turn: TurnRecord, name: str) -> bool:
+    if name == "calls":
+        parts = (call.arguments if isinstance(call, Call) else call.error for call in turn.calls)
+        return any(isinstance(part, Gone) for part in parts)
+    return isinstance(getattr(turn, name), Gone)
+
+
+def _unsaid(turn: TurnRecord) -> list[str]:
+    """What older records do not say of how a turn came about."""
+    said = {
+        "model.template": turn.model.template or None,
+        "libraries": turn.libraries,
+        "machine": turn.machine,
+        "batch": turn.batch,
+    }
+    return [name for name, value in said.items() if value is None]
 
 
 def turns_of(store: Store, reference: str) -> list[StoredRecord]:
@@ -72,58 +87,33 @@ def turns_of(store: Store, reference: str) -> list[StoredRecord]:
     run = _run_of(store, reference)
     if run is None:
         record = store.get(reference)
-        if record.public.get("kind") != OPENED:
+        public = read_public(record)
+        if public.kind != OPENED or public.run is None:
             return [record]
-        run = record.public["run"]
-    with store.file.told("read"):
-        rows = store.database.execute(
-            "SELECT id FROM records WHERE instr(body, ?) AND instr(body, ?) ORDER BY sequence",
-            (f'"run":"{run}"'.encode(), b'"kind":"turn"'),
-        ).fetchall()
-    return [store.get(id) for (id,) in rows]
+        run = public.run
+    return [*store.records(where=[says(run=run), says(kind=TurnRecord.kind)])]
 
 
 def _run_of(store: Store, reference: str) -> str | None:
     """The run whose id begins so; None where none does."""
     if len(reference) < 4 or not reference.isalnum() or reference.isdecimal():
         return None
-    with store.file.told("read"):
-        rows = store.database.execute(
-            "SELECT body FROM records WHERE instr(body, ?) AND instr(body, ?) LIMIT 2",
-            (f'"run":"{reference}'.encode(), f'"kind":"{OPENED}"'.encode()),
-        ).fetchall()
-    if len(rows) > 1:
+    begun, begins = says(run=reference)
+    found = [*store.records(2, where=[(begun, begins.rstrip(b'"')), says(kind=OPENED)])]
+    if len(found) > 1:
         raise AuditError(f"{store.path}: several runs begin with '{reference}'; give more of the id")
-    return StoredRecord(0, "", "", "", "", rows[0][0]).public["run"] if rows else None
+    return read_public(found[0]).run if found else None
 
 
 def redacted_paths(record: StoredRecord) -> list[str]:
     """Paths of the contents that were redacted, such as `calls[0].arguments`; without the trace."""
-    found = []
-    for name in record.public.get("committed", {}):
+    return [path_of(one) for one in _redacted(record)]
+
+
+def _redacted(record: StoredRecord) -> list[Sequence[str | int]]:
+    found: list[Sequence[str | int]] = []
+    for name in read_public(record).committed:
         content = record.contents.get(name)
         if name != TRACE and (content is None or content.is_redacted):
-            found.append(path_of(int(key) if key.isdecimal() else key for key in name.split("/")[1:]))
+            found.append([int(key) if key.isdecimal() else key for key in name.split("/")[1:]])
     return found
-
-
-def path_of(keys: Iterable[str | int]) -> str:
-    """A path as people write one: `calls[0].arguments.to`; a key that is no plain word stands in quotes."""
-    found = ""
-    for key in keys:
-        if isinstance(key, int):
-            found += f"[{key}]"
-        elif key.isidentifier():
-            found += f".{key}" if found else key
-        else:
-            found += f"[{json.dumps(key, ensure_ascii=False)}]"
-    return found
-
-
-def _has(content: Mapping[str, Any], name: str) -> bool:
-    value: Any = content
-    for key in name.split("."):
-        if not isinstance(value, Mapping) or key not in value:
-            return False
-        value = value[key]
-    return True

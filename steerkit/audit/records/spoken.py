@@ -1,50 +1,46 @@
-"""What was said in a turn, as the GenAI conventions of OpenTelemetry write messages and calls."""
+"""Messages and calls of a turn, as the GenAI conventions of OpenTelemetry write them."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from steerkit.audit.log.canonical import canonical
-from steerkit.audit.log.schema import StoredRecord
+from steerkit.audit.log.stored_record import StoredRecord
+from steerkit.audit.records.events import result_digest
+from steerkit.audit.schema import TurnRecord, as_json
 from steerkit.errors import AuditError
+from steerkit.types import Call, Message
 
 
-def said(record: StoredRecord, turn: Mapping[str, Any]) -> dict[str, str]:
+def said(stored: StoredRecord, turn: TurnRecord) -> dict[str, str]:
     """The content of a turn, as the conventions write it: JSON text."""
-    parts: list[dict[str, Any]] = [{"type": "text", "content": turn["text"]}] if turn["text"] else []
-    for id, call in zip(_call_ids(record, turn), turn["calls"], strict=True):
-        if "name" in call:
-            parts.append({"type": "tool_call", "id": id, "name": call["name"], "arguments": call["arguments"]})
+    parts: list[dict[str, Any]] = [{"type": "text", "content": turn.text}] if turn.text else []
+    ids = turn.call_ids or [f"{stored.id}.{number}" for number in range(len(turn.calls))]
+    for id, call in zip(ids, turn.calls, strict=True):
+        if isinstance(call, Call):
+            parts.append({"type": "tool_call", "id": id, "name": call.name, "arguments": call.arguments})
         else:
-            parts.append({"type": "text", "content": call["raw"]})
+            parts.append({"type": "text", "content": call.raw})
     return {
-        "gen_ai.input.messages": as_json([_message(message) for message in turn["messages"]]),
-        "gen_ai.output.messages": as_json([{"role": "assistant", "parts": parts, "finish_reason": turn["finish"]}]),
-        "gen_ai.tool.definitions": as_json([{"type": "function", **tool} for tool in turn["tools"]]),
+        "gen_ai.input.messages": json_text([_message(message) for message in turn.messages]),
+        "gen_ai.output.messages": json_text([{"role": "assistant", "parts": parts, "finish_reason": turn.finish}]),
+        "gen_ai.tool.definitions": json_text([{"type": "function", **as_json(tool)} for tool in turn.tools]),
     }
 
 
-def _call_ids(record: StoredRecord, turn: Mapping[str, Any]) -> Sequence[str]:
-    """The ids of a turn's calls in their conversation; where a record does not say, the record's with a number."""
-    found: Sequence[str] = turn.get("call_ids") or [f"{record.id}.{number}" for number in range(len(turn["calls"]))]
-    return found
-
-
-def tool_results(messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+def tool_results(messages: Sequence[Message]) -> Iterator[tuple[str, str]]:
     """The call's id and the result as JSON text of each tool message."""
     for message in messages:
         content = message.get("content")
         if message.get("role") == "tool" and "tool_call_id" in message and content is not None:
-            yield message["tool_call_id"], content if isinstance(content, str) else as_json(content)
+            yield message["tool_call_id"], content if isinstance(content, str) else json_text(content)
 
 
 def digest_of(text: str) -> str | None:
-    """As a record of an execution says of its result; None of a text that is no JSON."""
+    """The hash that an execution's record has of this result; None of a text that is no JSON."""
     try:
-        return hashlib.sha256(canonical(json.loads(text))).hexdigest()
+        return result_digest(json.loads(text))
     except (ValueError, AuditError):
         return None
 
@@ -69,6 +65,6 @@ def _calls(message: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return calls
 
 
-def as_json(value: Any) -> str:
-    """A value as an attribute holds it."""
+def json_text(value: Any) -> str:
+    """A value as JSON text, which attributes hold."""
     return json.dumps(value)

@@ -18,17 +18,18 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from steerkit.audit.log.schema import StoredRecord
-from steerkit.audit.log.shapes import kind_of, read_content
+from steerkit.audit.log.reading import read_content
 from steerkit.audit.log.store import Store
+from steerkit.audit.log.stored_record import StoredRecord
 from steerkit.audit.log.trace_codec import unpack
 from steerkit.audit.records.recorded import redacted_paths
+from steerkit.audit.schema import Gone, TurnRecord, as_json
 from steerkit.decisions import releases
-from steerkit.types import Trace
+from steerkit.types import Call, CallLike, MalformedCall, Trace
 
 
 class Value(NamedTuple):
@@ -118,52 +119,53 @@ def watched_and_top(trace: Trace) -> Iterator[Value]:
                 yield Value(None, top.layer, index, top.start + number // top.k, value)
 
 
-def record_rows(store: Store, record: StoredRecord) -> Iterator[dict[str, Any]]:
+def record_rows(store: Store, stored: StoredRecord) -> Iterator[dict[str, Any]]:
     """One row: the record's place in the chain, and its whole content as JSON, redactions in their places."""
-    public = record.public
-    read_content(record)
+    record = read_content(stored)
     yield {
-        **_head(record),
-        "kind": public.get("kind"),
-        "run": public.get("run"),
-        "number": public.get("number"),
-        "previous": record.previous,
-        "hash": record.hash,
-        "body": _json(record.content),
-        "redacted": redacted_paths(record),
+        **_head(stored),
+        "kind": record.kind or None,
+        "run": record.run,
+        "number": record.number,
+        "previous": stored.previous,
+        "hash": stored.hash,
+        "body": _json(stored.content),
+        "redacted": redacted_paths(stored),
     }
 
 
-def call_rows(store: Store, record: StoredRecord) -> Iterator[dict[str, Any]]:
+def call_rows(store: Store, stored: StoredRecord) -> Iterator[dict[str, Any]]:
     """A row per call of a turn, one without a call for a turn that made none; none for other records."""
-    if kind_of(record.public) != "turn":
+    record = read_content(stored)
+    if not isinstance(record, TurnRecord):
         return
-    content = read_content(record)
-    gone = redacted_paths(record)
-    turn = _turn(record, content, gone)
-    pairs = list(zip(content["calls"], content["verdicts"], strict=True))
-    said = [verdict["decision"] for _, verdict in pairs]
+    turn = _turn(stored, record)
+    pairs = list(zip(record.calls, record.verdicts, strict=True))
+    said = [verdict.decision for verdict in record.verdicts]
     for number, (call, verdict) in enumerate(pairs):
-        at = f"calls[{number}]"
+        is_call = isinstance(call, Call)
         yield turn | {
             "call": number,
-            "tool": call.get("name"),
-            "arguments": _unless(f"{at}.arguments" in gone, _json(call["arguments"]) if "arguments" in call else None),
-            "malformed": _unless(f"{at}.malformed" in gone, call.get("malformed")),
-            **{key: verdict[key] for key in ("decision", "rule", "policy", "shadowed")},
-            "reason": _unless(f"verdicts[{number}].reason" in gone, verdict["reason"]),
-            "released": "name" in call and releases(verdict["decision"], said),
+            "tool": call.name if isinstance(call, Call) else None,
+            "arguments": _json_unless_gone(call.arguments) if isinstance(call, Call) else None,
+            "malformed": _unless_gone(call.error) if isinstance(call, MalformedCall) else None,
+            "decision": verdict.decision,
+            "rule": verdict.rule,
+            "policy": verdict.policy,
+            "shadowed": verdict.shadowed,
+            "reason": _unless_gone(verdict.reason),
+            "released": is_call and releases(verdict.decision, said),
         }
     if not pairs:
         yield turn
 
 
-def feature_rows(store: Store, record: StoredRecord) -> Iterator[dict[str, Any]]:
+def feature_rows(store: Store, stored: StoredRecord) -> Iterator[dict[str, Any]]:
     """A row per value in a turn's trace; none where it was redacted."""
-    packed = store.trace_of(record)
+    packed = store.trace_of(stored)
     if not packed:
         return
-    head = {"sequence": record.sequence, "record": record.id}
+    head = {"sequence": stored.sequence, "record": stored.id}
     for one in watched_and_top(unpack(packed)):
         site = {"layer": one.layer, "index": one.index_in_layer}
         yield {**head, "position": one.position, "name": one.name, **site, "value": one.value}
@@ -174,41 +176,53 @@ TABLES: Final[Mapping[str, tuple[Rows, Mapping[str, str]]]] = {
     "calls": (call_rows, CALL_COLUMNS),
     "features": (feature_rows, FEATURE_COLUMNS),
 }
-"""By name, how its rows are made and which columns of which type it has; a column may be empty (null)."""
+"""By name, the function that makes its rows, and its columns with their types; a column may be empty (null)."""
 
 
-def _turn(record: StoredRecord, content: Mapping[str, Any], gone: list[str]) -> dict[str, Any]:
-    """What the rows of a turn have in common."""
-    saes, unsteered = content["saes"], content.get("counterfactual")
-    hidden = any(name.startswith("counterfactual.calls") for name in gone)
+def _turn(stored: StoredRecord, turn: TurnRecord) -> dict[str, Any]:
+    """Columns that the rows of a turn have in common."""
+    unsteered = turn.counterfactual
+    hidden = unsteered is not None and any(_is_gone(call) for call in unsteered.calls)
     return {
-        **_head(record),
-        "run": content.get("run"),
-        "number": content.get("number"),
-        "attempt": content["attempt"],
-        "finish": content["finish"],
-        "text": _unless("text" in gone, content["text"]),
-        "unsteered_calls": _unless(hidden or unsteered is None, _json((unsteered or {}).get("calls"))),
-        "edits": len(content["edits"]),
-        "prompt_tokens": _unless("prompt_ids" in gone, len(content["prompt_ids"])),
-        "reply_tokens": _unless("reply_ids" in gone, len(content["reply_ids"])),
-        "seconds": content.get("seconds"),
-        "model": content["model"]["name"],
-        "model_fingerprint": content["model"]["fingerprint"],
-        "saes_fingerprint": None if saes is None else saes["fingerprint"],
-        "policies": [policy["name"] for policy in content["policies"]],
-        "seed": str(content["sampling"].get("seed")),
-        "metadata": _unless("metadata" in gone or "metadata" not in content, _json(content.get("metadata"))),
-        "redacted": gone,
+        **_head(stored),
+        "run": turn.run,
+        "number": turn.number,
+        "attempt": turn.attempt,
+        "finish": turn.finish,
+        "text": _unless_gone(turn.text),
+        "unsteered_calls": None if unsteered is None or hidden else _json(as_json(unsteered.calls)),
+        "edits": len(turn.edits),
+        "prompt_tokens": _length_unless_gone(turn.prompt_ids),
+        "reply_tokens": _length_unless_gone(turn.reply_ids),
+        "seconds": turn.seconds,
+        "model": turn.model.name,
+        "model_fingerprint": turn.model.fingerprint,
+        "saes_fingerprint": None if turn.saes is None else turn.saes.fingerprint,
+        "policies": [policy.name for policy in turn.policies],
+        "seed": str(turn.sampling.seed),
+        "metadata": None if turn.metadata is None else _json_unless_gone(turn.metadata),
+        "redacted": redacted_paths(stored),
     }
 
 
-def _head(record: StoredRecord) -> dict[str, Any]:
-    return {"sequence": record.sequence, "record": record.id, "time": datetime.fromisoformat(record.time)}
+def _head(stored: StoredRecord) -> dict[str, Any]:
+    return {"sequence": stored.sequence, "record": stored.id, "time": datetime.fromisoformat(stored.time)}
 
 
-def _unless(gone: bool, value: Any) -> Any:
-    return None if gone else value
+def _is_gone(call: CallLike) -> bool:
+    return isinstance(call.arguments if isinstance(call, Call) else call.error, Gone)
+
+
+def _unless_gone(text: str) -> str | None:
+    return None if isinstance(text, Gone) else text
+
+
+def _json_unless_gone(value: Mapping[str, Any]) -> str | None:
+    return None if isinstance(value, Gone) else _json(value)
+
+
+def _length_unless_gone(ids: Sequence[int]) -> int | None:
+    return None if isinstance(ids, Gone) else len(ids)
 
 
 def _json(value: Any) -> str:

@@ -27,11 +27,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from steerkit.audit.log.run_log import CLOSED
-from steerkit.audit.log.schema import StoredRecord
-from steerkit.audit.records.spoken import as_json, digest_of, said, tool_results
+from steerkit.audit.log.reading import read_content
+from steerkit.audit.log.stored_record import StoredRecord
+from steerkit.audit.records.query import conversation_of
+from steerkit.audit.records.spoken import digest_of, json_text, said, tool_results
+from steerkit.audit.schema import ApprovalRecord, ExecutionRecord, Record, RunClosedRecord, TurnRecord
 from steerkit.decisions import ending
 from steerkit.errors import MissingExtraError
+from steerkit.types import Call, CallLike, Verdict
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -42,14 +45,6 @@ SCHEMA_URL: Final = "https://opentelemetry.io/schemas/gen-ai-dev/1.42.0-dev"
 _REMEMBERED: Final = 10_000
 """Turns whose later approvals and executions still find their span; open conversations, and executions that wait for
 their result, at most."""
-_SETTINGS: Final = {
-    "max_new_tokens": "gen_ai.request.max_tokens",
-    "temperature": "gen_ai.request.temperature",
-    "top_p": "gen_ai.request.top_p",
-    "top_k": "gen_ai.request.top_k",
-    "seed": "gen_ai.request.seed",
-}
-_FLOATS: Final = ("temperature", "top_p")
 
 
 @dataclass
@@ -108,106 +103,105 @@ class Spans:
 
     def __call__(self, record: StoredRecord) -> None:
         """Tell of one record."""
-        content = record.content
-        match content.get("kind"):
-            case "turn":
+        match content := read_content(record):
+            case TurnRecord():
                 self._turn(record, content)
-            case "execution":
+            case ExecutionRecord():
                 self._execution(record, content)
-            case "approval":
+            case ApprovalRecord():
                 self._approval(record, content)
-            case kind if kind == CLOSED:
-                for name in [name for name, agent in list(self._agents.items()) if agent.run == content["run"]]:
+            case RunClosedRecord():
+                for name in [name for name, agent in list(self._agents.items()) if agent.run == content.run]:
                     self._end(name)
-                self._give_up(lambda one: one.run == content["run"])
+                self._give_up(lambda one: one.run == content.run)
 
-    def _turn(self, record: StoredRecord, turn: Mapping[str, Any]) -> None:
+    def _turn(self, record: StoredRecord, turn: TurnRecord) -> None:
         if self._content:
             self._results(turn)
         agent = self._agent(record, turn)
         told = _inference(record, turn)
         if self._content:
             told |= said(record, turn)
-        name = f"chat {turn['model']['name']}"
-        span = self._span(name, record, turn.get("seconds"), told, None if agent is None else agent.inside)
+        name = f"chat {turn.model.name}"
+        span = self._span(name, record, turn.seconds, told, None if agent is None else agent.inside)
         inside = self._trace.set_span_in_context(span)
-        for call, verdict in zip(turn["calls"], turn["verdicts"], strict=True):
+        for call, verdict in zip(turn.calls, turn.verdicts, strict=True):
             told = _judged(call, verdict)
             if self._content:
-                told["steerkit.guard.reason"] = verdict["reason"]
-            self._span(f"guard {call.get('name', 'malformed call')}", record, 0, told, inside)
+                told["steerkit.guard.reason"] = verdict.reason
+            self._span(f"guard {_tool(call) or 'malformed call'}", record, 0, told, inside)
         self._turns[record.id] = inside
         if len(self._turns) > _REMEMBERED:
             self._turns.popitem(last=False)
         if agent is not None:
-            agent.read, agent.finish = agent.read + len(turn["prompt_ids"]), turn["finish"]
-            agent.written += len(turn["reply_ids"])
-            if not turn["calls"] or ending([verdict["decision"] for verdict in turn["verdicts"]]):
-                self._end(turn["conversation"])
+            agent.read, agent.finish = agent.read + len(turn.prompt_ids), turn.finish
+            agent.written += len(turn.reply_ids)
+            if not turn.calls or ending([verdict.decision for verdict in turn.verdicts]):
+                self._end(str(turn.conversation))
 
-    def _execution(self, record: StoredRecord, one: Mapping[str, Any]) -> None:
+    def _execution(self, record: StoredRecord, one: ExecutionRecord) -> None:
         agent = self._agent(record, one)
         told: dict[str, Any] = {
             "gen_ai.operation.name": "execute_tool",
-            "gen_ai.tool.name": one["call"]["name"],
-            "gen_ai.tool.call.id": one["call_id"],
+            "gen_ai.tool.name": one.call.name,
+            "gen_ai.tool.call.id": one.call_id,
             "gen_ai.tool.type": "function",
-            "gen_ai.conversation.id": one.get("conversation"),
+            "gen_ai.conversation.id": one.conversation,
             "steerkit.record.id": record.id,
         }
-        failed = one["status"] if one["status"] != "ok" else None
+        failed = one.status if one.status != "ok" else None
         if failed is not None:
             told["error.type"] = failed
         if self._content:
-            told["gen_ai.tool.call.arguments"] = as_json(one["call"]["arguments"])
-        inside = self._turns.get(one["turn"]) if agent is None else agent.inside
-        name = f"execute_tool {one['call']['name']}"
+            told["gen_ai.tool.call.arguments"] = json_text(one.call.arguments)
+        inside = self._turns.get(one.turn or "") if agent is None else agent.inside
+        name = f"execute_tool {one.call.name}"
 
         def tell(more: Mapping[str, Any]) -> None:
-            self._span(name, record, one["seconds"], {**told, **more}, inside, failed)
+            self._span(name, record, one.seconds, {**told, **more}, inside, failed)
 
-        if self._content and isinstance(one["result"], str):
-            waiting = _Waiting(one.get("run"), one.get("conversation"), tell)
-            self._waiting[one.get("run"), one["call_id"], one["result"], record.id] = waiting
+        if self._content and one.result is not None:
+            waiting = _Waiting(one.run, one.conversation, tell)
+            self._waiting[one.run, one.call_id, one.result, record.id] = waiting
             if len(self._waiting) > _REMEMBERED:
                 self._waiting.popitem(last=False)[1].tell({})
         else:
             tell({})
 
-    def _approval(self, record: StoredRecord, one: Mapping[str, Any]) -> None:
+    def _approval(self, record: StoredRecord, one: ApprovalRecord) -> None:
         agent = self._agent(record, one)
         told = {
-            "steerkit.approval.decision": one["decision"],
-            "gen_ai.tool.name": one["call"]["name"],
-            "gen_ai.tool.call.id": one["call_id"],
-            "gen_ai.conversation.id": one.get("conversation"),
+            "steerkit.approval.decision": one.decision,
+            "gen_ai.tool.name": one.call.name,
+            "gen_ai.tool.call.id": one.call_id,
+            "gen_ai.conversation.id": one.conversation,
             "steerkit.record.id": record.id,
         }
         if self._content:
-            told |= {f"steerkit.approval.{key}": one[key] for key in ("by", "note") if one[key]}
-        inside = self._turns.get(one["turn"], None if agent is None else agent.inside)
-        self._span(f"approve {one['call']['name']}", record, 0, told, inside)
+            told |= {f"steerkit.approval.{key}": text for key, text in (("by", one.by), ("note", one.note)) if text}
+        inside = self._turns.get(one.turn or "", None if agent is None else agent.inside)
+        self._span(f"approve {one.call.name}", record, 0, told, inside)
 
-    def _agent(self, record: StoredRecord, content: Mapping[str, Any]) -> _Agent | None:
+    def _agent(self, record: StoredRecord, content: Record) -> _Agent | None:
         """The conversation that a record belongs to, begun with it where it is the first; None where it is in none."""
-        name = content.get("conversation")
+        name = conversation_of(content)
         if name is None:
             return None
-        start, end = _times(record, content.get("seconds"))
+        start, end = _times(record, None if isinstance(content, ApprovalRecord) else getattr(content, "seconds", None))
         if name not in self._agents:
             told = {"gen_ai.operation.name": "invoke_agent", "gen_ai.provider.name": "steerkit"}
-            told |= {"gen_ai.conversation.id": name, "steerkit.run.id": str(content.get("run"))}
+            told |= {"gen_ai.conversation.id": name, "steerkit.run.id": str(content.run)}
             if self._name:
                 told["gen_ai.agent.name"] = self._name
             title = f"invoke_agent {self._name or ''}".rstrip()
             span = self._tracer.start_span(title, attributes=told, start_time=start)
-            self._agents[name] = _Agent(span, self._trace.set_span_in_context(span), content.get("run"), end)
+            self._agents[name] = _Agent(span, self._trace.set_span_in_context(span), content.run, end)
             if len(self._agents) > _REMEMBERED:
                 self._end(next(iter(self._agents)))
         agent = self._agents[name]
         agent.end = end
-        if "model" in content:
-            agent.span.set_attribute("gen_ai.request.model", content["model"]["name"])
+        if isinstance(content, TurnRecord):
+            agent.span.set_attribute("gen_ai.request.model", content.model.name)
         return agent
 
     def _end(self, conversation: str) -> None:
@@ -220,11 +214,11 @@ class Spans:
             agent.span.set_attribute("gen_ai.response.finish_reasons", [agent.finish])
         agent.span.end(agent.end)
 
-    def _results(self, turn: Mapping[str, Any]) -> None:
+    def _results(self, turn: TurnRecord) -> None:
         """Tell of the executions whose results a turn's messages hold."""
-        for id, text in tool_results(turn["messages"]):
+        for id, text in tool_results(turn.messages):
             digest = digest_of(text)
-            for key in [key for key in list(self._waiting) if key[:3] == (turn.get("run"), id, digest)]:
+            for key in [key for key in list(self._waiting) if key[:3] == (turn.run, id, digest)]:
                 self._waiting.pop(key).tell({"gen_ai.tool.call.result": text})
 
     def _give_up(self, which: Callable[[_Waiting], bool]) -> None:
@@ -257,42 +251,47 @@ def _times(record: StoredRecord, seconds: float | None) -> tuple[int, int]:
     return end - int((seconds or 0) * 1e9), end
 
 
-def _inference(record: StoredRecord, turn: Mapping[str, Any]) -> dict[str, Any]:
-    """What a turn's span says without content."""
-    model, sampling = turn["model"], turn["sampling"]
-    settings = {name: sampling[key] for key, name in _SETTINGS.items() if key in sampling}
-    for key in _FLOATS:
-        if _SETTINGS[key] in settings:
-            settings[_SETTINGS[key]] = float(settings[_SETTINGS[key]])
-    if not (sampling.get("temperature") and sampling.get("top_k")):
-        settings.pop(_SETTINGS["top_k"], None)  # 0 is none, and a greedy turn asks for none
+def _inference(record: StoredRecord, turn: TurnRecord) -> dict[str, Any]:
+    """Attributes of a turn's span, without content."""
+    asked = turn.sampling
+    settings = {  # a top_k of 0 is none, and a greedy turn asks for none
+        "gen_ai.request.max_tokens": asked.max_new_tokens,
+        "gen_ai.request.temperature": None if asked.temperature is None else float(asked.temperature),
+        "gen_ai.request.top_p": None if asked.top_p is None else float(asked.top_p),
+        "gen_ai.request.top_k": asked.top_k if asked.temperature and asked.top_k else None,
+        "gen_ai.request.seed": asked.seed,
+    }
     return {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "steerkit",
-        "gen_ai.request.model": model["name"],
+        "gen_ai.request.model": turn.model.name,
         **settings,
-        "gen_ai.conversation.id": turn.get("conversation"),
+        "gen_ai.conversation.id": turn.conversation,
         "gen_ai.response.id": record.id,
-        "gen_ai.response.model": model["name"],
-        "gen_ai.response.finish_reasons": [turn["finish"]],
-        "gen_ai.usage.input_tokens": len(turn["prompt_ids"]),
-        "gen_ai.usage.output_tokens": len(turn["reply_ids"]),
+        "gen_ai.response.model": turn.model.name,
+        "gen_ai.response.finish_reasons": [turn.finish],
+        "gen_ai.usage.input_tokens": len(turn.prompt_ids),
+        "gen_ai.usage.output_tokens": len(turn.reply_ids),
         "steerkit.record.id": record.id,
-        "steerkit.run.id": turn.get("run"),
-        "steerkit.model.fingerprint": model["fingerprint"],
-        "steerkit.policies": [policy["name"] for policy in turn["policies"]],
-        "steerkit.edits": [f"{edit['policy']}/{edit['rule']}" for edit in turn["edits"]],
-        "steerkit.attempt": turn["attempt"],
+        "steerkit.run.id": turn.run,
+        "steerkit.model.fingerprint": turn.model.fingerprint,
+        "steerkit.policies": [policy.name for policy in turn.policies],
+        "steerkit.edits": [f"{edit.policy}/{edit.rule}" for edit in turn.edits],
+        "steerkit.attempt": turn.attempt,
     }
 
 
-def _judged(call: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]:
-    """What a verdict's span says without content."""
+def _judged(call: CallLike, verdict: Verdict) -> dict[str, Any]:
+    """Attributes of a verdict's span, without content."""
     return {
-        "gen_ai.tool.name": call.get("name"),
-        "steerkit.guard.decision": verdict["decision"],
-        "steerkit.guard.rule": verdict["rule"],
-        "steerkit.guard.policy": verdict["policy"] or None,
-        "steerkit.guard.shadowed": verdict["shadowed"],
-        **{f"steerkit.guard.reading.{one['name']}": float(one["value"]) for one in verdict["readings"]},
+        "gen_ai.tool.name": _tool(call),
+        "steerkit.guard.decision": verdict.decision,
+        "steerkit.guard.rule": verdict.rule,
+        "steerkit.guard.policy": verdict.policy or None,
+        "steerkit.guard.shadowed": verdict.shadowed,
+        **{f"steerkit.guard.reading.{one.name}": float(one.value) for one in verdict.readings},
     }
+
+
+def _tool(call: CallLike) -> str | None:
+    return call.name if isinstance(call, Call) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -19,10 +19,6 @@ from steerkit.cli.audit.options import (
 from steerkit.errors import AuditError, SaeError
 from steerkit.report.out import say_line
 from steerkit.report.text import console, print_json
-
-if TYPE_CHECKING:
-    pass
-
 
 Top = Annotated[
     int, typer.Option(min=1, max=50, metavar="COUNT", help="Features to list for the choice, and against it.")
@@ -59,15 +55,15 @@ def explain(
     if (argument is not None) + (against is not None) + no_call > 1:
         raise AuditError("explain: got several of --argument, --against and --no-call; expected one at most")
     turn = _turn(opened(store), id)
+    from steerkit.agent import load_recorded
     from steerkit.lab.explain.explain import explain as explain_turn
     from steerkit.lab.explain.explanation import Target
     from steerkit.lab.explain.feature_roles import Extent
     from steerkit.report import explanation as explain_view
-    from steerkit.runtime import load_recorded
 
     runtime = load_recorded(turn, model=model, saes=saes, device=device, dtype=dtype)
     found = explain_turn(runtime, turn, Target(call, argument, against, no_call), Extent(top, seed=seed))
-    view = explain_view.ExplainView(found, turn.body["calls"][call], turn.body["verdicts"][call])
+    view = explain_view.ExplainView(found, turn.record.calls[call], turn.record.verdicts[call])
     if html is not None:
         from steerkit.files import write_text_atomic
         from steerkit.report.explanation_page import explain_page

@@ -45,9 +45,9 @@ def write_out(text: str, out: Path | None) -> None:
     if out is None:
         say(text.removesuffix("\n"))
         return
-    from steerkit.audit import whole
+    from steerkit.audit import replacing
 
-    with whole(out) as file:
+    with replacing(out) as file:
         file.write(text.encode())
 
 

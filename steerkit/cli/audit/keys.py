@@ -83,7 +83,7 @@ def verify(
     json: JsonOption = False,
 ) -> None:
     """Check every record, run and checkpoint; exit with an error at the first that is wrong."""
-    from steerkit.audit import openings
+    from steerkit.audit import exposed_files
     from steerkit.audit import verify as check
 
     if checkpoint and key is None:
@@ -92,7 +92,7 @@ def verify(
     kept = [_signed(file, public) for file in checkpoint or ()]
     log = opened(store)
     found = check(log, checkpoints=kept, key=public)
-    said = [*openings(log.path), *log.file.recovery.told(log.path)]
+    said = [*exposed_files(log.path), *log.file.recovery.told(log.path)]
     if json:
         facts = {**found._asdict(), "root": found.root.hex(), "checkpoints": len(kept), "warnings": said}
         print_json({**facts, "recovery": log.file.recovery._asdict()})
@@ -129,13 +129,13 @@ def prove(
     json: JsonOption = False,
 ) -> None:
     """Print a record with the proof that it was in the store when a checkpoint was made, as JSON."""
-    from steerkit.audit import portable, prove_consistency
+    from steerkit.audit import portable_record, prove_consistency
     from steerkit.audit import prove as inclusion
 
     public, log = public_key(key), opened(store)
     signed = _signed(checkpoint, public)
     record = log.get(id)
-    found: dict[str, Any] = {"record": portable(log, record), "proof": inclusion(log, record, signed.size)}
+    found: dict[str, Any] = {"record": portable_record(log, record), "proof": inclusion(log, record, signed.size)}
     if since is not None:
         found["since"] = prove_consistency(log, _signed(since, public).size, signed.size)
     write_out(jsons.dumps(found) + "\n", out)

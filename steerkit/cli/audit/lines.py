@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import json as jsons
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from steerkit.errors import AuditError
-from steerkit.report.text import call_text, console, event_text, event_word, ledger_text, print_json
+from steerkit.report.text import call_text, console, print_json
 from steerkit.report.tokens import visible
+
+if TYPE_CHECKING:  # loaded when a command needs it
+    from steerkit.audit import ApprovalRecord, ExecutionRecord, Record, StoredRecord
 
 _NARROW: Final = 110
 """Columns below which a line has no room for an id."""
 _LABEL: Final = 8
+_LEDGER: Final = ("run", "counts", "of", "count", "before")
+_EVENT: Final = ("turn", "call_id", "decision", "by", "note", "error", "status", "seconds")
+"""Fields in the JSON that `list` prints of records that are no turns."""
 
 
 def put(out: Console, text: str | Text) -> None:
@@ -44,85 +50,110 @@ def put_field(out: Console, label: str, text: str | Text) -> None:
     out.print(table)
 
 
-def print_records(records: Iterable[Any], json: bool) -> int:
-    """One line per record, for people or as JSON, also for one that cannot be read; how many there were."""
+def print_records(records: Iterable[StoredRecord], json: bool) -> int:
+    """Print one line per record, for people or as JSON, also for one that cannot be read; returns their number."""
     from steerkit.audit import read_content
 
     out, count = console(), 0
-    for record in records:
+    for stored in records:
         count += 1
-        head = {"sequence": record.sequence, "id": record.id, "time": record.time, "hash": record.hash}
+        head = {"sequence": stored.sequence, "id": stored.id, "time": stored.time, "hash": stored.hash}
         try:
-            content = told(read_content(record))
-            summary, (word, what) = summary_of(content), line_of(content)
+            record = read_content(stored)
+            summary, (word, what) = summary_of(record), line_of(record)
         except AuditError as error:
             summary, word, what = {"kind": "damaged", "error": str(error)}, "damaged", str(error)
         if json:
             print_json({**head, **summary})
             continue
-        id = "" if out.is_terminal and out.width < _NARROW else f"{record.id}  "
-        put(out, f"{record.sequence:>5}  {id}{record.time[:19]}  {word:<10}  {' '.join(what.splitlines())}")
+        id = "" if out.is_terminal and out.width < _NARROW else f"{stored.id}  "
+        put(out, f"{stored.sequence:>5}  {id}{stored.time[:19]}  {word:<10}  {' '.join(what.splitlines())}")
     return count
 
 
-def told(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A content with a word in the place of each text that was redacted."""
-    verdicts = [{**one, "reason": _or_word(one["reason"])} for one in content.get("verdicts", ())]
-    texts = {key: _or_word(content[key]) for key in ("text", "by", "note", "error", "result") if key in content}
-    return {**content, **texts, **({"verdicts": verdicts} if "verdicts" in content else {})}
+def summary_of(record: Record) -> dict[str, Any]:
+    """The JSON of a record that `list --json` prints."""
+    from steerkit.audit import ApprovalRecord, ExecutionRecord, OtherRecord, TurnRecord, record_json
+    from steerkit.audit import as_json as written
+
+    if isinstance(record, OtherRecord):
+        return {"kind": record.kind or "record", "body": record_json(record)}
+    more = {} if record.metadata is None else {"metadata": written(record.metadata)}
+    if isinstance(record, TurnRecord):
+        decisions = [verdict.decision for verdict in record.verdicts]
+        return {"kind": record.kind, "decisions": decisions, "calls": written(record.calls), **more}
+    is_event = isinstance(record, (ApprovalRecord, ExecutionRecord))
+    call = (
+        {"call": {"name": record.call.name, "arguments": written(record.call.arguments)}}
+        if isinstance(record, (ApprovalRecord, ExecutionRecord))
+        else {}
+    )
+    found = {key: getattr(record, key) for key in (_EVENT if is_event else _LEDGER) if hasattr(record, key)}
+    return {"kind": record.kind, **found, **call, **(more if is_event else {})}
 
 
-def _or_word(value: Any) -> Any:
-    return ("(redacted)" if "redacted" in value else "(missing)") if isinstance(value, Mapping) else value
-
-
-def is_event(content: Mapping[str, Any]) -> bool:
-    """Whether a record is no turn, but an approval or an execution of one of its calls."""
-    return content.get("kind") in ("approval", "execution")
-
-
-def is_ledger(content: Mapping[str, Any]) -> bool:
-    """Whether a record is of a run, a redaction or a tombstone."""
-    return content.get("kind") in ("run_opened", "run_closed", "redaction", "retention")
-
-
-def is_turn(content: Mapping[str, Any]) -> bool:
-    """Whether a record is of a turn; the oldest do not say so."""
-    return "calls" in content and "verdicts" in content
-
-
-def summary_of(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What `list --json` says of a record."""
-    more = {"metadata": content["metadata"]} if "metadata" in content else {}
-    if is_ledger(content):
-        return {key: content[key] for key in ("kind", "run", "counts", "of", "count", "before") if key in content}
-    if is_event(content):
-        keys = ("kind", "turn", "call_id", "call", "decision", "by", "note", "error", "status", "seconds")
-        return {key: content[key] for key in keys if key in content} | more
-    if not is_turn(content):
-        return {"kind": content.get("kind", "record"), "body": content}
-    decisions = [verdict["decision"] for verdict in content["verdicts"]]
-    return {"kind": "turn", "decisions": decisions, "calls": content["calls"], **more}
-
-
-def line_of(content: Mapping[str, Any]) -> tuple[str, str]:
+def line_of(record: Record) -> tuple[str, str]:
     """A record in one word and one line."""
-    if is_ledger(content):
-        return content["kind"], ledger_text(content)
-    if is_event(content):
-        return event_word(content), event_text(content)
-    if not is_turn(content):
-        return str(content.get("kind", "record")), as_json(content)
-    decisions = [verdict["decision"] for verdict in content["verdicts"]]
-    calls = ", ".join(map(call_text, content["calls"])) or str(content["text"])
-    word = "fabricated" if content.get("finish") == "fabricated" else "text"
-    return ",".join(decisions) or word, calls
+    from steerkit.audit import ApprovalRecord, ExecutionRecord, OtherRecord, TurnRecord, record_json
+
+    if isinstance(record, (ApprovalRecord, ExecutionRecord)):
+        return event_word(record), event_text(record)
+    if isinstance(record, OtherRecord):
+        return record.kind or "record", as_json(record_json(record))
+    if not isinstance(record, TurnRecord):
+        return record.kind, ledger_text(record)
+    calls = ", ".join(map(call_text, record.calls)) or record.text
+    word = "fabricated" if record.finish == "fabricated" else "text"
+    return ",".join(verdict.decision for verdict in record.verdicts) or word, calls
 
 
-def meta_text(metadata: Any) -> str:
+def event_text(event: ApprovalRecord | ExecutionRecord) -> str:
+    """An approval or an execution, in one line."""
+    from steerkit.audit import ExecutionRecord
+
+    call = call_text(event.call)
+    if isinstance(event, ExecutionRecord):
+        return f"{call}  in {event.seconds:.3g} s"
+    why = event.error or event.note
+    return call + visible(f"  by {event.by or 'somebody'}{f': {why}' if why else ''}")
+
+
+def ledger_text(record: Record) -> str:
+    """A record of no call, in one line: a run's opening and closing, a redaction, a tombstone."""
+    return visible(_ledger_text(record))
+
+
+def _ledger_text(record: Record) -> str:
+    from steerkit.audit import RedactionRecord, RetentionRecord, RunClosedRecord, RunOpenedRecord
+
+    match record:
+        case RunOpenedRecord():
+            return f"run {record.run} on {record.model.name}"
+        case RunClosedRecord():
+            said = ", ".join(f"{count} {name}" for name, count in record.counts.items() if isinstance(count, int))
+            return f"run {record.run}: {said}"
+        case RedactionRecord():
+            return f"of record {record.of}: {', '.join(record.fields)}"
+        case RetentionRecord():
+            return f"{record.count} records from before {record.before[:19]}"
+    return record.kind
+
+
+def event_word(event: ApprovalRecord | ExecutionRecord) -> str:
+    """The outcome of an approval or an execution, in one word."""
+    from steerkit.audit import ExecutionRecord
+
+    if isinstance(event, ExecutionRecord):
+        return f"run:{event.status}"
+    return "approved" if event.decision == "approve" else "refused"
+
+
+def meta_text(metadata: Mapping[str, Any]) -> str:
     """Who asked, as `--meta` takes it."""
-    if not isinstance(metadata, Mapping) or "redacted" in metadata or "missing" in metadata:
-        return str(_or_word(metadata))
+    from steerkit.audit import Gone
+
+    if isinstance(metadata, Gone):
+        return metadata.word
     listed = {key: value if isinstance(value, list) else [value] for key, value in metadata.items()}
     return "  ".join(f"{key}={','.join(map(str, values))}" for key, values in listed.items())
 

@@ -119,9 +119,9 @@ def export(
 
 def _say_none(log: Any, asked: Any) -> None:
     """On standard error: that no record fits. Raises AuditError where something was asked that no record ever had."""
-    from steerkit.audit import unseen
+    from steerkit.audit import unknown_names
 
-    if wrong := unseen(log, asked):
+    if wrong := unknown_names(log, asked):
         raise AuditError("; ".join(f"--{one}" for one in wrong))
     say_line("no record fits")
 

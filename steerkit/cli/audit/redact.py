@@ -32,6 +32,7 @@ def redact(
     json: JsonOption = False,
 ) -> None:
     """Put keyed hashes in the place of a record's content, for good."""
+    from steerkit.audit import RedactionRecord, read_as
     from steerkit.audit import redact as redacted
 
     try:
@@ -41,9 +42,10 @@ def redact(
     by_whom = None if sign is None else signer(sign)
     log = opened(store, writable=True)
     written = redacted(log, log.get(id), secret, field or (), by=by, note=note, signer=by_whom)
-    fields = list(written.public["fields"])
+    said = read_as(RedactionRecord, written.public)
+    fields = list(said.fields)
     if json:
-        print_json({"record": written.id, "of": written.public["of"], "fields": fields, "signed": sign is not None})
+        print_json({"record": written.id, "of": said.of, "fields": fields, "signed": sign is not None})
         return
     say(f"ok: {', '.join(fields)}; record {written.id}")
     if sign is None:
@@ -60,10 +62,11 @@ def retain(
     json: JsonOption = False,
 ) -> None:
     """Delete old closed runs, and leave a signed tombstone in their place."""
+    from steerkit.audit import RetentionRecord, read_as
     from steerkit.audit import retain as retained
 
     written = retained(opened(store, writable=True), moment("--before", before), signer(key), by=by)
-    count = 0 if written is None else written.public["count"]
+    count = 0 if written is None else read_as(RetentionRecord, written.public).count
     if json:
         print_json({"deleted": count, "record": None if written is None else written.id})
         return

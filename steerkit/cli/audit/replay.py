@@ -1,12 +1,12 @@
-"""`steerkit audit replay`: makes recorded turns again, as they were or as they would have been."""
+"""`steerkit audit replay`: recorded turns replayed, as they were or under other policies."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +23,9 @@ from steerkit.cli.loading import progress
 from steerkit.cli.workers import Engine, Kind, Workers, mapper_of, where
 from steerkit.errors import AuditError
 from steerkit.report.text import console, print_json, reply_text, short
+
+if TYPE_CHECKING:  # loaded when a command needs it
+    from steerkit.audit import RecordedTurn, TurnRecord
 
 
 def replay(
@@ -77,24 +80,25 @@ def replay(
         raise typer.Exit(1)
 
 
-def _judged(turns: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+def _judged(turns: Sequence[RecordedTurn]) -> Iterator[tuple[Any, Any]]:
     """The verdicts recomputed from what the records say."""
-    from steerkit.audit import compare_verdicts, verdict_data
+    from steerkit.audit import PolicyIdentity, compare_verdicts
     from steerkit.guard import policies_in, rejudge
     from steerkit.policy import fingerprint
     from steerkit.types import Trace
 
     for turn in turns:
-        policies = policies_in(turn.body)
-        again = rejudge(turn.body, policies, turn.trace or Trace())
-        names = [{"name": one.name, "fingerprint": fingerprint(one)} for one in policies]
-        yield turn, compare_verdicts(turn, [verdict_data(verdict) for verdict in again], names)
+        policies = policies_in(turn.record)
+        again = rejudge(turn.record, policies, turn.trace or Trace())
+        yield turn, compare_verdicts(turn, again, [PolicyIdentity(one.name, fingerprint(one)) for one in policies])
 
 
-def _replayed(turns: Sequence[Any], given: Sequence[str | None], engine: Kind, workers: int | None) -> Iterator[Any]:
+def _replayed(
+    turns: Sequence[RecordedTurn], given: Sequence[str | None], engine: Kind, workers: int | None
+) -> Iterator[Any]:
     """The turns made again, and what came of it; from a cluster all at the end, as Ray speaks while it is there."""
     for some in _alike(turns):
-        at = where(engine, workers, _loader(some[0], *given), given[2] or some[0].body["model"]["device"])
+        at = where(engine, workers, _loader(some[0], *given), given[2] or some[0].record.model.device)
         with mapper_of(at) as mapper:
             made = mapper(_made_again, some)
             if engine == "local":
@@ -114,29 +118,28 @@ def _made_again(runtime: Any, turn: Any) -> Any:
     from steerkit.runtime import replay as again
 
     made = again(runtime, turn)
-    return compare(turn, made.body, made.turn.trace)
+    return compare(turn, made.record, made.turn.trace)
 
 
-def _alike(turns: Sequence[Any]) -> Iterator[list[Any]]:
+def _alike(turns: Sequence[RecordedTurn]) -> Iterator[list[RecordedTurn]]:
     """Turns that follow each other and were made with a model and SAEs of the same names, in the same way."""
 
-    def way(turn: Any) -> tuple[Any, ...]:
-        model, saes = turn.body["model"], turn.body["saes"]
-        packed = bool((turn.body.get("machine") or {}).get("prepacked"))
-        return (*(model[key] for key in ("name", "device", "dtype")), packed, saes and saes["name"])
+    def way(turn: RecordedTurn) -> tuple[Any, ...]:
+        model, saes = turn.record.model, turn.record.saes
+        return model.name, model.device, model.dtype, turn.record.prepacked, saes and saes.name
 
     for _, some in groupby(turns, way):
         yield list(some)
 
 
-def _loader(turn: Any, model: str | None, saes: str | None, device: str | None, dtype: str | None) -> Any:
+def _loader(turn: RecordedTurn, model: str | None, saes: str | None, device: str | None, dtype: str | None) -> Any:
     """Loads a runtime as the record asks for it, without a store."""
-    from steerkit.runtime import load_recorded
+    from steerkit.agent import load_recorded
 
     return partial(load_recorded, turn, model=model, saes=saes, device=device, dtype=dtype)
 
 
-def _tell(turn: Any, result: Any, json: bool) -> bool:
+def _tell(turn: RecordedTurn, result: Any, json: bool) -> bool:
     """Say what came of a replay; whether nothing differs."""
     if json:
         difference = None if result.difference is None else result.difference._asdict()
@@ -145,9 +148,9 @@ def _tell(turn: Any, result: Any, json: bool) -> bool:
         print_json({"record": turn.id, "same": result.same, **told, "missing": turn.missing})
         return bool(result.same)
     out = console()
-    length = len(turn.body["reply_ids"])
+    length = len(turn.record.reply_ids)
     said = "" if result.tokens is None else f"the same {length} tokens, " if result.tokens else "other tokens, "
-    count = len(turn.body["verdicts"])
+    count = len(turn.record.verdicts)
     judged = f"{'the same' if result.verdicts else 'other'} verdicts ({count})"
     out.print(f"{'ok' if result.same else 'DIFFERS':<8} {turn.id}  {said}{judged}")
     if turn.missing:
@@ -163,29 +166,29 @@ def _tell(turn: Any, result: Any, json: bool) -> bool:
     return bool(result.same)
 
 
-def _tell_what_if(runtime: Any, turn: Any, files: Sequence[Path], json: bool) -> None:
+def _tell_what_if(runtime: Any, turn: RecordedTurn, files: Sequence[Path], json: bool) -> None:
     """Show the recorded turn beside the one under other policies."""
     from steerkit.audit import diff_calls
     from steerkit.guard import policies_in
     from steerkit.runtime import policies_for, unsteered, what_if
 
-    policies = policies_for(files, runtime.loaded, runtime.saes) if files else unsteered(policies_in(turn.body))
+    policies = policies_for(files, runtime.engine) if files else unsteered(policies_in(turn.record))
     found = what_if(runtime, turn, policies)
-    first, second = found.first.body, found.second.body
-    nodes = diff_calls(first["calls"], second["calls"])
-    same = list(first["reply_ids"]) == list(turn.body["reply_ids"])
+    first, second = found.first.record, found.second.record
+    nodes = diff_calls(first.calls, second.calls)
+    same = first.reply_ids == turn.record.reply_ids
     if json:
-        sides = {name: _side(body) for name, body in (("recorded", first), ("other", second))}
+        sides = {name: _side(record) for name, record in (("recorded", first), ("other", second))}
         moments = [{**one._asdict(), "divergence": one.divergence._asdict()} for one in found.moments]
         diff = [node._asdict() for node in nodes]
         print_json({"record": turn.id, "reproduced": same, **sides, "diff": diff, "moments": moments})
         return
     out = console()
     out.print(f"record   {turn.id}{'' if same else '  (the replay of it differs: see `audit replay` without options)'}")
-    for name, body in (("recorded", first), ("without" if not files else "instead", second)):
-        out.print(f"{name:<8} {reply_text(body['calls'], body['text'])}")
-        for verdict in body["verdicts"]:
-            out.print(f"         {verdict['decision'].upper()}  {verdict['policy'] or 'guard'}/{verdict['rule']}")
+    for name, record in (("recorded", first), ("without" if not files else "instead", second)):
+        out.print(f"{name:<8} {reply_text(record.calls, record.text)}")
+        for verdict in record.verdicts:
+            out.print(f"         {verdict.decision.upper()}  {verdict.policy or 'guard'}/{verdict.rule}")
     for node in nodes:
         out.print(_node_text(node))
     for one in found.moments:
@@ -194,10 +197,11 @@ def _tell_what_if(runtime: Any, turn: Any, files: Sequence[Path], json: bool) ->
         out.print("decides  no token: both replies are the same, and neither is a call")
 
 
-def _side(body: Mapping[str, Any]) -> dict[str, Any]:
-    policies = [{key: policy[key] for key in ("name", "fingerprint")} for policy in body["policies"]]
-    shown = {key: body[key] for key in ("text", "calls", "verdicts", "finish", "reply_ids")}
-    return {**shown, "policies": policies}
+def _side(record: TurnRecord) -> dict[str, Any]:
+    from steerkit.audit import as_json
+
+    shown = {key: as_json(getattr(record, key)) for key in ("text", "calls", "verdicts", "finish", "reply_ids")}
+    return {**shown, "policies": [{"name": one.name, "fingerprint": one.fingerprint} for one in record.policies]}
 
 
 def _node_text(node: Any) -> str:

@@ -22,22 +22,22 @@ from steerkit.engine.hf.static_cache import StepCache
 from steerkit.errors import SteeringError
 from steerkit.steer import (
     Capacity,
-    Cut,
-    Filling,
-    FixedSteering,
-    Handover,
-    attach_fixed,
+    Fill,
+    PackedPlan,
+    PrefillState,
+    StaticSteering,
+    attach_static,
     cache_name,
-    cut_plan,
     disagreement,
     fused_kernels,
+    pack_plan,
 )
 
 Prepare: TypeAlias = bool | Literal["auto", "compiled"]
 """Whether tokens are made with prepared steps; `auto`: on a GPU; `compiled`: with steps that are compiled as well."""
 
 _COLUMNS_AT_ONCE: Final = 256
-"""Sequences are given room in these steps, so that a graph serves many lengths."""
+"""Sequences are given capacity in these steps, so that a graph serves many lengths."""
 _MOST_STEPS: Final = 4
 """How many captured steps are kept; each holds its buffers."""
 _WARM_UP: Final = 3
@@ -61,17 +61,17 @@ class Step:
         self,
         model: PreTrainedModel,
         like: DynamicCache,
-        room: Capacity,
+        capacity: Capacity,
         rows: int,
         columns: int,
         *,
         kernels: ModuleType | None = None,
         compiled: bool = False,
     ) -> None:
-        self._model, self.room = model, room
+        self._model, self.capacity = model, capacity
         self._forward: Any = torch.compile(model, fullgraph=True, dynamic=False) if compiled else model
         self.cache = StepCache(model, like, rows, columns)
-        self.steering = FixedSteering(model, room, rows, columns, fused=kernels)
+        self.steering = StaticSteering(model, capacity, rows, columns, fused=kernels)
         self._name = cache_name(model)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits = torch.empty(0)
@@ -88,7 +88,7 @@ class Step:
 
     def _run(self) -> Tensor:
         self.cache.begin()
-        with attach_fixed(self._model, self.steering):
+        with attach_static(self._model, self.steering):
             output = self._forward(**self.cache.inputs, **{self._name: self.cache.cache}, logits_to_keep=1)
         return output.logits[:, -1]  # type: ignore[no-any-return]  # transformers' outputs are not typed
 
@@ -108,18 +108,27 @@ class Step:
 class GraphReader:
     """Reads on after a prompt, a token of each sequence at a time."""
 
-    def __init__(self, step: Step, filling: Filling) -> None:
-        self._step, self._filling = step, filling
+    def __init__(self, step: Step, fill: Fill) -> None:
+        self._step, self._fill = step, fill
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Logits `(B, vocabulary)` after one more token of each sequence."""
-        self._filling.see(tokens)
+        self._fill.see(tokens)
         self._step.cache.feed(torch.tensor(tokens).unsqueeze(-1))
         return self._step()
 
     def close(self) -> None:
-        """Leave everything on the tape; the buffers are free then."""
-        self._filling.settle()
+        """Leave everything on the recorder; the buffers are free then."""
+        self._fill.settle()
+
+
+class Resumed(NamedTuple):
+    """How a generation resumes after its prefill."""
+
+    reader: GraphReader | None
+    """None where it does not fit prepared steps; `Graphs.refused` says why."""
+    decoding: str
+    """As the record says it."""
 
 
 class Graphs:
@@ -148,17 +157,17 @@ class Graphs:
         """What it has done so far."""
         return GraphStatistics(self._captures, self._generations, self._fallbacks)
 
-    def reserve(self, room: Capacity) -> None:
-        """Give every step that steers at least this room, so that plans within it need no other."""
-        self._reserved = self._reserved.joined(room)
+    def reserve(self, capacity: Capacity) -> None:
+        """Give every step that steers at least this capacity, so that plans within it need no other."""
+        self._reserved = self._reserved.joined(capacity)
 
-    def take_over(
-        self, handover: Handover, cache: DynamicCache, mask: Tensor, positions: Tensor, tokens: int
-    ) -> GraphReader | None:
-        """Go on after a prompt that was read under `attach`; None, and `refused` says why, where that cannot be.
+    def resume(
+        self, prefill_state: PrefillState, cache: DynamicCache, mask: Tensor, positions: Tensor, tokens: int
+    ) -> Resumed:
+        """Resume after a prefill under `attach`.
 
         Args:
-            handover: of its tape.
+            prefill_state: of its recorder.
             cache: what the model made of the prompt.
             mask: `(B, P)` of the prompt.
             positions: `(B, 1)` of its last column.
@@ -168,58 +177,56 @@ class Graphs:
         reader = None
         if self.refused is None:
             try:
-                reader = self._take_over(handover, cache, mask, positions, tokens)
+                reader = self._resume(prefill_state, cache, mask, positions, tokens)
             except (SteeringError, RuntimeError) as error:  # the latter where a step cannot be captured, or no memory
                 self.refused = str(error).splitlines()[0]
         if reader is None:
             self._fallbacks += 1
-            handover.tape.decoding = f"step by step: {self.refused}"
-            return None
+            return Resumed(None, f"step by step: {self.refused}")
         self._generations += 1
         steps = "compiled steps" if self._compiled else "fixed steps"
         if self.without_kernels is not None:
             steps += f" without kernels, {self.without_kernels}"
         on_gpu = self._model.device.type == "cuda"
-        handover.tape.decoding = f"CUDA graph of {steps}" if on_gpu else steps
-        return reader
+        return Resumed(reader, f"CUDA graph of {steps}" if on_gpu else steps)
 
-    def _take_over(
-        self, handover: Handover, cache: DynamicCache, mask: Tensor, positions: Tensor, tokens: int
+    def _resume(
+        self, prefill_state: PrefillState, cache: DynamicCache, mask: Tensor, positions: Tensor, tokens: int
     ) -> GraphReader:
-        cut = cut_plan(handover.plan, handover.tape.kept)
+        packed = pack_plan(prefill_state.plan, prefill_state.recorder.kept)
         columns = -(-(mask.shape[1] + tokens) // _COLUMNS_AT_ONCE) * _COLUMNS_AT_ONCE
-        with handover.pause():
-            step = self._step(cut, cache, len(mask), columns)
-        filling = Filling(step.steering, cut, handover.rows)
+        with prefill_state.pause():
+            step = self._step(packed, cache, len(mask), columns)
+        fill = Fill(step.steering, packed, prefill_state.rows)
         step.cache.fill(cache, mask, positions)
-        filling.go_on(handover)
-        return GraphReader(step, filling)
+        fill.resume(prefill_state)
+        return GraphReader(step, fill)
 
-    def _step(self, cut: Cut, like: DynamicCache, rows: int, columns: int) -> Step:
-        """A step with room for a plan; one that has too little is made anew with room for what it had as well."""
+    def _step(self, packed: PackedPlan, like: DynamicCache, rows: int, columns: int) -> Step:
+        """A step with capacity for a plan; a smaller one is replaced by one with capacity for both."""
         weights = tuple(weight.data_ptr() for weight in self._model.parameters())
-        key = (rows, columns, weights, cut.plan.inputs, None if cut.plan.rules else cut.needs.kept)
+        key = (rows, columns, weights, packed.plan.inputs, None if packed.plan.rules else packed.needs.kept)
         found = self._steps.get(key)
-        if found is None or found.room.lacks(cut.needs) is not None:
-            room = cut.needs if found is None else found.room.joined(cut.needs)
-            if cut.plan.rules:
-                room = room.joined(self._reserved)
+        if found is None or packed.needs.exceeds(found.capacity) is not None:
+            capacity = packed.needs if found is None else found.capacity.joined(packed.needs)
+            if packed.plan.rules:
+                capacity = capacity.joined(self._reserved)
             self._steps.pop(key, None)  # its memory is needed
             del found
-            found = self._steps[key] = self._made(like, room.rounded(), rows, columns)
+            found = self._steps[key] = self._made(like, capacity.rounded(), rows, columns)
             self._captures += 1
         self._steps.move_to_end(key)
         while len(self._steps) > _MOST_STEPS:
             self._steps.popitem(last=False)
         return found
 
-    def _made(self, like: DynamicCache, room: Capacity, rows: int, columns: int) -> Step:
+    def _made(self, like: DynamicCache, capacity: Capacity, rows: int, columns: int) -> Step:
         """A new step; without kernels from now on where they cannot be built, or do otherwise than torch."""
-        make = partial(Step, self._model, like, room, rows, columns, compiled=self._compiled)
+        make = partial(Step, self._model, like, capacity, rows, columns, compiled=self._compiled)
         if self.kernels is None:
             return make()
         try:
-            self.without_kernels = disagreement(self._model, room, rows, self.kernels)
+            self.without_kernels = disagreement(self._model, capacity, rows, self.kernels)
             if self.without_kernels is None:
                 return make(kernels=self.kernels)
         except (SteeringError, RuntimeError):

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
+from steerkit.engine.api import Sampling
 from steerkit.engine.hf.cuda_graphs import GraphReader, Graphs
 from steerkit.engine.hf.growing_cache import DecodeCache, why_not
 from steerkit.engine.hf.prefix_cache import PrefixReader, Reuse
+from steerkit.engine.hf.sampler import Sampler
 from steerkit.engine.hf.unembedding import Unembedding
-from steerkit.engine.sampling import Sampler, Sampling
 from steerkit.errors import ModelError
-from steerkit.steer import Handover, cache_name, context_of, find_sites
+from steerkit.steer import PrefillState, cache_name, context_of, find_sites
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +78,12 @@ def generate(
     ends: Sequence[int] = (),
     reuse: Reuse | None = None,
     graphs: Graphs | None = None,
-    handover: Handover | None = None,
-) -> Generator[list[int | None], Collection[int] | None]:
+    prefill_state: PrefillState | None = None,
+) -> Generator[list[int | None], Collection[int] | None, str | None]:
     """Yield, step by step, the next token of each sequence, None once it has stopped; a stop token is the last.
 
-    The forward pass that would only read a sequence's last token is not run. Sequences whose numbers are sent into the
-    generator are cut: the token just yielded is their last.
+    Returns how the tokens were decoded, where graphs were given. The forward pass of a sequence's last token is not
+    run. Sequences whose numbers are sent into the generator are cut: the token just yielded is their last.
 
     Args:
         model: the model.
@@ -93,7 +94,7 @@ def generate(
         split_prompt: feed the prompts' last tokens by themselves, for gates that act from the next token on.
         ends: columns at which the prompt is cut into pieces that are fed one after the other; of one prompt only.
         reuse: where its pieces are looked up and kept.
-        graphs: prepared steps to decode with, together with the `handover` of the tape that the prompt is read under.
+        graphs: prepared steps to decode with, together with the `prefill_state` of the steering that is attached.
 
     Raises:
         ModelError: a prompt leaves no room in the model's context; a reply ends where that does.
@@ -103,12 +104,14 @@ def generate(
     reader = _Reader(model, batch)
     left = [setting.max_new_tokens for setting in sampling]
     logits = reader.prompt(split_prompt, ends, reuse)
-    if graphs is not None and handover is not None and max(left) > 1:
-        reader.go_on_with(graphs, handover, max(left) - 1)
+    decoding = None
+    if graphs is not None and prefill_state is not None and max(left) > 1:
+        decoding = reader.decode_with(graphs, prefill_state, max(left) - 1)
     try:
         yield from _decode(reader, sampler, logits, left, stops, pad)
     finally:
         reader.close()
+    return decoding
 
 
 def _decode(
@@ -164,7 +167,7 @@ class _Reader:
         ids, mask, positions = self._batch.ids, self._mask, self._positions
         last = ids.shape[1] - 1
         kept = None if reuse is None else PrefixReader(reuse, self._cache, ids[0].tolist(), ends)
-        start = 0 if kept is None else kept.go_on()
+        start = 0 if kept is None else kept.resume()
         for end in sorted({*ends, *((last,) if split and last else ())}):
             if end <= start:
                 continue
@@ -190,11 +193,12 @@ class _Reader:
         where = {"input_ids": ids, "attention_mask": self._mask, "position_ids": self._positions}
         return self._next_logits(self._cache, **where)
 
-    def go_on_with(self, graphs: Graphs, handover: Handover, tokens: int) -> None:
-        """Decode with prepared steps from here on, if they can be."""
-        self._graph = graphs.take_over(handover, self._cache, self._mask, self._positions[:, -1:], tokens)
+    def decode_with(self, graphs: Graphs, prefill_state: PrefillState, tokens: int) -> str:
+        """Decode with prepared steps from here on where the plan fits; how it is done then."""
+        self._graph, how = graphs.resume(prefill_state, self._cache, self._mask, self._positions[:, -1:], tokens)
         if self._graph is not None:
             self._cache = DynamicCache(config=self._model.config)  # it was copied
+        return how
 
     def _next_logits(self, cache: Cache, *, input_ids: Tensor, **where: Any) -> Tensor:
         """Logits `(B, vocabulary)` after the last of the tokens `(B, T)`; the cache takes their keys and values."""
@@ -204,7 +208,7 @@ class _Reader:
         return output.logits[:, -1]  # type: ignore[no-any-return]  # transformers' outputs are not typed
 
     def close(self) -> None:
-        """Leave on the tape what prepared steps have done."""
+        """Leave on the recorder what prepared steps have done."""
         if self._graph is not None:
             self._graph.close()
 

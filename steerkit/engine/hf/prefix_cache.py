@@ -25,7 +25,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from steerkit.errors import ModelError
-from steerkit.steer import Mark, Marks
+from steerkit.steer import Snapshot, Snapshots
 
 DEFAULT: Final = "256 MiB"
 """How much is kept where nobody says."""
@@ -64,12 +64,12 @@ class Piece:
     """Tokens of the prompt up to its end."""
     states: tuple[tuple[Tensor, Tensor], ...]
     """By layer, keys and values `(1, heads, T, head_dim)`; in a sliding layer of at most its last window - 1 tokens."""
-    mark: Mark
+    snapshot: Snapshot
 
     @property
     def bytes(self) -> int:
         """Of all its tensors."""
-        tensors = [*(tensor for pair in self.states for tensor in pair), *self.mark.tensors()]
+        tensors = [*(tensor for pair in self.states for tensor in pair), *self.snapshot.tensors()]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
@@ -148,7 +148,7 @@ class Reuse(NamedTuple):
     cache: PrefixCache
     salt: bytes
     """Of everything besides the tokens that shapes what is kept."""
-    marks: Marks
+    snapshots: Snapshots
 
 
 class PrefixReader:
@@ -158,7 +158,7 @@ class PrefixReader:
         self._reuse, self._cache, self._length, self._ends = reuse, cache, len(ids), tuple(ends)
         self._keys = _keys(reuse.salt, ids, ends)
 
-    def go_on(self) -> int:
+    def resume(self) -> int:
         """Put in place what is kept of the prompt; how many tokens that is."""
         found = self._reuse.cache.find(self._keys, self._length)
         if not found:
@@ -166,14 +166,14 @@ class PrefixReader:
         end = found[-1].end
         for number, layer in enumerate(_layers(self._cache)):
             _fill(layer, [piece.states[number] for piece in found], end)
-        self._reuse.marks.go_on([piece.mark for piece in found], [piece.end for piece in found])
+        self._reuse.snapshots.resume([piece.snapshot for piece in found], [piece.end for piece in found])
         return end
 
     def keep(self, start: int, end: int) -> None:
         """Keep the piece from `start` to `end`, which the model has just read."""
         states = tuple(_last(layer, end - start) for layer in _layers(self._cache))
         keys = self._keys[: self._ends.index(end) + 1]
-        self._reuse.cache.keep(keys, Piece(end, states, self._reuse.marks.take(start, end)))
+        self._reuse.cache.keep(keys, Piece(end, states, self._reuse.snapshots.take(start, end)))
 
 
 def can_be_cut(model: PreTrainedModel) -> bool:

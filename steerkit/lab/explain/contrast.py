@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from steerkit.chat import Tokenizer, Wire
+from steerkit.chat import Tokenizer, dialect_of
 from steerkit.chat.tokenizer import token_bytes
 from steerkit.errors import AuditError
 from steerkit.types import Argument, Call, CallLike, Span
@@ -102,7 +102,7 @@ def value_choice(written: Written, call: Call, argument: str) -> Choice:
         AuditError: the call has no such argument.
     """
     part = _part(call, argument)
-    control = Wire.of(written.tokenizer).control
+    control = dialect_of(written.tokenizer).control
     inside = [position for position in range(*part.value_span) if written.ids[position] not in control]
     empty = [part.value_span.end - 1]  # an empty string is the delimiter that ends it
     found = [_closest(written, position, f"argument {part.name}") for position in inside or empty]

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steerkit.agent import Runtime
 from steerkit.audit import RecordedTurn
 from steerkit.chat import parse
 from steerkit.errors import AuditError
@@ -33,7 +34,6 @@ from steerkit.lab.explain.explanation import WHOLE, Changed, Explanation, Reason
 from steerkit.lab.explain.feature_roles import USUAL, Extent, Roles, roles_of
 from steerkit.lab.explain.prompt_sources import sources
 from steerkit.lab.explain.recorded_turn import Stage
-from steerkit.runtime import Runtime
 from steerkit.types import CallLike, Feature, MalformedCall
 
 
@@ -70,7 +70,7 @@ def explain(runtime: Runtime, recorded: RecordedTurn, target: Target = WHOLE, ex
         roles.score,
         int(written.before(choice.position + 1).argmax()) == choice.chosen,
         bench.plain == stage.reply,
-        tuple(dict.fromkeys(f"{edit['policy']}/{edit['rule']}" for edit in recorded.body["edits"])),
+        tuple(dict.fromkeys(f"{edit.policy}/{edit.rule}" for edit in recorded.record.edits)),
         token_texts(tokenizer, stage.ids),
         owners,
         roles.layers,
@@ -97,7 +97,7 @@ def _choice(written: Written, call: CallLike, recorded: RecordedTurn, target: Ta
     whole = well_formed(call, target.call)
     if target.argument is not None:
         return value_choice(written, whole, target.argument)
-    tools = [tool["name"] for tool in recorded.body["tools"]]
+    tools = [tool.name for tool in recorded.record.tools]
     return tool_choice(written, whole, tools, target.against) or call_choice(written, call.span)
 
 

@@ -6,8 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from steerkit.chat import Tokenizer, place_machine
-from steerkit.chat.places import Standing
+from steerkit.chat import GrammarState, Tokenizer, place_machine
 from steerkit.chat.tokenizer import token_bytes
 
 REPLY: Final = "this reply"
@@ -25,7 +24,7 @@ def sources(tokenizer: Tokenizer, prompt: Sequence[int], reply: Sequence[int]) -
     """
     machine, text = place_machine(tokenizer), token_bytes(tokenizer).text
     runs: list[tuple[str, int]] = []
-    standing = Standing()
+    standing = GrammarState()
     for position, token in enumerate(prompt):
         before, standing = standing, machine.read(standing, token)
         kind = standing.inside.rstrip(".") or standing.turn.rstrip(".")

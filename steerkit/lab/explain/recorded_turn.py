@@ -11,16 +11,15 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from steerkit.audit import RecordedTurn
-from steerkit.audit.records.compare import changes
-from steerkit.chat import Wire, place_machine
+from steerkit.agent import Runtime
+from steerkit.audit import RecordedTurn, RunOpenedRecord, changes
+from steerkit.chat import dialect_of, place_machine
 from steerkit.engine import LoadedModel, cache_name
 from steerkit.errors import AuditError, SaeError
 from steerkit.guard import policies_in
 from steerkit.lab.activations import Rewrite, rewritten
 from steerkit.policy import Policy
-from steerkit.runtime import Runtime
-from steerkit.runtime.provenance import opening_of
+from steerkit.runtime import opening_of
 from steerkit.sae import SaeSet
 from steerkit.steer import Plan, attach, compile_plan, find_sites
 from steerkit.types import Feature
@@ -63,14 +62,13 @@ class Stage:
             AuditError: the model, its tokenizer, the SAEs or a policy is not what the turn was made with.
             SaeError: there are no SAEs.
         """
-        body, loaded = recorded.body, runtime.loaded
+        record, loaded = recorded.record, runtime.loaded
         if runtime.saes is None:
             raise SaeError(f"record {recorded.id}: {loaded.name} brings no SAEs; name a set of this model with --saes")
-        policies = policies_in(body)
-        _refuse_changes(recorded, opening_of(loaded, runtime.saes, policies))
+        policies = policies_in(record)
+        _refuse_changes(recorded, opening_of(runtime.engine, policies))
         plan = compile_plan([policies], runtime.saes, loaded.layer_devices)
-        ids = (tuple(body[name]) for name in ("prompt_ids", "reply_ids"))
-        return cls(runtime, runtime.saes, plan, plan.row(policies), *ids)
+        return cls(runtime, runtime.saes, plan, plan.row(policies), record.prompt_ids, record.reply_ids)
 
     @property
     def loaded(self) -> LoadedModel:
@@ -169,17 +167,17 @@ class Stage:
 
     def _written(self, feed: _Feed, logits: Tensor, texts: list[list[int]], most: int) -> list[tuple[int, ...]]:
         """Go on greedily until all have stopped."""
-        wire = Wire.of(self.loaded.tokenizer)
+        dialect = dialect_of(self.loaded.tokenizer)
         ended = [False] * len(texts)
         while True:
             tokens = logits.argmax(dim=-1).tolist()
             for row, token in enumerate(tokens):
                 if not ended[row]:
                     texts[row].append(token)
-                    ended[row] = token in wire.stops or len(texts[row]) >= most
+                    ended[row] = token in dialect.stops or len(texts[row]) >= most
             if all(ended):
                 return [tuple(text) for text in texts]
-            logits = feed.step([wire.pad if end else token for end, token in zip(ended, tokens, strict=True)])
+            logits = feed.step([dialect.pad if end else token for end, token in zip(ended, tokens, strict=True)])
 
     def _decide(self, feed: _Feed, part: Sequence[Sequence[Feature]], position: int, everywhere: bool) -> Tensor:
         """Logits of the step; the features are 0 up to it, or at it."""
@@ -286,8 +284,8 @@ def _parts(sets: Sequence[Sequence[Feature]]) -> Iterator[Sequence[Sequence[Feat
         yield sets[start : start + _ROWS]
 
 
-def _refuse_changes(recorded: RecordedTurn, now: dict[str, Any]) -> None:
-    for path, then, found in changes(recorded.body, now):
+def _refuse_changes(recorded: RecordedTurn, now: RunOpenedRecord) -> None:
+    for path, then, found in changes(recorded.record, now):
         if path.startswith(_SHAPING):
             raise AuditError(
                 f"record {recorded.id}: {path} was {str(then)[:19]} and is now {str(found)[:19]}; only the model, SAEs "

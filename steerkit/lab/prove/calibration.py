@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
+from steerkit.agent import Runtime
 from steerkit.engine import Sampling
 from steerkit.errors import PolicyError, SaeError
 from steerkit.lab.copies import copies_of, said
@@ -27,7 +28,7 @@ from steerkit.lab.prove.policy_conditions import PlacedReading, placed_readings
 from steerkit.lab.two_sample import beyond_upto, bound_between, conformal_rank, fewest_for
 from steerkit.lab.workers.local import Mapper, batches, in_this_process
 from steerkit.policy import Policy, Statistic, split_quantity, watch_key
-from steerkit.runtime import Request, Runtime
+from steerkit.runtime import Request
 from steerkit.types import Trace
 
 _ROWS: Final = 32

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from steerkit import __version__
+from steerkit.agent import Runtime
 from steerkit.engine import Sampling
 from steerkit.lab.cases import Case, check_size, steps_at
 from steerkit.lab.feature_statistics import check_sites
@@ -27,7 +28,6 @@ from steerkit.lab.prove.variants import DOSES, PLAIN, WHOLE, Arm, Kind, arms_of
 from steerkit.lab.ranking import split
 from steerkit.lab.workers.local import Mapper, in_this_process
 from steerkit.policy import Policy, fingerprint
-from steerkit.runtime import Runtime
 from steerkit.sae import SaeSet
 
 Report = Callable[[int, int], None]

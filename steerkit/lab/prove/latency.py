@@ -7,10 +7,11 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from steerkit.agent import Runtime
 from steerkit.engine import Sampling
 from steerkit.lab.prove.dataset import Trial
 from steerkit.policy import Policy
-from steerkit.runtime import Request, Runtime
+from steerkit.runtime import Request
 
 
 class Pair(NamedTuple):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
+from steerkit.agent import Runtime
 from steerkit.engine import Sampling
 from steerkit.lab.prove import baselines as controls
 from steerkit.lab.prove.baselines import Setup
@@ -13,7 +14,7 @@ from steerkit.lab.prove.dataset import Trial
 from steerkit.lab.prove.scoring import Outcome, outcome_of
 from steerkit.lab.prove.variants import Arm
 from steerkit.lab.workers.local import Mapper, batches
-from steerkit.runtime import Request, Runtime
+from steerkit.runtime import Request
 
 
 class ArmSetup(NamedTuple):

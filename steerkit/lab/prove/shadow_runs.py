@@ -9,7 +9,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from steerkit.audit import Store, StoredRecord, unpack
+from steerkit.audit import (
+    Gone,
+    RunOpenedRecord,
+    Store,
+    StoredRecord,
+    TurnRecord,
+    read_content,
+    read_public,
+    unpack,
+)
 from steerkit.decisions import RELEASED
 from steerkit.errors import SaeError
 from steerkit.lab.copies import copies_of
@@ -61,26 +70,27 @@ def read_shadow(store: Store, policy: Policy) -> Shadow:
         SaeError: there are none.
         AuditError: the store cannot be read.
     """
-    found, contents = Shadow(policy), dict[str, Any]()
-    for record in store.records():
-        public = record.public
-        for one in public.get("policies", ()):
-            if "content" in one:  # turns do not say again what their run's opening says
-                contents[one["fingerprint"]] = one["content"]
-        named = [one for one in public.get("policies", ()) if one["name"] == policy.name]
-        if public.get("kind") != "turn" or not named:
+    found, contents = Shadow(policy), dict[str, Mapping[str, Any]]()
+    for stored in store.records():
+        record = read_public(stored)
+        policies = record.policies if isinstance(record, (TurnRecord, RunOpenedRecord)) else ()
+        for one in policies:
+            if one.content is not None:  # turns do not say again what their run's opening says
+                contents[one.fingerprint] = one.content
+        named = [one for one in policies if one.name == policy.name]
+        if not isinstance(record, TurnRecord) or not named:
             continue
-        if named[0]["mode"] != "shadow" or not _reads_the_same(policy, contents.get(named[0]["fingerprint"], {})):
+        if named[0].mode != "shadow" or not _reads_the_same(policy, contents.get(named[0].fingerprint, {})):
             found.other += 1
             continue
         found.turns += 1
-        found.calls += len(public["verdicts"])
-        found.decisions.update(one["shadowed"] or one["decision"] for one in public["verdicts"])
-        found.edited.update({one["rule"] for one in public["edits"] if one["policy"] == policy.name})
-        trace = store.trace_of(record)
+        found.calls += len(record.verdicts)
+        found.decisions.update(one.shadowed or one.decision for one in record.verdicts)
+        found.edited.update({one.rule for one in record.edits if one.policy == policy.name})
+        trace = store.trace_of(stored)
         if trace:
             found.traces.append(unpack(trace))
-            found.conversations.append(_messages(record))
+            found.conversations.append(_messages(stored))
     if not found.turns:
         why = f"; {found.other} turns had it enforcing, or with other features" if found.other else ""
         raise SaeError(
@@ -91,8 +101,10 @@ def read_shadow(store: Store, policy: Policy) -> Shadow:
 
 def _messages(record: StoredRecord) -> tuple[str, ...]:
     """Each message of a turn as a text; the record's id where they are gone, as then nothing says what it copies."""
-    messages = record.content["messages"]
-    return tuple(json.dumps(one, sort_keys=True) for one in messages) if isinstance(messages, list) else (record.id,)
+    turn = read_content(record)
+    if not isinstance(turn, TurnRecord) or isinstance(turn.messages, Gone):
+        return (record.id,)
+    return tuple(json.dumps(one, sort_keys=True) for one in turn.messages)
 
 
 def _reads_the_same(policy: Policy, content: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from steerkit.engine import obstacle
 from steerkit.errors import ModelError
 
 if TYPE_CHECKING:
-    from steerkit.runtime import Runtime
+    from steerkit.agent import Runtime
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -69,7 +69,7 @@ def load_same(load: Load, wanted: tuple[str, str | None], prepacked: bool = Fals
                 f"{runtime.loaded.name}: a worker has other {what} under this name ({str(found)[:19]}, here "
                 f"{str(here)[:19]}); put the same files on every machine"
             )
-    runtime.loaded = runtime.loaded.prepacking(prepacked)
+    runtime.prepack(prepacked)
     if prepacked and not runtime.loaded.runs_prepacked:
         raise ModelError(
             f"{runtime.loaded.name}: prepack: a worker cannot do what this process does "

@@ -22,7 +22,7 @@ from steerkit.errors import MissingExtraError, ModelError, SteerkitError
 from steerkit.lab.workers.local import Load, Mapper, P, R
 
 if TYPE_CHECKING:
-    from steerkit.runtime import Runtime
+    from steerkit.agent import Runtime
 
 RETRIES: Final = 5
 """A piece that kills one worker after the other, as it needs more memory than there is, is no endless loop."""

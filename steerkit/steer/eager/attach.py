@@ -11,15 +11,16 @@ from torch import nn
 from steerkit.chat.places import PlaceMachine
 from steerkit.errors import SteeringError
 from steerkit.steer.compile.plan import Plan
-from steerkit.steer.eager.forward_pass import Pass
-from steerkit.steer.eager.snapshot import Marks
+from steerkit.steer.eager.attached import Attached
+from steerkit.steer.eager.forward_pass import ForwardPass
+from steerkit.steer.eager.prefill_state import PrefillState
+from steerkit.steer.eager.snapshot import Snapshots
 from steerkit.steer.eager.watch import watching
 from steerkit.steer.eager.window import needs_tokens
-from steerkit.steer.grammar_state import Standings
+from steerkit.steer.grammar_state import GrammarStates
 from steerkit.steer.points import context_of, device_of, find_sites, width_of
-from steerkit.steer.positions import Layout
-from steerkit.steer.record.recorder import Tape
-from steerkit.steer.static.fill import Handover
+from steerkit.steer.positions import Positions
+from steerkit.steer.record.recorder import Recorder
 
 
 @contextmanager
@@ -32,7 +33,7 @@ def attach(
     prompt_length: int | None = None,
     capacity: int | None = None,
     places: PlaceMachine | None = None,
-) -> Iterator[Tape]:
+) -> Iterator[Attached]:
     """Steer every forward pass of `model` inside the `with`, and keep what the hooks see.
 
     Args:
@@ -41,7 +42,7 @@ def attach(
         rows: table row of each request of the batch (default: the plan's first row for all, or the identity).
         trace: layers whose raw activations to keep, besides those the plan edits.
         prompt_length: columns of the padded prompt; needed only where a loop of one's own feeds it in chunks.
-        capacity: columns to reserve on the tape.
+        capacity: columns to reserve on the recorder.
         places: the tokenizer's place machine; needed where a rule's place is read from tokens.
 
     Raises:
@@ -54,24 +55,24 @@ def attach(
     layers = sorted({*plan.sites, *trace})
     _check_sites(sites.outputs, layers, plan)
     editors = {layer: table.editors for layer, table in plan.sites.items() if table.editors is not None}
-    tape = Tape({*trace, *editors}, layers, editors, capacity)
+    recorder = Recorder({*trace, *editors}, layers, editors, capacity)
     rows = [1 if plan.rows else 0] if rows is None else list(rows)
     knows = {"remembers": _remembering(plan), "asks": _asking(plan)}
     at = device_of(sites.body) or torch.device("cpu")
-    layout = Layout(rows, at, prompt_length, standings=_standings(plan, places), context=context_of(model), **knows)
-    run = Pass(plan, tape, layout)
-    tape.marks = Marks(tape, layout, run.memories)
+    positions = Positions(
+        rows, at, prompt_length, grammar_states=_grammar_states(plan, places), context=context_of(model), **knows
+    )
+    run = ForwardPass(plan, recorder, positions)
     with ExitStack() as stack:
-        stack.callback(setattr, tape, "handover", None)
-        tape.handover = Handover(plan, tape, layout, run.memories, run.pause, stack.close)
         stack.callback(sites.body.register_forward_pre_hook(run.begin, with_kwargs=True).remove)
         for layer in layers:
             hook, site = run.hook(layer, plan.sites.get(layer)), sites.outputs[layer]
             register = site.register_forward_pre_hook if layer in plan.inputs else site.register_forward_hook
             stack.callback(register(hook).remove)
         stack.enter_context(watching(sites, run))
-        yield tape
-    tape.check()
+        prefill_state = PrefillState(plan, recorder, positions, run.gate_states, run.pause, stack.close)
+        yield Attached(recorder, Snapshots(recorder, positions, run.gate_states), prefill_state)
+    recorder.check()
 
 
 def _remembering(plan: Plan) -> str | None:
@@ -91,14 +92,14 @@ def _asking(plan: Plan) -> str | None:
     return None
 
 
-def _standings(plan: Plan, machine: PlaceMachine | None) -> Standings | None:
+def _grammar_states(plan: Plan, machine: PlaceMachine | None) -> GrammarStates | None:
     for rule in plan.rules:
         if needs_tokens([rule.place, rule.reads_at]):
             if machine is None:
                 raise SteeringError(
                     f"policy {rule.policy} steer '{rule.name}': its place is read from tokens; give tokenizer=…"
                 )
-            return Standings(machine)
+            return GrammarStates(machine)
     return None
 
 

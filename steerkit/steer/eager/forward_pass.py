@@ -15,27 +15,27 @@ from torch import Tensor, nn
 from steerkit.errors import SteeringError
 from steerkit.steer.compile.gates import GateTable
 from steerkit.steer.compile.plan import Plan, SiteTable
-from steerkit.steer.eager.gate_state import GateMemory
+from steerkit.steer.eager.gate_state import GateState
 from steerkit.steer.eager.gather import Acting, Lanes, lanes_of
 from steerkit.steer.eager.window import Window
-from steerkit.steer.positions import Layout
-from steerkit.steer.record.recorder import Tape
+from steerkit.steer.positions import Positions
+from steerkit.steer.record.recorder import Recorder
 from steerkit.types import Place
 
 
-class Pass:
+class ForwardPass:
     """State of the forward pass that is running: which tokens its rules may touch and which gates are open."""
 
-    def __init__(self, plan: Plan, tape: Tape, layout: Layout) -> None:
-        self.plan, self.tape, self.layout = plan, tape, layout
-        self.owned, self.bias = plan.owned.to(layout.device), plan.bias.to(layout.device)
-        self.writes = None if all(rule.writes for rule in plan.rules) else plan.writes.to(layout.device)
+    def __init__(self, plan: Plan, recorder: Recorder, positions: Positions) -> None:
+        self.plan, self.recorder, self.positions = plan, recorder, positions
+        self.owned, self.bias = plan.owned.to(positions.device), plan.bias.to(positions.device)
+        self.writes = None if all(rule.writes for rule in plan.rules) else plan.writes.to(positions.device)
         self.places = sorted({place for rule in plan.rules for place in (rule.place, rule.reads_at)})
         self.writes_at = self._places_of([rule.place for rule in plan.rules])
         self.reads_at = self._places_of([rule.reads_at for rule in plan.rules])
-        self.memories = {layer: GateMemory(table) for layer, table in plan.gates.items()}
+        self.gate_states = {layer: GateState(table) for layer, table in plan.gates.items()}
         late = torch.tensor([False, *(rule.late for rule in plan.rules)])
-        self.late = late.to(layout.device) if plan.has_late_rules else None
+        self.late = late.to(positions.device) if plan.has_late_rules else None
         self.remembers = plan.remembers
         self.window: Window | None = None
         self.paused = False
@@ -59,7 +59,7 @@ class Pass:
         """Token numbers `(B, T)`, sums of readings so far `(N, L)`, and rules that are open `(N, R)`, those without a
         gate from the start."""
         self._lanes: dict[int, Lanes] = {}
-        self._lanes_for: list[int] = [] if layout.uniform is None else [layout.uniform]
+        self._lanes_for: list[int] = [] if positions.uniform is None else [positions.uniform]
         """Table rows of the sequences that they were made for."""
         self._acting: dict[int, Acting] = {}
         """By layer, what is done while places stay as they are."""
@@ -68,7 +68,7 @@ class Pass:
 
     def _places_of(self, places: Sequence[Place]) -> Tensor:
         numbers = [0, *(self.places.index(place) for place in places)]
-        return torch.tensor(numbers, device=self.layout.device)
+        return torch.tensor(numbers, device=self.positions.device)
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -95,11 +95,11 @@ class Pass:
         if tokens is None:
             tokens = kwargs["inputs_embeds"]
         before, self.window = self.window, None
-        window = self.layout.next(tokens, kwargs)
+        window = self.positions.next(tokens, kwargs)
         self.window = window
-        self.tape.begin_pass(window)
-        if self.memories:
-            self._take_back(window, before)
+        self.recorder.begin_pass(window)
+        if self.gate_states:
+            self._roll_back(window, before)
         self.active = any(window.reaches(place) for place in self.places)
         if not self.active:
             return
@@ -109,14 +109,16 @@ class Pass:
             self._acting, self._limits = {}, {}
         self._steady = steady
         self.opened = self.allowed
-        if self.memories:
+        if self.gate_states:
             self.opened = self.allowed.clone()
             self.sums = self.bias.expand(len(self.opened), -1).clone()
         if self.remembers:
             self.numbers = window.numbers[:, self.first :]
         if self.late is not None:
             self._open_late(window, self.late)
-        self.tape.keep_open(self.opened.view(len(window.rows), -1, self.opened.shape[-1]), window.start + self.first)
+        self.recorder.keep_open(
+            self.opened.view(len(window.rows), -1, self.opened.shape[-1]), window.start + self.first
+        )
 
     def _check_way(self, kwargs: dict[str, Any]) -> None:
         """Refuse passes that cannot be followed."""
@@ -137,26 +139,26 @@ class Pass:
         """The thread that runs; `torch.compile` cannot ask."""
         return self.thread if torch.compiler.is_compiling() else threading.get_ident()
 
-    def _take_back(self, window: Window, before: Window | None) -> None:
+    def _roll_back(self, window: Window, before: Window | None) -> None:
         """Let gates remember what came before this pass, without drafts that were not taken."""
-        for memory in self.memories.values():
+        for memory in self.gate_states.values():
             if window.start == 0:
                 memory.forget()
             elif window.kept is not None and before is not None:
                 valid = None if before.valid is None else before.valid[:, : window.kept]
                 ends = replace(before, width=window.kept, valid=valid).ends(self.first)
-                memory.take_back(window.kept - self.first, ends)
+                memory.roll_back(window.kept - self.first, ends)
             memory.begin_pass()
 
     def _place(self, window: Window) -> None:
         """Find out which rules the places of the tokens allow."""
         self.first = window.first(self.places)
         self.at = torch.stack([window.at(place)[:, self.first :] for place in self.places], dim=-1)
-        uniform = self.layout.uniform is not None
+        uniform = self.positions.uniform is not None
         rows = window.rows[:1] if uniform else window.rows.repeat_interleave(window.width - self.first)
         owned, at = self.owned[rows], self.at.flatten(0, 1)
         self.allowed = owned & at[:, self.writes_at]
-        if self.memories:
+        if self.gate_states:
             self.may = owned & at[:, self.reads_at]
             self.both = self.may & self.allowed
 
@@ -179,15 +181,15 @@ class Pass:
             raise SteeringError(f"layer {layer}: its o_proj ran outside a forward pass of the decoder")
         if self.thread != self._here():
             raise SteeringError("two threads run the model at once while steering is attached; attach in turn")
-        self.tape.fired[layer] += 1
-        if self.tape.fired[layer] > self.tape.forwards:
+        self.recorder.fired[layer] += 1
+        if self.recorder.fired[layer] > self.recorder.forwards:
             raise SteeringError(
                 f"layer {layer}: its o_proj ran twice in one pass, as with gradient checkpointing; switch it off"
             )
-        if layer in self.tape.kept:
+        if layer in self.recorder.kept:
             # What is edited is ours alone: the model goes on with another tensor.
             ours = self.active and table is not None and table.editors is not None
-            self.tape.keep_raw(layer, y, self.window.start, ours=ours)
+            self.recorder.keep_raw(layer, y, self.window.start, ours=ours)
         if table is None or not self.active:
             return None
         if torch.is_autocast_enabled(y.device.type):  # steering computes in float32, whatever the model does
@@ -205,7 +207,7 @@ class Pass:
         if lanes.gates is not None:
             self.sums = self.sums.to(y.device)
             lanes.weigh(features, self.sums)
-        if table.layer in self.memories:
+        if table.layer in self.gate_states:
             self._open(table.layer, window, reached.shape[:2])
         if table.editors is None:
             return None
@@ -220,13 +222,13 @@ class Pass:
             if self.writes is not None:
                 opened = opened & self.writes.to(device)
             found = lanes.acting(opened)
-            if self._steady is not None and not self.memories:
+            if self._steady is not None and not self.gate_states:
                 found = self._acting[table.layer] = found.looked_at()
         return found
 
     def _lanes_at(self, table: SiteTable, window: Window) -> Lanes:
         """A site's tables for the sequences of this pass, made when they change: beams come with the first of them."""
-        if self.layout.uniform is None and len(window.rows) != len(self._lanes_for):
+        if self.positions.uniform is None and len(window.rows) != len(self._lanes_for):
             self._lanes, self._lanes_for = {}, window.rows.tolist()
         found = self._lanes.get(table.layer)
         if found is None:
@@ -235,7 +237,7 @@ class Pass:
 
     def _open(self, layer: int, window: Window, shape: torch.Size) -> None:
         """Read the gates that are known at this layer, and open their rules."""
-        memory, device = self.memories[layer], self.sums.device
+        memory, device = self.gate_states[layer], self.sums.device
         table, opened = memory.table, self.opened[:, memory.table.rules]
         sums = self.sums[:, table.leaves]
         if table.simple:
@@ -274,7 +276,7 @@ class Pass:
                 f"the next token on, so the last prompt token must be fed alone; use steerkit's runtime, or feed the "
                 f"prompt in two parts and give prompt_length"
             )
-        for memory in self.memories.values():
+        for memory in self.gate_states.values():
             columns = memory.table.rules
             held = memory.remembered(self.numbers).flatten(0, 1).to(self.opened.device)
             self.opened[:, columns] = torch.where(late[columns], self.allowed[:, columns] & held, False)

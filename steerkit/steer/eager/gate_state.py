@@ -18,8 +18,8 @@ NEVER = -2 * FOREVER
 """Number of the token at which a gate was last open, for one that never was."""
 
 
-class Remembered(NamedTuple):
-    """What one layer's gates remember after some token; fields as in `GateMemory`."""
+class GateSnapshot(NamedTuple):
+    """What one layer's gates remember after some token; fields as in `GateState`."""
 
     latched: Tensor | None
     tails: Mapping[int, tuple[Tensor, Tensor]]
@@ -32,7 +32,7 @@ class Remembered(NamedTuple):
             yield from (values, counts)
 
 
-class GateMemory:
+class GateState:
     """The memory of one layer's gates, for B sequences; empty until the first pass."""
 
     def __init__(self, table: GateTable) -> None:
@@ -43,7 +43,7 @@ class GateMemory:
         """By reading with a window, the values and whether they count, `(B, size - 1)`."""
         self._last_open: Tensor | None = None
         """`(B, r)` number of the token at which each gate last opened."""
-        self._before: Remembered | None = None
+        self._before: GateSnapshot | None = None
         """What was remembered before the last pass; None where that read nothing."""
         self._read: tuple[Tensor, Tensor] = ()  # type: ignore[assignment]
         self._kept: tuple[Tensor, Tensor] | None = None
@@ -57,24 +57,24 @@ class GateMemory:
         """A pass begins; the one before cannot be taken back any more."""
         self._before, self._kept = None, None
 
-    def take_back(self, tokens: int, ends: Tensor) -> None:
+    def roll_back(self, tokens: int, ends: Tensor) -> None:
         """Stand where the last pass stood after its first tokens, as if that were all; `ends` as in `read`."""
         if self._before is None:
             return
         before, (sums, counts), kept = self._before, self._read, self._kept
-        self.recall(before)
+        self.restore(before)
         if tokens > 0:
             self.read(sums[:, :tokens], counts[:, :tokens], ends)
             if kept is not None:
                 self.keep(*(part[:, :tokens] for part in kept))
 
-    def noted(self) -> Remembered:
+    def snapshot(self) -> GateSnapshot:
         """A copy of all that is remembered."""
         tails = {reading: (values.clone(), counts.clone()) for reading, (values, counts) in self._tails.items()}
         latched, last_open = (None if part is None else part.clone() for part in (self._latched, self._last_open))
-        return Remembered(latched, tails, last_open)
+        return GateSnapshot(latched, tails, last_open)
 
-    def recall(self, noted: Remembered) -> None:
+    def restore(self, noted: GateSnapshot) -> None:
         """Go on from what was noted."""
         self._latched, self._tails, self._last_open = noted.latched, dict(noted.tails), noted.last_open
 
@@ -95,7 +95,7 @@ class GateMemory:
             ends: `(B,)` offset of each sequence's last token in this pass that is no padding, -1 if all are.
         """
         table = self.table
-        self._before, self._read = Remembered(self._latched, dict(self._tails), self._last_open), (sums, counts)
+        self._before, self._read = GateSnapshot(self._latched, dict(self._tails), self._last_open), (sums, counts)
         if table.windows:
             sums = self._windowed(sums, counts, ends)
         holds = ops.within(sums, table.low, table.high) if table.bounded else sums > table.low

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from steerkit.errors import SteeringError
-from steerkit.steer.eager.forward_pass import Pass
+from steerkit.steer.eager.forward_pass import ForwardPass
 from steerkit.steer.eager.generation import Generation, is_draft
 from steerkit.steer.points import Sites
 
@@ -21,7 +21,7 @@ _LONGEST_PASS: Final = 60.0
 
 
 @contextmanager
-def watching(sites: Sites, run: Pass) -> Iterator[None]:
+def watching(sites: Sites, run: ForwardPass) -> Iterator[None]:
     """See every `generate` of the model inside the `with`.
 
     Raises:
@@ -30,7 +30,7 @@ def watching(sites: Sites, run: Pass) -> Iterator[None]:
     """
     for hook in sites.body._forward_pre_hooks.values():
         other = getattr(hook, "__self__", None)
-        if isinstance(other, Pass) and other.owner != run.owner:
+        if isinstance(other, ForwardPass) and other.owner != run.owner:
             raise SteeringError("another thread has attached steering to this model; attach in turn, or give `rows`")
     if sites.generates is None:
         yield
@@ -49,9 +49,9 @@ def watching(sites: Sites, run: Pass) -> Iterator[None]:
 
 
 class Watch:
-    """Stands in place of a model's `generate`, as an attribute of that very model, and calls it."""
+    """TokenPlaces in place of a model's `generate`, as an attribute of that very model, and calls it."""
 
-    def __init__(self, owner: nn.Module, body: nn.Module, run: Pass) -> None:
+    def __init__(self, owner: nn.Module, body: nn.Module, run: ForwardPass) -> None:
         self._owner, self._body, self._run = owner, body, run
         self._hidden = {name: owner.__dict__[name] for name in _STOOD_IN if name in owner.__dict__}
         """What were attributes of the model itself before."""
@@ -81,8 +81,8 @@ class Watch:
                 raise SteeringError("steering is attached to a model that drafts for another; attach to the other one")
             with run.pause():
                 return self._inner(*args, **given)
-        outer = run.layout.generation, run.running
-        run.layout.generation, run.running = Generation.of(self._owner, args, given), here
+        outer = run.positions.generation, run.running
+        run.positions.generation, run.running = Generation.of(self._owner, args, given), here
         try:
             return self._inner(*args, **given)
         finally:
@@ -94,10 +94,10 @@ class Watch:
 
     def _end(self, outer: Generation | None, running: int | None) -> None:
         run = self._run
-        one = run.layout.generation
+        one = run.positions.generation
         if one is not None and one.drafts and one.cache is not None:
-            run.tape.cut(int(one.cache.get_seq_length()))
-        run.layout.generation, run.running = outer, running
+            run.recorder.cut(int(one.cache.get_seq_length()))
+        run.positions.generation, run.running = outer, running
         if running is None:
             self._ended.set()
             if self._guard is not None:
@@ -134,5 +134,5 @@ _STOOD_IN: Final = ("generate", "init_continuous_batching")
 """What is replaced on a model."""
 
 
-def _refuse(run: Pass, *args: Any, **given: Any) -> NoReturn:
+def _refuse(run: ForwardPass, *args: Any, **given: Any) -> NoReturn:
     raise SteeringError("continuous batching (generate_batch) is not steered; call generate")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steerkit.steer.grammar_state import Stands
+from steerkit.steer.grammar_state import TokenPlaces
 from steerkit.types import PROMPT_PLACES, Place
 
 COLUMN_PLACES = frozenset({"any", "prompt", "reply", "reply.start"})
@@ -38,7 +38,7 @@ class Window:
     """Whether this pass starts new sequences, or the next turn of those in the cache."""
     kept: int | None = None
     """Tokens of the pass before that stay; the others were taken back. None where all do."""
-    stands: Stands | None = None
+    stands: TokenPlaces | None = None
     """Where the tokens stand by the conversation's grammar; None where no place asks."""
 
     @property
@@ -99,7 +99,7 @@ class Window:
         start = self.reply_start.unsqueeze(-1) if isinstance(self.reply_start, Tensor) else self.reply_start
         columns = self.columns.expand(len(self.rows), -1)
         if place not in COLUMN_PLACES:
-            assert self.stands is not None  # the layout was told of the places
+            assert self.stands is not None  # the positions was told of the places
             mask = self.stands.at(place)
         elif place == "prompt":
             mask = columns <= start

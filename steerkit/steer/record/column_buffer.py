@@ -11,7 +11,7 @@ _MOST_WAITING: Final = 64
 """Columns that wait at most."""
 
 
-class Strip:
+class ColumnBuffer:
     """`(B, C, …)` values of B sequences; columns that nobody wrote are zeros."""
 
     def __init__(self, capacity: int, buffer: Tensor | None = None) -> None:
@@ -23,13 +23,13 @@ class Strip:
 
     def write(self, values: Tensor, column: int) -> None:
         """Copy values `(B, T, …)` to the columns from one on."""
-        self._settle()
+        self._flush()
         self._copy(values, column)
 
     def take(self, values: Tensor, column: int) -> None:
         """The same for values that are final when they are next read or when more columns come: they may wait."""
         if column != self._end or self._end - self._start >= _MOST_WAITING:
-            self._settle()
+            self._flush()
         if not self._waiting:
             self._start = column
         self._waiting.append(values)
@@ -37,7 +37,7 @@ class Strip:
 
     def read(self, length: int) -> Tensor:
         """The first columns `(B, length, …)`."""
-        self._settle()
+        self._flush()
         assert self._buffer is not None  # only what was written is read
         if self._buffer.shape[1] < length:
             self._grow(self._buffer, length)
@@ -45,12 +45,12 @@ class Strip:
 
     def cut(self, length: int) -> None:
         """Forget the columns from one on: they are as if nobody had written them."""
-        self._settle()
+        self._flush()
         if self._buffer is not None and self._buffer.shape[1] > length:
             with torch.inference_mode(self._buffer.is_inference()):
                 self._buffer[:, length:] = 0
 
-    def _settle(self) -> None:
+    def _flush(self) -> None:
         if not self._waiting:
             return
         waiting, self._waiting = self._waiting, []

@@ -1,4 +1,4 @@
-"""Reads off a tape which rules acted, at which tokens, and by how much: all requests of a layer at once."""
+"""Reads off a recorder which rules acted, at which tokens, and by how much: all requests of a layer at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from steerkit.policy import Formula
 from steerkit.steer import ops
 from steerkit.steer.compile.plan import IDENTITY, Plan, SiteTable
-from steerkit.steer.record.recorder import Tape
+from steerkit.steer.record.recorder import Recorder
 from steerkit.types import Edit
 
 _NUMBERS_AT_ONCE = 1 << 22
@@ -40,22 +40,22 @@ class _Rules(NamedTuple):
     sequences: Tensor
     """`(Q, N)` of the tokens, pair after pair; 0 beyond."""
     columns: Tensor
-    """`(Q, N)` theirs on the tape."""
+    """`(Q, N)` theirs on the recorder."""
     edits: list[list[tuple[int, Formula]]]
     """Feature indices, and what becomes of them."""
 
 
-def read_edits(tape: Tape, plan: Plan, places: Sequence[Tensor]) -> list[list[Edit]]:
+def read_edits(recorder: Recorder, plan: Plan, places: Sequence[Tensor]) -> list[list[Edit]]:
     """Which rules acted in each request, where, and how much they changed at most.
 
-    `places` holds each request's columns of the tape, without padding.
+    `places` holds each request's columns of the recorder, without padding.
     """
     found: list[list[Edit]] = [[] for _ in places]
-    for layer, opened in tape.opened().items():
+    for layer, opened in recorder.opened().items():
         pairs = _pairs(opened, places)
         if not pairs.numbers:
             continue
-        norms = _norms(tape.raw(layer), opened, plan, plan.sites[layer], pairs, places)
+        norms = _norms(recorder.raw(layer), opened, plan, plan.sites[layer], pairs, places)
         for b, number, positions, lengths in zip(*pairs, norms, strict=True):
             changed = positions[lengths > 0]
             if len(changed):

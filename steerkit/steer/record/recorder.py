@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from steerkit.errors import SteeringError
 from steerkit.steer.eager.window import Window
-from steerkit.steer.record.column_buffer import Strip
-
-if TYPE_CHECKING:
-    from steerkit.steer.eager.snapshot import Marks
-    from steerkit.steer.static.fill import Handover
+from steerkit.steer.record.column_buffer import ColumnBuffer
 
 _FIRST_CAPACITY = 256
 
 
-class Tape:
+class Recorder:
     """The last generation under one `attach`, by layer: B sequences, C columns (padding included).
 
     Columns that were in its cache before are zeros, and no rule is open there.
@@ -42,19 +37,13 @@ class Tape:
         self.forwards = 0
         """How often the model ran over its layers."""
         self._capacity = capacity or _FIRST_CAPACITY
-        self._raw: dict[int, Strip] = {}
-        self._open: Strip | None = None
+        self._raw: dict[int, ColumnBuffer] = {}
+        self._open: ColumnBuffer | None = None
         self._valid: Tensor | None = None
         self.rows: Tensor | None = None
         self.length = 0
         """Columns read so far, padding included."""
         self.reply_start: Tensor | int = 0
-        self.marks: Marks | None = None
-        """Of the steering that this tape belongs to."""
-        self.decoding: str | None = None
-        """How tokens after the prompt were made, where that was not by `attach` alone."""
-        self.handover: Handover | None = None
-        """For whoever goes on after the prompt in another way."""
 
     def begin_pass(self, window: Window) -> None:
         """A forward pass is about to run."""
@@ -73,25 +62,25 @@ class Tape:
 
         They are copied, those of a token later if they are `ours`: nobody else has them, so that nobody changes them.
         """
-        strip = self._raw.get(layer)
-        if strip is None:
-            strip = self._raw[layer] = Strip(self._capacity)
+        column_buffer = self._raw.get(layer)
+        if column_buffer is None:
+            column_buffer = self._raw[layer] = ColumnBuffer(self._capacity)
         if ours and y.shape[1] == 1:
-            strip.take(y.detach(), column)
+            column_buffer.take(y.detach(), column)
         else:
-            strip.write(y.detach(), column)
+            column_buffer.write(y.detach(), column)
 
     def keep_open(self, opened: Tensor, column: int) -> None:
         """Keep which rules `(B, T, R)` are open from `column` on; they are read when the pass is over."""
         if self._open is None:
-            self._open = Strip(self._capacity)
+            self._open = ColumnBuffer(self._capacity)
         self._open.take(opened, column)
 
-    def go_on_in(self, buffers: Mapping[int, Tensor], columns: int) -> None:
+    def record_into(self, buffers: Mapping[int, Tensor], columns: int) -> None:
         """Go on in buffers `(B, columns, d_in)` that others write: by layer, with what was kept."""
         for layer, buffer in buffers.items():
             buffer[:, : self.length] = self.raw(layer)
-        self._raw = {layer: Strip(self._capacity, buffer) for layer, buffer in buffers.items()}
+        self._raw = {layer: ColumnBuffer(self._capacity, buffer) for layer, buffer in buffers.items()}
         if self._valid is not None:
             more = self._valid.new_ones(len(self._valid), columns - self._valid.shape[1])
             self._valid = torch.cat([self._valid, more], dim=1)
@@ -106,11 +95,11 @@ class Tape:
 
     def leave(self) -> None:
         """Take what is kept out of the buffers of others."""
-        self._raw = {layer: Strip(self._capacity, self.raw(layer).clone()) for layer in self._raw}
+        self._raw = {layer: ColumnBuffer(self._capacity, self.raw(layer).clone()) for layer in self._raw}
 
     def part(self, start: int, end: int) -> tuple[dict[int, Tensor], Tensor | None]:
         """Copies of the activations by layer, and of the rules that were open, from column `start` to `end`."""
-        raw = {layer: strip.read(end)[:, start:].clone() for layer, strip in self._raw.items()}
+        raw = {layer: column_buffer.read(end)[:, start:].clone() for layer, column_buffer in self._raw.items()}
         return raw, None if self._open is None else self._open.read(end)[:, start:].clone()
 
     def raw(self, layer: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Reads features off a tape after the generation: one matrix product per layer over all tokens of all requests."""
+"""Reads features off a recorder after the generation: one matrix product per layer over all tokens of all requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from steerkit.steer import ops
 from steerkit.steer.compile.gates import weighted_sum
 from steerkit.steer.compile.plan import Plan
 from steerkit.steer.record.edits import read_edits
-from steerkit.steer.record.recorder import Tape
+from steerkit.steer.record.recorder import Recorder
 from steerkit.types import Feature, Span, TopK, Trace
 
 _TOKENS_AT_ONCE = 512
@@ -45,34 +45,36 @@ class Extent(NamedTuple):
 
 
 def read_traces(
-    tape: Tape, plan: Plan, saes: SaeSet | None, wanted: Sequence[Wanted], extents: Sequence[Extent]
+    recorder: Recorder, plan: Plan, saes: SaeSet | None, wanted: Sequence[Wanted], extents: Sequence[Extent]
 ) -> list[Trace]:
     """One trace per request, features as they were before any edit.
 
     Raises:
-        SteeringError: the batch on the tape has not one sequence per request (beams, several samples).
+        SteeringError: the batch on the recorder has not one sequence per request (beams, several samples).
     """
-    if saes is None or tape.rows is None or not tape.kept:
+    if saes is None or recorder.rows is None or not recorder.kept:
         return [Trace() for _ in wanted]
-    if len(tape.rows) != len(wanted):
+    if len(recorder.rows) != len(wanted):
         raise SteeringError(
-            f"the tape holds {len(tape.rows)} sequences of {len(wanted)} requests; beams and several samples per "
-            f"request can be steered but not traced"
+            f"the recorder holds {len(recorder.rows)} sequences of {len(wanted)} requests; beams and several samples "
+            f"per request can be steered but not traced"
         )
-    places = [tape.columns(b)[: extent.length] for b, extent in enumerate(extents)]
-    watched = _watched(tape, saes, wanted, places)
-    top = _top(tape, saes, wanted, extents, places)
-    edits = read_edits(tape, plan, places)
+    places = [recorder.columns(b)[: extent.length] for b, extent in enumerate(extents)]
+    watched = _watched(recorder, saes, wanted, places)
+    top = _top(recorder, saes, wanted, extents, places)
+    edits = read_edits(recorder, plan, places)
     return [Trace(0, watched[b], _named(request), tuple(top[b]), tuple(edits[b])) for b, request in enumerate(wanted)]
 
 
-def read_watched(tape: Tape, saes: SaeSet, wanted: Wanted, sequence: int, start: int) -> dict[str, tuple[float, ...]]:
+def read_watched(
+    recorder: Recorder, saes: SaeSet, wanted: Wanted, sequence: int, start: int
+) -> dict[str, tuple[float, ...]]:
     """The watched values of one sequence from position `start` on, for as far as the model has read."""
-    return _watched(tape, saes, [wanted], [tape.columns(sequence)[start:]], sequence)[0]
+    return _watched(recorder, saes, [wanted], [recorder.columns(sequence)[start:]], sequence)[0]
 
 
 def traced_layers(wanted: Sequence[Wanted], saes: SaeSet | None) -> set[int]:
-    """Layers whose raw activations must be on the tape to answer.
+    """Layers whose raw activations must be on the recorder to answer.
 
     Raises:
         SteeringError: the strongest features are asked for, and a dictionary is larger than a trace can number.
@@ -113,7 +115,7 @@ def _named(request: Wanted) -> dict[str, Feature]:
 
 
 def _watched(
-    tape: Tape, saes: SaeSet, wanted: Sequence[Wanted], places: Sequence[Tensor], first: int = 0
+    recorder: Recorder, saes: SaeSet, wanted: Sequence[Wanted], places: Sequence[Tensor], first: int = 0
 ) -> list[dict[str, tuple[float, ...]]]:
     sums = [_sums(request) for request in wanted]
     totals = [
@@ -121,7 +123,7 @@ def _watched(
     ]
     for layer in sorted({f.layer for by_key in sums for weights, _ in by_key.values() for f in weights}):
         used = sorted({f.index for by_key in sums for ws, _ in by_key.values() for f in ws if f.layer == layer})
-        features = _encode_columns(tape, saes, layer, used, places, first)
+        features = _encode_columns(recorder, saes, layer, used, places, first)
         for b, by_key in enumerate(sums):
             for key, (weights, _) in by_key.items():
                 column = torch.tensor([weights.get(Feature(layer, index), 0.0) for index in used])
@@ -130,10 +132,10 @@ def _watched(
 
 
 def _encode_columns(
-    tape: Tape, saes: SaeSet, layer: int, used: Sequence[int], places: Sequence[Tensor], first: int
+    recorder: Recorder, saes: SaeSet, layer: int, used: Sequence[int], places: Sequence[Tensor], first: int
 ) -> tuple[Tensor, ...]:
     """Per request, from sequence `first` on, `(T_b, len(used))` features of a layer, in float32 on the CPU."""
-    raw = tape.raw(layer)
+    raw = recorder.raw(layer)
     columns = saes.columns(layer, used, raw.device)
     flat = torch.cat([raw[b, place.to(raw.device)] for b, place in enumerate(places, start=first)])
     features = ops.read_features(flat, columns)
@@ -141,7 +143,7 @@ def _encode_columns(
 
 
 def _top(
-    tape: Tape, saes: SaeSet, wanted: Sequence[Wanted], extents: Sequence[Extent], places: Sequence[Tensor]
+    recorder: Recorder, saes: SaeSet, wanted: Sequence[Wanted], extents: Sequence[Extent], places: Sequence[Tensor]
 ) -> list[list[TopK]]:
     """The strongest features of every layer and token, per request."""
     found: list[list[TopK]] = [[] for _ in wanted]
@@ -152,7 +154,7 @@ def _top(
     columns = {b: places[b][slice(*extents[b].top)] for b in asked}
     sizes = [len(columns[b]) for b in asked]
     for layer in saes:
-        raw = tape.raw(layer)
+        raw = recorder.raw(layer)
         sae = saes.on(layer, raw.device)
         flat = torch.cat([raw[b, columns[b].to(raw.device)] for b in asked])
         chunks = [sae.encode(part).topk(min(k, sae.d_sae)) for part in torch.split(flat, _TOKENS_AT_ONCE)]

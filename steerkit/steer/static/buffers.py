@@ -5,7 +5,7 @@ its shape, and no table is a constant. So `torch.compile` traces it whole, and a
 steers under any policies that fit. What a step does equals what `attach` does with the same token.
 
 Shapes: B requests, S features read at a site, R rules, L readings, M terms, K edits of one feature, W tokens of a
-window, C columns of the tape; each request has its own, from 0.
+window, C columns of the recorder; each request has its own, from 0.
 """
 
 from __future__ import annotations
@@ -29,24 +29,31 @@ from steerkit.steer.static.capacity import Capacity
 Hook = Callable[..., Tensor | None]
 
 
-class FixedSite:
+class StaticSite:
     """The buffers of one layer; the identity until they are filled."""
 
     def __init__(
-        self, layer: int, room: Capacity, rows: int, columns: int, width: int, dtype: torch.dtype, device: torch.device
+        self,
+        layer: int,
+        capacity: Capacity,
+        rows: int,
+        columns: int,
+        width: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         self.layer = layer
-        self.reads, self.edits, self.gates = layer in room.read, layer in room.edited, layer in room.gated
+        self.reads, self.edits, self.gates = layer in capacity.read, layer in capacity.edited, layer in capacity.gated
         self.fired = torch.zeros((), dtype=torch.long, device=device)
         """How often the hook ran."""
         self.raw = self.opened = torch.empty(0)
-        if layer in room.kept:
+        if layer in capacity.kept:
             self.raw = torch.zeros(rows, columns, width, dtype=dtype, device=device)
             """`(B, C, d_in)` activations before any edit."""
         if self.edits:
-            self.opened = torch.zeros(rows, columns, room.rules, dtype=torch.bool, device=device)
+            self.opened = torch.zeros(rows, columns, capacity.rules, dtype=torch.bool, device=device)
             """`(B, C, R)` which rules acted."""
-        S, K = (room.features, room.depth) if self.reads else (0, 0)
+        S, K = (capacity.features, capacity.depth) if self.reads else (0, 0)
         self.count = torch.zeros(rows, dtype=torch.long, device=device)
         """`(B,)` how many of the S are used, the first ones."""
         self.W_enc = torch.zeros(rows, S, width, device=device)
@@ -54,17 +61,17 @@ class FixedSite:
         self.units = torch.zeros(4, rows, S, device=device)
         """`(4, B, S)` with `pre = x @ W_enc + units[0]`, a feature is `relu(units[1] * pre + units[2])` where `pre` is
         above `units[3]`; every kind of SAE whose features depend on themselves alone is of this form."""
-        self.weights = torch.zeros(rows, S, room.readings, device=device)
+        self.weights = torch.zeros(rows, S, capacity.readings, device=device)
         """`(B, S, L)` weights of the features in each reading's sum."""
         self.owner = torch.zeros(K, rows, S, dtype=torch.long, device=device)
         """`(K, B, S)` the rule that edits the feature, the one that goes first first; 0 where none does."""
         self.numbers = torch.zeros(4, K, rows, S, device=device)
         """`(4, K, B, S)` scale, shift, floor and ceiling of the edit."""
-        self.editors = torch.zeros(rows, room.rules, dtype=torch.bool, device=device)
+        self.editors = torch.zeros(rows, capacity.rules, dtype=torch.bool, device=device)
         """`(B, R)` rules that edit here."""
 
 
-class FixedSteering:
+class StaticSteering:
     """All buffers of B requests and their state, and the arithmetic of a step over them.
 
     Args:
@@ -81,7 +88,7 @@ class FixedSteering:
         sites = find_sites(model)
         weight = next(sites.body.parameters())
         self._fused = fused
-        self.device, self.room, self.rows, self.columns = weight.device, capacity, rows, columns
+        self.device, self.capacity, self.rows, self.columns = weight.device, capacity, rows, columns
         self.sites = {}
         for layer in capacity.layers:
             if layer not in sites.outputs:
@@ -89,13 +96,13 @@ class FixedSteering:
             width = width_of(sites.outputs[layer], "input" if layer in capacity.inputs else "output")
             if width is None:
                 raise SteeringError(f"layer {layer}: its o_proj does not say its width; use attach")
-            self.sites[layer] = FixedSite(layer, capacity, rows, columns, width, weight.dtype, self.device)
+            self.sites[layer] = StaticSite(layer, capacity, rows, columns, width, weight.dtype, self.device)
         self._make_tables(capacity)
         self._make_state(capacity)
         self.clear()
 
-    def _make_tables(self, room: Capacity) -> None:
-        R, L, M = room.rules, room.readings, room.terms
+    def _make_tables(self, capacity: Capacity) -> None:
+        R, L, M = capacity.rules, capacity.readings, capacity.terms
         self.masks = self._flags(2 * R + L)
         """`(B, R + R + L)` which rules the token's places allow, which gates may be read there, and which readings'
         windows and latches it counts for."""
@@ -107,14 +114,14 @@ class FixedSteering:
         """`(4, B, L)` bias, low, high and off of each reading; off is NaN without hysteresis."""
         self.read_at = self._integers(L)
         """`(B, L)` the layer at which the gates are known that read each reading."""
-        self.spans, self.windowed, self.means = self._flags(L, room.window), self._flags(L), self._flags(L)
+        self.spans, self.windowed, self.means = self._flags(L, capacity.window), self._flags(L), self._flags(L)
         """`(B, L, W)` which of the last W tokens a reading goes over, the last of them last; `(B, L)` whether it goes
         over more than one, and whether it is their mean."""
         self.wanted, self.wants, self.terms = self._numbers(L, M), self._numbers(M), self._numbers(M, R)
         """As in `GateTable`, with a first dimension of B."""
 
-    def _make_state(self, room: Capacity) -> None:
-        R, L = room.rules, room.readings
+    def _make_state(self, capacity: Capacity) -> None:
+        R, L = capacity.rules, capacity.readings
         self.column = torch.zeros(1, dtype=torch.long, device=self.device)
         """`(1,)` column of the last token read."""
         self.number = self._integers(1)
@@ -122,7 +129,7 @@ class FixedSteering:
         self.sums, self.opened = self._numbers(L), self._flags(R)
         """`(B, L)` sums of readings so far, `(B, R)` rules that are open."""
         self.latched, self.last_open = self._flags(L), self._integers(R)
-        self.tail, self.tail_counts = self._numbers(L, room.window), self._flags(L, room.window)
+        self.tail, self.tail_counts = self._numbers(L, capacity.window), self._flags(L, capacity.window)
 
     def _numbers(self, *shape: int) -> Tensor:
         return torch.zeros(self.rows, *shape, device=self.device)
@@ -159,20 +166,20 @@ class FixedSteering:
 
     def begin(self) -> None:
         """Go on to the next token, and open what is open before any layer has run."""
-        if self._fused is not None and self.room.rules:
+        if self._fused is not None and self.capacity.rules:
             self._fused.begin(self)
             return
         self.column.add_(1)
-        if not self.room.rules:
+        if not self.capacity.rules:
             return
         opened = self.known < 0
-        if self.room.remembers:
+        if self.capacity.remembers:
             self.number.add_(1)
             opened = opened | (self.late & ((self.number - self.last_open) <= self.hold))
         self.opened.copy_(opened & self.allowed)
         self.sums.copy_(self.bounds[0])
 
-    def step(self, site: FixedSite, y: Tensor) -> Tensor | None:
+    def step(self, site: StaticSite, y: Tensor) -> Tensor | None:
         """The activations `(B, 1, d_in)` of a site with their edits, or None where it is only read."""
         if self._fused is not None:
             found: Tensor | None = self._fused.step(self, site, y)
@@ -186,7 +193,7 @@ class FixedSteering:
         bias, gain, lift, threshold = site.units.unbind()
         pre = torch.baddbmm(bias.unsqueeze(1), x.unsqueeze(1), site.W_enc.mT).squeeze(1)
         features = torch.relu(gain * pre + lift) * (pre > threshold)
-        if self.room.readings:
+        if self.capacity.readings:
             self.sums.add_(torch.bmm(features.unsqueeze(1), site.weights).squeeze(1))
         if site.gates:
             self._open(site.layer)
@@ -200,16 +207,16 @@ class FixedSteering:
         """Read the gates that are known at a layer, and open their rules."""
         _, low, high, off = self.bounds.unbind()
         sums = self.sums
-        if self.room.remembers and self.room.window > 1:
+        if self.capacity.remembers and self.capacity.window > 1:
             sums = self._windowed(layer, sums)
         holds = ops.within(sums, low, high)
-        if self.room.remembers:
+        if self.capacity.remembers:
             holds = self._latch(layer, sums, holds, high, off)
         met = torch.bmm(holds.float().unsqueeze(1), self.wanted).squeeze(1) == self.wants
         opens = torch.bmm(met.float().unsqueeze(1), self.terms).squeeze(1) > 0
         opens = opens & self.reads
         here = self.known == layer
-        if self.room.remembers:
+        if self.capacity.remembers:
             opened_at = torch.where(opens & here, self.number, NEVER)
             torch.maximum(self.last_open, opened_at, out=self.last_open)
             opens = (self.number - self.last_open) < self.hold
@@ -238,7 +245,7 @@ class FixedSteering:
         return latched
 
 
-def _write(site: FixedSite, y: Tensor, x: Tensor, features: Tensor, opened: Tensor) -> Tensor:
+def _write(site: StaticSite, y: Tensor, x: Tensor, features: Tensor, opened: Tensor) -> Tensor:
     change: Tensor | float = 0.0
     for level in reversed(range(len(site.owner))):
         on = opened.gather(1, site.owner[level])
@@ -258,14 +265,14 @@ def fused_kernels(device: torch.device) -> ModuleType | None:
 
 
 @contextmanager
-def attach_fixed(model: nn.Module, steering: FixedSteering) -> Iterator[None]:
+def attach_static(model: nn.Module, steering: StaticSteering) -> Iterator[None]:
     """Steer every decode step of `model` inside the `with`: one token of each of the B sequences a pass."""
     sites = find_sites(model)
 
     def before(module: nn.Module, args: object, kwargs: object) -> None:
         steering.begin()
 
-    def hook(site: FixedSite) -> Hook:
+    def hook(site: StaticSite) -> Hook:
         def on_pass(module: nn.Module, args: tuple[Tensor, ...], output: Tensor | None = None) -> Tensor | None:
             return steering.step(site, args[0] if output is None else output)
 
@@ -276,7 +283,7 @@ def attach_fixed(model: nn.Module, steering: FixedSteering) -> Iterator[None]:
         for layer, site in steering.sites.items():
             module = sites.outputs[layer]
             register = (
-                module.register_forward_pre_hook if layer in steering.room.inputs else module.register_forward_hook
+                module.register_forward_pre_hook if layer in steering.capacity.inputs else module.register_forward_hook
             )
             stack.callback(register(hook(site)).remove)
         yield

@@ -1,4 +1,4 @@
-"""How much room fixed steering has, and what of a plan goes into a request's share of it."""
+"""How much capacity static steering has, and what of a plan goes into a request's plan_slice of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LAYERS: Final = ("read", "edited", "gated", "kept", "inputs")
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """The room of one request, the same for every request of a batch. A plan within it needs no new buffers."""
+    """The capacity of one request, the same for every request of a batch. A plan within it needs no new buffers."""
 
     features: int = 0
     """Features that a layer reads or edits."""
@@ -37,7 +37,7 @@ class Capacity:
     gated: frozenset[int] = frozenset()
     """Layers at which gates may be known."""
     kept: frozenset[int] = frozenset()
-    """Layers whose raw activations go on the tape."""
+    """Layers whose raw activations go on the recorder."""
     inputs: frozenset[int] = frozenset()
     """Layers whose SAE reads what `o_proj` is given."""
     remembers: bool = False
@@ -48,17 +48,17 @@ class Capacity:
         """Layers with a hook."""
         return sorted(self.read | self.kept)
 
-    def lacks(self, other: Capacity) -> str | None:
-        """The first thing of which `other` has more, in words; None where it fits."""
+    def exceeds(self, other: Capacity) -> str | None:
+        """The first size in which this is more than `other`, in words; None where it fits."""
         for name in _SIZES:
             mine, its = getattr(self, name), getattr(other, name)
-            if its > mine:
-                return f"{name}: got {its}, expected at most {mine}"
+            if mine > its:
+                return f"{name}: got {mine}, expected at most {its}"
         for name in _LAYERS:
             mine, its = getattr(self, name), getattr(other, name)
-            if its - mine:
-                return f"{name} layers: got {sorted(its)}, expected some of {sorted(mine)}"
-        return "gates that remember: got some, expected none" if other.remembers and not self.remembers else None
+            if mine - its:
+                return f"{name} layers: got {sorted(mine)}, expected some of {sorted(its)}"
+        return "gates that remember: got some, expected none" if self.remembers and not other.remembers else None
 
     def joined(self, other: Capacity) -> Capacity:
         """Room for both."""
@@ -67,7 +67,7 @@ class Capacity:
         return Capacity(**sizes, **layers, remembers=self.remembers or other.remembers)
 
     def rounded(self) -> Capacity:
-        """A little more room, so that a plan of about the same size fits as well."""
+        """A little more capacity, so that a plan of about the same size fits as well."""
         rules, readings, terms = map(_power, (self.rules, self.readings, self.terms))
         features, window = -(-self.features // 8) * 8, _power(self.window)
         return replace(self, features=features, rules=rules, readings=readings, terms=terms, window=window)
@@ -81,7 +81,7 @@ class KnownLeaf(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Share:
+class PlanSlice:
     """What of a plan belongs to one of its rows, numbered anew from its own beginning."""
 
     columns: tuple[int, ...]
@@ -95,34 +95,34 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """A plan cut into its rows' shares, for fixed buffers."""
+class PackedPlan:
+    """A plan packed into its rows' slices, for static buffers."""
 
     plan: Plan
-    shares: tuple[Share, ...]
+    slices: tuple[PlanSlice, ...]
     """By row; nothing belongs to row 0."""
     leaves: tuple[KnownLeaf, ...]
     """All readings of the plan, in the order of its tables."""
     needs: Capacity
-    """The least room that every row fits in."""
+    """The least capacity that every row fits in."""
 
 
-def cut_plan(plan: Plan, kept: Iterable[int] = ()) -> Cut:
-    """A plan for fixed buffers, with the layers `kept` on the tape besides those that it edits.
+def pack_plan(plan: Plan, kept: Iterable[int] = ()) -> PackedPlan:
+    """A plan for static buffers, with the layers `kept` on the recorder besides those that it edits.
 
     Raises:
-        SteeringError: it needs a whole dictionary or several devices, which fixed buffers do not have.
+        SteeringError: it needs a whole dictionary or several devices, which static buffers do not have.
     """
     if (why := _unfit(plan)) is not None:
-        raise SteeringError(f"{why}, so it cannot be steered over fixed buffers; use attach")
+        raise SteeringError(f"{why}, so it cannot be steered over static buffers; use attach")
     held: dict[int, list[int]] = {}
     for column, rule in enumerate(plan.rules, start=1):
         held.setdefault(rule.row, []).append(column)
-    shares = tuple(_share(plan, row, held.get(row, [])) for row in range(len(plan.rows) + 1))
+    slices = tuple(_plan_slice(plan, row, held.get(row, [])) for row in range(len(plan.rows) + 1))
     leaves: list[KnownLeaf] = []
     for _, gates in sorted(plan.gates.items()):
         leaves += _leaves(plan.rules[gates.rules.start - 1 : gates.rules.stop - 1])
-    return Cut(plan, shares, tuple(leaves), _needs(plan, shares, frozenset(kept)))
+    return PackedPlan(plan, slices, tuple(leaves), _needs(plan, slices, frozenset(kept)))
 
 
 def _unfit(plan: Plan) -> str | None:
@@ -136,7 +136,7 @@ def _unfit(plan: Plan) -> str | None:
     return "the model is spread over several devices" if len(devices) > 1 else None
 
 
-def _share(plan: Plan, row: int, columns: Sequence[int]) -> Share:
+def _plan_slice(plan: Plan, row: int, columns: Sequence[int]) -> PlanSlice:
     rules = tuple(plan.rules[column - 1] for column in columns)
     leaves = _leaves(rules)
     number = {known: n for n, known in enumerate(leaves)}
@@ -146,7 +146,9 @@ def _share(plan: Plan, row: int, columns: Sequence[int]) -> Share:
         if rule.gate is not None
         for term in rule.gate.terms
     )
-    return Share(tuple(columns), rules, leaves, terms, {layer: table.held[row] for layer, table in plan.sites.items()})
+    return PlanSlice(
+        tuple(columns), rules, leaves, terms, {layer: table.held[row] for layer, table in plan.sites.items()}
+    )
 
 
 def _leaves(rules: Sequence[Rule]) -> tuple[KnownLeaf, ...]:
@@ -155,18 +157,18 @@ def _leaves(rules: Sequence[Rule]) -> tuple[KnownLeaf, ...]:
     return tuple(dict.fromkeys(KnownLeaf(gate.layer, leaf) for gate in gates for leaf in gate.leaves))
 
 
-def _needs(plan: Plan, shares: Sequence[Share], kept: frozenset[int]) -> Capacity:
+def _needs(plan: Plan, slices: Sequence[PlanSlice], kept: frozenset[int]) -> Capacity:
     if not plan.rules:
         return Capacity(kept=kept, inputs=plan.inputs & kept)
     read = frozenset(plan.sites)
     edited = frozenset(layer for layer, table in plan.sites.items() if table.editors is not None)
     return Capacity(
-        features=max(len(places) for share in shares for places in share.places.values()),
-        rules=max(len(share.columns) for share in shares) + 1,
-        readings=max(len(share.leaves) for share in shares),
-        terms=max(len(share.terms) for share in shares),
+        features=max(len(places) for plan_slice in slices for places in plan_slice.places.values()),
+        rules=max(len(plan_slice.columns) for plan_slice in slices) + 1,
+        readings=max(len(plan_slice.leaves) for plan_slice in slices),
+        terms=max(len(plan_slice.terms) for plan_slice in slices),
         depth=max(len(table.owner) for table in plan.sites.values()),
-        window=max((known.leaf.window for share in shares for known in share.leaves), default=0),
+        window=max((known.leaf.window for plan_slice in slices for known in plan_slice.leaves), default=0),
         read=read,
         edited=edited,
         gated=frozenset(plan.gates),

@@ -1,4 +1,4 @@
-"""Tries kernels on the very device before they steer: on made-up tables they must do what `FixedSteering` does itself.
+"""Tries kernels on the very device before they steer: on made-up tables they must do what `StaticSteering` does itself.
 
 All numbers are small and whole, or bounds between such, so that both are exact in any order of summing, and must agree
 to the last bit. A kernel that a compiler or a device gets wrong is found here, not by a gate that stays shut.
@@ -14,31 +14,31 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.steer.points import find_sites
-from steerkit.steer.static.buffers import FixedSite, FixedSteering
+from steerkit.steer.static.buffers import StaticSite, StaticSteering
 from steerkit.steer.static.capacity import Capacity
 
 _TABLES: Final = 3
 _TOKENS: Final = 6
 """Under each of the tables, one after the other."""
 _COLUMNS: Final = 32
-"""Of the tape; like those of a real one a multiple of 16, which Triton compiles for, as it does for the rows."""
+"""Of the recorder; like those of a real one a multiple of 16, which Triton compiles for, as it does for the rows."""
 _BETWEEN: Final = 0.37
 """No mean of less than a hundred whole numbers is this far from one."""
 _STATE: Final = ("sums", "opened", "latched", "last_open", "number", "column", "tail", "tail_counts")
 
 
-def disagreement(model: nn.Module, room: Capacity, rows: int, kernels: ModuleType) -> str | None:
+def disagreement(model: nn.Module, capacity: Capacity, rows: int, kernels: ModuleType) -> str | None:
     """What kernels do otherwise than the same steps without them, in words; None where they agree.
 
     Args:
         model: what will be steered.
-        room: of each request, as it will be.
+        capacity: of each request, as it will be.
         rows: how many requests there will be; fewer are tried.
         kernels: the kernels.
     """
     tried = 1 if rows == 1 else 16 if rows % 16 == 0 else 3
     draw, dtype = _Draw(tried), next(find_sites(model).body.parameters()).dtype
-    own, other = (FixedSteering(model, room, tried, _COLUMNS, fused=fused) for fused in (None, kernels))
+    own, other = (StaticSteering(model, capacity, tried, _COLUMNS, fused=fused) for fused in (None, kernels))
     for token in range(_TABLES * _TOKENS):
         if token % _TOKENS == 0:
             draw.tables(own)
@@ -57,13 +57,17 @@ def disagreement(model: nn.Module, room: Capacity, rows: int, kernels: ModuleTyp
 
 
 def _differs(
-    own: FixedSteering, other: FixedSteering, site: FixedSite, its: FixedSite, out: tuple[Tensor | None, Tensor | None]
+    own: StaticSteering,
+    other: StaticSteering,
+    site: StaticSite,
+    its: StaticSite,
+    out: tuple[Tensor | None, Tensor | None],
 ) -> str | None:
     """The first that is not equal after a step, by its name."""
     parts: dict[str, tuple[Tensor | None, Tensor | None]] = {
         "activations": out,
-        "tape": (site.raw, its.raw),
-        "open rules on the tape": (site.opened, its.opened),
+        "recorder": (site.raw, its.raw),
+        "open rules on the recorder": (site.opened, its.opened),
         "hook counts": (site.fired, its.fired),
         **{name: (getattr(own, name), getattr(other, name)) for name in _STATE},
     }
@@ -76,7 +80,7 @@ def _differs(
     return None
 
 
-def _buffers(steering: FixedSteering) -> list[Tensor]:
+def _buffers(steering: StaticSteering) -> list[Tensor]:
     """All tensors of a steering and its sites, in one order."""
     held = [vars(steering), *(vars(site) for site in steering.sites.values())]
     return [part for one in held for part in one.values() if isinstance(part, Tensor)]
@@ -107,17 +111,17 @@ class _Draw:
         """`(B, 1, d_in)`, one in eight not 0."""
         return self._whole(-2, 2, self._rows, 1, width) * self._flags(0.125, self._rows, 1, width)
 
-    def masks(self, steering: FixedSteering) -> None:
+    def masks(self, steering: StaticSteering) -> None:
         """What the places of a token allow; never rule 0, which is none."""
         masks = self._flags(0.8, *steering.masks.shape)
         masks[:, :1] = False
         steering.masks.copy_(masks)
 
-    def tables(self, steering: FixedSteering) -> None:
+    def tables(self, steering: StaticSteering) -> None:
         """Fill every table."""
-        s, room, B = steering, steering.room, self._rows
-        R, L, M, W = room.rules, room.readings, room.terms, room.window
-        known = self._one_of(room.gated, B, R)
+        s, capacity, B = steering, steering.capacity, self._rows
+        R, L, M, W = capacity.rules, capacity.readings, capacity.terms, capacity.window
+        known = self._one_of(capacity.gated, B, R)
         s.known.copy_(known)
         s.late.copy_(self._flags(0.2, B, R) & (known >= 0))
         s.writes.copy_(self._flags(0.8, B, R))
@@ -126,7 +130,7 @@ class _Draw:
         off = torch.where(low.isfinite(), low - self._whole(0, 3, B, L), math.nan)
         s.bounds.copy_(torch.stack([self._whole(-2, 2, B, L), low, self._between(3, 9, math.inf, B, L), off]))
         s.bounds[3].masked_fill_(self._flags(0.3, B, L).to(s.device), math.nan)
-        s.read_at.copy_(self._one_of(room.gated, B, L))
+        s.read_at.copy_(self._one_of(capacity.gated, B, L))
         windows = self._whole(1, max(1, W), B, L)
         s.spans.copy_(torch.arange(W - 1, -1, -1) < windows.unsqueeze(-1))
         s.windowed.copy_(windows > 1)
@@ -137,9 +141,9 @@ class _Draw:
         s.terms.copy_(self._flags(0.4, B, M, R))
         for site in s.sites.values():
             if site.reads:
-                self._site(site, room)
+                self._site(site, capacity)
 
-    def _site(self, site: FixedSite, room: Capacity) -> None:
+    def _site(self, site: StaticSite, capacity: Capacity) -> None:
         """Fill the tables of one layer; features beyond a request's count are zeros."""
         B, S, D = site.W_enc.shape
         count = self._whole(1, S, B)
@@ -151,7 +155,7 @@ class _Draw:
         site.units.copy_(torch.where(used, torch.stack([*units, self._between(-2, 1, -math.inf, B, S)]), 0))
         site.weights.copy_(self._whole(-1, 1, *site.weights.shape) * used.unsqueeze(-1))
         K = len(site.owner)
-        site.owner.copy_(self._whole(0, max(0, room.rules - 1), K, B, S) * used)
+        site.owner.copy_(self._whole(0, max(0, capacity.rules - 1), K, B, S) * used)
         scale, shift = self._whole(0, 2, K, B, S), self._whole(-3, 3, K, B, S)
         floor, ceiling = self._between(-8, -1, -math.inf, K, B, S), self._between(0, 8, math.inf, K, B, S)
         site.numbers.copy_(torch.stack([scale, shift, floor.floor(), ceiling.floor()]))

@@ -1,4 +1,4 @@
-"""How gates open in a step of `FixedSteering`, in Triton's language; a program is one request."""
+"""How gates open in a step of `StaticSteering`, in Triton's language; a program is one request."""
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, import-not-found, import-untyped"
 # Triton's own language has no types, and Triton is there on GPUs alone.

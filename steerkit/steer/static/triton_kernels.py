@@ -1,4 +1,4 @@
-"""What `FixedSteering` does in a step, in Triton's language; a program is one request.
+"""What `StaticSteering` does in a step, in Triton's language; a program is one request.
 
 Memory is waited for once for all that is asked for before a sum. So each kernel asks first for all that no sum decides,
 and a barrier keeps compilers from asking for it later.
@@ -77,7 +77,7 @@ def _activation(y, b, piece: tl.constexpr, D: tl.constexpr, PIECE: tl.constexpr)
 
 @triton.jit
 def _keep(raw, x, at, piece: tl.constexpr, D: tl.constexpr, PIECE: tl.constexpr):
-    """Put a piece of an activation on the tape."""
+    """Put a piece of an activation on the recorder."""
     d = piece * PIECE + tl.arange(0, PIECE)
     tl.store(raw + at * D + d, x, mask=d < D)
 
@@ -85,7 +85,7 @@ def _keep(raw, x, at, piece: tl.constexpr, D: tl.constexpr, PIECE: tl.constexpr)
 @triton.jit
 def _read(y, raw, W_enc, x0, x1, x2, x3, w0, w1, w2, w3, b, at, s, here, KEEPS: tl.constexpr, READS: tl.constexpr,
           D: tl.constexpr, S: tl.constexpr, BS: tl.constexpr, PIECE: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
-    """`y @ W_enc` `(S,)` of a request's activation, which goes on the tape as it is."""
+    """`y @ W_enc` `(S,)` of a request's activation, which goes on the recorder as it is."""
     if WHOLE:
         if KEEPS:
             _keep(raw, x0, at, 0, D, PIECE)
@@ -180,7 +180,7 @@ def _write(y, out, W_dec, change, x0, x1, x2, x3, w0, w1, w2, w3, b, s, here, D:
 
 
 @triton.jit
-def step(y, out, raw, tape, fired, column, count, W_enc, W_dec, units, weights, owner, numbers, editors, layer, B, C,
+def step(y, out, raw, acted, fired, column, count, W_enc, W_dec, units, weights, owner, numbers, editors, layer, B, C,
           number, known, late, last_open, hold, masks, bounds, read_at, spans, windowed, means, wanted, wants, terms,
           latched, tail, tail_counts, writes, opened, sums,
           D: tl.constexpr, S: tl.constexpr, R: tl.constexpr, L: tl.constexpr, M: tl.constexpr, K: tl.constexpr,
@@ -219,7 +219,7 @@ def step(y, out, raw, tape, fired, column, count, W_enc, W_dec, units, weights, 
                                 opened, L, R, M, W, REMEMBERS, BL, BR, BM, BW, NEVER)  # fmt: skip
         if EDITS:
             acts = is_open & edits_here
-            tl.store(tape + at * R + r, acts.to(tl.uint8), mask=rules)
+            tl.store(acted + at * R + r, acts.to(tl.uint8), mask=rules)
             change = _change(f, acts & writes_here, r, by, scale, shift, floor, ceiling, owner, numbers, b, B, s, here,
                              S, K, BS)  # fmt: skip
             _write(y, out, W_dec, change, x0, x1, x2, x3, w0, w1, w2, w3, b, s, here, D, S, BS, PIECE, WHOLE, EARLY)

@@ -1,4 +1,4 @@
-"""The step of `FixedSteering` as one Triton kernel per layer: what is a dozen small kernels elsewhere is one here.
+"""The step of `StaticSteering` as one Triton kernel per layer: what is a dozen small kernels elsewhere is one here.
 
 The arithmetic is that of `fixed.py`; the kernels are in `kernels.py`.
 """
@@ -15,7 +15,7 @@ from steerkit.steer.eager.gate_state import NEVER
 from steerkit.steer.static import triton_kernels as kernels
 
 if TYPE_CHECKING:
-    from steerkit.steer.static.buffers import FixedSite, FixedSteering
+    from steerkit.steer.static.buffers import StaticSite, StaticSteering
 
 _WARPS: Final = 8
 _PIECE: Final = 256
@@ -38,21 +38,21 @@ def works(device: torch.device) -> bool:
     return bool(found == 1)
 
 
-def begin(steering: FixedSteering) -> None:
-    """`FixedSteering.begin`."""
-    s, room = steering, steering.room
+def begin(steering: StaticSteering) -> None:
+    """`StaticSteering.begin`."""
+    s, c = steering, steering.capacity
     kernels.begin[(s.rows,)](
         s.column, s.number, s.known, _bytes(s.late), s.last_open, s.hold, _bytes(s.masks), s.bounds, _bytes(s.opened),
-        s.sums, L=room.readings, R=room.rules, REMEMBERS=room.remembers, BL=_block(room.readings),
-        BR=_block(room.rules), num_warps=1,
+        s.sums, L=c.readings, R=c.rules, REMEMBERS=c.remembers, BL=_block(c.readings),
+        BR=_block(c.rules), num_warps=1,
     )  # fmt: skip
 
 
-def step(steering: FixedSteering, site: FixedSite, y: Tensor) -> Tensor | None:
-    """`FixedSteering.step`."""
-    s, room, y = steering, steering.room, y.contiguous()
+def step(steering: StaticSteering, site: StaticSite, y: Tensor) -> Tensor | None:
+    """`StaticSteering.step`."""
+    s, c, y = steering, steering.capacity, y.contiguous()
     out = torch.empty_like(y) if site.edits else y
-    sizes = (room.rules, room.readings, room.terms, room.window)
+    sizes = (c.rules, c.readings, c.terms, c.window)
     blocks = dict(zip(("BR", "BL", "BM", "BW"), map(_block, sizes), strict=True))
     kernels.step[(s.rows,)](
         y, out, site.raw, _bytes(site.opened), site.fired, s.column, site.count, site.W_enc, site.W_dec, site.units,
@@ -60,9 +60,9 @@ def step(steering: FixedSteering, site: FixedSite, y: Tensor) -> Tensor | None:
         s.number, s.known, _bytes(s.late), s.last_open, s.hold, _bytes(s.masks), s.bounds, s.read_at, _bytes(s.spans),
         _bytes(s.windowed), _bytes(s.means), s.wanted, s.wants, s.terms, _bytes(s.latched), s.tail,
         _bytes(s.tail_counts), _bytes(s.writes), _bytes(s.opened), s.sums,
-        D=y.shape[-1], S=room.features, R=room.rules, L=room.readings, M=room.terms, K=room.depth, W=room.window,
-        KEEPS=site.raw.numel() > 0, READS=site.reads, EDITS=site.edits, GATES=site.gates, REMEMBERS=room.remembers,
-        BS=_block(room.features), **blocks, **_tiles(y.shape[-1], room.features, site.reads, site.edits), NEVER=NEVER,
+        D=y.shape[-1], S=c.features, R=c.rules, L=c.readings, M=c.terms, K=c.depth, W=c.window,
+        KEEPS=site.raw.numel() > 0, READS=site.reads, EDITS=site.edits, GATES=site.gates, REMEMBERS=c.remembers,
+        BS=_block(c.features), **blocks, **_tiles(y.shape[-1], c.features, site.reads, site.edits), NEVER=NEVER,
         num_warps=_WARPS,
     )  # fmt: skip
     return out if site.edits else None

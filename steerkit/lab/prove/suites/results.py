@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from steerkit.chat import Tokenizer, Wire, token_bytes
+from steerkit.chat import Tokenizer, dialect_of, token_bytes
 from steerkit.errors import SaeError
 from steerkit.files import write_text_atomic
 from steerkit.lab.prove.suites.cases import SuiteCase
@@ -32,7 +32,7 @@ def write_results(
     Raises:
         SaeError: it cannot be written.
     """
-    stops, text = Wire.of(tokenizer).stops, token_bytes(tokenizer).text
+    stops, text = dialect_of(tokenizer).stops, token_bytes(tokenizer).text
     files: dict[str, list[str]] = {}
     for number, ids in replies.items():
         kept = ids[:-1] if ids and ids[-1] in stops else ids

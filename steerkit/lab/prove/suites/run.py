@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from steerkit.agent import Runtime
 from steerkit.engine import Sampling
 from steerkit.errors import MissingExtraError, PolicyError, SaeError, SteerkitError
 from steerkit.lab.measured import Share
@@ -15,7 +16,7 @@ from steerkit.lab.prove.suites.cases import SuiteCase, asked, missed
 from steerkit.lab.prove.suites.results import write_results
 from steerkit.lab.workers.local import Mapper, batches, in_this_process
 from steerkit.policy import Policy
-from steerkit.runtime import Request, Runtime
+from steerkit.runtime import Request
 from steerkit.types import Trace, Turn
 
 MAX_NEW_TOKENS: Final = 768

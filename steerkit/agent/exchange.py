@@ -1,0 +1,143 @@
+"""A turn's calls and their results as messages: what the model reads at its next turn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from steerkit.agent.calls import Approval, Execution, approval_of
+from steerkit.agent.pending import Asked
+from steerkit.agent.results import MAX_RESULT, error_text, fitted
+from steerkit.decisions import RELEASED, ending
+from steerkit.errors import LoopError
+from steerkit.runtime import call_ids
+from steerkit.types import Call, Json, Turn
+
+Decisions: TypeAlias = "Mapping[str, Approval | bool] | Approval | bool"
+"""What was decided about held calls: by their ids, or one for all of them."""
+
+_MALFORMED = Call("malformed_call", {})
+"""Stands for a call that could not be read: without any, the model could not be told that it failed."""
+
+
+def exchange(
+    turn: Turn, results: Sequence[Any] | Mapping[str, Any] = (), decisions: Decisions | None = None
+) -> list[dict[str, Any]]:
+    """The messages that a turn and its calls' results come to, for a loop of one's own: `messages += exchange(…)`.
+
+    The assistant's message, and one tool message for each call of it: its result, or why it was not run. The ids are
+    `turn.call_ids`. A turn without calls is the assistant's message alone.
+
+    Args:
+        turn: as `run` gave it.
+        results: of `turn.released`, in their order (held calls that were approved come in theirs), or by call id. An
+            `Execution`, as `Runtime.executed` gives it, is told as it is; an exception is told as an error; any other
+            value as `loop` tells it: JSON of at most 4,000 characters.
+        decisions: about held calls, by their ids, or one for all. Held calls without one are told to be held.
+
+    Raises:
+        LoopError: a result or a decision too many or too few.
+    """
+    asked = asked_in(turn)
+    approvals = _approvals([one for one in asked if one.is_held], decisions)
+    handed_over = ending([one.verdict.decision for one in asked]) == "handoff"
+    may_run = [] if handed_over else [one for one in asked if is_to_run(one, approvals)]
+    by_id = _by_id(may_run, results)
+    executions = [
+        _execution(one, by_id[one.id]) if one.id in by_id else not_run(one, approvals.get(one.id), handed_over)
+        for one in asked
+    ]
+    if not executions:
+        return [{"role": "assistant", "content": turn.text}] if turn.text else []
+    return told(turn.text, executions)
+
+
+def asked_in(turn: Turn) -> list[Asked]:
+    """Every call of a turn under its id; a malformed one stands under a name of its own."""
+    ids = turn.call_ids or call_ids((), turn.calls)
+    return [
+        Asked(id, call if isinstance(call, Call) else _MALFORMED, verdict)
+        for id, call, verdict in zip(ids, turn.calls, turn.verdicts, strict=True)
+    ]
+
+
+def told(text: str, executions: Sequence[Execution]) -> list[dict[str, Any]]:
+    """The assistant's message with its calls, and one tool message for each.
+
+    A result is JSON text: a mapping as content could be read as the result of another tool.
+    """
+    calls = [
+        {"id": one.id, "type": "function", "function": {"name": one.call.name, "arguments": dict(one.call.arguments)}}
+        for one in executions
+    ]
+    return [
+        {"role": "assistant", "content": text or None, "tool_calls": calls},
+        *({"role": "tool", "tool_call_id": one.id, "content": result_text(one.result)} for one in executions),
+    ]
+
+
+def result_text(result: Mapping[str, Json]) -> str:
+    """A result as a message carries it: always an object, so that text is never taken for one."""
+    return json.dumps(result, ensure_ascii=False)
+
+
+def is_to_run(one: Asked, approvals: Mapping[str, Approval]) -> bool:
+    """Whether an executor may run a call."""
+    if one.is_held:
+        return one.id in approvals and approvals[one.id].approved
+    return one.verdict.decision in RELEASED
+
+
+def not_run(one: Asked, approval: Approval | None, handed_over: bool = False) -> Execution:
+    """What the model is told of a call that was not run."""
+    reason = one.verdict.reason
+    if handed_over and one.verdict.decision != "handoff":
+        reason = "another call of the turn is handed over to a larger model"
+    if approval is not None:
+        reason += f"; refused: {approval.note}" if approval.note else "; refused"
+    return Execution(one.id, one.call, "denied" if approval is None else "refused", {"error": f"not run: {reason}"})
+
+
+def _approvals(held: Sequence[Asked], decisions: Decisions | None) -> dict[str, Approval]:
+    ids = [one.id for one in held]
+    if decisions is None:
+        return {}
+    if not isinstance(decisions, Mapping):
+        decisions = dict.fromkeys(ids, decisions)
+    for id in decisions:
+        if id not in ids:
+            raise LoopError(f"decisions[{id!r}]: got a decision for no held call; held are: {', '.join(ids) or 'none'}")
+    return {id: approval_of(id, given) for id, given in decisions.items()}
+
+
+def _by_id(may_run: Sequence[Asked], results: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
+    """Each call's result."""
+    wanted = ", ".join(f"{one.id} ({one.call.name})" for one in may_run) or "none"
+    if isinstance(results, (list, tuple)) and results and all(isinstance(one, Execution) for one in results):
+        results = {one.id: one for one in results}
+    if isinstance(results, Mapping):
+        ids = [one.id for one in may_run]
+        if wrong := [id for id in results if id not in ids]:
+            raise LoopError(f"results[{wrong[0]!r}]: got a result for no call that may run, expected: {wanted}")
+        if wrong := [id for id in ids if id not in results]:
+            raise LoopError(f"results[{wrong[0]!r}]: got none, expected one for each call that may run: {wanted}")
+        return dict(results)
+    if isinstance(results, (str, bytes)) or not isinstance(results, Sequence):
+        raise LoopError(f"results: got {type(results).__name__}, expected a list with one for each of: {wanted}")
+    if len(results) != len(may_run):
+        raise LoopError(f"results: got {len(results)}, expected one for each call that may run: {wanted}")
+    return {one.id: result for one, result in zip(may_run, results, strict=True)}
+
+
+def _execution(one: Asked, result: Any) -> Execution:
+    if isinstance(result, Execution):
+        if (result.id, result.call) != (one.id, one.call):
+            raise LoopError(
+                f"results: got what became of {result.id} ({result.call.name}) for {one.id} ({one.call.name}); "
+                f"expected what became of the calls of this turn"
+            )
+        return result
+    if isinstance(result, BaseException):
+        return Execution(one.id, one.call, "error", {"error": error_text(result)})
+    return Execution(one.id, one.call, "ok", fitted(result, MAX_RESULT))

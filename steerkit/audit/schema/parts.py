@@ -1,0 +1,164 @@
+"""What records are made of: the identities of models, SAEs and policies, settings, calls, verdicts and edits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Final, TypeAlias
+
+from steerkit.audit.schema.codec import (
+    COUNT,
+    FORMS,
+    NUMBER,
+    PRIVATE,
+    TEXT,
+    Codec,
+    Path,
+    Reading,
+    Slot,
+    codec_of,
+    in_slots,
+    items,
+    path_of,
+    plain,
+    private,
+    wrong,
+)
+from steerkit.decisions import Decision
+from steerkit.errors import AuditError
+from steerkit.types import NOWHERE, Call, Edit, MalformedCall, Message, Span, Tool, Verdict
+from steerkit.types import Reading as RuleReading
+
+PrivateText: TypeAlias = Annotated[str, PRIVATE]
+PrivateObject: TypeAlias = Annotated[Mapping[str, Any], PRIVATE]
+PrivateCounts: TypeAlias = Annotated[tuple[int, ...], PRIVATE]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """The model of a turn or run, and where it ran."""
+
+    lenient: ClassVar[bool] = True
+    name: str
+    fingerprint: str = ""
+    """`sha256:…` over the weights."""
+    tokenizer: str = ""
+    """Fingerprint of the tokenizer."""
+    template: str = ""
+    """Fingerprint of the chat template; empty in older records."""
+    device: str = ""
+    dtype: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SaeSetIdentity:
+    """The SAEs of a turn or run."""
+
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyIdentity:
+    """A policy of a turn or run."""
+
+    name: str
+    fingerprint: str = ""
+    """`sha256:…` over the content."""
+    mode: str = ""
+    """`enforce` or `shadow`."""
+    content: Mapping[str, Any] | None = None
+    """The policy's file as JSON, quantities raw; None in a turn whose run's opening has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSettings:
+    """Settings of a generation, as `steerkit.engine.Sampling` has them; None where a record does not say one."""
+
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: Annotated[Any, plain("an integer", lambda value: type(value) is int, int)] = None
+    """An integer of any size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counterfactual:
+    """What the same policies let the model do without steering."""
+
+    text: PrivateText
+    calls: Calls
+    verdicts: tuple[Verdict, ...]
+    finish: str
+    reply_ids: PrivateCounts
+
+
+def _slots(**hints: Any) -> tuple[Slot, ...]:
+    """Keys that must all be there."""
+    return tuple(Slot(key, key, codec_of(hint)) for key, hint in hints.items())
+
+
+def _read_span(value: Any, at: Path, reading: Reading) -> Span:
+    if not isinstance(value, list) or len(value) != 2 or not all(COUNT.fits(one) for one in value if COUNT.fits):
+        raise wrong(value, at, "[start, end]")
+    return Span(*value)
+
+
+SPAN: Final = Codec(_read_span, list, Span)
+_SPAN_SLOT: Final = Slot("span", "span", SPAN, lambda: NOWHERE)
+_CALLED: Final = _slots(name=str, arguments=PrivateObject)
+_MALFORMED: Final = (
+    Slot("malformed", "error", codec_of(PrivateText)),
+    Slot("position", "position", COUNT, lambda: 0),
+    *_slots(raw=PrivateText),
+    _SPAN_SLOT,
+)
+FORMS[Call] = (*_CALLED, _SPAN_SLOT)
+FORMS[MalformedCall] = _MALFORMED
+FORMS[RuleReading] = _slots(name=str, value=float, threshold=float, position=int)
+FORMS[Verdict] = _slots(
+    decision=Decision,
+    rule=str,
+    policy=str,
+    reason=PrivateText,
+    readings=tuple[RuleReading, ...],
+    shadowed=Decision | None,
+)
+FORMS[Edit] = (
+    *_slots(rule=str, policy=str, layer=int),
+    Slot("positions", "positions", items(COUNT, least=1)),
+    Slot("norm", "norm", NUMBER),
+)
+FORMS[Tool] = (
+    *_slots(name=str),
+    Slot("description", "description", TEXT, lambda: ""),
+    Slot("parameters", "parameters", codec_of(Mapping[str, Any]), lambda: Tool("").parameters),
+)
+
+
+def _read_call(value: Any, at: Path, reading: Reading) -> Call | MalformedCall:
+    is_malformed = isinstance(value, dict) and bool({"malformed", "position"} & value.keys())  # its texts may be gone
+    kind = MalformedCall if is_malformed else Call
+    found: Call | MalformedCall = codec_of(kind).read(value, at, reading)
+    return found
+
+
+CALL: Final = Codec(_read_call, lambda value: codec_of(type(value)).write(value), Call)
+"""A call, or what stood where one should be."""
+ASKED: Final = in_slots(Call, _CALLED)
+"""A call by its name and arguments alone."""
+Calls: TypeAlias = Annotated[tuple[Call | MalformedCall, ...], items(CALL)]
+AskedCall: TypeAlias = Annotated[Call, ASKED]
+
+
+def _read_message(value: Any, at: Path, reading: Reading) -> Message:
+    if not isinstance(value, dict):
+        raise wrong(value, at, "an object")
+    if "role" not in value:
+        raise AuditError(f"{path_of((*at, 'role'))}: got nothing, expected one")
+    TEXT.read(value["role"], (*at, "role"), reading)
+    return value
+
+
+Messages: TypeAlias = Annotated[tuple[Message, ...], private(items(Codec(_read_message, dict)), tuple)]

@@ -1,0 +1,313 @@
+"""Record kinds and their fields: the one place that knows which keys a record has.
+
+| kind | says |
+|---|---|
+| `run_opened` | what a run was opened with |
+| `turn` | a turn: verdicts first, then what was generated and what shaped it |
+| `approval` | what a person decided about a held call |
+| `execution` | how a call was run |
+| `run_closed` | how many records the run had |
+| `redaction` | which content of which record was replaced by its keyed hash |
+| `retention` | which records were deleted |
+
+Private fields may hold a stand-in (`steerkit.audit.schema.gone`). A field that no kind has is kept in `more`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, get_args
+
+from steerkit.audit.schema.codec import (
+    ALWAYS,
+    COUNT,
+    PRIVATE,
+    Codec,
+    Path,
+    Reading,
+    as_json,
+    items,
+    read,
+    wrong,
+)
+from steerkit.audit.schema.parts import (
+    AskedCall,
+    Calls,
+    Counterfactual,
+    Messages,
+    ModelIdentity,
+    PolicyIdentity,
+    PrivateCounts,
+    PrivateObject,
+    PrivateText,
+    SaeSetIdentity,
+    SamplingSettings,
+)
+from steerkit.decisions import Decision
+from steerkit.errors import AuditError
+from steerkit.types import Edit, Tool, Verdict
+
+FORMAT: Final = 2
+"""Of the records written now."""
+R = TypeVar("R", bound="Record")
+DECISIONS: Final[tuple[str, ...]] = get_args(Decision)
+"""What a verdict may say."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stamps:
+    """What a run adds to each of its records."""
+
+    run: str | None = None
+    number: int | None = None
+    """Place in the run, from 0."""
+    lost_before: int = 0
+    """Records that could not be written since the last one that was."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record(Stamps):
+    """Fields of every kind of record."""
+
+    kind: ClassVar[str]
+    lenient: ClassVar[bool] = False
+    format: int = field(default=FORMAT, metadata=ALWAYS)
+    committed: Mapping[str, str] = field(default_factory=dict)
+    """Commitments to what may be redacted, in hex by JSON Pointer; only where the content itself is not there."""
+    metadata: PrivateObject | None = None
+    """Who asked, and what else the caller's records are to be found by."""
+    more: Mapping[Path, Any] = field(default_factory=dict)
+    """Keys that this version does not know, by path."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TurnRecord(Record):
+    """A turn: the decision first, then what was generated, then what shaped it."""
+
+    kind: ClassVar[str] = "turn"
+    lenient: ClassVar[bool] = True
+    guard: str = field(default="", metadata=ALWAYS)
+    """`policy`, or `none` where no policy had a guard."""
+    judging: int = 1
+    """Version of what verdicts mean (`steerkit.types.JUDGING`); the oldest records do not say it."""
+    verdicts: tuple[Verdict, ...]
+    """One per call, in order."""
+    calls: Calls
+    text: PrivateText
+    finish: str
+    """How the reply ended, as in `steerkit.types.Turn`."""
+    attempt: int
+    """Attempts that came before, judged `retry`."""
+    retry_of: str | None = field(default=None, metadata=ALWAYS)
+    """Record of the attempt before."""
+    edits: tuple[Edit, ...]
+    messages: Messages
+    tools: Annotated[tuple[Tool, ...], PRIVATE]
+    prompt_ids: PrivateCounts
+    reply_ids: PrivateCounts
+    model: ModelIdentity
+    saes: SaeSetIdentity | None
+    policies: tuple[PolicyIdentity, ...]
+    sampling: SamplingSettings
+    libraries: Mapping[str, str] | None = None
+    """Versions by name; None where they are those of the run's opening."""
+    seconds: float | None = None
+    """Of the generation of its batch."""
+    call_ids: tuple[str, ...] = ()
+    """One per call: ids that no other call of the conversation has."""
+    conversation: str | None = None
+    """Id that the records of one conversation share."""
+    machine: Mapping[str, Any] | None = None
+    """`processor`, `instructions`, `threads`, `accelerator`, `prepacked`, and `decoding` where graphs decoded."""
+    batch: Mapping[str, int] | None = None
+    """`size` of the batch, and the turn's `row` in it."""
+    counterfactual: Counterfactual | None = None
+
+    @property
+    def prepacked(self) -> bool:
+        """True where the generation used packed copies of the linear weights."""
+        return bool((self.machine or {}).get("prepacked"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Event(Record):
+    """What became of a call after its turn."""
+
+    turn: str | None
+    """Id of the turn's record."""
+    call_id: str
+    """Id of the call in its conversation."""
+    call: AskedCall
+    conversation: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ApprovalRecord(_Event):
+    """A person's decision about a held call."""
+
+    kind: ClassVar[str] = "approval"
+    decision: Literal["approve", "refuse"]
+    by: PrivateText
+    note: PrivateText
+    error: Annotated[str | None, PRIVATE]
+    """How asking failed, where it did; the call is refused then."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExecutionRecord(_Event):
+    """How a call was run."""
+
+    kind: ClassVar[str] = "execution"
+    status: str
+    """`ok`, `error`, `timeout`, `refused`, `denied` or `interrupted`."""
+    result: Annotated[str | None, PRIVATE]
+    """SHA-256 of the result's canonical JSON; the next turn's messages have the result itself."""
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunOpenedRecord(Record):
+    """What a run was opened with."""
+
+    kind: ClassVar[str] = "run_opened"
+    model: ModelIdentity
+    saes: SaeSetIdentity | None = field(default=None, metadata=ALWAYS)
+    policies: tuple[PolicyIdentity, ...] = field(default=(), metadata=ALWAYS)
+    """Those of requests that bring none of their own, with their content."""
+    sampling: SamplingSettings = field(default=SamplingSettings(), metadata=ALWAYS)
+    libraries: Mapping[str, str] | None = None
+    machine: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunClosedRecord(Record):
+    """How many records a run had."""
+
+    kind: ClassVar[str] = "run_closed"
+    counts: Mapping[str, Any]
+    """`turns`, `approvals`, `executions`, and `decisions` by name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RedactionRecord(Record):
+    """Content that was replaced by its keyed hash."""
+
+    kind: ClassVar[str] = "redaction"
+    of: int
+    """Sequence of the record whose content it was."""
+    id: str
+    """Id of that record."""
+    fields: Mapping[str, str]
+    """Keyed hashes in hex, by JSON Pointer."""
+    by: str = field(default="", metadata=ALWAYS)
+    note: str = field(default="", metadata=ALWAYS)
+    signature: str | None = None
+    """A signed note over everything else that the record says."""
+
+
+def _read_range(value: Any, at: Path, reading: Reading) -> tuple[int, int]:
+    if not isinstance(value, list) or len(value) != 2 or not all(COUNT.fits(one) for one in value if COUNT.fits):
+        raise wrong(value, at, "[first, last] in order")
+    if value[0] > value[1]:
+        raise wrong(value, at, "[first, last] in order")
+    return value[0], value[1]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetentionRecord(Record):
+    """Records that were deleted: the tombstone of whole runs."""
+
+    kind: ClassVar[str] = "retention"
+    before: str
+    """Runs closed before this time, in UTC."""
+    ranges: Annotated[tuple[tuple[int, int], ...], items(Codec(_read_range, list))]
+    """First and last sequence of each."""
+    count: int
+    root: str
+    """Merkle root over sequences and hashes of what was deleted, in hex."""
+    note: str
+    """The signed note over it."""
+    by: str = field(default="", metadata=ALWAYS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OtherRecord(Record):
+    """A record of a kind that this version does not know; `more` has all its keys."""
+
+    kind: str = ""  # type: ignore[misc]  # each has its own
+    format: int = 0
+
+
+RECORDS: Final[Mapping[str, type[Record]]] = {
+    one.kind: one
+    for one in (
+        TurnRecord,
+        ApprovalRecord,
+        ExecutionRecord,
+        RunOpenedRecord,
+        RunClosedRecord,
+        RedactionRecord,
+        RetentionRecord,
+    )
+}
+"""By kind."""
+KINDS: Final = tuple(RECORDS)
+"""What a record may be of."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    decision: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Accounted(Stamps):
+    """What verification reads of a record of any kind and version."""
+
+    kind: str | None = None
+    committed: Mapping[str, str] = field(default_factory=dict)
+    verdicts: tuple[_Judged, ...] = ()
+
+
+def accounted(body: Any) -> Accounted:
+    """What verification reads of a record: stamps, commitments and decisions. Raises AuditError."""
+    return read(Accounted, body)
+
+
+def kind_of(body: Mapping[str, Any]) -> str:
+    """What a record is of; the oldest turns do not say it."""
+    return str(body.get("kind") or ("turn" if "calls" in body else "record"))
+
+
+def read_record(body: Any, *, dense: bool = False) -> Record:
+    """A typed record from its JSON.
+
+    Args:
+        body: the whole content, or its public part: then private fields hold stand-ins.
+        dense: every key must be there that such turns have today; else a turn that lacks one has it empty.
+
+    Raises:
+        AuditError: a value is not of the shape that its field has, or, but for a turn, one is not there.
+    """
+    if not isinstance(body, dict):
+        raise wrong(body, (), "an object")
+    known = RECORDS.get(kind_of(body))
+    return read(OtherRecord, body) if known is None else _checked(read_as(known, body, dense=dense))
+
+
+def read_as(kind: type[R], body: Mapping[str, Any], *, dense: bool = False) -> R:
+    """A record of this kind from its JSON. Raises AuditError."""
+    return read(kind, {key: value for key, value in body.items() if key != "kind"}, dense=dense)
+
+
+def _checked(record: Record) -> Record:
+    if isinstance(record, TurnRecord) and len(record.calls) != len(record.verdicts):
+        raise AuditError(f"verdicts: got {len(record.verdicts)}, expected one for each of {len(record.calls)} calls")
+    return record
+
+
+def record_json(record: Record) -> dict[str, Any]:
+    """A record's JSON, as it is hashed and stored."""
+    found: dict[str, Any] = as_json(record)
+    return found if isinstance(record, OtherRecord) else {"kind": record.kind, **found}

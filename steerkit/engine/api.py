@@ -1,0 +1,165 @@
+"""The seam to whatever makes tokens: rows and steering in, steps out, the recording at the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from numbers import Integral, Real
+from typing import Any, Final, NamedTuple, Protocol, Self, TypeAlias
+
+from torch import Tensor
+
+from steerkit.audit import ModelIdentity, SaeSetIdentity
+from steerkit.chat import Tokenizer
+from steerkit.errors import ModelError
+from steerkit.sae import SaeSet
+from steerkit.steer import Extent, Wanted
+from steerkit.types import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Settings of a generation; the default is greedy."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    """0 takes the most likely token; above 0 the logits are divided by it and sampled."""
+    top_k: int = 0
+    """Sample among this many most likely tokens; 0 for all."""
+    top_p: float = 1.0
+    """Sample among the most likely tokens that together reach this probability."""
+    seed: int = 0
+    """Each request draws from a generator of its own with this seed, so a batch draws what single runs draw."""
+
+    def __new__(cls, *args: object, **given: object) -> Self:
+        """Refuse names that are none of its fields, with the one that was probably meant.
+
+        Raises:
+            ModelError: there is such a name.
+        """
+        for name in given:
+            if name not in _RANGES:
+                close = get_close_matches(name, _RANGES, n=1)
+                meant = f"; did you mean {close[0]}?" if close else ""
+                raise ModelError(f"sampling: got {name!r}, expected {', '.join(_RANGES)}{meant}")
+        return object.__new__(cls)  # with slots the class is made anew, and `super()` would be of the old one
+
+    def __post_init__(self) -> None:
+        for name, (kind, fine, expected) in _RANGES.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, kind) or not fine(value):
+                raise ModelError(f"sampling.{name}: got {value!r}, expected {expected}")
+            if not isinstance(value, (int, float)):  # of numpy's, which records cannot hold
+                number: Any = value
+                object.__setattr__(self, name, int(number) if kind is Integral else float(number))
+
+
+_RANGES: Final[Mapping[str, tuple[type, Callable[[Any], bool], str]]] = {
+    "max_new_tokens": (Integral, lambda value: value >= 1, "a whole number, at least 1"),
+    "temperature": (Real, lambda value: 0 <= value < math.inf, "a number, at least 0"),
+    "top_k": (Integral, lambda value: value >= 0, "a whole number, at least 0"),
+    "top_p": (Real, lambda value: 0 < value <= 1, "a number, more than 0 and at most 1"),
+    "seed": (Integral, lambda value: -(2**63) <= value < 2**64, "a whole number of 64 bits"),
+}
+"""By field, what its values are, which are fine, and both in words."""
+
+
+class Row(NamedTuple):
+    """One sequence to generate."""
+
+    ids: Sequence[int]
+    """Tokens of its prompt."""
+    wanted: Wanted
+    """Its policies, with every quantity raw, and the features and probes that its trace shows."""
+    sampling: Sampling
+
+
+class Step(NamedTuple):
+    """One decoded token of every row."""
+
+    tokens: list[int | None]
+    """By row; None once it has stopped. A stop token is a row's last."""
+    watched: Callable[[int, int], Mapping[str, Sequence[float]]]
+    """Watched values of a row from a position on, for as far as the model has run."""
+
+
+class Provenance(NamedTuple):
+    """The part of a record that an engine knows."""
+
+    model: ModelIdentity
+    saes: SaeSetIdentity | None
+    libraries: Mapping[str, str]
+    """Versions of the libraries whose arithmetic it uses."""
+    machine: Mapping[str, Any]
+    """All else that the last bits of its arithmetic depend on."""
+
+
+class Recording(Protocol):
+    """A finished generation, as the engine saw it."""
+
+    @property
+    def decoding(self) -> str | None:
+        """How tokens were decoded, where other than by hooks on the model: a graph may round otherwise."""
+
+    def traces(self, extents: Sequence[Extent]) -> list[Trace]:
+        """The trace of each row, features as they were before any edit.
+
+        Raises:
+            SteerkitError: a trace cannot be read.
+        """
+
+
+Steps: TypeAlias = Generator[Step, Collection[int] | None, Recording]
+"""The steps of a generation, which ends when every row has stopped. Rows whose numbers are sent into it stop there: the
+token just yielded is their last. Closing it ends the generation and frees the model."""
+
+
+class Engine(Protocol):
+    """Generates rows under steering: all that a turn needs of a model.
+
+    One generation runs at a time; threads wait. `steerkit.engine.hf` has the member that runs transformers.
+    """
+
+    @property
+    def name(self) -> str:
+        """Of the model, as the user wrote it."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's."""
+
+    @property
+    def saes(self) -> SaeSet | None:
+        """What policies are resolved and steered through."""
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens of a prompt and its reply together; None where nothing bounds them."""
+
+    @property
+    def provenance(self) -> Provenance:
+        """As records say it."""
+
+    def reserve(self, wanted: Sequence[Wanted]) -> None:
+        """Prepare for rows such as these, so that going from one to another rebuilds nothing."""
+
+    def generate(self, rows: Sequence[Row], stopped: Callable[[], bool] | None = None) -> Steps:
+        """Decode rows together, each under its own policies.
+
+        Args:
+            rows: what to generate; a row decodes the tokens that it decodes alone.
+            stopped: asked while the model is busy with another generation.
+
+        Raises:
+            SteerkitError: what cannot be generated or steered so, at the first step.
+            AbandonedError: `stopped` answered True.
+        """
+
+    def logits_along(self, rows: Sequence[Row], reply: Sequence[int]) -> Iterator[Tensor]:
+        """Logits `(rows, vocabulary)` before each token of one reply and after its last, each row under its policies.
+
+        Raises:
+            SteerkitError: as for `generate`.
+        """

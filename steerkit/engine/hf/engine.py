@@ -1,0 +1,234 @@
+"""The engine that runs transformers: one process, padded batches, steering by hooks or by prepared steps."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib.metadata import version
+from typing import Any, Final, TypeVar
+
+import torch
+from torch import Tensor
+
+from steerkit.audit import ModelIdentity, SaeSetIdentity
+from steerkit.chat import Tokenizer, dialect_of, place_machine
+from steerkit.engine.api import Provenance, Row, Step, Steps
+from steerkit.engine.hf.cuda_graphs import Graphs, Prepare, graphs_for
+from steerkit.engine.hf.generate import Batch, generate, read_along
+from steerkit.engine.hf.model import LoadedModel
+from steerkit.engine.hf.plans import Plans
+from steerkit.engine.hf.prefix_cache import DEFAULT, PrefixCache, bytes_of
+from steerkit.engine.hf.prefix_key import blocks_of
+from steerkit.sae import SaeSet, onednn_version
+from steerkit.steer import (
+    Attached,
+    Extent,
+    Plan,
+    Recorder,
+    Wanted,
+    attach,
+    compile_plan,
+    context_of,
+    pack_plan,
+    read_traces,
+    read_watched,
+    traced_layers,
+)
+from steerkit.types import Trace
+from steerkit.version import __version__
+
+T = TypeVar("T")
+S = TypeVar("S")
+R = TypeVar("R")
+_DEVICES: Final = ("cpu", "cuda")
+_LIBRARIES: Final = ("torch", "transformers", "tokenizers")
+
+
+@dataclass(frozen=True, slots=True)
+class HfRecording:
+    """A recorder of a finished generation, and what reading it needs."""
+
+    recorder: Recorder
+    plan: Plan
+    saes: SaeSet | None
+    wanted: tuple[Wanted, ...]
+    decoding: str | None
+
+    def traces(self, extents: Sequence[Extent]) -> list[Trace]:
+        """The trace of each row, in the SAEs' own precision."""
+        with without_autocast():
+            return read_traces(self.recorder, self.plan, self.saes, self.wanted, extents)
+
+
+class HfEngine:
+    """A loaded model with its SAEs, a prefix cache, and prepared decode steps."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        saes: SaeSet | None = None,
+        *,
+        prefix_cache: str | int | bool = DEFAULT,
+        graphs: Prepare = "auto",
+    ) -> None:
+        limit = bytes_of(prefix_cache)
+        self.loaded, self.saes = loaded, saes
+        self.prefix_cache: PrefixCache | None = PrefixCache(limit) if limit else None
+        """Steered prompt prefixes, kept for the next turn; `prefix_cache.statistics` counts them."""
+        self.graphs: Graphs | None = graphs_for(loaded.model, graphs)
+        """Prepared decode steps; None where tokens are decoded step by step. `graphs.statistics` counts them."""
+        self.plans = Plans(saes)
+
+    @property
+    def name(self) -> str:
+        """Of the model, as the user wrote it."""
+        return self.loaded.name
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's."""
+        return self.loaded.tokenizer
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens of a prompt and its reply together."""
+        return context_of(self.loaded.model)
+
+    @property
+    def provenance(self) -> Provenance:
+        """As records say it."""
+        loaded, saes = self.loaded, self.saes
+        model = ModelIdentity(
+            name=loaded.name,
+            fingerprint=loaded.fingerprint,
+            tokenizer=loaded.tokenizer_fingerprint,
+            template=loaded.template_fingerprint,
+            device=str(loaded.device),
+            dtype=str(loaded.model.dtype).removeprefix("torch."),
+        )
+        through = None if saes is None else SaeSetIdentity(saes.name, saes.fingerprint)
+        return Provenance(model, through, _libraries(), _machine(loaded))
+
+    def prepack(self, wanted: bool) -> None:
+        """Generate through copies of the linear weights from now on, or through the model's own."""
+        self.loaded = self.loaded.prepacking(wanted)
+
+    def reserve(self, wanted: Sequence[Wanted]) -> None:
+        """Give prepared steps the capacity for rows such as these; without prepared steps this does nothing."""
+        if self.graphs is not None:
+            plan = compile_plan([one.policies for one in wanted], self.saes, self.loaded.layer_devices)
+            self.graphs.reserve(pack_plan(plan, traced_layers(wanted, self.saes)).needs)
+
+    def generate(self, rows: Sequence[Row], stopped: Callable[[], bool] | None = None) -> Steps:
+        """Decode rows in one padded batch, in the model's own precision, as records say."""
+        return _each_without_autocast(self._generate(rows, stopped))
+
+    def _generate(self, rows: Sequence[Row], stopped: Callable[[], bool] | None) -> Steps:
+        loaded, wanted = self.loaded, tuple(row.wanted for row in rows)
+        plan = self.plans.of([one.policies for one in wanted], loaded.layer_devices)
+        batch = self._batch(rows)
+        limits = batch.within_context(loaded.model, [row.sampling for row in rows])
+        capacity = batch.ids.shape[1] + max(one.max_new_tokens for one in limits)
+        traced = traced_layers(wanted, self.saes)
+        with loaded.alone(stopped), self._attached(plan, rows, batch, capacity, traced) as attached:
+            decoding = yield from self._steps(plan, rows, batch, attached)
+        return HfRecording(attached.recorder, plan, self.saes, wanted, decoding)
+
+    def _steps(
+        self, plan: Plan, rows: Sequence[Row], batch: Batch, attached: Attached
+    ) -> Generator[Step, Collection[int] | None, str | None]:
+        """Decode under the hooks; return how it was done."""
+        model, dialect = self.loaded.model, dialect_of(self.loaded.tokenizer)
+        how: dict[str, Any] = {"split_prompt": plan.has_late_rules, "graphs": self.graphs}
+        how |= blocks_of(rows, self.loaded, self.saes, attached, self.prefix_cache)._asdict()
+        how["prefill_state"] = attached.prefill_state
+        watched = partial(self._watched, rows, attached.recorder)
+        with closing(
+            generate(model, batch, [row.sampling for row in rows], dialect.stops, dialect.pad, **how)
+        ) as decoded:
+            cut: Collection[int] | None = None
+            while True:
+                try:
+                    tokens = decoded.send(cut)
+                except StopIteration as done:
+                    decoding: str | None = done.value
+                    return decoding
+                cut = yield Step(tokens, watched)
+
+    def _watched(
+        self, rows: Sequence[Row], recorder: Recorder, row: int, start: int
+    ) -> Mapping[str, tuple[float, ...]]:
+        if self.saes is None:
+            return {}
+        return read_watched(recorder, self.saes, rows[row].wanted, row, start)
+
+    def logits_along(self, rows: Sequence[Row], reply: Sequence[int]) -> Iterator[Tensor]:
+        """Logits `(rows, vocabulary)` before each token of one reply and after its last."""
+        loaded, batch = self.loaded, self._batch(rows)
+        plan = self.plans.of([row.wanted.policies for row in rows], loaded.layer_devices)
+        capacity = batch.ids.shape[1] + len(reply) + 1
+        with loaded.alone(), self._attached(plan, rows, batch, capacity):
+            yield from read_along(loaded.model, batch, reply, split_prompt=plan.has_late_rules)
+
+    def _batch(self, rows: Sequence[Row]) -> Batch:
+        return Batch.of([row.ids for row in rows], dialect_of(self.loaded.tokenizer).pad, self.loaded.device)
+
+    def _attached(
+        self, plan: Plan, rows: Sequence[Row], batch: Batch, capacity: int, trace: Collection[int] = ()
+    ) -> AbstractContextManager[Attached]:
+        return attach(
+            self.loaded.model,
+            plan,
+            rows=[plan.row(row.wanted.policies) for row in rows],
+            trace=trace,
+            prompt_length=batch.ids.shape[1],
+            capacity=capacity,
+            places=place_machine(self.loaded.tokenizer),
+        )
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Suspend `torch.autocast`."""
+    with ExitStack() as stack:
+        for device in _DEVICES:
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+def _each_without_autocast(steps: Generator[T, S | None, R]) -> Generator[T, S | None, R]:
+    """The same steps; between them the caller's autocast holds."""
+    sent: S | None = None
+    with closing(steps):
+        while True:
+            with without_autocast():
+                try:
+                    step = steps.send(sent)
+                except StopIteration as done:
+                    made: R = done.value
+                    return made
+            sent = yield step
+
+
+def _machine(loaded: LoadedModel) -> dict[str, Any]:
+    """All that the last bits of float arithmetic depend on, besides the libraries."""
+    accelerator = torch.cuda.get_device_name(loaded.device) if loaded.device.type == "cuda" else None
+    return {
+        "processor": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "accelerator": accelerator,
+        "prepacked": loaded.runs_prepacked,
+    }
+
+
+@cache
+def _libraries() -> dict[str, str]:
+    own = {"python": platform.python_version(), "steerkit": __version__}
+    found = {**own, **{name: version(name) for name in _LIBRARIES}}
+    onednn = onednn_version()
+    return found if onednn is None else {**found, "onednn": onednn}

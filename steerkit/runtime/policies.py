@@ -1,0 +1,98 @@
+"""Policies as callers give them, made ready to run on a model."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from steerkit.engine import Engine
+from steerkit.errors import PolicyError
+from steerkit.policy import Policy, fingerprint, resolve
+from steerkit.policy import load as load_policy
+
+PolicyLike: TypeAlias = "Policy | str | Path | Sequence[Policy | str | Path]"
+"""A policy, the path of a policy file, or several of them; an empty sequence is no policy."""
+_MOST: Final = 256
+"""Policies that are kept ready."""
+
+
+class ReadyPolicies:
+    """Policies made ready for one engine: checked against it, every quantity raw; each content once."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._ready: OrderedDict[str, Policy] = OrderedDict()
+
+    def of(self, policy: PolicyLike) -> tuple[Policy, ...]:
+        """The policies, files read.
+
+        Raises:
+            PolicyError: a file is wrong, a policy is for another model, or two policies share a name.
+            SaeError: a feature or statistic that the SAE set does not have.
+        """
+        return tuple(map(self._made_ready, read_policies(policy)))
+
+    def _made_ready(self, policy: Policy) -> Policy:
+        key = fingerprint(policy)
+        found = self._ready.get(key)
+        if found is None:
+            found = self._ready[key] = _resolved(policy, self._engine)
+            while len(self._ready) > _MOST:
+                self._ready.popitem(last=False)
+        return found
+
+
+def policies_for(policy: PolicyLike, engine: Engine) -> tuple[Policy, ...]:
+    """The policies made ready for an engine. Raises the errors of `ReadyPolicies.of`."""
+    return ReadyPolicies(engine).of(policy)
+
+
+def _resolved(policy: Policy, engine: Engine) -> Policy:
+    _check_model(policy, engine)
+    if engine.saes is None:
+        return policy
+    for feature in policy.features.values():
+        engine.saes.check(feature.site)
+    return resolve(policy, engine.saes.statistic)
+
+
+def read_policies(policy: PolicyLike) -> list[Policy]:
+    """Policies from any of the forms in which they are given, files read."""
+    single = isinstance(policy, (Policy, str, Path))
+    if not single and (isinstance(policy, (bytes, Mapping)) or not isinstance(policy, Iterable)):
+        got = type(policy).__name__
+        raise PolicyError([f"policy: got {got}, expected a policy, the path of a policy file, or a list of them"])
+    given: Sequence[Policy | str | Path] = [policy] if single else list(policy)  # type: ignore[list-item, arg-type]
+    for number, item in enumerate(given):
+        if not isinstance(item, (Policy, str, Path)):
+            raise PolicyError([f"policies[{number}]: got {type(item).__name__}, expected a policy or a file's path"])
+    policies = [item if isinstance(item, Policy) else load_policy(item) for item in given]
+    refuse_twice(policies)
+    return policies
+
+
+def refuse_twice(policies: Sequence[Policy]) -> None:
+    """Raise PolicyError if two policies share a name: records and verdicts say a policy's name."""
+    names = [item.name for item in policies]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise PolicyError([f"policies: got the name '{twice[0]}' twice; expected a name of its own for each"])
+
+
+def _check_model(policy: Policy, engine: Engine) -> None:
+    saes = engine.saes
+    if policy.model in {None, engine.name, *([saes.name, saes.model_name] if saes else [])}:
+        return
+    assert policy.model is not None  # for the type checker
+    if policy.model.startswith("sha256:"):
+        found = engine.provenance
+        if policy.model in (found.model.fingerprint, found.saes.fingerprint if found.saes else ""):
+            return
+    problem = f"policy '{policy.name}' model: got {policy.model!r}, but the model is {engine.name!r}"
+    raise PolicyError([f"{problem}; expected a policy for this model"])
+
+
+def unsteered(policies: Sequence[Policy]) -> tuple[Policy, ...]:
+    """The same policies, which judge and trace as before and change nothing."""
+    return tuple(policy.model_copy(update={"steer": ()}) for policy in policies)

@@ -13,7 +13,7 @@ import typer
 from steerkit.cli.loading import check_writable, progress, stoppable, this_command
 from steerkit.cli.options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, how_to_run
 from steerkit.cli.workers import Engine, Where, Workers, mapper_of, where
-from steerkit.errors import SaeError, SteerkitError
+from steerkit.errors import SaeError
 from steerkit.report.out import console, print_json, say_line
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def _show(found: Evaluation, json: Path | None, html: Path | None) -> None:
         eval_view.show(out, found)
     _write_json(json, eval_view.as_json(found))
     if html is not None:
-        write_text_atomic(html, eval_page(found), SteerkitError)
+        write_text_atomic(html, eval_page(found), SaeError)
         say_line(f"wrote {html}")
 
 
@@ -238,7 +238,7 @@ def _write_json(path: Path | None, content: Any) -> None:
     if path is not None and str(path) == "-":
         print_json(content)
     elif path is not None:
-        write_text_atomic(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n", SteerkitError)
+        write_text_atomic(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n", SaeError)
         say_line(f"wrote {path}")
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # a policy is judged without the audit room
 
 
 def policies_in(turn: TurnRecord) -> tuple[Policy, ...]:
-    """The policies of a recorded turn, from their content. Raises PolicyError where one of them cannot be read."""
+    """The policies of a recorded turn, from their content. Raises PolicyError: one of them cannot be read."""
     named = ((f"policies[{number}] ({one.name})", one) for number, one in enumerate(turn.policies))
     return tuple(recorded_policy(one.content, name) for name, one in named)
 

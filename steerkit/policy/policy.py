@@ -77,7 +77,7 @@ class GuardRule(FrozenModel):
     attempts: Annotated[int, Field(strict=True, ge=1, le=10)] | None = None
     """Most times to generate again (default 1), then the call is denied; only for `retry`."""
     tripwire: bool = False
-    """End the reply in the middle of the call as soon as the rule is certain; only for `deny` and `handoff`, as `stop`
+    """End the reply in the middle of the call as soon as the rule is certain; only for `deny` and `handoff`; `stop`
     always does."""
     reason: str = ""
     """Shown with the verdict."""

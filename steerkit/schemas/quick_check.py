@@ -49,7 +49,7 @@ _KINDS: Final[Mapping[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("not", "items", "contains", "additionalProperties", "propertyNames"), is_surely_valid),
     **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _number),
     **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"), _count),
-    **dict.fromkeys(("title", "description", "pattern", "format"), _text),
+    **dict.fromkeys(("title", "description", "pattern", "format", "$ref", "$comment"), _text),
     "required": _texts,
     "type": _type,
     "enum": lambda value: isinstance(value, list),

@@ -16,7 +16,7 @@ from steerkit.cli.audit.options import (
     StoreOption,
     opened,
 )
-from steerkit.errors import AuditError, SteerkitError
+from steerkit.errors import AuditError, SaeError
 from steerkit.report.out import console, print_json, say_line
 
 Top = Annotated[
@@ -67,7 +67,7 @@ def explain(
         from steerkit.files import write_text_atomic
         from steerkit.report.explanation_page import explain_page
 
-        write_text_atomic(html, explain_page(view), SteerkitError)
+        write_text_atomic(html, explain_page(view), SaeError)
     if json:
         print_json(explain_view.as_json(view))
         return

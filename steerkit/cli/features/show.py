@@ -10,7 +10,7 @@ import typer
 
 from steerkit.cli.loading import load_with_saes, progress
 from steerkit.cli.options import Column, Data, Device, Dtype, Limit, Model, MostTokens, Saes
-from steerkit.errors import SaeError, SteerkitError
+from steerkit.errors import SaeError
 from steerkit.report.out import console, print_json
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def show(
         from steerkit.files import write_text_atomic
         from steerkit.report.feature_page import feature_page
 
-        write_text_atomic(html, feature_page(view), SteerkitError)
+        write_text_atomic(html, feature_page(view), SaeError)
     if json:
         print_json(feature_view.as_json(view))
         return

@@ -15,14 +15,14 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.audit import Store, verify
 from steerkit.chat import dialect_of, steps_by_place
 from steerkit.errors import ModelError
-from steerkit.runtime import Runtime
 from steerkit.testing import planted_policy, planted_saes
 from steerkit.types import Call, MalformedCall, Turn
+from tests.agent.scripted import declared
 from tests.chat.families import family, hermes_template, qwen3
-from tests.runtime.scripted import declared
 
 SMALL: dict[str, Any] = {
     "hidden_size": 32,

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
-from steerkit.agent import afterwards, driver
+from steerkit.agent import driver
 from steerkit.agent.calls import Approval, Execution
-from steerkit.agent.context import Desk, Settings
+from steerkit.agent.context import RunContext, Settings
+from steerkit.agent.event_log import EventLog, execution_of, held_call
+from steerkit.agent.exchange import fit_to_prompt
 from steerkit.agent.loop import Run
 from steerkit.agent.pending import Pending
 from steerkit.agent.results import MAX_RESULT
-from steerkit.agent.told import as_told
 from steerkit.audit import OnFailure, OnRecord, Store
 from steerkit.engine import DEFAULT, Engine, Graphs, HfEngine, LoadedModel, PrefixCache, Prepare
 from steerkit.errors import ModelError
@@ -99,14 +100,14 @@ class Runtime(Turns):
             AuditError: a record could not be written; nothing was executed after that.
             SteerkitError: another of its kinds.
         """
-        return driver.loop(Desk.of(self, tools, settings), messages)
+        return driver.loop(RunContext.of(self, tools, settings), messages)
 
     async def aloop(self, messages: Messages, tools: Sequence[ToolLike] = (), **settings: Unpack[Settings]) -> Run:
         """As `loop`, while the event loop stays free: tokens are made in a thread, the calls of a turn run together.
 
         Cancelling it stops the generation at the next token, takes the hooks off and cancels the tools.
         """
-        return await driver.aloop(Desk.of(self, tools, settings, in_event_loop=True), messages)
+        return await driver.aloop(RunContext.of(self, tools, settings, in_event_loop=True), messages)
 
     @raises_setting_errors
     def resume(
@@ -134,7 +135,7 @@ class Runtime(Turns):
                 resumed; nothing is executed then.
             SteerkitError: as for `loop`.
         """
-        return driver.resume(Desk.of(self, tools, settings), pending, decisions)
+        return driver.resume(RunContext.of(self, tools, settings), pending, decisions)
 
     async def aresume(
         self,
@@ -145,7 +146,7 @@ class Runtime(Turns):
         **settings: Unpack[Settings],
     ) -> Run:
         """As `resume`, in the way of `aloop`."""
-        return await driver.aresume(Desk.of(self, tools, settings, in_event_loop=True), pending, decisions)
+        return await driver.aresume(RunContext.of(self, tools, settings, in_event_loop=True), pending, decisions)
 
     def approved(self, turn: Turn, call: Call, approval: Approval | bool) -> Approval:
         """Write down what a person decided about a held call, before a loop of your own runs it.
@@ -154,7 +155,9 @@ class Runtime(Turns):
             LoopError: the call is none of the turn's that is held, or the decision is none.
             AuditError: it could not be written.
         """
-        return afterwards.approved(self.store, turn, call, approval)
+        one, decided = held_call(turn, call, approval)
+        EventLog.of(self.store, turn).approved(one.id, call, turn.record_id, decided)
+        return decided
 
     @raises_setting_errors
     def executed(
@@ -181,6 +184,7 @@ class Runtime(Turns):
             LoopError: the call is none of the turn's.
             AuditError: it could not be written.
         """
-        one = afterwards.execution(turn, call, result, error, seconds, max_result)
-        one = as_told(one, self.engine.tokenizer, self.untrusted, max_result)
-        return afterwards.executed(self.store, turn, one)
+        one = execution_of(turn, call, result, error, seconds, max_result)
+        one = fit_to_prompt(one, self.engine.tokenizer, self.untrusted, max_result)
+        EventLog.of(self.store, turn).executed(one, turn.record_id)
+        return one

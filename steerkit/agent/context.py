@@ -1,4 +1,4 @@
-"""What a run works with: its settings checked, its tools with their functions, and how calls are written down."""
+"""The context of a run: its checked settings, its tools with their functions, and its log."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from hashlib import sha256
 from typing import Any, TypeAlias, TypedDict
 
 from steerkit.agent.calls import Approval, Execution, Held
+from steerkit.agent.event_log import EventLog
+from steerkit.agent.exchange import fit_to_prompt
 from steerkit.agent.pending import Asked, Origin, Pending
 from steerkit.agent.results import MAX_RESULT, error_text
-from steerkit.agent.told import as_told
 from steerkit.agent.tool_runner import Ended, Limits, Ran, is_async
-from steerkit.audit import append_approval, append_execution, canonical, new_id
+from steerkit.audit import canonical, new_id
 from steerkit.chat import as_tools, one_by_one
 from steerkit.engine import Sampling, runnable, tool_from_function
 from steerkit.errors import AuditError, LoopError, ToolError
@@ -58,7 +59,7 @@ _OWN = ("approve", "max_turns", "timeout", "max_result", "execute", "policy", "m
 
 
 @dataclass(frozen=True)
-class Desk:
+class RunContext:
     """Everything a run needs besides its conversation."""
 
     runtime: Turns
@@ -76,7 +77,9 @@ class Desk:
     metadata: Mapping[str, Any] | None
 
     @classmethod
-    def of(cls, runtime: Turns, tools: Sequence[ToolLike], settings: Settings, *, in_event_loop: bool = False) -> Desk:
+    def of(
+        cls, runtime: Turns, tools: Sequence[ToolLike], settings: Settings, *, in_event_loop: bool = False
+    ) -> RunContext:
         """Check everything that can be checked before a token is made; policy files are read once, here."""
         sampled = {key: value for key, value in settings.items() if key not in _OWN}
         sampling = sampling_of("loop", sampled, _OWN)
@@ -96,12 +99,12 @@ class Desk:
         declared = as_tools(tools, from_function=tool_from_function)
         functions = _functions(declared, tools, settings.get("execute") or {})
         read = None if policy is None else read_policies(policy)
-        told = tuple((tool.name, declaration(tool)) for tool in declared)
+        prints = tuple((tool.name, declaration(tool)) for tool in declared)
         about = (new_id(), metadata_of(settings.get("metadata")))
-        return cls(runtime, declared, functions, approve, max_turns, limits, read, sampling, told, *about)
+        return cls(runtime, declared, functions, approve, max_turns, limits, read, sampling, prints, *about)
 
-    def going_on(self, pending: Pending) -> Desk:
-        """The desk of the rest of a run: the conversation is the same, and who asked, unless that was said anew."""
+    def resuming(self, pending: Pending) -> RunContext:
+        """The context of a resumed run: the same conversation and metadata, unless others are given."""
         conversation, metadata = pending.conversation or self.conversation, self.metadata or pending.metadata
         return replace(self, conversation=conversation, metadata=metadata)
 
@@ -116,41 +119,19 @@ class Desk:
         policies = tuple((one.name, fingerprint(one)) for one in self.runtime.policies_of(self.policy))
         return Origin(self.runtime.engine.provenance.model.fingerprint, policies, self.declared)
 
+    @property
+    def log(self) -> EventLog:
+        """The log of its approvals and executions."""
+        return EventLog(self.runtime.store, self.conversation, self.metadata)
+
     def approved(self, held: Held, approval: Approval, error: str | None = None) -> None:
         """Write down what was decided. Raises AuditError."""
-        if self.runtime.store is not None:
-            append_approval(
-                self.runtime.store,
-                held.call,
-                turn=held.record_id,
-                call_id=held.id,
-                approved=approval.approved,
-                by=approval.by,
-                note=approval.note,
-                error=error,
-                conversation=self.conversation,
-                metadata=self.metadata,
-            )
+        self.log.approved(held.id, held.call, held.record_id, approval, error)
 
-    def executed(self, one: Execution, record_id: str | None) -> None:
-        """Write down what became of a call that was run, or only begun. Raises AuditError."""
-        if self.runtime.store is not None:
-            append_execution(
-                self.runtime.store,
-                one.call,
-                turn=record_id,
-                call_id=one.id,
-                status=one.status,
-                result=one.result if one.status != "interrupted" else None,
-                seconds=one.seconds,
-                conversation=self.conversation,
-                metadata=self.metadata,
-            )
-
-    def told(self, asked: Asked, ran: Ran) -> Execution:
-        """What became of a call, as the model is told of it."""
+    def execution(self, asked: Asked, ran: Ran) -> Execution:
+        """The execution of a call, with a result that fits a prompt."""
         one = Execution(asked.id, asked.call, ran.status, ran.result, ran.seconds)
-        return as_told(one, self.runtime.engine.tokenizer, self.runtime.untrusted, self.limits.max_result)
+        return fit_to_prompt(one, self.runtime.engine.tokenizer, self.runtime.untrusted, self.limits.max_result)
 
 
 def declaration(tool: Tool) -> str:
@@ -165,8 +146,8 @@ def declaration(tool: Tool) -> str:
         raise ToolError(f"tool '{tool.name}': its declaration {str(error).partition(' ')[2]}") from None
 
 
-def answered(ended: Ended) -> tuple[Approval, str | None]:
-    """What `approve` decided; anything but a clear yes refuses, and the second value says why.
+def approval_from(ended: Ended) -> tuple[Approval, str | None]:
+    """The decision of `approve`; anything but a clear yes refuses, and the second value says why.
 
     Raises:
         BaseException: what ended it, if that is to end the run as well: KeyboardInterrupt, SystemExit.

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from steerkit.agent.calls import Approval, Execution, Held
-from steerkit.agent.context import Approver, Desk, answered
+from steerkit.agent.context import Approver, RunContext, approval_from
 from steerkit.agent.exchange import Decisions
 from steerkit.agent.loop import Approve, Execute, Generate, Loop, Run, Steps
 from steerkit.agent.pending import Asked, Pending
@@ -24,39 +24,39 @@ from steerkit.types import Messages
 T = TypeVar("T")
 
 
-def loop(desk: Desk, messages: Messages) -> Run:
+def loop(context: RunContext, messages: Messages) -> Run:
     """A whole run."""
-    return _drive(desk, _loop(desk, messages).steps())
+    return _drive(context, _loop(context, messages).steps())
 
 
-def resume(desk: Desk, pending: Pending, decisions: Decisions) -> Run:
+def resume(context: RunContext, pending: Pending, decisions: Decisions) -> Run:
     """The rest of a pending run."""
-    desk = desk.going_on(pending)
-    approvals = decided(desk, pending, decisions)
-    return _drive(desk, _rest(desk, pending, approvals))
+    context = context.resuming(pending)
+    approvals = decided(context, pending, decisions)
+    return _drive(context, _rest(context, pending, approvals))
 
 
-async def aloop(desk: Desk, messages: Messages) -> Run:
+async def aloop(context: RunContext, messages: Messages) -> Run:
     """A whole run."""
-    return await _adrive(desk, _loop(desk, messages).steps())
+    return await _adrive(context, _loop(context, messages).steps())
 
 
-async def aresume(desk: Desk, pending: Pending, decisions: Decisions) -> Run:
+async def aresume(context: RunContext, pending: Pending, decisions: Decisions) -> Run:
     """The rest of a pending run."""
-    desk = desk.going_on(pending)
-    approvals = await _threaded(partial(decided, desk, pending, decisions))
-    return await _adrive(desk, _rest(desk, pending, approvals))
+    context = context.resuming(pending)
+    approvals = await _threaded(partial(decided, context, pending, decisions))
+    return await _adrive(context, _rest(context, pending, approvals))
 
 
-def _rest(desk: Desk, pending: Pending, approvals: Mapping[str, Approval]) -> Steps:
-    return _loop(desk, pending.messages).resumed(pending, approvals)
+def _rest(context: RunContext, pending: Pending, approvals: Mapping[str, Approval]) -> Steps:
+    return _loop(context, pending.messages).resumed(pending, approvals)
 
 
-def _loop(desk: Desk, messages: Messages) -> Loop:
-    return Loop(messages, desk.max_turns, desk.conversation, desk.metadata)
+def _loop(context: RunContext, messages: Messages) -> Loop:
+    return Loop(messages, context.max_turns, context.conversation, context.metadata)
 
 
-def _drive(desk: Desk, steps: Steps) -> Run:
+def _drive(context: RunContext, steps: Steps) -> Run:
     answer: Any = None
     while True:
         try:
@@ -66,17 +66,17 @@ def _drive(desk: Desk, steps: Steps) -> Run:
             return run
         match step:
             case Generate(messages):
-                answer = desk.turn(messages)
+                answer = context.turn(messages)
             case Approve(held):
-                if (approve := desk.approve) is None:
-                    answer = desk.origin()
+                if (approve := context.approve) is None:
+                    answer = context.origin()
                 else:
-                    answer = [_asked(desk, approve, one) for one in held]
+                    answer = [_asked(context, approve, one) for one in held]
             case Execute(asked, record_id):
-                answer = [_executed(desk, one, record_id) for one in asked]
+                answer = [_executed(context, one, record_id) for one in asked]
 
 
-async def _adrive(desk: Desk, steps: Steps) -> Run:
+async def _adrive(context: RunContext, steps: Steps) -> Run:
     answer: Any = None
     while True:
         try:
@@ -87,62 +87,64 @@ async def _adrive(desk: Desk, steps: Steps) -> Run:
         match step:
             case Generate(messages):
                 stop = threading.Event()
-                answer = await _threaded(partial(desk.turn, messages, stop.is_set), stop.set)
+                answer = await _threaded(partial(context.turn, messages, stop.is_set), stop.set)
             case Approve(held):
-                if (approve := desk.approve) is None:
-                    answer = await _threaded(desk.origin)
+                if (approve := context.approve) is None:
+                    answer = await _threaded(context.origin)
                 else:
-                    answer = [await _aasked(desk, approve, one) for one in held]
+                    answer = [await _aasked(context, approve, one) for one in held]
             case Execute(asked, record_id):
-                answer = await _together([_aexecuted(desk, one, record_id) for one in asked])
+                answer = await _together([_aexecuted(context, one, record_id) for one in asked])
 
 
-def _asked(desk: Desk, approve: Approver, held: Held) -> Approval:
+def _asked(context: RunContext, approve: Approver, held: Held) -> Approval:
     """What was decided about a call, written down; asking that fails refuses."""
     try:
         ended = Ended(approve(deepcopy(held)))  # a copy: what was judged is what is run
     except Exception as error:
         ended = Ended(error=error)
-    approval, failure = answered(ended)
-    desk.approved(held, approval, failure)
+    approval, failure = approval_from(ended)
+    context.approved(held, approval, failure)
     return approval
 
 
-async def _aasked(desk: Desk, approve: Approver, held: Held) -> Approval:
-    approval, failure = answered(await within(acalled(approve, deepcopy(held)), None))
-    await _threaded(partial(desk.approved, held, approval, failure))
+async def _aasked(context: RunContext, approve: Approver, held: Held) -> Approval:
+    approval, failure = approval_from(await within(acalled(approve, deepcopy(held)), None))
+    await _threaded(partial(context.approved, held, approval, failure))
     return approval
 
 
-def _executed(desk: Desk, one: Asked, record_id: str | None) -> Execution:
+def _executed(context: RunContext, one: Asked, record_id: str | None) -> Execution:
     """A call run and written down; if nobody waits for its end, that is written down."""
     started = time.perf_counter()
     try:
-        execution = desk.told(one, run_tool(desk.functions[one.call.name], one.call.arguments, desk.limits))
+        execution = context.execution(
+            one, run_tool(context.functions[one.call.name], one.call.arguments, context.limits)
+        )
     except BaseException:
-        _interrupted(desk, one, record_id, started)
+        _interrupted(context, one, record_id, started)
         raise
-    desk.executed(execution, record_id)
+    context.log.executed(execution, record_id)
     return execution
 
 
-async def _aexecuted(desk: Desk, one: Asked, record_id: str | None) -> Execution:
+async def _aexecuted(context: RunContext, one: Asked, record_id: str | None) -> Execution:
     started = time.perf_counter()
     try:
-        ran = await arun_tool(desk.functions[one.call.name], one.call.arguments, desk.limits)
-        execution = await _threaded(partial(desk.told, one, ran))
+        ran = await arun_tool(context.functions[one.call.name], one.call.arguments, context.limits)
+        execution = await _threaded(partial(context.execution, one, ran))
     except BaseException:
-        _interrupted(desk, one, record_id, started)  # not in a thread: nothing may come in between now
+        _interrupted(context, one, record_id, started)  # not in a thread: nothing may come in between now
         raise
-    await _threaded(partial(desk.executed, execution, record_id))
+    await _threaded(partial(context.log.executed, execution, record_id))
     return execution
 
 
-def _interrupted(desk: Desk, one: Asked, record_id: str | None, started: float) -> None:
+def _interrupted(context: RunContext, one: Asked, record_id: str | None, started: float) -> None:
     """Write down that a call was begun, and that nobody waited for its end."""
     seconds = round(time.perf_counter() - started, 6)
     with suppress(AuditError):  # what ends the run counts for more
-        desk.executed(Execution(one.id, one.call, "interrupted", {}, seconds), record_id)
+        context.log.executed(Execution(one.id, one.call, "interrupted", {}, seconds), record_id)
 
 
 async def _together(works: Sequence[Awaitable[T]]) -> list[T]:

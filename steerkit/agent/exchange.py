@@ -1,16 +1,18 @@
-"""A turn's calls and their results as messages: what the model reads at its next turn."""
+"""A turn's calls and their results as messages for the next turn."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from steerkit.agent.calls import Approval, Execution, approval_of
 from steerkit.agent.pending import Asked
-from steerkit.agent.results import MAX_RESULT, error_text, fitted
+from steerkit.agent.results import MAX_RESULT, cut, error_text, fitted, unshown
+from steerkit.chat import Tokenizer, render
 from steerkit.decisions import RELEASED, ending
-from steerkit.errors import LoopError
+from steerkit.errors import LoopError, MessageError
 from steerkit.runtime import call_ids
 from steerkit.types import Call, Json, Turn
 
@@ -50,7 +52,7 @@ def exchange(
     ]
     if not executions:
         return [{"role": "assistant", "content": turn.text}] if turn.text else []
-    return told(turn.text, executions)
+    return messages_of(turn.text, executions)
 
 
 def asked_in(turn: Turn) -> list[Asked]:
@@ -62,7 +64,7 @@ def asked_in(turn: Turn) -> list[Asked]:
     ]
 
 
-def told(text: str, executions: Sequence[Execution]) -> list[dict[str, Any]]:
+def messages_of(text: str, executions: Sequence[Execution]) -> list[dict[str, Any]]:
     """The assistant's message with its calls, and one tool message for each.
 
     A result is JSON text: a mapping as content could be read as the result of another tool.
@@ -141,3 +143,49 @@ def _execution(one: Asked, result: Any) -> Execution:
     if isinstance(result, BaseException):
         return Execution(one.id, one.call, "error", {"error": error_text(result)})
     return Execution(one.id, one.call, "ok", fitted(result, MAX_RESULT))
+
+
+def fit_to_prompt(one: Execution, tokenizer: Tokenizer, untrusted: str, max_result: int) -> Execution:
+    """The execution with a result that fits a prompt: a note in place of one that no prompt can carry, and at most
+    `max_result` tokens of one that takes more of them than it has characters."""
+    try:
+        return _cut_to(one, tokenizer, untrusted, max_result)
+    except MessageError as error:
+        why = error_text(error).partition(": ")[2]
+    said = "no prompt can carry it"
+    for text in (f"{said}: {why}", said):
+        found = replace(one, result=unshown(text) if one.status == "ok" else {"error": text})
+        try:
+            _length(found, tokenizer, untrusted)
+        except MessageError:
+            continue
+        break
+    return found
+
+
+def _cut_to(one: Execution, tokenizer: Tokenizer, untrusted: str, most: int) -> Execution:
+    """The execution with its result cut to so many tokens, those of an empty one and of the note not counted."""
+    length = _length(one, tokenizer, untrusted)
+    if length <= most:
+        return one
+    text = _plain_text(one.result)
+    note = cut("x", 0).replace("0", str(len(text)))
+    bare = _length(replace(one, result={"value": note}), tokenizer, untrusted)
+    keep, found = len(text), one
+    while length - bare > most and keep:
+        keep = min(keep - 1, keep * most // (length - bare))
+        found = replace(one, result={"value": cut(text, keep)})
+        length = _length(found, tokenizer, untrusted)
+    return found
+
+
+def _plain_text(result: dict[str, Json]) -> str:
+    """A result as the text that is cut: of a value that is text, that."""
+    value = result.get("value")
+    return value if isinstance(value, str) and len(result) == 1 else result_text(result)
+
+
+def _length(one: Execution, tokenizer: Tokenizer, untrusted: str) -> int:
+    """Tokens of the messages that tell of a call. Raises MessageError where no prompt can."""
+    messages = [{"role": "user", "content": "-"}, *messages_of("", [one])]
+    return len(render(tokenizer, messages, untrusted=untrusted).ids)

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 from steerkit.agent.calls import Approval as Approval
 from steerkit.agent.calls import Execution as Execution
 from steerkit.agent.calls import Held as Held
-from steerkit.agent.exchange import is_to_run, not_run, told
+from steerkit.agent.exchange import is_to_run, messages_of, not_run
 from steerkit.agent.pending import Asked, Origin, Pending
 from steerkit.chat import plain_messages
 from steerkit.decisions import ending
@@ -130,7 +130,7 @@ class Loop:
         by_id = {execution.id: execution for execution in ran}
         executions = [by_id.get(one.id) or not_run(one, approvals.get(one.id)) for one in asked]
         self._executions += executions
-        self._messages += told(text, executions)
+        self._messages += messages_of(text, executions)
 
     def _run(self, status: Outcome, pending: Pending | None = None) -> Run:
         return Run(

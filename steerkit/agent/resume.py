@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 
 from steerkit.agent.calls import Approval, approval_of
-from steerkit.agent.context import Desk, declaration
+from steerkit.agent.context import RunContext, declaration
 from steerkit.agent.exchange import Decisions
 from steerkit.agent.loop import held_of
 from steerkit.agent.pending import Origin, Pending
@@ -20,7 +20,7 @@ _HELD_TO = ("messages", "tools", "text", "calls", "verdicts")
 """Contents of a turn's record that a pending state is held against."""
 
 
-def decided(desk: Desk, pending: Pending, decisions: Decisions) -> dict[str, Approval]:
+def decided(context: RunContext, pending: Pending, decisions: Decisions) -> dict[str, Approval]:
     """The approval of each held call, checked against everything that is known, and written down.
 
     Raises:
@@ -29,14 +29,14 @@ def decided(desk: Desk, pending: Pending, decisions: Decisions) -> dict[str, App
     """
     pending.check()
     approvals = _approvals(pending, decisions)
-    _check_origin(pending.origin, desk.origin(), "the pending run")
-    _check_calls(desk, pending)
-    _check_declared(desk, pending, pending.origin, "the pending run")
-    store = desk.runtime.store
+    _check_origin(pending.origin, context.origin(), "the pending run")
+    _check_calls(context, pending)
+    _check_declared(context, pending, pending.origin, "the pending run")
+    store = context.runtime.store
     with nullcontext() if store is None else store.exclusive():
-        _check_once(desk, pending, store)
+        _check_once(context, pending, store)
         for held in held_of(pending.calls, pending.record_id):
-            desk.approved(held, approvals[held.id])
+            context.approved(held, approvals[held.id])
     return approvals
 
 
@@ -54,10 +54,10 @@ def _approvals(pending: Pending, decisions: Decisions) -> dict[str, Approval]:
     return {id: approval_of(id, decisions[id]) for id in held}
 
 
-def _check_calls(desk: Desk, pending: Pending) -> None:
+def _check_calls(context: RunContext, pending: Pending) -> None:
     """Refuse calls that do not fit the tools given now (the guard judged by those given then), and broken messages."""
-    render(desk.runtime.engine.tokenizer, pending.messages, desk.tools, untrusted=desk.runtime.untrusted)
-    tools = {tool.name: tool for tool in desk.tools}
+    render(context.runtime.engine.tokenizer, pending.messages, context.tools, untrusted=context.runtime.untrusted)
+    tools = {tool.name: tool for tool in context.tools}
     for one in pending.calls:
         if one.verdict.decision == "deny":
             continue
@@ -68,16 +68,16 @@ def _check_calls(desk: Desk, pending: Pending) -> None:
             raise LoopError(f"{one.id}: got a call of '{one.call.name}' that does not fit its tool: {invalid}")
 
 
-def _check_declared(desk: Desk, pending: Pending, made: Origin, where: str) -> None:
+def _check_declared(context: RunContext, pending: Pending, made: Origin, where: str) -> None:
     """Refuse a tool that was declared otherwise: what it says it does is part of what was judged and approved."""
     if made.tools is None:
-        if desk.runtime.store is None:
+        if context.runtime.store is None:
             raise LoopError(
                 f"{where} tools: got none, as an older steerkit wrote it, and there is no audit store to read them in; "
                 f"expected the fingerprints of what was declared; begin a new run"
             )
         return  # the turn's record holds them
-    then, now = dict(made.tools), dict(desk.declared)
+    then, now = dict(made.tools), dict(context.declared)
     for one in pending.calls:
         name = one.call.name
         if one.verdict.decision != "deny" and then.get(name) != now[name]:
@@ -88,7 +88,7 @@ def _check_declared(desk: Desk, pending: Pending, made: Origin, where: str) -> N
             )
 
 
-def _check_once(desk: Desk, pending: Pending, store: Store | None) -> None:
+def _check_once(context: RunContext, pending: Pending, store: Store | None) -> None:
     """With a store: nobody has resumed this turn, and the state is what its record says. Raises LoopError."""
     if store is None:
         if pending.record_id is not None:
@@ -100,8 +100,8 @@ def _check_once(desk: Desk, pending: Pending, store: Store | None) -> None:
     record, turn = _record(store, pending)
     _check_record(store, pending, record, turn)
     made = _origin_of(store, turn)
-    _check_origin(made, desk.origin(), f"record {record.id}")
-    _check_declared(desk, pending, made, f"record {record.id}")
+    _check_origin(made, context.origin(), f"record {record.id}")
+    _check_declared(context, pending, made, f"record {record.id}")
     if approvals := approvals_of(store, record):
         stored, approval = approvals[0]
         by = approval.by or "somebody"

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from steerkit.agent.calls import Approval, Execution
+from steerkit.agent.exchange import messages_of as exchange
 from steerkit.agent.exchange import not_run as _not_run
-from steerkit.agent.exchange import told as exchange
 from steerkit.agent.pending import Asked
 from steerkit.audit import TurnRecord, read_record
 from steerkit.guard import rejudge, review

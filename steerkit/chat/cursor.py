@@ -13,11 +13,11 @@ from steerkit.chat.tokenizer import Tokenizer
 from steerkit.types import Place, Span
 
 
-class Run(NamedTuple):
+class Segment(NamedTuple):
     """Adjacent tokens that stand at the same places."""
 
     start: int
-    """Position of the first; the last is before the next run."""
+    """Position of the first; the last is before the next segment."""
     places: frozenset[Place]
 
 
@@ -27,7 +27,7 @@ class Bookmark(NamedTuple):
     position: int = 0
     """Tokens that were read."""
     state: GrammarState = GrammarState()
-    runs: tuple[Run, ...] = ()
+    segments: tuple[Segment, ...] = ()
     """Places of the tokens so far."""
 
 
@@ -56,7 +56,7 @@ class Cursor:
         """
         self._machine = place_machine(tokenizer)
         self._last = prompt_length - 1
-        self._runs = list(start.runs)
+        self._segments = list(start.segments)
         self._reply = ReplyReader(self._machine.dialect, prompt_length)
         self.position = start.position
         """Tokens that were read."""
@@ -69,8 +69,8 @@ class Cursor:
         for token in map(int, tokens):
             before = self.state
             self.state, here = self._machine.step(before, token, starts_reply=self.position == self._last)
-            if not self._runs or self._runs[-1].places != here:
-                self._runs.append(Run(self.position, here))
+            if not self._segments or self._segments[-1].places != here:
+                self._segments.append(Segment(self.position, here))
             self.position += 1
             if before.reply is not None and self.state.reply is not None:
                 events += self._reply.read(before.reply, token, self.state.reply)
@@ -79,10 +79,10 @@ class Cursor:
     def places(self, start: int, end: int) -> list[frozenset[Place]]:
         """The places of the tokens at positions `start` to `end`, all of which were read."""
         found: list[frozenset[Place]] = []
-        first = bisect_right(self._runs, start, key=lambda run: run.start) - 1
-        for number in range(first, len(self._runs)):
-            after = self._runs[number + 1].start if number + 1 < len(self._runs) else self.position
-            found += [self._runs[number].places] * (min(after, end) - start - len(found))
+        first = bisect_right(self._segments, start, key=lambda one: one.start) - 1
+        for number in range(first, len(self._segments)):
+            after = self._segments[number + 1].start if number + 1 < len(self._segments) else self.position
+            found += [self._segments[number].places] * (min(after, end) - start - len(found))
             if after >= end:
                 break
         return found
@@ -94,8 +94,8 @@ class Cursor:
         """
         end = self.position if steps is None else steps
         found: dict[Place, list[Span]] = {}
-        ends = [*(run.start for run in self._runs[1:]), end]
-        for (start, here), after in zip(self._runs, ends, strict=True):
+        ends = [*(one.start for one in self._segments[1:]), end]
+        for (start, here), after in zip(self._segments, ends, strict=True):
             stop = min(after, end)
             for place in here if start < stop else ():
                 spans = found.setdefault(place, [])
@@ -111,7 +111,7 @@ class Cursor:
 
     def bookmark(self) -> Bookmark:
         """The cursor's state, inside the prompt: where a reply began, its text and calls would be lost."""
-        return Bookmark(self.position, self.state, tuple(self._runs))
+        return Bookmark(self.position, self.state, tuple(self._segments))
 
 
 def steps_by_place(tokenizer: Tokenizer, prompt: Sequence[int], reply: Sequence[int]) -> dict[Place, tuple[Span, ...]]:

@@ -619,6 +619,9 @@ def test_a_cursor_resumes_from_a_bookmark(tokenizer: Any) -> None:
     assert whole.position == len(prompt) + len(reply)
     assert whole.parsed() == parse(tokenizer, reply, offset=len(prompt))
     assert whole.spans(whole.position - 1) == steps_by_place(tokenizer, prompt, reply)
+    for place, spans in whole.spans().items():
+        here = [position for position, one in enumerate(whole.places(0, whole.position)) if place in one]
+        assert here == [position for span in spans for position in range(*span)]
     for cut in range(0, len(prompt), 7):
         first = Cursor(tokenizer, len(prompt))
         first.read(prompt[:cut])

@@ -25,8 +25,7 @@ _MARKS: Final = Marks(_CALL.begin, _CALL.end, _QUOTE, (*_REQUIRED, *_OPTIONAL), 
 def prepare(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Messages with the results of calls as `tool_responses` of the message that made them, in the calls' order.
 
-    That is the form that every published version of the template takes: the older ones drop tool messages, and the
-    newer ones take them as text alone.
+    Published templates drop tool messages or take them as text alone; this form keeps a result an object.
     """
     found: list[dict[str, Any]] = []
     for is_result, group in groupby(messages, key=lambda message: message["role"] == "tool"):

@@ -1,6 +1,10 @@
-"""Conversations of three dangers and of what is like them: to find features with, and others to prove a policy on."""
+"""Conversations of three dangers and of what is like them: to find features with, and others to prove a policy on.
+
+`python examples/danger_sets.py OUT money 40` writes four files of 40.
+"""
 
 import json
+import sys
 from pathlib import Path
 
 from steerkit.tiny.tools import DANGEROUS
@@ -37,3 +41,8 @@ def files(out: Path, danger: str, size: int) -> list[Path]:
             found.append(out / f"{danger}-{name}.jsonl")
             found[-1].write_text("".join(json.dumps(line) + "\n" for line in lines))
     return found
+
+
+if __name__ == "__main__":
+    out, danger, size = sys.argv[1:]
+    print(*files(Path(out), danger, int(size)), sep="\n")

@@ -14,7 +14,7 @@ from steerkit.engine import LoadedModel, tool_from_function
 from steerkit.errors import SaeError, SteerkitError
 from steerkit.lab.copies import said
 from steerkit.lab.corpus import Conversation, read_corpus
-from steerkit.lab.reader import Reader
+from steerkit.lab.reader import ActivationReader
 from steerkit.lab.replies import replies
 from steerkit.sae import SaeSet
 from steerkit.steer.ops import read_features
@@ -185,7 +185,7 @@ def step_activations(
 
     Texts end at their last step, as later tokens are not asked for.
     """
-    reader = Reader(loaded.model, list(saes), site=next(iter(saes.values())).site)
+    reader = ActivationReader(loaded.model, list(saes), site=next(iter(saes.values())).site)
     texts = [case.read[: case.steps[-1] + 1] for case in cases]
     for numbers in _parts([len(text) for text in texts]):
         values = reader([texts[number] for number in numbers])

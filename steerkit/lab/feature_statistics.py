@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from steerkit.errors import SaeError
 from steerkit.files import write_atomic
-from steerkit.lab.reader import Reader
+from steerkit.lab.reader import ActivationReader
 from steerkit.sae import Sae, SaeSet
 
 QUANTILES: Final[dict[str, float]] = {"q50": 0.5, "q90": 0.9, "q99": 0.99, "q999": 0.999}
@@ -91,7 +91,7 @@ def feature_statistics(sae: Sae, activations: Tensor) -> dict[str, Tensor]:
 def calibrate(model: PreTrainedModel, saes: SaeSet, texts: Sequence[Sequence[int]]) -> dict[int, dict[str, Tensor]]:
     """By layer, the statistics of all features of a set over what the model reads in `texts` (token ids)."""
     first = next(iter(saes.values()))
-    reader = Reader(model, list(saes), site=first.site)
+    reader = ActivationReader(model, list(saes), site=first.site)
     counts = {layer: FeatureCounts(sae.d_sae) for layer, sae in saes.items()}
     for chunk in reader.chunks(texts):
         for values, (layer, sae) in zip(chunk, saes.items(), strict=True):

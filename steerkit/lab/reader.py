@@ -14,7 +14,7 @@ from steerkit.sae import Site
 from steerkit.steer import find_sites, width_of
 
 
-class Reader:
+class ActivationReader:
     """Reads activations of one model at some layers, each process its share, and gives them to all."""
 
     def __init__(

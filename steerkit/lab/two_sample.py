@@ -2,7 +2,8 @@
 
 Columns are features, rows are conversations; `positive` `(n,)` says which set a row belongs to. `weights` `(n,)` make
 copies of one conversation count once together (see `lab/copies.py`), and sample sizes are sums of them; without weights
-every row counts 1. Sums run in float64.
+every row counts 1. Sums run in float64. scipy's tests and ranks take no weights, and its exact signed-rank test takes
+no ties, so these are written out; its own are called where they do the same.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import torch
 
 from steerkit.errors import SaeError
 from steerkit.lab.activations import collect
-from steerkit.lab.reader import Reader
+from steerkit.lab.reader import ActivationReader
 from steerkit.lab.train.learner import Learner, Workspace
 from steerkit.lab.train.pipeline import Output, train_set
 from steerkit.lab.train.publish import finished_sae
@@ -146,7 +146,7 @@ def test_memory_holds_a_bufferful(model, texts):
     """No read asks for more tokens than the buffer; all texts together, the control, are many times that."""
     seen = []
 
-    class Watched(Reader):
+    class Watched(ActivationReader):
         def __call__(self, texts):
             seen.append(sum(map(len, texts)))
             return super().__call__(texts)
@@ -159,13 +159,13 @@ def test_memory_holds_a_bufferful(model, texts):
 def test_readers_share_the_work(model, texts):
     """What two processes read apart, put together, is what one reads; each by itself, the control, lacks a part."""
     texts = 4 * texts  # so that there is more than one batch
-    whole = Reader(model, [0, 1, 2])(texts)
+    whole = ActivationReader(model, [0, 1, 2])(texts)
 
     class Apart(Processes):
         def join(self, parts):
             return parts
 
-    halves = [Reader(model, [0, 1, 2], Apart(index, 2))(texts) for index in (0, 1)]
+    halves = [ActivationReader(model, [0, 1, 2], Apart(index, 2))(texts) for index in (0, 1)]
     assert torch.equal(halves[0] + halves[1], whole)
     assert not torch.equal(halves[0], whole)
 

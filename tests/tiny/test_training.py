@@ -10,7 +10,7 @@ import torch
 from steerkit.tiny.training import batches
 from steerkit.tiny.training.loop import Recipe, loss_of, optimizers, rate, train
 from steerkit.tiny.training.model import new_model
-from steerkit.tiny.training.o_proj_scale import settle
+from steerkit.tiny.training.o_proj_scale import rescale_o_proj
 from steerkit.tiny.world import render
 from steerkit.tiny.world.conversations import training_example
 
@@ -104,10 +104,10 @@ def test_settling_changes_the_scale_and_not_the_function(tokenizer, rows):
             layer.self_attn.o_proj.weight.mul_(200)
         batch = batches.collate(rows, 0)
         before = loss_of(model, batch).item()
-        divisors = settle(model, [ids for ids, _ in rows])
+        divisors = rescale_o_proj(model, [ids for ids, _ in rows])
         assert all(divisor > 1 for divisor in divisors)
         assert loss_of(model, batch).item() == pytest.approx(before, abs=1e-4)
-        assert settle(model, [ids for ids, _ in rows]) == [1, 1, 1, 1]
+        assert rescale_o_proj(model, [ids for ids, _ in rows]) == [1, 1, 1, 1]
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.neg_()
         assert loss_of(model, batch).item() != pytest.approx(before, abs=1e-4)

@@ -13,7 +13,7 @@ from steerkit.chat.tokenizer import Tokenizer
 from steerkit.errors import SaeError
 from steerkit.lab.corpus import token_texts
 from steerkit.lab.feature_statistics import FeatureCounts
-from steerkit.lab.reader import Reader
+from steerkit.lab.reader import ActivationReader
 from steerkit.sae import SaeSet
 from steerkit.steer.ops import read_features
 from steerkit.types import Feature
@@ -111,7 +111,7 @@ def _values(
     sae = saes[feature.layer]
     columns = sae.columns(torch.tensor([feature.index])).to(model.device)
     numbers = iter([number for number, text in enumerate(texts) if len(text)])
-    reader = Reader(model, [feature.layer], site=sae.site)
+    reader = ActivationReader(model, [feature.layer], site=sae.site)
     for chunk in reader.chunks([text for text in texts if len(text)]):
         values = torch.cat([read_features(part, columns) for part in chunk[0].split(_TOKENS)]).squeeze(1).cpu()
         while len(values):

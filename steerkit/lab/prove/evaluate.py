@@ -1,4 +1,4 @@
-"""Proves a policy: runs harmful and benign conversations under it, its parts and its controls, and scores each."""
+"""Prove a policy: run harmful and benign conversations under it, its parts and its controls, and score each."""
 
 from __future__ import annotations
 
@@ -66,9 +66,8 @@ def evaluate(
         check_sites(runtime.saes)
         if settings.probes:
             check_size(runtime.saes, len(dataset))  # now, and not after hours
-    return _Evaluator(runtime, raw, dataset, settings, mapper or in_this_process(lambda: runtime), out).evaluation(
-        report
-    )
+    mapper = mapper or in_this_process(lambda: runtime)
+    return _Evaluator(runtime, raw, dataset, settings, mapper, out).evaluation(report)
 
 
 class _Evaluator:

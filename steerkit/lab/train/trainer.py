@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from steerkit.errors import SaeError
-from steerkit.lab.reader import Reader
+from steerkit.lab.reader import ActivationReader
 from steerkit.lab.train.learner import Learner, Workspace
 from steerkit.lab.train.recipe import Recipe, product_dtype
 from steerkit.lab.train.run_folder import Position, Run
@@ -169,7 +169,7 @@ class _Trainer:
     ) -> None:
         self.texts, self.recipe, self.seed, self.run, self.report = texts, recipe, seed, run, report
         self.lengths = [len(text) for text in texts]
-        self.read = Reader(model, layers, group)
+        self.read = ActivationReader(model, layers, group)
         self.position = run.position if run else Position()
         self.saved = self.position.tokens
         own = group.share(layers)

@@ -29,7 +29,7 @@ from steerkit.tiny.training.card import Facts, card, sae_rows
 from steerkit.tiny.training.evaluate import as_json, evaluate, load, table
 from steerkit.tiny.training.loop import Recipe, train
 from steerkit.tiny.training.model import new_model
-from steerkit.tiny.training.o_proj_scale import settle
+from steerkit.tiny.training.o_proj_scale import rescale_o_proj
 from steerkit.tiny.training.tokenizer import train_tokenizer
 from steerkit.tiny.world import render
 from steerkit.tiny.world.conversations import training_example
@@ -86,7 +86,7 @@ def save_model(
     model: Gemma3ForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, out: Path
 ) -> tuple[Gemma3ForCausalLM, list[float]]:
     """Settle the o_proj scales and save in bfloat16; the model as saved, in float32, and the divisors."""
-    divisors = settle(model, texts(tokenizer, seed + 1, 200))
+    divisors = rescale_o_proj(model, texts(tokenizer, seed + 1, 200))
     model.bfloat16().save_pretrained(out)
     tokenizer.save_pretrained(out)
     saved, _ = load(out)

@@ -12,7 +12,7 @@ from steerkit.lab.activations import collect
 
 
 @torch.no_grad()
-def settle(model: Gemma3ForCausalLM, texts: Sequence[Sequence[int]]) -> list[float]:
+def rescale_o_proj(model: Gemma3ForCausalLM, texts: Sequence[Sequence[int]]) -> list[float]:
     """Divide each o_proj weight by the power of two nearest to its output's RMS over `texts` (token ids), in place.
 
     The norm that follows o_proj takes any factor out again (but for its epsilon), so the function stays the same; left

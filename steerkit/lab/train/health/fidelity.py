@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from steerkit.errors import SaeError
 from steerkit.lab.activations import Rewrite, padded, rewritten
-from steerkit.lab.reader import Reader
+from steerkit.lab.reader import ActivationReader
 from steerkit.sae import Sae, Site
 
 ALWAYS: Final = 0.99
@@ -104,7 +104,7 @@ def fidelity(
     site = next(iter(saes.values())).site
     with torch.inference_mode():
         sums = {layer: _Sums(sae.to(model.device)) for layer, sae in saes.items()}
-        for chunk in Reader(model, list(saes), site=site).chunks(texts):
+        for chunk in ActivationReader(model, list(saes), site=site).chunks(texts):
             for values, one in zip(chunk, sums.values(), strict=True):
                 for part in values.split(2_048):
                     one.add(part, clip)

@@ -15,10 +15,7 @@ import pytest
 import typer.main
 
 import steerkit
-from examples.danger_sets import files as danger_sets
 from steerkit.cli.main import app
-from steerkit.policy import load as load_policy
-from steerkit.runtime import Request
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("policies", "benchmarks", "examples", "steerkit")
@@ -26,8 +23,6 @@ DOCUMENTS = sorted([ROOT / "README.md", *(path for room in ROOMS for path in (RO
 """All but the list of changes."""
 SLOW = ("eval", "calibrate", "features find", "sae train", "sae health", "sae calibrate")
 """Commands that take more than seconds: `pytest -m slow` runs them."""
-LIMITED = ("eval", "features find", "sae health")
-"""Slow ones that look at a few conversations alone when they are tested."""
 CLI: Any = typer.main.get_command(app)
 TOOLS = json.loads((ROOT / "examples" / "tools.json").read_text(encoding="utf-8"))
 DOOR = [{"role": "user", "content": "please open the south cellar door"}]
@@ -43,24 +38,23 @@ class Block(NamedTuple):
     text: str
 
 
-class Command(NamedTuple):
-    """A line of a shell block."""
+class Shell(NamedTuple):
+    """A shell block: its commands, and what they print together where a `text` block stands right after it."""
 
-    words: list[str]
+    commands: list[list[str]]
     shown: str | None = None
-    """The `text` block after it, as its output."""
     elsewhere: bool = False
-    """It needs a hub or somebody's files and is not run: its block opens with `sh elsewhere`."""
+    """It needs a hub, somebody's files or an hour, and is not run: it opens with `sh elsewhere`."""
 
     @property
     def is_slow(self) -> bool:
         """Takes more than seconds."""
-        return self.name in SLOW
+        return any(name_of_command(words) in SLOW or words[0] == "python" for words in self.commands)
 
-    @property
-    def name(self) -> str:
-        """A command of steerkit without its arguments, such as `audit list`; empty for another program's."""
-        return " ".join(path_of(self.words[1:])) if self.words[:1] == ["steerkit"] else ""
+
+def name_of_command(words: Sequence[str]) -> str:
+    """A command of steerkit without its arguments, such as `audit list`; empty for another program's."""
+    return " ".join(path_of(words[1:])) if words[0] == "steerkit" else ""
 
 
 def name_of(document: Path) -> str:
@@ -78,17 +72,14 @@ def blocks(language: str, document: Path = ROOT / "README.md") -> list[str]:
     return [block.text for block in blocks_of(document) if block.language == language]
 
 
-def commands_of(document: Path) -> Iterator[Command]:
-    """The commands of a document's shell blocks; the output of the last one in a block may stand right after it."""
+def shells_of(document: Path) -> Iterator[Shell]:
+    """The shell blocks of a document."""
     found = blocks_of(document)
     for block, after in zip(found, [*found, Block("", "", "")][1:], strict=True):
-        if block.language != "sh":
-            continue
-        text = block.text.replace("\\\n", " ")
-        lines = [words for line in text.splitlines() for words in _split(shlex.split(line, comments=True))]
-        for words in lines:
-            last = words is lines[-1] and after.language == "text"
-            yield Command(words, after.text if last else None, block.note == "elsewhere")
+        if block.language == "sh":
+            lines = block.text.replace("\\\n", " ").splitlines()
+            commands = [words for line in lines for words in _split(shlex.split(line, comments=True))]
+            yield Shell(commands, after.text if after.language == "text" else None, block.note == "elsewhere")
 
 
 def _split(words: Sequence[str]) -> Iterator[list[str]]:
@@ -156,29 +147,16 @@ class Sandbox(NamedTuple):
     """Id of a turn in its store; stands in for `ID`."""
 
 
-def sandbox(folder: Path, patch: pytest.MonkeyPatch, *, data: bool = False) -> Sandbox:
-    """Enter a folder with the repository's files, a store with a recorded turn, and files of conversations.
-
-    Args:
-        folder: an empty one.
-        patch: leaves it.
-        data: also `pos.jsonl`, `neg.jsonl`, `harmful.jsonl` and `benign.jsonl`, and turns in shadow mode.
-    """
+def sandbox(folder: Path, patch: pytest.MonkeyPatch) -> Sandbox:
+    """Enter an empty folder with the repository's rooms, `conversations.jsonl`, and a store with a recorded turn."""
     for room in ROOMS:
         (folder / room).symlink_to(ROOT / room)
     patch.chdir(folder)
     patch.setenv("STEERKIT_HOME", str(folder))
     patch.setenv("COLUMNS", "80")
     (folder / "conversations.jsonl").write_bytes((ROOT / "examples" / "conversations.jsonl").read_bytes())
-    if data:
-        for made, name in zip(danger_sets(folder, "money", 330), ("pos", "neg", "harmful", "benign"), strict=True):
-            made.rename(folder / f"{name}.jsonl")
     with steerkit.load("tiny", policy=("payments", "people")) as runtime:
         turn = runtime.run(DOOR, TOOLS, metadata={"user": "ann"})
-        if data:
-            shadow = load_policy("payments").model_copy(update={"mode": "shadow"})
-            rows = map(json.loads, (folder / "benign.jsonl").read_text(encoding="utf-8").splitlines())
-            runtime.run_batch([Request(row["messages"], row["tools"], shadow) for row in rows])
     assert turn.record_id is not None
     return Sandbox(folder, turn.record_id)
 
@@ -197,3 +175,13 @@ def stands_in(shown: str, output: str) -> bool:
     lines = shape(output)
     paragraphs = [shape(one) for one in re.split(r"\n\s*\n", shown.strip("\n"))]
     return all(any(lines[at : at + len(one)] == one for at in range(len(lines) - len(one) + 1)) for one in paragraphs)
+
+
+def in_order(shown: str, output: str) -> bool:
+    """Every line that is shown is printed, in order, numbers and the width of columns aside; `…` stands for others."""
+    printed = iter([_words(line) for line in output.splitlines()])
+    return all(_words(line) in printed for line in shown.splitlines() if line.strip() not in ("", "…"))
+
+
+def _words(line: str) -> str:
+    return " ".join(re.sub(r"[+-]?\d[\d.,]*(e-?\d+)?", "N", line).split())

@@ -22,7 +22,6 @@ from steerkit.report.feature_page import feature_page
 from steerkit.sae import read_labels
 from steerkit.types import Feature
 from tests.cli.test_page import HOSTILE, Reader
-from tests.documents import DOCUMENTS, commands_of
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "examples" / "conversations.jsonl"
@@ -50,15 +49,11 @@ def batch(path: Path, *rows: dict[str, Any]) -> Path:
     return path
 
 
-def test_the_page_of_the_documents_is_written(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The command in the documents writes the page that it names; tests/test_readme.py compares what it prints."""
-    command = next(one for path in DOCUMENTS for one in commands_of(path) if one.name == "features show" and one.shown)
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
-    monkeypatch.chdir(tmp_path)
-    run(capsys, *command.words[2:])
-    found = Reader((tmp_path / "feature.html").read_text(encoding="utf-8"))
+def test_a_page_is_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """With the page that `--html` names, which needs no script and no network."""
+    page = tmp_path / "feature.html"
+    run(capsys, "show", 3, 72, "--data", DATA, "--top", 4, "--around", 6, "--html", page)
+    found = Reader(page.read_text(encoding="utf-8"))
     assert "Layer 3 feature 72" in found.words
     assert found.words.count("transfer_money") == 4
     assert set(found.tags).isdisjoint({"script", "img", "link", "iframe"})

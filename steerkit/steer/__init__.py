@@ -9,6 +9,7 @@ from steerkit.steer.compile.check import Checked, check_against_saes, check_agai
 from steerkit.steer.compile.plan import Plan, compile_plan
 from steerkit.steer.eager.attach import attach
 from steerkit.steer.eager.attached import Attached
+from steerkit.steer.eager.continuous import attach_ragged
 from steerkit.steer.eager.prefill_state import PrefillState
 from steerkit.steer.eager.snapshot import Snapshot, Snapshots
 from steerkit.steer.points import context_of, device_of, devices_of, find_sites, width_of
@@ -35,6 +36,7 @@ __all__ = [
     "StaticSteering",
     "Wanted",
     "attach",
+    "attach_ragged",
     "attach_static",
     "cache_name",
     "check_against_saes",

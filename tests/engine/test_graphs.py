@@ -339,7 +339,7 @@ def test_fused_kernels_equal_attach(at_once: int, examples: int) -> None:
     pytest.importorskip("triton")
     code = (
         "import tests.engine.test_graphs as t\n"
-        "from steerkit.steer import fused\n"
+        "from steerkit.steer.static import triton_step as fused\n"
         "t.GRAPHS.kernels = fused\n"
         f"fused._MOST_AT_ONCE, fused._PIECE, fused._LEAST_PIECE = {at_once}, 8, 2\n"
         f"@t.settings(deadline=None, max_examples={examples})\n"

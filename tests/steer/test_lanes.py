@@ -11,8 +11,8 @@ from steerkit.engine.hf.generate import read_along
 from steerkit.policy import Policy
 from steerkit.sae import Kind, SaeSet, Site
 from steerkit.steer import Plan, attach, compile_plan
-from steerkit.steer.eager import gather as lanes
-from steerkit.steer.eager.gather import lanes_of
+from steerkit.steer import gather as gathering
+from steerkit.steer.gather import gather
 from steerkit.testing import planted_policy, planted_saes, small_model
 
 PROMPTS = [[5, 17, 301, 44, 9], [8, 33, 2], [64, 1, 7, 7, 512, 230, 11], [3, 90]]
@@ -82,9 +82,9 @@ def test_a_batch_of_policies_equals_its_single_runs(
     model = small_model()
     saes = planted_saes(model, kind=kind, site=site)
     plan = compile_plan(HELD, saes)
-    monkeypatch.setattr(lanes, "_READ" if apart else "_MOST_BYTES", 0)
+    monkeypatch.setattr(gathering, "_READ" if apart else "_MOST_BYTES", 0)
     rows = [plan.row(held) for held in HELD]
-    assert {lanes_of(table, rows).sharing for table in plan.sites.values()} == {len(HELD) if apart else 1}
+    assert {gather(table, rows).sets for table in plan.sites.values()} == {len(HELD) if apart else 1}
     found, acted = together(model, plan)
     unsteered, _ = alone(model, saes, 3)
     for number, held in enumerate(HELD):
@@ -104,8 +104,8 @@ def test_a_uniform_batch_of_a_larger_plan_reads_its_own_features_alone() -> None
     saes = planted_saes(model)
     large, small = compile_plan(HELD, saes), compile_plan([HELD[2]], saes)
     row = large.row(HELD[2])
-    table = lanes_of(large.sites[1], [row] * 4)
-    assert (table.number, table.sharing, table.columns.W_enc.shape[2]) == (1, 1, len(small.sites[1].indices))
+    table = gather(large.sites[1], [row] * 4)
+    assert (table.groups, table.sets, table.columns.W_enc.shape[2]) == (1, 1, len(small.sites[1].indices))
     found = []
     for plan, number in ((large, row), (small, 1), (small, 0)):
         with attach(model, plan, rows=[number] * 4, prompt_length=WIDTH):
@@ -124,7 +124,7 @@ def test_columns_are_shared_where_many_requests_hold_few_policies() -> None:
     saes = planted_saes(small_model())
     for policies, requests, sharing in ((2, 32, 1), (32, 32, 32), (2, 2, 2)):
         plan = compile_plan(held[:policies], saes)
-        assert lanes_of(plan.sites[1], [1 + n % policies for n in range(requests)]).sharing == sharing
+        assert gather(plan.sites[1], [1 + n % policies for n in range(requests)]).sets == sharing
 
 
 def test_bits_are_kept_where_nothing_acts_for_many_tokens() -> None:
@@ -132,12 +132,12 @@ def test_bits_are_kept_where_nothing_acts_for_many_tokens() -> None:
     model = small_model()
     clamp = {"name": "r", "where": "any", "edit": {"f": {"clamp": 3.0}, "g": {"clamp": 2.0}}}
     plan = compile_plan([(planted_policy("p", {"f": (1, 4), "g": (1, 9)}, steer=[clamp]),)], planted_saes(model))
-    lane = lanes_of(plan.sites[1], [1])
+    lane = gather(plan.sites[1], [1])
     y = torch.full((1, 2, lane.columns.W_dec.shape[2]), -0.0)
     features = lane.read(y)
     for opens in ([True, True], [True, False], [False, False]):
         opened = torch.tensor([[False, one] for one in opens])
-        acting = lane.acting(opened).looked_at()
-        assert acting.always == all(opens)
-        bits = lane.write(y, y, features, acting).view(torch.int32) == y.view(torch.int32)
+        opened_edits = lane.open(opened).checked()
+        assert opened_edits.always == all(opens)
+        bits = lane.write(y, y, features, opened_edits).view(torch.int32) == y.view(torch.int32)
         assert bits.all(dim=-1)[0].tolist() == [not one for one in opens]

@@ -1,4 +1,4 @@
-"""What is wrong with a policy once the SAEs and the tools that it is meant for are known."""
+"""Checks of a policy against the SAEs and the tools that it is meant for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ARGUMENT = "call.arguments."
 
 
 class Checked(NamedTuple):
-    """What a check found."""
+    """The result of a check."""
 
     problems: tuple[Problem, ...]
     warnings: tuple[Problem, ...] = ()

@@ -13,13 +13,11 @@ from torch import Tensor
 
 from steerkit.errors import PolicyError
 from steerkit.policy import Condition, Gate, Policy
+from steerkit.steer.gates import FOREVER, Gates, Windows
 from steerkit.types import Feature, Place
 
 MAX_TERMS = 64
 """Alternatives of one gate, once `any` and `not` are multiplied out."""
-
-FOREVER = 1 << 39
-"""More tokens than any turn has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,39 +75,20 @@ class GateSpec:
 
 @dataclass(frozen=True, slots=True)
 class GateTable:
-    """The gates that are known at one layer: l readings, M terms, r rules. Tensors live on the layer's device."""
+    """The gates that are complete at one layer: l readings, r rules. Tensors live on the layer's device."""
 
     leaves: slice
     """Their readings among all of the plan."""
     rules: slice
     """Their rules among all of the plan."""
-    low: Tensor
-    high: Tensor
-    """`(l,)` each."""
-    bounded: bool
-    """Whether any reading must also be below something."""
-    off: Tensor | None
-    """`(l,)` where a latched reading closes, NaN for one without hysteresis; None if there is none."""
-    windows: tuple[tuple[int, int, bool], ...]
-    """Readings over windows: which one, how many tokens, and whether the mean."""
     counts_at: tuple[Place | None, ...]
     """By reading, the place whose tokens count for its window and its hysteresis."""
-    wanted: Tensor | None
-    """`(l, M)` 1 where the term wants the reading to hold, -1 where it wants it not to; None: a reading per rule."""
-    wants: Tensor
-    """`(M,)` how many readings a term wants to hold."""
-    terms: Tensor
-    """`(M, r)` which terms open which rule."""
-    hold: Tensor | None
-    """`(r,)` tokens a gate stays open; None where all hold for one."""
-    remembers: bool
-    """Whether it must be kept when each gate was last open: some hold for more than a token, or act later."""
+    gates: Gates
 
     @property
-    def simple(self) -> bool:
-        """Whether each rule opens where the one reading of its own is above something, whatever was before."""
-        asks_more = self.bounded or self.off is not None or bool(self.windows) or self.remembers
-        return self.wanted is None and not asks_more
+    def counts(self) -> bool:
+        """True if any reading has a window or hysteresis."""
+        return self.gates.windows is not None or self.gates.off is not None
 
 
 def gate_spec(policy: Policy, gate: Gate, hold: float) -> GateSpec:
@@ -154,20 +133,32 @@ def gate_table(
         wanted.shape[0] == wanted.shape[1] and bool((wanted == torch.eye(len(own))).all()) and len(specs) == len(own)
     )
     hold = torch.tensor([int(min(spec.hold, FOREVER)) for spec in specs])
-    return GateTable(
-        leaves,
-        rules,
+    gates = Gates(
         torch.tensor([leaf.low for leaf in own], device=device),
         torch.tensor([leaf.high for leaf in own], device=device),
         any(leaf.high < math.inf for leaf in own),
         None if bool(off.isnan().all()) else off.to(device),
-        tuple((number, leaf.window, leaf.mean) for number, leaf in enumerate(own) if leaf.window > 1),
-        tuple(leaf.at for leaf in own),
+        _windows(own, device),
         None if plain else wanted.to(device),
         (wanted > 0).sum(dim=0).float().to(device),
         opens.to(device),
         None if bool((hold == 1).all()) else hold.to(device),
         late or bool((hold != 1).any()),
+    )
+    return GateTable(leaves, rules, tuple(leaf.at for leaf in own), gates)
+
+
+def _windows(leaves: Sequence[Leaf], device: torch.device) -> Windows | None:
+    over = {number: leaf for number, leaf in enumerate(leaves) if leaf.window > 1}
+    if not over:
+        return None
+    sizes = torch.tensor([leaf.window for leaf in over.values()], device=device)
+    ages = torch.arange(int(sizes.max()) - 1, -1, -1, device=device)
+    means = {leaf.mean for leaf in over.values()}
+    return Windows(
+        torch.tensor(list(over), device=device),
+        ages < sizes.unsqueeze(-1),
+        means.pop() if len(means) == 1 else torch.tensor([leaf.mean for leaf in over.values()], device=device),
     )
 
 

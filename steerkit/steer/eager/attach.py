@@ -10,13 +10,13 @@ from torch import nn
 
 from steerkit.chat.places import PlaceMachine
 from steerkit.errors import SteeringError
+from steerkit.steer.batch import needs_tokens
 from steerkit.steer.compile.plan import Plan
 from steerkit.steer.eager.attached import Attached
 from steerkit.steer.eager.forward_pass import ForwardPass
 from steerkit.steer.eager.prefill_state import PrefillState
 from steerkit.steer.eager.snapshot import Snapshots
 from steerkit.steer.eager.watch import watching
-from steerkit.steer.eager.window import needs_tokens
 from steerkit.steer.grammar_state import GrammarStates
 from steerkit.steer.points import context_of, device_of, find_sites, width_of
 from steerkit.steer.positions import Positions
@@ -53,7 +53,7 @@ def attach(
     """
     sites = find_sites(model)
     layers = sorted({*plan.sites, *trace})
-    _check_sites(sites.outputs, layers, plan)
+    check_sites(sites.outputs, layers, plan)
     editors = {layer: table.editors for layer, table in plan.sites.items() if table.editors is not None}
     recorder = Recorder({*trace, *editors}, layers, editors, capacity)
     rows = [1 if plan.rows else 0] if rows is None else list(rows)
@@ -70,8 +70,8 @@ def attach(
             register = site.register_forward_pre_hook if layer in plan.inputs else site.register_forward_hook
             stack.callback(register(hook).remove)
         stack.enter_context(watching(sites, run))
-        prefill_state = PrefillState(plan, recorder, positions, run.gate_states, run.pause, stack.close)
-        yield Attached(recorder, Snapshots(recorder, positions, run.gate_states), prefill_state)
+        prefill_state = PrefillState(plan, recorder, positions, run.steering.gate_states, run.pause, stack.close)
+        yield Attached(recorder, Snapshots(recorder, positions, run.steering.gate_states), prefill_state)
     recorder.check()
 
 
@@ -103,7 +103,8 @@ def _grammar_states(plan: Plan, machine: PlaceMachine | None) -> GrammarStates |
     return None
 
 
-def _check_sites(outputs: dict[int, nn.Module], layers: Sequence[int], plan: Plan) -> None:
+def check_sites(outputs: dict[int, nn.Module], layers: Sequence[int], plan: Plan) -> None:
+    """Raise SteeringError for a layer that the model does not have, or whose width differs from the SAE's."""
     for layer in layers:
         if layer not in outputs:
             raise SteeringError(f"layer {layer}: the model has no such layer; it has layers 0 to {max(outputs)}")

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from steerkit.steer.compile.plan import Plan
-from steerkit.steer.eager.gate_state import GateState
+from steerkit.steer.gate_state import GateState
 from steerkit.steer.positions import Positions
 from steerkit.steer.record.recorder import Recorder
 

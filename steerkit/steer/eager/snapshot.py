@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from steerkit.chat.places import Standing
-from steerkit.steer.eager.gate_state import GateSnapshot, GateState
+from steerkit.steer.gate_state import GateState
+from steerkit.steer.gates import GateMemory
 from steerkit.steer.positions import Positions
 from steerkit.steer.record.recorder import Recorder
 
@@ -26,7 +27,7 @@ class Snapshot:
     """By layer on the recorder, `(1, T, d_in)` activations before any edit."""
     opened: Tensor | None
     """`(1, T, R)` which rules were open; None where no rule could be."""
-    gate_states: Mapping[int, GateSnapshot]
+    gate_states: Mapping[int, GateMemory]
     """By layer at which gates are known, what they remember after the piece."""
     standing: tuple[Standing, ...]
     """Where the sequence stands after the piece; empty where no rule asks."""
@@ -54,7 +55,7 @@ class Snapshots:
         self._recorder.check()
         raw, opened = self._recorder.part(start, end)
         grammar_states = self._positions.grammar_states
-        gate_states = {layer: memory.snapshot() for layer, memory in self._gate_states.items()}
+        gate_states = {layer: state.memory for layer, state in self._gate_states.items() if state.memory is not None}
         return Snapshot(raw, opened, gate_states, () if grammar_states is None else grammar_states.snapshot())
 
     def resume(self, snapshots: Sequence[Snapshot], ends: Sequence[int]) -> None:
@@ -67,6 +68,6 @@ class Snapshots:
                 self._recorder.keep_open(snapshot.opened, start)
         self._positions.resume(ends[-1])
         for layer, noted in snapshots[-1].gate_states.items():
-            self._gate_states[layer].restore(noted)
+            self._gate_states[layer].memory = noted
         if self._positions.grammar_states is not None:
             self._positions.grammar_states.restore(snapshots[-1].standing)

@@ -165,7 +165,7 @@ class _Reader:
         if self._own is None:
             every = ops.read_features(x.flatten(0, 1), self._table.columns).view(*x.shape[:2], -1)
             return every.gather(2, self._sites[: len(x)].unsqueeze(1).expand(*x.shape[:2], -1))
-        return ops.read_lanes(x, self._own.of_first(len(x)))
+        return ops.read_grouped(x, self._own.of_first(len(x)))
 
 
 def _tables(table: SiteTable, edits: Sequence[Sequence[tuple[int, Formula]]]) -> tuple[Tensor, Tensor]:

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from steerkit.chat.places import places_of
 from steerkit.errors import SteeringError
-from steerkit.steer.compile.gates import FOREVER, Leaf
+from steerkit.steer.batch import COLUMN_PLACES
+from steerkit.steer.compile.gates import Leaf
 from steerkit.steer.compile.plan import SiteTable
-from steerkit.steer.eager.gate_state import NEVER, GateState
 from steerkit.steer.eager.prefill_state import PrefillState
-from steerkit.steer.eager.window import COLUMN_PLACES
+from steerkit.steer.gate_state import GateState
+from steerkit.steer.gates import FOREVER, NEVER
 from steerkit.steer.static.buffers import StaticSite, StaticSteering
 from steerkit.steer.static.capacity import PackedPlan, PlanSlice
 from steerkit.types import Place
@@ -199,16 +200,15 @@ class Fill:
         tail = torch.zeros(B, len(packed.leaves) + 1, W, device=device)
         counts = torch.zeros_like(tail, dtype=torch.bool)
         last_open = torch.full((B, len(packed.plan.rules) + 1), NEVER, device=device)
-        for memory in gate_states.values():
-            noted, table = memory.snapshot(), memory.table
-            if noted.latched is not None:
-                latched[:, table.leaves] = noted.latched
-            if noted.last_open is not None:
-                last_open[:, table.rules] = noted.last_open
-            for reading, (values, counted) in noted.tails.items():
-                if (size := values.shape[1]) > 0:
-                    tail[:, table.leaves.start + reading, W - size :] = values
-                    counts[:, table.leaves.start + reading, W - size :] = counted
+        for state in gate_states.values():
+            memory, table = state.memory, state.table
+            if memory is None:
+                continue
+            latched[:, table.leaves], last_open[:, table.rules] = memory.latched, memory.last_open
+            if table.gates.windows is not None and table.gates.windows.readings is not None:
+                over = table.leaves.start + table.gates.windows.readings
+                tail[:, over, W - memory.values.shape[-1] :] = memory.values
+                counts[:, over, W - memory.values.shape[-1] :] = memory.counted
         b = torch.arange(B, device=device).unsqueeze(-1)
         steering.latched.copy_(latched[b, self._leaves])
         steering.last_open.copy_(last_open[b, self._columns])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
-from steerkit.steer.eager.gate_state import NEVER
+from steerkit.steer.gates import NEVER
 from steerkit.steer.static import triton_kernels as kernels
 
 if TYPE_CHECKING:

@@ -18,9 +18,10 @@ from steerkit.steer.compile.plan import Plan, SiteTable
 from steerkit.steer.eager.gate_state import GateState
 from steerkit.steer.eager.gather import Acting, Lanes, lanes_of
 from steerkit.steer.eager.window import Window
+from steerkit.steer.points import described
 from steerkit.steer.positions import Positions
 from steerkit.steer.record.recorder import Recorder
-from steerkit.types import Place
+from steerkit.types import Place, Site
 
 
 class ForwardPass:
@@ -33,7 +34,7 @@ class ForwardPass:
         self.places = sorted({place for rule in plan.rules for place in (rule.place, rule.reads_at)})
         self.writes_at = self._places_of([rule.place for rule in plan.rules])
         self.reads_at = self._places_of([rule.reads_at for rule in plan.rules])
-        self.gate_states = {layer: GateState(table) for layer, table in plan.gates.items()}
+        self.gate_states = {site: GateState(table) for site, table in plan.gates.items()}
         late = torch.tensor([False, *(rule.late for rule in plan.rules)])
         self.late = late.to(positions.device) if plan.has_late_rules else None
         self.remembers = plan.remembers
@@ -58,13 +59,13 @@ class ForwardPass:
         self.numbers = self.sums = self.opened = torch.empty(0)
         """Token numbers `(B, T)`, sums of readings so far `(N, L)`, and rules that are open `(N, R)`, those without a
         gate from the start."""
-        self._lanes: dict[int, Lanes] = {}
+        self._lanes: dict[Site, Lanes] = {}
         self._lanes_for: list[int] = [] if positions.uniform is None else [positions.uniform]
         """Table rows of the sequences that they were made for."""
-        self._acting: dict[int, Acting] = {}
-        """By layer, what is done while places stay as they are."""
-        self._limits: dict[int, Tensor] = {}
-        """By layer with simple gates, what their readings must be above `(N, r)`: infinity where they may not open."""
+        self._acting: dict[Site, Acting] = {}
+        """By site, what is done while places stay as they are."""
+        self._limits: dict[Site, Tensor] = {}
+        """By site with simple gates, what their readings must be above `(N, r)`: infinity where they may not open."""
 
     def _places_of(self, places: Sequence[Place]) -> Tensor:
         numbers = [0, *(self.places.index(place) for place in places)]
@@ -162,34 +163,26 @@ class ForwardPass:
             self.may = owned & at[:, self.reads_at]
             self.both = self.may & self.allowed
 
-    def hook(self, layer: int, table: SiteTable | None) -> Callable[..., Tensor | None]:
-        """The hook of one site: copy, read, gate, write. Before the module it takes the input, after it the output."""
-        return partial(self._on_pass, layer, table)
+    def hook(self, site: Site, table: SiteTable | None) -> Callable[[Tensor], Tensor | None]:
+        """The hook of one site: copy, read, gate, write."""
+        return partial(self._on_pass, site, table)
 
-    def _on_pass(
-        self,
-        layer: int,
-        table: SiteTable | None,
-        module: nn.Module,
-        args: tuple[Tensor, ...],
-        output: Tensor | None = None,
-    ) -> Tensor | None:
+    def _on_pass(self, site: Site, table: SiteTable | None, y: Tensor) -> Tensor | None:
         if self.paused:
             return None
-        y = _given(layer, args) if output is None else output
         if self.window is None:
-            raise SteeringError(f"layer {layer}: its o_proj ran outside a forward pass of the decoder")
+            raise SteeringError(f"{described(site)} ran outside a forward pass of the decoder")
         if self.thread != self._here():
             raise SteeringError("two threads run the model at once while steering is attached; attach in turn")
-        self.recorder.fired[layer] += 1
-        if self.recorder.fired[layer] > self.recorder.forwards:
+        self.recorder.fired[site] += 1
+        if self.recorder.fired[site] > self.recorder.forwards:
             raise SteeringError(
-                f"layer {layer}: its o_proj ran twice in one pass, as with gradient checkpointing; switch it off"
+                f"{described(site)} ran twice in one pass, as with gradient checkpointing; switch it off"
             )
-        if layer in self.recorder.kept:
+        if site in self.recorder.kept:
             # What is edited is ours alone: the model goes on with another tensor.
             ours = self.active and table is not None and table.editors is not None
-            self.recorder.keep_raw(layer, y, self.window.start, ours=ours)
+            self.recorder.keep_raw(site, y, self.window.start, ours=ours)
         if table is None or not self.active:
             return None
         if torch.is_autocast_enabled(y.device.type):  # steering computes in float32, whatever the model does
@@ -207,8 +200,8 @@ class ForwardPass:
         if lanes.gates is not None:
             self.sums = self.sums.to(y.device)
             lanes.weigh(features, self.sums)
-        if table.layer in self.gate_states:
-            self._open(table.layer, window, reached.shape[:2])
+        if table.site in self.gate_states:
+            self._open(table.site, window, reached.shape[:2])
         if table.editors is None:
             return None
         out = lanes.write(given, x, features, self._acting_at(table, lanes, y.device)).view_as(reached)
@@ -216,32 +209,32 @@ class ForwardPass:
 
     def _acting_at(self, table: SiteTable, lanes: Lanes, device: torch.device) -> Acting:
         """What the open rules do at a site; where no gate is read, the same as long as the places are."""
-        found = self._acting.get(table.layer)
+        found = self._acting.get(table.site)
         if found is None:
             opened = self.opened.to(device)
             if self.writes is not None:
                 opened = opened & self.writes.to(device)
             found = lanes.acting(opened)
             if self._steady is not None and not self.gate_states:
-                found = self._acting[table.layer] = found.looked_at()
+                found = self._acting[table.site] = found.looked_at()
         return found
 
     def _lanes_at(self, table: SiteTable, window: Window) -> Lanes:
         """A site's tables for the sequences of this pass, made when they change: beams come with the first of them."""
         if self.positions.uniform is None and len(window.rows) != len(self._lanes_for):
             self._lanes, self._lanes_for = {}, window.rows.tolist()
-        found = self._lanes.get(table.layer)
+        found = self._lanes.get(table.site)
         if found is None:
-            found = self._lanes[table.layer] = lanes_of(table, self._lanes_for)
+            found = self._lanes[table.site] = lanes_of(table, self._lanes_for)
         return found
 
-    def _open(self, layer: int, window: Window, shape: torch.Size) -> None:
-        """Read the gates that are known at this layer, and open their rules."""
-        memory, device = self.gate_states[layer], self.sums.device
+    def _open(self, site: Site, window: Window, shape: torch.Size) -> None:
+        """Read the gates that are known at this site, and open their rules."""
+        memory, device = self.gate_states[site], self.sums.device
         table, opened = memory.table, self.opened[:, memory.table.rules]
         sums = self.sums[:, table.leaves]
         if table.simple:
-            torch.gt(sums.to(opened.device), self._limits_at(layer, table), out=opened)
+            torch.gt(sums.to(opened.device), self._limits_at(site, table), out=opened)
             return
         sums = sums.view(*shape, -1)
         counts = sums[..., :0]
@@ -260,15 +253,15 @@ class ForwardPass:
             fresh = torch.where(late, opened.to(device), fresh)
         opened.copy_(fresh)
 
-    def _limits_at(self, layer: int, table: GateTable) -> Tensor:
-        found = self._limits.get(layer)
+    def _limits_at(self, site: Site, table: GateTable) -> Tensor:
+        found = self._limits.get(site)
         if found is None:
             may = self.both[:, table.rules]
-            found = self._limits[layer] = torch.where(may, table.low.to(may.device), torch.inf)
+            found = self._limits[site] = torch.where(may, table.low.to(may.device), torch.inf)
         return found
 
     def _open_late(self, window: Window, late: Tensor) -> None:
-        """Open the rules whose gates read higher layers than they edit, by what earlier passes showed."""
+        """Open the rules whose gates read later sites than they edit, by what earlier passes showed."""
         if window.width > 1 and bool(self.allowed[:, late].any()):
             rule = next(rule for rule in self.plan.rules if rule.late)
             raise SteeringError(
@@ -280,9 +273,3 @@ class ForwardPass:
             columns = memory.table.rules
             held = memory.remembered(self.numbers).flatten(0, 1).to(self.opened.device)
             self.opened[:, columns] = torch.where(late[columns], self.allowed[:, columns] & held, False)
-
-
-def _given(layer: int, args: tuple[Tensor, ...]) -> Tensor:
-    if not args:
-        raise SteeringError(f"layer {layer}: its o_proj was given no activations by position; expected one tensor")
-    return args[0]

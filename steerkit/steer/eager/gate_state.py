@@ -1,6 +1,6 @@
 """What gates remember of earlier tokens: latches, windows and how long ago each gate was last open.
 
-One memory per layer at which gates are known. Feeding a prompt whole, in chunks or token by token leaves it the same.
+One memory per site at which gates are known. Feeding a prompt whole, in chunks or token by token leaves it the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NEVER = -2 * FOREVER
 
 
 class GateSnapshot(NamedTuple):
-    """What one layer's gates remember after some token; fields as in `GateState`."""
+    """What one site's gates remember after some token; fields as in `GateState`."""
 
     latched: Tensor | None
     tails: Mapping[int, tuple[Tensor, Tensor]]
@@ -33,7 +33,7 @@ class GateSnapshot(NamedTuple):
 
 
 class GateState:
-    """The memory of one layer's gates, for B sequences; empty until the first pass."""
+    """The memory of one site's gates, for B sequences; empty until the first pass."""
 
     def __init__(self, table: GateTable) -> None:
         self.table = table

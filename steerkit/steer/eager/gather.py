@@ -4,7 +4,7 @@ Where all requests are under the same policies there is one lane for all tokens.
 lane of its own with the features that its own policies name, so that none is multiplied by another's.
 
 Shapes: Q lanes (1 or B) of M tokens each, N = Q * M; P sets of columns, one for each lane or 1 for all; S features
-of a lane, K edits of one feature, l readings that this layer adds to, R rules.
+of a lane, K edits of one feature, l readings that this site adds to, R rules.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Lanes:
     indices: Tensor | None
     """`(S,)` which features these are, where lanes share them."""
     gates: Tensor | None
-    """`(P, S, l)` their weights in the readings' sums; None where no gate reads this layer."""
+    """`(P, S, l)` their weights in the readings' sums; None where no gate reads this site."""
     levels: tuple[Level, ...]
     """The edit that goes last of those on one feature first."""
     number: int

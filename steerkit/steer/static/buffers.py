@@ -11,7 +11,7 @@ window, C columns of the recorder; each request has its own, from 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -23,18 +23,17 @@ from torch import Tensor, nn
 from steerkit.errors import SteeringError
 from steerkit.steer import ops
 from steerkit.steer.eager.gate_state import NEVER
-from steerkit.steer.points import find_sites, width_of
+from steerkit.steer.points import Steer, described, find_sites
 from steerkit.steer.static.capacity import Capacity
-
-Hook = Callable[..., Tensor | None]
+from steerkit.types import Site
 
 
 class StaticSite:
-    """The buffers of one layer; the identity until they are filled."""
+    """The buffers of one site; the identity until they are filled."""
 
     def __init__(
         self,
-        layer: int,
+        site: Site,
         capacity: Capacity,
         rows: int,
         columns: int,
@@ -42,12 +41,14 @@ class StaticSite:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self.layer = layer
-        self.reads, self.edits, self.gates = layer in capacity.read, layer in capacity.edited, layer in capacity.gated
+        self.site = site
+        self.number = site.order
+        """The site in tables."""
+        self.reads, self.edits, self.gates = site in capacity.read, site in capacity.edited, site in capacity.gated
         self.fired = torch.zeros((), dtype=torch.long, device=device)
         """How often the hook ran."""
         self.raw = self.opened = torch.empty(0)
-        if layer in capacity.kept:
+        if site in capacity.kept:
             self.raw = torch.zeros(rows, columns, width, dtype=dtype, device=device)
             """`(B, C, d_in)` activations before any edit."""
         if self.edits:
@@ -79,7 +80,7 @@ class StaticSteering:
         capacity: of each request.
         rows: B.
         columns: C, padding and prompts included.
-        fused: kernels that do the same in one launch per layer, see `fused_kernels`.
+        fused: kernels that do the same in one launch per site, see `fused_kernels`.
     """
 
     def __init__(
@@ -90,13 +91,11 @@ class StaticSteering:
         self._fused = fused
         self.device, self.capacity, self.rows, self.columns = weight.device, capacity, rows, columns
         self.sites = {}
-        for layer in capacity.layers:
-            if layer not in sites.outputs:
-                raise SteeringError(f"layer {layer}: the model has layers 0 to {max(sites.outputs)}")
-            width = width_of(sites.outputs[layer], "input" if layer in capacity.inputs else "output")
+        for site in capacity.sites:
+            width = sites.width(site)
             if width is None:
-                raise SteeringError(f"layer {layer}: its o_proj does not say its width; use attach")
-            self.sites[layer] = StaticSite(layer, capacity, rows, columns, width, weight.dtype, self.device)
+                raise SteeringError(f"{described(site)} does not say its width; use attach")
+            self.sites[site] = StaticSite(site, capacity, rows, columns, width, weight.dtype, self.device)
         self._make_tables(capacity)
         self._make_state(capacity)
         self.clear()
@@ -108,12 +107,13 @@ class StaticSteering:
         windows and latches it counts for."""
         self.allowed, self.reads, self.counts = self.masks.split([R, R, L], dim=1)
         self.known, self.late = self._integers(R), self._flags(R)
-        """`(B, R)` layer at which each rule's gate is known, -1 without one; whether it acts from the next token on."""
+        """`(B, R)` number of the site at which each rule's gate is known, -1 without one; whether it acts from the next
+        token on."""
         self.hold, self.writes = self._integers(R), self._flags(R)
         self.bounds = torch.zeros(4, self.rows, L, device=self.device)
         """`(4, B, L)` bias, low, high and off of each reading; off is NaN without hysteresis."""
         self.read_at = self._integers(L)
-        """`(B, L)` the layer at which the gates are known that read each reading."""
+        """`(B, L)` number of the site at which the gates are known that read each reading."""
         self.spans, self.windowed, self.means = self._flags(L, capacity.window), self._flags(L), self._flags(L)
         """`(B, L, W)` which of the last W tokens a reading goes over, the last of them last; `(B, L)` whether it goes
         over more than one, and whether it is their mean."""
@@ -196,26 +196,26 @@ class StaticSteering:
         if self.capacity.readings:
             self.sums.add_(torch.bmm(features.unsqueeze(1), site.weights).squeeze(1))
         if site.gates:
-            self._open(site.layer)
+            self._open(site.number)
         if not site.edits:
             return None
         opened = self.opened & site.editors
         site.opened.index_copy_(1, self.column, opened.unsqueeze(1))
         return _write(site, y, x, features, opened & self.writes)
 
-    def _open(self, layer: int) -> None:
-        """Read the gates that are known at a layer, and open their rules."""
+    def _open(self, number: int) -> None:
+        """Read the gates that are known at a site, and open their rules."""
         _, low, high, off = self.bounds.unbind()
         sums = self.sums
         if self.capacity.remembers and self.capacity.window > 1:
-            sums = self._windowed(layer, sums)
+            sums = self._windowed(number, sums)
         holds = ops.within(sums, low, high)
         if self.capacity.remembers:
-            holds = self._latch(layer, sums, holds, high, off)
+            holds = self._latch(number, sums, holds, high, off)
         met = torch.bmm(holds.float().unsqueeze(1), self.wanted).squeeze(1) == self.wants
         opens = torch.bmm(met.float().unsqueeze(1), self.terms).squeeze(1) > 0
         opens = opens & self.reads
-        here = self.known == layer
+        here = self.known == number
         if self.capacity.remembers:
             opened_at = torch.where(opens & here, self.number, NEVER)
             torch.maximum(self.last_open, opened_at, out=self.last_open)
@@ -223,8 +223,8 @@ class StaticSteering:
             here = here & ~self.late  # those were opened before the step, by what earlier tokens showed
         self.opened.copy_(torch.where(here, opens & self.allowed, self.opened))
 
-    def _windowed(self, layer: int, sums: Tensor) -> Tensor:
-        here = (self.read_at == layer).unsqueeze(-1)
+    def _windowed(self, site: int, sums: Tensor) -> Tensor:
+        here = (self.read_at == site).unsqueeze(-1)
         tail = torch.cat([self.tail[..., 1:], sums.unsqueeze(-1)], dim=-1)
         counted = torch.cat([self.tail_counts[..., 1:], self.counts.unsqueeze(-1)], dim=-1)
         self.tail.copy_(torch.where(here, tail, self.tail))
@@ -236,12 +236,12 @@ class StaticSteering:
         found = torch.where(number > 0, torch.where(self.means, mean, largest), torch.nan)
         return torch.where(self.windowed, found, sums)
 
-    def _latch(self, layer: int, sums: Tensor, holds: Tensor, high: Tensor, off: Tensor) -> Tensor:
+    def _latch(self, number: int, sums: Tensor, holds: Tensor, high: Tensor, off: Tensor) -> Tensor:
         plain = off.isnan()
         closes = (sums < off) | (sums >= high)
         before = self.latched & ~(closes & self.counts)
         latched = torch.where(plain, holds, (holds & self.counts) | before)
-        self.latched.copy_(torch.where(self.read_at == layer, latched, self.latched))
+        self.latched.copy_(torch.where(self.read_at == number, latched, self.latched))
         return latched
 
 
@@ -272,18 +272,11 @@ def attach_static(model: nn.Module, steering: StaticSteering) -> Iterator[None]:
     def before(module: nn.Module, args: object, kwargs: object) -> None:
         steering.begin()
 
-    def hook(site: StaticSite) -> Hook:
-        def on_pass(module: nn.Module, args: tuple[Tensor, ...], output: Tensor | None = None) -> Tensor | None:
-            return steering.step(site, args[0] if output is None else output)
-
-        return on_pass
+    def hook(site: StaticSite) -> Steer:
+        return lambda y: steering.step(site, y)
 
     with ExitStack() as stack:
         stack.callback(sites.body.register_forward_pre_hook(before, with_kwargs=True).remove)
-        for layer, site in steering.sites.items():
-            module = sites.outputs[layer]
-            register = (
-                module.register_forward_pre_hook if layer in steering.capacity.inputs else module.register_forward_hook
-            )
-            stack.callback(register(hook(site)).remove)
+        for site, own in steering.sites.items():
+            stack.callback(sites.hook(site, hook(own)).remove)
         yield

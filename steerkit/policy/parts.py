@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    WithJsonSchema,
+    model_serializer,
+    model_validator,
+)
 
-from steerkit.types import Feature
+from steerkit.types import POINTS, Feature, Site
 
 UNITS = ("max", "mean", "std", "q50", "q90", "q99", "q999")
 """Statistics of a feature that a quantity may be a multiple of."""
 
 _QUANTITY = rf"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?) ({'|'.join(UNITS)})"
+
+
+_SITE = rf"^({'|'.join(POINTS)})\.(0|[1-9][0-9]{{0,8}})$"
 
 
 def split_quantity(quantity: float | str) -> tuple[float, str | None]:
@@ -74,17 +87,33 @@ class Formula(NamedTuple):
 class NamedFeature(Part):
     """Where a feature lives."""
 
-    layer: Annotated[int, Field(strict=True, ge=0, lt=2**31)]
-    """Decoder layer, from 0."""
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["layer"]}, {"required": ["site"]}]})
+
+    layer: Annotated[int, Field(strict=True, ge=0, lt=2**31)] | None = None
+    """Decoder layer, from 0: short for its `attn_out`."""
+    site: Annotated[str, Field(pattern=_SITE)] | None = None
+    """Hook point and layer, such as `resid_post.3`; instead of `layer`."""
     index: Annotated[int, Field(strict=True, ge=0, lt=2**31)]
-    """Index in the layer's dictionary, from 0."""
+    """Index in the site's dictionary, from 0."""
     label: str = ""
     """What people take it to mean."""
 
     @property
-    def site(self) -> Feature:
+    def feature(self) -> Feature:
         """The feature without its label."""
-        return Feature(self.layer, self.index)
+        return Feature(Site.of(self.site or self.layer or 0), self.index)
+
+    @model_validator(mode="after")
+    def _has_one_site(self) -> NamedFeature:
+        if (self.layer is None) == (self.site is None):
+            raise ValueError(f"got {'neither' if self.layer is None else 'both'}, expected a layer or a site")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_the_other(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As policies were before there were sites: they keep their fingerprints."""
+        said: dict[str, Any] = inner(self)
+        return {key: value for key, value in said.items() if value is not None or key not in ("layer", "site")}
 
 
 class Probe(Part):

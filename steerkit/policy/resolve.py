@@ -51,7 +51,7 @@ def _raw(policy: Policy, statistic: Statistic) -> tuple[dict[str, Any], list[Pro
     for location, name, part, key in _quantities(data):
         number, unit = split_quantity(part[key])
         try:
-            part[key] = number * statistic(policy.features[name].site, unit or "")
+            part[key] = number * statistic(policy.features[name].feature, unit or "")
         except SaeError as error:
             unknown.append(Problem((*location, key), str(error)))
     return data, unknown

@@ -15,7 +15,7 @@ from steerkit.runtime.request import Prepared
 from steerkit.runtime.steps import sent
 from steerkit.runtime.tripwire import Tripwires
 from steerkit.sae import SaeSet
-from steerkit.steer import Attached, Plan, attach, compile_plan, traced_layers
+from steerkit.steer import Attached, Plan, attach, compile_plan, traced_sites
 from steerkit.types import Turn
 
 
@@ -38,7 +38,7 @@ def generating(
     """
     loaded, started = bench.loaded, time.perf_counter()
     rows = [*prepared, *(one.unsteered for one in prepared if one.unsteered is not None)]
-    plan = compile_plan([one.policies for one in rows], bench.saes, loaded.layer_devices)
+    plan = compile_plan([one.policies for one in rows], bench.saes, loaded.site_devices)
     batch = Batch.of([one.prompt.ids for one in rows], Wire.of(loaded.tokenizer).pad, loaded.device)
     sampling = batch.within_context(loaded.model, [one.request.sampling for one in rows])
     width = batch.ids.shape[1]
@@ -49,7 +49,7 @@ def generating(
             loaded.model,
             plan,
             rows=[plan.row(one.policies) for one in rows],
-            trace=traced_layers([one.wanted for one in rows], bench.saes),
+            trace=traced_sites([one.wanted for one in rows], bench.saes),
             prompt_length=width,
             capacity=width + max(one.max_new_tokens for one in sampling),
             places=place_machine(loaded.tokenizer),

@@ -149,7 +149,7 @@ def _read(
 ) -> Iterator[tuple[int, Tensor]]:
     """Logits `(2, vocabulary)` before the wanted tokens, each row under its own policies, over the same tokens."""
     loaded = runtime.loaded
-    plan = compile_plan([one.policies for one in both], runtime.saes, loaded.layer_devices)
+    plan = compile_plan([one.policies for one in both], runtime.saes, loaded.site_devices)
     batch = Batch.of([one.prompt.ids for one in both], runtime.wire.pad, loaded.device)
     width = batch.ids.shape[1]
     with (

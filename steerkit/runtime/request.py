@@ -16,7 +16,7 @@ from steerkit.runtime.keywords import clear_fields
 from steerkit.runtime.metadata import Metadata, metadata_of
 from steerkit.runtime.resolve_policies import PolicyLike, unsteered
 from steerkit.sae import SaeSet
-from steerkit.steer import Capacity, Wanted, compile_plan, pack_plan, traced_layers
+from steerkit.steer import Capacity, Wanted, compile_plan, pack_plan, traced_sites
 from steerkit.types import Messages, Tool, Turn
 
 ToolLike: TypeAlias = "Tool | Mapping[str, Any] | Callable[..., Any]"
@@ -96,8 +96,8 @@ def wanted_of(policies: tuple[Policy, ...]) -> Wanted:
 def room_for(sets: Iterable[tuple[Policy, ...]], loaded: LoadedModel, saes: SaeSet | None) -> Capacity:
     """How much room prepared steps need so that a request under any of these policies fits."""
     held = list(sets)
-    plan = compile_plan(held, saes, loaded.layer_devices)
-    return pack_plan(plan, traced_layers([wanted_of(policies) for policies in held], saes)).needs
+    plan = compile_plan(held, saes, loaded.site_devices)
+    return pack_plan(plan, traced_sites([wanted_of(policies) for policies in held], saes)).needs
 
 
 def with_counterfactual(one: Prepared) -> Prepared:

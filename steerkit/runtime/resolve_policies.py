@@ -28,7 +28,7 @@ def policies_for(policy: PolicyLike, loaded: LoadedModel, saes: SaeSet | None) -
         _check_model(item, loaded, saes)
         if saes is not None:
             for feature in item.features.values():
-                saes.check(feature.site)
+                saes.check(feature.feature)
     return tuple(resolve(item, saes.statistic) if saes is not None else item for item in policies)
 
 

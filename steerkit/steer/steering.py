@@ -13,7 +13,7 @@ from steerkit.steer.compile.plan import Plan, SiteTable
 from steerkit.steer.gate_state import GateState
 from steerkit.steer.gather import Gathered, OpenEdits, gather
 from steerkit.steer.grammar_state import TokenPlaces
-from steerkit.types import Place
+from steerkit.types import Place, Site
 
 
 class Steering:
@@ -29,10 +29,10 @@ class Steering:
         self.places = sorted({place for rule in plan.rules for place in (rule.place, rule.reads_at)})
         self._writes_at = self._numbers([rule.place for rule in plan.rules])
         self._reads_at = self._numbers([rule.reads_at for rule in plan.rules])
-        self.gate_states = {layer: GateState(table) for layer, table in plan.gates.items()}
+        self.gate_states = {site: GateState(table) for site, table in plan.gates.items()}
         self._counts_at = {
-            layer: self._numbers([place or self.places[0] for place in table.counts_at])[1:]
-            for layer, table in plan.gates.items()
+            site: self._numbers([place or self.places[0] for place in table.counts_at])[1:]
+            for site, table in plan.gates.items()
         }
         late = torch.tensor([False, *(rule.late for rule in plan.rules)])
         self._late = late.to(device) if plan.has_late_rules else None
@@ -47,10 +47,10 @@ class Steering:
         self._keeps_places = False
         """True while all passes have tokens at the same places."""
         self._rows: Sequence[int] = ()
-        self._gathered: dict[int, Gathered] = {}
-        self._open_edits: dict[int, OpenEdits] = {}
+        self._gathered: dict[Site, Gathered] = {}
+        self._open_edits: dict[Site, OpenEdits] = {}
         """By site, while places stay as they are."""
-        self._limits: dict[int, Tensor] = {}
+        self._limits: dict[Site, Tensor] = {}
         """By site with simple gates, what their readings must be above `(N, r)`: infinity where they may not open."""
 
     def _numbers(self, places: Sequence[Place]) -> Tensor:
@@ -101,43 +101,43 @@ class Steering:
         return self._steer(table, y)
 
     def _steer(self, table: SiteTable, y: Tensor) -> Tensor | None:
-        found = self._gathered.get(table.layer)
+        found = self._gathered.get(table.site)
         if found is None:
-            found = self._gathered[table.layer] = gather(table, self._rows)
+            found = self._gathered[table.site] = gather(table, self._rows)
         given = y.reshape(found.sets, -1, y.shape[-1])
         x = given.float()
         features = found.read(x)
         if found.weights is not None:
             self._sums = self._sums.to(y.device)
             found.weigh(features, self._sums)
-        if table.layer in self.gate_states:
-            self._open(table.layer)
+        if table.site in self.gate_states:
+            self._open(table.site)
         if table.editors is None:
             return None
         return found.write(given, x, features, self._edits_at(table, found, y.device)).view_as(y)
 
     def _edits_at(self, table: SiteTable, gathered: Gathered, device: torch.device) -> OpenEdits:
         """The open edits of a site; without gates the same as long as the places are."""
-        found = self._open_edits.get(table.layer)
+        found = self._open_edits.get(table.site)
         if found is None:
             opened = self.opened.to(device)
             if self._writes is not None:
                 opened = opened & self._writes.to(device)
             found = gathered.open(opened)
             if self._keeps_places and not self.gate_states:
-                found = self._open_edits[table.layer] = found.checked()
+                found = self._open_edits[table.site] = found.checked()
         return found
 
-    def _open(self, layer: int) -> None:
-        """Read the gates that are complete at a layer, and open their rules."""
-        state, device = self.gate_states[layer], self._sums.device
+    def _open(self, site: Site) -> None:
+        """Read the gates that are complete at a site, and open their rules."""
+        state, device = self.gate_states[site], self._sums.device
         table, opened = state.table, self.opened[:, state.table.rules]
         sums = self._sums[:, table.leaves]
         if table.gates.simple:
-            torch.gt(sums.to(opened.device), self._limits_at(layer), out=opened)
+            torch.gt(sums.to(opened.device), self._limits_at(site), out=opened)
             return
         assert self._batch is not None  # a pass has begun
-        counts = self._at[:, self._counts_at[layer]].to(device) if table.counts else sums[:, :0]
+        counts = self._at[:, self._counts_at[site]].to(device) if table.counts else sums[:, :0]
         remembers = table.gates.remembers
         may = (self._may if remembers else self._both)[:, table.rules].to(device)
         fresh = state.open(sums, counts, may, self._batch.to(device))
@@ -147,12 +147,12 @@ class Steering:
                 fresh = torch.where(self._late[table.rules].to(device), opened.to(device), fresh)
         opened.copy_(fresh)
 
-    def _limits_at(self, layer: int) -> Tensor:
-        found = self._limits.get(layer)
+    def _limits_at(self, site: Site) -> Tensor:
+        found = self._limits.get(site)
         if found is None:
-            table = self.gate_states[layer].table
+            table = self.gate_states[site].table
             may = self._both[:, table.rules]
-            found = self._limits[layer] = torch.where(may, table.gates.low.to(may.device), torch.inf)
+            found = self._limits[site] = torch.where(may, table.gates.low.to(may.device), torch.inf)
         return found
 
     def _open_late(self, batch: Batch, late: Tensor) -> None:

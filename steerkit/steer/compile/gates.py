@@ -1,4 +1,4 @@
-"""Compiles the conditions of gates: into readings, into any-of-all-of terms over them, and into tables per layer."""
+"""Compiles the conditions of gates: into readings, into any-of-all-of terms over them, and into tables per site."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from steerkit.errors import PolicyError
 from steerkit.policy import Condition, Gate, Policy
 from steerkit.steer.gates import FOREVER, Gates, Windows
-from steerkit.types import Feature, Place
+from steerkit.types import POINTS, Feature, Place, Site
 
 MAX_TERMS = 64
 """Alternatives of one gate, once `any` and `not` are multiplied out."""
@@ -39,9 +39,9 @@ class Leaf:
     """Tokens that count for the window and the hysteresis; None where there is neither."""
 
     @property
-    def layer(self) -> int:
-        """The layer at which the sum is complete."""
-        return max((feature.layer for feature, _ in self.weights), default=0)
+    def site(self) -> Site:
+        """The site at which the sum is complete."""
+        return max((feature.site for feature, _ in self.weights), default=Site(0, POINTS[0]))
 
 
 Terms: TypeAlias = tuple[tuple[tuple[Leaf, bool], ...], ...]
@@ -63,9 +63,9 @@ class GateSpec:
         return tuple(dict.fromkeys(leaf for term in self.terms for leaf, _ in term))
 
     @property
-    def layer(self) -> int:
-        """The layer at which the gate is known."""
-        return max(leaf.layer for leaf in self.leaves)
+    def site(self) -> Site:
+        """The site at which the gate is known."""
+        return max(leaf.site for leaf in self.leaves)
 
     @property
     def remembers(self) -> bool:
@@ -75,7 +75,7 @@ class GateSpec:
 
 @dataclass(frozen=True, slots=True)
 class GateTable:
-    """The gates that are complete at one layer: l readings, r rules. Tensors live on the layer's device."""
+    """The gates that are complete at one site: l readings, r rules. Tensors live on the site's device."""
 
     leaves: slice
     """Their readings among all of the plan."""
@@ -111,15 +111,15 @@ def gate_spec(policy: Policy, gate: Gate, hold: float) -> GateSpec:
 def weighted_sum(policy: Policy, name: str) -> tuple[dict[Feature, float], float]:
     """Weights and bias of a probe of the policy; a feature is the sum of itself."""
     if name in policy.features:
-        return {policy.features[name].site: 1.0}, 0.0
+        return {policy.features[name].feature: 1.0}, 0.0
     probe = policy.probes[name]
-    return {policy.features[part].site: weight for part, weight in probe.weights.items()}, probe.bias
+    return {policy.features[part].feature: weight for part, weight in probe.weights.items()}, probe.bias
 
 
 def gate_table(
     specs: Sequence[GateSpec], leaves: slice, rules: slice, *, late: bool, device: torch.device
 ) -> GateTable:
-    """The table of the gates that are known at one layer; `late` if one of them acts from the next token on."""
+    """The table of the gates that are known at one site; `late` if one of them acts from the next token on."""
     own = own_leaves(specs)
     place = {leaf: number for number, leaf in enumerate(own)}
     every = [(number, term) for number, spec in enumerate(specs) for term in spec.terms]
@@ -200,11 +200,11 @@ def _leaf(policy: Policy, reading: Condition, at: Place) -> Leaf:
     )
 
 
-def leaf_weights(leaves: Sequence[Leaf], layer: int, place: Mapping[Feature, int]) -> Tensor | None:
-    """`(S, L)` weights of a layer's features in each reading's sum; None where no reading takes any."""
+def leaf_weights(leaves: Sequence[Leaf], site: Site, place: Mapping[Feature, int]) -> Tensor | None:
+    """`(S, L)` weights of a site's features in each reading's sum; None where no reading takes any."""
     weights = torch.zeros(len(place), len(leaves))
     for column, leaf in enumerate(leaves):
         for feature, weight in leaf.weights:
-            if feature.layer == layer:
+            if feature.site == site:
                 weights[place[feature], column] = weight
     return weights if bool((weights != 0).any()) else None

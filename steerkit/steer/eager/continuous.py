@@ -16,6 +16,7 @@ from steerkit.steer.compile.plan import Plan, SiteTable
 from steerkit.steer.eager.attach import check_sites
 from steerkit.steer.points import device_of, find_sites
 from steerkit.steer.ragged import Piece, RaggedSteering
+from steerkit.types import Site
 
 
 @contextmanager
@@ -36,15 +37,13 @@ def attach_ragged(
             still runs.
     """
     sites = find_sites(model)
-    check_sites(sites.outputs, sorted(plan.sites), plan)
+    check_sites(sites, sorted(plan.sites), plan)
     run = _Continuous(plan, rows, device_of(sites.body) or torch.device("cpu"), places)
     owner: Any = sites.generates if sites.generates is not None else model
     with ExitStack() as stack:
         stack.callback(sites.body.register_forward_pre_hook(run.begin, with_kwargs=True).remove)
-        for layer, table in plan.sites.items():
-            hook, site = partial(run.on_pass, layer, table), sites.outputs[layer]
-            register = site.register_forward_pre_hook if layer in plan.inputs else site.register_forward_hook
-            stack.callback(register(hook).remove)
+        for site, table in plan.sites.items():
+            stack.callback(sites.hook(site, partial(run.on_pass, site, table)).remove)
         stack.enter_context(run.seeing(owner))
         yield
     run.check()
@@ -97,7 +96,7 @@ class _Continuous:
                 "the `with` was left while continuous batching still ran; it was stopped, as the rest would not have "
                 "been steered: stop the manager inside the `with`"
             )
-        if silent := [f"layer {layer}" for layer, count in self._fired.items() if count != self._passes]:
+        if silent := [str(site) for site, count in self._fired.items() if count != self._passes]:
             raise SteeringError(f"{', '.join(silent)}: the hook did not run in all of the {self._passes} passes")
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -114,18 +113,11 @@ class _Continuous:
             self._error = self._error or error
             raise
 
-    def on_pass(
-        self,
-        layer: int,
-        table: SiteTable,
-        module: nn.Module,
-        args: tuple[Tensor, ...],
-        output: Tensor | None = None,
-    ) -> Tensor | None:
+    def on_pass(self, site: Site, table: SiteTable, y: Tensor) -> Tensor | None:
         """The hook of one site."""
-        self._fired[layer] += 1
+        self._fired[site] += 1
         try:
-            return self._steering.steer(table, args[0] if output is None else output)
+            return self._steering.steer(table, y)
         except Exception as error:
             self._error = self._error or error
             raise

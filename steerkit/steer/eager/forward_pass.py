@@ -15,9 +15,11 @@ from steerkit.errors import SteeringError
 from steerkit.steer.batch import Batch, Segments
 from steerkit.steer.compile.plan import Plan, SiteTable
 from steerkit.steer.eager.window import Window
+from steerkit.steer.points import described
 from steerkit.steer.positions import Positions
 from steerkit.steer.record.recorder import Recorder
 from steerkit.steer.steering import Steering
+from steerkit.types import Site
 
 
 class ForwardPass:
@@ -133,43 +135,29 @@ class ForwardPass:
                 state.roll_back(len(before.rows), width, self._batch._replace(segments=segments))
             state.begin_pass()
 
-    def hook(self, layer: int, table: SiteTable | None) -> Callable[..., Tensor | None]:
-        """The hook of one site: copy, read, gate, write. Before the module it takes the input, after it the output."""
-        return partial(self._on_pass, layer, table)
+    def hook(self, site: Site, table: SiteTable | None) -> Callable[[Tensor], Tensor | None]:
+        """The hook of one site: copy, read, gate, write."""
+        return partial(self._on_pass, site, table)
 
-    def _on_pass(
-        self,
-        layer: int,
-        table: SiteTable | None,
-        module: nn.Module,
-        args: tuple[Tensor, ...],
-        output: Tensor | None = None,
-    ) -> Tensor | None:
+    def _on_pass(self, site: Site, table: SiteTable | None, y: Tensor) -> Tensor | None:
         if self.paused:
             return None
-        y = _given(layer, args) if output is None else output
         if self.window is None:
-            raise SteeringError(f"layer {layer}: its o_proj ran outside a forward pass of the decoder")
+            raise SteeringError(f"{described(site)} ran outside a forward pass of the decoder")
         if self.thread != self._here():
             raise SteeringError("two threads run the model at once while steering is attached; attach in turn")
-        self.recorder.fired[layer] += 1
-        if self.recorder.fired[layer] > self.recorder.forwards:
+        self.recorder.fired[site] += 1
+        if self.recorder.fired[site] > self.recorder.forwards:
             raise SteeringError(
-                f"layer {layer}: its o_proj ran twice in one pass, as with gradient checkpointing; switch it off"
+                f"{described(site)} ran twice in one pass, as with gradient checkpointing; switch it off"
             )
-        if layer in self.recorder.kept:
+        if site in self.recorder.kept:
             # What is edited is ours alone: the model goes on with another tensor.
             ours = self.active and table is not None and table.editors is not None
-            self.recorder.keep_raw(layer, y, self.window.start, ours=ours)
+            self.recorder.keep_raw(site, y, self.window.start, ours=ours)
         if table is None or not self.active:
             return None
         if not self.first:
             return self.steering.steer(table, y)
         out = self.steering.steer(table, y[:, self.first :])
         return None if out is None else torch.cat([y[:, : self.first], out], dim=1)
-
-
-def _given(layer: int, args: tuple[Tensor, ...]) -> Tensor:
-    if not args:
-        raise SteeringError(f"layer {layer}: its o_proj was given no activations by position; expected one tensor")
-    return args[0]

@@ -11,7 +11,7 @@ window, C columns of the recorder; each request has its own, from 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -24,18 +24,17 @@ from steerkit.errors import SteeringError
 from steerkit.sae import Columns
 from steerkit.steer.gates import NEVER, GateMemory, Gates, Windows, held_open, open_gates
 from steerkit.steer.gather import Gathered, edits_of
-from steerkit.steer.points import find_sites, width_of
+from steerkit.steer.points import Steer, described, find_sites
 from steerkit.steer.static.capacity import Capacity
-
-Hook = Callable[..., Tensor | None]
+from steerkit.types import Site
 
 
 class StaticSite:
-    """The buffers of one layer; the identity until they are filled."""
+    """The buffers of one site; the identity until they are filled."""
 
     def __init__(
         self,
-        layer: int,
+        site: Site,
         capacity: Capacity,
         rows: int,
         columns: int,
@@ -43,12 +42,14 @@ class StaticSite:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self.layer = layer
-        self.reads, self.edits, self.gates = layer in capacity.read, layer in capacity.edited, layer in capacity.gated
+        self.site = site
+        self.number = site.order
+        """The site in tables."""
+        self.reads, self.edits, self.gates = site in capacity.read, site in capacity.edited, site in capacity.gated
         self.fired = torch.zeros((), dtype=torch.long, device=device)
         """How often the hook ran."""
         self.raw = self.opened = torch.empty(0)
-        if layer in capacity.kept:
+        if site in capacity.kept:
             self.raw = torch.zeros(rows, columns, width, dtype=dtype, device=device)
             """`(B, C, d_in)` activations before any edit."""
         if self.edits:
@@ -84,7 +85,7 @@ class StaticSteering:
         capacity: of each request.
         rows: B.
         columns: C, padding and prompts included.
-        fused: kernels that do the same in one launch per layer, see `fused_kernels`.
+        fused: kernels that do the same in one launch per site, see `fused_kernels`.
     """
 
     def __init__(
@@ -95,13 +96,11 @@ class StaticSteering:
         self._fused = fused
         self.device, self.capacity, self.rows, self.columns = weight.device, capacity, rows, columns
         self.sites = {}
-        for layer in capacity.layers:
-            if layer not in sites.outputs:
-                raise SteeringError(f"layer {layer}: the model has layers 0 to {max(sites.outputs)}")
-            width = width_of(sites.outputs[layer], "input" if layer in capacity.inputs else "output")
+        for site in capacity.sites:
+            width = sites.width(site)
             if width is None:
-                raise SteeringError(f"layer {layer}: its o_proj does not say its width; use attach")
-            self.sites[layer] = StaticSite(layer, capacity, rows, columns, width, weight.dtype, self.device)
+                raise SteeringError(f"{described(site)} does not say its width; use attach")
+            self.sites[site] = StaticSite(site, capacity, rows, columns, width, weight.dtype, self.device)
         self._make_tables(capacity)
         self._make_state(capacity)
         self.clear()
@@ -113,12 +112,13 @@ class StaticSteering:
         windows and latches it counts for."""
         self.allowed, self.reads, self.counts = self.masks.split([R, R, L], dim=1)
         self.known, self.late = self._integers(R), self._flags(R)
-        """`(B, R)` layer at which each rule's gate is known, -1 without one; whether it acts from the next token on."""
+        """`(B, R)` number of the site at which each rule's gate is known, -1 without one; whether it acts from the next
+        token on."""
         self.hold, self.writes = self._integers(R), self._flags(R)
         self.bounds = torch.zeros(4, self.rows, L, device=self.device)
         """`(4, B, L)` bias, low, high and off of each reading; off is NaN without hysteresis."""
         self.read_at = self._integers(L)
-        """`(B, L)` the layer at which the gates are known that read each reading."""
+        """`(B, L)` number of the site at which the gates are known that read each reading."""
         self.spans, self.windowed, self.means = self._flags(L, capacity.window), self._flags(L), self._flags(L)
         """`(B, L, W)` which of the last W tokens a reading goes over, the last of them last; `(B, L)` whether it goes
         over more than one, and whether it is their mean."""
@@ -217,7 +217,7 @@ class StaticSteering:
         if self.capacity.readings:
             site.tables.weigh(features, self.sums)
         if site.gates:
-            self._open(site.layer)
+            self._open(site.number)
         if not site.edits:
             return None
         opened = self.opened & site.editors
@@ -262,18 +262,11 @@ def attach_static(model: nn.Module, steering: StaticSteering) -> Iterator[None]:
     def before(module: nn.Module, args: object, kwargs: object) -> None:
         steering.begin()
 
-    def hook(site: StaticSite) -> Hook:
-        def on_pass(module: nn.Module, args: tuple[Tensor, ...], output: Tensor | None = None) -> Tensor | None:
-            return steering.step(site, args[0] if output is None else output)
-
-        return on_pass
+    def hook(site: StaticSite) -> Steer:
+        return lambda y: steering.step(site, y)
 
     with ExitStack() as stack:
         stack.callback(sites.body.register_forward_pre_hook(before, with_kwargs=True).remove)
-        for layer, site in steering.sites.items():
-            module = sites.outputs[layer]
-            register = (
-                module.register_forward_pre_hook if layer in steering.capacity.inputs else module.register_forward_hook
-            )
-            stack.callback(register(hook(site)).remove)
+        for site, own in steering.sites.items():
+            stack.callback(sites.hook(site, hook(own)).remove)
         yield

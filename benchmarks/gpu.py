@@ -216,7 +216,7 @@ def check(device: torch.device, fused: bool) -> None:
     limits, captures, seen = [Sampling(max_new_tokens=48)] * 3, [], set()
     for number in range(4):
         policies = [(box_policy(saes, number),), (), (box_policy(saes, number + 1),)]
-        plan = compile_plan(policies, saes, loaded.layer_devices)
+        plan = compile_plan(policies, saes, loaded.site_devices)
         found = []
         for how in ({}, {"graphs": graphs}):
             rows, width = [plan.row(held) for held in policies], batch.ids.shape[1]

@@ -6,9 +6,10 @@ and produces token t + 1, so the step that produces the reply's first token is a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from steerkit.decisions import Decision, releases
 
@@ -84,14 +85,87 @@ NOWHERE = Span(0, 0)
 """Span of a value that was not parsed from tokens."""
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class Feature:
-    """One latent of one layer's SAE."""
+Point: TypeAlias = Literal["attn_in", "attn_out", "mlp_out", "resid_post"]
+"""A hook point of a decoder layer: what the attention's `o_proj` is given, what it writes, what the MLP adds to the
+residual stream, and the residual stream after the layer."""
+
+POINTS: Final[tuple[Point, ...]] = get_args(Point)
+"""All hook points, in the order in which a layer computes them."""
+
+
+class Site(NamedTuple):
+    """A hook point of one decoder layer, `attn_out.3` as text; sites sort in the order in which a token passes them."""
 
     layer: int
     """Index of the decoder layer, from 0."""
+    point: Point = "attn_out"
+
+    @classmethod
+    def of(cls, value: Site | int | str) -> Site:
+        """A site from its text; a layer's number alone means its `attn_out`.
+
+        Raises:
+            ValueError: the text names no site.
+        """
+        if isinstance(value, Site):
+            return value
+        if isinstance(value, int):
+            return cls(value)
+        point, _, layer = value.partition(".")
+        if point not in POINTS or not re.fullmatch(r"0|[1-9][0-9]{0,8}", layer):
+            points = ", ".join(POINTS)
+            raise ValueError(f"got {value!r}, expected a hook point ({points}) and a layer, such as resid_post.3")
+        return cls(int(layer), point)
+
+    @property
+    def order(self) -> int:
+        """A number by which sites sort; negative for layers below 0, which stand before all others."""
+        return self.layer * len(POINTS) + POINTS.index(self.point)
+
+    @property
+    def compact(self) -> int | str:
+        """The site as records hold it: the layer's number for its `attn_out`, else the text; `of` reads both."""
+        return self.layer if self.point == "attn_out" else str(self)
+
+    @property
+    def name(self) -> str:
+        """The site as messages name it: `layer 3` for its `attn_out`."""
+        return f"layer {self.layer}" if self.point == "attn_out" else str(self)
+
+    def __str__(self) -> str:
+        return f"{self.point}.{self.layer}"
+
+    __repr__ = __str__
+
+    def __lt__(self, other: tuple[object, ...]) -> bool:
+        return self.order < other.order if isinstance(other, Site) else NotImplemented
+
+    def __le__(self, other: tuple[object, ...]) -> bool:
+        return self.order <= other.order if isinstance(other, Site) else NotImplemented
+
+    def __gt__(self, other: tuple[object, ...]) -> bool:
+        return self.order > other.order if isinstance(other, Site) else NotImplemented
+
+    def __ge__(self, other: tuple[object, ...]) -> bool:
+        return self.order >= other.order if isinstance(other, Site) else NotImplemented
+
+
+@dataclass(frozen=True, order=True, slots=True, init=False)
+class Feature:
+    """One latent of one site's SAE."""
+
+    site: Site
     index: int
-    """Index in the layer's dictionary, from 0."""
+    """Index in the site's dictionary, from 0."""
+
+    def __init__(self, site: Site | int, index: int) -> None:
+        object.__setattr__(self, "site", Site.of(site))
+        object.__setattr__(self, "index", index)
+
+    @property
+    def layer(self) -> int:
+        """Index of the decoder layer, from 0."""
+        return self.site.layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,18 +260,23 @@ class Edit:
 
     rule: str
     policy: str
-    layer: int
+    site: Site
     positions: tuple[int, ...]
     """Tokens at which the rule wrote (or, in shadow mode, would have written)."""
     norm: float
     """Largest L2 norm of the change over those tokens, in the units of the activation."""
 
+    @property
+    def layer(self) -> int:
+        """Index of the decoder layer, from 0."""
+        return self.site.layer
+
 
 @dataclass(frozen=True, slots=True)
 class TopK:
-    """The strongest features of one layer for each token: row t belongs to position `start + t`."""
+    """The strongest features of one site for each token: row t belongs to position `start + t`."""
 
-    layer: int
+    site: Site
     start: int
     count: int
     """Number of tokens."""
@@ -207,8 +286,13 @@ class TopK:
     value: bytes
     """count * k little-endian float16 activations; 0 fills rows with fewer than k active features."""
 
+    @property
+    def layer(self) -> int:
+        """Index of the decoder layer, from 0."""
+        return self.site.layer
+
     def __repr__(self) -> str:
-        return in_one_line("TopK", f"layer {self.layer}", f"{self.count} tokens from {self.start}", f"k={self.k}")
+        return in_one_line("TopK", self.site.name, f"{self.count} tokens from {self.start}", f"k={self.k}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,9 +311,10 @@ class Trace:
     """Steps at each place, as spans."""
 
     def __repr__(self) -> str:
-        edits = ", ".join(f"{edit.policy}/{edit.rule} at layer {edit.layer}" for edit in self.edits)
+        layers = "layers" if all(top.site.point == "attn_out" for top in self.top) else "sites"
+        edits = ", ".join(f"{edit.policy}/{edit.rule} at {edit.site.name}" for edit in self.edits)
         said = f"watched [{', '.join(self.watched)}], edits [{edits}]"
-        return in_one_line("Trace", said, f"top features of {len(self.top)} layers")
+        return in_one_line("Trace", said, f"top features of {len(self.top)} {layers}")
 
 
 @dataclass(frozen=True, slots=True)

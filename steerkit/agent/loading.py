@@ -11,10 +11,10 @@ import torch
 from steerkit.agent.api import Runtime
 from steerkit.audit import OnFailure, OnRecord, RecordedTurn, Store, default_store
 from steerkit.engine import DEFAULT, LoadedModel, Prepack, Prepare, box_folder, load_model
-from steerkit.errors import SaeError
+from steerkit.errors import SaeError, SteeringError
 from steerkit.runtime import PolicyLike, raises_setting_errors
 from steerkit.sae import SaeSet, load_set
-from steerkit.steer import find_sites, width_of
+from steerkit.steer import find_sites
 
 
 @raises_setting_errors
@@ -130,15 +130,15 @@ def _checked(saes: SaeSet | None, loaded: LoadedModel, named: bool) -> SaeSet | 
             f"{saes.name}: trained on {saes.model_name}, but the model is {loaded.published_name}; expected SAEs of "
             f"this model (to use them all the same, load the set first and pass it as an object)"
         )
-    outputs = find_sites(loaded.model).outputs
-    for layer, sae in saes.items():
-        if layer not in outputs:
-            raise SaeError(f"{saes.name}: an SAE for layer {layer}, but the model's layers are 0 to {max(outputs)}")
-        width = width_of(outputs[layer], sae.site)
+    sites = find_sites(loaded.model)
+    for site, sae in saes.items():
+        try:
+            width = sites.width(site)
+        except SteeringError as error:
+            raise SaeError(f"{saes.name}: an SAE for {site.name}, but {error}") from None
         if width is not None and sae.d_in != width:
-            does = "writes" if sae.site == "output" else "is given"
             raise SaeError(
-                f"{saes.checkpoints[layer].path}: reads width {sae.d_in}, but layer {layer}'s o_proj of {loaded.name} "
-                f"{does} {width}; expected SAEs trained on this model"
+                f"{saes.checkpoints[site].path}: reads width {sae.d_in}, but {site} of {loaded.name} has {width}; "
+                f"expected SAEs trained on this model"
             )
     return saes

@@ -1,4 +1,4 @@
-"""Activations of a model at its `o_proj` sites, read for SAEs, and rewritten to see what follows."""
+"""Activations of a model at its sites, read for SAEs, and rewritten to see what follows."""
 
 from __future__ import annotations
 
@@ -11,41 +11,43 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from steerkit.sae import Site
-from steerkit.steer import find_sites, width_of
+from steerkit.steer import find_sites
+from steerkit.types import Site
 
 Rewrite = Callable[[Tensor], Tensor]
 """Takes the activations at a site, `(rows, length, width)`, and returns what the model reads in their place."""
 
 
-class _Rewritten(nn.Module):
-    """A projection with one side rewritten. It stands in the module's place: hooks are steer's alone."""
+@contextmanager
+def rewritten(model: PreTrainedModel, rewrites: Mapping[Any, Rewrite]) -> Iterator[None]:
+    """Within the block, the activations of each site (or of a layer's `attn_out`) pass through its rewrite."""
+    sites = find_sites(model)
+    with ExitStack() as stack:
+        for site, rewrite in rewrites.items():
+            stack.callback(sites.hook(Site.of(site), rewrite).remove)
+        yield
 
-    def __init__(self, inner: nn.Module, rewrite: Rewrite, site: Site) -> None:
+
+class _Rewritten(nn.Module):
+    """A projection whose output is rewritten. It stands in the module's place: hooks are steer's alone."""
+
+    def __init__(self, inner: nn.Module, rewrite: Rewrite) -> None:
         super().__init__()
-        self.inner, self.rewrite, self.site = inner, rewrite, site
-        self.in_features, self.out_features = inner.in_features, inner.out_features
+        self.inner, self.rewrite = inner, rewrite
 
     def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.rewrite(self.inner(x)) if self.site == "output" else self.inner(self.rewrite(x))
-        return output
+        return self.rewrite(self.inner(x))
 
 
 @contextmanager
-def rewritten(
-    model: PreTrainedModel, rewrites: Mapping[int, Rewrite], site: Site = "output", projection: str = "o_proj"
-) -> Iterator[None]:
-    """Within the block, what each named layer's o_proj writes, or is given, passes through its rewrite.
-
-    `projection` names another one of the attention's, such as `v_proj`. The model is restored after.
-    """
+def values_rewritten(model: PreTrainedModel, rewrites: Mapping[int, Rewrite]) -> Iterator[None]:
+    """Within the block, the values of each layer's attention pass through its rewrite. The model is restored after."""
     body: Any = find_sites(model).body
     with ExitStack() as stack:
         for layer, rewrite in rewrites.items():
             attention = body.layers[layer].self_attn
-            inner = getattr(attention, projection)
-            stack.callback(setattr, attention, projection, inner)
-            setattr(attention, projection, _Rewritten(inner, rewrite, site))
+            stack.callback(setattr, attention, "v_proj", attention.v_proj)
+            attention.v_proj = _Rewritten(attention.v_proj, rewrite)
         yield
 
 
@@ -57,12 +59,11 @@ class _EnoughError(Exception):
 def read_into(
     model: PreTrainedModel,
     texts: Sequence[Sequence[int]],
-    layers: Sequence[int],
+    sites: Sequence[Site],
     into: Tensor,
     share: tuple[int, int] = (0, 1),
-    site: Site = "output",
 ) -> None:
-    """Write the activations of `layers` over all tokens of `texts` into `into` `(layers, tokens, width)`, in order.
+    """Write the activations of `sites` over all tokens of `texts` into `into` `(sites, tokens, width)`, in order.
 
     Texts of like length run together, padded on the right, where causal attention keeps the padding out of sight; the
     padding's own activations are dropped. The decoder runs alone, without the unembedding, and no further than the last
@@ -75,14 +76,14 @@ def read_into(
     def keep(number: int) -> Rewrite:
         def rewrite(output: Tensor) -> Tensor:
             into[number, rows] = output[mask].to(into)
-            if number == len(layers) - 1:
+            if number == len(sites) - 1:
                 raise _EnoughError
             return output
 
         return rewrite
 
     body = find_sites(model).body
-    with rewritten(model, {layer: keep(number) for number, layer in enumerate(layers)}, site):
+    with rewritten(model, {site: keep(number) for number, site in enumerate(sites)}):
         for turn, part in enumerate(like_lengths([len(text) for text in texts])):
             if turn % share[1] == share[0]:
                 ids, mask = _rectangle([texts[index] for index in part])
@@ -93,10 +94,10 @@ def read_into(
 
 
 def collect(model: PreTrainedModel, texts: Sequence[Sequence[int]], layers: Sequence[int] | None = None) -> Tensor:
-    """The o_proj outputs of `layers` (default: all) over all tokens of `texts`, `(layers, tokens, width)` float32."""
-    outputs = find_sites(model).outputs
-    wanted = sorted(outputs) if layers is None else list(layers)
-    into = torch.empty(len(wanted), sum(map(len, texts)), width_of(outputs[wanted[0]], "output") or 0)
+    """The `attn_out` of `layers` (default: all) over all tokens of `texts`, `(layers, tokens, width)` float32."""
+    sites = find_sites(model)
+    wanted = [Site(layer) for layer in layers] if layers is not None else sites.of("attn_out")
+    into = torch.empty(len(wanted), sum(map(len, texts)), sites.width(wanted[0]) or 0)
     read_into(model, texts, wanted, into)
     return into
 

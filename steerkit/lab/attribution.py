@@ -69,16 +69,16 @@ def log_odds(targets: Sequence[int], against: Sequence[int] | None = None) -> Sc
 
 def attribute(
     model: PreTrainedModel,
-    saes: Mapping[int, Sae],
+    saes: Mapping[Site, Sae],
     ids: Sequence[Sequence[int]],
     positions: Sequence[int],
     score: Score,
     *,
     tokens: Sequence[Sequence[int]] | None = None,
-    baseline: Mapping[int, Tensor] | None = None,
+    baseline: Mapping[Site, Tensor] | None = None,
     top_k: int = 32,
 ) -> Attribution:
-    """The effect of every feature of all SAEs (on one side of o_proj) on the scores of some sequences.
+    """The effect of every feature of all SAEs on the scores of some sequences.
 
     Sequences of like length run together, at most 2,048 tokens a pass. Held are the activations of a pass, the features
     of 512 tokens of one layer, and what is returned.
@@ -96,7 +96,7 @@ def attribute(
     texts = [sequence[: position + 1] for sequence, position in zip(ids, positions, strict=True)]
     counted = [range(len(text)) for text in texts] if tokens is None else tokens
     scores = torch.zeros(len(texts))
-    placed: dict[int, Sae] = {}
+    placed: dict[Site, Sae] = {}
     found = {
         layer: LayerEffect(
             torch.zeros(len(texts), sae.d_sae),
@@ -121,7 +121,7 @@ def attribute(
 
 def _pass(
     model: PreTrainedModel,
-    saes: Mapping[int, Sae],
+    saes: Mapping[Site, Sae],
     texts: Sequence[Sequence[int]],
     score: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -132,11 +132,11 @@ def _pass(
         kept.append(y if y.requires_grad else y.detach().requires_grad_(True))
         return kept[-1]
 
-    rewrites: dict[int, Rewrite] = dict.fromkeys(saes, keep)
+    rewrites: dict[Site, Rewrite] = dict.fromkeys(saes, keep)
     ((ids, mask),) = padded(texts, max(map(len, texts)) * len(texts))
     last = mask.sum(dim=1) - 1
     steps, places = last.unique(return_inverse=True)
-    with torch.inference_mode(False), torch.enable_grad(), rewritten(model, rewrites, next(iter(saes.values())).site):
+    with torch.inference_mode(False), torch.enable_grad(), rewritten(model, rewrites):
         output = model(input_ids=ids.to(model.device), use_cache=False, logits_to_keep=steps.to(model.device))
         logits = output.logits[torch.arange(len(texts)), places].float()
         scores = score(logits)

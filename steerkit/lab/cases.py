@@ -144,7 +144,7 @@ def place_maxima(
     check_size(saes, len(cases))
     largest = {layer: torch.zeros(len(cases), sae.d_sae) for layer, sae in saes.items()}
     sums = {layer: torch.zeros(sae.d_sae, dtype=torch.float64) for layer, sae in saes.items()}
-    placed = {layer: sae.to(loaded.layer_devices[layer]) for layer, sae in saes.items()}
+    placed = {layer: sae.to(loaded.site_devices[layer]) for layer, sae in saes.items()}
     counted = torch.tensor([number in mean_of for number in range(len(cases))])
     for rows, by_layer in step_activations(loaded, saes, cases, report):
         for layer, x in by_layer.items():
@@ -166,7 +166,7 @@ def sum_maxima(
     columns, factors = {}, {}
     for layer in sorted({feature.layer for feature in weights}):
         used = sorted(feature.index for feature in weights if feature.layer == layer)
-        columns[layer] = saes[layer].to(loaded.layer_devices[layer]).columns(torch.tensor(used))
+        columns[layer] = saes[layer].to(loaded.site_devices[layer]).columns(torch.tensor(used))
         factors[layer] = torch.tensor([weights[Feature(layer, index)] for index in used])
     found = torch.full((len(cases), 1), -torch.inf)
     for rows, by_layer in step_activations(loaded, saes, cases, None):
@@ -185,7 +185,7 @@ def step_activations(
 
     Texts end at their last step, as later tokens are not asked for.
     """
-    reader = ActivationReader(loaded.model, list(saes), site=next(iter(saes.values())).site)
+    reader = ActivationReader(loaded.model, list(saes))
     texts = [case.read[: case.steps[-1] + 1] for case in cases]
     for numbers in _parts([len(text) for text in texts]):
         values = reader([texts[number] for number in numbers])

@@ -88,28 +88,27 @@ def feature_statistics(sae: Sae, activations: Tensor) -> dict[str, Tensor]:
     return counts.result()
 
 
-def calibrate(model: PreTrainedModel, saes: SaeSet, texts: Sequence[Sequence[int]]) -> dict[int, dict[str, Tensor]]:
-    """By layer, the statistics of all features of a set over what the model reads in `texts` (token ids)."""
-    first = next(iter(saes.values()))
-    reader = ActivationReader(model, list(saes), site=first.site)
-    counts = {layer: FeatureCounts(sae.d_sae) for layer, sae in saes.items()}
+def calibrate(model: PreTrainedModel, saes: SaeSet, texts: Sequence[Sequence[int]]) -> dict[Site, dict[str, Tensor]]:
+    """By site, the statistics of all features of a set over what the model reads in `texts` (token ids)."""
+    reader = ActivationReader(model, list(saes))
+    counts = {site: FeatureCounts(sae.d_sae) for site, sae in saes.items()}
     for chunk in reader.chunks(texts):
-        for values, (layer, sae) in zip(chunk, saes.items(), strict=True):
+        for values, (site, sae) in zip(chunk, saes.items(), strict=True):
             placed = sae.to(values.device)
             for part in values.split(2_048):
-                counts[layer].add(placed.encode(part))
-    return {layer: found.result() for layer, found in counts.items()}
+                counts[site].add(placed.encode(part))
+    return {site: found.result() for site, found in counts.items()}
 
 
-def save_statistics(by_layer: Mapping[int, Mapping[str, Tensor]], path: Path, tokens: int, source: str) -> None:
-    """Write `layer_NN.NAME` tensors to a safetensors file whose metadata names the tokens and where they come from.
+def save_statistics(by_site: Mapping[Site, Mapping[str, Tensor]], path: Path, tokens: int, source: str) -> None:
+    """Write `layer_NN.NAME` tensors (`resid_post_NN.NAME` of another hook point than `attn_out`) to a safetensors file whose metadata names the tokens and where they come from.
 
     Raises:
         SaeError: it cannot be written.
     """
     tensors = {
-        f"layer_{layer:02d}.{name}": tensor.contiguous()
-        for layer, found in by_layer.items()
+        f"{statistics_key(site)}.{name}": tensor.contiguous()
+        for site, found in by_site.items()
         for name, tensor in found.items()
     }
     data = save(tensors, metadata={"tokens": str(tokens), "source": source})
@@ -117,6 +116,6 @@ def save_statistics(by_layer: Mapping[int, Mapping[str, Tensor]], path: Path, to
 
 
 def check_sites(saes: SaeSet) -> None:
-    """Refuse a set whose SAEs sit on different sides of o_proj: one pass reads one side. Raises SaeError."""
-    if len({sae.site for sae in saes.values()}) > 1:
-        raise SaeError(f"{saes.name}: SAEs on both sides of o_proj; measure each side as a set of its own")
+    """Refuse a set whose SAEs read activations of several widths: one pass reads one width. Raises SaeError."""
+    if len({sae.d_in for sae in saes.values()}) > 1:
+        raise SaeError(f"{saes.name}: SAEs of several widths; measure each hook point as a set of its own")

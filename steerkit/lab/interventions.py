@@ -152,7 +152,7 @@ class Interventions:
         )
 
     def _scores(self, policy: Policy | None = None) -> Tensor:
-        plan = compile_plan([] if policy is None else [[policy]], self.saes, self.loaded.layer_devices)
+        plan = compile_plan([] if policy is None else [[policy]], self.saes, self.loaded.site_devices)
         machine = place_machine(self.loaded.tokenizer)
         found = torch.zeros(len(self.decided.texts))
         for forced in self._forced:
@@ -161,8 +161,8 @@ class Interventions:
         return found
 
     def _random(self, clamps: Mapping[Feature, float], generator: torch.Generator) -> Tensor:
-        (layer,) = {feature.layer for feature in clamps}
-        sae, device = self.saes[layer], self.loaded.layer_devices[layer]
+        (site,) = {feature.site for feature in clamps}
+        sae, device = self.saes[site], self.loaded.site_devices[site]
         columns = sae.columns(torch.tensor([feature.index for feature in clamps])).to(device)
         values = torch.tensor(list(clamps.values()), device=device)
         direction = torch.nn.functional.normalize(torch.randn(sae.d_in, generator=generator), dim=0).to(device)
@@ -175,7 +175,7 @@ class Interventions:
                 moved: Tensor = y.float() + length * at[:, -y.shape[1] :, None].to(y.device) * direction
                 return moved.to(y.dtype)
 
-            random = rewritten(self.loaded.model, {layer: write}, sae.site)
+            random = rewritten(self.loaded.model, {site: write})
             found[list(forced.numbers)] = self._score(forced, random)
         return found
 

@@ -1,4 +1,4 @@
-"""Activations of texts at the layers that SAEs stand on, read with as few padded tokens as can be."""
+"""Activations of texts at the sites that SAEs stand on, read with as few padded tokens as can be."""
 
 from __future__ import annotations
 
@@ -10,25 +10,23 @@ from transformers import PreTrainedModel
 
 from steerkit.lab.activations import read_into
 from steerkit.lab.workers.ranks import Processes
-from steerkit.sae import Site
-from steerkit.steer import find_sites, width_of
+from steerkit.steer import find_sites
+from steerkit.types import Site
 
 
 class ActivationReader:
-    """Reads activations of one model at some layers, each process its share, and gives them to all."""
+    """Reads activations of one model at some sites of one width, each process its share, and gives them to all."""
 
-    def __init__(
-        self, model: PreTrainedModel, layers: Sequence[int], group: Processes | None = None, site: Site = "output"
-    ) -> None:
-        self.model, self.layers, self.group, self.site = model, list(layers), group or Processes(), site
-        self.width = width_of(find_sites(model).outputs[self.layers[0]], site) or 0
+    def __init__(self, model: PreTrainedModel, sites: Sequence[Site | int], group: Processes | None = None) -> None:
+        self.model, self.sites, self.group = model, [Site.of(site) for site in sites], group or Processes()
+        self.width = find_sites(model).width(self.sites[0]) or 0
 
     def __call__(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        """`(layers, tokens, width)` in the model's dtype, on its device."""
+        """`(sites, tokens, width)` in the model's dtype, on its device."""
         into = torch.zeros(
-            len(self.layers), sum(map(len, texts)), self.width, dtype=self.model.dtype, device=self.model.device
+            len(self.sites), sum(map(len, texts)), self.width, dtype=self.model.dtype, device=self.model.device
         )
-        read_into(self.model, texts, self.layers, into, (self.group.index, self.group.count), self.site)
+        read_into(self.model, texts, self.sites, into, (self.group.index, self.group.count))
         return self.group.join(into)
 
     def chunks(self, texts: Sequence[Sequence[int]], tokens: int = 8_192) -> Iterator[Tensor]:

@@ -69,10 +69,10 @@ _WRITTEN: Final = {
 
 
 def _features(policy: Policy) -> Iterator[str]:
-    by_layer = sorted(policy.features.items(), key=lambda item: item[1].site)
-    for layer, group in groupby(by_layer, key=lambda item: item[1].layer):
+    by_site = sorted(policy.features.items(), key=lambda item: item[1].feature)
+    for site, group in groupby(by_site, key=lambda item: item[1].feature.site):
         names = (f"{name} ({one.index}{': ' + one.label if one.label else ''})" for name, one in group)
-        yield f"Features of layer {layer}, by name and number: {', '.join(names)}."
+        yield f"Features of {site.name}, by name and number: {', '.join(names)}."
 
 
 def _sum(probe: Probe) -> str:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from steerkit.policy.frozen import FrozenModel, frozen
 from steerkit.policy.quantities import Finite, Quantity, split_quantity
-from steerkit.types import Feature
+from steerkit.types import POINTS, Feature, Site
+
+_SITE = rf"^({'|'.join(POINTS)})\.(0|[1-9][0-9]{{0,8}})$"
 
 Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=80)]
 PolicyName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", max_length=80)]
@@ -28,17 +37,33 @@ class Formula(NamedTuple):
 class NamedFeature(FrozenModel):
     """A feature of an SAE, by layer and index."""
 
-    layer: Annotated[int, Field(strict=True, ge=0, lt=2**31)]
-    """Decoder layer, from 0."""
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["layer"]}, {"required": ["site"]}]})
+
+    layer: Annotated[int, Field(strict=True, ge=0, lt=2**31)] | None = None
+    """Decoder layer, from 0: short for its `attn_out`."""
+    site: Annotated[str, Field(pattern=_SITE)] | None = None
+    """Hook point and layer, such as `resid_post.3`; instead of `layer`."""
     index: Annotated[int, Field(strict=True, ge=0, lt=2**31)]
-    """Index in the layer's dictionary, from 0."""
+    """Index in the site's dictionary, from 0."""
     label: str = ""
     """Meaning that people give it."""
 
     @property
-    def site(self) -> Feature:
+    def feature(self) -> Feature:
         """The feature without its label."""
-        return Feature(self.layer, self.index)
+        return Feature(Site.of(self.site or self.layer or 0), self.index)
+
+    @model_validator(mode="after")
+    def _has_one_site(self) -> NamedFeature:
+        if (self.layer is None) == (self.site is None):
+            raise ValueError(f"got {'neither' if self.layer is None else 'both'}, expected a layer or a site")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_the_other(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As policies were before there were sites: they keep their fingerprints."""
+        said: dict[str, Any] = inner(self)
+        return {key: value for key, value in said.items() if value is not None or key not in ("layer", "site")}
 
 
 class Probe(FrozenModel):

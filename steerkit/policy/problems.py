@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+from steerkit.types import Feature, Site
+
 Location: TypeAlias = tuple[str | int, ...]
 
 
@@ -55,7 +57,13 @@ def conditions(where: Location, condition: Any) -> Iterator[tuple[Location, Mapp
     yield from conditions((*where, "not"), condition.get("not"))
 
 
-def site(feature: Any) -> tuple[int, int] | None:
-    """Layer and index of a feature; None unless both are numbers."""
-    layer, index = get(feature, "layer"), get(feature, "index")
-    return (layer, index) if isinstance(layer, int) and isinstance(index, int) else None
+def read_feature(feature: Any) -> Feature | None:
+    """The feature that a policy's data names; None unless it has a site and an index."""
+    site, index = get(feature, "site"), get(feature, "index")
+    site = get(feature, "layer") if site is None else site
+    if not isinstance(site, int | str) or not isinstance(index, int):
+        return None
+    try:
+        return Feature(Site.of(site), index)
+    except ValueError:
+        return None

@@ -57,7 +57,7 @@ def _resolved(policy: Policy, statistic: Statistic) -> tuple[Policy, list[Proble
     for location, name, part, key in quantities:
         number, unit = split_quantity(part[key])
         try:
-            part[key] = number * statistic(policy.features[name].site, unit or "")
+            part[key] = number * statistic(policy.features[name].feature, unit or "")
         except SaeError as error:
             unknown.append(Problem((*location, key), str(error)))
     if unknown or not quantities:

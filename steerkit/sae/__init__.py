@@ -7,7 +7,7 @@ from steerkit.sae.formats import FORMATS
 from steerkit.sae.formats.functiongemma import load_checkpoint
 from steerkit.sae.hub import load_set, pull, push
 from steerkit.sae.labels import Explanations, read_explanations, read_labels, write_labels
-from steerkit.sae.sae import Columns, GateWeights, Kind, Reconstruction, Sae, Site, activate
+from steerkit.sae.sae import Columns, GateWeights, Kind, Reconstruction, Sae, activate
 from steerkit.sae.sae_set import SaeSet
 from steerkit.sae.summary import LayerSummary, summarize
 
@@ -23,7 +23,6 @@ __all__ = [
     "Reconstruction",
     "Sae",
     "SaeSet",
-    "Site",
     "activate",
     "convert",
     "load_checkpoint",

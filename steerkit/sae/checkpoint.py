@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from steerkit.sae.sae import Sae
+from steerkit.types import Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,11 @@ class Checkpoint:
     path: Path
     """The file of its weights."""
     model_name: str
-    layer: int
+    site: Site
     sae: Sae
     history: History = field(default_factory=History)
+
+    @property
+    def layer(self) -> int:
+        """Index of the decoder layer, from 0."""
+        return self.site.layer

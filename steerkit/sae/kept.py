@@ -9,14 +9,15 @@ from collections.abc import Callable
 import torch
 
 from steerkit.sae.sae import Columns
+from steerkit.types import Site
 
 
 class KeptColumns:
-    """Columns by layer, features and device, the least recently used dropped first; may be shared by threads."""
+    """Columns by site, features and device, the least recently used dropped first; may be shared by threads."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._bytes = limit, 0
-        self._kept: OrderedDict[tuple[int, tuple[int, ...], torch.device], Columns] = OrderedDict()
+        self._kept: OrderedDict[tuple[Site, tuple[int, ...], torch.device], Columns] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -24,7 +25,7 @@ class KeptColumns:
         """What they take now; a TopK SAE's whole, which they share, is not counted."""
         return self._bytes
 
-    def get(self, key: tuple[int, tuple[int, ...], torch.device], make: Callable[[], Columns]) -> Columns:
+    def get(self, key: tuple[Site, tuple[int, ...], torch.device], make: Callable[[], Columns]) -> Columns:
         """The columns under a key, made where they are not there; those that alone are over the limit are not kept."""
         with self._lock:
             if key in self._kept:

@@ -1,6 +1,6 @@
 """What people call single features: a set's `labels.json`, and explanations that Neuronpedia exports.
 
-{"format": 1, "labels": {"LAYER": {"INDEX": "text"}}}
+{"format": 1, "labels": {"LAYER": {"INDEX": "text"}}}, with a site such as resid_post.3 as LAYER where it is no attn_out
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from steerkit.errors import SaeError
 from steerkit.files import parse_json, read_json, shown, write_atomic
-from steerkit.types import Feature
+from steerkit.types import Feature, Site
 
 LABELS_FILE: Final = "labels.json"
 
@@ -46,20 +46,29 @@ def read_labels(path: Path) -> dict[Feature, str]:
     labels: dict[Feature, str] = {}
     for layer, table in tables.items():
         for index, text in table.items():
-            if not _NUMBER.fullmatch(layer) or not _NUMBER.fullmatch(index) or not isinstance(text, str):
+            site = _site(layer)
+            if site is None or not _NUMBER.fullmatch(index) or not isinstance(text, str):
                 said = f"{shown(layer)}: {{{shown(index)}: {shown(text)}}}"
                 raise SaeError(f"{path}: labels: got {said}; expected {expected}")
-            labels[Feature(int(layer), int(index))] = text
+            labels[Feature(site, int(index))] = text
     return labels
 
 
 def write_labels(path: Path, labels: Mapping[Feature, str]) -> None:
-    """Write labels in the order of layer and index; the whole file, or nothing. Raises SaeError."""
+    """Write labels in the order of site and index; the whole file, or nothing. Raises SaeError."""
     tables: dict[str, dict[str, str]] = {}
     for feature, text in sorted(labels.items()):
-        tables.setdefault(str(feature.layer), {})[str(feature.index)] = text
+        tables.setdefault(str(feature.site.compact), {})[str(feature.index)] = text
     content = json.dumps({"format": 1, "labels": tables}, ensure_ascii=False, indent=1) + "\n"
     write_atomic(path, lambda file: file.write(content.encode("utf-8", "replace")), SaeError)
+
+
+def _site(key: str) -> Site | None:
+    """The site that a key of the file means; None if it means none."""
+    try:
+        return Site(int(key)) if _NUMBER.fullmatch(key) else Site.of(key)
+    except ValueError:
+        return None
 
 
 def read_explanations(paths: Sequence[Path], model: str | None = None) -> Explanations:

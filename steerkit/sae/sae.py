@@ -1,4 +1,4 @@
-"""One sparse autoencoder: ReLU, JumpReLU, TopK or gated, on either side of a layer's `self_attn.o_proj`.
+"""One sparse autoencoder: ReLU, JumpReLU, TopK or gated; where in a model it belongs its `Checkpoint` says.
 
 The published FunctionGemma SAEs are plain ReLU ones. Their card calls the class JumpReLUSAE, but it has no threshold
 and subtracts nothing from its input:
@@ -17,10 +17,6 @@ import torch
 from torch import Tensor
 
 from steerkit.errors import SaeError
-
-Site: TypeAlias = Literal["output", "input"]
-"""Which side of a layer's `self_attn.o_proj` an SAE reads: what it writes (the model's width), or what it is given (one
-`head_dim` per head, side by side)."""
 
 Kind: TypeAlias = Literal["relu", "jumprelu", "topk", "gated"]
 """What an SAE does between its two matrices."""
@@ -116,7 +112,7 @@ class Columns(NamedTuple):
 
 
 class Sae:
-    """An SAE on one layer's `self_attn.o_proj`; with `pre = (x - b_dec if subtract_b_dec else x) @ W_enc + b_enc`:
+    """An SAE; with `pre = (x - b_dec if subtract_b_dec else x) @ W_enc + b_enc`:
 
         ReLU       relu(pre)
         JumpReLU   relu(pre) * (pre > threshold), strict
@@ -136,7 +132,6 @@ class Sae:
         k: how many features are on at most; makes it a TopK SAE.
         gate: makes it a gated SAE.
         subtract_b_dec: whether `b_dec` is taken from the input before it is encoded.
-        site: which side of `o_proj` it reads.
 
     Raises:
         SaeError: it is of more than one kind, or k is not among 1 to d_sae.
@@ -153,7 +148,6 @@ class Sae:
         k: int | None = None,
         gate: GateWeights | None = None,
         subtract_b_dec: bool = False,
-        site: Site = "output",
     ) -> None:
         if sum(part is not None for part in (threshold, k, gate)) > 1:
             raise SaeError("an SAE: got more than one of threshold, k and gate; expected the one that says its kind")
@@ -162,7 +156,6 @@ class Sae:
         self.W_enc, self.b_enc, self.W_dec, self.b_dec = W_enc, b_enc, W_dec, b_dec
         self.threshold, self.k, self.gate = threshold, k, gate
         self.subtract_b_dec = subtract_b_dec
-        self.site: Site = site
 
     @property
     def kind(self) -> Kind:
@@ -245,7 +238,7 @@ class Sae:
         return self.having(**{name: part.to(device=device, dtype=dtype) for name, part in self.tensors.items()})
 
     def having(self, **tensors: Tensor) -> Sae:
-        """An SAE of the same kind and site with other weights, by their names in `tensors`; the rest are this one's."""
+        """An SAE of the same kind with other weights, by their names in `tensors`; the rest are this one's."""
         parts = {**self.tensors, **tensors}
         return Sae(
             *(parts[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec")),
@@ -253,7 +246,6 @@ class Sae:
             k=self.k,
             gate=None if self.gate is None else GateWeights(*(parts[name] for name in GateWeights._fields)),
             subtract_b_dec=self.subtract_b_dec,
-            site=self.site,
         )
 
 

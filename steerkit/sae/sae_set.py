@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -21,21 +20,23 @@ from steerkit.sae.formats.files import load_tensors
 from steerkit.sae.kept import KeptColumns
 from steerkit.sae.labels import LABELS_FILE, read_labels
 from steerkit.sae.sae import Columns, Sae
-from steerkit.types import Feature
+from steerkit.types import Feature, Site
 
 STATISTICS_FILE = "stats.safetensors"
 UNITS = ("max", "mean", "std", "density", "q50", "q90", "q99", "q999")
+_MARKS: dict[str, str | None] = {"attn_out": None, "attn_in": "input"}
+"""Hook points that a fingerprint names otherwise than by their own name."""
 _MOST_COLUMNS = 64 << 20
 """Bytes of columns that a set keeps: those of 13,000 features of FunctionGemma's width."""
 
 
-class SaeSet(Mapping[int, Sae]):
-    """SAEs by layer.
+class SaeSet(Mapping[Site, Sae]):
+    """SAEs by site; `saes["resid_post.3"]` is the one of that site, `saes[3]` that of `attn_out.3`.
 
     Attributes:
         name: where the set came from, as the user wrote it.
         model_name: the model all of them were trained on.
-        checkpoints: by layer, with history and path.
+        checkpoints: by site, with history and path.
         labels: what people call single features.
         folder: where its statistics and labels lie; None where it came from no folder, or several.
     """
@@ -43,43 +44,58 @@ class SaeSet(Mapping[int, Sae]):
     def __init__(
         self,
         name: str,
-        checkpoints: Mapping[int, Checkpoint],
+        checkpoints: Iterable[Checkpoint],
         statistics: Mapping[str, Tensor] | None = None,
         labels: Mapping[Feature, str] | None = None,
         folder: Path | None = None,
     ) -> None:
-        if not checkpoints:
+        self.checkpoints = {one.site: one for one in sorted(checkpoints, key=lambda one: one.site)}
+        if not self.checkpoints:
             raise SaeError(f"{name}: no SAE in the set; expected at least one")
-        models = sorted({checkpoint.model_name for checkpoint in checkpoints.values()})
+        models = sorted({checkpoint.model_name for checkpoint in self.checkpoints.values()})
         if len(models) > 1:
             raise SaeError(f"{name}: SAEs of several models in one set: {', '.join(models)}")
         self.name, self.model_name = name, models[0]
-        self.checkpoints = dict(sorted(checkpoints.items()))
-        self.labels = dict(labels or {})
+        self.labels = {Feature(self._owner(one.site), one.index): text for one, text in (labels or {}).items()}
         self.folder = folder
-        self._statistics = dict(statistics or {})
-        self._copies: dict[tuple[int, torch.device, torch.dtype], Sae] = {}
+        self._statistics = {self._own_key(key): table for key, table in (statistics or {}).items()}
+        self._copies: dict[tuple[Site, torch.device, torch.dtype], Sae] = {}
         self._columns = KeptColumns(_MOST_COLUMNS)
         self._check_statistics()
 
-    def __getitem__(self, layer: int) -> Sae:
-        return self.checkpoints[layer].sae
+    def _owner(self, site: Site) -> Site:
+        """The site that a file means by a layer alone: in sets of an older form also `attn_in`."""
+        inner = Site(site.layer, "attn_in")
+        return (
+            inner if site.point == "attn_out" and site not in self.checkpoints and inner in self.checkpoints else site
+        )
 
-    def __iter__(self) -> Iterator[int]:
+    def _own_key(self, key: str) -> str:
+        name, _, unit = key.partition(".")
+        layer = name.removeprefix("layer_")
+        return f"{statistics_key(self._owner(Site(int(layer))))}.{unit}" if name != layer and layer.isdecimal() else key
+
+    def __getitem__(self, site: Site | int | str) -> Sae:
+        try:
+            return self.checkpoints[Site.of(site)].sae
+        except ValueError:
+            raise KeyError(site) from None
+
+    def __iter__(self) -> Iterator[Site]:
         return iter(self.checkpoints)
 
     def __len__(self) -> int:
         return len(self.checkpoints)
 
-    def on(self, layer: int, device: torch.device, dtype: torch.dtype | None = None) -> Sae:
-        """The layer's SAE on a device, its weights as stored or in `dtype`: itself, or a copy made once and kept.
+    def on(self, site: Site, device: torch.device, dtype: torch.dtype | None = None) -> Sae:
+        """The site's SAE on a device, its weights as stored or in `dtype`: itself, or a copy made once and kept.
 
         On a CPU its encoder is laid out anew where that is faster, in float32 and beside the other.
         """
-        key = (layer, device, dtype or self[layer].W_enc.dtype)
+        key = (site, device, dtype or self[site].W_enc.dtype)
         if key not in self._copies:
             with torch.inference_mode(False):  # what is kept may be wanted for gradients later
-                self._copies[key] = self._placed(self[layer].to(device, dtype))
+                self._copies[key] = self._placed(self[site].to(device, dtype))
         return self._copies[key]
 
     def _placed(self, sae: Sae) -> Sae:
@@ -89,19 +105,19 @@ class SaeSet(Mapping[int, Sae]):
     def _lays_out(self) -> bool:
         return wins(self.values())
 
-    def columns(self, layer: int, indices: Sequence[int], device: torch.device) -> Columns:
-        """`Sae.columns` of a layer on a device, for reading only: the last that were asked for are kept.
+    def columns(self, site: Site, indices: Sequence[int], device: torch.device) -> Columns:
+        """`Sae.columns` of a site on a device, for reading only: the last that were asked for are kept.
 
         The weights around them do not stay in memory.
         """
         with torch.inference_mode(False):  # as above
-            return self._columns.get((layer, tuple(indices), device), lambda: self._gathered(layer, indices, device))
+            return self._columns.get((site, tuple(indices), device), lambda: self._gathered(site, indices, device))
 
-    def _gathered(self, layer: int, indices: Sequence[int], device: torch.device) -> Columns:
-        sae = self[layer]
+    def _gathered(self, site: Site, indices: Sequence[int], device: torch.device) -> Columns:
+        sae = self[site]
         found = sae.columns(torch.tensor(indices))
         if found.whole is not None:
-            return found._replace(whole=self.on(layer, device, torch.float32)).to(device)
+            return found._replace(whole=self.on(site, device, torch.float32)).to(device)
         release(sae.W_enc)
         release(sae.W_dec)
         return found.to(device)
@@ -110,34 +126,33 @@ class SaeSet(Mapping[int, Sae]):
         """A feature's statistic (`max`, `mean`, `std`, `density`, `q50`, `q90`, `q99`, `q999`), in raw activation.
 
         Raises:
-            SaeError: the set has no such layer, feature or statistic.
+            SaeError: the set has no such site, feature or statistic.
         """
         self.check(feature)
-        table = self._statistics.get(f"layer_{feature.layer:02d}.{unit}")
+        table = self._statistics.get(f"{statistics_key(feature.site)}.{unit}")
         if table is None:
             raise SaeError(
-                f"{self.name}: no statistic '{unit}' for layer {feature.layer}; "
+                f"{self.name}: no statistic '{unit}' for {feature.site.name}; "
                 f"give a raw value, or add {STATISTICS_FILE} to the set"
             )
         return float(table[feature.index])
 
     def check(self, feature: Feature) -> None:
-        """Raise SaeError unless the set has this layer and its dictionary this index."""
-        if feature.layer not in self:
-            raise SaeError(f"{self.name}: no SAE for layer {feature.layer}; it has layers {_ranges(list(self))}")
-        d_sae = self[feature.layer].d_sae
+        """Raise SaeError unless the set has this site and its dictionary this index."""
+        site = feature.site
+        if site not in self:
+            raise SaeError(f"{self.name}: no SAE for {site.name}; it has {named_sites(self)}")
+        d_sae = self[site].d_sae
         if not 0 <= feature.index < d_sae:
-            raise SaeError(
-                f"{self.name}: layer {feature.layer} has no feature {feature.index}; expected 0 to {d_sae - 1}"
-            )
+            raise SaeError(f"{self.name}: {site.name} has no feature {feature.index}; expected 0 to {d_sae - 1}")
 
     @cached_property
     def fingerprint(self) -> str:
-        """`sha256:…` over every weight, its name, dtype and shape, and all else an SAE computes by, layer by layer."""
+        """`sha256:…` over every weight, its name, dtype and shape, and all else an SAE computes by, site by site."""
         digest = hashlib.sha256()
-        for layer, sae in self.items():
-            # A plain ReLU SAE on the output adds nothing here: its set is known by its weights alone.
-            marks = {"k": sae.k, "subtract_b_dec": sae.subtract_b_dec or None, "site": _unless(sae.site, "output")}
+        for (layer, point), sae in self.items():
+            # A plain ReLU SAE on attn_out adds nothing here: its set is known by its weights alone.
+            marks = {"k": sae.k, "subtract_b_dec": sae.subtract_b_dec or None, "site": _MARKS.get(point, point)}
             for name, mark in marks.items():
                 digest.update(b"" if mark is None else f"{layer}.{name} {mark}\n".encode())
             for key, tensor in sae.tensors.items():
@@ -148,12 +163,13 @@ class SaeSet(Mapping[int, Sae]):
 
     def _check_statistics(self) -> None:
         for key, table in self._statistics.items():
-            match = re.fullmatch(r"layer_([0-9]{1,9})\.(\w+)", key)
-            if match is None or match[2] not in UNITS or (layer := int(match[1])) not in self:
+            name, _, unit = key.partition(".")
+            site = next((one for one in self if statistics_key(one) == name), None)
+            if site is None or unit not in UNITS:
                 continue
-            if tuple(table.shape) != (self[layer].d_sae,):
+            if tuple(table.shape) != (self[site].d_sae,):
                 raise SaeError(
-                    f"{self.name}/{STATISTICS_FILE}: {key}: got {tuple(table.shape)}, expected ({self[layer].d_sae},)"
+                    f"{self.name}/{STATISTICS_FILE}: {key}: got {tuple(table.shape)}, expected ({self[site].d_sae},)"
                 )
             if not table.isfinite().all():
                 raise SaeError(
@@ -168,7 +184,7 @@ def load_folders(folders: Sequence[Path], name: str) -> SaeSet:
     Raises:
         SaeError: see `steerkit.sae.formats.read_folders`; also statistics or labels that are none.
     """
-    checkpoints = {checkpoint.layer: checkpoint for checkpoint in read_folders(folders, name)}
+    checkpoints = read_folders(folders, name)
     if len(folders) > 1:
         return SaeSet(name, checkpoints)
     (folder,) = folders
@@ -183,8 +199,17 @@ def _read_statistics(folder: Path) -> dict[str, Tensor]:
     return {key: table.float() for key, table in tables.items()}
 
 
-def _unless(value: str, default: str) -> str | None:
-    return None if value == default else value
+def statistics_key(site: Site) -> str:
+    """The name of a site's statistics, before the unit: by the layer alone for `attn_out`."""
+    return f"{'layer' if site.point == 'attn_out' else site.point}_{site.layer:02d}"
+
+
+def named_sites(sites: Iterable[Site]) -> str:
+    """Sites in words: `layers 0 to 3` for those of `attn_out`, `resid_post.0 to 3` for others."""
+    by_point: dict[str, list[int]] = {}
+    for layer, point in sites:
+        by_point.setdefault("layers " if point == "attn_out" else f"{point}.", []).append(layer)
+    return "; ".join(f"{name}{_ranges(layers)}" for name, layers in by_point.items())
 
 
 def _ranges(layers: list[int]) -> str:

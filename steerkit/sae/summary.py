@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from steerkit.sae.sae_set import SaeSet
+from steerkit.types import Site
 
 DENSE = 0.25
 """Above this share of active features a dictionary is too dense to read single features from."""
@@ -13,7 +14,7 @@ DENSE = 0.25
 class LayerSummary(NamedTuple):
     """One row of the table; numbers are the last entries of the checkpoint's history, None where it has none."""
 
-    layer: int
+    site: Site
     loss: float | None
     mse: float | None
     l0: float | None
@@ -23,19 +24,24 @@ class LayerSummary(NamedTuple):
     d_sae: int
 
     @property
+    def layer(self) -> int:
+        """Index of the decoder layer, from 0."""
+        return self.site.layer
+
+    @property
     def dense(self) -> bool:
-        """Whether the layer is too dense to trust single features."""
+        """Whether it is too dense to trust single features."""
         return self.density is not None and self.density > DENSE
 
 
 def summarize(saes: SaeSet) -> tuple[LayerSummary, ...]:
-    """Final loss, MSE, L0 and density of every layer."""
+    """Final loss, MSE, L0 and density of every site."""
     rows = []
-    for layer, checkpoint in saes.checkpoints.items():
+    for site, checkpoint in saes.checkpoints.items():
         history, d_sae = checkpoint.history, checkpoint.sae.d_sae
         l0 = _last(history.l0)
         density = None if l0 is None else l0 / d_sae
-        rows.append(LayerSummary(layer, _last(history.loss), _last(history.mse), l0, density, d_sae))
+        rows.append(LayerSummary(site, _last(history.loss), _last(history.mse), l0, density, d_sae))
     return tuple(rows)
 
 

@@ -9,12 +9,13 @@ from steerkit.steer.compile.check import Checked, check_against_saes, check_agai
 from steerkit.steer.compile.plan import Plan, compile_plan
 from steerkit.steer.eager.attach import attach
 from steerkit.steer.eager.attached import Attached
+from steerkit.steer.eager.continuous import attach_ragged
 from steerkit.steer.eager.prefill_state import PrefillState
 from steerkit.steer.eager.snapshot import Snapshot, Snapshots
-from steerkit.steer.points import context_of, device_of, devices_of, find_sites, width_of
+from steerkit.steer.points import Sites, context_of, device_of, devices_of, find_sites
 from steerkit.steer.positions import cache_name
 from steerkit.steer.record.recorder import Recorder
-from steerkit.steer.record.trace import Extent, Wanted, read_traces, read_watched, traced_layers
+from steerkit.steer.record.trace import Extent, Wanted, read_traces, read_watched, traced_sites
 from steerkit.steer.static.buffers import StaticSteering, attach_static, fused_kernels
 from steerkit.steer.static.capacity import Capacity, PackedPlan, pack_plan
 from steerkit.steer.static.fill import Fill
@@ -30,11 +31,13 @@ __all__ = [
     "Plan",
     "PrefillState",
     "Recorder",
+    "Sites",
     "Snapshot",
     "Snapshots",
     "StaticSteering",
     "Wanted",
     "attach",
+    "attach_ragged",
     "attach_static",
     "cache_name",
     "check_against_saes",
@@ -49,6 +52,5 @@ __all__ = [
     "pack_plan",
     "read_traces",
     "read_watched",
-    "traced_layers",
-    "width_of",
+    "traced_sites",
 ]

@@ -1,4 +1,4 @@
-"""Follows where every sequence of a batch stands in its conversation, token by token, and makes masks of it."""
+"""The conversation's grammar by sequence, advanced token by token, and masks of the tokens at its places."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from steerkit.types import Place
 
 
 class _Span(Protocol):
-    """The part of a pass that is read here."""
+    """The part of a pass that is needed here."""
 
     @property
     def start(self) -> int:
@@ -30,32 +30,36 @@ class _Span(Protocol):
 
 
 class TokenPlaces:
-    """Where the tokens of one pass stand."""
+    """The places of the tokens of one pass, sequence by sequence."""
 
     def __init__(self, places: Sequence[Sequence[Collection[Place]]], device: torch.device) -> None:
         self._places, self._device = places, device
 
     @property
     def key(self) -> tuple[tuple[Collection[Place], ...], ...]:
-        """Equal where all tokens stand at the same places."""
+        """Equal where all tokens are at the same places."""
         return tuple(map(tuple, self._places))
 
+    def after(self, first: int) -> TokenPlaces:
+        """The tokens from offset `first` of each sequence on."""
+        return TokenPlaces([row[first:] for row in self._places], self._device) if first else self
+
     def at(self, place: Place) -> Tensor:
-        """`(B, T)` which tokens stand at a place."""
-        return torch.tensor([[place in here for here in row] for row in self._places], device=self._device)
+        """`(N,)` tokens at a place."""
+        return torch.tensor([place in here for row in self._places for here in row], device=self._device)
 
 
 class GrammarStates:
-    """The grammar_states of a batch; the ids come to the host once per pass, before the first layer."""
+    """The grammar's state for each sequence of a batch; ids come to the host once per pass, before the first layer."""
 
     def __init__(self, machine: PlaceMachine) -> None:
         self._machine = machine
         self._now: list[Standing] = []
         self._passed: list[list[Standing]] = []
-        """By sequence, where it stood before the last pass and after each of its tokens."""
+        """By sequence, its states before the last pass and after each of its tokens."""
 
     def read(self, ids: Tensor, window: _Span) -> TokenPlaces:
-        """Read the tokens `(B, T)` of a pass.
+        """Advance over the tokens `(B, T)` of a pass.
 
         Raises:
             SteeringError: the pass brings embeddings instead of tokens.
@@ -75,22 +79,22 @@ class GrammarStates:
         return TokenPlaces(found, ids.device)
 
     def resume(self, tokens: Sequence[int]) -> list[Standing]:
-        """Read one more token of each sequence, all in their replies; where they stand now."""
+        """Advance over one more token of each sequence, all in their replies; their states after it."""
         read = self._machine.read
         self._now = [read(standing, token) for standing, token in zip(self._now, tokens, strict=True)]
         return self._now
 
     def roll_back(self, kept: int) -> None:
-        """Stand where the last pass stood after its first tokens."""
+        """Return to the states after the first tokens of the last pass."""
         self._now = [passed[kept] for passed in self._passed]
 
     def snapshot(self) -> tuple[Standing, ...]:
-        """Where the sequences stand now."""
+        """The states now."""
         return tuple(self._now)
 
-    def restore(self, noted: Sequence[Standing]) -> None:
-        """Go on from what was noted."""
-        self._now = list(noted)
+    def restore(self, snapshot: Sequence[Standing]) -> None:
+        """Continue from a snapshot."""
+        self._now = list(snapshot)
 
     def _row(self, row: int, tokens: list[int], reply_start: int, valid: list[bool] | None) -> list[frozenset[Place]]:
         standing = self._now[row]

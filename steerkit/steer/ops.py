@@ -10,20 +10,21 @@ import torch
 from torch import Tensor
 
 from steerkit.sae import Columns, Sae, activate
+from steerkit.steer.batch import Segments
 
 
 def read_features(x: Tensor, columns: Columns) -> Tensor:
     """Features `(N, S)` in float32 of activations `x` `(N, d_in)`: what `Sae.encode` gives for these columns.
 
-    Only a TopK SAE is encoded as a whole; of every other kind just these columns are.
+    Only a TopK SAE is encoded completely; of every other kind just these columns are.
     """
     if columns.whole is not None:
         return columns.whole.encode(x)[:, columns.indices]
     return activate(torch.addmm(columns.b_enc, x.float(), columns.W_enc), columns.threshold, columns.gate)
 
 
-def read_lanes(x: Tensor, columns: Columns) -> Tensor:
-    """The same `(Q, M, S)` of Q lanes of tokens: `x` `(Q, M, d_in)` in float32, columns with that first dimension."""
+def read_grouped(x: Tensor, columns: Columns) -> Tensor:
+    """Features `(Q, M, S)` of Q groups of tokens `x` `(Q, M, d_in)` in float32, with columns of each group."""
     if columns.whole is not None:
         return columns.whole.encode(x)[..., columns.indices]
     pre = torch.baddbmm(columns.b_enc, x, columns.W_enc)
@@ -51,46 +52,86 @@ def feature_change(
 
 
 def within(sums: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Which readings `(..., L)` hold: strictly between `low` and `high` `(L,)`."""
+    """Readings `(..., L)` that hold: those strictly between `low` and `high` `(L,)`."""
     return (sums > low) & (sums < high)
 
 
 def any_term(holds: Tensor, wanted: Tensor, wants: Tensor, terms: Tensor) -> Tensor:
-    """Which gates `(..., r)` are open, of readings `(..., l)` that hold.
+    """Gates `(N, r)` that are open, of readings `(N, l)` that hold.
 
     A term is met where it counts as many of the readings it wants (1 in `wanted` `(l, M)`) as there are (`wants`
     `(M,)`) and none that it does not want (-1). `terms` `(M, r)` says which terms open which gate.
     """
-    met = (holds.float() @ wanted) == wants
-    return (met.float() @ terms) > 0
+    met = _counted(holds, wanted) == wants
+    return _counted(met, terms) > 0
 
 
-def latch(opens: Tensor, closes: Tensor, before: Tensor) -> Tensor:
-    """Hysteresis over tokens `(B, T, l)`: open from where `opens` on, until where `closes`; `before` `(B, l)` at first.
+def _counted(flags: Tensor, table: Tensor) -> Tensor:
+    """Sums `(N, m)` of flags `(N, l)`, weighted by a table `(l, m)`, or one `(N, l, m)` of each token."""
+    values = flags.float()
+    return values @ table if table.ndim == 2 else torch.bmm(values.unsqueeze(1), table).squeeze(1)
 
-    Closing wins where both are said; the caller never says both.
+
+def latch(opens: Tensor, closes: Tensor, before: Tensor, segments: Segments | None) -> Tensor:
+    """Hysteresis `(N, l)`: open from where `opens` on, until where `closes`; `before` `(G, l)` until then.
+
+    Nothing opens and closes at one token.
     """
-    steps = torch.arange(1, opens.shape[1] + 1, device=opens.device).view(1, -1, 1)
-    last_open = torch.where(opens, steps, 0).cummax(dim=1).values
-    last_close = torch.where(closes, steps, 0).cummax(dim=1).values
-    return torch.where((last_open == 0) & (last_close == 0), before.unsqueeze(1), last_open > last_close)
+    if segments is None:
+        return opens | (before & ~closes)
+    opened, closed = _latest(opens, segments), _latest(closes, segments)
+    return torch.where(opened == closed, before[segments.of], opened > closed)
 
 
-def over_window(values: Tensor, counts: Tensor, size: int, mean: bool) -> Tensor:
-    """The largest or mean value `(B, T)` of the last `size` tokens that count, from `(B, size - 1 + T)` of each.
+def last_number(flags: Tensor, number: Tensor, before: Tensor, segments: Segments | None) -> Tensor:
+    """`(N, r)` number of the sequence's last token that is set in `flags`; `before` `(G, r)` until there is one."""
+    if segments is None:
+        return torch.where(flags, number.unsqueeze(-1), before)
+    index = _latest(flags, segments)
+    return torch.where(index < 0, before[segments.of], number[index.clamp(min=0)])
 
-    Where none of them counts the answer is NaN, which lies within no bounds.
+
+def _latest(flags: Tensor, segments: Segments) -> Tensor:
+    """`(N, l)` index of the latest token of the segment, itself included, that is set; -1 where there is none."""
+    index = torch.arange(len(flags), device=flags.device).unsqueeze(-1)
+    found = torch.where(flags, index, -1).cummax(dim=0).values
+    return torch.where(found < segments.first.unsqueeze(-1), -1, found)
+
+
+def look_back(now: Tensor, before: Tensor, segments: Segments | None) -> Tensor:
+    """`(N, k, W)` values of the last W tokens of each token's sequence, from `(N, k)` and `(G, k, W - 1)` before."""
+    if segments is None:
+        return torch.cat([before, now.unsqueeze(-1)], dim=-1)
+    size = before.shape[-1] + 1
+    index = torch.arange(len(now), device=now.device).unsqueeze(-1) + torch.arange(1 - size, 1, device=now.device)
+    missing = segments.first.unsqueeze(-1) - index  # how far before the segment that is
+    here = now[index.clamp(min=0)].movedim(1, 2)
+    if size == 1:
+        return here
+    earlier = before[segments.of].gather(2, (size - 1 - missing).clamp(0, size - 2).unsqueeze(1).expand_as(here))
+    return torch.where((missing > 0).unsqueeze(1), earlier, here)
+
+
+def over_window(values: Tensor, counted: Tensor, means: Tensor | bool) -> Tensor:
+    """The largest or mean value `(N, k)` of windows `(N, k, W)`, of their tokens that are `counted`.
+
+    Where none of them is, the answer is NaN, which lies within no bounds.
     """
-    tokens, counted = values.unfold(1, size, 1), counts.unfold(1, size, 1)
     number = counted.sum(dim=-1)
-    if mean:
-        found = torch.where(counted, tokens, 0.0).sum(dim=-1) / number
+    if means is True:
+        found = _mean(values, counted, number)
     else:
-        found = torch.where(counted, tokens, -torch.inf).amax(dim=-1)
+        found = torch.where(counted, values, -torch.inf).amax(dim=-1)
+        if isinstance(means, Tensor):
+            found = torch.where(means, _mean(values, counted, number), found)
     return torch.where(number > 0, found, torch.nan)
 
 
-def write_lanes(y: Tensor, x: Tensor, change: Tensor, W_dec: Tensor, tokens: Tensor | None) -> Tensor:
+def _mean(values: Tensor, counted: Tensor, number: Tensor) -> Tensor:
+    return torch.where(counted, values, 0.0).sum(dim=-1) / number
+
+
+def write_grouped(y: Tensor, x: Tensor, change: Tensor, W_dec: Tensor, tokens: Tensor | None) -> Tensor:
     """`x + change @ W_dec` in `y`'s dtype, lane by lane, at some tokens; the others keep their bits.
 
     Adding a zero would already turn -0.0 into 0.0, so untouched tokens are selected, not summed.

@@ -1,4 +1,4 @@
-"""Knows where each token of a running forward pass stands: its column, if it is padding, where the reply begins."""
+"""Positions of the tokens in each forward pass: their columns, padding, and where the reply begins."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from steerkit.steer.eager.window import Window
 from steerkit.steer.grammar_state import GrammarStates
 
 CACHE_NAMES = ("cache", "past_key_values")
-"""What transformers calls the cache of keys and values: from 5.24 on, and before."""
+"""Names of the KV cache among the arguments of a model: from transformers 5.24 on, and before."""
 
 
 def cache_name(model: nn.Module) -> str:
-    """What the model's forward calls its cache of keys and values."""
+    """The name of the KV cache among the arguments of the model's forward."""
     parameters = inspect.signature(model.forward).parameters
     return next((name for name in CACHE_NAMES if name in parameters), CACHE_NAMES[-1])
 
 
 class Positions:
-    """Follows the passes of a generation: whole prompts, chunks, single steps, drafts, with and without a cache.
+    """Follows the passes of a generation: prompts dense or in chunks, single steps, drafts, with and without a cache.
 
-    Where the prompt ends is what `prompt_length` says, or else a `generate` that is seen; in a loop of one's own the
-    first pass is taken to be the whole prompt, or the rest of one that was in the cache before.
+    The end of the prompt is given by `prompt_length`, or by a `generate` that is seen; in a loop of one's own the first
+    pass is taken to be the complete prompt, or the rest of one that was in the cache before.
     """
 
     def __init__(
@@ -54,28 +54,28 @@ class Positions:
         self._reply_start: Tensor | int = 0
         self._last: Window | None = None
         self._tokens: Tensor | None = None
-        """Those of the last pass, where it had no cache."""
+        """Tokens of the last pass, where it had no cache."""
         self.generation: Generation | None = None
         """The `generate` that runs, if it is seen."""
 
     @property
     def grammar_states(self) -> GrammarStates | None:
-        """Where the sequences stand by the conversation's grammar; None where no place asks."""
+        """The state of the conversation's grammar, by sequence; None where no rule asks."""
         return self._grammar_states
 
     @property
     def seen(self) -> int:
-        """Columns read so far."""
+        """Columns of the passes so far."""
         return self._seen
 
     @property
     def before(self) -> Tensor | int:
-        """Tokens read so far, padding not counted, `(B,)` where it differs; 0 where no rule needs to know."""
+        """Tokens so far, padding not counted, `(B,)` where it differs; 0 where no rule needs to know."""
         return self._before
 
     def resume(self, column: int) -> None:
-        """Take it that the one sequence was read up to a column, without padding; its prompt's length is known."""
-        assert self._prompt_length is not None  # only the runtime goes on, and it says so
+        """Continue after a column of the one sequence, which has no padding; its prompt's length is known."""
+        assert self._prompt_length is not None  # only the runtime resumes, and it says so
         assert len(self._rows) == 1
         self._seen, self._reply_start = column, self._prompt_length - 1
         if self._remembers is not None:
@@ -83,7 +83,7 @@ class Positions:
 
     @property
     def device(self) -> torch.device:
-        """Where row numbers and masks live."""
+        """The device of row numbers and masks."""
         return self._rows.device
 
     @property
@@ -92,7 +92,7 @@ class Positions:
         return self._uniform
 
     def next(self, tokens: Tensor, kwargs: Mapping[str, Any]) -> Window:
-        """The window of the pass that is about to run over `tokens`: ids `(B, T)`, or embeddings `(B, T, d)`.
+        """The window of the coming pass over `tokens`: ids `(B, T)`, or embeddings `(B, T, d)`.
 
         Raises:
             SteeringError: the batch does not fit the requests, tokens do not come once and in order where a policy has
@@ -106,7 +106,7 @@ class Positions:
         only_tokens = width == 1 and getattr(cache, "only_tokens", False)
         valid = None if only_tokens else _valid(kwargs.get("attention_mask"), start, width)
         if valid is not None and (width > 1 or valid.device.type == "cpu") and bool(valid.all()):
-            valid = None  # elsewhere than on a CPU a step would wait to be told
+            valid = None  # on a device a step would wait for the answer
         kept = self._roll_back(start) if 0 < start < self._seen else None
         if fresh and start > 0:
             self._check_cache(start)
@@ -121,12 +121,12 @@ class Positions:
         self._seen = start + width
         window = Window(start, width, self._expand(batch), valid, before, self._reply_start, fresh, kept)
         if self._grammar_states is not None:
-            window = replace(window, stands=self._grammar_states.read(tokens, window))
+            window = replace(window, grammar=self._grammar_states.read(tokens, window))
         self._last = window
         return window
 
     def _is_fresh(self, tokens: Tensor, start: int, cache: Any, kwargs: Mapping[str, Any]) -> bool:
-        """Whether new sequences begin with this pass, or the next turn of those in the cache."""
+        """True if new sequences begin with this pass, or the next turn of those in the cache."""
         one, width = self.generation, tokens.shape[1]
         if one is not None:
             fresh, one.begun = not one.begun, True
@@ -143,7 +143,7 @@ class Positions:
                 self._check_manual(start, width)
                 return False
             return True
-        # Without a cache every pass reads the whole sequence again, one token longer.
+        # Without a cache every pass computes the complete sequence again, one token longer.
         last, self._tokens = self._tokens, tokens
         again = kwargs.get("use_cache") is False and width > self._seen > 0 and last is not None
         return not (again and torch.equal(last, tokens[:, : last.shape[1]]))  # type: ignore[arg-type, union-attr]
@@ -158,7 +158,7 @@ class Positions:
             )
 
     def _check_cache(self, start: int) -> None:
-        """Refuse a cache that was filled before, where it cannot be gone on from."""
+        """Refuse a cache that was filled before, where steering cannot continue from it."""
         if self.generation is not None and start >= self.generation.length:
             raise SteeringError(
                 f"the cache holds all {self.generation.length} columns of the prompt before its first pass: leave the "
@@ -177,7 +177,7 @@ class Positions:
             )
 
     def _roll_back(self, start: int) -> int | None:
-        """Stand at an earlier column: drafts were not taken. Tokens of the last pass that stay; None: not known."""
+        """Return to an earlier column, as drafts were rejected. Tokens of the last pass that stay; None: not known."""
         last = self._last
         if last is None or start < last.start:
             return None
@@ -191,7 +191,7 @@ class Positions:
         return kept
 
     def _check_context(self, context: int, fresh: bool, start: int, width: int, mask: object) -> None:
-        """Refuse a prompt that the model was not made for; how far a reply may go is the caller's."""
+        """Refuse a prompt longer than the model's context; the length of the reply is the caller's."""
         ends = int(self._reply_start.max()) if isinstance(self._reply_start, Tensor) else self._reply_start
         if not fresh and (start == 0 or start > ends):
             return
@@ -218,7 +218,7 @@ class Positions:
             )
 
     def _expand(self, batch: int) -> Tensor:
-        """Rows of this batch: beams and several samples repeat each request in a run."""
+        """Rows of this batch: beams and several samples repeat each request."""
         prompts = batch if self.generation is None else self.generation.sequences
         if batch == len(self._rows) == prompts:
             return self._rows

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
 
 from steerkit.policy import Policy
-from steerkit.sae import GateWeights, Kind, Sae, SaeSet, Site
+from steerkit.sae import GateWeights, Kind, Sae, SaeSet
 from steerkit.sae.checkpoint import Checkpoint
-from steerkit.steer import find_sites, width_of
+from steerkit.sae.sae_set import statistics_key
+from steerkit.steer import find_sites
 from steerkit.testing.random_models import SMALL, random_model
+from steerkit.types import Point, Site
 
-_HALF_SPREAD = 0.005
-"""Half the standard deviation of what `small_model` writes at its o_proj sites, roughly."""
+_HALF_SPREADS: Final[dict[Point, float]] = {"attn_in": 0.005, "attn_out": 0.005, "mlp_out": 0.5, "resid_post": 0.5}
+"""Half the standard deviation of `small_model`'s activations by hook point, roughly."""
 
 
 def small_model(seed: int = 0, dtype: torch.dtype = torch.float32, **config: Any) -> nn.Module:
@@ -30,43 +32,45 @@ def planted_saes(
     dtype: torch.dtype = torch.float32,
     *,
     kind: Kind = "relu",
-    site: Site = "output",
+    points: Sequence[Point] = ("attn_out",),
     subtract_b_dec: bool = False,
-    directions: Mapping[int, tuple[Tensor, float]] | None = None,
+    directions: Mapping[Site | int, tuple[Tensor, float]] | None = None,
 ) -> SaeSet:
-    """An SAE for every layer with `2 * d_in` features: `relu(q_j · x)` and `relu(-q_j · x)` for an orthonormal basis q.
+    """An SAE for every site of these hook points with `2 * d_in` features, of an orthonormal basis q.
+
+    The features are `relu(q_j · x)` and `relu(-q_j · x)`.
 
     Decoding adds `f_j q_j` and subtracts the mirrored feature, so `decode(encode(x)) == x` up to rounding, for the
     plain kind. Every feature's statistics are 1, so that `"2 max"` means 2. The other kinds have the same directions,
     with thresholds and gates at half the spread of `small_model`'s outputs, or an eighth of the features; with
     `subtract_b_dec` the decoder's bias is not 0.
 
-    `directions` plants feature 0 of some layers: a unit vector q `(d_in,)` and the point t beyond which it fires, so
+    `directions` plants feature 0 of some sites: a unit vector q `(d_in,)` and the point t beyond which it fires, so
     that it is `relu(q · x - t)` and its mirror `relu(t - q · x)`; the decoder's bias holds `t q`.
     """
     generator = torch.Generator().manual_seed(seed)
-    checkpoints, statistics = {}, {}
-    for layer, projection in find_sites(model).outputs.items():
-        width = width_of(projection, site)
-        assert width is not None  # it is a Linear
-        first, beyond = (directions or {}).get(layer, (None, 0.0))
+    checkpoints, statistics, sites = [], {}, find_sites(model)
+    planted = {Site.of(site): direction for site, direction in (directions or {}).items()}
+    for site in sorted(site for site in sites.modules if site.point in points):
+        width = sites.width(site)
+        assert width is not None  # these models say it
+        first, beyond = planted.get(site, (None, 0.0))
         basis = _basis(torch.randn(width, width, generator=generator), first)
         encoder, bias = torch.cat([basis, -basis], dim=1), torch.full((width,), 0.003 if subtract_b_dec else 0.0)
         thresholds = torch.zeros(2 * width)
         thresholds[0], thresholds[width] = -beyond, beyond
-        parts = _parts_of(kind, 2 * width)
+        parts = _parts_of(kind, 2 * width, _HALF_SPREADS[site.point])
         sae = Sae(
             encoder,
             thresholds,
             encoder.T.contiguous(),
             bias + beyond * basis[:, 0],
             subtract_b_dec=subtract_b_dec,
-            site=site,
             **parts,
         ).to("cpu", dtype)
-        checkpoints[layer] = Checkpoint(Path(f"sae_layer_{layer:02d}.pt"), "planted", layer, sae)
+        checkpoints.append(Checkpoint(Path(f"sae_{statistics_key(site)}.pt"), "planted", site, sae))
         for unit in ("max", "mean", "std", "density", "q50", "q90", "q99", "q999"):
-            statistics[f"layer_{layer:02d}.{unit}"] = torch.ones(2 * width)
+            statistics[f"{statistics_key(site)}.{unit}"] = torch.ones(2 * width)
     return SaeSet("planted", checkpoints, statistics)
 
 
@@ -98,19 +102,25 @@ def _basis(columns: Tensor, first: Tensor | None) -> Tensor:
     return basis if first is None else basis * upper[0, 0].sign()
 
 
-def _parts_of(kind: Kind, d_sae: int) -> dict[str, Any]:
+def _parts_of(kind: Kind, d_sae: int, half_spread: float) -> dict[str, Any]:
     """Parameters of an SAE of a kind besides its matrices."""
     if kind == "jumprelu":
-        return {"threshold": torch.full((d_sae,), _HALF_SPREAD)}
+        return {"threshold": torch.full((d_sae,), half_spread)}
     if kind == "topk":
         return {"k": d_sae // 8}
     if kind == "gated":
-        full = [torch.full((d_sae,), number) for number in (-_HALF_SPREAD, 0.002, 0.3)]
+        full = [torch.full((d_sae,), number) for number in (-half_spread, 0.002, 0.3)]
         return {"gate": GateWeights(*full)}
     return {}
 
 
-def planted_policy(name: str = "planted", features: dict[str, tuple[int, int]] | None = None, **parts: Any) -> Policy:
-    """A policy from plain dicts: `features` as name → (layer, index), the rest as in a policy file."""
-    named = {key: {"layer": layer, "index": index} for key, (layer, index) in (features or {}).items()}
+def planted_policy(
+    name: str = "planted", features: Mapping[str, tuple[Site | int | str, int]] | None = None, **parts: Any
+) -> Policy:
+    """A policy from plain dicts: `features` as name → (layer or site, index), the rest as in a policy file."""
+    sites = {key: (Site.of(site).compact, index) for key, (site, index) in (features or {}).items()}
+    named = {
+        key: {"layer" if isinstance(site, int) else "site": site, "index": index}
+        for key, (site, index) in sites.items()
+    }
     return Policy.model_validate({"steerkit": 1, "name": name, "features": named, **parts})

@@ -14,6 +14,7 @@ from steerkit.engine.hf import growing_cache as decode_cache
 from steerkit.engine.hf.generate import read_along
 from steerkit.steer import attach, compile_plan
 from steerkit.testing import SMALL, planted_policy, planted_saes, small_model
+from steerkit.types import Site
 
 PROMPTS = {"even": (12, 12), "short": (5, 12, 9), "past the window": (40, 3, 17), "alone": (16,)}
 REPLY = [3 + 7 * number % 900 for number in range(50)]
@@ -108,9 +109,9 @@ def test_steering_knows_where_the_tokens_stand(lengths: tuple[int, ...]) -> None
         with attach(model, plan, prompt_length=length) as alone:
             prompt = Batch(batch.ids[row : row + 1, -length:], torch.ones(1, length, dtype=torch.long))
             one_by_one.append(list(read_along(model, prompt, REPLY)))
-        opened = alone.recorder.opened()[1][0]
+        opened = alone.recorder.opened()[Site(1)][0]
         assert 0 < int(opened.sum()) < len(REPLY)
-        assert torch.equal(recorder.opened()[1][row, recorder.columns(row)], opened)
+        assert torch.equal(recorder.opened()[Site(1)][row, recorder.columns(row)], opened)
         assert alone.recorder.length == length + len(REPLY)
     assert torch.allclose(torch.stack(steered), torch.cat(list(map(torch.stack, one_by_one)), dim=1), atol=2e-5)
     assert not torch.allclose(torch.stack(steered), torch.stack(anew(model, batch)), atol=1e-3)

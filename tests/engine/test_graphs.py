@@ -26,6 +26,7 @@ from steerkit.policy import Policy
 from steerkit.sae import SaeSet
 from steerkit.steer import Fill, Plan, Recorder, StaticSteering, attach, compile_plan, pack_plan
 from steerkit.testing import planted_policy, planted_saes, small_model
+from steerkit.types import POINTS, Point, Site
 from tests.steer.test_gates import CONVERSATIONS, FEATURES, MODEL, SAES, TOKENIZER, cut, rules
 
 GRAPHS = Graphs(MODEL)  # type: ignore[arg-type]
@@ -139,7 +140,7 @@ def test_latches_count_their_place_alone(place: str) -> None:
     plan = compile_plan(rows, SAES)
     for first in (1, 4):
         recorder = same(plan, range(first, first + 3))
-        opened = recorder.opened()[2][:, -20:]
+        opened = recorder.opened()[Site(2)][:, -20:]
         assert opened.any()
         assert not opened.all()
 
@@ -152,9 +153,9 @@ def test_a_late_rule_edits_every_layer_by_what_was_before() -> None:
     plan = compile_plan([(planted_policy("p", features, steer=[rule]),)], SAES)
     assert plan.has_late_rules
     opened = same(plan, [1, 1, 1]).opened()
-    assert torch.equal(opened[0], opened[2])
-    assert opened[0][..., 1].any()
-    assert not opened[0][:, -5:, 1].all()
+    assert torch.equal(opened[Site(0)], opened[Site(2)])
+    assert opened[Site(0)][..., 1].any()
+    assert not opened[Site(0)][:, -5:, 1].all()
 
 
 def test_what_is_not_touched_keeps_even_the_sign_of_zero() -> None:
@@ -177,15 +178,15 @@ def test_a_wrong_memory_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     when = {"feature": "l0_3", "above": -1.0, "at": "tool_result"}
     rule = {"name": "r", "when": when, "for": "turn", "where": "reply", "edit": {"edited": {"clamp": 30.0}}}
     plan = compile_plan([[planted_policy("p", {**FEATURES, "edited": (1, 11)}, steer=[rule])]], SAES)
-    assert same(plan, [1, 0, 1]).opened()[1][0, -5:, 1].all()
+    assert same(plan, [1, 0, 1]).opened()[Site(1)][0, -5:, 1].all()
     monkeypatch.setattr("steerkit.steer.static.fill.Fill._recall", lambda *args: None)
     with pytest.raises(AssertionError):
         same(plan, [1, 0, 1])
 
 
-def clamp(value: float, *, layer: int = 1, index: int = 3, **rule: Any) -> Policy:
+def clamp(value: float, *, layer: int = 1, index: int = 3, point: Point = "attn_out", **rule: Any) -> Policy:
     steer = [{"name": "clamp", "where": "any", "edit": {"f": {"clamp": value}}, **rule}]
-    return planted_policy("p", {"f": (layer, index), "g": (0, 5)}, steer=steer)
+    return planted_policy("p", {"f": (Site(layer, point), index), "g": (Site(0, point), 5)}, steer=steer)
 
 
 def replies(
@@ -238,17 +239,17 @@ def test_sliding_windows_are_rings() -> None:
 
 
 @pytest.mark.parametrize("kind", ["relu", "jumprelu", "gated"])
-@pytest.mark.parametrize("site", ["output", "input"])
-def test_every_kind_and_site_of_sae(kind: Any, site: Any) -> None:
-    """SAEs of every kind whose features stand alone, on either side of o_proj."""
+@pytest.mark.parametrize("point", POINTS)
+def test_every_kind_and_site_of_sae(kind: Any, point: Point) -> None:
+    """SAEs of every kind whose features stand alone, at every hook point."""
     model = small_model()
-    saes = planted_saes(model, kind=kind, site=site, subtract_b_dec=True)
+    saes = planted_saes(model, kind=kind, points=[point], subtract_b_dec=True)
     graphs = Graphs(model)  # type: ignore[arg-type]
-    held = [(clamp(20.0, when={"feature": "g", "below": 0.02}),), ()]
+    held = [(clamp(20.0, point=point, when={"feature": "g", "below": 0.02}),), ()]
     expected, recorder = replies(model, saes, held, None)
     found, fixed = replies(model, saes, held, graphs)
     assert found == expected != replies(model, saes, [(), ()], None)[0]
-    assert torch.equal(recorder.opened()[1], fixed.opened()[1])
+    assert torch.equal(recorder.opened()[Site(1, point)], fixed.opened()[Site(1, point)])
     assert graphs.statistics == (1, 1, 0)
 
 
@@ -301,7 +302,7 @@ def test_plain_attach_takes_a_static_cache() -> None:
                 logits = model(ids, **how).logits[:, -1]
                 mask = torch.cat([mask, mask.new_ones(2, 1)], dim=1)
                 ids, positions = logits.argmax(-1, keepdim=True), positions[:, -1:] + 1
-        found.append((logits, recorder.opened()[1]))
+        found.append((logits, recorder.opened()[Site(1)]))
     assert torch.allclose(found[0][0], found[1][0], atol=1e-4)
     assert torch.equal(found[0][1], found[1][1])
     assert found[0][1][0].any()
@@ -339,7 +340,7 @@ def test_fused_kernels_equal_attach(at_once: int, examples: int) -> None:
     pytest.importorskip("triton")
     code = (
         "import tests.engine.test_graphs as t\n"
-        "from steerkit.steer import fused\n"
+        "from steerkit.steer.static import triton_step as fused\n"
         "t.GRAPHS.kernels = fused\n"
         f"fused._MOST_AT_ONCE, fused._PIECE, fused._LEAST_PIECE = {at_once}, 8, 2\n"
         f"@t.settings(deadline=None, max_examples={examples})\n"
@@ -374,7 +375,7 @@ def test_a_step_goes_without_kernels_that_cannot_be_built() -> None:
     graphs = Graphs(MODEL)  # type: ignore[arg-type]
     graphs.kernels = SimpleNamespace(begin=refused, step=refused)  # type: ignore[assignment]
     recorder = same(compile_plan([(policy,)], SAES), [1, 0, 1], graphs)
-    assert recorder.opened()[1].any()
+    assert recorder.opened()[Site(1)].any()
     assert len(asked) == 1
     assert graphs.kernels is None
     assert graphs.without_kernels == "they cannot be built: TypeError"
@@ -394,7 +395,7 @@ def test_a_captured_graph_steers_under_policies_that_change(fused: bool) -> None
         expected, recorder = replies(model, saes, held, None)
         found, fixed = replies(model, saes, held, graphs)
         assert found == expected
-        assert torch.equal(recorder.opened()[1], fixed.opened()[1])
+        assert torch.equal(recorder.opened()[Site(1)], fixed.opened()[Site(1)])
         seen.add(str(found))
     assert len(seen) > 1
     assert graphs.statistics == (1, 3, 0)

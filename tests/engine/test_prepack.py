@@ -25,7 +25,7 @@ from steerkit.steer import attach, compile_plan
 from steerkit.testing import FUNCTIONGEMMA, SMALL, planted_policy, random_model
 from steerkit.tiny.demo_requests import CASES
 from steerkit.tiny.tools import tool
-from steerkit.types import Turn
+from steerkit.types import Site, Turn
 
 SIZE = {**FUNCTIONGEMMA, "vocab_size": 2048, "num_hidden_layers": 2}
 ASKED = [{"role": "user", "content": "move 20 dollars to Karik"}]
@@ -257,7 +257,7 @@ def test_hooks_read_and_write_all_the_same() -> None:
     with copies.in_place(), attach(model, plan) as attached:
         recorder = attached.recorder
         assert torch.allclose(logits(model, prompts), steered, atol=1e-3)
-    assert recorder.fired == {2: 1}
+    assert recorder.fired == {Site(2): 1}
     assert not torch.allclose(steered, unsteered, atol=0.1)
 
 

@@ -16,7 +16,7 @@ from tests.policy.example import GOOD
 def test_every_field_is_read() -> None:
     """The example's values arrive, and what was not said has its default."""
     policy = loads(GOOD)
-    assert policy.features["urge"].site == Feature(2, 417)
+    assert policy.features["urge"].feature == Feature(2, 417)
     assert policy.probes["risk"].weights == {"urge": 1.4, "order": 0.8}
     assert [rule.where for rule in policy.steer] == ["reply.start", "reply", "call.arguments.amount", "call.name"]
     assert [(rule.hold, rule.hold_tokens, rule.priority) for rule in policy.steer[1:]] == [

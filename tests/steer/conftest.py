@@ -12,6 +12,7 @@ from torch import nn
 from steerkit.policy import Policy
 from steerkit.sae import SaeSet
 from steerkit.testing import planted_policy, planted_saes, small_model
+from steerkit.types import Site
 
 PROMPTS = ([5, 17, 301, 44, 9, 120, 77], [8, 33, 2, 900], [64, 1, 7, 7, 512, 230, 11, 80, 3])
 
@@ -27,7 +28,7 @@ def saes(model: nn.Module) -> SaeSet:
 
 
 def clamp(
-    value: float, *, layer: int = 1, index: int = 3, where: str = "any", name: str = "planted", **rule: Any
+    value: float, *, layer: Site | int = 1, index: int = 3, where: str = "any", name: str = "planted", **rule: Any
 ) -> Policy:
     """A policy that clamps one feature at a place."""
     steer = [{"name": "clamp", "where": where, "edit": {"f": {"clamp": value}}, **rule}]

@@ -14,6 +14,7 @@ from steerkit.steer import Plan, Recorder, attach, compile_plan
 from steerkit.steer.compile.plan import Rule
 from steerkit.steer.record import edits as acted
 from steerkit.testing import planted_policy, planted_saes, small_model
+from steerkit.types import Site
 
 MODEL = small_model()
 IDS = torch.tensor([[(31 * row + 7 * place) % 1000 for place in range(23)] for row in range(4)])
@@ -47,14 +48,14 @@ def became(rule: Rule, feature: Any, f: float) -> float:
     return min(max(scale * f + shift, floor), ceiling)
 
 
-def added(plan: Plan, saes: SaeSet, recorder: Recorder, layer: int, b: int, column: int, number: int) -> Tensor:
+def added(plan: Plan, saes: SaeSet, recorder: Recorder, site: Site, b: int, column: int, number: int) -> Tensor:
     """What one rule added to one activation."""
-    sae, rule = saes[layer], plan.rules[number - 1]
-    y = recorder.raw(layer)[b, column]
+    sae, rule = saes[site], plan.rules[number - 1]
+    y = recorder.raw(site)[b, column]
     features = sae.encode(y[None])[0]
-    opened = recorder.opened()[layer][b, column]
+    opened = recorder.opened()[site][b, column]
     change = torch.zeros(sae.d_sae)
-    for feature in (one for one in rule.edits if one.layer == layer):
+    for feature in (one for one in rule.edits if one.site == site):
         before = [
             one
             for place, one in enumerate(plan.rules, start=1)
@@ -86,23 +87,23 @@ def test_edits_are_what_each_rule_added(
     places = [recorder.columns(b) for b in range(4)]
     found = acted.read_edits(recorder, plan, places)
     expected: list[dict[tuple[str, str, int], tuple[tuple[int, ...], float]]] = [{} for _ in held]
-    for layer, opened in recorder.opened().items():
+    for site, opened in recorder.opened().items():
         for b, columns in enumerate(places):
             for number, one in enumerate(plan.rules, start=1):
                 norms = {
-                    position: float(added(plan, saes, recorder, layer, b, int(column), number).norm())
+                    position: float(added(plan, saes, recorder, site, b, int(column), number).norm())
                     for position, column in enumerate(columns)
                     if opened[b, column, number]
                 }
                 changed = {position: norm for position, norm in norms.items() if norm > 0}
                 if changed:
-                    expected[b][one.policy, one.name, layer] = tuple(changed), max(changed.values())
+                    expected[b][one.policy, one.name, site] = tuple(changed), max(changed.values())
     for edits, those in zip(found, expected, strict=True):
-        assert {(edit.policy, edit.rule, edit.layer): edit.positions for edit in edits} == {
+        assert {(edit.policy, edit.rule, edit.site): edit.positions for edit in edits} == {
             key: positions for key, (positions, _) in those.items()
         }
         for edit in edits:
-            assert edit.norm == pytest.approx(those[edit.policy, edit.rule, edit.layer][1], rel=1e-4, abs=1e-6)
+            assert edit.norm == pytest.approx(those[edit.policy, edit.rule, edit.site][1], rel=1e-4, abs=1e-6)
     assert not found[2]
     assert {edit.rule for edit in found[3]} == {"would", "rare"}
     counts = {edit.rule: len(edit.positions) for edit in found[1] if edit.layer == 1}

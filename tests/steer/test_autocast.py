@@ -10,6 +10,7 @@ from torch import nn
 
 import steerkit
 from steerkit.testing import planted_policy, planted_saes, small_model
+from steerkit.types import Site
 from tests.steer.conftest import PROMPTS
 
 DTYPES = (torch.bfloat16, torch.float16)
@@ -52,7 +53,7 @@ def steered(kind: str, given: steerkit.Policy, dtype: torch.dtype) -> tuple[torc
             MODEL(input_ids=IDS)
         finally:
             handle.remove()
-    return recorder.opened()[LAYER][0, :, 1], recorder.raw(LAYER)[0], seen[0][0]
+    return recorder.opened()[Site(LAYER)][0, :, 1], recorder.raw(LAYER)[0], seen[0][0]
 
 
 GATES: dict[str, dict[str, Any] | None] = {
@@ -100,7 +101,7 @@ def test_autocast_in_every_gradient_mode(mode: Any) -> None:
     with mode(), torch.autocast("cpu", dtype=torch.bfloat16), steerkit.attach(MODEL, SAES["relu"], given) as recorder:
         embeds = MODEL.get_input_embeddings()(IDS).detach().requires_grad_(mode is torch.enable_grad)
         logits = MODEL(inputs_embeds=embeds).logits
-    assert torch.equal(recorder.opened()[LAYER][0, :, 1], expected)
+    assert torch.equal(recorder.opened()[Site(LAYER)][0, :, 1], expected)
     if mode is torch.enable_grad:
         logits.float().sum().backward()
         assert embeds.grad is not None

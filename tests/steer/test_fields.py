@@ -18,7 +18,7 @@ from steerkit.sae import SaeSet
 from steerkit.steer import Recorder
 from steerkit.testing import planted_policy, planted_saes, small_model
 from steerkit.tiny.demo_requests import CASES
-from steerkit.types import PLACES, Feature, Span, Tool, TopK, Trace
+from steerkit.types import PLACES, Feature, Site, Span, Tool, TopK, Trace
 
 TOKENIZER = AutoTokenizer.from_pretrained(box_folder("tiny"))
 MODEL = small_model(vocab_size=len(TOKENIZER))
@@ -62,7 +62,7 @@ def rule(edit: Any = None, *, where: str = "any", **parts: Any) -> Policy:
 def acted(policy: Policy, column: int = 1) -> set[int]:
     """Tokens at which a rule acted."""
     _, recorder = forward(policy)
-    return set(recorder.opened()[1][0, :, column].nonzero().squeeze(-1).tolist())
+    return set(recorder.opened()[Site(1)][0, :, column].nonzero().squeeze(-1).tolist())
 
 
 def values(layer: int = 0, index: int = 3) -> torch.Tensor:
@@ -166,11 +166,11 @@ def test_a_unit_is_the_features_own_statistic(unit: str) -> None:
     """`2 UNIT` does what twice the statistic does, in edits and in gates, and another statistic does something else."""
     numbers = {"max": 3.0, "mean": 0.2, "std": 0.4, "q50": 0.1, "q90": 0.7, "q99": 1.5, "q999": 2.5}
     tables = {
-        f"layer_{layer:02d}.{name}": torch.full((SAES[layer].d_sae,), number)
-        for layer in SAES
+        f"layer_{site.layer:02d}.{name}": torch.full((SAES[site].d_sae,), number)
+        for site in SAES
         for name, number in numbers.items()
     }
-    saes = SaeSet("with units", SAES.checkpoints, tables)
+    saes = SaeSet("with units", SAES.checkpoints.values(), tables)
 
     def logits(quantity: Any) -> torch.Tensor:
         when = {"feature": "read", "above": -1.0, "below": quantity}
@@ -258,7 +258,7 @@ def test_top_k_keeps_so_many_features_at_its_place(box: Runtime) -> None:
     for k, place in ((1, "user"), (5, "reply"), (3, "call"), (3, "call.name"), (2, "prompt")):
         kept = traced(box, top_k=k, at=place)
         assert box.saes is not None
-        assert [top.layer for top in kept.top] == list(box.saes)
+        assert [top.site for top in kept.top] == list(box.saes)
         assert {top.k for top in kept.top} == {k}
         steps = kept.places[place]
         assert {span(top) for top in kept.top} == {Span(steps[0].start - (place == "call"), steps[-1].end)}

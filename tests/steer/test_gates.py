@@ -167,8 +167,8 @@ def read_together(policies: Sequence[Sequence[Policy]]) -> Recorder:
 
 def acted(recorder: Recorder, policies: Sequence[Policy], row: int = 0, column: int = 1) -> list[bool]:
     """Where a rule of a policy acted in a row, by token."""
-    layer = min(layer for layer in recorder.opened())
-    return [bool(value) for value in recorder.opened()[layer][row, recorder.columns(row), column].tolist()]
+    site = min(recorder.opened())
+    return [bool(value) for value in recorder.opened()[site][row, recorder.columns(row), column].tolist()]
 
 
 READS = ["any", "prompt", "user", "tool_result", "reply", "call", "declaration"]
@@ -273,7 +273,7 @@ def test_a_padded_batch_opens_the_gates_of_its_single_runs(
         prompt, reply = CONVERSATIONS[row]
         column = next(n for n, rule in enumerate(plan.rules, start=1) if rule.policy == policy.name)
         late = plan.rules[column - 1].late
-        edited = policy.features["edited"].layer
+        edited = policy.features["edited"].feature.site
         opened = recorder.opened().get(edited)
         expected = Loop(policy.steer[0], VALUES[row], places_of(prompt, reply), late).opened()
         here = [False] * len(expected) if opened is None else opened[row, recorder.columns(row), column].tolist()

@@ -17,6 +17,7 @@ from steerkit.engine import cache_name
 from steerkit.errors import SteeringError
 from steerkit.sae import SaeSet
 from steerkit.steer import Extent, Wanted, compile_plan, read_traces
+from steerkit.types import Site
 from tests.steer.conftest import PROMPTS, clamp, left_padded
 
 PROMPT = PROMPTS[0]
@@ -46,7 +47,9 @@ def test_decode_steps_are_steered(model: nn.Module, saes: SaeSet) -> None:
     """A rule for the reply acts on the prompt's last position and on every decoded token."""
     with steerkit.attach(model, saes, clamp(4.0, where="reply")) as recorder:
         tokens(model)
-    assert recorder.opened()[1][0, :, 1].nonzero().squeeze(-1).tolist() == list(range(len(PROMPT) - 1, len(PROMPT) + 7))
+    assert recorder.opened()[Site(1)][0, :, 1].nonzero().squeeze(-1).tolist() == list(
+        range(len(PROMPT) - 1, len(PROMPT) + 7)
+    )
     assert recorder.forwards == 8
 
 
@@ -80,7 +83,7 @@ def test_chunks_of_a_prompt_give_the_gates_of_the_whole(cuts: list[int], where: 
         cache = DynamicCache(config=model.config)
         for start, end in pairwise(edges):
             logits = model(input_ids=torch.tensor([PROMPT[start:end]]), **{cache_name(model): cache}).logits[0, -1]
-    assert torch.equal(whole.opened()[1][..., 1], chunked.opened()[1][..., 1])
+    assert torch.equal(whole.opened()[Site(1)][..., 1], chunked.opened()[Site(1)][..., 1])
     assert torch.allclose(logits, expected, atol=1e-4)
 
 

@@ -10,6 +10,7 @@ import steerkit
 from steerkit.errors import SteeringError
 from steerkit.sae import SaeSet
 from steerkit.testing import planted_policy, planted_saes, small_model
+from steerkit.types import Site
 from tests.steer.conftest import PROMPTS, clamp, hooks_on, left_padded, logits_of
 
 PROMPT = PROMPTS[0]
@@ -92,7 +93,7 @@ def test_a_probe_gate_sums_features_of_several_layers(model: nn.Module, saes: Sa
     )
     with steerkit.attach(model, saes, policy) as recorder:
         logits_of(model, PROMPT)
-    opened = recorder.opened()[1][0, :, 1]
+    opened = recorder.opened()[Site(1)][0, :, 1]
     assert torch.equal(opened, total > threshold)
     assert 0 < int(opened.sum()) < len(PROMPT)
 
@@ -104,7 +105,7 @@ def test_places_in_a_prompt(model: nn.Module, saes: SaeSet, where: str, touched:
     """In the prompt, `reply` and `reply.start` are its last position: the step that produces the first token."""
     with steerkit.attach(model, saes, clamp(4.0, where=where)) as recorder:
         logits_of(model, PROMPT)
-    assert recorder.opened()[1][0, :, 1].nonzero().squeeze(-1).tolist() == list(touched)
+    assert recorder.opened()[Site(1)][0, :, 1].nonzero().squeeze(-1).tolist() == list(touched)
 
 
 def test_shadow_records_and_changes_nothing(model: nn.Module, saes: SaeSet) -> None:
@@ -116,7 +117,7 @@ def test_shadow_records_and_changes_nothing(model: nn.Module, saes: SaeSet) -> N
         )
         with steerkit.attach(model, saes, policy) as recorder:
             assert torch.equal(logits_of(model, PROMPT), plain) is same
-        assert bool(recorder.opened()[1][0, :, 1].all())
+        assert bool(recorder.opened()[Site(1)][0, :, 1].all())
 
 
 def test_reconstruction_writes_the_decoded_features(model: nn.Module) -> None:
@@ -200,7 +201,7 @@ def test_padding_never_gates(model: nn.Module, saes: SaeSet) -> None:
     batch = left_padded(PROMPTS)
     with torch.no_grad(), steerkit.attach(model, saes, clamp(4.0)) as recorder:
         model(**batch)
-    assert torch.equal(recorder.opened()[1][:, :, 1], batch["attention_mask"].bool())
+    assert torch.equal(recorder.opened()[Site(1)][:, :, 1], batch["attention_mask"].bool())
 
 
 def test_hooks_are_gone_after_every_kind_of_failure(model: nn.Module, saes: SaeSet) -> None:
@@ -245,7 +246,7 @@ def test_a_site_that_never_fired_is_an_error(model: nn.Module, saes: SaeSet) -> 
             attention.o_proj = nn.Linear(projection.in_features, projection.out_features, bias=False)
             logits_of(other, PROMPT)
 
-    with pytest.raises(SteeringError, match=r"layers 1: the hook ran 0 times"):
+    with pytest.raises(SteeringError, match=r"layer 1: the hook ran 0 times"):
         replace_the_site()
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from steerkit.steer import attach, compile_plan, find_sites
 from steerkit.testing import planted_policy, planted_saes, small_model
+from steerkit.types import Site
 
 LAYERS, PROMPT = (0, 2), 6
 IDS = torch.randint(1, 1000, (3, 14), generator=torch.Generator().manual_seed(1))
@@ -66,7 +67,7 @@ def by_hand(saes: Any, numbers: Any, where: str, gate: str, edit: str) -> Iterat
 
     with ExitStack() as stack:
         for layer in LAYERS:
-            stack.enter_context(find_sites(MODEL).outputs[layer].register_forward_hook(hook(layer)))
+            stack.enter_context(find_sites(MODEL).at(Site(layer)).register_forward_hook(hook(layer)))
         yield opened
 
 

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from steerkit.sae import Columns, Sae
 from steerkit.steer import ops
+from steerkit.steer.batch import Segments
 
+CPU = torch.device("cpu")
 ON = torch.ones(1, 1, dtype=torch.bool)
 
 
@@ -47,7 +49,7 @@ def test_an_untouched_token_keeps_its_bits_even_a_negative_zero() -> None:
     """A token without a change is selected, not added to; the control shows that adding zero loses the sign."""
     y = torch.tensor([[-0.0, 1.0], [-0.0, 1.0]])
     tokens = torch.tensor([[[False], [True]]])
-    out = ops.write_lanes(y[None], y[None], torch.tensor([[[0.0], [2.0]]]), torch.tensor([[[1.0, 0.0]]]), tokens)[0]
+    out = ops.write_grouped(y[None], y[None], torch.tensor([[[0.0], [2.0]]]), torch.tensor([[[1.0, 0.0]]]), tokens)[0]
     assert torch.equal(out[0].view(torch.int32), y[0].view(torch.int32))
     assert float(out[1, 0]) == 2.0
     assert not torch.equal((y + 0.0).view(torch.int32), y.view(torch.int32))
@@ -72,22 +74,57 @@ def test_terms_are_any_of_all() -> None:
 
 def test_hysteresis_opens_and_closes_once() -> None:
     """Open from the opening on, through what does neither, until the closing; before counts until then."""
-    opens = torch.tensor([0, 0, 1, 0, 0, 0, 1, 0]).bool().view(1, -1, 1)
-    closes = torch.tensor([0, 0, 0, 0, 1, 0, 0, 0]).bool().view(1, -1, 1)
+    opens = torch.tensor([0, 0, 1, 0, 0, 0, 1, 0]).bool().view(-1, 1)
+    closes = torch.tensor([0, 0, 0, 0, 1, 0, 0, 0]).bool().view(-1, 1)
     for before in (False, True):
-        state = ops.latch(opens, closes, torch.tensor([[before]]))
+        state = ops.latch(opens, closes, torch.tensor([[before]]), Segments.ragged([8], CPU))
         assert state.flatten().tolist() == [before, before, True, True, False, False, True, True]
 
 
 def test_windows_count_only_what_counts() -> None:
     """Largest and mean value of the last three tokens that count; NaN where none does."""
-    values = torch.tensor([[0.0, 0.0, 1.0, 5.0, 3.0, 2.0]])
-    counts = torch.tensor([[False, False, True, False, True, True]])
-    largest = ops.over_window(values, counts, 3, mean=False)
-    mean = ops.over_window(values, counts, 3, mean=True)
-    assert largest.tolist() == [[1.0, 1.0, 3.0, 3.0]]
-    assert mean.tolist() == [[1.0, 1.0, 2.0, 2.5]]
-    assert ops.over_window(values, ~counts.roll(3) & False, 3, mean=True).isnan().all()
+    segments = Segments.ragged([4], CPU)
+    values = ops.look_back(torch.tensor([[1.0], [5.0], [3.0], [2.0]]), torch.tensor([[[0.0, 0.0]]]), segments)
+    counted = torch.tensor([[True], [False], [True], [True]])
+    counts = ops.look_back(counted, torch.zeros(1, 1, 2, dtype=torch.bool), segments)
+    largest, mean = (ops.over_window(values, counts, means).flatten() for means in (False, True))
+    assert largest.tolist() == [1.0, 1.0, 3.0, 3.0]
+    assert mean.tolist() == [1.0, 1.0, 2.0, 2.5]
+    each = ops.over_window(values.expand(-1, 2, -1), counts.expand(-1, 2, -1), torch.tensor([False, True]))
+    assert torch.equal(each, torch.stack([largest, mean], dim=-1))
+    assert ops.over_window(values, counts & False, True).isnan().all()
+
+
+@given(lengths=st.lists(st.integers(1, 5), min_size=1, max_size=4), size=st.integers(1, 4), seed=st.integers(0, 99))
+@settings(deadline=None)
+def test_segments_are_sequences_by_themselves(lengths: list[int], size: int, seed: int) -> None:
+    """Latches, last numbers and windows of a ragged batch are those of its sequences, token by token."""
+    draw = torch.Generator().manual_seed(seed)
+    N, G = sum(lengths), len(lengths)
+    opens = torch.rand(N, 2, generator=draw) < 0.3
+    closes = (torch.rand(N, 2, generator=draw) < 0.3) & ~opens
+    values, before = torch.randn(N, 2, generator=draw), torch.randn(G, 2, size - 1, generator=draw)
+    open_before, last_before = torch.rand(G, 2, generator=draw) < 0.5, torch.arange(2 * G).view(G, 2) - 10
+    number = torch.cat([torch.arange(length) + 5 * g for g, length in enumerate(lengths)])
+    segments = Segments.ragged(lengths, CPU)
+    found = (
+        ops.latch(opens, closes, open_before, segments),
+        ops.last_number(opens, number, last_before, segments),
+        ops.look_back(values, before, segments),
+    )
+    token = 0
+    for g, length in enumerate(lengths):
+        state, last, window = open_before[g : g + 1], last_before[g : g + 1], before[g : g + 1]
+        for _ in range(length):
+            here = slice(token, token + 1)
+            state = ops.latch(opens[here], closes[here], state, None)
+            last = ops.last_number(opens[here], number[here], last, None)
+            seen = ops.look_back(values[here], window, None)
+            window = seen[..., 1:]
+            assert torch.equal(found[0][here], state)
+            assert torch.equal(found[1][here], last)
+            assert torch.equal(found[2][here], seen)
+            token += 1
 
 
 def test_features_are_read_in_float32_on_bfloat16_activations() -> None:
@@ -108,6 +145,6 @@ def test_the_delta_is_the_reconstruction_plus_the_saes_own_error() -> None:
     features = sae.encode(y)
     edited = features.clone()
     edited[:, 4] = 7.0
-    out = ops.write_lanes(y[None], y[None], (edited - features)[None, :, 4:5], sae.W_dec[None, 4:5], None)[0]
+    out = ops.write_grouped(y[None], y[None], (edited - features)[None, :, 4:5], sae.W_dec[None, 4:5], None)[0]
     assert torch.allclose(out, sae.decode(edited) + (y - sae.decode(features)), atol=1e-4)
     assert not torch.allclose(out, y, atol=1e-2)

@@ -13,9 +13,10 @@ from torch import Tensor
 from steerkit.engine import Batch, Graphs, Sampling, generate
 from steerkit.steer import Capacity, StaticSteering, attach, compile_plan, disagreement
 from steerkit.testing import planted_policy, planted_saes, small_model
+from steerkit.types import Site
 
 MODEL: Any = small_model()
-LAYERS = frozenset({0, 1, 2})
+SITES = frozenset(map(Site, {0, 1, 2}))
 ROOM = Capacity(
     features=8,
     rules=4,
@@ -23,13 +24,13 @@ ROOM = Capacity(
     terms=4,
     depth=2,
     window=4,
-    read=LAYERS,
-    edited=frozenset({1, 2}),
-    gated=LAYERS,
-    kept=LAYERS,
+    read=SITES,
+    edited=frozenset({Site(1), Site(2)}),
+    gated=SITES,
+    kept=SITES,
     remembers=True,
 )
-SMALL = Capacity(features=8, rules=2, depth=1, read=LAYERS, edited=LAYERS)
+SMALL = Capacity(features=8, rules=2, depth=1, read=SITES, edited=SITES)
 
 
 def torch_alone(steering: StaticSteering, run: Callable[[], Any]) -> Any:
@@ -79,7 +80,7 @@ FAULTS: dict[str, Any] = {
 
 @pytest.mark.parametrize("rows", [1, 2, 32])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("room", [ROOM, SMALL, Capacity(kept=LAYERS)], ids=["all", "edits", "recorder"])
+@pytest.mark.parametrize("room", [ROOM, SMALL, Capacity(kept=SITES)], ids=["all", "edits", "recorder"])
 def test_the_same_arithmetic_agrees(room: Capacity, dtype: torch.dtype, rows: int) -> None:
     """Whatever is asked of it."""
     tried = kernels()

@@ -1,6 +1,6 @@
 """Packs a turn's traces into bytes beside its record, and back.
 
-Format: `SKT1`, then zlib over one canonical JSON line (watched values, places, and layer, start, count and k of each
+Format: `SKT1`, then zlib over one canonical JSON line (watched values, places, and site, start, count and k of each
 block) and the blocks' bytes in the same order: indices as little-endian uint16, activations as little-endian float16.
 """
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from steerkit.audit.log.canonical import canonical, parse_canonical
 from steerkit.errors import AuditError
-from steerkit.types import Feature, Span, TopK, Trace
+from steerkit.types import Feature, Site, Span, TopK, Trace
 
 _MAGIC: Final = b"SKT1"
 _MAX_BYTES: Final = 1 << 30
@@ -23,8 +23,8 @@ def pack(trace: Trace) -> bytes:
     head = {
         "start": trace.start,
         "watched": {name: list(values) for name, values in trace.watched.items()},
-        "features": {name: [feature.layer, feature.index] for name, feature in trace.features.items()},
-        "top": [[top.layer, top.start, top.count, top.k] for top in trace.top],
+        "features": {name: [feature.site.compact, feature.index] for name, feature in trace.features.items()},
+        "top": [[top.site.compact, top.start, top.count, top.k] for top in trace.top],
         "places": {place: [list(span) for span in spans] for place, spans in trace.places.items()},
     }
     blocks = b"".join(top.index + top.value for top in trace.top)
@@ -59,18 +59,27 @@ def _counted(*numbers: Any) -> None:
         raise ValueError(f"got {numbers}, expected counts")
 
 
+def _site(value: Any) -> Site:
+    if not isinstance(value, str):
+        _counted(value)
+    return Site.of(value)
+
+
+def _feature(site: Any, index: Any) -> Feature:
+    _counted(index)
+    return Feature(_site(site), index)
+
+
 def _trace(head: dict[str, Any], blocks: bytes) -> Trace:
     top, at = [], 0
-    for layer, start, count, k in head["top"]:
-        _counted(layer, start, count, k)
+    for site, start, count, k in head["top"]:
+        _counted(start, count, k)
         size = 2 * count * k
-        top.append(TopK(layer, start, count, k, blocks[at : at + size], blocks[at + size : at + 2 * size]))
+        top.append(TopK(_site(site), start, count, k, blocks[at : at + size], blocks[at + size : at + 2 * size]))
         at += 2 * size
     if at != len(blocks):
         raise ValueError(f"got {len(blocks)} bytes of features, expected {at}")
-    for place in dict(head["features"]).values():
-        _counted(*place)
     watched = {name: tuple(map(float, values)) for name, values in dict(head["watched"]).items()}
-    features = {name: Feature(*place) for name, place in dict(head["features"]).items()}
+    features = {name: _feature(*place) for name, place in dict(head["features"]).items()}
     places = {place: tuple(Span(*span) for span in spans) for place, spans in dict(head.get("places", {})).items()}
     return Trace(int(head["start"]), watched, features, tuple(top), places=places)

@@ -205,7 +205,7 @@ class Graphs:
     def _step(self, packed: PackedPlan, like: DynamicCache, rows: int, columns: int) -> Step:
         """A step with capacity for a plan; a smaller one is replaced by one with capacity for both."""
         weights = tuple(weight.data_ptr() for weight in self._model.parameters())
-        key = (rows, columns, weights, packed.plan.inputs, None if packed.plan.rules else packed.needs.kept)
+        key = (rows, columns, weights, None if packed.plan.rules else packed.needs.kept)
         found = self._steps.get(key)
         if found is None or packed.needs.exceeds(found.capacity) is not None:
             capacity = packed.needs if found is None else found.capacity.joined(packed.needs)

@@ -35,7 +35,7 @@ from steerkit.steer import (
     pack_plan,
     read_traces,
     read_watched,
-    traced_layers,
+    traced_sites,
 )
 from steerkit.types import Trace
 from steerkit.version import __version__
@@ -119,8 +119,8 @@ class HfEngine:
     def reserve(self, wanted: Sequence[Wanted]) -> None:
         """Give prepared steps the capacity for rows such as these; without prepared steps this does nothing."""
         if self.graphs is not None:
-            plan = compile_plan([one.policies for one in wanted], self.saes, self.loaded.layer_devices)
-            self.graphs.reserve(pack_plan(plan, traced_layers(wanted, self.saes)).needs)
+            plan = compile_plan([one.policies for one in wanted], self.saes, self.loaded.site_devices)
+            self.graphs.reserve(pack_plan(plan, traced_sites(wanted, self.saes)).needs)
 
     def generate(self, rows: Sequence[Row], stopped: Callable[[], bool] | None = None) -> Steps:
         """Decode rows in one padded batch, in the model's own precision, as records say."""
@@ -128,11 +128,11 @@ class HfEngine:
 
     def _generate(self, rows: Sequence[Row], stopped: Callable[[], bool] | None) -> Steps:
         loaded, wanted = self.loaded, tuple(row.wanted for row in rows)
-        plan = self.plans.of([one.policies for one in wanted], loaded.layer_devices)
+        plan = self.plans.of([one.policies for one in wanted], loaded.site_devices)
         batch = self._batch(rows)
         limits = batch.within_context(loaded.model, [row.sampling for row in rows])
         capacity = batch.ids.shape[1] + max(one.max_new_tokens for one in limits)
-        traced = traced_layers(wanted, self.saes)
+        traced = traced_sites(wanted, self.saes)
         with loaded.alone(stopped), self._attached(plan, rows, batch, capacity, traced) as attached:
             decoding = yield from self._steps(plan, rows, batch, attached)
         return HfRecording(attached.recorder, plan, self.saes, wanted, decoding)
@@ -168,7 +168,7 @@ class HfEngine:
     def logits_along(self, rows: Sequence[Row], reply: Sequence[int]) -> Iterator[Tensor]:
         """Logits `(rows, vocabulary)` before each token of one reply and after its last."""
         loaded, batch = self.loaded, self._batch(rows)
-        plan = self.plans.of([row.wanted.policies for row in rows], loaded.layer_devices)
+        plan = self.plans.of([row.wanted.policies for row in rows], loaded.site_devices)
         capacity = batch.ids.shape[1] + len(reply) + 1
         with loaded.alone(), self._attached(plan, rows, batch, capacity):
             yield from read_along(loaded.model, batch, reply, split_prompt=plan.has_late_rules)

@@ -24,6 +24,7 @@ from steerkit.engine.hf.sources import check_loaded, loading
 from steerkit.engine.lease import Lease
 from steerkit.errors import ModelError, SteeringError
 from steerkit.steer import device_of, devices_of, find_sites
+from steerkit.types import Site
 
 _CPU: Final = torch.device("cpu")
 _DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -60,8 +61,8 @@ class LoadedModel:
         return device_of(self.model.get_input_embeddings()) or _CPU
 
     @property
-    def layer_devices(self) -> dict[int, torch.device]:
-        """Where each layer's hook site runs."""
+    def site_devices(self) -> dict[Site, torch.device]:
+        """By site, where its hook runs."""
         return devices_of(find_sites(self.model))
 
     @property

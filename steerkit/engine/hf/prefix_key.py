@@ -56,7 +56,7 @@ def salt(loaded: LoadedModel, saes: SaeSet | None, row: Row, traced: frozenset[i
         "model": loaded.fingerprint,
         "weights": [(weight.data_ptr(), _version(weight)) for weight in model.parameters()],
         "dtype": str(model.dtype),
-        "devices": [str(device) for device in loaded.layer_devices.values()],
+        "devices": [str(device) for device in loaded.site_devices.values()],
         "attention": str(model.config._attn_implementation),
         "saes": None if saes is None else saes.fingerprint,
         "policies": [fingerprint(policy) for policy in row.wanted.policies],

@@ -67,7 +67,7 @@ class ReplayedTurn:
             raise SaeError(f"record {recorded.id}: {loaded.name} brings no SAEs; name a set of this model with --saes")
         policies = policies_in(record)
         _refuse_changes(recorded, opening_of(runtime.engine, policies))
-        plan = compile_plan([policies], runtime.saes, loaded.layer_devices)
+        plan = compile_plan([policies], runtime.saes, loaded.site_devices)
         return cls(runtime, runtime.saes, plan, plan.row(policies), record.prompt_ids, record.reply_ids)
 
     @property
@@ -89,31 +89,25 @@ class ReplayedTurn:
     @contextmanager
     def differentiated(self, position: int, score: Callable[[Tensor], Tensor]) -> Iterator[Gradients]:
         """One pass up to the step `position`, whose logits `(1, vocabulary)` are scored, and one back."""
-        layers, site = list(self.saes), next(iter(self.saes.values())).site
-        read: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+        read: dict[Site, list[Tensor]] = {site: [] for site in self.saes}
+        layers = sorted({site.layer for site in self.saes})
         values: dict[int, list[Tensor]] = {layer: [] for layer in layers if _has_values(self.loaded, layer)}
         with torch.inference_mode(False), torch.enable_grad():
             with self.loaded.alone(), ExitStack() as stack:
-                ways: list[AbstractContextManager[Any]] = [
-                    self._own(1),
-                    rewritten(self.loaded.model, {layer: _keep(parts) for layer, parts in read.items()}, site),
-                ]
-                # What is kept is what the turn's own steering leaves: its hook goes inside on the output, outside on
-                # the input.
-                for way in ways if site == "output" else reversed(ways):
-                    stack.enter_context(way)
+                stack.enter_context(self._own(1))  # first: what is kept is what the turn's own steering leaves
+                stack.enter_context(rewritten(self.loaded.model, {site: _keep(some) for site, some in read.items()}))
                 keeps = {layer: _keep(parts) for layer, parts in values.items()}
-                stack.enter_context(rewritten(self.loaded.model, keeps, projection="v_proj"))
+                stack.enter_context(values_rewritten(self.loaded.model, keeps))
                 logits = _Feed(self.loaded, self._cuts())(self.ids[: position + 1], 1)
                 scored = score(logits[:, -1].float())
-            wanted = [part for layer in layers for part in read[layer]]
+            wanted = [part for parts in read.values() for part in parts]
             found = iter(torch.autograd.grad(scored.sum(), wanted, retain_graph=True, materialize_grads=True))
-            gradients = {layer: torch.cat([next(found)[0] for _ in read[layer]]) for layer in layers}
-            activations = {layer: torch.cat([part[0] for part in read[layer]]) for layer in layers}
-            plain = {layer: y.detach() for layer, y in activations.items()}
+            gradients = {site: torch.cat([next(found)[0] for _ in parts]) for site, parts in read.items()}
+            activations = {site: torch.cat([part[0] for part in parts]) for site, parts in read.items()}
+            plain = {site: y.detach() for site, y in activations.items()}
 
             def carried(feature: Feature, token: int) -> Tensor | None:
-                return self._carried(feature, activations[feature.layer][token], values.get(feature.layer))
+                return self._carried(feature, activations[feature.site][token], values.get(feature.layer))
 
             yield Gradients(float(scored.detach()), plain, gradients, carried)
 
@@ -121,7 +115,7 @@ class ReplayedTurn:
         if values is None:
             return None
         with torch.inference_mode(False), torch.enable_grad():
-            sae = self.saes[feature.layer].to(y.device)
+            sae = self.saes[feature.site].to(y.device)
             strength = sae.encode(y)[feature.index]
             slopes = torch.autograd.grad(strength, values, retain_graph=True, materialize_grads=True)
             parts = [
@@ -202,7 +196,7 @@ class ReplayedTurn:
     def _without(self, sets: Sequence[Sequence[Feature]]) -> AbstractContextManager[Any]:
         """Each copy without its set of features: an edit as a policy makes it, after the turn's own."""
         policies = [[_ablation(features)] if features else [] for features in sets]
-        plan = compile_plan(policies, self.saes, self.loaded.layer_devices)
+        plan = compile_plan(policies, self.saes, self.loaded.site_devices)
         return attach(self.loaded.model, plan, rows=[plan.row(one) for one in policies], prompt_length=len(self.prompt))
 
     def _cuts(self) -> Sequence[int]:

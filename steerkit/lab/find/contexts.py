@@ -108,10 +108,10 @@ def _values(
     model: PreTrainedModel, saes: SaeSet, feature: Feature, texts: Sequence[Sequence[int]]
 ) -> Iterator[tuple[int, Tensor]]:
     """Each text that has tokens, with the feature's value at each of them, `(length,)` float32 on the CPU."""
-    sae = saes[feature.layer]
+    sae = saes[feature.site]
     columns = sae.columns(torch.tensor([feature.index])).to(model.device)
     numbers = iter([number for number, text in enumerate(texts) if len(text)])
-    reader = ActivationReader(model, [feature.layer], site=sae.site)
+    reader = ActivationReader(model, [feature.site])
     for chunk in reader.chunks([text for text in texts if len(text)]):
         values = torch.cat([read_features(part, columns) for part in chunk[0].split(_TOKENS)]).squeeze(1).cpu()
         while len(values):

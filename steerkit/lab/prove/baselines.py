@@ -38,7 +38,7 @@ class Setup(NamedTuple):
 
 def edited_features(policy: Policy) -> dict[int, list[int]]:
     """By layer, the indices that any steering rule edits, in order."""
-    sites = {policy.features[name].site for rule in policy.steer for name in rule.edit}
+    sites = {policy.features[name].feature for rule in policy.steer for name in rule.edit}
     return {
         layer: sorted(site.index for site in sites if site.layer == layer) for layer in sorted({s.layer for s in sites})
     }
@@ -104,7 +104,7 @@ def along(
     for rule in policy.steer:
         edits: dict[str, Any] = {}
         for name in rule.edit:
-            site = policy.features[name].site
+            site = policy.features[name].feature
             taken = {policy.features[other].layer for other in edits}
             if site.layer in taken or site in rows or (rule.name, site.layer) not in norms:
                 continue

@@ -251,7 +251,7 @@ def _calibrated(
     if unit is not None:
         if statistic is None:
             raise SaeError(f"{one.rule}: got {said!r}, a multiple of a statistic; name the SAEs with --saes")
-        scale = statistic(policy.features[one.reading.reads].site, unit)
+        scale = statistic(policy.features[one.reading.reads].feature, unit)
     negatives = sign * torch.tensor(benign, dtype=torch.float64)
     positives = sign * torch.tensor(positive, dtype=torch.float64)
     bound = bound_between(positives, negatives, rate)

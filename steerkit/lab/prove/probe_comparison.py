@@ -144,10 +144,10 @@ def mean_activations(loaded: LoadedModel, saes: SaeSet, cases: Sequence[Case]) -
 
 def _read(policy: Policy, reading: Condition | GuardCondition) -> _Read:
     if reading.probe is None:
-        site = policy.features[reading.reads].site
+        site = policy.features[reading.reads].feature
         return _Read(reading.reads, reading.above is None, {site: 1.0}, 0.0)
     probe = policy.probes[reading.probe]
-    weights = {policy.features[name].site: weight for name, weight in probe.weights.items()}
+    weights = {policy.features[name].feature: weight for name, weight in probe.weights.items()}
     return _Read(reading.probe, reading.above is None, weights, probe.bias)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from steerkit.policy.problems import Location, Problem, conditions, get, site, table
-from steerkit.types import PROMPT_PLACES, can_meet
+from steerkit.policy.problems import Location, Problem, conditions, get, read_feature, table
+from steerkit.types import PROMPT_PLACES, Feature, Site, can_meet
 
 _PROMPT = PROMPT_PLACES | {"any"}
 
@@ -18,7 +18,7 @@ def steering_problems(
     when = get(rule, "when")
     if not isinstance(when, Mapping):
         return
-    read, written = _layers(rule, features, probes)
+    read, written = _sites(rule, features, probes)
     place, at_place = get(rule, "where"), when.get("at", "any")
     if not isinstance(place, str) or not isinstance(at_place, str):
         return
@@ -26,7 +26,7 @@ def steering_problems(
     if late and place in _PROMPT:
         yield Problem(
             (*where, "where"),
-            f"got {place!r} for an edit at layer {min(written)} behind a gate at layer {max(read)}; such a gate acts "
+            f"got {place!r} for an edit at {min(written).name} behind a gate at {max(read).name}; such a gate acts "
             f"from the next token on and cannot act in the prompt, expected reply, reply.start, text or a place of "
             f"the call (or a gate at no higher layer)",
         )
@@ -45,47 +45,47 @@ def steering_problems(
 
 
 def is_late(rule: Any, features: Mapping[str, Any], probes: Mapping[str, Any]) -> bool:
-    """True if a rule's gate reads a higher layer than the rule edits, and so acts from the next token on."""
-    return _late(*_layers(rule, features, probes))
+    """True if a rule's gate reads a later site than the rule edits, and so acts from the next token on."""
+    return _late(*_sites(rule, features, probes))
 
 
-def _late(read: Sequence[int], written: Sequence[int]) -> bool:
+def _late(read: Sequence[Site], written: Sequence[Site]) -> bool:
     return bool(read and written) and max(read) > min(written)
 
 
-def _layers(rule: Any, features: Mapping[str, Any], probes: Mapping[str, Any]) -> tuple[list[int], list[int]]:
-    """Layers that a rule's gate reads, and layers that the rule edits, of features that are known."""
+def _sites(rule: Any, features: Mapping[str, Any], probes: Mapping[str, Any]) -> tuple[list[Site], list[Site]]:
+    """Sites that a rule's gate reads, and sites that the rule edits, of features that are known."""
     names = (_sources(get(rule, "when"), probes), table(rule, "edit"))
-    read, written = ([at[0] for name in some if (at := site(features.get(name)))] for some in names)
+    read, written = ([at.site for name in some if (at := read_feature(features.get(name)))] for some in names)
     return read, written
 
 
 def conflicts(rules: Sequence[Any], features: Mapping[str, Any]) -> Iterator[Problem]:
     """Pairs of rules of one priority that may edit one feature at one token, and rules that edit one twice."""
-    editors: dict[tuple[str, tuple[int, int]], dict[str, tuple[int, Any]]] = {}  # the first at each place
+    editors: dict[tuple[str, Feature], dict[str, tuple[int, Any]]] = {}  # the first at each place
     for second, other in enumerate(rules):
         place, priority = get(other, "where"), str(get(other, "priority") or 0)
         if not isinstance(place, str):
             continue
-        mine = [(name, at) for name in table(other, "edit") if (at := site(features.get(name)))]
+        mine = [(name, at) for name in table(other, "edit") if (at := read_feature(features.get(name)))]
         for name, at in mine:
             places = editors.get((priority, at), {})
             met = min((editor for there, editor in places.items() if can_meet(there, place)), default=None, key=_number)
             if met is not None:
                 yield Problem(
                     ("steer", second, "edit", name),
-                    f"got layer {at[0]} feature {at[1]}, which rule '{get(met[1], 'name')}' (steer[{met[0]}]) edits at "
-                    f"the same tokens as '{get(other, 'name')}' may; expected one edit of it, places that never meet, "
-                    f"or a priority that decides",
+                    f"got {at.site.name} feature {at.index}, which rule '{get(met[1], 'name')}' (steer[{met[0]}]) "
+                    f"edits at the same tokens as '{get(other, 'name')}' may; expected one edit of it, places that "
+                    f"never meet, or a priority that decides",
                 )
         for _, at in mine:
             editors.setdefault((priority, at), {}).setdefault(place, (second, other))
     for number, rule in enumerate(rules):
-        seen: dict[tuple[int, int], str] = {}
+        seen: dict[Feature, str] = {}
         for name in table(rule, "edit"):
-            at = site(features.get(name))
+            at = read_feature(features.get(name))
             if at is not None and seen.setdefault(at, name) != name:
-                text = f"got layer {at[0]} feature {at[1]}, which '{seen[at]}' names too; expected one edit of it"
+                text = f"got {at.site.name} feature {at.index}, which '{seen[at]}' names too; expected one edit of it"
                 yield Problem(("steer", number, "edit", name), text)
 
 

@@ -29,7 +29,6 @@ class LaidOutSae(Sae):
             k=sae.k,
             gate=sae.gate,
             subtract_b_dec=sae.subtract_b_dec,
-            site=sae.site,
         )
         self._packed, self._bias = _packed(sae), sae.b_enc.float()
         release(sae.W_enc)

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from steerkit.errors import SaeError
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.formats import dictionary_learning, functiongemma, gemma_scope, saelens, sparsify, tensors
+from steerkit.types import Site
 
 _DEEPEST: Final = 2
 """Folders below the one that was named in which SAEs are looked for."""
@@ -47,17 +48,17 @@ def read_folders(folders: Sequence[Path], name: str) -> list[Checkpoint]:
     """The SAEs of a set that the user calls `name`, in whatever format, in its folders or in folders below.
 
     Raises:
-        SaeError: there is none, a file is not what it must be, or two are of one layer.
+        SaeError: there is none, a file is not what it must be, or two are of one site.
     """
-    found: dict[int, Checkpoint] = {}
+    found: dict[Site, Checkpoint] = {}
     for form, place in (held for folder in folders for held in _places(folder, _DEEPEST)):
         for checkpoint in form.read(place):
-            if other := found.get(checkpoint.layer):
+            if other := found.get(checkpoint.site):
                 raise SaeError(
-                    f"{name}: two SAEs of layer {checkpoint.layer}: {other.path} and {checkpoint.path}; expected one "
-                    f"a layer (name the folder of the one you want)"
+                    f"{name}: two SAEs of {checkpoint.site.name}: {other.path} and {checkpoint.path}; expected one "
+                    f"a site (name the folder of the one you want)"
                 )
-            found[checkpoint.layer] = checkpoint
+            found[checkpoint.site] = checkpoint
     if not found:
         every = ", ".join(f"{' and '.join(form.FILES)} ({form.NAME})" for form in FORMATS.values())
         raise SaeError(f"{name}: no SAE there; expected {every.replace('sae_layer_*', 'sae_layer_NN')}")

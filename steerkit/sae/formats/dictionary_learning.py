@@ -18,10 +18,11 @@ from steerkit.errors import SaeError
 from steerkit.files import shown
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.formats.files import checked, load_object, matrix, positive, text, whole
-from steerkit.sae.formats.hook_names import PLACES, Hook, hook_name, read_hook
+from steerkit.sae.formats.hook_names import hook_name, read_hook, site_folder
 from steerkit.sae.formats.keys import OFF, Neutral, check_keys
 from steerkit.sae.formats.pickles import load_pickle
-from steerkit.sae.sae import GateWeights, Sae, Site
+from steerkit.sae.sae import GateWeights, Sae
+from steerkit.types import Site
 
 NAME = "dictionary-learning"
 FILES = ("config.json", "ae.pt")
@@ -72,13 +73,13 @@ def read(folder: Path) -> list[Checkpoint]:
     kind = trainer.get("dict_class")
     if not isinstance(kind, str) or kind not in _CLASSES:
         raise SaeError(f"{about}: trainer.dict_class: got {shown(kind)}, expected one of {', '.join(_CLASSES)}")
-    hook = _hook(about, trainer, buffer)
+    site = _site(about, trainer, buffer)
     content = load_pickle(path, "a state dict (ae.pt)")
     if not isinstance(content, Mapping):
         raise SaeError(f"{path}: got a {type(content).__name__}, expected a state dict")
-    sae = _sae(about, path, trainer, content, hook)
+    sae = _sae(about, path, trainer, content)
     name = text(about, trainer, "lm_name", "the name of the model it was trained on")
-    return [Checkpoint(path, name, hook.layer, sae)]
+    return [Checkpoint(path, name, site, sae)]
 
 
 def write(checkpoints: Sequence[Checkpoint], folder: Path) -> None:
@@ -89,7 +90,7 @@ def write(checkpoints: Sequence[Checkpoint], folder: Path) -> None:
     """
     states = [(one, *_state(one)) for one in checkpoints]
     for one, kind, state in states:
-        target = folder / f"layer_{one.layer:02d}"
+        target = folder / site_folder(one.site)
         target.mkdir()
         torch.save(
             {key: tensor.detach().cpu().clone().contiguous() for key, tensor in state.items()}, target / FILES[1]
@@ -100,34 +101,33 @@ def write(checkpoints: Sequence[Checkpoint], folder: Path) -> None:
             "dict_size": one.sae.d_sae,
             "layer": one.layer,
             "lm_name": one.model_name,
-            "submodule_name": hook_name(one.layer, one.sae.site),
+            "submodule_name": hook_name(one.site),
             **({} if one.sae.k is None else {"k": one.sae.k}),
         }
-        config = {"trainer": trainer, "buffer": {"io": "in" if one.sae.site == "input" else "out"}}
+        config = {"trainer": trainer, "buffer": {"io": "in" if one.site.point == "attn_in" else "out"}}
         (target / FILES[0]).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
-def _hook(path: Path, trainer: Mapping[str, Any], buffer: Mapping[str, Any]) -> Hook:
-    """The place: `submodule_name`, and which side of it `buffer.io` names. Raises SaeError."""
+def _site(path: Path, trainer: Mapping[str, Any], buffer: Mapping[str, Any]) -> Site:
+    """The site: `submodule_name`, and which side of it `buffer.io` names. Raises SaeError."""
     name, io = trainer.get("submodule_name"), buffer.get("io")
-    hook = read_hook(path, "trainer.submodule_name", name)
-    if trainer.get("layer") not in (None, hook.layer):
-        raise SaeError(f"{path}: trainer.layer: got {shown(trainer['layer'])}, but submodule_name says {hook.layer}")
+    site = read_hook(path, "trainer.submodule_name", name)
+    if trainer.get("layer") not in (None, site.layer):
+        raise SaeError(f"{path}: trainer.layer: got {shown(trainer['layer'])}, but submodule_name says {site.layer}")
     check_keys(path, buffer, {"apply_W_O": Neutral(OFF, "it reads single heads")}, "buffer.")
     said = str(name).rpartition(".")[2] if str(name).endswith((".input", ".output")) else None
-    sides: dict[object, Site] = {"in": "input", "out": "output", None: hook.site}
-    site = sides.get(io if isinstance(io, str) else None) if isinstance(io, (str, type(None))) else None
-    if site is None or (said is not None and site != said):
+    inner = {"in": True, "out": False, None: site.point == "attn_in"}.get(io if isinstance(io, str | None) else "?")
+    if inner is None or (said is not None and inner != (said == "input")):
         raise SaeError(
             f"{path}: buffer.io: got {shown(io)}, expected {'in' if said == 'input' else 'out'}"
             f"{'' if said else ' or in'}: an SAE that reads and writes one side of its module"
         )
-    if site == "input" and "o_proj" not in str(name) and "hook_z" not in str(name):
-        raise SaeError(f"{path}: buffer.io: got 'in' of {shown(name)}, expected 'out', or its o_proj; {PLACES}")
-    return hook._replace(site=site)
+    if inner and "o_proj" not in str(name) and "hook_z" not in str(name):
+        raise SaeError(f"{path}: buffer.io: got 'in' of {shown(name)}, expected 'out', or its o_proj")
+    return Site(site.layer, "attn_in") if inner else Site(site.layer, "attn_out") if "hook_z" in str(name) else site
 
 
-def _sae(about: Path, path: Path, trainer: Mapping[str, Any], content: Mapping[str, Any], hook: Hook) -> Sae:
+def _sae(about: Path, path: Path, trainer: Mapping[str, Any], content: Mapping[str, Any]) -> Sae:
     kind = trainer["dict_class"]
     first = "W_enc" if "W_enc" in _CLASSES[kind] else "encoder.weight"
     rows, columns = matrix(path, content, first)
@@ -155,7 +155,6 @@ def _sae(about: Path, path: Path, trainer: Mapping[str, Any], content: Mapping[s
             k=_k(about, path, trainer, content) if kind == "AutoEncoderTopK" else None,
             gate=gate,
             subtract_b_dec=kind != "JumpReluAutoEncoder",
-            site=hook.site,
         )
     except SaeError as error:
         raise SaeError(f"{path}: {error}") from None

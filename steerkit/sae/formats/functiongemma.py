@@ -18,6 +18,7 @@ from steerkit.sae.formats.files import checked, positive, required, text, whole
 from steerkit.sae.formats.keys import OFF, Neutral, check_keys, check_tensors
 from steerkit.sae.formats.pickles import load_pickle
 from steerkit.sae.sae import Sae
+from steerkit.types import Site
 
 NAME = "functiongemma"
 FILES = ("sae_layer_*.pt",)
@@ -61,13 +62,13 @@ def write(checkpoints: Sequence[Checkpoint], folder: Path) -> None:
     """Write each layer, in the dtype it has.
 
     Raises:
-        SaeError: an SAE that is no plain ReLU one on o_proj's output; the format has no room for anything else.
+        SaeError: an SAE that is no plain ReLU one on `attn_out`; the format has no room for anything else.
     """
-    for layer, sae in ((one.layer, one.sae) for one in checkpoints):
-        if sae.kind != "relu" or sae.subtract_b_dec or sae.site != "output":
+    for site, sae in ((one.site, one.sae) for one in checkpoints):
+        if sae.kind != "relu" or sae.subtract_b_dec or site.point != "attn_out":
             raise SaeError(
-                f"layer {layer}: a {sae.kind} SAE on o_proj's {sae.site}{' that subtracts b_dec' * sae.subtract_b_dec} "
-                f"does not fit {NAME}, which holds plain ReLU SAEs on the output; choose saelens or safetensors"
+                f"{site}: a {sae.kind} SAE there{' that subtracts b_dec' * sae.subtract_b_dec} does not fit {NAME}, "
+                f"which holds plain ReLU SAEs of attn_out; choose saelens or safetensors"
             )
     for one in checkpoints:
         content: dict[str, Any] = {
@@ -100,7 +101,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     shapes = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
     sae = Sae(*checked(path, content, shapes).values())
     name = text(path, content, "model_name", "the name of the model it was trained on")
-    return Checkpoint(path, name, _layer(path, content), sae, history(path, content.get("history")))
+    return Checkpoint(path, name, Site(_layer(path, content)), sae, history(path, content.get("history")))
 
 
 def _layer(path: Path, content: Mapping[str, Any]) -> int:

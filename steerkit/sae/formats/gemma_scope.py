@@ -48,7 +48,7 @@ def read(folder: Path) -> list[Checkpoint]:
     config = load_object(about)
     if config.get("architecture") != "jump_relu":
         raise SaeError(f"{about}: architecture: got {shown(config.get('architecture'))}, expected 'jump_relu'")
-    hook = read_hook(about, "hf_hook_point_in", config.get("hf_hook_point_in"))
+    site = read_hook(about, "hf_hook_point_in", config.get("hf_hook_point_in"))
     content, _ = load_tensors(path)
     d_in, d_sae = matrix(path, content, "w_enc")
     ends = Neutral((str(config["hf_hook_point_in"]).lower(),), _CODER)
@@ -58,8 +58,8 @@ def read(folder: Path) -> list[Checkpoint]:
     shapes: dict[str, tuple[int, ...]] = {"w_enc": (d_in, d_sae), "b_enc": (d_sae,), "w_dec": (d_sae, d_in)}
     shapes |= {"b_dec": (d_in,), "threshold": (d_sae,)}
     W_enc, b_enc, W_dec, b_dec, threshold = checked(path, content, shapes).values()
-    sae = Sae(W_enc, b_enc, W_dec, b_dec, threshold=threshold, site=hook.site)
-    return [Checkpoint(path, _model(text(about, config, "model_name", "a Gemma 3 model")), hook.layer, sae)]
+    sae = Sae(W_enc, b_enc, W_dec, b_dec, threshold=threshold)
+    return [Checkpoint(path, _model(text(about, config, "model_name", "a Gemma 3 model")), site, sae)]
 
 
 def write(checkpoints: Sequence[Checkpoint], folder: Path) -> None:

@@ -1,49 +1,69 @@
-"""Where an SAE belongs, from the hook's name as its format writes it: a layer, and a side of its o_proj."""
+"""Names of hook points, as the formats write them."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from steerkit.errors import SaeError
 from steerkit.files import shown
-from steerkit.sae.sae import Site
+from steerkit.types import Point, Site
 
-_PROJECTION = re.compile(r"(?:.*\.)?layers\.(?P<layer>[0-9]{1,6})\.self_attn(?:\.o_proj)?(?:\.(?P<side>input|output))?")
-_HEADS = re.compile(r"blocks\.(?P<layer>[0-9]{1,6})\.attn\.hook_z")
+_LAYER: Final = r"(?:.*\.)?layers\.(?P<layer>[0-9]{1,6})"
+_BLOCK: Final = r"blocks\.(?P<layer>[0-9]{1,6})"
+_NAMES: Final[dict[Point, tuple[re.Pattern[str], ...]]] = {
+    "attn_in": (re.compile(rf"{_LAYER}\.self_attn\.o_proj\.input"), re.compile(rf"{_BLOCK}\.attn\.hook_z")),
+    "attn_out": (re.compile(rf"{_LAYER}\.self_attn(?:\.o_proj)?(?:\.output)?"),),
+    "mlp_out": (
+        re.compile(rf"{_LAYER}\.(?:mlp|post_feedforward_layernorm)(?:\.output)?"),
+        re.compile(rf"{_BLOCK}\.hook_mlp_out"),
+    ),
+    "resid_post": (re.compile(rf"{_LAYER}(?:\.output)?"), re.compile(rf"{_BLOCK}\.hook_resid_post")),
+}
+"""By hook point, its names in Hugging Face models and in TransformerLens."""
 
-PLACES: Final = "steerkit reads and writes on either side of an attention's output projection, nowhere else"
 
-
-class Hook(NamedTuple):
-    """A place in a model."""
-
-    layer: int
-    site: Site
-
-
-def read_hook(path: Path, key: str, name: object) -> Hook:
-    """The place that a hook's name stands for.
-
-    `model.layers.L.self_attn.o_proj` is the projection's output, unless `.input` says otherwise; so is what the
-    attention writes as a whole. TransformerLens' `blocks.L.attn.hook_z` is its input.
+def read_hook(path: Path, key: str, name: object) -> Site:
+    """The site that a hook's name stands for.
 
     Raises:
-        SaeError: it is another place, such as the residual stream or an MLP.
+        SaeError: it is no hook point that steerkit has, such as the embedding or single heads.
     """
     plain = name if isinstance(name, str) else ""
-    if match := _PROJECTION.fullmatch(plain):
-        inner = match["side"] == "input"
-        if not inner or "o_proj" in plain:
-            return Hook(int(match["layer"]), "input" if inner else "output")
-    if match := _HEADS.fullmatch(plain):
-        return Hook(int(match["layer"]), "input")
+    for point, patterns in _NAMES.items():
+        for pattern in patterns:
+            if match := pattern.fullmatch(plain):
+                return Site(int(match["layer"]), point)
     raise SaeError(
-        f"{path}: {key}: got {shown(name)}, expected model.layers.L.self_attn.o_proj.output or .input; {PLACES}"
+        f"{path}: {key}: got {shown(name)}, expected model.layers.L.output (resid_post), "
+        f"model.layers.L.self_attn.o_proj.output (attn_out) or .input (attn_in), or model.layers.L.mlp.output (mlp_out)"
     )
 
 
-def hook_name(layer: int, site: Site) -> str:
-    """The name of a place, as Hugging Face models have it."""
-    return f"model.layers.{layer}.self_attn.o_proj.{site}"
+def hook_name(site: Site) -> str:
+    """The name of a site, as Hugging Face models have it; TransformerLens' where models differ."""
+    layer = f"model.layers.{site.layer}"
+    names: dict[Point, str] = {
+        "attn_in": f"{layer}.self_attn.o_proj.input",
+        "attn_out": f"{layer}.self_attn.o_proj.output",
+        "mlp_out": lens_name(site),
+        "resid_post": f"{layer}.output",
+    }
+    return names[site.point]
+
+
+def lens_name(site: Site) -> str:
+    """The name of a site in TransformerLens; of `attn_out` the module's, as its own may lie behind a norm."""
+    names: dict[Point, str] = {
+        "attn_in": f"blocks.{site.layer}.attn.hook_z",
+        "attn_out": f"model.layers.{site.layer}.self_attn.o_proj",
+        "mlp_out": f"blocks.{site.layer}.hook_mlp_out",
+        "resid_post": f"blocks.{site.layer}.hook_resid_post",
+    }
+    return names[site.point]
+
+
+def site_folder(site: Site) -> str:
+    """The name of a site's folder in a set of one folder each: by the layer alone for `attn_out`."""
+    return f"{'layer' if site.point == 'attn_out' else site.point}_{site.layer:02d}"

@@ -20,9 +20,10 @@ from steerkit.files import shown
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.formats.curves import curves, history
 from steerkit.sae.formats.files import checked, load_object, load_tensors, positive, text
-from steerkit.sae.formats.hook_names import Hook, hook_name, read_hook
+from steerkit.sae.formats.hook_names import hook_name, lens_name, read_hook, site_folder
 from steerkit.sae.formats.keys import OFF, Neutral, check_keys, check_tensors
 from steerkit.sae.sae import GateWeights, Sae
+from steerkit.types import Site
 
 NAME = "saelens"
 FILES = ("cfg.json", "sae_weights.safetensors")
@@ -85,22 +86,22 @@ def read(folder: Path) -> list[Checkpoint]:
             f"{about}: normalize_activations: got {shown(norm)}, expected 'none'; fold it into the SAE in SAELens"
         )
     d_in, d_sae = (positive(about, config, key) for key in ("d_in", "d_sae"))
-    hook = _hook(about, metadata)
-    _check(about, config, metadata, hook)
+    site = _site(about, metadata)
+    _check(about, config, metadata, site)
     shapes: dict[str, tuple[int, ...]] = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
     shapes |= dict.fromkeys(_EXTRA[architecture], (d_sae,))
     content = load_tensors(path)[0]
     tensors = checked(path, content, shapes)
     check_tensors(path, content, {name: number for name, number in _TENSORS.items() if name not in shapes})
-    sae = _sae(about, config, tensors, hook)
+    sae = _sae(about, config, tensors)
     name = text(about, metadata, "model_name", "the name of the model it was trained on")
-    return [Checkpoint(path, name, hook.layer, sae, history(about, metadata.get("steerkit_history", {})))]
+    return [Checkpoint(path, name, site, sae, history(about, metadata.get("steerkit_history", {})))]
 
 
 def write(checkpoints: Sequence[Checkpoint], folder: Path) -> None:
     """Write `layer_NN` for each layer, in float32, which is what steerkit computes in."""
     for one in checkpoints:
-        target = folder / f"layer_{one.layer:02d}"
+        target = folder / site_folder(one.site)
         target.mkdir()
         tensors = {name: tensor.detach().float().cpu().clone().contiguous() for name, tensor in one.sae.tensors.items()}
         if one.sae.gate is not None:
@@ -109,12 +110,12 @@ def write(checkpoints: Sequence[Checkpoint], folder: Path) -> None:
         (target / FILES[0]).write_text(json.dumps(_config(one), indent=1) + "\n", encoding="utf-8")
 
 
-def _hook(path: Path, metadata: Mapping[str, Any]) -> Hook:
+def _site(path: Path, metadata: Mapping[str, Any]) -> Site:
     key = "hf_hook_name" if metadata.get("hf_hook_name") else "hook_name"
     return read_hook(path, f"metadata.{key}", metadata.get(key))
 
 
-def _check(path: Path, config: Mapping[str, Any], metadata: Mapping[str, Any], hook: Hook) -> None:
+def _check(path: Path, config: Mapping[str, Any], metadata: Mapping[str, Any], site: Site) -> None:
     """Refuse what would make it another SAE, or one of another place. Raises SaeError."""
     topk = config["architecture"] == "topk"
     kind = f"the activation function of a {config['architecture']} SAE"
@@ -125,7 +126,7 @@ def _check(path: Path, config: Mapping[str, Any], metadata: Mapping[str, Any], h
         table["activation_fn_kwargs"] = Neutral(({}, {"k": config.get("k")}), "settings of another function")
     else:
         table["rescale_acts_by_decoder_norm"] = Neutral(OFF, "features are scaled by the decoder's norms")
-    reshape = ("none", "hook_z") if hook.site == "input" else ("none",)
+    reshape = ("none", "hook_z") if site.point == "attn_in" else ("none",)
     table["reshape_activations"] = Neutral(reshape, "what it reads is laid out in another way")
     table["d_out"] = Neutral((config["d_in"],), "a transcoder: it maps one place to another")
     check_keys(path, config, table)
@@ -137,7 +138,7 @@ def _check(path: Path, config: Mapping[str, Any], metadata: Mapping[str, Any], h
             check_keys(path, given, _PROCESSING, f"{prefix}model_from_pretrained_kwargs.")
 
 
-def _sae(path: Path, config: Mapping[str, Any], tensors: dict[str, Tensor], hook: Hook) -> Sae:
+def _sae(path: Path, config: Mapping[str, Any], tensors: dict[str, Tensor]) -> Sae:
     k = positive(path, config, "k") if config["architecture"] == "topk" else None
     if k is not None and _switch(path, config, "rescale_acts_by_decoder_norm", False):
         norms = tensors["W_dec"].float().norm(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
@@ -149,7 +150,7 @@ def _sae(path: Path, config: Mapping[str, Any], tensors: dict[str, Tensor], hook
         tensors["b_enc"] = torch.zeros_like(gate.b_gate)
     subtract = _switch(path, config, "apply_b_dec_to_input", True)
     try:
-        return Sae(**tensors, k=k, gate=gate, subtract_b_dec=subtract, site=hook.site)
+        return Sae(**tensors, k=k, gate=gate, subtract_b_dec=subtract)
     except SaeError as error:
         raise SaeError(f"{path}: {error}") from None
 
@@ -170,7 +171,6 @@ def _fold_b_enc(tensors: dict[str, Tensor]) -> None:
 
 def _config(one: Checkpoint) -> dict[str, Any]:
     sae = one.sae
-    name = hook_name(one.layer, sae.site)
     config: dict[str, Any] = {
         "d_in": sae.d_in,
         "d_sae": sae.d_sae,
@@ -182,8 +182,8 @@ def _config(one: Checkpoint) -> dict[str, Any]:
         "metadata": {
             "sae_lens_version": _VERSION,
             "model_name": one.model_name,
-            "hook_name": f"blocks.{one.layer}.attn.hook_z" if sae.site == "input" else name.removesuffix(".output"),
-            "hf_hook_name": name,
+            "hook_name": lens_name(one.site),
+            "hf_hook_name": hook_name(one.site),
             "steerkit_history": curves(one.history),
         },
         "architecture": _KINDS.get(sae.kind, sae.kind),

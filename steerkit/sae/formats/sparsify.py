@@ -29,6 +29,8 @@ _KEYS: Final = {
     "topk_coalesced": Neutral(OFF, "features are chosen among several places"),
     "normalize_io": Neutral(OFF, "what it reads is scaled"),
 }
+_FOLDERS: Final[dict[str, str]] = {"attn_out": ".self_attn.o_proj", "resid_post": ""}
+"""By hook point that can be written, its module below the layer; what is `mlp_out` differs by model."""
 _RUN = "config.json"
 """Of the whole run, one folder up: it names the model."""
 
@@ -49,7 +51,7 @@ def read(folder: Path) -> list[Checkpoint]:
     check_keys(about, config, _KEYS)
     if changed := next((key for key in ("transcode", "skip_connection") if config.get(key)), None):
         raise SaeError(f"{about}: {changed}: it maps one place to another; expected an SAE")
-    hook = read_hook(folder, "the folder's name", folder.name)
+    site = read_hook(folder, "the folder's name", folder.name)
     d_in, d_sae = positive(about, config, "d_in"), _latents(about, config)
     shapes: dict[str, tuple[int, ...]] = {"encoder.weight": (d_sae, d_in), "encoder.bias": (d_sae,)}
     content = load_tensors(path)[0]
@@ -58,27 +60,27 @@ def read(folder: Path) -> list[Checkpoint]:
     encoder, b_enc, decoder, b_dec = found.values()
     try:
         k = positive(about, config, "k")
-        sae = Sae(encoder.T, b_enc, decoder, b_dec, k=k, subtract_b_dec=True, site=hook.site)
+        sae = Sae(encoder.T, b_enc, decoder, b_dec, k=k, subtract_b_dec=True)
     except SaeError as error:
         raise SaeError(f"{about}: {error}") from None
-    return [Checkpoint(path, _model(folder, config), hook.layer, sae)]
+    return [Checkpoint(path, _model(folder, config), site, sae)]
 
 
 def write(checkpoints: Sequence[Checkpoint], folder: Path) -> None:
     """Write a folder for each layer, and the run's `config.json`.
 
     Raises:
-        SaeError: an SAE that is no TopK one on o_proj's output that subtracts its decoder's bias.
+        SaeError: an SAE that is no TopK one on `attn_out` or `resid_post` that subtracts its decoder's bias.
     """
     for one in checkpoints:
         sae = one.sae
-        if sae.k is None or not sae.subtract_b_dec or sae.site != "output":
+        if sae.k is None or not sae.subtract_b_dec or one.site.point not in _FOLDERS:
             raise SaeError(
-                f"layer {one.layer}: a {sae.kind} SAE on o_proj's {sae.site} does not fit {NAME}, which holds TopK "
-                f"SAEs on the output that subtract b_dec; choose saelens or safetensors"
+                f"{one.site}: a {sae.kind} SAE there does not fit {NAME}, which holds TopK SAEs of "
+                f"{', '.join(_FOLDERS)} that subtract b_dec; choose saelens or safetensors"
             )
     for one in checkpoints:
-        target = folder / f"layers.{one.layer}.self_attn.o_proj"
+        target = folder / f"layers.{one.layer}{_FOLDERS[one.site.point]}"
         target.mkdir()
         sae = one.sae
         parts = {"encoder.weight": sae.W_enc.T, "encoder.bias": sae.b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 from safetensors.torch import save_file
 
@@ -18,20 +18,24 @@ from steerkit.files import parse_json, shown
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.formats.curves import curves, history
 from steerkit.sae.formats.files import checked, load_tensors, matrix, text
-from steerkit.sae.sae import GateWeights, Kind, Sae, Site
+from steerkit.sae.sae import GateWeights, Kind, Sae
+from steerkit.types import POINTS, Point, Site
 
 NAME = "safetensors"
-FILES = ("sae_layer_*.safetensors",)
+FILES = ("sae_layer_*.safetensors", *(f"sae_{point}_*.safetensors" for point in POINTS if point != "attn_out"))
+_SIDES: Final[dict[Point, str]] = {"attn_out": "output"}
+"""Names that differ from the hook point's."""
+_POINTS: Final[dict[str, Point]] = {"output": "attn_out", "input": "attn_in", **{point: point for point in POINTS}}
 
 
 def matches(folder: Path) -> bool:
     """Whether such files lie in this folder."""
-    return any(folder.glob(FILES[0]))
+    return any(any(folder.glob(pattern)) for pattern in FILES)
 
 
 def read(folder: Path) -> list[Checkpoint]:
     """Every layer of a folder; raises SaeError where a file is not what it must be."""
-    return [_read(path) for path in sorted(folder.glob(FILES[0]))]
+    return [_read(path) for pattern in FILES for path in sorted(folder.glob(pattern))]
 
 
 def write(checkpoints: Sequence[Checkpoint], folder: Path) -> None:
@@ -42,27 +46,28 @@ def write(checkpoints: Sequence[Checkpoint], folder: Path) -> None:
             "format": 1,
             "model_name": one.model_name,
             "layer": one.layer,
-            "site": sae.site,
+            "site": _SIDES.get(one.site.point, one.site.point),
             "kind": sae.kind,
             "k": sae.k,
             "subtract_b_dec": sae.subtract_b_dec,
             "history": curves(one.history),
         }
         tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in sae.tensors.items()}
-        save_file(tensors, folder / f"sae_layer_{one.layer:02d}.safetensors", metadata={"steerkit": json.dumps(said)})
+        save_file(tensors, folder / f"{_stem(one.site)}.safetensors", metadata={"steerkit": json.dumps(said)})
 
 
 def _read(path: Path) -> Checkpoint:
     content, metadata = load_tensors(path)
     said = _said(path, metadata)
     layer, kind = said.get("layer"), str(said.get("kind"))
-    if type(layer) is not int or path.stem != f"sae_layer_{layer:02d}":
-        raise SaeError(f"{path}: layer: got {shown(layer)}, expected the number in the file's name")
-    if kind not in get_args(Kind) or str(said.get("site")) not in get_args(Site):
+    point = _POINTS.get(str(said.get("site")))
+    if kind not in get_args(Kind) or point is None:
         raise SaeError(
             f"{path}: kind, site: got {shown(kind)}, {shown(said.get('site'))}, expected one of "
-            f"{', '.join(get_args(Kind))} and one of {', '.join(get_args(Site))}"
+            f"{', '.join(get_args(Kind))} and one of {', '.join(_POINTS)}"
         )
+    if type(layer) is not int or path.stem not in (_stem(Site(layer, point)), _stem(Site(layer))):
+        raise SaeError(f"{path}: layer: got {shown(layer)}, expected the number in the file's name")
     d_in, d_sae = matrix(path, content, "W_enc")
     shapes: dict[str, tuple[int, ...]] = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, d_in)}
     shapes["b_dec"] = (d_in,)
@@ -76,12 +81,16 @@ def _read(path: Path) -> Checkpoint:
             gate=gate,
             k=_k(said) if kind == "topk" else None,
             subtract_b_dec=_subtract(path, said),
-            site=said["site"],
         )
     except SaeError as error:
         raise SaeError(f"{path}: {error}") from None
     name = text(path, said, "model_name", "the name of the model it was trained on")
-    return Checkpoint(path, name, layer, sae, history(path, said.get("history", {})))
+    return Checkpoint(path, name, Site(layer, point), sae, history(path, said.get("history", {})))
+
+
+def _stem(site: Site) -> str:
+    """The name of a site's file: by the layer alone for `attn_out`."""
+    return f"sae_{'layer' if site.point == 'attn_out' else site.point}_{site.layer:02d}"
 
 
 def _said(path: Path, metadata: dict[str, str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is wrong with a policy once the SAEs and the tools that it is meant for are known."""
+"""Checks of a policy against the SAEs and the tools that it is meant for."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from steerkit.policy import (
 from steerkit.sae import SaeSet, summarize
 from steerkit.sae.summary import DENSE
 from steerkit.steer.compile.plan import compile_plan
-from steerkit.types import Feature, Place, Tool
+from steerkit.types import Feature, Place, Site, Tool
 
 _ARGUMENT = "call.arguments."
 
 
 class Checked(NamedTuple):
-    """What a check found."""
+    """The result of a check."""
 
     problems: tuple[Problem, ...]
     warnings: tuple[Problem, ...] = ()
@@ -102,14 +102,14 @@ def _close(name: str, known: Mapping[str, Any]) -> str:
 def _features(policy: Policy, saes: SaeSet) -> Iterator[Problem]:
     for name, feature in policy.features.items():
         try:
-            saes.check(feature.site)
+            saes.check(feature.feature)
         except SaeError as error:
-            yield Problem(("features", name, "index" if feature.layer in saes else "layer"), str(error))
+            yield Problem(("features", name, "index" if feature.feature.site in saes else "layer"), str(error))
 
 
 def _units(policy: Policy, saes: SaeSet) -> Iterator[Problem]:
     for location, name, quantity in relative_quantities(policy):
-        feature = policy.features[name].site
+        feature = policy.features[name].feature
         if _has(saes, feature):
             try:
                 saes.statistic(feature, split_quantity(quantity)[1] or "")
@@ -127,30 +127,30 @@ def _gates(policy: Policy, saes: SaeSet) -> Iterator[Problem]:
 
 
 def _has(saes: SaeSet, feature: Feature) -> bool:
-    return feature.layer in saes and feature.index < saes[feature.layer].d_sae
+    return feature.site in saes and feature.index < saes[feature.site].d_sae
 
 
 def _dense(policy: Policy, saes: SaeSet) -> Iterator[Problem]:
     """Features of layers that are too dense, by the training's last mean L0, else by the calibration's densities."""
-    l0 = {row.layer: row.l0 for row in summarize(saes)}
-    for layer in sorted({feature.layer for feature in policy.features.values()} & set(saes)):
-        size = saes[layer].d_sae
-        active = _calibrated(saes, layer) if l0[layer] is None else l0[layer]
+    l0 = {row.site: row.l0 for row in summarize(saes)}
+    for site in sorted({feature.feature.site for feature in policy.features.values()} & set(saes)):
+        size = saes[site].d_sae
+        active = _calibrated(saes, site) if l0[site] is None else l0[site]
         if active is None or active <= DENSE * size:
             continue
         for name, feature in policy.features.items():
-            if feature.layer == layer:
+            if feature.feature.site == site:
                 text = (
-                    f"layer {layer} is too dense to trust a single feature: on average {active:.0f} of its {size} "
+                    f"{site.name} is too dense to trust a single feature: on average {active:.0f} of its {size} "
                     f"features are active at a token, more than a quarter"
                 )
                 yield Problem(("features", name, "layer"), text)
 
 
-def _calibrated(saes: SaeSet, layer: int) -> float | None:
+def _calibrated(saes: SaeSet, site: Site) -> float | None:
     """Mean number of active features per token by the set's statistics; None where it has none."""
     try:
-        return sum(saes.statistic(Feature(layer, index), "density") for index in range(saes[layer].d_sae))
+        return sum(saes.statistic(Feature(site, index), "density") for index in range(saes[site].d_sae))
     except SaeError:
         return None
 
@@ -158,7 +158,7 @@ def _calibrated(saes: SaeSet, layer: int) -> float | None:
 def _dead(policy: Policy, saes: SaeSet) -> Iterator[Problem]:
     """Multiples of a statistic that is 0."""
     for location, name, quantity in relative_quantities(policy):
-        feature, (number, unit) = policy.features[name].site, split_quantity(quantity)
+        feature, (number, unit) = policy.features[name].feature, split_quantity(quantity)
         try:
             nothing = _has(saes, feature) and number != 0 and saes.statistic(feature, unit or "") == 0
         except SaeError:

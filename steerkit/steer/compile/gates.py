@@ -1,4 +1,4 @@
-"""Compiles the conditions of gates: into readings, into any-of-all-of terms over them, and into tables per layer."""
+"""Compiles the conditions of gates: into readings, into any-of-all-of terms over them, and into tables per site."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from torch import Tensor
 
 from steerkit.errors import PolicyError
 from steerkit.policy import Condition, Gate, Policy, alternatives
-from steerkit.types import Feature, Place
+from steerkit.steer.gates import FOREVER, Gates, Windows
+from steerkit.types import POINTS, Feature, Place, Site
 
 MAX_TERMS = 64
 """Alternatives of one gate, once `any` and `not` are multiplied out."""
-
-FOREVER = 1 << 39
-"""More tokens than any turn has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +39,9 @@ class Leaf:
     """Tokens that count for the window and the hysteresis; None where there is neither."""
 
     @property
-    def layer(self) -> int:
-        """The layer at which the sum is complete."""
-        return max((feature.layer for feature, _ in self.weights), default=0)
+    def site(self) -> Site:
+        """The site at which the sum is complete."""
+        return max((feature.site for feature, _ in self.weights), default=Site(0, POINTS[0]))
 
 
 Terms: TypeAlias = tuple[tuple[tuple[Leaf, bool], ...], ...]
@@ -65,9 +63,9 @@ class GateSpec:
         return tuple(dict.fromkeys(leaf for term in self.terms for leaf, _ in term))
 
     @property
-    def layer(self) -> int:
-        """The layer at which the gate is known."""
-        return max(leaf.layer for leaf in self.leaves)
+    def site(self) -> Site:
+        """The site at which the gate is known."""
+        return max(leaf.site for leaf in self.leaves)
 
     @property
     def remembers(self) -> bool:
@@ -77,39 +75,20 @@ class GateSpec:
 
 @dataclass(frozen=True, slots=True)
 class GateTable:
-    """The gates that are known at one layer: l readings, M terms, r rules. Tensors live on the layer's device."""
+    """The gates that are complete at one site: l readings, r rules. Tensors live on the site's device."""
 
     leaves: slice
     """Their readings among all of the plan."""
     rules: slice
     """Their rules among all of the plan."""
-    low: Tensor
-    high: Tensor
-    """`(l,)` each."""
-    bounded: bool
-    """Whether any reading must also be below something."""
-    off: Tensor | None
-    """`(l,)` where a latched reading closes, NaN for one without hysteresis; None if there is none."""
-    windows: tuple[tuple[int, int, bool], ...]
-    """Readings over windows: which one, how many tokens, and whether the mean."""
     counts_at: tuple[Place | None, ...]
     """By reading, the place whose tokens count for its window and its hysteresis."""
-    wanted: Tensor | None
-    """`(l, M)` 1 where the term wants the reading to hold, -1 where it wants it not to; None: a reading per rule."""
-    wants: Tensor
-    """`(M,)` how many readings a term wants to hold."""
-    terms: Tensor
-    """`(M, r)` which terms open which rule."""
-    hold: Tensor | None
-    """`(r,)` tokens a gate stays open; None where all hold for one."""
-    remembers: bool
-    """Whether it must be kept when each gate was last open: some hold for more than a token, or act later."""
+    gates: Gates
 
     @property
-    def simple(self) -> bool:
-        """Whether each rule opens where the one reading of its own is above something, whatever was before."""
-        asks_more = self.bounded or self.off is not None or bool(self.windows) or self.remembers
-        return self.wanted is None and not asks_more
+    def counts(self) -> bool:
+        """True if any reading has a window or hysteresis."""
+        return self.gates.windows is not None or self.gates.off is not None
 
 
 def gate_spec(policy: Policy, gate: Gate, hold: float) -> GateSpec:
@@ -135,15 +114,15 @@ def gate_spec(policy: Policy, gate: Gate, hold: float) -> GateSpec:
 def weighted_sum(policy: Policy, name: str) -> tuple[dict[Feature, float], float]:
     """Weights and bias of a probe of the policy; a feature is the sum of itself."""
     if name in policy.features:
-        return {policy.features[name].site: 1.0}, 0.0
+        return {policy.features[name].feature: 1.0}, 0.0
     probe = policy.probes[name]
-    return {policy.features[part].site: weight for part, weight in probe.weights.items()}, probe.bias
+    return {policy.features[part].feature: weight for part, weight in probe.weights.items()}, probe.bias
 
 
 def gate_table(
     specs: Sequence[GateSpec], leaves: slice, rules: slice, *, late: bool, device: torch.device
 ) -> GateTable:
-    """The table of the gates that are known at one layer; `late` if one of them acts from the next token on."""
+    """The table of the gates that are known at one site; `late` if one of them acts from the next token on."""
     own = own_leaves(specs)
     place = {leaf: number for number, leaf in enumerate(own)}
     every = [(number, term) for number, spec in enumerate(specs) for term in spec.terms]
@@ -157,20 +136,32 @@ def gate_table(
         wanted.shape[0] == wanted.shape[1] and bool((wanted == torch.eye(len(own))).all()) and len(specs) == len(own)
     )
     hold = torch.tensor([int(min(spec.hold, FOREVER)) for spec in specs])
-    return GateTable(
-        leaves,
-        rules,
+    gates = Gates(
         torch.tensor([leaf.low for leaf in own], device=device),
         torch.tensor([leaf.high for leaf in own], device=device),
         any(leaf.high < math.inf for leaf in own),
         None if bool(off.isnan().all()) else off.to(device),
-        tuple((number, leaf.window, leaf.mean) for number, leaf in enumerate(own) if leaf.window > 1),
-        tuple(leaf.at for leaf in own),
+        _windows(own, device),
         None if plain else wanted.to(device),
         (wanted > 0).sum(dim=0).float().to(device),
         opens.to(device),
         None if bool((hold == 1).all()) else hold.to(device),
         late or bool((hold != 1).any()),
+    )
+    return GateTable(leaves, rules, tuple(leaf.at for leaf in own), gates)
+
+
+def _windows(leaves: Sequence[Leaf], device: torch.device) -> Windows | None:
+    over = {number: leaf for number, leaf in enumerate(leaves) if leaf.window > 1}
+    if not over:
+        return None
+    sizes = torch.tensor([leaf.window for leaf in over.values()], device=device)
+    ages = torch.arange(int(sizes.max()) - 1, -1, -1, device=device)
+    means = {leaf.mean for leaf in over.values()}
+    return Windows(
+        torch.tensor(list(over), device=device),
+        ages < sizes.unsqueeze(-1),
+        means.pop() if len(means) == 1 else torch.tensor([leaf.mean for leaf in over.values()], device=device),
     )
 
 
@@ -195,11 +186,11 @@ def _leaf(policy: Policy, reading: Condition, at: Place) -> Leaf:
     )
 
 
-def leaf_weights(leaves: Sequence[Leaf], layer: int, place: Mapping[Feature, int]) -> Tensor | None:
-    """`(S, L)` weights of a layer's features in each reading's sum; None where no reading takes any."""
+def leaf_weights(leaves: Sequence[Leaf], site: Site, place: Mapping[Feature, int]) -> Tensor | None:
+    """`(S, L)` weights of a site's features in each reading's sum; None where no reading takes any."""
     weights = torch.zeros(len(place), len(leaves))
     for column, leaf in enumerate(leaves):
         for feature, weight in leaf.weights:
-            if feature.layer == layer:
+            if feature.site == site:
                 weights[place[feature], column] = weight
     return weights if bool((weights != 0).any()) else None

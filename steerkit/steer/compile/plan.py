@@ -11,11 +11,13 @@ from torch import Tensor
 
 from steerkit.errors import SteeringError
 from steerkit.policy import Formula, Policy, fingerprint
-from steerkit.sae import Columns, Sae, SaeSet, Site
+from steerkit.sae import Columns, Sae, SaeSet
 from steerkit.steer.compile.gates import GateSpec, GateTable, Leaf, gate_spec, gate_table, leaf_weights, own_leaves
-from steerkit.types import Feature, Place
+from steerkit.types import Feature, Place, Site
 
 _CPU = torch.device("cpu")
+_UNGATED = Site(-1)
+"""Stands before all sites: where rules without a gate are known."""
 IDENTITY = Formula(1.0, 0.0, -torch.inf, torch.inf)
 
 
@@ -39,8 +41,8 @@ class Rule:
 
     @property
     def late(self) -> bool:
-        """Whether the gate reads a higher layer than the rule edits, and so acts from the next token on."""
-        return self.gate is not None and self.gate.layer > min(feature.layer for feature in self.edits)
+        """Whether the gate reads a later site than the rule edits, and so acts from the next token on."""
+        return self.gate is not None and self.gate.site > min(feature.site for feature in self.edits)
 
     @property
     def reads_at(self) -> Place:
@@ -54,13 +56,13 @@ class Rule:
 class SiteTable:
     """What one hook needs; tensors live on the site's device. S features are read, K rules deep they are edited."""
 
-    layer: int
+    site: Site
     sae: Sae
     indices: Tensor
     """`(S,)` features that are edited here or weighed by a gate."""
     columns: Columns
     gates: Tensor | None
-    """`(S, L)` weights of this layer's features in each reading's sum; None where no gate reads this layer."""
+    """`(S, L)` weights of the site's features in each reading's sum; None where no gate reads this site."""
     leaves: slice
     """Outside these readings all those weights are 0."""
     held: tuple[tuple[int, ...], ...]
@@ -95,22 +97,16 @@ class Plan:
     rows: tuple[tuple[Policy, ...], ...]
     """Row r + 1 of the tables belongs to `rows[r]`; row 0 is the identity."""
     rules: tuple[Rule, ...]
-    """Those without a gate first, then by the layer at which their gate is known."""
+    """Those without a gate first, then by the site at which their gate is known."""
     owned: Tensor
     """`(rows + 1, R)` whether the row holds the rule."""
     writes: Tensor
     """`(R,)`"""
     bias: Tensor
     """`(L,)` what each reading's sum starts from."""
-    gates: Mapping[int, GateTable]
-    """By the layer at which they are known."""
-    sites: Mapping[int, SiteTable]
-    inputs: frozenset[int] = frozenset()
-    """Layers whose SAE reads what `o_proj` is given; all others read what it writes."""
-
-    def side(self, layer: int) -> Site:
-        """Which side of a layer's `o_proj` is read and written."""
-        return "input" if layer in self.inputs else "output"
+    gates: Mapping[Site, GateTable]
+    """By the site at which they are known."""
+    sites: Mapping[Site, SiteTable]
 
     def row(self, policies: Sequence[Policy]) -> int:
         """Table row of a set of policies that the plan was compiled with; 0 for none."""
@@ -129,7 +125,7 @@ class Plan:
 
 
 def compile_plan(
-    requests: Sequence[Sequence[Policy]], saes: SaeSet | None, devices: Mapping[int, torch.device] | None = None
+    requests: Sequence[Sequence[Policy]], saes: SaeSet | None, devices: Mapping[Site, torch.device] | None = None
 ) -> Plan:
     """Tables for a batch in which each request has its own policies, with all quantities already raw.
 
@@ -139,7 +135,7 @@ def compile_plan(
     Args:
         requests: the policies of each request; equal ones share a row.
         saes: the dictionaries; may be None where no policy names a feature.
-        devices: by layer, where its hook runs (default: the CPU).
+        devices: by site, where its hook runs (default: the CPU).
 
     Raises:
         PolicyError: a gate with too many alternatives.
@@ -156,22 +152,21 @@ def compile_plan(
     if features and saes is None:
         raise SteeringError(f"policy {rules[0].policy}: it names features, but no SAEs are loaded; give saes=…")
     sites = {}
-    for layer in sorted({feature.layer for feature in features}):
+    for site in sorted({feature.site for feature in features}):
         assert saes is not None  # said above, for the type checker
-        read = sorted(feature for feature in features if feature.layer == layer)
-        sites[layer] = _site(layer, read, saes, rules, leaves, len(rows) + 1, (devices or {}).get(layer, _CPU))
+        read = sorted(feature for feature in features if feature.site == site)
+        sites[site] = _site(site, read, saes, rules, leaves, len(rows) + 1, (devices or {}).get(site, _CPU))
     writes = torch.tensor([False, *(rule.writes for rule in rules)])
     bias = torch.tensor([leaf.bias for leaf in leaves])
-    inputs = frozenset(layer for layer, sae in (saes or {}).items() if sae.site == "input")
-    return Plan(rows, rules, owned, writes, bias, gates, sites, inputs)
+    return Plan(rows, rules, owned, writes, bias, gates, sites)
 
 
 def _key(policies: Sequence[Policy]) -> tuple[str, ...]:
     return tuple(fingerprint(policy) for policy in policies)
 
 
-def _known_at(rule: Rule) -> int:
-    return -1 if rule.gate is None else rule.gate.layer
+def _known_at(rule: Rule) -> Site:
+    return _UNGATED if rule.gate is None else rule.gate.site
 
 
 def _rules(row: int, policies: Sequence[Policy]) -> Iterator[Rule]:
@@ -187,35 +182,35 @@ def _rules(row: int, policies: Sequence[Policy]) -> Iterator[Rule]:
                 writes=policy.mode == "enforce",
                 reconstructs=policy.write_back == "reconstruction",
                 gate=None if rule.when is None else gate_spec(policy, rule.when, rule.hold_tokens),
-                edits={policy.features[name].site: edit.formula() for name, edit in rule.edit.items()},
+                edits={policy.features[name].feature: edit.formula() for name, edit in rule.edit.items()},
                 row=row,
                 rank=(number, -rule.priority, position),
             )
 
 
-def _gates(rules: Sequence[Rule], devices: Mapping[int, torch.device]) -> tuple[list[Leaf], dict[int, GateTable]]:
-    """All readings, those that are known at one layer side by side, and the tables of the gates by that layer."""
+def _gates(rules: Sequence[Rule], devices: Mapping[Site, torch.device]) -> tuple[list[Leaf], dict[Site, GateTable]]:
+    """All readings, those that are known at one site side by side, and the tables of the gates by that site."""
     leaves: list[Leaf] = []
     tables = {}
-    for layer, group in groupby(enumerate(rules, start=1), key=lambda item: _known_at(item[1])):
-        if layer < 0:
+    for site, group in groupby(enumerate(rules, start=1), key=lambda item: _known_at(item[1])):
+        if site == _UNGATED:
             continue
         columns, held = zip(*group, strict=True)
         specs = [rule.gate for rule in held if rule.gate is not None]
         start = len(leaves)
         leaves += own_leaves(specs)
-        tables[layer] = gate_table(
+        tables[site] = gate_table(
             specs,
             slice(start, len(leaves)),
             slice(columns[0], columns[-1] + 1),
             late=any(rule.late for rule in held),
-            device=devices.get(layer, _CPU),
+            device=devices.get(site, _CPU),
         )
     return leaves, tables
 
 
 def _site(
-    layer: int,
+    site: Site,
     read: Sequence[Feature],
     saes: SaeSet,
     rules: Sequence[Rule],
@@ -231,13 +226,13 @@ def _site(
     for column, rule in here:
         editors[column], reconstructs[column] = True, rule.reconstructs
     owner, numbers = _edit_tables(here, place, rows)
-    gates = leaf_weights(leaves, layer, place)
+    gates = leaf_weights(leaves, site, place)
     indices, whole = [feature.index for feature in read], bool(reconstructs.any())
     return SiteTable(
-        layer,
-        saes.on(layer, device, torch.float32) if whole else saes[layer],
+        site,
+        saes.on(site, device, torch.float32) if whole else saes[site],
         torch.tensor(indices, device=device),
-        saes.columns(layer, indices, device),
+        saes.columns(site, indices, device),
         None if gates is None else gates.to(device),
         slice(0) if gates is None else _between(gates.any(dim=0)),
         tuple(tuple(sorted(found)) for found in _held(rules, place, rows)),

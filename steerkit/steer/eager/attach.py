@@ -10,17 +10,18 @@ from torch import nn
 
 from steerkit.chat.places import PlaceMachine
 from steerkit.errors import SteeringError
+from steerkit.steer.batch import needs_tokens
 from steerkit.steer.compile.plan import Plan
 from steerkit.steer.eager.attached import Attached
 from steerkit.steer.eager.forward_pass import ForwardPass
 from steerkit.steer.eager.prefill_state import PrefillState
 from steerkit.steer.eager.snapshot import Snapshots
 from steerkit.steer.eager.watch import watching
-from steerkit.steer.eager.window import needs_tokens
 from steerkit.steer.grammar_state import GrammarStates
-from steerkit.steer.points import context_of, device_of, find_sites, width_of
+from steerkit.steer.points import TABLE, Sites, context_of, device_of, find_sites
 from steerkit.steer.positions import Positions
 from steerkit.steer.record.recorder import Recorder
+from steerkit.types import Site
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def attach(
     plan: Plan,
     *,
     rows: Sequence[int] | None = None,
-    trace: Iterable[int] = (),
+    trace: Iterable[Site | int] = (),
     prompt_length: int | None = None,
     capacity: int | None = None,
     places: PlaceMachine | None = None,
@@ -37,10 +38,10 @@ def attach(
     """Steer every forward pass of `model` inside the `with`, and keep what the hooks see.
 
     Args:
-        model: any transformers decoder with `layers.N.self_attn.o_proj`.
+        model: any transformers decoder with the hook points that the plan uses.
         plan: compiled policies.
         rows: table row of each request of the batch (default: the plan's first row for all, or the identity).
-        trace: layers whose raw activations to keep, besides those the plan edits.
+        trace: sites whose raw activations to keep, besides those the plan edits.
         prompt_length: columns of the padded prompt; needed only where a loop of one's own feeds it in chunks.
         capacity: columns to reserve on the recorder.
         places: the tokenizer's place machine; needed where a rule's place is read from tokens.
@@ -51,11 +52,11 @@ def attach(
             `generate` that still runs in another thread.
         ModelError: a prompt is longer than the model's context.
     """
-    sites = find_sites(model)
-    layers = sorted({*plan.sites, *trace})
-    _check_sites(sites.outputs, layers, plan)
-    editors = {layer: table.editors for layer, table in plan.sites.items() if table.editors is not None}
-    recorder = Recorder({*trace, *editors}, layers, editors, capacity)
+    sites, kept = find_sites(model), {Site.of(one) for one in trace}
+    hooked = sorted({*plan.sites, *kept})
+    check_sites(sites, hooked, plan)
+    editors = {site: table.editors for site, table in plan.sites.items() if table.editors is not None}
+    recorder = Recorder({*kept, *editors}, hooked, editors, capacity)
     rows = [1 if plan.rows else 0] if rows is None else list(rows)
     knows = {"remembers": _remembering(plan), "asks": _asking(plan)}
     at = device_of(sites.body) or torch.device("cpu")
@@ -65,13 +66,11 @@ def attach(
     run = ForwardPass(plan, recorder, positions)
     with ExitStack() as stack:
         stack.callback(sites.body.register_forward_pre_hook(run.begin, with_kwargs=True).remove)
-        for layer in layers:
-            hook, site = run.hook(layer, plan.sites.get(layer)), sites.outputs[layer]
-            register = site.register_forward_pre_hook if layer in plan.inputs else site.register_forward_hook
-            stack.callback(register(hook).remove)
+        for site in hooked:
+            stack.callback(sites.hook(site, run.hook(site, plan.sites.get(site))).remove)
         stack.enter_context(watching(sites, run))
-        prefill_state = PrefillState(plan, recorder, positions, run.gate_states, run.pause, stack.close)
-        yield Attached(recorder, Snapshots(recorder, positions, run.gate_states), prefill_state)
+        prefill_state = PrefillState(plan, recorder, positions, run.steering.gate_states, run.pause, stack.close)
+        yield Attached(recorder, Snapshots(recorder, positions, run.steering.gate_states), prefill_state)
     recorder.check()
 
 
@@ -103,17 +102,14 @@ def _grammar_states(plan: Plan, machine: PlaceMachine | None) -> GrammarStates |
     return None
 
 
-def _check_sites(outputs: dict[int, nn.Module], layers: Sequence[int], plan: Plan) -> None:
-    for layer in layers:
-        if layer not in outputs:
-            raise SteeringError(f"layer {layer}: the model has no such layer; it has layers 0 to {max(outputs)}")
-        table = plan.sites.get(layer)
-        if table is None:
-            continue
-        width = width_of(outputs[layer], table.sae.site)
-        if width is not None and table.sae.d_in != width:
-            does = "writes" if table.sae.site == "output" else "is given"
+def check_sites(sites: Sites, hooked: Sequence[Site], plan: Plan) -> None:
+    """Raise SteeringError for a site that the model does not have, or whose width differs from the SAE's."""
+    for site in hooked:
+        width, table = sites.width(site), plan.sites.get(site)
+        if table is not None and width is not None and table.sae.d_in != width:
+            row = TABLE[site.point]
+            does = "writes" if row.side == "output" else "is given"
             raise SteeringError(
-                f"layer {layer}: the SAE reads width {table.sae.d_in}, the model's o_proj {does} {width}; "
+                f"layer {site.layer}: the SAE reads width {table.sae.d_in}, the model's {row.what} {does} {width}; "
                 f"expected SAEs trained on this model"
             )

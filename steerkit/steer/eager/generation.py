@@ -1,4 +1,4 @@
-"""What is known of a `generate` that runs: how long its prompt is, and how it may feed what comes after."""
+"""Facts about a running `generate`: the length of its prompt, and how it may feed what comes after."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from steerkit.errors import SteeringError
 
 _DRAFTS: Final = ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp", "speculation_type")
-"""Settings under which drafts come in one pass with what is known."""
+"""Settings under which drafts come in one pass with known tokens."""
 _REFUSED: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "guidance_scale": (lambda value: value not in (None, 1), "runs the model a second time, on another prompt"),
     "token_healing": (bool, "takes tokens off the prompt"),
@@ -25,24 +25,24 @@ _REFUSED: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
 
 @dataclass(slots=True)
 class Generation:
-    """One `generate` that runs: what it was given, and whether it has fed anything yet."""
+    """One running `generate`: its arguments, and how far it has come."""
 
     length: int
     """Columns of the padded prompt, those in its cache included."""
     sequences: int
     """Prompts that it was given; beams and samples repeat them."""
     drafts: bool
-    """Whether tokens may come after the prompt in one pass with it, and be taken back."""
+    """True if drafts may come in one pass with the prompt, and be taken back."""
     padded_right: bool = False
-    """Whether prompts end in different columns."""
+    """True if prompts end in different columns."""
     begun: bool = False
-    """Whether a pass of it has run."""
+    """True once a pass of it has run."""
     cache: Any = None
-    """Which that pass was given."""
+    """The KV cache of that pass."""
 
     @classmethod
     def of(cls, model: nn.Module, args: tuple[Any, ...], given: Mapping[str, Any]) -> Generation:
-        """What `model.generate(*args, **given)` was asked for.
+        """The generation that `model.generate(*args, **given)` asks for.
 
         Raises:
             SteeringError: it was asked for what steering cannot follow.
@@ -65,7 +65,7 @@ class Generation:
 
 
 def setting(name: str, model: nn.Module, args: tuple[Any, ...], given: Mapping[str, Any]) -> Any:
-    """What a setting of `generate` is: given by itself, in a configuration, or in the model's own."""
+    """The value of a setting of `generate`: given by itself, in a configuration, or in the model's own."""
     if given.get(name) is not None:
         return given[name]
     for one in (_config(args, given), getattr(model, "generation_config", None)):
@@ -75,7 +75,7 @@ def setting(name: str, model: nn.Module, args: tuple[Any, ...], given: Mapping[s
 
 
 def is_draft(args: tuple[Any, ...], given: Mapping[str, Any]) -> bool:
-    """Whether a `generate` is asked for drafts, by another one that decides which are taken."""
+    """True if a `generate` is asked for drafts, by another one that decides which are taken."""
     return bool(getattr(_config(args, given), "is_assistant", False))
 
 
@@ -84,7 +84,7 @@ def _config(args: tuple[Any, ...], given: Mapping[str, Any]) -> Any:
 
 
 def inside_generate() -> bool:
-    """Whether transformers' own `generate` is on the stack of this thread."""
+    """True if transformers' own `generate` is on the stack of this thread."""
     frame: FrameType | None = None if torch.compiler.is_compiling() else sys._getframe()
     while frame is not None:
         if frame.f_code.co_name == "generate" and frame.f_globals.get("__name__") == "transformers.generation.utils":

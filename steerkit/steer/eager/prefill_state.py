@@ -7,9 +7,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from steerkit.steer.compile.plan import Plan
-from steerkit.steer.eager.gate_state import GateState
+from steerkit.steer.gate_state import GateState
 from steerkit.steer.positions import Positions
 from steerkit.steer.record.recorder import Recorder
+from steerkit.types import Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class PrefillState:
     plan: Plan
     recorder: Recorder
     positions: Positions
-    gate_states: Mapping[int, GateState]
+    gate_states: Mapping[Site, GateState]
     pause: Callable[[], AbstractContextManager[None]]
     """Its hooks do nothing inside this `with`."""
     take_off: Callable[[], None]

@@ -13,21 +13,23 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from steerkit.chat.places import Standing
-from steerkit.steer.eager.gate_state import GateSnapshot, GateState
+from steerkit.steer.gate_state import GateState
+from steerkit.steer.gates import GateMemory
 from steerkit.steer.positions import Positions
 from steerkit.steer.record.recorder import Recorder
+from steerkit.types import Site
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """One sequence's piece of T tokens, and where steering stood after it."""
 
-    raw: Mapping[int, Tensor]
-    """By layer on the recorder, `(1, T, d_in)` activations before any edit."""
+    raw: Mapping[Site, Tensor]
+    """By site on the recorder, `(1, T, d_in)` activations before any edit."""
     opened: Tensor | None
     """`(1, T, R)` which rules were open; None where no rule could be."""
-    gate_states: Mapping[int, GateSnapshot]
-    """By layer at which gates are known, what they remember after the piece."""
+    gate_states: Mapping[Site, GateMemory]
+    """By site at which gates are known, what they remember after the piece."""
     standing: tuple[Standing, ...]
     """Where the sequence stands after the piece; empty where no rule asks."""
 
@@ -42,7 +44,7 @@ class Snapshot:
 class Snapshots:
     """Takes snapshots of a generation of one sequence, and lets another go on from them."""
 
-    def __init__(self, recorder: Recorder, positions: Positions, gate_states: Mapping[int, GateState]) -> None:
+    def __init__(self, recorder: Recorder, positions: Positions, gate_states: Mapping[Site, GateState]) -> None:
         self._recorder, self._positions, self._gate_states = recorder, positions, gate_states
 
     def take(self, start: int, end: int) -> Snapshot:
@@ -54,19 +56,19 @@ class Snapshots:
         self._recorder.check()
         raw, opened = self._recorder.part(start, end)
         grammar_states = self._positions.grammar_states
-        gate_states = {layer: memory.snapshot() for layer, memory in self._gate_states.items()}
+        gate_states = {site: state.memory for site, state in self._gate_states.items() if state.memory is not None}
         return Snapshot(raw, opened, gate_states, () if grammar_states is None else grammar_states.snapshot())
 
     def resume(self, snapshots: Sequence[Snapshot], ends: Sequence[int]) -> None:
         """Stand where the last of these snapshots was taken; they follow each other and end at these columns."""
         for snapshot, start, end in zip(snapshots, (0, *ends), ends, strict=False):
             assert all(raw.shape[1] == end - start for raw in snapshot.raw.values())
-            for layer, raw in snapshot.raw.items():
-                self._recorder.keep_raw(layer, raw, start)
+            for site, raw in snapshot.raw.items():
+                self._recorder.keep_raw(site, raw, start)
             if snapshot.opened is not None:
                 self._recorder.keep_open(snapshot.opened, start)
         self._positions.resume(ends[-1])
-        for layer, noted in snapshots[-1].gate_states.items():
-            self._gate_states[layer].restore(noted)
+        for site, noted in snapshots[-1].gate_states.items():
+            self._gate_states[site].memory = noted
         if self._positions.grammar_states is not None:
             self._positions.grammar_states.restore(snapshots[-1].standing)

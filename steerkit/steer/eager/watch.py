@@ -1,4 +1,4 @@
-"""Sees what a model's `generate` is asked for while steering is attached, and who still runs it when it comes off."""
+"""Watches a model's `generate` while steering is attached: what it is asked for, and who still runs it at the end."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from steerkit.steer.eager.generation import Generation, is_draft
 from steerkit.steer.points import Sites
 
 _LONGEST_PASS: Final = 60.0
-"""Seconds that are waited for a forward pass of another thread to end."""
+"""Seconds to wait for a forward pass of another thread to end."""
 
 
 @contextmanager
 def watching(sites: Sites, run: ForwardPass) -> Iterator[None]:
-    """See every `generate` of the model inside the `with`.
+    """Watch every `generate` of the model inside the `with`.
 
     Raises:
         SteeringError: another thread attached to the model, or one still generates when the `with` is left; it is
@@ -49,12 +49,12 @@ def watching(sites: Sites, run: ForwardPass) -> Iterator[None]:
 
 
 class Watch:
-    """TokenPlaces in place of a model's `generate`, as an attribute of that very model, and calls it."""
+    """Replaces a model's `generate`, as an attribute of that very model, and calls it."""
 
     def __init__(self, owner: nn.Module, body: nn.Module, run: ForwardPass) -> None:
         self._owner, self._body, self._run = owner, body, run
-        self._hidden = {name: owner.__dict__[name] for name in _STOOD_IN if name in owner.__dict__}
-        """What were attributes of the model itself before."""
+        self._hidden = {name: owner.__dict__[name] for name in _REPLACED if name in owner.__dict__}
+        """Attributes of the model itself that are replaced."""
         self._inner: Callable[..., Any] = owner.generate  # type: ignore[assignment]  # a method, or another watch
         update_wrapper(self, self._inner, updated=())
         self._closed = False
@@ -65,7 +65,7 @@ class Watch:
         owner.init_continuous_batching = partial(_refuse, run)  # type: ignore[assignment]  # the same
 
     def __call__(self, *args: Any, **given: Any) -> Any:
-        """Generate, with what is asked for known to the hooks.
+        """Generate, while the hooks know the arguments.
 
         Raises:
             SteeringError: it was looked up inside a `with` that is over, another thread generates, or it is asked for
@@ -89,7 +89,7 @@ class Watch:
             self._end(*outer)
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        """A copy would call the model that it was copied from."""
+        """Refuse: a copy would call the model that it was copied from."""
         self._run.__reduce_ex__(protocol)
 
     def _end(self, outer: Generation | None, running: int | None) -> None:
@@ -104,7 +104,7 @@ class Watch:
                 self._guard.remove()
 
     def close(self) -> bool:
-        """Stand in no more; False if a generation was stopped for it."""
+        """Put back what was replaced; False if a generation was stopped for it."""
         run, here = self._run, threading.get_ident()
         self._closed = True
         self._take_out()
@@ -120,7 +120,7 @@ class Watch:
     def _take_out(self) -> None:
         owner, found = self._owner, self._owner.__dict__.get("generate")
         if found is self:
-            for name in _STOOD_IN:
+            for name in _REPLACED:
                 delattr(owner, name)
             owner.__dict__.update(self._hidden)
             return
@@ -130,9 +130,9 @@ class Watch:
             found = found._inner
 
 
-_STOOD_IN: Final = ("generate", "init_continuous_batching")
-"""What is replaced on a model."""
+_REPLACED: Final = ("generate", "init_continuous_batching")
+"""Attributes that are replaced on a model."""
 
 
 def _refuse(run: ForwardPass, *args: Any, **given: Any) -> NoReturn:
-    raise SteeringError("continuous batching (generate_batch) is not steered; call generate")
+    raise SteeringError("continuous batching (generate_batch) is not steered here; call generate, or use attach_ragged")

@@ -1,4 +1,4 @@
-"""The tokens of one forward pass: which columns they are, which are padding, and at which places they stand."""
+"""The tokens of one padded forward pass: their columns, padding and places, and the flat batch they make."""
 
 from __future__ import annotations
 
@@ -8,16 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from steerkit.steer.batch import PADDING, Batch, Segments
 from steerkit.steer.grammar_state import TokenPlaces
 from steerkit.types import PROMPT_PLACES, Place
-
-COLUMN_PLACES = frozenset({"any", "prompt", "reply", "reply.start"})
-"""Places that are known from columns alone; the others are read from the tokens."""
-
-
-def needs_tokens(places: Iterable[Place]) -> bool:
-    """Whether the tokens must be read to know these places."""
-    return not set(places) <= COLUMN_PLACES
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,48 +28,56 @@ class Window:
     reply_start: Tensor | int
     """Column of the step that produces the reply's first token; `(B,)` where it differs by sequence."""
     fresh: bool
-    """Whether this pass starts new sequences, or the next turn of those in the cache."""
+    """True if this pass starts new sequences, or the next turn of those in the cache."""
     kept: int | None = None
-    """Tokens of the pass before that stay; the others were taken back. None where all do."""
-    stands: TokenPlaces | None = None
-    """Where the tokens stand by the conversation's grammar; None where no place asks."""
+    """Tokens of the pass before that stay; the others were taken back. None where all stay."""
+    grammar: TokenPlaces | None = None
+    """Places of the tokens in the conversation; None where no rule asks."""
 
     @property
     def steady(self) -> object:
-        """Of a token of the reply: what its places follow from, the same for the next as long as they are; else None.
+        """The key of a reply token's places: while it stays the same, so do they; None for other passes.
 
-        For padding, and where prompts end in different columns, this is not known.
+        None also with padding, and where prompts end in different columns.
         """
         if self.width != 1 or self.valid is not None or isinstance(self.reply_start, Tensor):
             return None
         if self.start <= self.reply_start:
             return None
-        return len(self.rows), None if self.stands is None else self.stands.key
+        return len(self.rows), None if self.grammar is None else self.grammar.key
 
-    @property
-    def columns(self) -> Tensor:
-        """`(1, width)` column numbers."""
-        return torch.arange(self.start, self.start + self.width, device=self.rows.device).unsqueeze(0)
+    def batch(self, first: int, *, uniform: bool, remembers: bool) -> Batch:
+        """The tokens from offset `first` on, flat, sequence after sequence.
 
-    @property
-    def numbers(self) -> Tensor:
-        """`(B, width)` number of each token in its sequence, padding not counted."""
+        Args:
+            first: offset of the first token that a rule may read or edit.
+            uniform: True if all sequences share a table row.
+            remembers: True if a rule needs to know of earlier tokens: then tokens are numbered, and segmented.
+        """
+        sequences, width, device = len(self.rows), self.width - first, self.rows.device
+        valid = None if self.valid is None else self.valid[:, first:]
+        position = torch.arange(self.start + first, self.start + self.width, device=device).expand(sequences, -1)
+        if valid is not None:
+            position = torch.where(valid, position, PADDING)
+        position, start = position.flatten(), self.reply_start
+        return Batch(
+            self.rows[:1] if uniform else self.rows.repeat_interleave(width),
+            position,
+            self.numbers(first) if remembers else position,
+            start.repeat_interleave(width) if isinstance(start, Tensor) else start,
+            Segments.equal(sequences, width, device, valid) if remembers and width > 1 else None,
+        )
+
+    def numbers(self, first: int) -> Tensor:
+        """`(N,)` numbers of the tokens from offset `first` on in their sequences, padding not counted."""
         if self.valid is None:
-            counted = torch.arange(self.width, device=self.rows.device).expand(len(self.rows), -1)
+            counted = torch.arange(first, self.width, device=self.rows.device).expand(len(self.rows), -1)
         else:
-            counted = self.valid.cumsum(dim=-1) - 1
-        return counted + (self.before.unsqueeze(-1) if isinstance(self.before, Tensor) else self.before)
-
-    def ends(self, first: int) -> Tensor:
-        """`(B,)` offset, counted from `first`, of each sequence's last token here; -1 where all are padding."""
-        last = self.width - 1 - first
-        if self.valid is None:
-            return torch.full((len(self.rows),), last, device=self.rows.device)
-        offsets = torch.arange(last + 1, device=self.rows.device)
-        return torch.where(self.valid[:, first:], offsets, -1).amax(dim=-1)
+            counted = (self.valid.cumsum(dim=-1) - 1)[:, first:]
+        return (counted + (self.before.unsqueeze(-1) if isinstance(self.before, Tensor) else self.before)).flatten()
 
     def reaches(self, place: Place) -> bool:
-        """Whether a token of this pass can stand at `place`; may say yes too often, never no too often."""
+        """True if a token of this pass can be at `place`; possibly too often, never too seldom."""
         last = self.start + self.width - 1
         if isinstance(self.reply_start, Tensor):
             return place not in PROMPT_PLACES or self.fresh
@@ -89,24 +90,7 @@ class Window:
         return place == "any" or last >= self.reply_start
 
     def first(self, places: Iterable[Place]) -> int:
-        """Offset of the first token of this pass that can stand at one of `places`."""
+        """Offset of the first token of this pass that can be at one of `places`."""
         if isinstance(self.reply_start, Tensor) or not PROMPT_PLACES.isdisjoint(places) or "any" in places:
             return 0
         return max(0, self.reply_start - self.start)
-
-    def at(self, place: Place) -> Tensor:
-        """`(B, width)` which tokens stand at `place`; padding stands nowhere."""
-        start = self.reply_start.unsqueeze(-1) if isinstance(self.reply_start, Tensor) else self.reply_start
-        columns = self.columns.expand(len(self.rows), -1)
-        if place not in COLUMN_PLACES:
-            assert self.stands is not None  # the positions was told of the places
-            mask = self.stands.at(place)
-        elif place == "prompt":
-            mask = columns <= start
-        elif place == "reply":
-            mask = columns >= start
-        elif place == "reply.start":
-            mask = columns == start
-        else:
-            mask = torch.ones_like(columns, dtype=torch.bool)
-        return mask if self.valid is None else mask & self.valid

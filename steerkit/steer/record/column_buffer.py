@@ -1,4 +1,4 @@
-"""Values by column, in a buffer that grows by doubling; those of single tokens wait, and are copied together."""
+"""A buffer of values by column that grows by doubling; values of single tokens are collected and copied together."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _MOST_WAITING: Final = 64
 
 
 class ColumnBuffer:
-    """`(B, C, …)` values of B sequences; columns that nobody wrote are zeros."""
+    """Values `(B, C, …)` of B sequences; columns that nobody wrote are zeros."""
 
     def __init__(self, capacity: int, buffer: Tensor | None = None) -> None:
-        """Room for so many columns at first, in a buffer of one's own or in one that is given."""
+        """Start with so many columns, in a new buffer or in one that is given."""
         self._capacity, self._buffer = capacity, buffer
         self._waiting: list[Tensor] = []
         self._start = self._end = 0
-        """Columns of what waits."""
+        """Columns of the values that wait."""
 
     def write(self, values: Tensor, column: int) -> None:
         """Copy values `(B, T, …)` to the columns from one on."""
@@ -27,7 +27,7 @@ class ColumnBuffer:
         self._copy(values, column)
 
     def take(self, values: Tensor, column: int) -> None:
-        """The same for values that are final when they are next read or when more columns come: they may wait."""
+        """Take values whose copy may wait: they are final when the buffer is next read or more columns come."""
         if column != self._end or self._end - self._start >= _MOST_WAITING:
             self._flush()
         if not self._waiting:
@@ -44,7 +44,7 @@ class ColumnBuffer:
         return self._buffer[:, :length]
 
     def cut(self, length: int) -> None:
-        """Forget the columns from one on: they are as if nobody had written them."""
+        """Clear the columns from one on."""
         self._flush()
         if self._buffer is not None and self._buffer.shape[1] > length:
             with torch.inference_mode(self._buffer.is_inference()):

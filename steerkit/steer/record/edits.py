@@ -1,4 +1,4 @@
-"""Reads off a recorder which rules acted, at which tokens, and by how much: all requests of a layer at once."""
+"""Reads off a recorder which rules acted, at which tokens, and by how much: all requests of a site at once."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from steerkit.policy import Formula
 from steerkit.steer import ops
 from steerkit.steer.compile.plan import IDENTITY, Plan, SiteTable
 from steerkit.steer.record.recorder import Recorder
-from steerkit.types import Edit
+from steerkit.types import Edit, Site
 
 _NUMBERS_AT_ONCE = 1 << 22
 """Bounds the activations held at a time."""
 
 
 class _Pairs(NamedTuple):
-    """The rules that acted in the requests, at one layer: P of them."""
+    """The rules that acted in the requests, at one site: P of them."""
 
     sequences: list[int]
     """`(P,)`"""
@@ -51,16 +51,16 @@ def read_edits(recorder: Recorder, plan: Plan, places: Sequence[Tensor]) -> list
     `places` holds each request's columns of the recorder, without padding.
     """
     found: list[list[Edit]] = [[] for _ in places]
-    for layer, opened in recorder.opened().items():
+    for site, opened in recorder.opened().items():
         pairs = _pairs(opened, places)
         if not pairs.numbers:
             continue
-        norms = _norms(recorder.raw(layer), opened, plan, plan.sites[layer], pairs, places)
+        norms = _norms(recorder.raw(site), opened, plan, plan.sites[site], pairs, places)
         for b, number, positions, lengths in zip(*pairs, norms, strict=True):
             changed = positions[lengths > 0]
             if len(changed):
                 rule = plan.rules[number - 1]
-                edit = Edit(rule.name, rule.policy, layer, tuple(changed.tolist()), float(lengths.max()))
+                edit = Edit(rule.name, rule.policy, site, tuple(changed.tolist()), float(lengths.max()))
                 found[b].append(edit)
     return found
 
@@ -85,7 +85,7 @@ def _norms(
     raw: Tensor, opened: Tensor, plan: Plan, table: SiteTable, pairs: _Pairs, places: Sequence[Tensor]
 ) -> list[Tensor]:
     """On the host, of each pair the lengths of what its rule added to the activations at its tokens."""
-    rules = _by_rule(plan, table.layer, pairs, places)
+    rules = _by_rule(plan, table.site, pairs, places)
     device = raw.device
     sequences, columns = rules.sequences.to(device), rules.columns.to(device)
     read = _Reader(plan, table, rules)
@@ -105,7 +105,7 @@ def _norms(
     return found
 
 
-def _by_rule(plan: Plan, layer: int, pairs: _Pairs, places: Sequence[Tensor]) -> _Rules:
+def _by_rule(plan: Plan, site: Site, pairs: _Pairs, places: Sequence[Tensor]) -> _Rules:
     """The pairs put together by their rules."""
     sequences: dict[int, list[Tensor]] = {}
     columns: dict[int, list[Tensor]] = {}
@@ -115,7 +115,7 @@ def _by_rule(plan: Plan, layer: int, pairs: _Pairs, places: Sequence[Tensor]) ->
     counts = {number: sum(map(len, parts)) for number, parts in columns.items()}
     order = sorted(counts, key=lambda number: -counts[number])
     edits = [
-        [(feature.index, formula) for feature, formula in plan.rules[n - 1].edits.items() if feature.layer == layer]
+        [(feature.index, formula) for feature, formula in plan.rules[n - 1].edits.items() if feature.site == site]
         for n in order
     ]
     by_token, at = (
@@ -125,7 +125,7 @@ def _by_rule(plan: Plan, layer: int, pairs: _Pairs, places: Sequence[Tensor]) ->
 
 
 class _Reader:
-    """What rules made of the features of one layer."""
+    """What rules made of the features of one site."""
 
     def __init__(self, plan: Plan, table: SiteTable, rules: _Rules) -> None:
         self._table, device = table, table.indices.device
@@ -165,7 +165,7 @@ class _Reader:
         if self._own is None:
             every = ops.read_features(x.flatten(0, 1), self._table.columns).view(*x.shape[:2], -1)
             return every.gather(2, self._sites[: len(x)].unsqueeze(1).expand(*x.shape[:2], -1))
-        return ops.read_lanes(x, self._own.of_first(len(x)))
+        return ops.read_grouped(x, self._own.of_first(len(x)))
 
 
 def _tables(table: SiteTable, edits: Sequence[Sequence[tuple[int, Formula]]]) -> tuple[Tensor, Tensor]:
@@ -185,7 +185,7 @@ def _rivals(plan: Plan, table: SiteTable, rules: _Rules) -> dict[tuple[int, int]
     for number in [] if table.editors is None else table.editors.nonzero().squeeze(-1).tolist():
         rule = plan.rules[number - 1]
         for feature in rule.edits if rule.writes else ():
-            if feature.layer == table.layer:
+            if feature.site == table.site:
                 editors.setdefault((rule.row, feature.index), []).append(number)
     found = {}
     for place, number in enumerate(rules.numbers):

@@ -10,12 +10,13 @@ from torch import Tensor
 from steerkit.errors import SteeringError
 from steerkit.steer.eager.window import Window
 from steerkit.steer.record.column_buffer import ColumnBuffer
+from steerkit.types import Site
 
 _FIRST_CAPACITY = 256
 
 
 class Recorder:
-    """The last generation under one `attach`, by layer: B sequences, C columns (padding included).
+    """The last generation under one `attach`, by site: B sequences, C columns (padding included).
 
     Columns that were in its cache before are zeros, and no rule is open there.
     Only copies happen while the model runs; nothing is encoded and nothing moves to the host.
@@ -23,21 +24,21 @@ class Recorder:
 
     def __init__(
         self,
-        layers: Iterable[int],
-        hooked: Iterable[int],
-        editors: Mapping[int, Tensor],
+        kept: Iterable[Site],
+        hooked: Iterable[Site],
+        editors: Mapping[Site, Tensor],
         capacity: int | None = None,
     ) -> None:
-        self.kept = frozenset(layers)
-        """Layers whose raw activations are kept."""
+        self.kept = frozenset(kept)
+        """Sites whose raw activations are kept."""
         self._editors = dict(editors)
-        """By layer, which rules `(R,)` edit there."""
-        self.fired: dict[int, int] = dict.fromkeys(hooked, 0)
+        """By site, which rules `(R,)` edit there."""
+        self.fired: dict[Site, int] = dict.fromkeys(hooked, 0)
         """How often each hook ran."""
         self.forwards = 0
         """How often the model ran over its layers."""
         self._capacity = capacity or _FIRST_CAPACITY
-        self._raw: dict[int, ColumnBuffer] = {}
+        self._raw: dict[Site, ColumnBuffer] = {}
         self._open: ColumnBuffer | None = None
         self._valid: Tensor | None = None
         self.rows: Tensor | None = None
@@ -57,14 +58,14 @@ class Recorder:
         if window.valid is not None or self._valid is not None:
             self._note_padding(window)
 
-    def keep_raw(self, layer: int, y: Tensor, column: int, *, ours: bool = False) -> None:
-        """Keep the activations `(B, T, d_in)` of a layer from `column` on, as they were before any edit.
+    def keep_raw(self, site: Site, y: Tensor, column: int, *, ours: bool = False) -> None:
+        """Keep the activations `(B, T, d_in)` of a site from `column` on, as they were before any edit.
 
         They are copied, those of a token later if they are `ours`: nobody else has them, so that nobody changes them.
         """
-        column_buffer = self._raw.get(layer)
+        column_buffer = self._raw.get(site)
         if column_buffer is None:
-            column_buffer = self._raw[layer] = ColumnBuffer(self._capacity)
+            column_buffer = self._raw[site] = ColumnBuffer(self._capacity)
         if ours and y.shape[1] == 1:
             column_buffer.take(y.detach(), column)
         else:
@@ -76,11 +77,11 @@ class Recorder:
             self._open = ColumnBuffer(self._capacity)
         self._open.take(opened, column)
 
-    def record_into(self, buffers: Mapping[int, Tensor], columns: int) -> None:
-        """Go on in buffers `(B, columns, d_in)` that others write: by layer, with what was kept."""
-        for layer, buffer in buffers.items():
-            buffer[:, : self.length] = self.raw(layer)
-        self._raw = {layer: ColumnBuffer(self._capacity, buffer) for layer, buffer in buffers.items()}
+    def record_into(self, buffers: Mapping[Site, Tensor], columns: int) -> None:
+        """Go on in buffers `(B, columns, d_in)` that others write: by site, with what was kept."""
+        for site, buffer in buffers.items():
+            buffer[:, : self.length] = self.raw(site)
+        self._raw = {site: ColumnBuffer(self._capacity, buffer) for site, buffer in buffers.items()}
         if self._valid is not None:
             more = self._valid.new_ones(len(self._valid), columns - self._valid.shape[1])
             self._valid = torch.cat([self._valid, more], dim=1)
@@ -95,23 +96,23 @@ class Recorder:
 
     def leave(self) -> None:
         """Take what is kept out of the buffers of others."""
-        self._raw = {layer: ColumnBuffer(self._capacity, self.raw(layer).clone()) for layer in self._raw}
+        self._raw = {site: ColumnBuffer(self._capacity, self.raw(site).clone()) for site in self._raw}
 
-    def part(self, start: int, end: int) -> tuple[dict[int, Tensor], Tensor | None]:
-        """Copies of the activations by layer, and of the rules that were open, from column `start` to `end`."""
-        raw = {layer: column_buffer.read(end)[:, start:].clone() for layer, column_buffer in self._raw.items()}
+    def part(self, start: int, end: int) -> tuple[dict[Site, Tensor], Tensor | None]:
+        """Copies of the activations by site, and of the rules that were open, from column `start` to `end`."""
+        raw = {site: column_buffer.read(end)[:, start:].clone() for site, column_buffer in self._raw.items()}
         return raw, None if self._open is None else self._open.read(end)[:, start:].clone()
 
-    def raw(self, layer: int) -> Tensor:
-        """`(B, length, d_in)` activations of a layer before any edit, in the model's dtype."""
-        return self._raw[layer].read(self.length)
+    def raw(self, site: Site | int) -> Tensor:
+        """`(B, length, d_in)` activations of a site before any edit, in the model's dtype."""
+        return self._raw[Site.of(site)].read(self.length)
 
-    def opened(self) -> Mapping[int, Tensor]:
-        """By edited layer, `(B, length, R)` which rules acted; none where no rule could."""
+    def opened(self) -> Mapping[Site, Tensor]:
+        """By edited site, `(B, length, R)` which rules acted; none where no rule could."""
         if self._open is None:
             return {}
         opened = self._open.read(self.length)
-        return {layer: opened.to(editors.device) & editors for layer, editors in self._editors.items()}
+        return {site: opened.to(editors.device) & editors for site, editors in self._editors.items()}
 
     def columns(self, sequence: int) -> Tensor:
         """Columns of a sequence that are no padding, in order: the k-th belongs to position k."""
@@ -126,12 +127,13 @@ class Recorder:
                 "no forward pass of the model ran while steering was attached; is it another model, or one that was "
                 "compiled before?"
             )
-        silent = [layer for layer, count in self.fired.items() if count != self.forwards]
+        silent = [site for site, count in self.fired.items() if count != self.forwards]
         if silent:
+            names = ", ".join(site.name for site in silent)
             raise SteeringError(
-                f"layers {', '.join(map(str, silent))}: the hook ran {self.fired[silent[0]]} times in {self.forwards} "
-                f"forward passes, so its policy was not applied; the model does not run its o_proj as a module, or "
-                f"runs code that was compiled before"
+                f"{names}: the hook ran {self.fired[silent[0]]} times in {self.forwards} forward passes, so its policy "
+                f"was not applied; the model does not run what is hooked as a module, or runs code that was compiled "
+                f"before"
             )
 
     def _note_padding(self, window: Window) -> None:

@@ -1,4 +1,4 @@
-"""Reads features off a recorder after the generation: one matrix product per layer over all tokens of all requests."""
+"""Reads features off a recorder after the generation: one matrix product per site over all tokens of all requests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from steerkit.steer.compile.gates import weighted_sum
 from steerkit.steer.compile.plan import Plan
 from steerkit.steer.record.edits import read_edits
 from steerkit.steer.record.recorder import Recorder
-from steerkit.types import Feature, Span, TopK, Trace
+from steerkit.types import Feature, Site, Span, TopK, Trace
 
 _TOKENS_AT_ONCE = 512
 """Bounds the dense features held at a time: 512 * 4,096 float32 are 8 MB."""
@@ -32,7 +32,7 @@ class Wanted(NamedTuple):
     watch: Mapping[str, tuple[str, ...]] = {}
     """By policy name, the features and probes to read at every token."""
     top_k: int = 0
-    """How many of each token's strongest features to keep, in every layer."""
+    """How many of each token's strongest features to keep, at every site."""
 
 
 class Extent(NamedTuple):
@@ -73,8 +73,8 @@ def read_watched(
     return _watched(recorder, saes, [wanted], [recorder.columns(sequence)[start:]], sequence)[0]
 
 
-def traced_layers(wanted: Sequence[Wanted], saes: SaeSet | None) -> set[int]:
-    """Layers whose raw activations must be on the recorder to answer.
+def traced_sites(wanted: Sequence[Wanted], saes: SaeSet | None) -> set[Site]:
+    """Sites whose raw activations must be on the recorder to answer.
 
     Raises:
         SteeringError: the strongest features are asked for, and a dictionary is larger than a trace can number.
@@ -84,14 +84,14 @@ def traced_layers(wanted: Sequence[Wanted], saes: SaeSet | None) -> set[int]:
     if any(request.top_k for request in wanted):
         _check_widths(saes)
         return set(saes)
-    return {feature.layer for request in wanted for sums in _sums(request).values() for feature in sums[0]}
+    return {feature.site for request in wanted for sums in _sums(request).values() for feature in sums[0]}
 
 
 def _check_widths(saes: SaeSet) -> None:
-    for layer, sae in saes.items():
+    for site, sae in saes.items():
         if sae.d_sae > _MOST_FEATURES:
             raise SteeringError(
-                f"{saes.name}: layer {layer} has {sae.d_sae} features, but a trace numbers at most {_MOST_FEATURES}; "
+                f"{saes.name}: {site.name} has {sae.d_sae} features, but a trace numbers at most {_MOST_FEATURES}; "
                 f"leave trace.top_k out and watch the features you need"
             )
 
@@ -107,7 +107,7 @@ def _sums(request: Wanted) -> dict[str, tuple[dict[Feature, float], float]]:
 
 def _named(request: Wanted) -> dict[str, Feature]:
     return {
-        watch_key(policy, name): policy.features[name].site
+        watch_key(policy, name): policy.features[name].feature
         for policy in request.policies
         for name in request.watch.get(policy.name, ())
         if name in policy.features
@@ -121,22 +121,22 @@ def _watched(
     totals = [
         {key: torch.full((len(places[b]),), bias) for key, (_, bias) in sums[b].items()} for b in range(len(sums))
     ]
-    for layer in sorted({f.layer for by_key in sums for weights, _ in by_key.values() for f in weights}):
-        used = sorted({f.index for by_key in sums for ws, _ in by_key.values() for f in ws if f.layer == layer})
-        features = _encode_columns(recorder, saes, layer, used, places, first)
+    for site in sorted({f.site for by_key in sums for weights, _ in by_key.values() for f in weights}):
+        used = sorted({f.index for by_key in sums for ws, _ in by_key.values() for f in ws if f.site == site})
+        features = _encode_columns(recorder, saes, site, used, places, first)
         for b, by_key in enumerate(sums):
             for key, (weights, _) in by_key.items():
-                column = torch.tensor([weights.get(Feature(layer, index), 0.0) for index in used])
+                column = torch.tensor([weights.get(Feature(site, index), 0.0) for index in used])
                 totals[b][key] = totals[b][key] + features[b] @ column
     return [{key: tuple(values.tolist()) for key, values in by_key.items()} for by_key in totals]
 
 
 def _encode_columns(
-    recorder: Recorder, saes: SaeSet, layer: int, used: Sequence[int], places: Sequence[Tensor], first: int
+    recorder: Recorder, saes: SaeSet, site: Site, used: Sequence[int], places: Sequence[Tensor], first: int
 ) -> tuple[Tensor, ...]:
-    """Per request, from sequence `first` on, `(T_b, len(used))` features of a layer, in float32 on the CPU."""
-    raw = recorder.raw(layer)
-    columns = saes.columns(layer, used, raw.device)
+    """Per request, from sequence `first` on, `(T_b, len(used))` features of a site, in float32 on the CPU."""
+    raw = recorder.raw(site)
+    columns = saes.columns(site, used, raw.device)
     flat = torch.cat([raw[b, place.to(raw.device)] for b, place in enumerate(places, start=first)])
     features = ops.read_features(flat, columns)
     return torch.split(features.cpu(), [len(place) for place in places])
@@ -145,7 +145,7 @@ def _encode_columns(
 def _top(
     recorder: Recorder, saes: SaeSet, wanted: Sequence[Wanted], extents: Sequence[Extent], places: Sequence[Tensor]
 ) -> list[list[TopK]]:
-    """The strongest features of every layer and token, per request."""
+    """The strongest features of every site and token, per request."""
     found: list[list[TopK]] = [[] for _ in wanted]
     asked = [b for b, request in enumerate(wanted) if request.top_k]
     if not asked:
@@ -153,9 +153,9 @@ def _top(
     k = max(wanted[b].top_k for b in asked)
     columns = {b: places[b][slice(*extents[b].top)] for b in asked}
     sizes = [len(columns[b]) for b in asked]
-    for layer in saes:
-        raw = recorder.raw(layer)
-        sae = saes.on(layer, raw.device)
+    for site in saes:
+        raw = recorder.raw(site)
+        sae = saes.on(site, raw.device)
         flat = torch.cat([raw[b, columns[b].to(raw.device)] for b in asked])
         chunks = [sae.encode(part).topk(min(k, sae.d_sae)) for part in torch.split(flat, _TOKENS_AT_ONCE)]
         strongest = torch.cat([chunk.values for chunk in chunks]).clamp_(max=torch.finfo(torch.float16).max)
@@ -166,6 +166,6 @@ def _top(
             part = (slice(row, row + size), slice(wanted[b].top_k))
             kept = values[part].shape[1]
             top = (extents[b].top.start, size, kept, indices[part].tobytes(), values[part].tobytes())
-            found[b].append(TopK(layer, *top))
+            found[b].append(TopK(site, *top))
             row += size
     return found

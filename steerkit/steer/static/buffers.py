@@ -11,7 +11,7 @@ window, C columns of the recorder; each request has its own, from 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -21,20 +21,20 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.errors import SteeringError
-from steerkit.steer import ops
-from steerkit.steer.eager.gate_state import NEVER
-from steerkit.steer.points import find_sites, width_of
+from steerkit.sae import Columns
+from steerkit.steer.gates import NEVER, GateMemory, Gates, Windows, held_open, open_gates
+from steerkit.steer.gather import Gathered, edits_of
+from steerkit.steer.points import Steer, described, find_sites
 from steerkit.steer.static.capacity import Capacity
-
-Hook = Callable[..., Tensor | None]
+from steerkit.types import Site
 
 
 class StaticSite:
-    """The buffers of one layer; the identity until they are filled."""
+    """The buffers of one site; the identity until they are filled."""
 
     def __init__(
         self,
-        layer: int,
+        site: Site,
         capacity: Capacity,
         rows: int,
         columns: int,
@@ -42,12 +42,14 @@ class StaticSite:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self.layer = layer
-        self.reads, self.edits, self.gates = layer in capacity.read, layer in capacity.edited, layer in capacity.gated
+        self.site = site
+        self.number = site.order
+        """The site in tables."""
+        self.reads, self.edits, self.gates = site in capacity.read, site in capacity.edited, site in capacity.gated
         self.fired = torch.zeros((), dtype=torch.long, device=device)
         """How often the hook ran."""
         self.raw = self.opened = torch.empty(0)
-        if layer in capacity.kept:
+        if site in capacity.kept:
             self.raw = torch.zeros(rows, columns, width, dtype=dtype, device=device)
             """`(B, C, d_in)` activations before any edit."""
         if self.edits:
@@ -69,6 +71,10 @@ class StaticSite:
         """`(4, K, B, S)` scale, shift, floor and ceiling of the edit."""
         self.editors = torch.zeros(rows, capacity.rules, dtype=torch.bool, device=device)
         """`(B, R)` rules that edit here."""
+        own = Columns(self.W_enc.mT, self.units[0].unsqueeze(1), self.W_dec)
+        edits = edits_of(self.owner, self.numbers)
+        self.tables = Gathered(own, self.weights, slice(0, capacity.readings), edits, rows, rows)
+        """Views of these buffers: each request is a group with columns of its own."""
 
 
 class StaticSteering:
@@ -79,7 +85,7 @@ class StaticSteering:
         capacity: of each request.
         rows: B.
         columns: C, padding and prompts included.
-        fused: kernels that do the same in one launch per layer, see `fused_kernels`.
+        fused: kernels that do the same in one launch per site, see `fused_kernels`.
     """
 
     def __init__(
@@ -90,13 +96,11 @@ class StaticSteering:
         self._fused = fused
         self.device, self.capacity, self.rows, self.columns = weight.device, capacity, rows, columns
         self.sites = {}
-        for layer in capacity.layers:
-            if layer not in sites.outputs:
-                raise SteeringError(f"layer {layer}: the model has layers 0 to {max(sites.outputs)}")
-            width = width_of(sites.outputs[layer], "input" if layer in capacity.inputs else "output")
+        for site in capacity.sites:
+            width = sites.width(site)
             if width is None:
-                raise SteeringError(f"layer {layer}: its o_proj does not say its width; use attach")
-            self.sites[layer] = StaticSite(layer, capacity, rows, columns, width, weight.dtype, self.device)
+                raise SteeringError(f"{described(site)} does not say its width; use attach")
+            self.sites[site] = StaticSite(site, capacity, rows, columns, width, weight.dtype, self.device)
         self._make_tables(capacity)
         self._make_state(capacity)
         self.clear()
@@ -108,17 +112,34 @@ class StaticSteering:
         windows and latches it counts for."""
         self.allowed, self.reads, self.counts = self.masks.split([R, R, L], dim=1)
         self.known, self.late = self._integers(R), self._flags(R)
-        """`(B, R)` layer at which each rule's gate is known, -1 without one; whether it acts from the next token on."""
+        """`(B, R)` number of the site at which each rule's gate is known, -1 without one; whether it acts from the next
+        token on."""
         self.hold, self.writes = self._integers(R), self._flags(R)
         self.bounds = torch.zeros(4, self.rows, L, device=self.device)
         """`(4, B, L)` bias, low, high and off of each reading; off is NaN without hysteresis."""
         self.read_at = self._integers(L)
-        """`(B, L)` the layer at which the gates are known that read each reading."""
+        """`(B, L)` number of the site at which the gates are known that read each reading."""
         self.spans, self.windowed, self.means = self._flags(L, capacity.window), self._flags(L), self._flags(L)
         """`(B, L, W)` which of the last W tokens a reading goes over, the last of them last; `(B, L)` whether it goes
         over more than one, and whether it is their mean."""
         self.wanted, self.wants, self.terms = self._numbers(L, M), self._numbers(M), self._numbers(M, R)
         """As in `GateTable`, with a first dimension of B."""
+
+        remembers, (_, low, high, off) = capacity.remembers, self.bounds.unbind()
+        windows = Windows(None, self.spans, self.means, self.windowed) if remembers and capacity.window > 1 else None
+        self.gates = Gates(
+            low,
+            high,
+            True,
+            off if remembers else None,
+            windows,
+            self.wanted,
+            self.wants,
+            self.terms,
+            self.hold if remembers else None,
+            remembers,
+        )
+        """The gates' tables, as views of these buffers."""
 
     def _make_state(self, capacity: Capacity) -> None:
         R, L = capacity.rules, capacity.readings
@@ -175,7 +196,7 @@ class StaticSteering:
         opened = self.known < 0
         if self.capacity.remembers:
             self.number.add_(1)
-            opened = opened | (self.late & ((self.number - self.last_open) <= self.hold))
+            opened = opened | (self.late & held_open(self.gates, self._memory(), self.number.squeeze(1), None))
         self.opened.copy_(opened & self.allowed)
         self.sums.copy_(self.bounds[0])
 
@@ -189,71 +210,40 @@ class StaticSteering:
             site.raw.index_copy_(1, self.column, y)
         if not site.reads:
             return None
-        x = y[:, 0].float()
-        bias, gain, lift, threshold = site.units.unbind()
-        pre = torch.baddbmm(bias.unsqueeze(1), x.unsqueeze(1), site.W_enc.mT).squeeze(1)
+        x = y.float()
+        bias, gain, lift, threshold = site.units.unsqueeze(2).unbind()
+        pre = torch.baddbmm(bias, x, site.W_enc.mT)
         features = torch.relu(gain * pre + lift) * (pre > threshold)
         if self.capacity.readings:
-            self.sums.add_(torch.bmm(features.unsqueeze(1), site.weights).squeeze(1))
+            site.tables.weigh(features, self.sums)
         if site.gates:
-            self._open(site.layer)
+            self._open(site.number)
         if not site.edits:
             return None
         opened = self.opened & site.editors
         site.opened.index_copy_(1, self.column, opened.unsqueeze(1))
-        return _write(site, y, x, features, opened & self.writes)
+        return site.tables.write(y, x, features, site.tables.open(opened & self.writes))
 
-    def _open(self, layer: int) -> None:
-        """Read the gates that are known at a layer, and open their rules."""
-        _, low, high, off = self.bounds.unbind()
-        sums = self.sums
-        if self.capacity.remembers and self.capacity.window > 1:
-            sums = self._windowed(layer, sums)
-        holds = ops.within(sums, low, high)
+    def _memory(self) -> GateMemory:
+        return GateMemory(self.latched, self.tail[..., 1:], self.tail_counts[..., 1:], self.last_open)
+
+    def _open(self, site: int) -> None:
+        """Read the gates that are complete at a site, and open their rules."""
+        number, before = self.number.squeeze(1), self._memory()
+        opened, memory = open_gates(self.gates, before, self.sums, self.counts, self.reads, number, None)
+        here = self.known == site
         if self.capacity.remembers:
-            holds = self._latch(layer, sums, holds, high, off)
-        met = torch.bmm(holds.float().unsqueeze(1), self.wanted).squeeze(1) == self.wants
-        opens = torch.bmm(met.float().unsqueeze(1), self.terms).squeeze(1) > 0
-        opens = opens & self.reads
-        here = self.known == layer
-        if self.capacity.remembers:
-            opened_at = torch.where(opens & here, self.number, NEVER)
-            torch.maximum(self.last_open, opened_at, out=self.last_open)
-            opens = (self.number - self.last_open) < self.hold
+            self._keep(memory, here, self.read_at == site)
             here = here & ~self.late  # those were opened before the step, by what earlier tokens showed
-        self.opened.copy_(torch.where(here, opens & self.allowed, self.opened))
+        self.opened.copy_(torch.where(here, opened & self.allowed, self.opened))
 
-    def _windowed(self, layer: int, sums: Tensor) -> Tensor:
-        here = (self.read_at == layer).unsqueeze(-1)
-        tail = torch.cat([self.tail[..., 1:], sums.unsqueeze(-1)], dim=-1)
-        counted = torch.cat([self.tail_counts[..., 1:], self.counts.unsqueeze(-1)], dim=-1)
-        self.tail.copy_(torch.where(here, tail, self.tail))
-        self.tail_counts.copy_(torch.where(here, counted, self.tail_counts))
-        counted = counted & self.spans
-        number = counted.sum(dim=-1)
-        mean = torch.where(counted, tail, 0.0).sum(dim=-1) / number
-        largest = torch.where(counted, tail, -torch.inf).amax(dim=-1)
-        found = torch.where(number > 0, torch.where(self.means, mean, largest), torch.nan)
-        return torch.where(self.windowed, found, sums)
-
-    def _latch(self, layer: int, sums: Tensor, holds: Tensor, high: Tensor, off: Tensor) -> Tensor:
-        plain = off.isnan()
-        closes = (sums < off) | (sums >= high)
-        before = self.latched & ~(closes & self.counts)
-        latched = torch.where(plain, holds, (holds & self.counts) | before)
-        self.latched.copy_(torch.where(self.read_at == layer, latched, self.latched))
-        return latched
-
-
-def _write(site: StaticSite, y: Tensor, x: Tensor, features: Tensor, opened: Tensor) -> Tensor:
-    change: Tensor | float = 0.0
-    for level in reversed(range(len(site.owner))):
-        on = opened.gather(1, site.owner[level])
-        scale, shift, floor, ceiling = site.numbers[:, level].unbind()
-        change = ops.feature_change(features, on, scale, shift, (floor, ceiling), change)
-    assert isinstance(change, Tensor)  # there is at least one level
-    change = change.unsqueeze(1)
-    return ops.write_lanes(y, x.unsqueeze(1), change, site.W_dec, change.any(dim=-1, keepdim=True))
+    def _keep(self, memory: GateMemory, rules: Tensor, readings: Tensor) -> None:
+        """Keep the memory of some rules and readings; those of other sites are not complete yet."""
+        self.last_open.copy_(torch.where(rules, memory.last_open, self.last_open))
+        self.latched.copy_(torch.where(readings, memory.latched, self.latched))
+        if self.gates.windows is not None:
+            for tail, new in ((self.tail, memory.values), (self.tail_counts, memory.counted)):
+                tail.copy_(torch.where(readings.unsqueeze(-1), torch.cat([tail[..., 1:2], new], dim=-1), tail))
 
 
 def fused_kernels(device: torch.device) -> ModuleType | None:
@@ -272,18 +262,11 @@ def attach_static(model: nn.Module, steering: StaticSteering) -> Iterator[None]:
     def before(module: nn.Module, args: object, kwargs: object) -> None:
         steering.begin()
 
-    def hook(site: StaticSite) -> Hook:
-        def on_pass(module: nn.Module, args: tuple[Tensor, ...], output: Tensor | None = None) -> Tensor | None:
-            return steering.step(site, args[0] if output is None else output)
-
-        return on_pass
+    def hook(site: StaticSite) -> Steer:
+        return lambda y: steering.step(site, y)
 
     with ExitStack() as stack:
         stack.callback(sites.body.register_forward_pre_hook(before, with_kwargs=True).remove)
-        for layer, site in steering.sites.items():
-            module = sites.outputs[layer]
-            register = (
-                module.register_forward_pre_hook if layer in steering.capacity.inputs else module.register_forward_hook
-            )
-            stack.callback(register(hook(site)).remove)
+        for site, own in steering.sites.items():
+            stack.callback(sites.hook(site, hook(own)).remove)
         yield

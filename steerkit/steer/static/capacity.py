@@ -9,9 +9,10 @@ from typing import Final, NamedTuple
 from steerkit.errors import SteeringError
 from steerkit.steer.compile.gates import Leaf
 from steerkit.steer.compile.plan import Plan, Rule
+from steerkit.types import Site
 
 _SIZES: Final = ("features", "rules", "readings", "terms", "depth", "window")
-_LAYERS: Final = ("read", "edited", "gated", "kept", "inputs")
+_SITES: Final = ("read", "edited", "gated", "kept")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class Capacity:
     """The capacity of one request, the same for every request of a batch. A plan within it needs no new buffers."""
 
     features: int = 0
-    """Features that a layer reads or edits."""
+    """Features that a site reads or edits."""
     rules: int = 0
     """Rules, and one more: column 0 stands for none."""
     readings: int = 0
@@ -30,22 +31,20 @@ class Capacity:
     """Rules that may edit one feature at one token."""
     window: int = 0
     """Tokens over which a reading may go."""
-    read: frozenset[int] = frozenset()
-    """Layers at which features are read."""
-    edited: frozenset[int] = frozenset()
-    """Layers that may be written."""
-    gated: frozenset[int] = frozenset()
-    """Layers at which gates may be known."""
-    kept: frozenset[int] = frozenset()
-    """Layers whose raw activations go on the recorder."""
-    inputs: frozenset[int] = frozenset()
-    """Layers whose SAE reads what `o_proj` is given."""
+    read: frozenset[Site] = frozenset()
+    """Sites at which features are read."""
+    edited: frozenset[Site] = frozenset()
+    """Sites that may be written."""
+    gated: frozenset[Site] = frozenset()
+    """Sites at which gates may be known."""
+    kept: frozenset[Site] = frozenset()
+    """Sites whose raw activations go on the recorder."""
     remembers: bool = False
     """Whether gates may hold, latch, look back or act late."""
 
     @property
-    def layers(self) -> list[int]:
-        """Layers with a hook."""
+    def sites(self) -> list[Site]:
+        """Sites with a hook."""
         return sorted(self.read | self.kept)
 
     def exceeds(self, other: Capacity) -> str | None:
@@ -54,17 +53,18 @@ class Capacity:
             mine, its = getattr(self, name), getattr(other, name)
             if mine > its:
                 return f"{name}: got {mine}, expected at most {its}"
-        for name in _LAYERS:
+        for name in _SITES:
             mine, its = getattr(self, name), getattr(other, name)
             if mine - its:
-                return f"{name} layers: got {sorted(mine)}, expected some of {sorted(its)}"
+                got, expected = (", ".join(map(str, sorted(some))) or "none" for some in (mine, its))
+                return f"{name} sites: got {got}, expected some of {expected}"
         return "gates that remember: got some, expected none" if self.remembers and not other.remembers else None
 
     def joined(self, other: Capacity) -> Capacity:
         """Room for both."""
         sizes = {name: max(getattr(self, name), getattr(other, name)) for name in _SIZES}
-        layers = {name: getattr(self, name) | getattr(other, name) for name in _LAYERS}
-        return Capacity(**sizes, **layers, remembers=self.remembers or other.remembers)
+        sites = {name: getattr(self, name) | getattr(other, name) for name in _SITES}
+        return Capacity(**sizes, **sites, remembers=self.remembers or other.remembers)
 
     def rounded(self) -> Capacity:
         """A little more capacity, so that a plan of about the same size fits as well."""
@@ -74,9 +74,9 @@ class Capacity:
 
 
 class KnownLeaf(NamedTuple):
-    """A reading, and the layer at which the gates are known that read it; those of another layer read their own."""
+    """A reading, and the site at which the gates are known that read it; those of another site read their own."""
 
-    layer: int
+    site: Site
     leaf: Leaf
 
 
@@ -90,8 +90,8 @@ class PlanSlice:
     leaves: tuple[KnownLeaf, ...]
     terms: tuple[tuple[int, tuple[tuple[int, bool], ...]], ...]
     """The rule that each opens, and the readings that it wants, true or false."""
-    places: Mapping[int, tuple[int, ...]]
-    """By layer, the places of its features among those that the plan reads there."""
+    places: Mapping[Site, tuple[int, ...]]
+    """By site, the places of its features among those that the plan reads there."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ class PackedPlan:
     """The least capacity that every row fits in."""
 
 
-def pack_plan(plan: Plan, kept: Iterable[int] = ()) -> PackedPlan:
-    """A plan for static buffers, with the layers `kept` on the recorder besides those that it edits.
+def pack_plan(plan: Plan, kept: Iterable[Site] = ()) -> PackedPlan:
+    """A plan for static buffers, with the sites `kept` on the recorder besides those that it edits.
 
     Raises:
         SteeringError: it needs a whole dictionary or several devices, which static buffers do not have.
@@ -129,9 +129,9 @@ def _unfit(plan: Plan) -> str | None:
     for rule in plan.rules:
         if rule.reconstructs:
             return f"policy {rule.policy} steer '{rule.name}': write_back: reconstruction needs the whole dictionary"
-    for layer, table in plan.sites.items():
+    for site, table in plan.sites.items():
         if table.columns.whole is not None:
-            return f"layer {layer}: a TopK SAE needs the whole dictionary"
+            return f"{site.name}: a TopK SAE needs the whole dictionary"
     devices = {table.indices.device for table in plan.sites.values()}
     return "the model is spread over several devices" if len(devices) > 1 else None
 
@@ -141,27 +141,27 @@ def _plan_slice(plan: Plan, row: int, columns: Sequence[int]) -> PlanSlice:
     leaves = _leaves(rules)
     number = {known: n for n, known in enumerate(leaves)}
     terms = tuple(
-        (n, tuple((number[KnownLeaf(rule.gate.layer, leaf)], wanted) for leaf, wanted in term))
+        (n, tuple((number[KnownLeaf(rule.gate.site, leaf)], wanted) for leaf, wanted in term))
         for n, rule in enumerate(rules, start=1)
         if rule.gate is not None
         for term in rule.gate.terms
     )
     return PlanSlice(
-        tuple(columns), rules, leaves, terms, {layer: table.held[row] for layer, table in plan.sites.items()}
+        tuple(columns), rules, leaves, terms, {site: table.held[row] for site, table in plan.sites.items()}
     )
 
 
 def _leaves(rules: Sequence[Rule]) -> tuple[KnownLeaf, ...]:
     """The readings of rules, each once, in the order of the plan's tables."""
     gates = [rule.gate for rule in rules if rule.gate is not None]
-    return tuple(dict.fromkeys(KnownLeaf(gate.layer, leaf) for gate in gates for leaf in gate.leaves))
+    return tuple(dict.fromkeys(KnownLeaf(gate.site, leaf) for gate in gates for leaf in gate.leaves))
 
 
-def _needs(plan: Plan, slices: Sequence[PlanSlice], kept: frozenset[int]) -> Capacity:
+def _needs(plan: Plan, slices: Sequence[PlanSlice], kept: frozenset[Site]) -> Capacity:
     if not plan.rules:
-        return Capacity(kept=kept, inputs=plan.inputs & kept)
+        return Capacity(kept=kept)
     read = frozenset(plan.sites)
-    edited = frozenset(layer for layer, table in plan.sites.items() if table.editors is not None)
+    edited = frozenset(site for site, table in plan.sites.items() if table.editors is not None)
     return Capacity(
         features=max(len(places) for plan_slice in slices for places in plan_slice.places.values()),
         rules=max(len(plan_slice.columns) for plan_slice in slices) + 1,
@@ -173,7 +173,6 @@ def _needs(plan: Plan, slices: Sequence[PlanSlice], kept: frozenset[int]) -> Cap
         edited=edited,
         gated=frozenset(plan.gates),
         kept=kept | edited,
-        inputs=plan.inputs & (read | kept),
         remembers=plan.remembers,
     )
 

@@ -11,14 +11,15 @@ from torch import Tensor
 
 from steerkit.chat.places import places_of
 from steerkit.errors import SteeringError
-from steerkit.steer.compile.gates import FOREVER, Leaf
+from steerkit.steer.batch import COLUMN_PLACES
+from steerkit.steer.compile.gates import Leaf
 from steerkit.steer.compile.plan import SiteTable
-from steerkit.steer.eager.gate_state import NEVER, GateState
 from steerkit.steer.eager.prefill_state import PrefillState
-from steerkit.steer.eager.window import COLUMN_PLACES
+from steerkit.steer.gate_state import GateState
+from steerkit.steer.gates import FOREVER, NEVER
 from steerkit.steer.static.buffers import StaticSite, StaticSteering
 from steerkit.steer.static.capacity import PackedPlan, PlanSlice
-from steerkit.types import Place
+from steerkit.types import Place, Site
 
 _DECODED: frozenset[Place] = frozenset({"any", "reply"})
 """Places, among those known from columns alone, of every token after the prompt."""
@@ -47,8 +48,8 @@ class Fill:
         self._columns, self._leaves = self._numbers_in_the_plan()
         if steering.capacity.rules:
             self._fill_gates()
-            for layer, table in packed.plan.sites.items():
-                self._fill_site(steering.sites[layer], table)
+            for site, table in packed.plan.sites.items():
+                self._fill_site(steering.sites[site], table)
         self._stand([_DECODED] * len(rows))
 
     def resume(self, prefill_state: PrefillState) -> None:
@@ -64,7 +65,7 @@ class Fill:
         if steering.capacity.remembers:
             self._recall(prefill_state.gate_states)
         recorder.record_into(
-            {layer: site.raw for layer, site in steering.sites.items() if layer in recorder.kept}, steering.columns
+            {site: own.raw for site, own in steering.sites.items() if site in recorder.kept}, steering.columns
         )
         self._prefill_state = prefill_state
         prefill_state.take_off()
@@ -85,13 +86,13 @@ class Fill:
         recorder, plan, steering = self._prefill_state.recorder, self.packed.plan, self.steering
         recorder.leave()
         recorder.forwards += self.steps
-        for layer in recorder.fired:
-            recorder.fired[layer] += int(self.steering.sites[layer].fired)
+        for site in recorder.fired:
+            recorder.fired[site] += int(self.steering.sites[site].fired)
         start, end = recorder.length - self.steps, recorder.length
         opened = torch.zeros(len(self.rows), self.steps, len(plan.rules) + 1, dtype=torch.bool, device=steering.device)
-        edited = [layer for layer, table in plan.sites.items() if table.editors is not None]
-        for layer in edited if self.steps else ():
-            here = steering.sites[layer].opened[:, start:end]
+        edited = [site for site, table in plan.sites.items() if table.editors is not None]
+        for site in edited if self.steps else ():
+            here = steering.sites[site].opened[:, start:end]
             opened |= torch.zeros_like(opened).scatter_(2, self._columns.unsqueeze(1).expand_as(here), here)
         if edited and self.steps:
             recorder.keep_open(opened, start)
@@ -115,7 +116,7 @@ class Fill:
     def _fill_gates(self) -> None:
         steering, capacity = self.steering, self.steering.capacity
         R, L = capacity.rules, capacity.readings
-        steering.known.copy_(self._each(lambda s: [-1, *(r.gate.layer if r.gate else -1 for r in s.rules)], R, -1))
+        steering.known.copy_(self._each(lambda s: [-1, *(r.gate.site.order if r.gate else -1 for r in s.rules)], R, -1))
         steering.late.copy_(self._each(lambda s: [False, *(rule.late for rule in s.rules)], R, False))
         steering.writes.copy_(self._each(lambda s: [False, *(rule.writes for rule in s.rules)], R, False))
         steering.hold.copy_(self._each(lambda s: [1, *(_hold(r.gate.hold if r.gate else 1) for r in s.rules)], R, 1))
@@ -123,7 +124,7 @@ class Fill:
             return
         bounds = self._each(lambda s: chain.from_iterable(_bounds(leaf) for _, leaf in s.leaves), 4 * L, math.nan)
         steering.bounds.copy_(bounds.view(-1, L, 4).permute(2, 0, 1))
-        steering.read_at.copy_(self._each(lambda s: [known.layer for known in s.leaves], L, -1))
+        steering.read_at.copy_(self._each(lambda s: [known.site.order for known in s.leaves], L, -1))
         windows = self._each(lambda s: [leaf.window for _, leaf in s.leaves], L, 0)
         steering.windowed.copy_(windows > 1)
         steering.means.copy_(self._each(lambda s: [leaf.mean for _, leaf in s.leaves], L, False))
@@ -154,9 +155,9 @@ class Fill:
         capacity, columns = self.steering.capacity, table.columns
         S = len(table.indices)
         place = self._each(
-            lambda plan_slice: plan_slice.places[site.layer], capacity.features, S
+            lambda plan_slice: plan_slice.places[site.site], capacity.features, S
         )  # (B, S), the last one is none
-        site.count.copy_(self._each(lambda plan_slice: [len(plan_slice.places[site.layer])], 1, 0).squeeze(1))
+        site.count.copy_(self._each(lambda plan_slice: [len(plan_slice.places[site.site])], 1, 0).squeeze(1))
         none = torch.zeros(1, columns.W_dec.shape[1], device=place.device)
         site.W_enc.copy_(torch.cat([columns.W_enc.T, none])[place])
         site.W_dec.copy_(torch.cat([columns.W_dec, none])[place])
@@ -191,24 +192,23 @@ class Fill:
         site.numbers[:, :depth].copy_(torch.where(some, numbers, site.numbers[:, :depth]))
         site.editors.copy_(table.editors[self._columns])
 
-    def _recall(self, gate_states: Mapping[int, GateState]) -> None:
-        """Put what the gates of every layer remember in the buffers."""
+    def _recall(self, gate_states: Mapping[Site, GateState]) -> None:
+        """Put what the gates of every site remember in the buffers."""
         steering, packed, B = self.steering, self.packed, len(self.rows)
         W, device = steering.capacity.window, steering.device
         latched = torch.zeros(B, len(packed.leaves) + 1, dtype=torch.bool, device=device)
         tail = torch.zeros(B, len(packed.leaves) + 1, W, device=device)
         counts = torch.zeros_like(tail, dtype=torch.bool)
         last_open = torch.full((B, len(packed.plan.rules) + 1), NEVER, device=device)
-        for memory in gate_states.values():
-            noted, table = memory.snapshot(), memory.table
-            if noted.latched is not None:
-                latched[:, table.leaves] = noted.latched
-            if noted.last_open is not None:
-                last_open[:, table.rules] = noted.last_open
-            for reading, (values, counted) in noted.tails.items():
-                if (size := values.shape[1]) > 0:
-                    tail[:, table.leaves.start + reading, W - size :] = values
-                    counts[:, table.leaves.start + reading, W - size :] = counted
+        for state in gate_states.values():
+            memory, table = state.memory, state.table
+            if memory is None:
+                continue
+            latched[:, table.leaves], last_open[:, table.rules] = memory.latched, memory.last_open
+            if table.gates.windows is not None and table.gates.windows.readings is not None:
+                over = table.leaves.start + table.gates.windows.readings
+                tail[:, over, W - memory.values.shape[-1] :] = memory.values
+                counts[:, over, W - memory.values.shape[-1] :] = memory.counted
         b = torch.arange(B, device=device).unsqueeze(-1)
         steering.latched.copy_(latched[b, self._leaves])
         steering.last_open.copy_(last_open[b, self._columns])

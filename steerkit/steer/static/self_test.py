@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from steerkit.steer.points import find_sites
 from steerkit.steer.static.buffers import StaticSite, StaticSteering
 from steerkit.steer.static.capacity import Capacity
+from steerkit.types import Site
 
 _TABLES: Final = 3
 _TOKENS: Final = 6
@@ -48,11 +49,11 @@ def disagreement(model: nn.Module, capacity: Capacity, rows: int, kernels: Modul
         other.masks.copy_(own.masks)
         own.begin()
         other.begin()
-        for layer, site in own.sites.items():
+        for key, site in own.sites.items():
             y = draw.activations(site.W_enc.shape[-1]).to(own.device, dtype)
-            found = own.step(site, y), other.step(other.sites[layer], y)
-            if (what := _differs(own, other, site, other.sites[layer], found)) is not None:
-                return f"layer {layer}: kernels and torch give different {what}"
+            found = own.step(site, y), other.step(other.sites[key], y)
+            if (what := _differs(own, other, site, other.sites[key], found)) is not None:
+                return f"{key.name}: kernels and torch give different {what}"
     return None
 
 
@@ -102,10 +103,10 @@ class _Draw:
         """Numbers between whole ones, some of which are `never`."""
         return torch.where(self._flags(0.3, *shape), never, self._whole(low, high, *shape) + _BETWEEN)
 
-    def _one_of(self, layers: frozenset[int], *shape: int) -> Tensor:
-        """Layers, or -1 for none."""
-        some = torch.tensor([-1, *sorted(layers)])
-        return some[self._whole(0, len(layers), *shape)]
+    def _one_of(self, sites: frozenset[Site], *shape: int) -> Tensor:
+        """Numbers of sites, or -1 for none."""
+        some = torch.tensor([-1, *(site.order for site in sorted(sites))])
+        return some[self._whole(0, len(sites), *shape)]
 
     def activations(self, width: int) -> Tensor:
         """`(B, 1, d_in)`, one in eight not 0."""
@@ -144,7 +145,7 @@ class _Draw:
                 self._site(site, capacity)
 
     def _site(self, site: StaticSite, capacity: Capacity) -> None:
-        """Fill the tables of one layer; features beyond a request's count are zeros."""
+        """Fill the tables of one site; features beyond a request's count are zeros."""
         B, S, D = site.W_enc.shape
         count = self._whole(1, S, B)
         used = torch.arange(S) < count.unsqueeze(-1)

@@ -1,4 +1,4 @@
-"""How gates open in a step of `StaticSteering`, in Triton's language; a program is one request."""
+"""The gates of `steerkit.steer.gates` for one token of each request, in Triton's language; a program is one request."""
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, import-not-found, import-untyped"
 # Triton's own language has no types, and Triton is there on GPUs alone.
@@ -10,14 +10,14 @@ import triton.language as tl
 
 @triton.jit
 def is_set(flags, mask):
-    """Flags that are bytes in memory."""
+    """Flags, from bytes in memory."""
     return tl.load(flags, mask=mask, other=0) != 0
 
 
 @triton.jit
 def _windowed(values, counts, here, b, spans, windowed, means, tail, tail_counts,
               L: tl.constexpr, W: tl.constexpr, BL: tl.constexpr, BW: tl.constexpr):  # fmt: skip
-    """Readings `(L,)`, over their windows where they have one; the windows of those `here` go on by a token."""
+    """Readings `(L,)`, over their windows where they have one; the windows of those `here` advance by a token."""
     reading, w = tl.arange(0, BL), tl.arange(0, BW)
     readings = reading < L
     cell = (b * L + reading[:, None]) * W + w[None, :]
@@ -44,7 +44,7 @@ def open_gates(b, B, layer, sums, is_open,
           latched, tail, tail_counts, opened,
           L: tl.constexpr, R: tl.constexpr, M: tl.constexpr, W: tl.constexpr, REMEMBERS: tl.constexpr,
           BL: tl.constexpr, BR: tl.constexpr, BM: tl.constexpr, BW: tl.constexpr, NEVER: tl.constexpr):  # fmt: skip
-    """Which rules `(R,)` are open once the gates that are known at a layer are read."""
+    """Rules `(R,)` that are open after the gates that are complete at a site."""
     reading, r, m = tl.arange(0, BL), tl.arange(0, BR), tl.arange(0, BM)
     readings, rules, terms_here = reading < L, r < R, m < M
     mine, flags = b * L + reading, masks + b * (2 * R + L)

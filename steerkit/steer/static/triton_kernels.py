@@ -1,7 +1,7 @@
-"""What `StaticSteering` does in a step, in Triton's language; a program is one request.
+"""The step of `StaticSteering` in Triton's language; a program is one request.
 
-Memory is waited for once for all that is asked for before a sum. So each kernel asks first for all that no sum decides,
-and a barrier keeps compilers from asking for it later.
+A sum waits for all loads before it at once. So each kernel first loads all that no sum decides, and a barrier keeps
+compilers from moving those loads down.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, import-not-found, import-untyped"
@@ -23,7 +23,7 @@ def probe(found):
 @triton.jit
 def begin(column, number, known, late, last_open, hold, masks, bias, opened, sums,
           L: tl.constexpr, R: tl.constexpr, REMEMBERS: tl.constexpr, BL: tl.constexpr, BR: tl.constexpr):  # fmt: skip
-    """Go on to the next token, and open what is open before any layer has run."""
+    """Advance to the next token, and open the rules that are open before any site has run."""
     b = tl.program_id(0)
     if b == 0:
         tl.store(column, tl.load(column) + 1)
@@ -48,7 +48,7 @@ def begin(column, number, known, late, last_open, hold, masks, bias, opened, sum
 @triton.jit
 def _columns(W, b, s, here, piece: tl.constexpr, D: tl.constexpr, S: tl.constexpr, BS: tl.constexpr,
              PIECE: tl.constexpr, ASKED: tl.constexpr):  # fmt: skip
-    """A piece `(S, PIECE)` of the columns of a request's features; nothing where it is not asked for."""
+    """A piece `(S, PIECE)` of the columns of a request's features; zeros unless `ASKED`."""
     if ASKED and piece * PIECE < D:
         d = piece * PIECE + tl.arange(0, PIECE)
         cell = (b * S + s[:, None]) * D + d[None, :]
@@ -85,7 +85,7 @@ def _keep(raw, x, at, piece: tl.constexpr, D: tl.constexpr, PIECE: tl.constexpr)
 @triton.jit
 def _read(y, raw, W_enc, x0, x1, x2, x3, w0, w1, w2, w3, b, at, s, here, KEEPS: tl.constexpr, READS: tl.constexpr,
           D: tl.constexpr, S: tl.constexpr, BS: tl.constexpr, PIECE: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
-    """`y @ W_enc` `(S,)` of a request's activation, which goes on the recorder as it is."""
+    """`y @ W_enc` `(S,)` of a request's activation, which is copied to the recorder as it is."""
     if WHOLE:
         if KEEPS:
             _keep(raw, x0, at, 0, D, PIECE)
@@ -108,7 +108,7 @@ def _read(y, raw, W_enc, x0, x1, x2, x3, w0, w1, w2, w3, b, at, s, here, KEEPS: 
 
 @triton.jit
 def _weights(sums, weights, b, s, here, reading, readings, S: tl.constexpr, L: tl.constexpr):
-    """Sums `(L,)` of readings so far, and what features `(S, L)` weigh in them."""
+    """Sums `(L,)` of the readings so far, and the features' weights `(S, L)` in them."""
     cell = (b * S + s[:, None]) * L + reading[None, :]
     weight = tl.load(weights + cell, mask=here[:, None] & readings[None, :], other=0.0)
     return tl.load(sums + b * L + reading, mask=readings, other=0.0), weight
@@ -134,7 +134,7 @@ def _level(owner, numbers, level, b, B, s, here, S: tl.constexpr, K: tl.constexp
 
 @triton.jit
 def _changed(change, f, acts, r, by, scale, shift, floor, ceiling):
-    """What the rules that act `(R,)` make of the features `(S,)`; `change` where none edits them at this level."""
+    """Changes `(S,)` of the features under the acting rules `(R,)`; `change` where none edits them at this level."""
     on = tl.sum(((by[:, None] == r[None, :]) & acts[None, :]).to(tl.int32), axis=1) > 0
     wanted = tl.minimum(tl.maximum(scale * f + shift, floor), ceiling)
     return tl.where(on, wanted - f, change)
@@ -143,7 +143,7 @@ def _changed(change, f, acts, r, by, scale, shift, floor, ceiling):
 @triton.jit
 def _change(f, acts, r, by, scale, shift, floor, ceiling, owner, numbers, b, B, s, here, S: tl.constexpr,
             K: tl.constexpr, BS: tl.constexpr):  # fmt: skip
-    """What the rules that act make of the features `(S,)`: where two edit one, the first, which is given."""
+    """Changes `(S,)` of the features under the acting rules; of two on one feature the first, which is given, acts."""
     change = tl.zeros([BS], dtype=tl.float32)
     for back in tl.static_range(0, K - 1):
         by_, scale_, shift_, floor_, ceiling_ = _level(owner, numbers, K - 1 - back, b, B, s, here, S, K)
@@ -153,7 +153,7 @@ def _change(f, acts, r, by, scale, shift, floor, ceiling, owner, numbers, b, B, 
 
 @triton.jit
 def _put(out, x, w, change, touched, b, piece: tl.constexpr, D: tl.constexpr, PIECE: tl.constexpr):
-    """Write a piece of the activation with its change; where there is none, its bits."""
+    """Write a piece of the activation with its change; without one, its own bits."""
     if piece * PIECE < D:
         d = piece * PIECE + tl.arange(0, PIECE)
         moved = (x.to(tl.float32) + tl.sum(w * change[:, None], axis=0)).to(x.dtype)
@@ -188,7 +188,7 @@ def step(y, out, raw, acted, fired, column, count, W_enc, W_dec, units, weights,
           REMEMBERS: tl.constexpr, BS: tl.constexpr, BR: tl.constexpr, BL: tl.constexpr, BM: tl.constexpr,
           BW: tl.constexpr, PIECE: tl.constexpr, WHOLE: tl.constexpr, EARLY: tl.constexpr,
           NEVER: tl.constexpr):  # fmt: skip
-    """A token of a layer: keep it, read its features, open what gates open, write what rules edit."""
+    """One token at a site: record it, read its features, open gates, write edits."""
     b = tl.program_id(0).to(tl.int64)
     s, r, reading = tl.arange(0, BS), tl.arange(0, BR), tl.arange(0, BL)
     rules, readings, at, fires = r < R, reading < L, b * C + tl.load(column), tl.load(fired)

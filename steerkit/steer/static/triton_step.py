@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
-from steerkit.steer.eager.gate_state import NEVER
+from steerkit.steer.gates import NEVER
 from steerkit.steer.static import triton_kernels as kernels
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def step(steering: StaticSteering, site: StaticSite, y: Tensor) -> Tensor | None
     blocks = dict(zip(("BR", "BL", "BM", "BW"), map(_block, sizes), strict=True))
     kernels.step[(s.rows,)](
         y, out, site.raw, _bytes(site.opened), site.fired, s.column, site.count, site.W_enc, site.W_dec, site.units,
-        site.weights, site.owner, site.numbers, _bytes(site.editors), site.layer, s.rows, s.columns,
+        site.weights, site.owner, site.numbers, _bytes(site.editors), site.number, s.rows, s.columns,
         s.number, s.known, _bytes(s.late), s.last_open, s.hold, _bytes(s.masks), s.bounds, s.read_at, _bytes(s.spans),
         _bytes(s.windowed), _bytes(s.means), s.wanted, s.wants, s.terms, _bytes(s.latched), s.tail,
         _bytes(s.tail_counts), _bytes(s.writes), _bytes(s.opened), s.sums,

@@ -84,14 +84,14 @@ def _calls(loaded: LoadedModel, prompts: Sequence[Sequence[int]], way: Way, max_
 
 def _empty_delta(loaded: LoadedModel, saes: SaeSet) -> AbstractContextManager[Any]:
     """Steering by a policy that edits a feature of every layer at every token and changes nothing: `max(f, 0)`."""
-    names = {f"layer{layer}": {"layer": layer, "index": 0} for layer in saes}
+    names = {f"{site.point}{site.layer}": {"site": str(site), "index": 0} for site in saes}
     edit = {name: {"floor": 0} for name in names}
     rule = {"name": "nothing", "where": "any", "edit": edit}
     policy = Policy.model_validate({"steerkit": 1, "name": "identity", "features": names, "steer": [rule]})
-    plan = compile_plan([[policy]], saes, loaded.layer_devices)
+    plan = compile_plan([[policy]], saes, loaded.site_devices)
     return attach(loaded.model, plan)
 
 
-def _reconstruction(loaded: LoadedModel, saes: SaeSet, layers: Sequence[int]) -> AbstractContextManager[Any]:
-    rewrites = {layer: spliced(saes[layer].to(loaded.layer_devices[layer])) for layer in layers}
-    return rewritten(loaded.model, rewrites, saes[layers[0]].site)
+def _reconstruction(loaded: LoadedModel, saes: SaeSet, sites: Sequence[Site]) -> AbstractContextManager[Any]:
+    rewrites = {site: spliced(saes[site].to(loaded.site_devices[site])) for site in sites}
+    return rewritten(loaded.model, rewrites)

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 from steerkit.errors import SaeError
 from steerkit.lab.activations import Rewrite, padded, rewritten
 from steerkit.lab.reader import ActivationReader
-from steerkit.sae import Sae, Site
+from steerkit.sae import Sae
+from steerkit.types import Site
 
 ALWAYS: Final = 0.99
 """A feature that fires at this share of tokens or more counts as always on."""
@@ -91,41 +92,38 @@ class _Sums:
 
 def fidelity(
     model: PreTrainedModel,
-    saes: Mapping[int, Sae],
+    saes: Mapping[Site, Sae],
     texts: Sequence[Sequence[int]],
     *,
     clip: float = 10.0,
     report: Callable[[int], None] | None = None,
 ) -> list[Fidelity]:
-    """Measure SAEs, all on one side of o_proj, on what the model reads in `texts` (token ids), a few texts at a time.
+    """Measure SAEs, all of one width, on what the model reads in `texts` (token ids), a few texts at a time.
 
     `report` is called with how many layers are done.
     """
-    site = next(iter(saes.values())).site
     with torch.inference_mode():
-        sums = {layer: _Sums(sae.to(model.device)) for layer, sae in saes.items()}
-        for chunk in ActivationReader(model, list(saes), site=site).chunks(texts):
+        sums = {site: _Sums(sae.to(model.device)) for site, sae in saes.items()}
+        for chunk in ActivationReader(model, list(saes)).chunks(texts):
             for values, one in zip(chunk, sums.values(), strict=True):
                 for part in values.split(2_048):
                     one.add(part, clip)
         plain = cross_entropy(model, texts)
         found = []
-        for layer, one in sums.items():
-            found.append(_measured(model, texts, layer, one, plain, site))
+        for site, one in sums.items():
+            found.append(_measured(model, texts, site, one, plain))
             if report is not None:
                 report(len(found))
     return found
 
 
-def _measured(
-    model: PreTrainedModel, texts: Sequence[Sequence[int]], layer: int, one: _Sums, plain: float, site: Site
-) -> Fidelity:
+def _measured(model: PreTrainedModel, texts: Sequence[Sequence[int]], site: Site, one: _Sums, plain: float) -> Fidelity:
     def loss(rewrite: Rewrite) -> float:
-        return cross_entropy(model, texts, {layer: rewrite}, site)
+        return cross_entropy(model, texts, {site: rewrite})
 
     rates = one.active / one.tokens
     return Fidelity(
-        layer=layer,
+        site=site,
         d_sae=one.sae.d_sae,
         tokens=one.tokens,
         mse=one.error / (one.tokens * one.sae.d_in),
@@ -151,8 +149,7 @@ def spliced(sae: Sae) -> Rewrite:
 def cross_entropy(
     model: PreTrainedModel,
     texts: Sequence[Sequence[int]],
-    rewrites: Mapping[int, Rewrite] | None = None,
-    site: Site = "output",
+    rewrites: Mapping[Site, Rewrite] | None = None,
 ) -> float:
     """Mean next-token cross-entropy in nats over all tokens of `texts`, with some layers' activations rewritten.
 
@@ -160,7 +157,7 @@ def cross_entropy(
     """
     total, count = 0.0, 0
     most = min(2_048, max(1, 2**27 // model.config.get_text_config().vocab_size))
-    with rewritten(model, rewrites or {}, site):
+    with rewritten(model, rewrites or {}):
         for ids, mask in padded(texts, most):
             logits = model(input_ids=ids.to(model.device), use_cache=False).logits[:, :-1]
             keep = mask[:, 1:]

@@ -1,0 +1,155 @@
+"""Ragged passes: tokens of several requests one after the other, as engines with continuous batching feed them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from steerkit.chat.places import PlaceMachine, Standing, places_of
+from steerkit.errors import SteeringError
+from steerkit.steer.batch import Batch, Segments, needs_tokens
+from steerkit.steer.compile.plan import Plan, SiteTable
+from steerkit.steer.grammar_state import TokenPlaces
+from steerkit.steer.steering import Steering
+from steerkit.types import Place
+
+_START: Final = Standing()
+"""The state of the grammar before the first token."""
+
+
+class Piece(NamedTuple):
+    """The tokens of one request in one pass."""
+
+    request: str
+    start: int
+    """Tokens of the request before them; 0 where it is prefilled from the beginning, also after a preemption."""
+    length: int
+    prompt_length: int
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """One request between passes."""
+
+    row: int
+    slot: int
+    """Slot of its gate memory."""
+    seen: int = 0
+    """Tokens so far."""
+    standing: Standing = _START
+    """State of the grammar after them."""
+
+
+class RaggedSteering:
+    """A plan over ragged passes; requests come and go, are prefilled in chunks, preempted and prefilled again.
+
+    Args:
+        plan: compiled policies.
+        device: device of the decoder's inputs.
+        row_of: table row of a request, by its id.
+        machine: the tokenizer's place machine; needed where a rule's place follows from tokens.
+    """
+
+    def __init__(
+        self, plan: Plan, device: torch.device, row_of: Callable[[str], int], machine: PlaceMachine | None = None
+    ) -> None:
+        self.steering = Steering(plan, device)
+        self._row_of, self._machine, self._remembers = row_of, machine, plan.remembers
+        self._sequences: dict[str, _Sequence] = {}
+        self._free: list[int] = []
+        self._by_tokens: set[int] = set()
+        """Rows with rules whose places follow from tokens."""
+        self.active = False
+        """True if any rule may read or edit a token of the pass."""
+        for rule in plan.rules:
+            name = f"policy {rule.policy} steer '{rule.name}'"
+            if rule.late:
+                raise SteeringError(
+                    f"{name}: its gate reads a higher layer than it edits and acts from the next token on, so the last "
+                    f"prompt token must be fed alone, which continuous batching does not do; use attach"
+                )
+            if needs_tokens([rule.place, rule.reads_at]):
+                self._by_tokens.add(rule.row)
+                if machine is None:
+                    raise SteeringError(f"{name}: its place is read from tokens; give places=…")
+
+    def begin(self, pieces: Sequence[Piece], ids: Tensor) -> None:
+        """Begin a pass over the tokens `(N,)` of some requests, in the order of its pieces.
+
+        Raises:
+            SteeringError: tokens of a request came out of order, or from a cache that another request filled.
+        """
+        sequences = [self._sequence(piece) for piece in pieces]
+        lengths = [piece.length for piece in pieces]
+        rows = [row for one, length in zip(sequences, lengths, strict=True) for row in repeat(one.row, length)]
+        self.active = any(rows)
+        if not self.active:
+            return
+        device = ids.device
+        segments = Segments.ragged(lengths, device)
+        start, prompt = torch.tensor([(piece.start, piece.prompt_length) for piece in pieces], device=device).unbind(-1)
+        index = torch.arange(len(rows), device=device)
+        position = index - segments.first + start[segments.of]
+        batch = Batch(
+            torch.tensor(rows, device=device),
+            position,
+            position,
+            prompt[segments.of] - 1,
+            segments if self._remembers and max(lengths) > 1 else None,
+            torch.tensor([one.slot for one in sequences], device=device) if self._remembers else None,
+        )
+        if self._remembers:
+            self._reserve([one.slot for one, piece in zip(sequences, pieces, strict=True) if piece.start == 0])
+        grammar = self._read(sequences, pieces, ids) if self._by_tokens else None
+        self.steering.gather_for(rows)
+        self.steering.place(batch, grammar, keeps=False)
+        self.steering.begin(batch)
+
+    def steer(self, table: SiteTable, y: Tensor) -> Tensor | None:
+        """The activations `(…, d_in)` of the pass's N tokens at a site with their edits; None where it is only read."""
+        return self.steering.steer(table, y) if self.active else None
+
+    def keep(self, requests: Collection[str]) -> None:
+        """Forget all requests but these."""
+        for request in self._sequences.keys() - set(requests):
+            self._free.append(self._sequences.pop(request).slot)
+
+    def _sequence(self, piece: Piece) -> _Sequence:
+        found = self._sequences.get(piece.request)
+        if found is None:
+            slot = self._free.pop() if self._free else len(self._sequences)
+            found = self._sequences[piece.request] = _Sequence(self._row_of(piece.request), slot)
+        if piece.start == 0:
+            found.seen, found.standing = 0, _START
+        if piece.start != found.seen:
+            raise SteeringError(
+                f"request {piece.request}: tokens from {piece.start} on came after {found.seen}; a prefix that another "
+                f"request computed may hold its policy's edits, so blocks must not be shared between requests: give "
+                f"ContinuousBatchingConfig(allow_block_sharing=False), and one reply per request"
+            )
+        found.seen += piece.length
+        return found
+
+    def _reserve(self, fresh: Sequence[int]) -> None:
+        slots = len(self._sequences) + len(self._free)
+        for state in self.steering.gate_states.values():
+            state.reserve(slots, torch.tensor(fresh, dtype=torch.long, device=state.table.gates.low.device))
+
+    def _read(self, sequences: Sequence[_Sequence], pieces: Sequence[Piece], ids: Tensor) -> TokenPlaces:
+        """Advance the grammar of each request whose rules ask for it."""
+        tokens, found, first = ids.tolist(), [], 0
+        for one, piece in zip(sequences, pieces, strict=True):
+            here: list[frozenset[Place]] = [frozenset()] * piece.length
+            for offset in range(piece.length) if one.row in self._by_tokens else ():
+                starts = piece.start + offset == piece.prompt_length - 1
+                assert self._machine is not None  # said above, for the type checker
+                one.standing = self._machine.read(one.standing, tokens[first + offset], starts_reply=starts)
+                here[offset] = places_of(one.standing)
+            found.append(here)
+            first += piece.length
+        return TokenPlaces(found, ids.device)

@@ -127,6 +127,12 @@ class Site(NamedTuple):
         return self.layer if self.point == "attn_out" else str(self)
 
     @property
+    def content(self) -> dict[str, int | str]:
+        """The site as a JSON object says it: `{"layer": 3}` for its `attn_out`, else `{"site": "resid_post.3"}`."""
+        compact = self.compact
+        return {"layer" if isinstance(compact, int) else "site": compact}
+
+    @property
     def name(self) -> str:
         """The site as messages name it: `layer 3` for its `attn_out`."""
         return f"layer {self.layer}" if self.point == "attn_out" else str(self)
@@ -165,6 +171,15 @@ class Feature:
     def layer(self) -> int:
         """Index of the decoder layer, from 0."""
         return self.site.layer
+
+    @property
+    def handle(self) -> str:
+        """A short name, such as `l3_72` or `resid_post3_72`."""
+        point = "l" if self.site.point == "attn_out" else self.site.point
+        return f"{point}{self.layer}_{self.index}"
+
+    def __str__(self) -> str:
+        return f"{self.site.name} feature {self.index}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +279,11 @@ class Edit:
     """Tokens at which the rule wrote (or, in shadow mode, would have written)."""
     norm: float
     """Largest L2 norm of the change over those tokens, in the units of the activation."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The edit as records hold it."""
+        told = {"rule": self.rule, "policy": self.policy, "positions": list(self.positions), "norm": self.norm}
+        return {**told, **self.site.content}
 
     @property
     def layer(self) -> int:

@@ -11,6 +11,7 @@ from steerkit.report.explanation import ExplainView, acts_at, change, name_of, r
 from steerkit.report.page import page, text, tiles
 from steerkit.report.text import call_text
 from steerkit.report.tokens import drawn, share
+from steerkit.types import Site
 
 if TYPE_CHECKING:
     from steerkit.lab.explain.explanation import Reason
@@ -64,7 +65,7 @@ def explain_page(view: ExplainView) -> str:
         "the choice's step alone, and of a random feature in its place. Choose one to see where it is active.</p>",
         '<div class="why">',
         '<label><input type="radio" name="feature" id="f0" checked> all of them: where they act</label>',
-        *(_layer(view, layer, reasons) for layer in found.layers),
+        *(_site(view, site, reasons) for site in found.layers),
         "</div>",
         "<h2>The conversation</h2>",
         '<p class="soft">Shaded by the chosen feature; framed is the token that is explained. A title says what the '
@@ -92,17 +93,17 @@ def _mean(values: Sequence[float]) -> str:
     return f"{sum(values) / len(values):+.2f}" if values else "-"
 
 
-def _layer(view: ExplainView, layer: int, reasons: Sequence[Reason]) -> str:
-    """The listed features of one layer, and all its features together."""
+def _site(view: ExplainView, site: Site, reasons: Sequence[Reason]) -> str:
+    """The listed features of one site, and all its features together."""
     high = max((abs(one.role.effect) for one in reasons), default=0.0)
     rows = "".join(
-        _row(view, number, one, high) for number, one in enumerate(reasons, start=1) if one.feature.layer == layer
+        _row(view, number, one, high) for number, one in enumerate(reasons, start=1) if one.feature.site == site
     )
     titles = ("", "", "estimate", "ablated", "at the choice", "random", "reads")
     head = "".join(f'<td class="{"number" if 2 <= n <= 5 else ""}">{title}</td>' for n, title in enumerate(titles))
     table = f'<table><tr class="head">{head}</tr>{rows}</table>' if rows else ""
-    total = f"all its features together {view.found.layers[layer]:+.2f}, by estimate"
-    return f'<p><b>Layer {layer}</b> <span class="soft">{total}</span></p>{table}'
+    total = f"all its features together {view.found.layers[site]:+.2f}, by estimate"
+    return f'<p><b>{site.name.capitalize()}</b> <span class="soft">{total}</span></p>{table}'
 
 
 def _row(view: ExplainView, number: int, one: Reason, high: float) -> str:

@@ -22,7 +22,7 @@ def feature_page(view: FeatureView) -> str:
             [
                 f"<h1>{text(view.title.capitalize())}</h1>",
                 f'<p class="lead">{text(label)}</p>',
-                f'<p class="soft">{view.kind} SAE on the {view.site} of o_proj, {text(view.model)}; '
+                f'<p class="soft">{view.kind} SAE on {view.contexts.feature.site.point}, {text(view.model)}; '
                 f"{text(view.fires)} of {text(view.data)}</p>",
                 "<h2>Statistics</h2>",
                 f'<p class="soft">Raw activation, from {text(view.statistics_from)}; q99 is what 99 % of the tokens do '

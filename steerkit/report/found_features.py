@@ -112,7 +112,7 @@ def show_turned(out: Console, turned: Turned | None) -> None:
         return
     out.print()
     out.print(
-        f"{len(turned.edits)} features of layer {turned.layer} clamped together, strength {turned.strength:g}: the "
+        f"{len(turned.edits)} features of {turned.site.name} clamped together, strength {turned.strength:g}: the "
         f"call's log-odds go from {turned.score:+.2f} to {turned.edited:+.2f} in held-out positives (to "
         f"{turned.random:+.2f} under random directions as long; p {turned.p:.2g})"
     )
@@ -135,7 +135,7 @@ def _short(label: str) -> str:
 
 
 def _name(feature: Feature) -> str:
-    return f"l{feature.layer}_{feature.index}"
+    return feature.handle
 
 
 def _auroc(measured: Measured) -> str:

@@ -110,9 +110,13 @@ def bars(values: Sequence[float], high: float | None = None) -> str:
     return "".join(_BARS[min(7, max(0, int(8 * value / top)))] if top > 0 else _BARS[0] for value in values)
 
 
+def _site(edit: Mapping[str, Any]) -> str:
+    return visible(str(edit["site"])) if "site" in edit else f"layer {edit['layer']}"
+
+
 def edit_text(edit: Mapping[str, Any]) -> str:
     """What a steering rule changed."""
     positions = edit["positions"]
     where = f"token {positions[0]}" if len(positions) == 1 else f"{len(positions)} tokens from {positions[0]}"
     rule = visible(f"{edit['policy']}/{edit['rule']}")
-    return f"{rule}: layer {edit['layer']}, {where}, |change| {edit['norm']:.2f}"
+    return f"{rule}: {_site(edit)}, {where}, |change| {edit['norm']:.2f}"

@@ -19,7 +19,7 @@ def turn_data(turn: Turn) -> dict[str, Any]:
         "calls": [_call_data(call) for call in turn.calls],
         "released": [call.name for call in turn.released],
         "finish": turn.finish,
-        "edits": [asdict(edit) for edit in turn.trace.edits],
+        "edits": [edit.as_json() for edit in turn.trace.edits],
         "counterfactual": _counterfactual(turn.counterfactual),
     }
 

@@ -127,7 +127,7 @@ _VERDICTS: Final = _items(
     )
 )
 _EDIT: Final = _object(
-    {"rule": _TEXT, "policy": _TEXT, "layer": _COUNT, "positions": _items(_COUNT, 1), "norm": _NUMBER}
+    {"rule": _TEXT, "policy": _TEXT, "positions": _items(_COUNT, 1), "norm": _NUMBER}, {"layer": _COUNT, "site": _TEXT}
 )
 _MODEL: Final[Mapping[str, Shape]] = {**_NAMED, "device": _TEXT, "dtype": _TEXT}
 _SAID: Final[Mapping[str, Shape]] = {

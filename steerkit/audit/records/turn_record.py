@@ -63,7 +63,7 @@ def body_of(turn: Turn, context: Context) -> dict[str, Any]:
         "finish": turn.finish,
         "attempt": len(turn.attempts),
         "retry_of": turn.attempts[-1].record_id if turn.attempts else None,
-        "edits": [asdict(edit) for edit in turn.trace.edits],
+        "edits": [edit.as_json() for edit in turn.trace.edits],
         "messages": [dict(message) for message in context.messages],
         "tools": [asdict(tool) for tool in context.tools],
         "prompt_ids": list(turn.prompt_ids),

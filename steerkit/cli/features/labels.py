@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steerkit.cli.features.show import Index, Layer
-from steerkit.cli.options import Layers, Saes, layer_numbers, load_named
+from steerkit.cli.options import Layers, Saes, layer_numbers, load_named, named_site
 from steerkit.errors import SaeError
 from steerkit.report.out import say, say_line
 from steerkit.report.text import print_json
@@ -33,9 +33,9 @@ def labels(
         say_line(f"{suite.name}: no labels yet; steerkit features label gives one")
     for feature, text in found.items():
         if json:
-            print_json({"layer": feature.layer, "index": feature.index, "label": text})
+            print_json({**feature.site.content, "index": feature.index, "label": text})
         else:
-            say(f"{feature.layer:>3} {feature.index:>6}  {visible(text)}")
+            say(f"{feature.site.compact:>3} {feature.index:>6}  {visible(text)}")
 
 
 def label(
@@ -52,13 +52,13 @@ def label(
     words = " ".join((text or "").split())
     if bool(words) == remove:
         raise SaeError("expected either a text, what to call the feature, or --remove")
-    feature = Feature(layer, index)
+    feature = Feature(named_site(layer), index)
     suite, path = _own(saes)
     suite.check(feature)
     named = {**suite.labels, feature: words}
     if remove:
         if feature not in suite.labels:
-            raise SaeError(f"{path}: layer {layer} feature {index} has no label to remove")
+            raise SaeError(f"{path}: {feature} has no label to remove")
         del named[feature]
     write_labels(path, named)
     say(f"ok: {len(named):,} label{'s' * (len(named) != 1)} in {path}")

@@ -19,7 +19,9 @@ import torch
 
 from steerkit.errors import SaeError
 from steerkit.lab.workers.ranks import Processes
+from steerkit.sae.formats.hook_names import site_folder
 from steerkit.sae.whole import write_text_whole, write_whole
+from steerkit.types import Site
 
 RUN_FILE: Final = "training.json"
 
@@ -66,7 +68,7 @@ class Run:
         """Whether there is a checkpoint to go on from."""
         return self.position.tokens > 0
 
-    def save(self, position: Position, states: Mapping[int, Mapping[str, Any]]) -> None:
+    def save(self, position: Position, states: Mapping[Site, Mapping[str, Any]]) -> None:
         """Keep the states of this process's layers as the run's newest checkpoint, once all processes have.
 
         Raises:
@@ -75,8 +77,8 @@ class Run:
         folder = self._checkpoint(position)
         try:
             folder.mkdir(exist_ok=True)
-            for layer, state in states.items():
-                write_whole(folder / f"layer_{layer:02d}.pt", partial(torch.save, dict(state)))
+            for site, state in states.items():
+                write_whole(folder / f"{site_folder(site)}.pt", partial(torch.save, dict(state)))
             self._group.wait()
             if self._group.first:
                 self._note(position)
@@ -89,9 +91,9 @@ class Run:
         if self._group.first and before != folder:
             shutil.rmtree(before, ignore_errors=True)
 
-    def load(self, layer: int) -> dict[str, Any]:
-        """The state of a layer in the newest checkpoint. Raises SaeError."""
-        path = self._checkpoint(self.position) / f"layer_{layer:02d}.pt"
+    def load(self, site: Site) -> dict[str, Any]:
+        """The state of a site in the newest checkpoint. Raises SaeError."""
+        path = self._checkpoint(self.position) / f"{site_folder(site)}.pt"
         try:
             state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         except Exception as error:  # torch raises whatever its archive reader and pickle raise

@@ -128,6 +128,12 @@ class Site(NamedTuple):
         return self.layer if self.point == "attn_out" else str(self)
 
     @property
+    def content(self) -> dict[str, int | str]:
+        """The site as a JSON object says it: `{"layer": 3}` for its `attn_out`, else `{"site": "resid_post.3"}`."""
+        compact = self.compact
+        return {"layer" if isinstance(compact, int) else "site": compact}
+
+    @property
     def name(self) -> str:
         """The site as messages name it: `layer 3` for its `attn_out`."""
         return f"layer {self.layer}" if self.point == "attn_out" else str(self)
@@ -135,7 +141,8 @@ class Site(NamedTuple):
     def __str__(self) -> str:
         return f"{self.point}.{self.layer}"
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        return str(self)
 
     def __lt__(self, other: tuple[object, ...]) -> bool:
         return self.order < other.order if isinstance(other, Site) else NotImplemented
@@ -166,6 +173,15 @@ class Feature:
     def layer(self) -> int:
         """Index of the decoder layer, from 0."""
         return self.site.layer
+
+    @property
+    def handle(self) -> str:
+        """A short name, such as `l3_72` or `resid_post3_72`."""
+        point = "l" if self.site.point == "attn_out" else self.site.point
+        return f"{point}{self.layer}_{self.index}"
+
+    def __str__(self) -> str:
+        return f"{self.site.name} feature {self.index}"
 
 
 @dataclass(frozen=True, slots=True)

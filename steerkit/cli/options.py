@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from steerkit.errors import SaeError
+from steerkit.types import POINTS, Point, Site
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -90,20 +91,36 @@ def layer_numbers(text: str | None) -> list[int] | None:
     return found
 
 
+def named_site(text: str) -> Site:
+    """The site of a layer's number (its `attn_out`) or of a text such as resid_post.3. Raises SaeError."""
+    try:
+        return Site.of(int(text) if text.isdecimal() else text)
+    except ValueError as error:
+        raise SaeError(f"layer: {error}") from None
+
+
+def hook_point(text: str) -> Point:
+    """A hook point by its name. Raises SaeError."""
+    found = next((point for point in POINTS if point == text), None)
+    if found is None:
+        raise SaeError(f"site: got {text!r}, expected one of {', '.join(POINTS)}")
+    return found
+
+
 def layer_table(rows: Sequence[LayerSummary], saes: SaeSet | None = None) -> Table:
-    """The table of the published card, with the density beside it, and what is not a plain ReLU SAE on the output."""
+    """The table of the published card, with the density beside it, and what is not a plain ReLU SAE of `attn_out`."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
     for title in ("Layer", "Final Loss", "Final MSE", "L0", "Density"):
         table.add_column(title, justify="right")
-    kinds = {layer: (sae.kind, sae.site) for layer, sae in (saes or {}).items()}
-    special = any(kind != ("relu", "output") for kind in kinds.values())
+    kinds = {site: (sae.kind, site.point) for site, sae in (saes or {}).items()}
+    special = any(kind != ("relu", "attn_out") for kind in kinds.values())
     for title in ("Kind", "Site") if special else ():
         table.add_column(title)
     for row in rows:
         density = "-" if row.density is None else f"{100 * row.density:.1f} %{' *' if row.dense else '  '}"
-        more = kinds[row.layer] if special else ()
+        more = kinds[row.site] if special else ()
         table.add_row(str(row.layer), _number(row.loss, 4), _number(row.mse, 4), _number(row.l0, 0), density, *more)
     return table
 

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from steerkit.lab.activations import Rewrite, like_lengths, padded, rewritten
 from steerkit.sae import Sae
+from steerkit.types import Site
 
 _TOKENS_AT_ONCE: Final = 512
 
@@ -47,7 +48,7 @@ class Attribution(NamedTuple):
 
     scores: Tensor
     """`(n,)` float32 as they are."""
-    layers: dict[int, LayerEffect]
+    layers: dict[Site, LayerEffect]
 
 
 def log_odds(targets: Sequence[int], against: Sequence[int] | None = None) -> Score:
@@ -85,12 +86,12 @@ def attribute(
 
     Args:
         model: the model.
-        saes: by layer.
+        saes: by site.
         ids: the tokens of each sequence.
         positions: the step of each whose logits are scored.
         score: what is explained.
         tokens: positions whose features count (default: all up to the scored one).
-        baseline: by layer, `(d_sae,)` what a feature would be replaced by (default: 0, ablation).
+        baseline: by site, `(d_sae,)` what a feature would be replaced by (default: 0, ablation).
         top_k: how many single effects to keep for each sequence and layer.
     """
     texts = [sequence[: position + 1] for sequence, position in zip(ids, positions, strict=True)]
@@ -98,24 +99,24 @@ def attribute(
     scores = torch.zeros(len(texts))
     placed: dict[Site, Sae] = {}
     found = {
-        layer: LayerEffect(
+        site: LayerEffect(
             torch.zeros(len(texts), sae.d_sae),
             torch.full((len(texts), top_k), -1),
             torch.zeros(len(texts), top_k, dtype=torch.long),
             torch.zeros(len(texts), top_k),
         )
-        for layer, sae in saes.items()
+        for site, sae in saes.items()
     }
     for part in like_lengths([len(text) for text in texts]):
         some = [texts[number] for number in part]
         scores[part], activations, gradients = _pass(model, saes, some, lambda logits, part=part: score(logits, part))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-        for layer, y, gradient in zip(saes, activations, gradients, strict=True):
-            if layer not in placed:
-                placed[layer] = saes[layer].to(y.device)
-            zero = None if baseline is None else baseline[layer].to(y.device)
+        for site, y, gradient in zip(saes, activations, gradients, strict=True):
+            if site not in placed:
+                placed[site] = saes[site].to(y.device)
+            zero = None if baseline is None else baseline[site].to(y.device)
             for row, number in enumerate(part):
                 where = torch.tensor([p for p in counted[number] if p <= positions[number]], dtype=torch.long)
-                _effects(placed[layer], y[row], gradient[row], where, zero, found[layer], number)
+                _effects(placed[site], y[row], gradient[row], where, zero, found[site], number)
     return Attribution(scores, found)
 
 

@@ -18,7 +18,7 @@ from steerkit.lab.reader import ActivationReader
 from steerkit.lab.replies import replies
 from steerkit.sae import SaeSet
 from steerkit.steer.ops import read_features
-from steerkit.types import PROMPT_PLACES, Feature, Place
+from steerkit.types import PROMPT_PLACES, Feature, Place, Site
 
 MOST_BYTES: Final = 2 << 30
 """Of the table of maxima at most: conversations times features times 4 bytes."""
@@ -122,9 +122,9 @@ def check_size(saes: SaeSet, count: int) -> None:
 class PlaceValues(NamedTuple):
     """Feature values at a place, by layer."""
 
-    largest: dict[int, Tensor]
+    largest: dict[Site, Tensor]
     """`(n, d_sae)` float32: the largest value over the steps of each conversation."""
-    mean: dict[int, Tensor]
+    mean: dict[Site, Tensor]
     """`(d_sae,)` float32: the mean over all steps of some of them."""
 
 
@@ -142,18 +142,18 @@ def place_maxima(
     where the table is larger than `MOST_BYTES`.
     """
     check_size(saes, len(cases))
-    largest = {layer: torch.zeros(len(cases), sae.d_sae) for layer, sae in saes.items()}
-    sums = {layer: torch.zeros(sae.d_sae, dtype=torch.float64) for layer, sae in saes.items()}
-    placed = {layer: sae.to(loaded.site_devices[layer]) for layer, sae in saes.items()}
+    largest = {site: torch.zeros(len(cases), sae.d_sae) for site, sae in saes.items()}
+    sums = {site: torch.zeros(sae.d_sae, dtype=torch.float64) for site, sae in saes.items()}
+    placed = {site: sae.to(loaded.site_devices[site]) for site, sae in saes.items()}
     counted = torch.tensor([number in mean_of for number in range(len(cases))])
     for rows, by_layer in step_activations(loaded, saes, cases, report):
-        for layer, x in by_layer.items():
+        for site, x in by_layer.items():
             for part, owners in zip(x.split(_TOKENS_AT_ONCE), rows.split(_TOKENS_AT_ONCE), strict=True):
-                values = placed[layer].encode(part).cpu()
-                raise_to(values, owners, largest[layer])
-                sums[layer] += values[counted[owners]].sum(dim=0, dtype=torch.float64)
+                values = placed[site].encode(part).cpu()
+                raise_to(values, owners, largest[site])
+                sums[site] += values[counted[owners]].sum(dim=0, dtype=torch.float64)
     count = max(1, sum(len(cases[number].steps) for number in mean_of))
-    return PlaceValues(largest, {layer: (total / count).float() for layer, total in sums.items()})
+    return PlaceValues(largest, {site: (total / count).float() for site, total in sums.items()})
 
 
 def sum_maxima(
@@ -164,15 +164,15 @@ def sum_maxima(
     This is what a policy reads of a probe: the largest sum, which is not the sum of the largest values.
     """
     columns, factors = {}, {}
-    for layer in sorted({feature.layer for feature in weights}):
-        used = sorted(feature.index for feature in weights if feature.layer == layer)
-        columns[layer] = saes[layer].to(loaded.site_devices[layer]).columns(torch.tensor(used))
-        factors[layer] = torch.tensor([weights[Feature(layer, index)] for index in used])
+    for site in sorted({feature.site for feature in weights}):
+        used = sorted(feature.index for feature in weights if feature.site == site)
+        columns[site] = saes[site].to(loaded.site_devices[site]).columns(torch.tensor(used))
+        factors[site] = torch.tensor([weights[Feature(site, index)] for index in used])
     found = torch.full((len(cases), 1), -torch.inf)
     for rows, by_layer in step_activations(loaded, saes, cases, None):
         total = torch.full((len(rows), 1), bias)
-        for layer, factor in factors.items():
-            parts = [read_features(part, columns[layer]).cpu() for part in by_layer[layer].split(_TOKENS_AT_ONCE)]
+        for site, factor in factors.items():
+            parts = [read_features(part, columns[site]).cpu() for part in by_layer[site].split(_TOKENS_AT_ONCE)]
             total = total + (torch.cat(parts) @ factor).unsqueeze(-1)
         raise_to(total, rows, found)
     return found.squeeze(-1)
@@ -180,7 +180,7 @@ def sum_maxima(
 
 def step_activations(
     loaded: LoadedModel, saes: SaeSet, cases: Sequence[Case], report: Report | None
-) -> Iterator[tuple[Tensor, dict[int, Tensor]]]:
+) -> Iterator[tuple[Tensor, dict[Site, Tensor]]]:
     """The steps' activations, some conversations at a time: whose each is, `(tokens,)`, and `(tokens, d_in)` by layer.
 
     Texts end at their last step, as later tokens are not asked for.

@@ -15,6 +15,8 @@ from steerkit.errors import SaeError
 from steerkit.files import write_atomic
 from steerkit.lab.reader import ActivationReader
 from steerkit.sae import Sae, SaeSet
+from steerkit.sae.sae_set import statistics_key
+from steerkit.types import Site
 
 QUANTILES: Final[dict[str, float]] = {"q50": 0.5, "q90": 0.9, "q99": 0.99, "q999": 0.999}
 """The quantiles over all tokens that are kept."""
@@ -101,7 +103,9 @@ def calibrate(model: PreTrainedModel, saes: SaeSet, texts: Sequence[Sequence[int
 
 
 def save_statistics(by_site: Mapping[Site, Mapping[str, Tensor]], path: Path, tokens: int, source: str) -> None:
-    """Write `layer_NN.NAME` tensors (`resid_post_NN.NAME` of another hook point than `attn_out`) to a safetensors file whose metadata names the tokens and where they come from.
+    """Write `layer_NN.NAME` tensors to a safetensors file whose metadata names the tokens and where they come from.
+
+    Of another hook point than `attn_out` they are `resid_post_NN.NAME` and so on.
 
     Raises:
         SaeError: it cannot be written.

@@ -141,12 +141,12 @@ class Interventions:
     def _edited(self, edits: Mapping[Feature, Mapping[str, Any]]) -> Policy:
         """A policy with edits at the place; where only the last step is read, that is every step there is."""
         where = "any" if self.last_only else self.place
-        names = {feature: f"l{feature.layer}_{feature.index}" for feature in edits}
+        names = {feature: feature.handle for feature in edits}
         return Policy.model_validate(
             {
                 "steerkit": 1,
                 "name": "edit",
-                "features": {name: {"layer": one.layer, "index": one.index} for one, name in names.items()},
+                "features": {name: {**one.site.content, "index": one.index} for one, name in names.items()},
                 "steer": [{"name": "edit", "where": where, "edit": {names[one]: edit for one, edit in edits.items()}}],
             }
         )

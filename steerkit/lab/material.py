@@ -18,7 +18,7 @@ from steerkit.lab.feature_statistics import check_sites
 from steerkit.lab.measured import SIDES
 from steerkit.lab.ranking import split
 from steerkit.sae import SaeSet
-from steerkit.types import Feature
+from steerkit.types import Feature, Site
 
 FEWEST: Final = 10
 """Conversations of each set at least."""
@@ -35,9 +35,9 @@ class Material:
     """Rows to choose on."""
     held: Tensor
     """Rows to report on."""
-    table: Mapping[int, Tensor]
+    table: Mapping[Site, Tensor]
     """By layer, `(n, d_sae)` largest values over the place."""
-    usual: Mapping[int, Tensor]
+    usual: Mapping[Site, Tensor]
     """By layer, `(d_sae,)` what the features are in the negatives: their mean over steps, where is chosen."""
     groups: Sequence[int] = ()
     """Of each row, which conversations it is a copy of (default: `copies_among`)."""
@@ -55,7 +55,7 @@ class Material:
 
     def values(self, feature: Feature) -> Tensor:
         """`(n,)` of a feature."""
-        return self.table[feature.layer][:, feature.index]
+        return self.table[feature.site][:, feature.index]
 
     def counts(self, rows: Tensor) -> tuple[int, int]:
         """Positives and negatives among some rows; copies count once."""

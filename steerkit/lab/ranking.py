@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from steerkit.lab.two_sample import auroc, benjamini_hochberg, effect_size, mann_whitney
-from steerkit.types import Feature
+from steerkit.types import Feature, Site
 
 LEVEL: Final = 0.05
 """Of the false discovery rate, and of every test."""
@@ -33,14 +33,14 @@ class Ranking(NamedTuple):
         """The features that tell the sets apart at a false discovery rate of 5 %, the best first."""
         return [self.features[int(number)] for number in (self.adjusted <= LEVEL).nonzero()]
 
-    def upto(self, layer: int) -> Ranking:
-        """Of the features of layers up to one; the correction stays that of the complete search."""
-        rows = [number for number, feature in enumerate(self.features) if feature.layer <= layer]
+    def upto(self, site: Site) -> Ranking:
+        """Of the features of sites up to one; the correction stays that of the complete search."""
+        rows = [number for number, feature in enumerate(self.features) if feature.site <= site]
         return Ranking(tuple(self.features[number] for number in rows), self.area[rows], self.adjusted[rows])
 
 
 def rank_features(
-    table: Mapping[int, Tensor], rows: Tensor, positive: Tensor, weights: Tensor | None = None
+    table: Mapping[Site, Tensor], rows: Tensor, positive: Tensor, weights: Tensor | None = None
 ) -> Ranking:
     """Rank by AUROC, in either direction, over the conversations `rows`; of equal ones the larger effect goes first.
 
@@ -50,7 +50,7 @@ def rank_features(
     what is wanted, not the certainty of none, which would hide all but the strongest of tens of thousands.
 
     Args:
-        table: by layer, `(n, d_sae)`.
+        table: by site, `(n, d_sae)`.
         rows: `(m,)` the conversations to rank on.
         positive: `(n,)` bool.
         weights: `(n,)` how much each conversation counts (default: 1).
@@ -58,14 +58,14 @@ def rank_features(
     labels, counted = positive[rows], None if weights is None else weights[rows]
     features: list[Feature] = []
     parts: list[Tensor] = []
-    for layer, values in table.items():
+    for site, values in table.items():
         for start in range(0, values.shape[1], _FEATURES):
             some = values[rows, start : start + _FEATURES]
             alive = (some.amax(dim=0) > some.amin(dim=0)).nonzero().squeeze(-1)
             some = some[:, alive]
             measures = (auroc, mann_whitney, effect_size)
             parts.append(torch.stack([measure(some, labels, counted) for measure in measures]))
-            features += [Feature(layer, start + int(index)) for index in alive]
+            features += [Feature(site, start + int(index)) for index in alive]
     area, p, effect = torch.cat(parts, dim=1)
     order = _best_first(area, effect)
     adjusted = benjamini_hochberg(p)[order] if len(p) else p
@@ -78,11 +78,11 @@ def _best_first(area: Tensor, effect: Tensor) -> Tensor:
 
 
 def grouped(
-    table: Mapping[int, Tensor], rows: Tensor, features: Sequence[Feature]
+    table: Mapping[Site, Tensor], rows: Tensor, features: Sequence[Feature]
 ) -> Iterator[tuple[Feature, tuple[Feature, ...]]]:
     """Each feature that is like no better one, and the worse ones that are like it, by Pearson's correlation."""
     some = features[:_GROUPED]
-    values = torch.stack([table[feature.layer][rows, feature.index] for feature in some]).double()
+    values = torch.stack([table[feature.site][rows, feature.index] for feature in some]).double()
     centred = values - values.mean(dim=1, keepdim=True)
     unit = torch.nn.functional.normalize(centred, dim=1)
     alike = (unit @ unit.T).abs() >= ALIKE

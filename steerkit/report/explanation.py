@@ -89,7 +89,7 @@ def quoted(token: str) -> str:
 
 def name_of(reason: Reason) -> str:
     """Such as `l3_72`."""
-    return f"l{reason.feature.layer}_{reason.feature.index}"
+    return reason.feature.handle
 
 
 def acts_at(found: Explanation, reason: Reason) -> str:
@@ -135,7 +135,7 @@ def show(out: Console, view: ExplainView) -> None:
     out.print()
     for line in view.together:
         out.print(line, soft_wrap=True)
-    layers = "  ".join(f"{layer} {total:+.2f}" for layer, total in found.layers.items())
+    layers = "  ".join(f"{site.compact} {total:+.2f}" for site, total in found.layers.items())
     out.print(f"all features of a layer, by estimate: {layers}", soft_wrap=True)
     out.print(
         "log-odds of the choice that go when a feature is 0: by estimate, ablated at every token, at the choice's step "

@@ -13,7 +13,7 @@ from steerkit.report.tokens import shaded_text, visible
 if TYPE_CHECKING:
     from steerkit.lab.find.contexts import Context, FeatureContexts
     from steerkit.lab.find.top_logits import DecoderTokens
-    from steerkit.sae import Kind, Site
+    from steerkit.sae import Kind
 
 
 class FeatureView(NamedTuple):
@@ -25,7 +25,6 @@ class FeatureView(NamedTuple):
     saes: str
     """Their folder or repository."""
     kind: Kind
-    site: Site
     data: str
     """Source of the contexts."""
     contexts: FeatureContexts
@@ -38,7 +37,7 @@ class FeatureView(NamedTuple):
     @property
     def title(self) -> str:
         """Such as `layer 3 feature 72`."""
-        return f"layer {self.contexts.feature.layer} feature {self.contexts.feature.index}"
+        return str(self.contexts.feature)
 
     @property
     def fires(self) -> str:
@@ -67,7 +66,7 @@ def as_json(view: FeatureView) -> dict[str, Any]:
         "model": view.model,
         "saes": view.saes,
         "kind": view.kind,
-        "site": view.site,
+        "site": found.feature.site.point,
         "data": view.data,
         "tokens": found.tokens,
         "active": found.active,
@@ -83,7 +82,8 @@ def show(out: Console, view: FeatureView) -> None:
     """Print the view for people."""
     out.print(Text.assemble((view.title, "bold"), f"  {visible(view.label or '(no label)')}"), soft_wrap=True)
     out.print(
-        f"{view.kind} SAE on the {view.site} of o_proj, {view.model}; {view.fires} of {view.data}", soft_wrap=True
+        f"{view.kind} SAE on {view.contexts.feature.site.point}, {view.model}; {view.fires} of {view.data}",
+        soft_wrap=True,
     )
     numbers = Text("  ".join(f"{unit} {value}" for unit, value in view.numbers))
     _section(out, f"Statistics ({view.statistics_from})", [numbers])

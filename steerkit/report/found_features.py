@@ -112,7 +112,7 @@ def show_steering_edits(out: Console, steering: SteeringEdits | None) -> None:
         return
     out.print()
     out.print(
-        f"{len(steering.edits)} features of layer {steering.layer} clamped together, strength {steering.strength:g}: "
+        f"{len(steering.edits)} features of {steering.site.name} clamped together, strength {steering.strength:g}: "
         f"the call's log-odds go from {steering.score:+.2f} to {steering.edited:+.2f} in held-out positives (to "
         f"{steering.random:+.2f} under random directions as long; p {steering.p:.2g})"
     )
@@ -135,7 +135,7 @@ def _short(label: str) -> str:
 
 
 def _name(feature: Feature) -> str:
-    return f"l{feature.layer}_{feature.index}"
+    return feature.handle
 
 
 def _auroc(measured: Measured) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from steerkit.policy import Gate, GuardCondition, Policy, leaves_of, watch_key
 from steerkit.report.text import bars
 from steerkit.report.tokens import visible
-from steerkit.types import Call, Turn
+from steerkit.types import Call, Edit, Turn
 
 
 def turn_data(turn: Turn) -> dict[str, Any]:
@@ -19,9 +19,14 @@ def turn_data(turn: Turn) -> dict[str, Any]:
         "calls": [_call_data(call) for call in turn.calls],
         "released": [call.name for call in turn.released],
         "finish": turn.finish,
-        "edits": [asdict(edit) for edit in turn.trace.edits],
+        "edits": [_edit_data(edit) for edit in turn.trace.edits],
         "counterfactual": _counterfactual(turn.counterfactual),
     }
+
+
+def _edit_data(edit: Edit) -> dict[str, Any]:
+    where = {**edit.site.content, "positions": list(edit.positions)}
+    return {"rule": edit.rule, "policy": edit.policy, **where, "norm": edit.norm}
 
 
 def _counterfactual(turn: Turn | None) -> dict[str, Any] | None:

@@ -54,7 +54,7 @@ def _resolved(policy: Policy, engine: Engine) -> Policy:
     if engine.saes is None:
         return policy
     for feature in policy.features.values():
-        engine.saes.check(feature.site)
+        engine.saes.check(feature.feature)
     return resolve(policy, engine.saes.statistic)
 
 

@@ -176,8 +176,8 @@ def _evidence(recorded: RecordedTurn, again: TurnRecord, trace: Trace | None) ->
 
 
 def _features(trace: Trace) -> dict[str, Any]:
-    """A trace as JSON: the watched values, and how strong the strongest features of each layer were."""
-    top = {f"layer {one.layer}": list(struct.unpack(f"<{one.count * one.k}e", one.value)) for one in trace.top}
+    """A trace as JSON: the watched values, and how strong the strongest features of each site were."""
+    top = {one.site.name: list(struct.unpack(f"<{one.count * one.k}e", one.value)) for one in trace.top}
     return {"watched": {name: list(values) for name, values in sorted(trace.watched.items())}, "top": top}
 
 

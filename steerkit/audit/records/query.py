@@ -165,7 +165,7 @@ def _shows(store: Store, stored: StoredRecord, record: Record, feature: str) -> 
         return False
     rows = watched_and_top(unpack(packed))
     layer, colon, index = feature.partition(":")
-    if colon and layer.isdecimal() and index.isdecimal():
-        site = (int(layer), int(index))
-        return any((row.layer, row.index_in_layer) == site for row in rows)
+    if colon and index.isdecimal():
+        site = f"attn_out.{layer}" if layer.isdecimal() else layer
+        return any((row.site, row.index_in_layer) == (site, int(index)) for row in rows)
     return any(row.name is not None and feature in (row.name, row.name.partition(".")[2]) for row in rows)

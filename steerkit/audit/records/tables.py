@@ -37,6 +37,8 @@ class Value(NamedTuple):
 
     name: str | None
     """POLICY.NAME of a watched one; None of one that is there for its strength."""
+    site: str | None
+    """Hook point and layer."""
     layer: int | None
     """None of a probe."""
     index_in_layer: int | None
@@ -95,6 +97,7 @@ FEATURE_COLUMNS: Final = {
     "record": "string",
     "position": "int64",
     "name": "string",
+    "site": "string",
     "layer": "int64",
     "index": "int64",
     "value": "double",
@@ -105,18 +108,18 @@ Rows = Callable[[Store, StoredRecord], Iterator[dict[str, Any]]]
 
 
 def watched_and_top(trace: Trace) -> Iterator[Value]:
-    """Every value in a trace: the watched ones, then each layer's strongest above 0."""
+    """Every value in a trace: the watched ones, then each site's strongest above 0."""
     for name, values in trace.watched.items():
-        site = trace.features.get(name)
-        layer, index = (None, None) if site is None else (site.layer, site.index)
+        one = trace.features.get(name)
+        site, layer, index = (None, None, None) if one is None else (str(one.site), one.layer, one.index)
         for position, value in enumerate(values, start=trace.start):
-            yield Value(name, layer, index, position, value)
+            yield Value(name, site, layer, index, position, value)
     for top in trace.top:
         total = top.count * top.k
         pairs = zip(struct.unpack(f"<{total}H", top.index), struct.unpack(f"<{total}e", top.value), strict=True)
         for number, (index, value) in enumerate(pairs):
             if value > 0:
-                yield Value(None, top.layer, index, top.start + number // top.k, value)
+                yield Value(None, str(top.site), top.layer, index, top.start + number // top.k, value)
 
 
 def record_rows(store: Store, stored: StoredRecord) -> Iterator[dict[str, Any]]:
@@ -167,7 +170,7 @@ def feature_rows(store: Store, stored: StoredRecord) -> Iterator[dict[str, Any]]
         return
     head = {"sequence": stored.sequence, "record": stored.id}
     for one in watched_and_top(unpack(packed)):
-        site = {"layer": one.layer, "index": one.index_in_layer}
+        site = {"site": one.site, "layer": one.layer, "index": one.index_in_layer}
         yield {**head, "position": one.position, "name": one.name, **site, "value": one.value}
 
 

@@ -26,7 +26,7 @@ from steerkit.audit.schema.codec import (
 )
 from steerkit.decisions import Decision
 from steerkit.errors import AuditError
-from steerkit.types import NOWHERE, Call, Edit, MalformedCall, Message, Span, Tool, Verdict
+from steerkit.types import NOWHERE, Call, Edit, MalformedCall, Message, Site, Span, Tool, Verdict
 from steerkit.types import Reading as RuleReading
 
 PrivateText: TypeAlias = Annotated[str, PRIVATE]
@@ -125,11 +125,36 @@ FORMS[Verdict] = _slots(
     readings=tuple[RuleReading, ...],
     shadowed=Decision | None,
 )
-FORMS[Edit] = (
-    *_slots(rule=str, policy=str, layer=int),
-    Slot("positions", "positions", items(COUNT, least=1)),
-    Slot("norm", "norm", NUMBER),
+
+
+def _read_site(value: Any, at: Path, reading: Reading) -> Site:
+    try:
+        return Site.of(TEXT.read(value, at, reading))
+    except ValueError:
+        raise wrong(value, at, "a hook point and a layer, such as resid_post.3") from None
+
+
+def _edit(key: str, site: Codec) -> Codec:
+    """An edit whose site stands under a key."""
+    slots = (
+        Slot(key, "site", site),
+        Slot("positions", "positions", items(COUNT, least=1)),
+        Slot("norm", "norm", NUMBER),
+    )
+    return in_slots(Edit, (*_slots(rule=str, policy=str), *slots))
+
+
+_EDITS: Final = {
+    "layer": _edit("layer", Codec(lambda *of: Site(COUNT.read(*of)), lambda site: site.layer, Site)),
+    "site": _edit("site", Codec(_read_site, str, Site)),
+}
+"""By the key of its site: that of an `attn_out` is its layer, as in records of before there were other hook points."""
+EDIT: Final = Codec(
+    lambda value, *of: _EDITS["site" if isinstance(value, dict) and "site" in value else "layer"].read(value, *of),
+    lambda edit: _EDITS[next(iter(edit.site.content))].write(edit),
+    Edit,
 )
+Edits: TypeAlias = Annotated[tuple[Edit, ...], items(EDIT)]
 FORMS[Tool] = (
     *_slots(name=str),
     Slot("description", "description", TEXT, lambda: ""),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steerkit.cli.features.show import Index, Layer
-from steerkit.cli.options import Layers, Saes, layer_numbers, load_named
+from steerkit.cli.options import Layers, Saes, layer_numbers, load_named, named_site
 from steerkit.errors import SaeError
 from steerkit.report.out import print_json, say, say_line
 from steerkit.report.tokens import visible
@@ -32,9 +32,9 @@ def labels(
         say_line(f"{sae_set.name}: no labels yet; steerkit features label gives one")
     for feature, text in found.items():
         if json:
-            print_json({"layer": feature.layer, "index": feature.index, "label": text})
+            print_json({**feature.site.content, "index": feature.index, "label": text})
         else:
-            say(f"{feature.layer:>3} {feature.index:>6}  {visible(text)}")
+            say(f"{feature.site.compact:>3} {feature.index:>6}  {visible(text)}")
 
 
 def label(
@@ -51,13 +51,13 @@ def label(
     words = " ".join((text or "").split())
     if bool(words) == remove:
         raise SaeError("expected either a text, what to call the feature, or --remove")
-    feature = Feature(layer, index)
+    feature = Feature(named_site(layer), index)
     sae_set, path = _own(saes)
     sae_set.check(feature)
     named = {**sae_set.labels, feature: words}
     if remove:
         if feature not in sae_set.labels:
-            raise SaeError(f"{path}: layer {layer} feature {index} has no label to remove")
+            raise SaeError(f"{path}: {feature} has no label to remove")
         del named[feature]
     write_labels(path, named)
     say(f"ok: {len(named):,} label{'s' * (len(named) != 1)} in {path}")

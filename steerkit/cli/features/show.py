@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steerkit.cli.loading import load_with_saes, progress
-from steerkit.cli.options import Column, Data, Device, Dtype, Limit, Model, MostTokens, Saes
+from steerkit.cli.options import Column, Data, Device, Dtype, Limit, Model, MostTokens, Saes, named_site
 from steerkit.errors import SaeError
 from steerkit.report.out import console, print_json
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from steerkit.sae import SaeSet
     from steerkit.types import Feature
 
-Layer = Annotated[int, typer.Argument(min=0, help="The feature's layer, from 0.")]
+Layer = Annotated[str, typer.Argument(help="The feature's layer, from 0, or its site such as resid_post.3.")]
 Index = Annotated[int, typer.Argument(min=0, help="Its index in the layer's dictionary, from 0.")]
 
 
@@ -50,7 +50,7 @@ def show(
     from steerkit.report import feature as feature_view
     from steerkit.types import Feature
 
-    feature = Feature(layer, index)
+    feature = Feature(named_site(layer), index)
     loaded, sae_set = load_with_saes(model, saes, device, dtype)
     sae_set.check(feature)
     corpus = read_corpus(data, loaded, text_column=text_column, max_tokens=max_tokens, limit=limit)
@@ -75,7 +75,7 @@ def _view(loaded: LoadedModel, sae_set: SaeSet, feature: Feature, corpus: Corpus
     from steerkit.lab.find.top_logits import decoder_tokens
     from steerkit.report.feature import FeatureView
 
-    model, tokenizer, sae = loaded.model, loaded.tokenizer, sae_set[feature.layer]
+    model, tokenizer, sae = loaded.model, loaded.tokenizer, sae_set[feature.site]
     with progress(corpus.tokens, "tokens") as report:
         contexts = feature_contexts(model, tokenizer, sae_set, feature, corpus.texts, **sizes, report=report)
     statistics_from, statistics = _statistics(sae_set, contexts, corpus.source)
@@ -84,7 +84,6 @@ def _view(loaded: LoadedModel, sae_set: SaeSet, feature: Feature, corpus: Corpus
         loaded.name,
         sae_set.name,
         sae.kind,
-        sae.site,
         corpus.source,
         contexts,
         decoder_tokens(model, tokenizer, sae_set, feature, top=sizes["top"]),

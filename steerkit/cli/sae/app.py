@@ -38,8 +38,8 @@ def inspect(
     rows = summarize(saes)
     if json:
         for row in rows:
-            one = saes[row.layer]
-            print_json({**_finite(row._asdict()), "dense": row.dense, "kind": one.kind, "site": one.site})
+            said = {"layer": row.layer, **row._asdict(), "dense": row.dense, "kind": saes[row.site].kind}
+            print_json(_finite({**said, "site": row.site.point}))
         return
     out = console()
     out.print(layer_table(rows, saes))

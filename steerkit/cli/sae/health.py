@@ -112,11 +112,12 @@ def _load(
 
 def _print_json(found: list[Fidelity], kept: CallFidelity | None) -> None:
     for one in found:
-        plain = {**asdict(one), "recovered": one.recovered, "recovered_mean": one.recovered_mean}
+        plain = {**one.site.content, **asdict(one), "recovered": one.recovered, "recovered_mean": one.recovered_mean}
         del plain["rates"]
         print_json(plain)
     if kept is not None:
-        print_json({"calls": asdict(kept)})
+        by_layer = {str(site.compact): count for site, count in kept.by_layer.items()}
+        print_json({"calls": {**vars(kept), "by_layer": by_layer}})
 
 
 def _show(found: list[Fidelity], kept: CallFidelity | None, corpus: Corpus) -> None:
@@ -126,9 +127,9 @@ def _show(found: list[Fidelity], kept: CallFidelity | None, corpus: Corpus) -> N
     for title in _COLUMNS:
         table.add_column(title, justify="right")
     for one in found:
-        same = "-" if kept is None else f"{kept.by_layer[one.layer]} of {kept.calling}"
+        same = "-" if kept is None else f"{kept.by_layer[one.site]} of {kept.calling}"
         table.add_row(
-            str(one.layer),
+            str(one.site.compact),
             f"{one.mse:.4f}",
             f"{one.fvu:.3f}",
             f"{one.l0:.1f}",

@@ -9,14 +9,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerkit.cli.options import Column, Data, Device, Dtype, Layers, Model, MostTokens, layer_numbers, layer_table
+from steerkit.cli.options import (
+    Column,
+    Data,
+    Device,
+    Dtype,
+    Layers,
+    Model,
+    MostTokens,
+    hook_point,
+    layer_numbers,
+    layer_table,
+)
 from steerkit.report.out import console
+from steerkit.types import POINTS, Point
 
 if TYPE_CHECKING:
     from steerkit.lab.train.recipe import Recipe
     from steerkit.lab.train.trainer import Beat
 
 Option = typer.Option
+HookPoint = Annotated[
+    str, Option(metavar="POINT", help=f"The hook point to train on: {', '.join(POINTS)} (default: o_proj's output).")
+]
 Out = Annotated[
     Path, Option(metavar="FOLDER", help="New or empty folder; with the same run begun in it, the run goes on.")
 ]
@@ -60,6 +75,7 @@ def train(
     max_tokens: MostTokens = None,
     recipe: RecipeName = "seed",
     layers: Layers = None,
+    site: HookPoint = "attn_out",
     d_sae: Size = None,
     epochs: Epochs = None,
     batch: Batch = None,
@@ -78,7 +94,7 @@ def train(
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Train SAEs on the o_proj outputs of all layers at once; by default with the recipe of the published ones.
+    """Train SAEs on one hook point of all layers at once; by default with the recipe of the published ones.
 
     Several processes share the work when `accelerate launch -m steerkit.cli.main sae train ...` starts them.
     """
@@ -89,7 +105,20 @@ def train(
     chosen = named(recipe, **sizes, **rates)  # type: ignore[arg-type]  # it checks the name
     read = {"text_column": text_column, "max_tokens": max_tokens}
     written = {"safetensors": safetensors, "save_every": save_every}
-    _train(chosen, data, read, out, save_dtype, written, model, device, dtype, layer_numbers(layers), seed)
+    _train(
+        chosen,
+        data,
+        read,
+        out,
+        save_dtype,
+        written,
+        model,
+        device,
+        dtype,
+        layer_numbers(layers),
+        hook_point(site),
+        seed,
+    )
 
 
 def _train(
@@ -103,6 +132,7 @@ def _train(
     device: str | None,
     dtype: str | None,
     layers: list[int] | None,
+    point: Point,
     seed: int,
 ) -> None:
     from steerkit.engine import load_model
@@ -119,7 +149,15 @@ def _train(
     output = Output(out, loaded.published_name or model, weights, **written)
     with _progress(shown=group.first) as report:
         saes = train_set(
-            loaded.model, corpus.texts, recipe, output, layers=layers, seed=seed, group=group, report=report
+            loaded.model,
+            corpus.texts,
+            recipe,
+            output,
+            layers=layers,
+            point=point,
+            seed=seed,
+            group=group,
+            report=report,
         )
     if group.first:
         cut = f", {corpus.cut} of them cut" if corpus.cut else ""

@@ -37,7 +37,7 @@ from steerkit.steer import (
     read_watched,
     traced_sites,
 )
-from steerkit.types import Trace
+from steerkit.types import Site, Trace
 from steerkit.version import __version__
 
 T = TypeVar("T")
@@ -177,7 +177,7 @@ class HfEngine:
         return Batch.of([row.ids for row in rows], dialect_of(self.loaded.tokenizer).pad, self.loaded.device)
 
     def _attached(
-        self, plan: Plan, rows: Sequence[Row], batch: Batch, capacity: int, trace: Collection[int] = ()
+        self, plan: Plan, rows: Sequence[Row], batch: Batch, capacity: int, trace: Collection[Site] = ()
     ) -> AbstractContextManager[Attached]:
         return attach(
             self.loaded.model,

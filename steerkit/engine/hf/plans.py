@@ -12,6 +12,7 @@ import torch
 from steerkit.policy import Policy, fingerprint
 from steerkit.sae import SaeSet
 from steerkit.steer import Plan, compile_plan
+from steerkit.types import Site
 
 _MOST: Final = 32
 """How many plans are kept; each holds columns of the decoders that its policies touch."""
@@ -27,7 +28,7 @@ class Plans:
         self.compiled = 0
         """Plans compiled so far."""
 
-    def of(self, requests: Sequence[Sequence[Policy]], devices: Mapping[int, torch.device]) -> Plan:
+    def of(self, requests: Sequence[Sequence[Policy]], devices: Mapping[Site, torch.device]) -> Plan:
         """The plan of requests with these policies, as `compile_plan` makes it, which says its errors."""
         rows = dict.fromkeys(tuple(map(fingerprint, policies)) for policies in requests if policies)
         key = (tuple(rows), tuple(devices.items()))

@@ -16,6 +16,7 @@ from steerkit.engine.hf.prefix_cache import PrefixCache, Reuse, can_be_cut
 from steerkit.policy import fingerprint
 from steerkit.sae import SaeSet
 from steerkit.steer import Attached
+from steerkit.types import Site
 
 
 class Blocks(NamedTuple):
@@ -45,7 +46,7 @@ def blocks_of(
     return Blocks(ends, Reuse(cache, salt(loaded, saes, row, attached.recorder.kept), attached.snapshots))
 
 
-def salt(loaded: LoadedModel, saes: SaeSet | None, row: Row, traced: frozenset[int]) -> bytes:
+def salt(loaded: LoadedModel, saes: SaeSet | None, row: Row, traced: frozenset[Site]) -> bytes:
     """A hash of all that shapes keys, values and what steering keeps, besides the tokens.
 
     That is the weights, even as changed in place since they were loaded, the SAEs, the complete policies in order, the

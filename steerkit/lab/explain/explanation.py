@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from steerkit.lab.explain.contrast import Contrast
 from steerkit.lab.explain.feature_roles import Role
-from steerkit.types import CallLike, Feature
+from steerkit.types import CallLike, Feature, Site
 
 
 class Target(NamedTuple):
@@ -91,8 +91,8 @@ class Explanation:
     """Of prompt and reply, as text."""
     sources: tuple[str, ...]
     """The part of the conversation that each token belongs to."""
-    layers: dict[int, float]
-    """By layer, the estimated effects of all its features together."""
+    layers: dict[Site, float]
+    """By site, the estimated effects of all its features together."""
     reasons: tuple[Reason, ...]
     """The features without which most of the score would go, by estimate, the largest first."""
     opposing: tuple[Reason, ...]

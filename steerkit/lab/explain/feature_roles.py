@@ -12,7 +12,7 @@ from torch import Tensor
 from steerkit.lab.attribution import effects_at
 from steerkit.lab.explain.replayed_turn import Gradients
 from steerkit.sae import Sae, SaeSet
-from steerkit.types import Feature
+from steerkit.types import Feature, Site
 
 _TOKENS_AT_ONCE: Final = 512
 _LISTED: Final = 3
@@ -87,7 +87,7 @@ class Roles(NamedTuple):
     """Roles of the features that matter most."""
 
     score: float
-    layers: dict[int, float]
+    layers: dict[Site, float]
     """The effects of all features of a layer together."""
     supporting: tuple[Role, ...]
     """Effects above 0, the largest first."""
@@ -111,19 +111,19 @@ def roles_of(saes: SaeSet, read: Gradients, sources: Sequence[str], extent: Exte
         extent: how many to rank and to describe, and how many random ones to draw.
     """
     generator, top = torch.Generator().manual_seed(extent.seed), extent.top
-    sums = {layer: _sums(saes, read, layer) for layer in saes}
+    sums = {site: _sums(saes, read, site) for site in saes}
     ranked, opposing = _largest(sums, 1, extent.most), _largest(sums, -1, top)
     described = [*ranked[:top], *opposing]
-    columns = {layer: _columns(saes, read, layer, [*ranked, *opposing]) for layer in saes}
+    columns = {site: _columns(saes, read, site, [*ranked, *opposing]) for site in saes}
     curves = {feature: curve for of_layer in columns.values() for feature, curve in of_layer.items()}
     roles = {feature: _role(read, sources, feature, *curves[feature]) for feature in described}
     strongest = {feature: int(effects.abs().argmax()) for feature, (_, effects) in curves.items()}
-    alike = {feature: one for layer in saes for feature, one in _active_at(saes, read, layer, strongest).items()}
+    alike = {feature: one for site in saes for feature, one in _active_at(saes, read, site, strongest).items()}
     controls = {feature: _shuffled(alike[feature], generator) for feature in [*ranked, *opposing]}
     free = {feature: [one for one in others if one not in curves] for feature, others in controls.items()}
     return Roles(
         read.score,
-        {layer: float(total.sum()) for layer, total in sums.items()},
+        {site: float(total.sum()) for site, total in sums.items()},
         tuple(roles[feature] for feature in ranked[:top]),
         tuple(roles[feature] for feature in opposing),
         tuple(ranked),
@@ -141,37 +141,37 @@ def _drawn(others: Sequence[Sequence[Feature]], draw: int) -> tuple[Feature, ...
     return tuple(chosen)
 
 
-def _parts(saes: SaeSet, read: Gradients, layer: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _parts(saes: SaeSet, read: Gradients, site: Site) -> Iterator[tuple[Tensor, Tensor]]:
     """Features and effects of a layer, `(tokens, d_sae)`, some tokens at a time."""
-    y, gradient = read.activations[layer], read.gradients[layer]
-    sae: Sae = saes[layer].to(y.device)
+    y, gradient = read.activations[site], read.gradients[site]
+    sae: Sae = saes[site].to(y.device)
     for some, slopes in zip(y.split(_TOKENS_AT_ONCE), gradient.split(_TOKENS_AT_ONCE), strict=True):
         yield effects_at(sae, some, slopes)
 
 
-def _sums(saes: SaeSet, read: Gradients, layer: int) -> Tensor:
+def _sums(saes: SaeSet, read: Gradients, site: Site) -> Tensor:
     """`(d_sae,)` effects over all tokens."""
-    total: Tensor = torch.stack([effects.sum(dim=0) for _, effects in _parts(saes, read, layer)]).sum(dim=0).cpu()
+    total: Tensor = torch.stack([effects.sum(dim=0) for _, effects in _parts(saes, read, site)]).sum(dim=0).cpu()
     return total
 
 
-def _largest(sums: Mapping[int, Tensor], sign: int, top: int) -> list[Feature]:
+def _largest(sums: Mapping[Site, Tensor], sign: int, top: int) -> list[Feature]:
     """The features whose effects are largest on one side of 0."""
     found = []
-    for layer, total in sums.items():
+    for site, total in sums.items():
         best = (sign * total).topk(min(top, len(total)))
         pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        found += [(value, Feature(layer, index)) for value, index in pairs if value > 0]
+        found += [(value, Feature(site, index)) for value, index in pairs if value > 0]
     return [feature for _, feature in sorted(found, key=lambda one: (-one[0], one[1]))[:top]]
 
 
 def _columns(
-    saes: SaeSet, read: Gradients, layer: int, features: Sequence[Feature]
+    saes: SaeSet, read: Gradients, site: Site, features: Sequence[Feature]
 ) -> dict[Feature, tuple[Tensor, Tensor]]:
     """Of each of the features that are in this layer, its `(T,)` values and `(T,)` effects."""
-    here = [feature for feature in features if feature.layer == layer]
+    here = [feature for feature in features if feature.site == site]
     indices = torch.tensor([feature.index for feature in here], dtype=torch.long)
-    pairs = [tuple(part[:, indices.to(part.device)].cpu() for part in both) for both in _parts(saes, read, layer)]
+    pairs = [tuple(part[:, indices.to(part.device)].cpu() for part in both) for both in _parts(saes, read, site)]
     values, effects = (torch.cat(column) for column in zip(*pairs, strict=True))
     return {feature: (values[:, number], effects[:, number]) for number, feature in enumerate(here)}
 
@@ -202,14 +202,14 @@ def _reads(carried: Tensor | None, sources: Sequence[str]) -> tuple[Reads, ...]:
 
 
 def _active_at(
-    saes: SaeSet, read: Gradients, layer: int, positions: Mapping[Feature, int]
+    saes: SaeSet, read: Gradients, site: Site, positions: Mapping[Feature, int]
 ) -> dict[Feature, list[Feature]]:
     """Of each of the features that are in this layer, all that are active in it at the feature's token."""
-    here = {feature: position for feature, position in positions.items() if feature.layer == layer}
-    y = read.activations[layer][list(here.values())]
-    active = saes[layer].to(y.device).encode(y).cpu() > 0
+    here = {feature: position for feature, position in positions.items() if feature.site == site}
+    y = read.activations[site][list(here.values())]
+    active = saes[site].to(y.device).encode(y).cpu() > 0
     return {
-        feature: [Feature(layer, index) for index in row.nonzero().squeeze(-1).tolist()]
+        feature: [Feature(site, index) for index in row.nonzero().squeeze(-1).tolist()]
         for feature, row in zip(here, active, strict=True)
     }
 

@@ -17,12 +17,12 @@ from steerkit.chat import dialect_of, place_machine
 from steerkit.engine import LoadedModel, cache_name
 from steerkit.errors import AuditError, SaeError
 from steerkit.guard import policies_in
-from steerkit.lab.activations import Rewrite, rewritten
+from steerkit.lab.activations import Rewrite, rewritten, values_rewritten
 from steerkit.policy import Policy
 from steerkit.runtime import opening_of
 from steerkit.sae import SaeSet
 from steerkit.steer import Plan, attach, compile_plan, find_sites
-from steerkit.types import Feature
+from steerkit.types import Feature, Site
 
 _SHAPING = ("model.fingerprint", "model.tokenizer", "saes", "policies")
 """Parts of a record that must be unchanged: with others, another turn would be explained."""
@@ -32,9 +32,9 @@ class Gradients(NamedTuple):
     """Activations that the SAEs read in one pass, and the gradients of a score with respect to them."""
 
     score: float
-    activations: dict[int, Tensor]
+    activations: dict[Site, Tensor]
     """By layer, `(T, d_in)` after the turn's own steering."""
-    gradients: dict[int, Tensor]
+    gradients: dict[Site, Tensor]
     """By layer, `(T, d_in)` of the score."""
     carried: Callable[[Feature, int], Tensor | None]
     """Of a feature at a token: `(T,)` how much of it attention carried there from each token's values in its layer, so
@@ -258,12 +258,12 @@ def _has_values(loaded: LoadedModel, layer: int) -> bool:
 
 def _ablation(features: Sequence[Feature]) -> Policy:
     """A policy that sets features to 0 at every token."""
-    names = {f"l{feature.layer}_{feature.index}": feature for feature in features}
+    names = {feature.handle: feature for feature in features}
     return Policy.model_validate(
         {
             "steerkit": 1,
             "name": "ablation",
-            "features": {name: {"layer": one.layer, "index": one.index} for name, one in names.items()},
+            "features": {name: {**one.site.content, "index": one.index} for name, one in names.items()},
             "steer": [{"name": "ablate", "where": "any", "edit": {name: {"ablate": True} for name in names}}],
         }
     )

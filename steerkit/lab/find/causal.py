@@ -100,11 +100,11 @@ def causes(
     generator = torch.Generator().manual_seed(seed)
     effects = []
     for number, feature in enumerate(tried):
-        value = float(material.usual[feature.layer][feature.index])
+        value = float(material.usual[feature.site][feature.index])
         effects.append(interventions.effect(feature, value, generator))
         if report is not None:
             report(number + 1, len(tried))
-    guesses = [[float(one.layers[f.layer].sums[:, f.index].mean()) for f in tried] for one in (usual, nothing)]
+    guesses = [[float(one.layers[f.site].sums[:, f.index].mean()) for f in tried] for one in (usual, nothing)]
     signed = [one.clamped * (1 if one.clamped.mean() > 0 else -1) - one.random for one in effects]
     p = holm(torch.tensor([signed_rank(one) for one in signed], dtype=torch.float64)).tolist()
     least = [least_p(int((one != 0).sum()) or len(held), len(tried)) for one in signed]
@@ -159,10 +159,10 @@ def estimated(
 def _strongest(estimate: Attribution, count: int) -> list[Feature]:
     """The features whose mean effect is largest by size."""
     found = []
-    for layer, effect in estimate.layers.items():
+    for site, effect in estimate.layers.items():
         means = effect.sums.mean(dim=0)
         best = means.abs().topk(min(count, len(means))).indices
-        found += [(abs(float(means[index])), Feature(layer, int(index))) for index in best]
+        found += [(abs(float(means[index])), Feature(site, int(index))) for index in best]
     return [feature for _, feature in sorted(found, reverse=True)[:count]]
 
 

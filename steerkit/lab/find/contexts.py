@@ -87,7 +87,7 @@ def feature_contexts(
     """
     saes.check(feature)
     if not any(map(len, texts)):
-        raise SaeError(f"layer {feature.layer} feature {feature.index}: got no tokens to read it over, expected a text")
+        raise SaeError(f"{feature}: got no tokens to read it over, expected a text")
     counts, found, active = FeatureCounts(1), _Strongest(top), 0
     for text, values in _values(model, saes, feature, texts):
         counts.add(values.unsqueeze(1))

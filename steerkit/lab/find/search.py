@@ -27,7 +27,7 @@ from steerkit.lab.ranking import LEVEL, Ranking, grouped, rank_features
 from steerkit.lab.sparse_probe import sparse_probe
 from steerkit.lab.two_sample import auroc, auroc_gain, effect_size, least_mann_whitney
 from steerkit.sae import SaeSet
-from steerkit.types import Feature, Place
+from steerkit.types import Feature, Place, Site
 
 _SCREENED: Final = 1_000  # features that the probe chooses among
 
@@ -136,11 +136,11 @@ def fewest_to_choose_on(tests: int) -> int:
 
 
 def probe_upto(
-    loaded: LoadedModel, saes: SaeSet, material: Material, found: Found, layer: int, *, most: int = 8, seed: int = 0
+    loaded: LoadedModel, saes: SaeSet, material: Material, found: Found, site: Site, *, most: int = 8, seed: int = 0
 ) -> FoundProbe | None:
-    """A probe as `find` fits it, over features of layers up to `layer`; None where none of them is significant."""
+    """A probe as `find` fits it, over features of sites up to `site`; None where none of them is significant."""
     ranking = rank_features(material.table, material.chosen, material.positive, material.weights)
-    early = ranking.upto(layer)
+    early = ranking.upto(site)
     return _found_probe(loaded, saes, material, early, found.features, most, seed) if early.significant else None
 
 

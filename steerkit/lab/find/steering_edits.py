@@ -23,7 +23,7 @@ from steerkit.lab.measured import Share
 from steerkit.lab.ranking import LEVEL
 from steerkit.lab.two_sample import least_signed_rank, signed_rank
 from steerkit.sae import SaeSet
-from steerkit.types import Feature, Place
+from steerkit.types import Feature, Place, Site
 
 STEERED_AT: Final[Place] = "reply.start"
 """The place whose decision can be turned: its step decides for the call and is still before it."""
@@ -41,7 +41,7 @@ _CASES: Final = 64  # positives to choose on, and as many to prove on
 class SteeringEdits:
     """Edits of one layer that are made where the reply begins, and what became of held-out positives under them."""
 
-    layer: int
+    site: Site
     strength: float
     """Step from a feature's value in the positives towards its value in the negatives; 1 reaches it."""
     edits: Mapping[Feature, float]
@@ -104,9 +104,9 @@ def find_steering_edits(
     features = _features(loaded, saes, material, chosen, generator)
     if not features:
         return None
-    layer = features[0].layer
-    gate = _gate(loaded, saes, material, found, layer, most, seed)
-    if gate is None and _latest(found) > layer:
+    site = features[0].site
+    gate = _gate(loaded, saes, material, found, site, most, seed)
+    if gate is None and _latest(found) > site:
         return None
     if strength is None:
         strength = _dose(chosen, material, features)
@@ -118,7 +118,7 @@ def find_steering_edits(
     turned = Share(int((edited[calls] <= 0).sum()), int(calls.sum()))
     by_chance = Share(int((random[:, calls] <= 0).sum()), int(calls.sum()) * len(random))
     before, after, chance = (float(one.mean()) for one in (held.plain, edited, random))
-    return SteeringEdits(layer, strength, edits, gate, before, after, chance, turned, by_chance, p, least)
+    return SteeringEdits(site, strength, edits, gate, before, after, chance, turned, by_chance, p, least)
 
 
 def _features(
@@ -128,11 +128,11 @@ def _features(
     cases = positives(material, material.chosen, _CASES)
     estimate = estimated(loaded, saes, material, interventions.decided, cases)
     most, best = 0.0, list[Feature]()
-    for layer, effect in estimate.layers.items():
+    for site, effect in estimate.layers.items():
         means = effect.sums.mean(dim=0)
         values, indices = means.topk(min(MOST, len(means)))
         strong = (values > 0) & (values >= _FAINT * values[0])
-        features = [Feature(layer, int(index)) for index in indices[strong]]
+        features = [Feature(site, int(index)) for index in indices[strong]]
         if features:
             clamps = _clamps(material, features, 1.0)
             beyond = _beyond(
@@ -152,7 +152,7 @@ def _clamps(material: Material, features: Sequence[Feature], strength: float) ->
     rows = material.chosen[material.positive[material.chosen]]
     clamps = {}
     for feature in features:
-        there, usual = float(material.values(feature)[rows].mean()), float(material.usual[feature.layer][feature.index])
+        there, usual = float(material.values(feature)[rows].mean()), float(material.usual[feature.site][feature.index])
         clamps[feature] = there + strength * (usual - there)
     return clamps
 
@@ -173,14 +173,14 @@ def _turned(scores: Tensor, calls: Tensor) -> Tensor:
     return (scores[calls] <= 0).float().mean()
 
 
-def _latest(found: Found) -> int:
+def _latest(found: Found) -> Site:
     probe = found.condition
-    return max(feature.layer for feature in (probe.weights if probe else [found.features[0].feature]))
+    return max(feature.site for feature in (probe.weights if probe else [found.features[0].feature]))
 
 
 def _gate(
-    loaded: LoadedModel, saes: SaeSet, material: Material, found: Found, layer: int, most: int, seed: int
+    loaded: LoadedModel, saes: SaeSet, material: Material, found: Found, site: Site, most: int, seed: int
 ) -> FoundProbe | None:
-    if _latest(found) <= layer:
+    if _latest(found) <= site:
         return None
-    return probe_upto(loaded, saes, material, found, layer, most=most, seed=seed)
+    return probe_upto(loaded, saes, material, found, site, most=most, seed=seed)

@@ -64,11 +64,12 @@ def decoder_tokens(
             f"{type(model).__name__}: found no {'unembedding' if isinstance(norm, nn.Module) else 'final norm'} to "
             f"read a decoder row through; expected a causal language model with `norm` after its layers"
         )
-    sae, layer = saes[feature.layer], body.layers[feature.layer]
+    sae, layer = saes[feature.site], body.layers[feature.layer]
     direction = sae.W_dec[feature.index].detach().float().cpu()
-    if sae.site == "input":
+    if feature.site.point == "attn_in":
         direction = layer.self_attn.o_proj.weight.detach().float().cpu() @ direction
-    for one in (_norm_of_output(layer), norm):
+    own = _norm_of_output(layer) if feature.site.point.startswith("attn") else None  # the others are behind it
+    for one in (own, norm):
         direction = direction if one is None else direction * _gain(one, len(direction))
     return _ends(tokenizer, _logits(unembedding.get_parameter("weight"), direction), top)
 

@@ -90,7 +90,7 @@ def _feature_condition(best: FoundFeature, saes: SaeSet) -> dict[str, Any]:
     bound = best.measured.bound
     if best.lower and bound <= 0:
         raise SaeError(
-            f"layer {best.feature.layer} feature {best.feature.index}: it is 0 in too many of both sets to set a bound "
+            f"{best.feature}: it is 0 in too many of both sets to set a bound "
             f"below which the positives are; give more conversations, or another --at"
         )
     try:
@@ -119,11 +119,11 @@ def _weights(probe: FoundProbe) -> dict[str, Any]:
 
 def _site(feature: Feature, saes: SaeSet) -> dict[str, Any]:
     label = saes.labels.get(feature)
-    return {"layer": feature.layer, "index": feature.index, **({"label": label} if label else {})}
+    return {**feature.site.content, "index": feature.index, **({"label": label} if label else {})}
 
 
 def _name(feature: Feature) -> str:
-    return f"l{feature.layer}_{feature.index}"
+    return feature.handle
 
 
 def _rounded(value: float) -> float:

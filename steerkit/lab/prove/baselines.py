@@ -16,7 +16,7 @@ from torch import Tensor
 
 from steerkit.policy import Policy, SteerRule
 from steerkit.sae import SaeSet
-from steerkit.types import Feature
+from steerkit.types import Feature, Site
 
 Rows: TypeAlias = Mapping[Feature, Tensor]
 """Decoder rows `(d_in,)` in place of a set's own."""
@@ -36,29 +36,29 @@ class Setup(NamedTuple):
         return own if own is None or self.rows is None else with_rows(own, self.rows)
 
 
-def edited_features(policy: Policy) -> dict[int, list[int]]:
-    """By layer, the indices that any steering rule edits, in order."""
-    sites = {policy.features[name].feature for rule in policy.steer for name in rule.edit}
-    return {
-        layer: sorted(site.index for site in sites if site.layer == layer) for layer in sorted({s.layer for s in sites})
-    }
+def edited_features(policy: Policy) -> dict[Site, list[int]]:
+    """By site, the indices that any steering rule edits, in order."""
+    found: dict[Site, list[int]] = {}
+    for one in sorted({policy.features[name].feature for rule in policy.steer for name in rule.edit}):
+        found.setdefault(one.site, []).append(one.index)
+    return found
 
 
 def with_rows(saes: SaeSet, rows: Rows) -> SaeSet:
     """The set with other decoder rows for some features, and without statistics: quantities must be raw."""
     checkpoints = dict(saes.checkpoints)
-    for layer in {feature.layer for feature in rows}:
-        sae, decoder = saes[layer], saes[layer].W_dec.float().clone()  # a rounded row would have another norm
+    for site in {feature.site for feature in rows}:
+        sae, decoder = saes[site], saes[site].W_dec.float().clone()  # a rounded row would have another norm
         for feature, row in rows.items():
-            if feature.layer == layer:
+            if feature.site == site:
                 decoder[feature.index] = row.to(decoder)
-        checkpoints[layer] = replace(checkpoints[layer], sae=sae.having(W_dec=decoder))
-    return SaeSet(saes.name, checkpoints, labels=saes.labels, folder=saes.folder)
+        checkpoints[site] = replace(checkpoints[site], sae=sae.having(W_dec=decoder))
+    return SaeSet(saes.name, checkpoints.values(), labels=saes.labels, folder=saes.folder)
 
 
 def scaled(saes: SaeSet, policy: Policy, factor: float) -> Rows:
     """Rows for what the policy writes times a factor: 0 is nothing, -1 the opposite sign."""
-    return {f: factor * saes[f.layer].W_dec[f.index].float() for f in _features(policy)}
+    return {f: factor * saes[f.site].W_dec[f.index].float() for f in _features(policy)}
 
 
 def random_features(saes: SaeSet, policy: Policy, seed: int) -> Rows:
@@ -70,8 +70,8 @@ def random_features(saes: SaeSet, policy: Policy, seed: int) -> Rows:
     """
     generator = torch.Generator().manual_seed(seed)
     rows: dict[Feature, Tensor] = {}
-    for layer, indices in edited_features(policy).items():
-        decoder = saes[layer].W_dec.float()
+    for site, indices in edited_features(policy).items():
+        decoder = saes[site].W_dec.float()
         wanted = decoder[indices].double()
         others = torch.ones(len(decoder), dtype=torch.bool)
         others[indices] = False
@@ -84,35 +84,35 @@ def random_features(saes: SaeSet, policy: Policy, seed: int) -> Rows:
             chosen = free[torch.randperm(len(free), generator=generator)[: len(indices)]]
             left, _, right = torch.linalg.svd(decoder[chosen].double(), full_matrices=False)
             turned = _root(wanted @ wanted.T) @ (left @ right)
-        rows |= {Feature(layer, index): row.float() for index, row in zip(indices, turned, strict=True)}
+        rows |= {Feature(site, index): row.float() for index, row in zip(indices, turned, strict=True)}
     return rows
 
 
 def along(
-    saes: SaeSet, policy: Policy, directions: Mapping[tuple[str, int], Tensor], norms: Mapping[tuple[str, int], float]
+    saes: SaeSet, policy: Policy, directions: Mapping[tuple[str, Site], Tensor], norms: Mapping[tuple[str, Site], float]
 ) -> Setup:
     """A policy whose rules write a constant along one direction in each layer instead of their edits.
 
     Args:
         saes: the set.
         policy: raw, with steering rules.
-        directions: by rule and layer, `(d_in,)`; of any length.
-        norms: by rule and layer, how long what is written is; a rule and layer without one writes nothing.
+        directions: by rule and site, `(d_in,)`; of any length.
+        norms: by rule and site, how long what is written is; a rule and site without one writes nothing.
     """
     rows: dict[Feature, Tensor] = {}
     rules = []
     for rule in policy.steer:
         edits: dict[str, Any] = {}
         for name in rule.edit:
-            site = policy.features[name].feature
-            taken = {policy.features[other].layer for other in edits}
-            if site.layer in taken or site in rows or (rule.name, site.layer) not in norms:
+            feature = policy.features[name].feature
+            taken = {policy.features[other].feature.site for other in edits}
+            if feature.site in taken or feature in rows or (rule.name, feature.site) not in norms:
                 continue
-            direction = directions.get((rule.name, site.layer))
+            direction = directions.get((rule.name, feature.site))
             if direction is None:
                 continue
-            rows[site] = direction / direction.norm().clamp(min=1e-12)
-            edits[name] = {"shift": norms[rule.name, site.layer]}
+            rows[feature] = direction / direction.norm().clamp(min=1e-12)
+            edits[name] = {"shift": norms[rule.name, feature.site]}
         if edits:
             rules.append({**rule.model_dump(exclude_none=True), "edit": edits})
     content = {**policy.model_dump(exclude_none=True), "steer": rules, "guard": None}
@@ -167,7 +167,7 @@ def asked_for(messages: Sequence[Mapping[str, Any]], ask: str) -> list[Mapping[s
 
 
 def _features(policy: Policy) -> list[Feature]:
-    return [Feature(layer, index) for layer, indices in edited_features(policy).items() for index in indices]
+    return [Feature(site, index) for site, indices in edited_features(policy).items() for index in indices]
 
 
 def _root(gram: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from steerkit.lab.ranking import split
 from steerkit.lab.workers.local import Mapper, in_this_process
 from steerkit.policy import Policy, fingerprint
 from steerkit.sae import SaeSet
+from steerkit.types import Site
 
 Report = Callable[[int, int], None]
 """Callback for progress: conversations that were run, and how many there are."""
@@ -187,13 +188,13 @@ class _Evaluator:
         halves = split(self._groups, self._positive, 0.5, self.settings.seed)
         return [half.tolist() for half in halves]
 
-    def _directions(self) -> list[Mapping[tuple[str, int], Tensor]]:
+    def _directions(self) -> list[Mapping[tuple[str, Site], Tensor]]:
         """For each half the difference of the means, benign less harmful, of the other half at each rule's place."""
         assert self.saes is not None  # only asked for where there is steering
-        found: list[dict[tuple[str, int], Tensor]] = [{}, {}]
+        found: list[dict[tuple[str, Site], Tensor]] = [{}, {}]
         for rule in baselines.acting_rules(self.policy):
-            layers = {self.policy.features[name].layer for name in rule.edit}
-            saes = SaeSet(self.saes.name, {n: one for n, one in self.saes.checkpoints.items() if n in layers})
+            sites = {self.policy.features[name].feature.site for name in rule.edit}
+            saes = SaeSet(self.saes.name, [one for site, one in self.saes.checkpoints.items() if site in sites])
             placed = [case._replace(steps=steps_at(self.loaded, case, rule.where)) for case in self._cases]
             numbers = [number for number, case in enumerate(placed) if case.steps]
             means = mean_activations(self.loaded, saes, [placed[number] for number in numbers])
@@ -202,8 +203,8 @@ class _Evaluator:
                 inside = torch.tensor([number in half for number in numbers])
                 if not (inside & positive).any() or not (inside & ~positive).any():
                     continue
-                for layer, values in means.items():
-                    own[rule.name, layer] = values[inside & ~positive].mean(0) - values[inside & positive].mean(0)
+                for site, values in means.items():
+                    own[rule.name, site] = values[inside & ~positive].mean(0) - values[inside & positive].mean(0)
         return list(found)
 
     def _probes(self) -> tuple[Sequence[PlaceProbes], Sequence[str]]:

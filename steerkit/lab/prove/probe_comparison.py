@@ -24,7 +24,7 @@ from steerkit.lab.sparse_probe import ridge_logistic, sparse_probe
 from steerkit.lab.two_sample import auroc_gain
 from steerkit.policy import Condition, GuardCondition, Policy
 from steerkit.sae import SaeSet
-from steerkit.types import Feature, Place
+from steerkit.types import Feature, Place, Site
 
 MOST: Final = 16
 """Features that the sparse probe may combine."""
@@ -49,7 +49,7 @@ class PlaceProbes:
     place: Place
     rules: tuple[str, ...]
     """Rules that read there."""
-    layers: tuple[int, ...]
+    layers: tuple[Site, ...]
     """Layers that the policy reads there, and all lower ones."""
     fitted_on: tuple[int, int]
     """Harmful and benign conversations with a step at the place that probes and bounds were chosen on."""
@@ -126,14 +126,14 @@ def gate_probes(
         some, positive = [placed[n] for n in numbers], torch.tensor([bool(harmful[n]) for n in numbers])
         rules = tuple(dict.fromkeys(one.rule for one in readings))
         reads = [_read(policy, one.reading) for one in readings]
-        top = max(feature.layer for one in reads for feature in one.weights)
-        lower = SaeSet(saes.name, {layer: one for layer, one in saes.checkpoints.items() if layer <= top})
+        top = max(feature.site for one in reads for feature in one.weights)
+        lower = SaeSet(saes.name, [one for site, one in saes.checkpoints.items() if site <= top])
         found.append(_at_place(loaded, lower, place, rules, some, positive, reads, seed))
     return found
 
 
-def mean_activations(loaded: LoadedModel, saes: SaeSet, cases: Sequence[Case]) -> dict[int, Tensor]:
-    """By layer, `(n, d_in)` float32: the mean of what the SAE reads over the steps of each conversation."""
+def mean_activations(loaded: LoadedModel, saes: SaeSet, cases: Sequence[Case]) -> dict[Site, Tensor]:
+    """By site, `(n, d_in)` float32: the mean of what the SAE reads over the steps of each conversation."""
     sums = {layer: torch.zeros(len(cases), sae.d_in) for layer, sae in saes.items()}
     for rows, by_layer in step_activations(loaded, saes, cases, None):
         for layer, x in by_layer.items():
@@ -200,7 +200,7 @@ def _sparse(
     loaded: LoadedModel,
     saes: SaeSet,
     cases: Sequence[Case],
-    table: Mapping[int, Tensor],
+    table: Mapping[Site, Tensor],
     positive: Tensor,
     chosen: Tensor,
     groups: Sequence[int],
@@ -212,7 +212,7 @@ def _sparse(
     ]
     if not screened:
         return "no SAE feature varies", "sparse", torch.zeros(len(cases))
-    values = torch.stack([table[feature.layer][chosen, feature.index] for feature in screened], dim=1)
+    values = torch.stack([table[feature.site][chosen, feature.index] for feature in screened], dim=1)
     fit = sparse_probe(values, positive[chosen], MOST, seed, [groups[row] for row in chosen.tolist()])
     pairs = zip(fit.columns.tolist(), fit.weights.tolist(), strict=True)
     weights = {screened[column]: weight for column, weight in pairs}
@@ -223,7 +223,7 @@ def _sums(
     loaded: LoadedModel,
     saes: SaeSet,
     cases: Sequence[Case],
-    table: Mapping[int, Tensor],
+    table: Mapping[Site, Tensor],
     weights: Mapping[Feature, float],
     bias: float,
 ) -> Tensor:
@@ -232,7 +232,7 @@ def _sums(
         return sum_maxima(loaded, saes, cases, weights, bias)
     total = torch.full((len(cases),), bias)
     for feature, weight in weights.items():
-        total = total + weight * table[feature.layer][:, feature.index]
+        total = total + weight * table[feature.site][:, feature.index]
     return total
 
 

@@ -46,7 +46,7 @@ class Outcome(NamedTuple):
     finish: str
     reply: tuple[int, ...]
     """The tokens that were written."""
-    edits: tuple[tuple[str, int, float], ...] = ()
+    edits: tuple[tuple[str, int | str, float], ...] = ()
     """Rule, layer and largest norm of what steering wrote."""
 
     @property
@@ -75,7 +75,7 @@ def outcome_of(key: str, turn: Turn, *, guarded: bool) -> Outcome:
         )
         for call, verdict in zip(turn.calls, turn.verdicts, strict=True)
     )
-    edits = tuple((edit.rule, edit.layer, round(edit.norm, 6)) for edit in turn.trace.edits)
+    edits = tuple((edit.rule, edit.site.compact, round(edit.norm, 6)) for edit in turn.trace.edits)
     return Outcome(key, calls, turn.text, turn.finish, turn.reply_ids, edits)
 
 

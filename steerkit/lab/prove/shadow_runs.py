@@ -24,7 +24,7 @@ from steerkit.errors import SaeError
 from steerkit.lab.copies import copies_of
 from steerkit.lab.measured import Share
 from steerkit.lab.prove.calibration import Answered
-from steerkit.policy import Policy, Probe
+from steerkit.policy import NamedFeature, Policy, Probe
 from steerkit.types import Trace
 
 
@@ -109,8 +109,7 @@ def _messages(record: StoredRecord) -> tuple[str, ...]:
 
 def _reads_the_same(policy: Policy, content: Mapping[str, Any]) -> bool:
     """True if a recorded policy has the features and probes of this one; its bounds may be others."""
-    features = {name: (one["layer"], one["index"]) for name, one in content.get("features", {}).items()}
+    features = {name: NamedFeature.model_validate(one) for name, one in content.get("features", {}).items()}
     probes = {name: Probe.model_validate(one) for name, one in content.get("probes", {}).items()}
-    return (
-        features == {name: (one.layer, one.index) for name, one in policy.features.items()} and probes == policy.probes
-    )
+    same = {name: one.feature for name, one in features.items()} == {n: f.feature for n, f in policy.features.items()}
+    return same and probes == policy.probes

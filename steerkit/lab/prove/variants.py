@@ -14,6 +14,7 @@ from steerkit.lab.prove.baselines import Setup
 from steerkit.lab.prove.scoring import Outcome
 from steerkit.policy import Policy, fingerprint
 from steerkit.sae import SaeSet
+from steerkit.types import Site
 
 PLAIN: Final = "unsteered"
 WHOLE: Final = "policy"
@@ -24,7 +25,7 @@ Kind: TypeAlias = Literal["policy", "control", "rule", "dose", "ungated"]
 """`dose`: the edit times a factor, `ungated`: the same without the rules' gates."""
 Done: TypeAlias = Mapping[str, Sequence[Outcome]]
 """The outcomes of the variants that are finished, by their key."""
-Directions: TypeAlias = Callable[[], Sequence[Mapping[tuple[str, int], Tensor]]]
+Directions: TypeAlias = Callable[[], Sequence[Mapping[tuple[str, Site], Tensor]]]
 """By rule and layer, the difference of the means; one for each half of the conversations, taken from the other."""
 
 
@@ -131,12 +132,12 @@ def _rules(policy: Policy, saes: SaeSet | None, steering: bool) -> list[Variant]
     return found
 
 
-def written_norms(outcomes: Sequence[Outcome]) -> dict[tuple[str, int], float]:
+def written_norms(outcomes: Sequence[Outcome]) -> dict[tuple[str, Site], float]:
     """By rule and layer, the mean over conversations of the largest norm that steering wrote, where it wrote."""
-    found: dict[tuple[str, int], list[float]] = {}
+    found: dict[tuple[str, Site], list[float]] = {}
     for outcome in outcomes:
-        for rule, layer, norm in outcome.edits:
-            found.setdefault((rule, layer), []).append(norm)
+        for rule, site, norm in outcome.edits:
+            found.setdefault((rule, Site.of(site)), []).append(norm)
     return {key: fmean(norms) for key, norms in found.items()}
 
 

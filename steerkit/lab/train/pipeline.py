@@ -15,6 +15,7 @@ from steerkit.lab.train.run_folder import Run
 from steerkit.lab.train.trainer import Report, Texts, check_layers, check_texts, identity, train
 from steerkit.lab.workers.ranks import Processes
 from steerkit.sae import SaeSet, load_set, summarize
+from steerkit.types import Point
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ def train_set(
     output: Output,
     *,
     layers: Sequence[int] | None = None,
+    point: Point = "attn_out",
     seed: int = 0,
     group: Processes | None = None,
     report: Report | None = None,
@@ -52,7 +54,7 @@ def train_set(
         SaeError: as `train`, and where the folder holds something else or cannot be written.
     """
     group = group or Processes()
-    wanted = check_layers(model, layers)
+    wanted = check_layers(model, layers, point)
     check_texts(texts)
     what = identity(texts, recipe, wanted, seed, output.model_name, model.dtype)
     run = Run(output.folder, what, group)
@@ -64,15 +66,16 @@ def train_set(
             model,
             texts,
             recipe,
-            layers=wanted,
+            layers=[site.layer for site in wanted],
+            point=point,
             seed=seed,
             group=group,
             run=run,
             save_every=output.save_every,
             report=report,
         )
-        for layer, one in trained.items():
-            save_sae(one, output.folder, layer, output.model_name, output.dtype, safetensors=output.safetensors)
+        for site, one in trained.items():
+            save_sae(one, output.folder, site, output.model_name, output.dtype, safetensors=output.safetensors)
         group.wait()
         if group.first:
             found = load_set(output.folder)

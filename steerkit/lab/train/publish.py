@@ -19,6 +19,7 @@ from steerkit.lab.train.trainer import Trained
 from steerkit.sae import LayerSummary, Sae
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.formats import FORMATS, Format
+from steerkit.types import Site
 
 _PLACE: Final = ".writing-"
 _CARD: Final = """---
@@ -84,7 +85,7 @@ def finished_sae(learner: Learner, dtype: torch.dtype = torch.float32) -> Sae:
 def save_sae(
     trained: Trained,
     folder: Path,
-    layer: int,
+    site: Site,
     model_name: str,
     dtype: torch.dtype = torch.float32,
     *,
@@ -92,15 +93,15 @@ def save_sae(
 ) -> Path:
     """Write `sae_layer_NN.pt` in the published format, and `safetensors/sae_layer_NN.safetensors` if asked for.
 
-    The published format cannot hold TopK and JumpReLU SAEs: they become `sae_layer_NN.safetensors` instead. Returns
-    the first file.
+    The published format cannot hold TopK and JumpReLU SAEs, nor hook points other than `attn_out`: they become
+    `sae_layer_NN.safetensors` (`sae_resid_post_NN.safetensors` and so on) instead. Returns the first file.
 
     Raises:
         SaeError: a file cannot be written; no half of it is left.
     """
     sae = finished_sae(trained.learner, dtype)
-    one = Checkpoint(folder, model_name, layer, sae, trained.history)
-    if sae.kind != "relu":
+    one = Checkpoint(folder, model_name, site, sae, trained.history)
+    if sae.kind != "relu" or site.point != "attn_out":
         return _write(FORMATS["safetensors"], one, folder)
     if safetensors:
         _write(FORMATS["safetensors"], one, folder / "safetensors")
@@ -116,7 +117,7 @@ def _write(form: Format, one: Checkpoint, folder: Path) -> Path:
             (made,) = Path(place).iterdir()
             return made.replace(folder / made.name)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap what the disk says
-        raise SaeError(f"{folder}: layer {one.layer} cannot be written ({os_reason(error)})") from None
+        raise SaeError(f"{folder}: {one.site.name} cannot be written ({os_reason(error)})") from None
 
 
 def clear(folder: Path) -> None:
@@ -133,7 +134,7 @@ def write_card(folder: Path, rows: tuple[LayerSummary, ...], recipe: Recipe, run
         d_in=d_in,
         d_sae=recipe.d_sae,
         formula=_FORMULAS[recipe.kind].format(k=recipe.k),
-        rows="\n".join(f"| {row.layer} | {row.loss:.4f} | {row.mse:.4f} | {row.l0:.0f} |" for row in rows),
+        rows="\n".join(f"| {row.site.compact} | {row.loss:.4f} | {row.mse:.4f} | {row.l0:.0f} |" for row in rows),
         settings="\n".join(f"| {name} | {value} |" for name, value in recipe.plain().items()),
         penalty=_PENALTIES[recipe.kind],
         tokens=run["data"]["tokens"],

@@ -20,6 +20,8 @@ import torch
 from steerkit.errors import SaeError
 from steerkit.files import write_atomic, write_text_atomic
 from steerkit.lab.workers.ranks import Processes
+from steerkit.sae.formats.hook_names import site_folder
+from steerkit.types import Site
 
 RUN_FILE: Final = "training.json"
 
@@ -66,7 +68,7 @@ class Run:
         """True if there is a checkpoint to resume from."""
         return self.position.tokens > 0
 
-    def save(self, position: Position, states: Mapping[int, Mapping[str, Any]]) -> None:
+    def save(self, position: Position, states: Mapping[Site, Mapping[str, Any]]) -> None:
         """Keep the states of this process's layers as the run's newest checkpoint, once all processes have.
 
         Raises:
@@ -75,8 +77,8 @@ class Run:
         folder = self._checkpoint(position)
         try:
             folder.mkdir(exist_ok=True)
-            for layer, state in states.items():
-                write_atomic(folder / f"layer_{layer:02d}.pt", partial(torch.save, dict(state)), SaeError)
+            for site, state in states.items():
+                write_atomic(folder / f"{site_folder(site)}.pt", partial(torch.save, dict(state)), SaeError)
             self._group.wait()
             if self._group.first:
                 self._note(position)
@@ -89,9 +91,9 @@ class Run:
         if self._group.first and before != folder:
             shutil.rmtree(before, ignore_errors=True)
 
-    def load(self, layer: int) -> dict[str, Any]:
-        """The state of a layer in the newest checkpoint. Raises SaeError."""
-        path = self._checkpoint(self.position) / f"layer_{layer:02d}.pt"
+    def load(self, site: Site) -> dict[str, Any]:
+        """The state of a site in the newest checkpoint. Raises SaeError."""
+        path = self._checkpoint(self.position) / f"{site_folder(site)}.pt"
         try:
             state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         except Exception as error:  # torch raises whatever its archive reader and pickle raise

@@ -20,6 +20,7 @@ from steerkit.lab.train.stream import Chunk, epoch_chunks, steps
 from steerkit.lab.workers.ranks import Processes
 from steerkit.sae import History
 from steerkit.steer import find_sites
+from steerkit.types import Point, Site
 
 Texts = Sequence[Sequence[int]]
 """Token ids of each text."""
@@ -50,7 +51,7 @@ class Trained(NamedTuple):
 
 
 def identity(
-    texts: Texts, recipe: Recipe, layers: Sequence[int], seed: int, model: str, model_dtype: torch.dtype
+    texts: Texts, recipe: Recipe, sites: Sequence[Site], seed: int, model: str, model_dtype: torch.dtype
 ) -> dict[str, Any]:
     """Identity of a run: model, data, recipe, layers and seed."""
     digest = hashlib.sha256()
@@ -59,7 +60,7 @@ def identity(
     return {
         "model": model,
         "dtype": str(model_dtype).removeprefix("torch."),
-        "layers": list(layers),
+        "layers": [site.compact for site in sites],
         "seed": seed,
         "recipe": recipe.plain(),
         "data": {"texts": len(texts), "tokens": sum(map(len, texts)), "sha256": digest.hexdigest()},
@@ -72,22 +73,24 @@ def train(
     recipe: Recipe,
     *,
     layers: Sequence[int] | None = None,
+    point: Point = "attn_out",
     seed: int = 0,
     group: Processes | None = None,
     run: Run | None = None,
     save_every: int = 200_000,
     report: Report | None = None,
-) -> dict[int, Trained]:
-    """Train an SAE for each layer on its o_proj output over `texts`, and return those of this process.
+) -> dict[Site, Trained]:
+    """Train an SAE for each layer at one hook point over `texts`, and return those of this process.
 
     The results are those of training each layer alone: the SAEs share the model's passes and nothing else. They depend
     on texts, recipe, seed, number of CPU threads and device, not on the number of processes.
 
     Args:
-        model: any decoder with `self_attn.o_proj`, in eval mode.
+        model: any decoder with the hook point, in eval mode.
         texts: token ids; activations of at most `recipe.buffer` tokens are in memory.
         recipe: how.
         layers: which (default: all).
+        point: the hook point.
         seed: of first weights and order.
         group: the processes that share the work (default: this one alone).
         run: where checkpoints go, and where a run resumes from (default: none are kept).
@@ -98,13 +101,13 @@ def train(
         SaeError: no texts, a layer that the model lacks, or a checkpoint that cannot be written or read.
     """
     group = group or Processes()
-    wanted = check_layers(model, layers)
+    wanted = check_layers(model, layers, point)
     check_texts(texts)
     with torch.no_grad():
         trainer = _Trainer(model, texts, recipe, wanted, seed, group, run, report)
         for epoch in range(trainer.position.epoch, recipe.epochs):
             trainer.epoch(epoch, save_every)
-        return {layer: Trained(one.learner, one.history()) for layer, one in trainer.layers.items()}
+        return {site: Trained(one.learner, one.history()) for site, one in trainer.layers.items()}
 
 
 def check_texts(texts: Texts) -> None:
@@ -113,12 +116,17 @@ def check_texts(texts: Texts) -> None:
         raise SaeError("texts: got none, or an empty one; expected at least one token in each")
 
 
-def check_layers(model: PreTrainedModel, layers: Sequence[int] | None) -> list[int]:
-    """The layers to work on, in order. Raises SaeError for one that the model lacks."""
-    there = find_sites(model).outputs
-    wanted = sorted(there) if layers is None else sorted(set(layers))
-    if strange := [layer for layer in wanted if layer not in there]:
-        raise SaeError(f"layers: got {strange[0]}, expected 0 to {max(there)}, the model's")
+def check_layers(model: PreTrainedModel, layers: Sequence[int] | None, point: Point = "attn_out") -> list[Site]:
+    """The sites to work on, in order. Raises SaeError for a layer that the model lacks, or that lacks the point."""
+    sites = find_sites(model)
+    wanted = sites.of(point) if layers is None else sorted({Site(layer, point) for layer in layers})
+    there = sites.of(point)
+    if strange := [site for site in wanted if site not in there]:
+        last = max(sites.modules).layer
+        if not 0 <= strange[0].layer <= last:
+            raise SaeError(f"layers: got {strange[0].layer}, expected 0 to {last}, the model's")
+        having = ", ".join(str(site.layer) for site in there) or "none"
+        raise SaeError(f"layers: got {strange[0].layer}, expected one with {point}: {having}")
     return wanted
 
 
@@ -161,7 +169,7 @@ class _Trainer:
         model: PreTrainedModel,
         texts: Texts,
         recipe: Recipe,
-        layers: Sequence[int],
+        sites: Sequence[Site],
         seed: int,
         group: Processes,
         run: Run | None,
@@ -169,16 +177,16 @@ class _Trainer:
     ) -> None:
         self.texts, self.recipe, self.seed, self.run, self.report = texts, recipe, seed, run, report
         self.lengths = [len(text) for text in texts]
-        self.read = ActivationReader(model, layers, group)
+        self.read = ActivationReader(model, sites, group)
         self.position = run.position if run else Position()
         self.saved = self.position.tokens
-        own = group.share(layers)
+        own = [sites[number] for number in group.share(range(len(sites)))]
         first = self._activations(epoch_chunks(self.lengths, recipe, seed, 0)[0])
-        self.layers = {layer: _Layer(Learner(first[layers.index(layer)], recipe, seed)) for layer in own}
+        self.layers = {site: _Layer(Learner(first[sites.index(site)], recipe, seed)) for site in own}
         self.space = Workspace(self.layers[own[0]].learner.weights, product_dtype(recipe.precision, first.device))
         if run and run.begun:
-            for layer, one in self.layers.items():
-                one.restore(run.load(layer))
+            for site, one in self.layers.items():
+                one.restore(run.load(site))
 
     def epoch(self, epoch: int, save_every: int) -> None:
         """Train on the rest of one epoch."""
@@ -192,15 +200,15 @@ class _Trainer:
             if self.run and (
                 self.position.tokens - self.saved >= save_every or self.position.epoch == self.recipe.epochs
             ):
-                self.run.save(self.position, {layer: one.state() for layer, one in self.layers.items()})
+                self.run.save(self.position, {site: one.state() for site, one in self.layers.items()})
                 self.saved = self.position.tokens
 
     def _learn(self, epoch: int, number: int, chunk: Chunk, ends: bool) -> None:
         activations = self._activations(chunk)
         rows = list(steps(chunk, self.lengths, self.recipe, self.seed, epoch, number))
         total = self.recipe.epochs * sum(self.lengths)
-        for done, (layer, one) in enumerate(self.layers.items(), start=1):
-            values = activations[self.read.layers.index(layer)]
+        for done, (site, one) in enumerate(self.layers.items(), start=1):
+            values = activations[self.read.sites.index(site)]
             loss = one.learn(values, rows, self.space)
             if ends:
                 one.end_epoch()

@@ -18,7 +18,7 @@ from steerkit.lab.train.health.fidelity import spliced
 from steerkit.policy import Policy
 from steerkit.sae import SaeSet
 from steerkit.steer import attach, compile_plan
-from steerkit.types import Call
+from steerkit.types import Call, Site
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class CallFidelity:
     """Same calls under an empty delta: steering is attached and every edit is the identity."""
     every_layer: int
     """Same calls with all layers' reconstructions at once."""
-    by_layer: dict[int, int]
-    """Same calls with one layer's reconstruction."""
+    by_layer: dict[Site, int]
+    """Same calls with one site's reconstruction."""
 
 
 def call_fidelity(
@@ -56,7 +56,7 @@ def call_fidelity(
         raise SaeError("conversations: got none, expected messages to answer; plain texts cannot be asked for calls")
     prompts = [_prompt(loaded, one) for one in conversations]
     ways: list[Way] = [nullcontext, lambda: _empty_delta(loaded, saes)]
-    ways += [partial(_reconstruction, loaded, saes, some) for some in [list(saes), *([layer] for layer in saes)]]
+    ways += [partial(_reconstruction, loaded, saes, some) for some in [list(saes), *([site] for site in saes)]]
     found: list[list[Any]] = []
     for way in ways:
         found.append(_calls(loaded, prompts, way, max_new_tokens))

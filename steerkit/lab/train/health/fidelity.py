@@ -23,9 +23,9 @@ ALWAYS: Final = 0.99
 
 @dataclass(frozen=True)
 class Fidelity:
-    """The measures of one layer's SAE."""
+    """The measures of one site's SAE."""
 
-    layer: int
+    site: Site
     d_sae: int
     tokens: int
     mse: float
@@ -50,6 +50,11 @@ class Fidelity:
     """With their mean there."""
     rates: tuple[float, ...]
     """Share of the tokens at which each feature fires."""
+
+    @property
+    def layer(self) -> int:
+        """Index of the decoder layer, from 0."""
+        return self.site.layer
 
     @property
     def recovered(self) -> float:

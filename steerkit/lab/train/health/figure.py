@@ -36,7 +36,9 @@ def draw(found: Sequence[Fidelity], path: Path, title: str) -> None:
     figure.colorbar(_rates(rates, found), ax=rates, label="share of the layer's features")
     for axes in (density, recovered, rates):
         axes.set_xlabel("layer")
-        axes.set_xticks(range(len(found)), [str(one.layer) for one in found], fontsize=8 if len(found) > 12 else 9)
+        axes.set_xticks(
+            range(len(found)), [str(one.site.compact) for one in found], fontsize=8 if len(found) > 12 else 9
+        )
     try:
         figure.savefig(path)
     except (OSError, ValueError) as error:

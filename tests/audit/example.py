@@ -18,13 +18,13 @@ from steerkit.audit import (
     append_turn,
 )
 from steerkit.decisions import Decision
-from steerkit.types import Call, Feature, TopK, Trace, Turn, Verdict
+from steerkit.types import Call, Feature, Site, TopK, Trace, Turn, Verdict
 
 POLICY = PolicyIdentity("p", "sha256:aa", "enforce", {"name": "p", "guard": {}})
 OTHER = PolicyIdentity("q", "sha256:bb", "shadow", {"name": "q"})
 MODEL = ModelIdentity("tiny", "sha256:m", "sha256:t", device="cpu", dtype="float32")
 LIBRARIES = {"steerkit": "0.1.0"}
-TRACE = Trace(0, {"p.f": (0.25, 0.5)}, {"p.f": Feature(1, 7)}, (TopK(0, 0, 1, 1, b"\x01\x00", b"\x00\x3c"),))
+TRACE = Trace(0, {"p.f": (0.25, 0.5)}, {"p.f": Feature(1, 7)}, (TopK(Site(0), 0, 1, 1, b"\x01\x00", b"\x00\x3c"),))
 
 
 def opening() -> RunOpenedRecord:

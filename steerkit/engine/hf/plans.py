@@ -14,7 +14,7 @@ from steerkit.sae import SaeSet
 from steerkit.steer import Plan, compile_plan
 
 _MOST: Final = 32
-"""How many plans are kept; each holds columns of the decoders that its policies touch."""
+"""Most plans that are kept; each holds columns of the decoders that its policies touch."""
 
 
 class Plans:

@@ -149,7 +149,7 @@ def event_word(event: ApprovalRecord | ExecutionRecord) -> str:
 
 
 def meta_text(metadata: Mapping[str, Any]) -> str:
-    """Who asked, as `--meta` takes it."""
+    """Metadata in one line, as `--meta` takes it."""
     from steerkit.audit import Gone
 
     if isinstance(metadata, Gone):

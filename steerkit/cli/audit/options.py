@@ -1,4 +1,4 @@
-"""What all `steerkit audit` commands share: the store they look at."""
+"""Options that `steerkit audit` commands share, and the store that they open."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def verify(
     kept = [_signed(file, public) for file in checkpoint or ()]
     log = opened(store)
     found = check(log, checkpoints=kept, key=public)
-    said = [*exposed_files(log.path), *log.file.recovery.told(log.path)]
+    said = [*exposed_files(log.path), *log.file.recovery.warnings(log.path)]
     if json:
         facts = {**found._asdict(), "root": found.root.hex(), "checkpoints": len(kept), "warnings": said}
         print_json({**facts, "recovery": log.file.recovery._asdict()})

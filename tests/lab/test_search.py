@@ -22,11 +22,11 @@ from steerkit.lab.material import Material, read_material
 from steerkit.lab.ranking import grouped, split
 from steerkit.policy import dump, loads
 from steerkit.runtime import Request
-from steerkit.sae import Kind, Site
+from steerkit.sae import Kind
 from steerkit.steer import check_against_saes
 from steerkit.testing import planted_saes
 from steerkit.tiny.world.conversations import sample
-from steerkit.types import Feature
+from steerkit.types import Feature, Site
 from tests.lab.planted_truth import BYSTANDER, CAUSE, Planted, cases, planted
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 import steerkit
+from steerkit.agent import Runtime
 from steerkit.chat import dialect_of, place_machine
 from steerkit.errors import SteeringError
 from steerkit.policy import Policy, load, resolve, shipped_file
-from steerkit.agent import Runtime
 from steerkit.steer import Plan, attach_ragged, compile_plan
 from steerkit.steer.ragged import Piece, RaggedSteering
 from steerkit.testing import planted_policy, planted_saes, small_model

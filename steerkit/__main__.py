@@ -1,5 +1,5 @@
 """`python -m steerkit`: the command."""
 
-from steerkit.cli.main import run
+from steerkit.cli import run
 
 run()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
@@ -121,6 +122,59 @@ def modules(path: Path, names: set[str]) -> Iterator[str]:
             yield from (found & names)
             if found - names:
                 yield node.module
+
+
+PACKAGES = {module_of(path) for path in FILES if path.name == "__init__.py"}
+MODULES = {module_of(path) for path in FILES} - PACKAGES
+
+
+def past_doors(room: str, source: str) -> list[str]:
+    """Modules of another room that a source imports, where only rooms and rooms within them may be.
+
+    A name that a door exports may be called as the module that it comes from.
+    """
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.ImportFrom) or node.module is None:
+            continue
+        parts = node.module.split(".")
+        if parts[0] != "steerkit" or len(parts) < 2 or parts[1] == room:
+            continue
+        if node.module in MODULES and len(parts) > 2:
+            found.append(f"{room} imports {node.module}")
+        elif node.module in PACKAGES:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found += [f"{room} imports {name}" for name in names & MODULES if not exported(name)]
+    return found
+
+
+def exported(module: str) -> bool:
+    """True if a room's door exports a name like that of this module in it."""
+    door, _, name = module.rpartition(".")
+    path = ROOT.joinpath(*door.split(".")[1:], "__init__.py")
+    listed = [node.value for node in ast.parse(path.read_text(encoding="utf-8")).body if is_all(node)]
+    return any(name in ast.literal_eval(value) for value in listed)
+
+
+def is_all(node: ast.stmt) -> TypeGuard[ast.Assign]:
+    return isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_stop_at_front_doors(path: Path) -> None:
+    """Whoever uses another room names the room, or a room within it, and no file of it."""
+    assert past_doors(room_of(path), path.read_text(encoding="utf-8")) == []
+
+
+def test_doors_that_are_passed_are_found() -> None:
+    """The control: a file of another room, by its name and as a name of the room, hidden in a function too."""
+    assert past_doors("guard", "from steerkit.chat.parse import parse") == ["guard imports steerkit.chat.parse"]
+    assert past_doors("guard", "from steerkit.chat import cursor") == ["guard imports steerkit.chat.cursor"]
+    assert past_doors("cli", "def f():\n    from steerkit.lab.find.search import find") == [
+        "cli imports steerkit.lab.find.search"
+    ]
+    assert past_doors("guard", "from steerkit.chat import parse, render") == []
+    assert past_doors("chat", "from steerkit.chat.parse import parse") == []
 
 
 def in_circles(graph: dict[str, set[str]]) -> set[str]:

@@ -103,7 +103,7 @@ class Runtime(Turns):
         return driver.loop(RunContext.of(self, tools, settings), messages)
 
     async def aloop(self, messages: Messages, tools: Sequence[ToolLike] = (), **settings: Unpack[Settings]) -> Run:
-        """As `loop`, while the event loop stays free: tokens are made in a thread, the calls of a turn run together.
+        """The async form of `loop`: generation runs in a thread, the calls of a turn run together.
 
         Cancelling it stops the generation at the next token, takes the hooks off and cancels the tools.
         """
@@ -118,7 +118,7 @@ class Runtime(Turns):
         tools: Sequence[ToolLike],
         **settings: Unpack[Settings],
     ) -> Run:
-        """Go on with a run that waited for a person, in this process or a later one.
+        """Resume a run that waited for a person, in this process or a later one.
 
         With an audit store, the pending state must be what its turn's record says, and it is resumed once: calls are
         never executed twice. Without a store none of this can be checked; then whoever can write the file decides
@@ -145,7 +145,7 @@ class Runtime(Turns):
         tools: Sequence[ToolLike],
         **settings: Unpack[Settings],
     ) -> Run:
-        """As `resume`, in the way of `aloop`."""
+        """The async form of `resume`, in the way of `aloop`."""
         return await driver.aresume(RunContext.of(self, tools, settings, in_event_loop=True), pending, decisions)
 
     def approved(self, turn: Turn, call: Call, approval: Approval | bool) -> Approval:
@@ -170,7 +170,7 @@ class Runtime(Turns):
         seconds: float = 0.0,
         max_result: int = MAX_RESULT,
     ) -> Execution:
-        """Write down how an executor of your own ran a call, and say what the model is told of it, for `exchange`.
+        """Write down how an executor of your own ran a call, and return its outcome for `exchange`.
 
         Args:
             turn: as `run` gave it.

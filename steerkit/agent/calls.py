@@ -1,4 +1,4 @@
-"""What becomes of a call after its turn: it waits for a person, who decides, and it is run."""
+"""A call after its turn: held for a person, decided, and run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """What a person decided about a held call.
+    """A person's decision about a held call.
 
     Raises:
         LoopError: `approved` is no bool, or what is said beside it is no text.
@@ -35,7 +35,7 @@ class Approval:
 
     approved: bool
     by: str = ""
-    """Who decided."""
+    """Name of the person who decided."""
     note: str = ""
     """Why; of a refusal, the model is told."""
 
@@ -51,7 +51,7 @@ class Approval:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """One call, and what became of it."""
+    """One call and its outcome."""
 
     id: str
     call: Call
@@ -59,7 +59,7 @@ class Execution:
     """`ok` (it ran, whether or not its result can be shown), `error` (the tool raised), `timeout`, `refused` (by a
     person), `denied` (by the guard). In audit records also `interrupted`."""
     result: dict[str, Json]
-    """As given to the model."""
+    """Result for the model."""
     seconds: float = 0.0
 
     def __repr__(self) -> str:

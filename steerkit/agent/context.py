@@ -35,7 +35,7 @@ class Settings(TypedDict, total=False):
     """Asked about each held call; if it raises, the call is refused. In `aloop` it may be async, and if it is not, it
     is asked in a thread. Without it the run returns as `pending`, and nothing of that turn is executed."""
     max_turns: int
-    """How many turns at most; 10."""
+    """Most turns of the run; 10."""
     timeout: float | None
     """Seconds that a tool may take, None for no limit; 30. An async function past it is cancelled. A sync one cannot be
     killed: it goes on in a thread of its own, and its result is dropped."""
@@ -46,7 +46,7 @@ class Settings(TypedDict, total=False):
     policy: PolicyLike | None
     """Instead of the runtime's own, as for `Runtime.run`."""
     metadata: Metadata | None
-    """Who asked, and what else the run's records are to be found by; of a resumed run, the pending's."""
+    """Keys and values by which the run's records are found; of a resumed run, the pending's."""
     max_new_tokens: int
     """Of each turn; this and the next ones as in `Sampling`."""
     temperature: float
@@ -60,7 +60,7 @@ _OWN = ("approve", "max_turns", "timeout", "max_result", "execute", "policy", "m
 
 @dataclass(frozen=True)
 class RunContext:
-    """Everything a run needs besides its conversation."""
+    """All that a run needs besides its conversation."""
 
     runtime: Turns
     tools: tuple[Tool, ...]
@@ -115,7 +115,7 @@ class RunContext:
         return self.runtime.take([self.runtime.prepare(request)], stopped)[0]
 
     def origin(self) -> Origin:
-        """What a pending state must be resumed under."""
+        """Origin of a run that becomes pending here."""
         policies = tuple((one.name, fingerprint(one)) for one in self.runtime.policies_of(self.policy))
         return Origin(self.runtime.engine.provenance.model.fingerprint, policies, self.declared)
 

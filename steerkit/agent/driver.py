@@ -1,4 +1,4 @@
-"""Answers what the agent loop asks for: in this thread, or in an event loop that stays free."""
+"""Drivers of the agent loop: in this thread, or in an event loop that stays free."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 def loop(context: RunContext, messages: Messages) -> Run:
-    """A whole run."""
+    """A complete run."""
     return _drive(context, _loop(context, messages).steps())
 
 
@@ -37,7 +37,7 @@ def resume(context: RunContext, pending: Pending, decisions: Decisions) -> Run:
 
 
 async def aloop(context: RunContext, messages: Messages) -> Run:
-    """A whole run."""
+    """A complete run."""
     return await _adrive(context, _loop(context, messages).steps())
 
 
@@ -98,7 +98,7 @@ async def _adrive(context: RunContext, steps: Steps) -> Run:
 
 
 def _asked(context: RunContext, approve: Approver, held: Held) -> Approval:
-    """What was decided about a call, written down; asking that fails refuses."""
+    """The decision about a held call, written down; if asking fails, it is a refusal."""
     try:
         ended = Ended(approve(deepcopy(held)))  # a copy: what was judged is what is run
     except Exception as error:
@@ -160,7 +160,7 @@ async def _together(works: Sequence[Awaitable[T]]) -> list[T]:
 
 
 async def _threaded(work: Callable[[], T], stop: Callable[[], object] | None = None) -> T:
-    """What `work` returns, run in a thread. When cancelled, it is asked to stop and waited for: nothing goes on."""
+    """The result of `work`, run in a thread; when cancelled, it is asked to stop and waited for."""
     task = asyncio.ensure_future(asyncio.to_thread(work))
     try:
         return await asyncio.shield(task)

@@ -17,7 +17,7 @@ from steerkit.runtime import call_ids
 from steerkit.types import Call, Json, Turn
 
 Decisions: TypeAlias = "Mapping[str, Approval | bool] | Approval | bool"
-"""What was decided about held calls: by their ids, or one for all of them."""
+"""Decisions about held calls: by their ids, or one for all of them."""
 
 _MALFORMED = Call("malformed_call", {})
 """Stands for a call that could not be read: without any, the model could not be told that it failed."""
@@ -85,14 +85,14 @@ def result_text(result: Mapping[str, Json]) -> str:
 
 
 def is_to_run(one: Asked, approvals: Mapping[str, Approval]) -> bool:
-    """Whether an executor may run a call."""
+    """True if an executor may run a call."""
     if one.is_held:
         return one.id in approvals and approvals[one.id].approved
     return one.verdict.decision in RELEASED
 
 
 def not_run(one: Asked, approval: Approval | None, handed_over: bool = False) -> Execution:
-    """What the model is told of a call that was not run."""
+    """Result of a call that was not run."""
     reason = one.verdict.reason
     if handed_over and one.verdict.decision != "handoff":
         reason = "another call of the turn is handed over to a larger model"

@@ -1,4 +1,4 @@
-"""Loads everything a runtime needs by name."""
+"""Runtimes by the names of their model and SAEs."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _store(audit: str | Path | Store | Literal[False] | None) -> Store | None:
 
 
 def _checked(saes: SaeSet | None, loaded: LoadedModel, named: bool) -> SaeSet | None:
-    """The same set; one of another model is refused: by name where the model has one, by layers and width always."""
+    """The set, unless it is of another model: by name where the model has one, by layers and width always."""
     if saes is None:
         return None
     if named and loaded.published_name not in (None, saes.model_name):

@@ -29,7 +29,7 @@ Outcome: TypeAlias = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Where the loop came to."""
+    """Result of a loop."""
 
     status: Outcome
     """`answer`; `pending`: a person must decide; `stopped`: a rule ended the run; `handoff`: a rule wants a larger
@@ -96,7 +96,7 @@ class Loop:
         self._executions: list[Execution] = []
 
     def steps(self) -> Steps:
-        """The whole run, from the messages on."""
+        """The complete run, from the messages on."""
         for _ in range(self._max_turns):
             turn: Turn = yield Generate(tuple(deepcopy(self._messages)))
             self._turns.append(turn)
@@ -152,12 +152,12 @@ def asked_of(turn: Turn, messages: Sequence[Mapping[str, Any]]) -> tuple[Asked, 
 
 
 def held_of(asked: Sequence[Asked], record_id: str | None) -> tuple[Held, ...]:
-    """Those that wait for a person."""
+    """Calls that wait for a person."""
     return tuple(Held(one.id, one.call, one.verdict, record_id) for one in asked if one.is_held)
 
 
 def _ended(turn: Turn) -> Outcome | None:
-    """How the run ends with this turn; None where there are calls to decide on."""
+    """Status of a run that ends with this turn; None where there are calls to decide on."""
     if ended := ending([verdict.decision for verdict in turn.verdicts]):
         return ended
     if turn.finish == "fabricated":

@@ -35,13 +35,13 @@ class Asked:
 
     @property
     def is_held(self) -> bool:
-        """Whether a person must decide."""
+        """True if a person must decide."""
         return self.verdict.decision == "hold"
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a run was judged by, and must be resumed under."""
+    """Model, policies and tools of a run, which it must be resumed under."""
 
     model: str
     """Fingerprint of the weights."""
@@ -61,7 +61,7 @@ class Pending:
     messages: tuple[dict[str, Any], ...]
     """The conversation before the turn."""
     text: str
-    """What the model said beside its calls."""
+    """The model's text beside its calls."""
     calls: tuple[Asked, ...]
     """Every well-formed call of the turn."""
     record_id: str | None
@@ -70,7 +70,7 @@ class Pending:
     conversation: str | None = None
     """Its id in the records; the resumed run keeps it."""
     metadata: Mapping[str, Any] | None = None
-    """Who asked; the resumed run keeps it unless it is given another."""
+    """The run's; the resumed run keeps it unless it is given another."""
 
     def __post_init__(self) -> None:
         plain = tuple(Asked(one.id, _bare_call(one.call), _bare_verdict(one.verdict)) for one in self.calls)
@@ -85,7 +85,7 @@ class Pending:
         return tuple(one for one in self.calls if one.is_held)
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
+        """The value as a JSON object."""
         return {
             "steerkit": "pending",
             "version": VERSION,

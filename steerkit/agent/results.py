@@ -1,4 +1,4 @@
-"""What a tool returned, as the model is told of it: one JSON object of bounded length, whatever the value was.
+"""Tool results as one JSON object of bounded length, for any value that a tool returns.
 
 | value | JSON |
 |---|---|
@@ -66,7 +66,7 @@ def fitted(value: Any, max_result: int) -> dict[str, Json]:
 
 
 def unshown(*why: str) -> dict[str, Json]:
-    """What the model is told where a tool did its work and what it returned cannot be told."""
+    """Note in place of a result that has no JSON: the tool ran all the same."""
     return {"note": cut(f"the tool ran; its result cannot be shown: {', '.join(why)}", MAX_ERROR)}
 
 
@@ -214,7 +214,7 @@ class _Writer:
             return f"data:application/octet-stream;base64,{b64encode(value[: self._most]).decode()}"
 
     def _of_model(self, value: BaseModel) -> _Plain:
-        """As it writes itself; field by field where it cannot."""
+        """A model's own dump; field by field where that fails."""
         try:
             dumped = value.model_dump(mode="json", warnings=False)
         except Exception:  # a field's own serializer may raise anything
@@ -231,7 +231,7 @@ class _Writer:
 
 
 def _of_fields(value: Any) -> _Pairs | None:
-    """What classes of named fields hold."""
+    """Fields of dataclasses, attrs classes and namespaces."""
     kind = type(value)
     if is_dataclass(value):
         names = [field.name for field in fields(value)]

@@ -1,4 +1,4 @@
-"""What must hold before a pending run goes on."""
+"""Checks before a pending run is resumed."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def _metadata_fits(pending: Pending, turn: TurnRecord) -> bool:
 
 
 def _origin_of(store: Store, turn: TurnRecord) -> Origin:
-    """What a turn was made with; the policies of the first attempt, as later ones run under a variant of one."""
+    """Origin of a recorded turn; with the policies of the first attempt, as later ones run under a variant of one."""
     tools = tuple((one.name, declaration(one)) for one in turn.tools)
     while turn.retry_of:
         first = read_content(store.get(turn.retry_of))

@@ -28,17 +28,17 @@ Status = Literal["ok", "error", "timeout", "refused", "denied", "interrupted"]
 
 
 class Ran(NamedTuple):
-    """What became of one tool that was run."""
+    """Outcome of one tool call."""
 
     status: Status
     result: dict[str, Json]
-    """As the model is told of it."""
+    """Result for the model."""
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a tool may take."""
+    """Limits of one tool call."""
 
     timeout: float | None = 30.0
     """Seconds; None for no limit."""
@@ -48,7 +48,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a function ended."""
+    """Outcome of a function: its value or its error."""
 
     value: Any = None
     error: BaseException | None = None
@@ -88,14 +88,14 @@ def run_tool(function: Callable[..., Any], arguments: Mapping[str, Json], limits
 
 
 async def arun_tool(function: Callable[..., Any], arguments: Mapping[str, Json], limits: Limits) -> Ran:
-    """As `run_tool`, without holding up the event loop: async functions run in it, sync ones in a daemon thread."""
+    """The async form of `run_tool`: async functions run in the event loop, sync ones in a daemon thread."""
     started = time.perf_counter()
     work = _acalled(function, deepcopy(dict(arguments)), limits)
     return _settled(await within(work, limits.timeout), limits, started)
 
 
 def is_async(function: Callable[..., Any]) -> bool:
-    """Whether a callable is known to be async before it is called."""
+    """True if a callable is known to be async before it is called."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004  # asks of what kind it is
 
 
@@ -114,7 +114,7 @@ def in_daemon(work: Callable[[], Any], tell: Callable[[Ended], None]) -> None:
 
 
 async def in_daemon_async(work: Callable[[], Any]) -> Any:
-    """What `work` returns or raises, run in a daemon thread; cancelling this leaves the thread to itself."""
+    """The result of `work`, run in a daemon thread; cancelling this leaves the thread to itself."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Ended] = loop.create_future()
 
@@ -133,7 +133,7 @@ async def in_daemon_async(work: Callable[[], Any]) -> Any:
 
 
 async def acalled(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What a function returns: an async one is awaited here, a sync one called in a daemon thread."""
+    """The result of a function: an async one is awaited here, a sync one called in a daemon thread."""
     if is_async(function):
         return await function(*args, **kwargs)
     value = await in_daemon_async(partial(function, *args, **kwargs))
@@ -141,7 +141,7 @@ async def acalled(function: Callable[..., Any], *args: Any, **kwargs: Any) -> An
 
 
 async def within(work: Awaitable[Any], timeout: float | None) -> Ended:
-    """How `work` ended; past the limit it is cancelled, and left behind if it does not end then."""
+    """Outcome of `work`; past the limit it is cancelled, and left behind if it does not end then."""
     task = asyncio.ensure_future(_ended(work))
     try:
         await asyncio.wait({task}, timeout=timeout)
@@ -155,7 +155,7 @@ async def within(work: Awaitable[Any], timeout: float | None) -> Ended:
 
 
 async def _ended(work: Awaitable[Any]) -> Ended:
-    """How `work` ended; caught in its own task, as SystemExit would end the event loop."""
+    """Outcome of `work`; caught in its own task, as SystemExit would end the event loop."""
     try:
         return Ended(await work)
     except (Exception, SystemExit, asyncio.CancelledError) as error:
@@ -169,7 +169,7 @@ async def _given_up(task: asyncio.Future[Any]) -> None:
 
 
 def _called(function: Callable[..., Any], arguments: dict[str, Json], limits: Limits) -> dict[str, Json]:
-    """What the model is told of what a function returns; an awaitable is awaited in an event loop of its own."""
+    """Result of a function for the model; an awaitable is awaited in an event loop of its own."""
     value = function(**arguments)
     if inspect.isawaitable(value) or isinstance(value, AsyncIterator):
         value = asyncio.run(within(_awaited(value, limits), limits.timeout)).get()
@@ -182,7 +182,7 @@ async def _acalled(function: Callable[..., Any], arguments: dict[str, Json], lim
 
 
 async def _awaited(value: Any, limits: Limits) -> Any:
-    """What a value comes to in an event loop: its result, or its items, no more than can be told."""
+    """An awaitable's result, or an async iterator's items, no more than fit a result."""
     if inspect.isawaitable(value):
         value = await value
     if not isinstance(value, AsyncIterator):
@@ -196,7 +196,7 @@ async def _awaited(value: Any, limits: Limits) -> Any:
 
 
 def _read(value: Any, limits: Limits) -> dict[str, Json]:
-    """What the model is told of a value; what a generator raises is raised, as it is the tool's."""
+    """A value as a result for the model; an error of a generator is raised, as it is the tool's."""
     if isinstance(value, Iterator):
         value = list(islice(value, limits.max_result + 1))
     return fitted(value, limits.max_result)

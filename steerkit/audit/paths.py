@@ -1,4 +1,4 @@
-"""Where steerkit keeps its state."""
+"""Paths of steerkit's own state."""
 
 from __future__ import annotations
 

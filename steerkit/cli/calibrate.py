@@ -13,12 +13,10 @@ from steerkit.cli.loading import check_conversations, check_policy_out, progress
 from steerkit.cli.options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, how_to_run, load_named
 from steerkit.cli.workers import Engine, Where, Workers, mapper_of, where
 from steerkit.errors import SaeError
-from steerkit.report.out import console, print_json, say_line
-from steerkit.report.tokens import visible
+from steerkit.report import console, print_json, say_line, visible
 
 if TYPE_CHECKING:
-    from steerkit.lab.prove.calibration import Answered, Calibrated, Calibration
-    from steerkit.lab.prove.shadow_runs import Shadow
+    from steerkit.lab.prove import Answered, Calibrated, Calibration, Shadow
     from steerkit.policy import Policy, Statistic
 
 _File = Annotated[Path, typer.Argument(help="The policy file.")]
@@ -100,8 +98,8 @@ def calibrate_command(
 
 
 def _write_down(policy: Policy, found: Calibration, path: Path, *, force: bool) -> None:
-    from steerkit.lab.find.write_policy import write_policy
-    from steerkit.lab.prove.calibration import with_bounds
+    from steerkit.lab.find import write_policy
+    from steerkit.lab.prove import with_bounds
 
     if not found.bounds:
         raise SaeError(f"{path}: not written, as no bound was chosen: {'; '.join(found.left)}")
@@ -111,7 +109,7 @@ def _write_down(policy: Policy, found: Calibration, path: Path, *, force: bool) 
 
 def _check(data: Path | None, positive: Path | None, store: Path | None, rate: float, *, alone: bool) -> None:
     """Refuse options that do not go together, and a missing extra. Raises SaeError, MissingExtraError."""
-    from steerkit.lab.extra import check_extra
+    from steerkit.lab import check_extra
 
     check_extra("choosing bounds")
     if (data is None) == (store is None) or (positive is not None and data is None):
@@ -125,7 +123,7 @@ def _check(data: Path | None, positive: Path | None, store: Path | None, rate: f
 def _from_data(
     policy: Policy, data: Path, positive: Path | None, rate: float, at: Where, reading: dict[str, Any]
 ) -> Calibration:
-    from steerkit.lab.prove.calibration import calibrate, values_in
+    from steerkit.lab.prove import calibrate, values_in
 
     runtime = at.load()
     values: list[Answered] = []
@@ -144,8 +142,7 @@ def _from_data(
 
 def _from_store(policy: Policy, path: Path, rate: float, source: str) -> tuple[Calibration, Shadow]:
     from steerkit.audit import Store
-    from steerkit.lab.prove.calibration import calibrate
-    from steerkit.lab.prove.shadow_runs import read_shadow
+    from steerkit.lab.prove import calibrate, read_shadow
     from steerkit.policy import relative_quantities
 
     store = Store(path, create=False)
@@ -159,8 +156,7 @@ def _from_store(policy: Policy, path: Path, rate: float, source: str) -> tuple[C
 
 
 def _show(found: Calibration, shadow: Shadow | None, rate: float) -> None:
-    from steerkit.report.evaluation import cell
-    from steerkit.report.rows import print_rows
+    from steerkit.report import cell, print_rows
 
     out = console()
     if shadow is not None:
@@ -198,7 +194,7 @@ def _say(notes: Iterable[str]) -> None:
 
 
 def _shadow_lines(shadow: Shadow) -> list[str]:
-    from steerkit.report.evaluation import percent
+    from steerkit.report import percent
 
     decided = ", ".join(f"{count} {name}" for name, count in sorted(shadow.decisions.items())) or "no calls"
     edited = ", ".join(f"{rule} in {count}" for rule, count in sorted(shadow.edited.items())) or "in none"
@@ -211,7 +207,7 @@ def _shadow_lines(shadow: Shadow) -> list[str]:
 
 
 def _plain(found: Calibration, shadow: Shadow | None, rate: float) -> dict[str, Any]:
-    from steerkit.report.evaluation import share_json
+    from steerkit.report import share_json
 
     bounds = [
         {

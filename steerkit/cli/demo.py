@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerkit.report.out import console, print_json
-from steerkit.report.text import edit_text, reply_lines, verdict_text
-from steerkit.report.turns import highest, turn_data, verdict_data, watched_lines, watched_values
+from steerkit.report import (
+    console,
+    edit_text,
+    highest,
+    print_json,
+    reply_lines,
+    turn_data,
+    verdict_data,
+    verdict_text,
+    watched_lines,
+    watched_values,
+)
 
 if TYPE_CHECKING:
-    from steerkit.tiny.demo_requests import Case
+    from steerkit.tiny import Case
     from steerkit.types import Turn
 
 
@@ -26,7 +35,7 @@ def demo(
     from steerkit.agent import load
     from steerkit.audit import home
     from steerkit.runtime import Request
-    from steerkit.tiny.demo_requests import CASES, policy_files
+    from steerkit.tiny import CASES, policy_files
 
     path = store or home() / "demo.db"
     runtime = load("tiny", policy=policy_files(), audit=path)

@@ -14,10 +14,10 @@ from steerkit.cli.loading import check_writable, progress, stoppable, this_comma
 from steerkit.cli.options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, how_to_run
 from steerkit.cli.workers import Engine, Where, Workers, mapper_of, where
 from steerkit.errors import SaeError
-from steerkit.report.out import console, print_json, say_line
+from steerkit.report import console, print_json, say_line
 
 if TYPE_CHECKING:
-    from steerkit.lab.prove.evaluation import Evaluation
+    from steerkit.lab.prove import Evaluation
 
 
 _Policy = Annotated[Path | None, typer.Option(metavar="FILE", help="The policy that is proved.")]
@@ -157,9 +157,7 @@ def _standing(out: Path | None) -> str:
 def _evaluation(
     at: Where, files: Sequence[Path], dangerous: Any, limit: int | None, settings: dict[str, Any], out: Path | None
 ) -> Evaluation:
-    from steerkit.lab.prove.dataset import distinct, read_dataset
-    from steerkit.lab.prove.evaluate import evaluate
-    from steerkit.lab.prove.evaluation import Settings
+    from steerkit.lab.prove import Settings, distinct, evaluate, read_dataset
     from steerkit.policy import load
 
     policy = load(files[0])
@@ -184,10 +182,9 @@ def _suite(
     settings: dict[str, Any],
     limit: int | None,
 ) -> None:
-    from steerkit.lab.prove.suites.cases import passed_over, read_bfcl, read_mobile_actions
-    from steerkit.lab.prove.suites.run import run_suite
+    from steerkit.lab.prove.suites import passed_over, read_bfcl, read_mobile_actions, run_suite
     from steerkit.policy import load
-    from steerkit.report.evaluation import show_suite, suite_json
+    from steerkit.report import show_suite, suite_json
 
     cases, over = (read_bfcl(data), passed_over(data)) if suite == "bfcl" else (read_mobile_actions(data), [])
     if over:
@@ -218,13 +215,12 @@ def _suite(
 
 def _show(found: Evaluation, json: Path | None, html: Path | None) -> None:
     from steerkit.files import write_text_atomic
-    from steerkit.report import evaluation as eval_view
-    from steerkit.report.evaluation_page import eval_page
+    from steerkit.report import eval_page, evaluation_json, show_evaluation
 
     out = console()
     if json is None or str(json) != "-":
-        eval_view.show(out, found)
-    _write_json(json, eval_view.as_json(found))
+        show_evaluation(out, found)
+    _write_json(json, evaluation_json(found))
     if html is not None:
         write_text_atomic(html, eval_page(found), SaeError)
         say_line(f"wrote {html}")

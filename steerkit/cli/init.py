@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from steerkit.errors import SteerkitError
-from steerkit.report.out import say
+from steerkit.report import say
 
 _FILES: Final = {"policy.yaml": "policy.yaml", "tools.json": "tools.json", "first.py": "first.py.txt"}
 

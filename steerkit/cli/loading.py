@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from steerkit.errors import SaeError, ToolError
 from steerkit.files import read_json
-from steerkit.report.out import console, say_line
+from steerkit.report import console, say_line
 
 if TYPE_CHECKING:
     from steerkit.engine import LoadedModel
@@ -61,7 +61,7 @@ def read_tools(path: Path | None) -> list[Any]:
     if path is None:
         return []
     if str(path) == "box" and not path.exists():
-        from steerkit.tiny.demo_requests import TOOLS
+        from steerkit.tiny import TOOLS
 
         return list(TOOLS)
     tools = read_json(path, ToolError, "a JSON file with a list of tools")
@@ -72,7 +72,7 @@ def read_tools(path: Path | None) -> list[Any]:
 
 def check_conversations(path: Path | None, limit: int | None) -> None:
     """Read a file of conversations before a model is loaded for it. Raises SaeError where it cannot be read."""
-    from steerkit.lab.prove.dataset import read_conversations
+    from steerkit.lab.prove import read_conversations
 
     if path is not None:
         read_conversations(path, limit)
@@ -80,7 +80,7 @@ def check_conversations(path: Path | None, limit: int | None) -> None:
 
 def check_policy_out(path: Path | None, *, force: bool) -> None:
     """Raise SaeError where --write names a file that is there and may not be replaced, or that cannot be written."""
-    from steerkit.lab.find.write_policy import refuse_present
+    from steerkit.lab.find import refuse_present
 
     if path is not None:
         refuse_present(path, force=force)

@@ -21,7 +21,7 @@ from steerkit.cli.policy import app as policy
 from steerkit.cli.run import run_command
 from steerkit.cli.sae.app import app as sae
 from steerkit.errors import PolicyError, SteerkitError
-from steerkit.report.out import any_encoding, say, say_line, say_lines
+from steerkit.report import any_encoding, say, say_line, say_lines
 
 # Older releases of typer use the click package, newer ones carry their own copy: the class is found either way.
 _USAGE_ERROR: Any = typer.BadParameter.__base__

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from steerkit.cli.loading import read_tools
-from steerkit.report.out import print_json, say, say_line
+from steerkit.report import print_json, say, say_line
 
 if TYPE_CHECKING:
     from steerkit.policy import Policy, Problem

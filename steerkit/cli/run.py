@@ -9,9 +9,18 @@ import typer
 from steerkit.cli.audit.options import StoreOption
 from steerkit.cli.loading import read_tools
 from steerkit.cli.options import Device, Dtype, Graphs, Model, Policies, Prepack, Saes, Tools, how_to_run
-from steerkit.report.out import console, print_json
-from steerkit.report.text import edit_text, reply_lines, reply_text, verdict_text
-from steerkit.report.turns import highest, turn_data, verdict_data, watched_lines
+from steerkit.report import (
+    console,
+    edit_text,
+    highest,
+    print_json,
+    reply_lines,
+    reply_text,
+    turn_data,
+    verdict_data,
+    verdict_text,
+    watched_lines,
+)
 
 
 def run_command(

@@ -13,7 +13,7 @@ from steerkit.errors import ModelError
 
 if TYPE_CHECKING:
     from steerkit.agent import Runtime
-    from steerkit.lab.workers.local import Load, Mapper
+    from steerkit.lab.workers import Load, Mapper
 
 Kind: TypeAlias = Literal["local", "ray"]
 Engine = Annotated[
@@ -43,7 +43,7 @@ def where(engine: Kind, workers: int | None, load: Load, device: str | None) -> 
     if workers is not None and engine != "ray":
         raise ModelError(f"--workers: got {workers} with --engine {engine}; expected it with --engine ray")
     if engine == "ray":
-        from steerkit.lab.workers.ray import check_ray
+        from steerkit.lab.workers import check_ray
 
         check_ray()
     return Where(engine, workers, load, device)
@@ -59,12 +59,12 @@ def mapper_of(at: Where, runtime: Runtime | None = None) -> Iterator[Mapper]:
     """
     from functools import partial
 
-    from steerkit.lab.workers.local import fingerprints, in_this_process, load_same
+    from steerkit.lab.workers import fingerprints, in_this_process, load_same
 
     if at.engine == "local":
         yield in_this_process(at.load if runtime is None else lambda: runtime)
         return
-    from steerkit.lab.workers.ray import on_ray
+    from steerkit.lab.workers import on_ray
 
     load = (
         at.load

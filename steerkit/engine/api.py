@@ -101,7 +101,7 @@ class Recording(Protocol):
 
     @property
     def decoding(self) -> str | None:
-        """How tokens were decoded, where other than by hooks on the model: a graph may round otherwise."""
+        """Way of decoding, where it was other than by hooks on the model: a graph may round otherwise."""
 
     def traces(self, extents: Sequence[Extent]) -> list[Trace]:
         """The trace of each row, features as they were before any edit.
@@ -132,7 +132,7 @@ class Engine(Protocol):
 
     @property
     def saes(self) -> SaeSet | None:
-        """What policies are resolved and steered through."""
+        """SAEs that policies are resolved and steered through."""
 
     @property
     def context(self) -> int | None:
@@ -140,7 +140,7 @@ class Engine(Protocol):
 
     @property
     def provenance(self) -> Provenance:
-        """As records say it."""
+        """Provenance for records."""
 
     def reserve(self, wanted: Sequence[Wanted]) -> None:
         """Prepare for rows such as these, so that going from one to another rebuilds nothing."""

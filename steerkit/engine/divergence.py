@@ -1,4 +1,4 @@
-"""How far two next-token distributions lie apart."""
+"""Divergence of two next-token distributions."""
 
 from __future__ import annotations
 

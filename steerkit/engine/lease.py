@@ -12,7 +12,7 @@ from steerkit.errors import ModelError
 
 
 class AbandonedError(Exception):
-    """Whoever asked for a generation no longer waits for it; never seen by users."""
+    """Nobody waits for the generation any more; never seen by users."""
 
 
 class Lease:

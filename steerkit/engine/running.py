@@ -12,7 +12,7 @@ from steerkit.types import Tool
 
 
 def runnable(given: Any) -> Callable[..., Any] | None:
-    """What runs a tool with the arguments of a call; None of a tool that is only a declaration.
+    """Callable that runs a tool with the arguments of a call; None for a tool that is only a declaration.
 
     Arguments of types that JSON has not, models, dataclasses, dates and the like, are made of their JSON first. What
     langchain made is invoked.

@@ -40,7 +40,7 @@ class Described(NamedTuple):
     converted: Mapping[str, str]
     """By parameter the model's field, where the type is not JSON's own."""
     filled: Mapping[str, str]
-    """The same where a `Field(…)` stands for the default, which the function would get as it is."""
+    """Arguments whose default is a `Field(…)`, which the function would get as it is."""
 
 
 def tool_from_function(function: Callable[..., Any]) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class _Untitled(GenerateJsonSchema):
 
 
 def is_model(given: Any) -> TypeGuard[type[BaseModel]]:
-    """Whether it is a pydantic model, whose fields are the arguments."""
+    """True if it is a pydantic model, whose fields are the arguments."""
     return isinstance(given, type) and issubclass(given, BaseModel)
 
 
@@ -142,7 +142,7 @@ def _named(function: Any) -> tuple[str, Any]:
 
 
 def _documented(function: Any, inner: Any) -> tuple[str, dict[str, str]]:
-    """What the docstrings say of a function and of its arguments: its own, and of an object or a class both."""
+    """Descriptions of a function and its arguments by its docstrings; of an object or a class, by both of them."""
     while isinstance(function, functools.partial):
         function = function.func
     docs = [inner.__doc__] if inspect.isroutine(inner) and hasattr(inner, "__code__") else []

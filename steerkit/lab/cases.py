@@ -17,7 +17,7 @@ from steerkit.lab.corpus import Conversation, read_corpus
 from steerkit.lab.reader import ActivationReader
 from steerkit.lab.replies import replies
 from steerkit.sae import SaeSet
-from steerkit.steer.ops import read_features
+from steerkit.steer import read_features
 from steerkit.types import PROMPT_PLACES, Feature, Place, Site
 
 MOST_BYTES: Final = 2 << 30

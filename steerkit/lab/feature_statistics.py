@@ -14,8 +14,7 @@ from transformers import PreTrainedModel
 from steerkit.errors import SaeError
 from steerkit.files import write_atomic
 from steerkit.lab.reader import ActivationReader
-from steerkit.sae import Sae, SaeSet
-from steerkit.sae.sae_set import statistics_key
+from steerkit.sae import Sae, SaeSet, statistics_key
 from steerkit.types import Site
 
 QUANTILES: Final[dict[str, float]] = {"q50": 0.5, "q90": 0.9, "q99": 0.99, "q999": 0.999}

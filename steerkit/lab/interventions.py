@@ -23,8 +23,7 @@ from steerkit.lab.attribution import Score, log_odds
 from steerkit.lab.cases import Case
 from steerkit.policy import Policy
 from steerkit.sae import SaeSet
-from steerkit.steer import attach, compile_plan
-from steerkit.steer.ops import read_features
+from steerkit.steer import attach, compile_plan, read_features
 from steerkit.types import Feature, Place
 
 DIRECTIONS: Final = 3

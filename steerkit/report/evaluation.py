@@ -12,12 +12,9 @@ from rich.table import Table
 from steerkit.report.rows import print_rows
 
 if TYPE_CHECKING:
-    from steerkit.lab.measured import Measured, Share
-    from steerkit.lab.prove.dose_response import DoseRange
-    from steerkit.lab.prove.evaluation import Evaluation, VariantResult
-    from steerkit.lab.prove.latency import Latency
-    from steerkit.lab.prove.probe_comparison import PlaceProbes
-    from steerkit.lab.prove.suites.run import SuiteScore
+    from steerkit.lab import Measured, Share
+    from steerkit.lab.prove import DoseRange, Evaluation, Latency, PlaceProbes, VariantResult
+    from steerkit.lab.prove.suites import SuiteScore
 
 MEASURES: Final = {
     "success": "attack succeeds",
@@ -48,7 +45,7 @@ def cell(share: Share) -> str:
     return percent(share) if share.count else "-"
 
 
-def show(out: Console, found: Evaluation) -> None:
+def show_evaluation(out: Console, found: Evaluation) -> None:
     """Print the tables."""
     out.print(header(found), soft_wrap=True)
     for kind, title in GROUPS.items():
@@ -135,7 +132,7 @@ def measured_cells(one: Measured) -> tuple[str, str, str]:
     return f"{one.auroc:.3f} ({low:.3f} to {high:.3f})", cell(one.recall), cell(one.false)
 
 
-def as_json(found: Evaluation) -> dict[str, Any]:
+def evaluation_json(found: Evaluation) -> dict[str, Any]:
     """The evaluation as one JSON object."""
     variants = [
         {

@@ -18,9 +18,8 @@ from steerkit.report.evaluation import (
 from steerkit.report.page import page
 
 if TYPE_CHECKING:
-    from steerkit.lab.measured import Share
-    from steerkit.lab.prove.evaluation import Evaluation, VariantResult
-    from steerkit.lab.prove.probe_comparison import PlaceProbes
+    from steerkit.lab import Share
+    from steerkit.lab.prove import Evaluation, PlaceProbes, VariantResult
 
 
 def eval_page(found: Evaluation) -> str:

@@ -16,7 +16,7 @@ from steerkit.report.tokens import drawn, visible
 from steerkit.types import CallLike, MalformedCall, Verdict
 
 if TYPE_CHECKING:
-    from steerkit.lab.explain.explanation import Changed, Explanation, Reason, Without
+    from steerkit.lab.explain import Changed, Explanation, Reason, Without
 
 _LABEL: Final = 28
 """Characters of a label that a table shows."""
@@ -119,7 +119,7 @@ def _outcome(one: Without) -> str:
     return f"the reply is {visible(reply_text(one.calls, one.text))}"
 
 
-def show(out: Console, view: ExplainView) -> None:
+def show_explanation(out: Console, view: ExplainView) -> None:
     """Print the explanation for people."""
     found = view.found
     out.print(f"record   {found.record}")
@@ -155,7 +155,7 @@ def _show_reasons(out: Console, title: str, found: Explanation, reasons: Sequenc
     print_rows(out, titles, rows, main=5, words=(title, "Acts most at", "Reads", "Label"))
 
 
-def as_json(view: ExplainView) -> dict[str, Any]:
+def explanation_json(view: ExplainView) -> dict[str, Any]:
     """The explanation as one JSON object; `tokens` and what stands beside them go up to the choice and beyond."""
     found = view.found
     plain = asdict(found)

@@ -12,7 +12,7 @@ from steerkit.report.text import call_text
 from steerkit.report.tokens import share
 
 if TYPE_CHECKING:
-    from steerkit.lab.explain.explanation import Reason
+    from steerkit.lab.explain import Reason
 
 
 class _Token(NamedTuple):

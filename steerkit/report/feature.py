@@ -11,8 +11,7 @@ from rich.text import Text
 from steerkit.report.tokens import shaded_text, visible
 
 if TYPE_CHECKING:
-    from steerkit.lab.find.contexts import Context, FeatureContexts
-    from steerkit.lab.find.top_logits import DecoderTokens
+    from steerkit.lab.find import Context, DecoderTokens, FeatureContexts
     from steerkit.sae import Kind
 
 
@@ -56,7 +55,7 @@ def measured(unit: str, value: float) -> str:
     return f"{100 * value:.3g} %" if unit == "density" else f"{value:.4g}"
 
 
-def as_json(view: FeatureView) -> dict[str, Any]:
+def feature_json(view: FeatureView) -> dict[str, Any]:
     """The view as one JSON object."""
     found = view.contexts
     return {
@@ -78,7 +77,7 @@ def as_json(view: FeatureView) -> dict[str, Any]:
     }
 
 
-def show(out: Console, view: FeatureView) -> None:
+def show_feature(out: Console, view: FeatureView) -> None:
     """Print the view for people."""
     out.print(Text.assemble((view.title, "bold"), f"  {visible(view.label or '(no label)')}"), soft_wrap=True)
     out.print(

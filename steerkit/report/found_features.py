@@ -10,10 +10,8 @@ from steerkit.report.rows import print_rows
 from steerkit.report.tokens import visible
 
 if TYPE_CHECKING:
-    from steerkit.lab.find.causal import Causes
-    from steerkit.lab.find.search import Found, FoundProbe
-    from steerkit.lab.find.steering_edits import SteeringEdits
-    from steerkit.lab.measured import Measured, Share
+    from steerkit.lab import Measured, Share
+    from steerkit.lab.find import Causes, Found, FoundProbe, SteeringEdits
     from steerkit.types import Feature
 
 _LABEL: Final = 40
@@ -22,10 +20,8 @@ _LABEL: Final = 40
 
 def show_found(out: Console, found: Found, without: int) -> None:
     """The features, the probe, and what they were measured on."""
-    from steerkit.lab.find.search import fewest_to_choose_on
-    from steerkit.lab.measured import FALSE
-    from steerkit.lab.ranking import LEVEL
-    from steerkit.lab.two_sample import conformal_rank
+    from steerkit.lab import FALSE, LEVEL, conformal_rank
+    from steerkit.lab.find import fewest_to_choose_on
 
     if found.features:
         rows = []
@@ -104,7 +100,7 @@ def show_causes(out: Console, tried: Causes) -> None:
 
 def show_steering_edits(out: Console, steering: SteeringEdits | None) -> None:
     """Print the effects of one layer's edits together on the call."""
-    from steerkit.lab.ranking import LEVEL
+    from steerkit.lab import LEVEL
 
     if steering is None:
         out.print()

@@ -101,7 +101,7 @@ def _request(given: object) -> Request:
 
 
 def _numbered(error: SteerkitError, number: int) -> SteerkitError:
-    """The same error, which says of which request it is."""
+    """The error with the number of its request."""
     where = f"requests[{number}]: "
     if isinstance(error, PolicyError):
         return PolicyError([where + problem for problem in error.problems])

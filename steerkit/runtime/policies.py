@@ -94,5 +94,5 @@ def _check_model(policy: Policy, engine: Engine) -> None:
 
 
 def unsteered(policies: Sequence[Policy]) -> tuple[Policy, ...]:
-    """The same policies, which judge and trace as before and change nothing."""
+    """Copies of the policies that judge and trace as before and change nothing."""
     return tuple(policy.model_copy(update={"steer": ()}) for policy in policies)

@@ -24,7 +24,7 @@ class Replayed(NamedTuple):
 
     turn: Turn
     record: TurnRecord
-    """As it would be recorded."""
+    """Its record, which is not written."""
 
 
 class Moment(NamedTuple):
@@ -35,13 +35,13 @@ class Moment(NamedTuple):
     step: int
     """Index of its token in the reply, from 0."""
     leads: Literal["recorded", "other"]
-    """Whose reply it is; both have read its tokens before this one."""
+    """Side whose reply it is; both are forced along its tokens before this one."""
     token: str
-    """What stands there in that reply."""
+    """Text of that reply's token."""
     probabilities: tuple[float, float]
     """Of that token under the recorded and the other policies, before temperature."""
     other_token: str | None
-    """Where the replies part: what stands there in the other reply; None at its end, and everywhere else."""
+    """Text of the other reply's token where the replies part; None at its end, and everywhere else."""
     divergence: Divergence
     """Of the second's next-token distribution from the first's, before temperature."""
 
@@ -127,7 +127,7 @@ def _moments(runtime: Turns, both: Sequence[Prepared], first: Turn, second: Turn
 
 
 def _landmarks(turn: Turn) -> Iterator[tuple[str, int]]:
-    """Where the first call opens and where its name begins, as indices of the reply."""
+    """Indices in the reply at which the first call opens and its name begins."""
     if not turn.calls:
         return
     call, start = turn.calls[0], len(turn.prompt_ids)

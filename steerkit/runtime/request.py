@@ -1,4 +1,4 @@
-"""What a caller asks for, and what it becomes before a token is made."""
+"""Requests, as callers give them and as they are rendered for the model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ToolLike: TypeAlias = "Tool | Mapping[str, Any] | Callable[..., Any]"
 """A `Tool`, a tool dict as OpenAI, Anthropic, Google or the Model Context Protocol have it, a JSON Schema with a title,
 a Python function with a docstring, or an object that describes a tool, as langchain's."""
 Metadata: TypeAlias = "Mapping[str, str | int | float | bool | Sequence[str]]"
-"""Such as `{"user": "ann", "session": "s-17", "tags": ["mail"]}`; records keep it as content that can be redacted."""
+"""Keys and values such as `{"user": "ann", "tags": ["mail"]}`; records keep them as content that can be redacted."""
 
 _MOST_KEYS: Final = 32
 _MOST_CHARACTERS: Final = 512
@@ -43,9 +43,9 @@ class Request:
     """None takes the runtime's own policies; an empty sequence takes none."""
     sampling: Sampling = field(default_factory=Sampling)
     counterfactual: bool | None = None
-    """Whether to record as well what the model does without steering; None takes the runtime's own setting."""
+    """Record as well what the model does without steering; None takes the runtime's own setting."""
     metadata: Metadata | None = None
-    """Who asked, and what else its record is to be found by."""
+    """Keys and values by which its record is found, such as who asked."""
     conversation: str | None = None
     """Id that the records of a conversation's turns share; `loop` gives each conversation one of its own."""
 
@@ -64,11 +64,11 @@ class Prepared:
     metadata: Mapping[str, Any] | None = None
     """A checked copy of the request's."""
     attempts: tuple[Turn, ...] = ()
-    """What was generated before and judged `retry`."""
+    """Turns that were generated before and judged `retry`."""
     made: int = 0
-    """How many attempts came before: of a replay, more than are at hand."""
+    """Number of earlier attempts: of a replay, more than are at hand."""
     unsteered: Prepared | None = None
-    """The same request without steering, to be made beside it."""
+    """Its counterfactual: the request without steering, for a row beside it."""
 
 
 def prepare(request: Request, engine: Engine, policies: tuple[Policy, ...], untrusted: str) -> Prepared:
@@ -96,7 +96,7 @@ def prepare(request: Request, engine: Engine, policies: tuple[Policy, ...], untr
 
 
 def wanted_of(policies: tuple[Policy, ...]) -> Wanted:
-    """What the trace of a request under these policies shows, and the guard reads of it."""
+    """Features and probes that the trace of a request under these policies shows and the guard reads."""
     watch = {policy.name: tuple(dict.fromkeys((*policy.trace.watch, *needs(policy)))) for policy in policies}
     return Wanted(policies, watch, max((policy.trace.top_k for policy in policies), default=0))
 
@@ -165,6 +165,6 @@ def _text(text: str, where: str) -> str:
 
 
 def _short(value: object) -> str:
-    """A value's kind, and its text where that is short and its own."""
+    """Text of a short scalar, else the kind of the value."""
     shown = repr(value) if value is None or isinstance(value, (bool, int, float, str)) else ""
     return shown if shown and len(shown) <= 40 else type(value).__name__

@@ -35,7 +35,7 @@ from steerkit.sae import SaeSet
 from steerkit.types import Messages, Turn
 
 _RUN = ("messages", "tools", "policy", "metadata")
-"""What `run` and `stream` take beside the fields of `Sampling`."""
+"""Keywords of `run` and `stream` beside the fields of `Sampling`."""
 
 
 class Turns:
@@ -69,7 +69,7 @@ class Turns:
 
     @property
     def saes(self) -> SaeSet | None:
-        """What policies are steered through."""
+        """SAEs that policies are steered through."""
         return self.engine.saes
 
     def reserve(self, policies: Iterable[PolicyLike | None]) -> None:
@@ -227,7 +227,7 @@ class Turns:
         return with_counterfactual(prepared) if wanted else prepared
 
     def policies_of(self, policy: PolicyLike | None) -> tuple[Policy, ...]:
-        """What a request is under that brings this policy; None for a request that brings none."""
+        """Policies of a request that brings this one; None for a request that brings none."""
         return self.policies if policy is None else self._under_base(self._ready.of(policy))
 
     def _under_base(self, policies: tuple[Policy, ...]) -> tuple[Policy, ...]:

@@ -6,13 +6,17 @@ from steerkit.sae.cpu.onednn import onednn_version
 from steerkit.sae.formats import FORMATS
 from steerkit.sae.formats.functiongemma import load_checkpoint
 from steerkit.sae.hub import load_set, pull, push
-from steerkit.sae.labels import Explanations, read_explanations, read_labels, write_labels
+from steerkit.sae.labels import LABELS_FILE, Explanations, read_explanations, read_labels, write_labels
 from steerkit.sae.sae import Columns, GateWeights, Kind, Reconstruction, Sae, activate
-from steerkit.sae.sae_set import SaeSet
-from steerkit.sae.summary import LayerSummary, summarize
+from steerkit.sae.sae_set import STATISTICS_FILE, UNITS, SaeSet, statistics_key
+from steerkit.sae.summary import DENSE, LayerSummary, summarize
 
 __all__ = [
+    "DENSE",
     "FORMATS",
+    "LABELS_FILE",
+    "STATISTICS_FILE",
+    "UNITS",
     "Checkpoint",
     "Columns",
     "Explanations",
@@ -32,6 +36,7 @@ __all__ = [
     "push",
     "read_explanations",
     "read_labels",
+    "statistics_key",
     "summarize",
     "write_labels",
 ]

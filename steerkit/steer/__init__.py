@@ -12,6 +12,7 @@ from steerkit.steer.eager.attached import Attached
 from steerkit.steer.eager.continuous import attach_ragged
 from steerkit.steer.eager.prefill_state import PrefillState
 from steerkit.steer.eager.snapshot import Snapshot, Snapshots
+from steerkit.steer.ops import read_features
 from steerkit.steer.points import Sites, context_of, device_of, devices_of, find_sites
 from steerkit.steer.positions import cache_name
 from steerkit.steer.record.recorder import Recorder
@@ -50,6 +51,7 @@ __all__ = [
     "find_sites",
     "fused_kernels",
     "pack_plan",
+    "read_features",
     "read_traces",
     "read_watched",
     "traced_sites",

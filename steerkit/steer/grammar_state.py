@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from steerkit.chat.places import PlaceMachine, Standing, places_of
+from steerkit.chat import PlaceMachine, Standing, places_of
 from steerkit.errors import SteeringError
 from steerkit.types import Place
 

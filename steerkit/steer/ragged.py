@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from steerkit.chat.places import PlaceMachine, Standing, places_of
+from steerkit.chat import PlaceMachine, Standing, places_of
 from steerkit.errors import SteeringError
 from steerkit.steer.batch import Batch, Segments, needs_tokens
 from steerkit.steer.compile.plan import Plan, SiteTable

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.policy import Policy
-from steerkit.sae import GateWeights, Kind, Sae, SaeSet
-from steerkit.sae.checkpoint import Checkpoint
-from steerkit.sae.sae_set import statistics_key
+from steerkit.sae import Checkpoint, GateWeights, Kind, Sae, SaeSet, statistics_key
 from steerkit.steer import find_sites
 from steerkit.testing.random_models import SMALL, random_model
 from steerkit.types import Point, Site

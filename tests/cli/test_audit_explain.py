@@ -17,7 +17,7 @@ from steerkit.cli.main import app
 from steerkit.errors import AuditError
 from steerkit.lab.explain.explain import explain
 from steerkit.lab.explain.feature_roles import Extent
-from steerkit.report.explanation import ExplainView, show
+from steerkit.report.explanation import ExplainView, show_explanation
 from steerkit.report.explanation_page import explain_page
 from steerkit.report.tokens import visible
 from steerkit.types import Call
@@ -60,7 +60,7 @@ def test_a_call_is_explained_as_json_and_as_a_page(path: Path, tmp_path: Path) -
 def test_the_text_says_what_was_chosen_and_what_hangs_on_it(view: ExplainView) -> None:
     """The verdict, the choice, each feature with its numbers, the sets, and the random ones beside them."""
     out = StringIO()
-    show(Console(file=out, width=200, highlight=False, markup=False), view)
+    show_explanation(Console(file=out, width=200, highlight=False, markup=False), view)
     said = out.getvalue()
     assert "guard    DENY  payments/about-to-move-money" in said
     assert "chosen   the tool: 'transfer_money' over 'get_balance' by 12." in said

@@ -22,11 +22,11 @@ from steerkit.lab.material import Material, read_material
 from steerkit.lab.ranking import grouped, split
 from steerkit.policy import dump, loads
 from steerkit.runtime import Request
-from steerkit.sae import Kind, Site
+from steerkit.sae import Kind
 from steerkit.steer import check_against_saes
 from steerkit.testing import planted_saes
 from steerkit.tiny.world.conversations import sample
-from steerkit.types import Feature
+from steerkit.types import Feature, Point, Site
 from tests.lab.planted_truth import BYSTANDER, CAUSE, Planted, cases, planted
 
 
@@ -183,11 +183,12 @@ def test_the_kept_prefix_changes_no_score(box: Runtime) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "site"), [("relu", "output"), ("relu", "input"), ("jumprelu", "output"), ("topk", "input")]
+    ("kind", "point"),
+    [("relu", "attn_out"), ("relu", "attn_in"), ("jumprelu", "attn_out"), ("topk", "attn_in"), ("relu", "resid_post")],
 )
-def test_a_small_edit_does_what_the_estimate_says(truth: Planted, kind: Kind, site: Site) -> None:
+def test_a_small_edit_does_what_the_estimate_says(truth: Planted, kind: Kind, point: Point) -> None:
     """Clamping a feature to nine tenths of itself, by a policy, costs a tenth of its attribution."""
-    saes = planted_saes(truth.loaded.model, kind=kind, site=site)
+    saes = planted_saes(truth.loaded.model, kind=kind, points=[point])
     case = truth.positives[0]
     interventions = Interventions(truth.loaded, saes, [case], "reply.start")
     found = attribute(
@@ -200,11 +201,11 @@ def test_a_small_edit_does_what_the_estimate_says(truth: Planted, kind: Kind, si
     )
     assert float(found.scores[0]) == pytest.approx(float(interventions.plain[0]), abs=1e-4)
     table = place_maxima(truth.loaded, saes, [case]).largest
-    for layer in (0, 2):
-        index = int(found.layers[layer].sums[0].abs().argmax())
-        value = float(table[layer][0, index])
-        edited = interventions.effect(Feature(layer, index), 0.9 * value, torch.Generator().manual_seed(0))
-        assert float(edited.clamped) == pytest.approx(0.1 * float(found.layers[layer].sums[0, index]), rel=0.1)
+    for site in (Site(0, point), Site(2, point)):
+        index = int(found.layers[site].sums[0].abs().argmax())
+        value = float(table[site][0, index])
+        edited = interventions.effect(Feature(site, index), 0.9 * value, torch.Generator().manual_seed(0))
+        assert float(edited.clamped) == pytest.approx(0.1 * float(found.layers[site].sums[0, index]), rel=0.1)
         assert float(edited.ablated.abs()) > float(edited.clamped.abs()) > 1e-5
 
 

@@ -238,7 +238,7 @@ def test_batches_are_read_afresh_and_counted() -> None:
     one.run_batch([Request(messages, TOOLS, None, few), Request(messages[:2], TOOLS, None, few)])
     one.run_batch([Request(messages, TOOLS, None, few, counterfactual=True)])
     assert one.prefix_cache.statistics[:5] == (0, 0, 0, 0, 2)
-    assert one.prefix_cache.statistics.pieces == 0
+    assert one.prefix_cache.statistics.blocks == 0
 
 
 def test_threads_share_a_cache() -> None:

@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 import steerkit
-from steerkit.chat import Wire, place_machine
+from steerkit.agent import Runtime
+from steerkit.chat import dialect_of, place_machine
 from steerkit.errors import SteeringError
 from steerkit.policy import Policy, load, resolve, shipped_file
-from steerkit.runtime import Runtime
 from steerkit.steer import Plan, attach_ragged, compile_plan
 from steerkit.steer.ragged import Piece, RaggedSteering
 from steerkit.testing import planted_policy, planted_saes, small_model
@@ -82,7 +82,7 @@ def test_generate_batch_gives_the_tokens_of_the_runtime(
 ) -> None:
     """56 requests under four policies mixed, prefilled in chunks, and once more after a preemption."""
     runtime, policies = turns
-    model, stops = box.loaded.model, Wire.of(box.loaded.tokenizer).stops
+    model, stops = box.loaded.model, dialect_of(box.loaded.tokenizer).stops
     plan, rows = planned(box, policies)
     passes: list[Sequence[Piece]] = []
     begin = RaggedSteering.begin
@@ -109,7 +109,7 @@ def test_without_steering_the_tokens_are_others(
 ) -> None:
     """The control: of each policy some replies change, of requests without one none."""
     runtime, _ = turns
-    prompts, stops = [turn.prompt_ids for turn in runtime], Wire.of(box.loaded.tokenizer).stops
+    prompts, stops = [turn.prompt_ids for turn in runtime], dialect_of(box.loaded.tokenizer).stops
     plain = [one.generated_tokens for one in generated(box.loaded.model, prompts, stops, **WAYS["many tokens a pass"])]
     assert {number % 4 for number in range(56) if plain[number] != list(runtime[number].reply_ids)} == {1, 2, 3}
 

@@ -1,1 +1,1 @@
-"""Whether the log is what was written: verification, checkpoints, proofs, redaction."""
+"""Integrity of the log: verification, checkpoints, proofs, redaction."""

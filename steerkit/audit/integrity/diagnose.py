@@ -10,7 +10,7 @@ from steerkit.audit.log.stored_record import record_hash
 from steerkit.errors import TamperError
 
 _NEAR = 1000
-"""How many places to either side are tried for a record that was moved."""
+"""Places to either side that are tried for a record that was moved."""
 
 
 class Row(NamedTuple):
@@ -39,7 +39,7 @@ def refusal(store: Store, place: int, row: Row, kind: str, what: str) -> TamperE
 
 
 def misplaced(store: Store, place: int, previous: str, row: Row) -> TamperError:
-    """What was done to a record whose hash or link does not hold."""
+    """The error about a record whose hash or link does not hold: what was done to it."""
     if row.hash == hash_of(row):
         return _unlinked(store, place, previous, row)
     origin = _origin(place, row)
@@ -75,6 +75,6 @@ def _origin(place: int, row: Row) -> int | None:
 
 
 def _place_of(store: Store, digest: str) -> int | None:
-    """Where the record with this hash stands."""
+    """Place of the record with this hash."""
     found = store.database.execute("SELECT sequence FROM records WHERE hash = ?", (digest,)).fetchone()
     return None if found is None else int(found[0])

@@ -72,7 +72,7 @@ def consistency(leaves: Sequence[bytes], first: int) -> list[bytes]:
 
 
 def included(data: bytes, index: int, size: int, path: Sequence[bytes], expected: bytes) -> bool:
-    """Whether a path proves that the tree of this size and root has this data at this leaf (RFC 9162, 2.1.3.2)."""
+    """True if a path proves that the tree of this size and root has this data at this leaf (RFC 9162, 2.1.3.2)."""
     if not 0 <= index < size:
         return False
     node, at, last = leaf_hash(data), index, size - 1
@@ -90,7 +90,7 @@ def included(data: bytes, index: int, size: int, path: Sequence[bytes], expected
 
 
 def consistent(first: int, second: int, path: Sequence[bytes], first_root: bytes, second_root: bytes) -> bool:
-    """Whether a path proves that the first tree is a beginning of the second (RFC 9162, 2.1.4.2)."""
+    """True if a path proves that the first tree is a beginning of the second (RFC 9162, 2.1.4.2)."""
     if not 0 <= first <= second:
         return False
     if first in (0, second):

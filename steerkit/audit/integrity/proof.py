@@ -1,4 +1,4 @@
-"""Signs what a store holds, and proves of one record that it was in it, to somebody who sees nothing else of it.
+"""Signed checkpoints of a store, and proofs that one record was in it, for somebody who sees nothing else of it.
 
 A record travels as JSON: `sequence`, `id`, `time`, `previous`, `body` (its canonical text) and `contents`, each with
 its salt in hex and its text; without a salt it was redacted, and the text is the keyed hash. A proof is `index`, `size`
@@ -32,7 +32,7 @@ def checkpoint(store: Store, key: SignerKey) -> str:
 
 
 def prove(store: Store, record: StoredRecord, size: int) -> dict[str, Any]:
-    """That a record is in the log as it was at a size.
+    """A proof that a record is in the log, as of a size of it.
 
     Raises:
         AuditError: the log is not that long, or the record came later.
@@ -47,7 +47,7 @@ def prove(store: Store, record: StoredRecord, size: int) -> dict[str, Any]:
 
 
 def prove_consistency(store: Store, first: int, second: int) -> dict[str, Any]:
-    """That the log at one size is a beginning of the log at a later one; raises AuditError if it is not that long."""
+    """A proof that the log at one size is a beginning of the log at a later one; AuditError if it is not that long."""
     if first > second:
         raise AuditError(f"got checkpoints over {first} and {second} records, expected the older one first")
     path = merkle.consistency(_leaves(store, second), first)
@@ -69,7 +69,7 @@ def portable_record(store: Store, record: StoredRecord) -> dict[str, Any]:
 
 
 def check_inclusion(proof: Mapping[str, Any], record: Mapping[str, Any], signed: Checkpoint) -> dict[str, Any]:
-    """What a record says, once a proof shows that it is in the log that a checkpoint was signed over.
+    """Content of a record, once a proof shows that it is in the log that a checkpoint was signed over.
 
     Args:
         proof: of `prove`.
@@ -115,7 +115,7 @@ def _leaves(store: Store, size: int) -> list[bytes]:
     queries = ["SELECT sequence, hash FROM records WHERE sequence <= ?1"]
     if store.file.version > 1:
         queries.append("SELECT sequence, hash FROM retired WHERE sequence <= ?1")
-    with store.file.told("read"):
+    with store.file.clear_errors("read"):
         rows = store.database.execute(" UNION ALL ".join(queries) + " ORDER BY 1", (size,)).fetchall()
     if len(rows) != size:
         raise AuditError(f"{store.path}: got {len(rows)} records, expected the {size} that were signed; verify it")

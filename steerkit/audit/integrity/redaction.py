@@ -1,4 +1,4 @@
-"""Redaction of contents and deletion of whole runs; the chain still holds."""
+"""Redaction of contents and deletion of closed runs; the chain still holds."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def redact(
     Args:
         store: open for writing.
         record: whose content it is.
-        key: 32 secret bytes, kept elsewhere; with it, equal contents can be told by their equal hashes.
+        key: 32 secret bytes, kept elsewhere; with it, equal contents have equal hashes.
         fields: such as `messages`, `text`, `calls` or `trace`; none for all content of the record.
         by: who did it.
         note: why.
@@ -177,7 +177,7 @@ def _ranges(sequences: list[int]) -> tuple[tuple[int, int], ...]:
 
 def _wipe(store: Store) -> None:
     """Bring the change from the write-ahead log into the file, and empty the log, which has the old content too."""
-    with store.file.told("written"):
+    with store.file.clear_errors("written"):
         busy = store.database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     if busy:
         warnings.warn(

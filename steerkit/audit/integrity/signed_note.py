@@ -91,7 +91,7 @@ class SignerKey:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What was signed of a log."""
+    """A checkpoint of a log: the size and root that are signed."""
 
     origin: str
     """The log's name; that of the key."""
@@ -102,7 +102,7 @@ class Checkpoint:
 
     @property
     def text(self) -> str:
-        """What the signature is over."""
+        """The text that is signed."""
         return f"{self.origin}\n{self.size}\n{encoded(self.root)}\n"
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Checks a whole store: that nothing was edited, dropped, inserted or reordered, and that it is what was signed.
+"""Verification of a store: nothing was edited, dropped, inserted or reordered, and it is what was signed.
 
 Reads only, in one pass, with memory for the runs that are open and the records that were retired or redacted.
 
@@ -55,7 +55,7 @@ _GONE = "SELECT sequence, NULL, NULL, NULL, hash, NULL, NULL FROM retired"
 
 
 class Verified(NamedTuple):
-    """What a clean store came to."""
+    """Result of a verification that found nothing wrong."""
 
     records: int
     """That stand in the store."""
@@ -102,7 +102,7 @@ def verify(store: Store, *, checkpoints: Sequence[Checkpoint] = (), key: Verifie
     except sqlite3.DatabaseError as error:
         raise TamperError(f"{store.path}: the file is damaged: {error}") from None
     except TamperError as error:
-        if not (said := store.file.recovery.told(store.path)):
+        if not (said := store.file.recovery.warnings(store.path)):
             raise
         raise TamperError("; ".join([str(error), *said]), error.sequence, error.kind) from None
 
@@ -136,7 +136,7 @@ def _verify(store: Store, checkpoints: Sequence[Checkpoint], key: VerifierKey | 
 
 def check_tables(store: Store) -> None:
     """Raises TamperError where the tables are not those that steerkit makes: nothing in them is what it seems then."""
-    with store.file.told("read"):
+    with store.file.clear_errors("read"):
         found = store.database.execute(_TABLES).fetchall()
     if found != _expected_tables(store.file.version):
         raise TamperError(f"{store.path}: the tables are not those of an audit store", kind="edited")
@@ -155,7 +155,7 @@ def _check_database(store: Store) -> None:
 
 
 def _expected_tables(version: int) -> list[tuple[object, ...]]:
-    """What SQLite itself notes of a store's tables and indexes."""
+    """Tables and indexes of a store, as SQLite itself lists them."""
     database = sqlite3.connect(":memory:")
     try:
         for statement in SCHEMAS[version]:

@@ -1,1 +1,1 @@
-"""The store on disk: records chained in one SQLite file, written whole or not at all."""
+"""The store on disk: records chained in one SQLite file, written completely or not at all."""

@@ -1,4 +1,4 @@
-"""What of a record may be redacted: it stands beside the body, and the body holds a commitment to it.
+"""Contents that may be redacted: they are stored beside a record's body, which has commitments to them.
 
 The commitment is SHA-256 over a random salt of 16 bytes and the content's canonical JSON (for a trace, its packed
 bytes). With the salt gone it says nothing about the content, however short that was; so a redaction takes salt and
@@ -44,7 +44,7 @@ PRIVATE: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
     "execution": (("call", "arguments"), ("result",), ("metadata",)),
     "run_opened": (("metadata",),),
 }
-"""Where each kind of record holds what people said, and what may tell it; `*` is every item of a list."""
+"""Paths of private content in each kind of record: what people said, and what may reveal it; `*` is every item."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +58,12 @@ class Content:
 
     @property
     def is_redacted(self) -> bool:
-        """Whether only its keyed hash is left."""
+        """True if only its keyed hash is left."""
         return self.salt is None
 
     @property
     def commitment(self) -> str:
-        """What the body holds of it, in hex."""
+        """The commitment in the body, in hex."""
         return hashlib.sha256((self.salt or b"") + self.data).hexdigest()
 
 
@@ -86,7 +86,7 @@ def split(body: Mapping[str, Any], trace: bytes) -> tuple[dict[str, Any], dict[s
 
 
 def join(body: dict[str, Any], contents: Mapping[str, Content]) -> dict[str, Any]:
-    """The whole value again; changes `body`. Raises AuditError where a commitment has no place in it."""
+    """The body with its contents in it; changes `body`. Raises AuditError where a commitment has no place there."""
     for name in body.pop("committed", {}):
         if name == TRACE:
             continue

@@ -26,7 +26,7 @@ MAX_BYTES: Final = 1 << 28
 """Of one piece of a record; larger ones are neither written nor read."""
 
 _EFFECTIVE: Final = os.access in os.supports_effective_ids
-"""Whether the system can say what this process may do, and not only whoever started it."""
+"""True if the system knows what this process may do, and not only the user who started it."""
 
 
 class Database:
@@ -40,7 +40,7 @@ class Database:
         self.path, self._writable = path, writable
         self.recovery = Recovery()
         self._begin()
-        with self.told("opened"):
+        with self.clear_errors("opened"):
             if not writable:
                 path.stat()
             if path.is_dir():
@@ -56,7 +56,7 @@ class Database:
             except BaseException:
                 self._connection.close()
                 raise
-        for line in self.recovery.told(path) if writable else ():
+        for line in self.recovery.warnings(path) if writable else ():
             warnings.warn(line, RuntimeWarning, stacklevel=3)
 
     @property
@@ -90,8 +90,8 @@ class Database:
         self._session.on_commit(call)
 
     @contextmanager
-    def told(self, what: str) -> Iterator[None]:
-        """Turn what SQLite and the system say into one clear line."""
+    def clear_errors(self, what: str) -> Iterator[None]:
+        """A block whose errors of SQLite and the system become one clear line. Raises AuditError."""
         try:
             yield
         except sqlite3.Error as error:
@@ -131,7 +131,7 @@ class Database:
         return made
 
     def _is_at_rest(self) -> bool:
-        """Whether the store lies closed in a folder that this user cannot write.
+        """True if the store is closed and in a folder that this user cannot write.
 
         SQLite would want to put a file beside it even for reading; as nothing waits to be written, it need not.
         """
@@ -175,7 +175,7 @@ class Database:
             raise AuditError(
                 f"{self.path}: a database, but no audit store of version 1 to {VERSION} "
                 f"(application {application:#x}, version {version}); "
-                + (" ".join(self.recovery.told(self.path)) or "give another file")
+                + (" ".join(self.recovery.warnings(self.path)) or "give another file")
             )
         return version
 

@@ -14,7 +14,7 @@ from steerkit.errors import AuditError
 _SURPRISES: Final = (
     ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, struct.error, MemoryError,
 )  # fmt: skip
-"""What reading raises where a value is not what every record of its kind has there."""
+"""Errors of reading a value that is not what every record of its kind has there."""
 
 
 def read_content(record: StoredRecord, *, dense: bool = False) -> Record:

@@ -1,8 +1,8 @@
-"""What SQLite makes of a write-ahead log that was left behind: which of it counts, and which it drops without a word.
+"""Recovery of a write-ahead log that was left behind: frames that SQLite counts, and those that it drops silently.
 
 A record is committed to the log first (FILE-wal), in frames that each continue a checksum. Whoever opens the store next
 reads them up to the first one that does not fit; everything after that is as if it had never been. A process that was
-killed leaves nothing of that kind but the beginning of a transaction that nobody was told of. A bit that changed in the
+killed leaves nothing of that kind but the beginning of a transaction that was never reported. A bit that changed in the
 log takes the records after it out of the store, with chain and all. What is counted here is what stands in the log
 against what SQLite's rule (sqlite.org/walformat.html) makes of it. Only the log is opened: to close the store itself or
 its FILE-shm would drop the locks that SQLite has on them in this process.
@@ -22,7 +22,7 @@ _PAGE: Final = 4096
 
 
 class Recovery(NamedTuple):
-    """What was made of a log; all 0 where there was none."""
+    """Counts of a log's frames; all 0 where there was none."""
 
     frames: int = 0
     """That the log held, of its own generation: older ones behind them are left over from before."""
@@ -31,8 +31,8 @@ class Recovery(NamedTuple):
     transactions: int = 0
     """Finished ones that it does not count."""
 
-    def told(self, path: Path) -> list[str]:
-        """What a person should know of it: a line, or none."""
+    def warnings(self, path: Path) -> list[str]:
+        """A line that a person should read, or none."""
         if not self.transactions:
             return []
         what = f"{self.recovered} of {self.frames} frames were recovered, {self.transactions} finished transactions not"
@@ -43,7 +43,7 @@ class Recovery(NamedTuple):
 
 
 def recovery_of(path: Path) -> Recovery:
-    """What SQLite will make of the log beside a store, or has made of it; nothing where there is none.
+    """Counts of the log beside a store, as SQLite recovers it; all 0 where there is none.
 
     A log that others begin anew meanwhile is passed over: they have read it.
     """

@@ -18,7 +18,7 @@ from steerkit.audit.schema import Record, RunClosedRecord, RunOpenedRecord, Stam
 from steerkit.errors import AuditError
 
 OnFailure: TypeAlias = Literal["block", "warn"]
-"""What becomes of a call whose record cannot be written: it is not released, or it is, with a warning."""
+"""Handling of a call whose record cannot be written: it is not released, or it is, with a warning."""
 
 OPENED: Final = RunOpenedRecord.kind
 CLOSED: Final = RunClosedRecord.kind

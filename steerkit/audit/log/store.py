@@ -22,7 +22,7 @@ from steerkit.audit.schema import Record, accounted, record_json
 from steerkit.errors import AuditError
 
 OnRecord: TypeAlias = "Callable[[StoredRecord], None]"
-"""Told of each record once it is on disk; what it raises is warned of, and changes nothing."""
+"""A callback that gets each record once it is on disk; what it raises becomes a warning, and changes nothing."""
 
 _COLUMNS = "sequence, id, time, previous, hash, body"
 _KINDS = (int, str, str, str, str, bytes)
@@ -98,7 +98,7 @@ class Store:
             self.file.on_commit(self._forget)
 
     def exclusive(self) -> Transaction:
-        """A `with` block to read and append in, nobody else in between; what it appends is kept whole or not at all.
+        """A `with` block to read and append in, nobody else in between; either all that it appends is kept or nothing.
 
         Raises:
             AuditError: the store cannot be locked or written.
@@ -117,13 +117,13 @@ class Store:
         order = "DESC" if newest_first else "ASC"
         conditions = " AND ".join(["sequence > ?", *(condition for condition, _ in where)])
         values = (after, *(value for _, value in where), -1 if limit is None else limit)
-        with self.file.told("read"):
+        with self.file.clear_errors("read"):
             query = f"SELECT {_COLUMNS} FROM records WHERE {conditions} ORDER BY sequence {order} LIMIT ?"
             for row in self.database.execute(query, values):
                 yield self._record(row)
 
     def __len__(self) -> int:
-        with self.file.told("read"):
+        with self.file.clear_errors("read"):
             return int(self.database.execute("SELECT count(*) FROM records").fetchone()[0])
 
     def get(self, reference: str) -> StoredRecord:
@@ -133,7 +133,7 @@ class Store:
             AuditError: there is none, or there are several.
         """
         number = int(reference) if reference.isascii() and reference.isdigit() and len(reference) < 19 else -1
-        with self.file.told("read"):
+        with self.file.clear_errors("read"):
             rows = self.database.execute(
                 f"SELECT {_COLUMNS} FROM records WHERE sequence = ? OR id = ? OR substr(id, 1, ?) = ? LIMIT 2",
                 (number, reference, len(reference) or 1, reference),
@@ -150,7 +150,7 @@ class Store:
         Raises:
             AuditError: it should be there, and is gone.
         """
-        with self.file.told("read"):
+        with self.file.clear_errors("read"):
             row = self.database.execute("SELECT data FROM traces WHERE sequence = ?", (record.sequence,)).fetchone()
             if row is not None:
                 return bytes(row[0])
@@ -160,7 +160,7 @@ class Store:
         return b"" if content is None or content.is_redacted else content.data
 
     def contents_of(self, sequence: int, *, traces: bool = False) -> dict[str, Content]:
-        """What stands beside a record's body, by JSON Pointer; the packed trace only where it is asked for."""
+        """Contents beside a record's body, by JSON Pointer; the packed trace only where it is asked for."""
         if self.file.version == 1:
             return {}
         query = "SELECT name, salt, data FROM contents WHERE sequence = ? AND (? OR name <> ?) ORDER BY name"
@@ -168,7 +168,7 @@ class Store:
         found = {}
         for name, salt, data in rows:
             if not isinstance(name, str) or (salt is not None and type(salt) is not bytes) or type(data) is not bytes:
-                raise AuditError(f"{self.path}: a content of record {sequence} is not what SQLite was told to keep")
+                raise AuditError(f"{self.path}: a content of record {sequence} is not of the type that the table keeps")
             found[name] = Content(salt, data)
         return found
 

@@ -66,7 +66,7 @@ class StoredRecord:
     body: bytes
     """Canonical JSON: everything but the contents, of which it holds commitments."""
     contents: Mapping[str, Content] = field(default_factory=dict)
-    """What may be redacted, by JSON Pointer into the content; without the trace."""
+    """Contents that may be redacted, by JSON Pointer; without the trace."""
 
     @property
     def public(self) -> dict[str, Any]:

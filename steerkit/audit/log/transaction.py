@@ -1,4 +1,4 @@
-"""Transactions on one connection: one at a time over all threads, each whole or not at all wherever it is interrupted.
+"""Transactions on one connection: one at a time over all threads, each complete or undone wherever it is interrupted.
 
 Ctrl+C, and whatever else a signal's handler raises, comes between any two steps, and that of a signal during `COMMIT`
 once the record is on disk. So nothing here trusts its own notes of how far it came: SQLite says what is still open
@@ -60,7 +60,7 @@ class Session:
         self._after.append(call)
 
     def holds(self, *, writes: bool) -> bool:
-        """Whether this thread is inside a transaction, so that what it does is a part of that.
+        """True if this thread is inside a transaction, so that its work is a part of that.
 
         Raises:
             AuditError: it is inside one that only reads, and wants to write.
@@ -181,7 +181,7 @@ def _raise(error: BaseException, explain: Explain) -> NoReturn:
 
 
 def _is_running(frame: FrameType) -> bool:
-    """Whether a frame has not ended: it stands in this thread's stack, or may be one that pauses."""
+    """True if a frame has not ended: it is in this thread's stack, or may be one that pauses."""
     if frame.f_code.co_flags & _PAUSES:
         return True
     at: FrameType | None = sys._getframe(1)

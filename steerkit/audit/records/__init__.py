@@ -1,1 +1,1 @@
-"""What records say: turns, approvals, executions, queries over them and tables of them."""
+"""Records written and read: turns, approvals, executions, queries over them and tables of them."""

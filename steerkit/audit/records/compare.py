@@ -18,8 +18,7 @@ ABSENT: Final = "(absent)"
 _GENERATED: Final = ("prompt_ids", "reply_ids", "finish", "text", "calls")
 _MEASURED: Final = ("verdicts", "edits", "trace")
 _ROUNDING: Final = 2e-3
-"""What was measured is the same to float16, in which the strongest features are kept: the same sums over more tokens at
-once are rounded otherwise."""
+"""Tolerance of measured values: that of float16, which keeps the strongest features; longer batches round otherwise."""
 _CAUSES: Final = ("model", "saes", "policies", "libraries", "machine", "batch")
 """In the order in which they are likely to be the cause."""
 
@@ -36,20 +35,20 @@ class Difference(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What came of doing a turn again."""
+    """Outcome of a replay."""
 
     tokens: bool | None
-    """Whether prompt and reply are the same; None where no tokens were made."""
+    """True if prompt and reply are the same; None where nothing was generated."""
     verdicts: bool
-    """Whether every decision is the same, by the same rule."""
+    """True if every decision is the same, by the same rule."""
     difference: Difference | None
     """The first one, in the order prompt, reply, calls, verdicts, readings, edits, trace."""
     changed: tuple[Difference, ...]
-    """How the turn came about then and now, the likeliest cause first."""
+    """Differences in what shaped the turn then and now, the likeliest cause first."""
 
     @property
     def same(self) -> bool:
-        """Whether nothing differs."""
+        """True if nothing differs."""
         return self.difference is None
 
 
@@ -100,8 +99,8 @@ def changes(then: TurnRecord | RunOpenedRecord, now: TurnRecord | RunOpenedRecor
             continue
         for key in before | after:
             one, other = before.get(key, ABSENT), after.get(key, ABSENT)
-            told = (key in before and key in after) or name == "policies"  # what is not said has not changed
-            if told and one != other:
+            said = (key in before and key in after) or name == "policies"  # what is not said has not changed
+            if said and one != other:
                 yield Difference(path_of([name, key]), one, other)
 
 
@@ -129,7 +128,7 @@ def first_difference(
 
 
 def _are_measured(then: Any, now: Any) -> bool:
-    """Whether two numbers are no counts; canonical JSON writes 3.0 as 3, so one of them may look like an integer."""
+    """True if two numbers are no counts; canonical JSON writes 3.0 as 3, so one of them may look like an integer."""
     kinds = {type(then), type(now)}
     return float in kinds and kinds <= {float, int}
 
@@ -168,7 +167,7 @@ def _unsteered(turn: Counterfactual | None) -> dict[str, Any] | None:
 
 
 def _evidence(recorded: RecordedTurn, again: TurnRecord, trace: Trace | None) -> Iterator[tuple[str, Any, Any]]:
-    """What the verdicts were decided on and what was edited, and the trace, where it is still there."""
+    """Readings of the verdicts, edits, and the trace where it is still there."""
     for name in ("verdicts", "edits"):
         yield name, as_json(getattr(recorded.record, name)), as_json(getattr(again, name))
     if recorded.trace is not None and trace is not None:

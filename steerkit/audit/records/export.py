@@ -1,4 +1,4 @@
-"""Writes tables of records to a file, as JSON lines, CSV or Parquet: whole, or not at all.
+"""Tables of records in a file, as JSON lines, CSV or Parquet; the file is complete, or is not there.
 
 CSV is UTF-8 with the names of the columns in its first line; what is empty is an empty cell, and lists are JSON. Texts
 come from models, tools and strangers, and a spreadsheet runs what looks like a formula: a text that begins with `=`,
@@ -30,14 +30,14 @@ from steerkit.errors import AuditError, MissingExtraError
 
 FORMATS: Final = ("jsonl", "csv", "parquet")
 _FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What a spreadsheet takes for the beginning of a formula; the last four are the full-width ones."""
+"""Beginnings that a spreadsheet takes for a formula; the last four are full-width characters."""
 _HIDDEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _GROUP: Final = 20_000
 """Rows of a Parquet row group: what is held in memory at a time."""
 
 
 def export(store: Store, path: Path | IO[bytes], query: Query, *, table: str = "records", format: str = "jsonl") -> int:
-    """Write the records that fit a query to a file; the file is replaced at the end, or left as it was.
+    """Write the records that fit a query to a file; the file is replaced at the end, or stays unchanged.
 
     Args:
         store: the store; read as it stands now, whatever others write meanwhile.
@@ -136,7 +136,7 @@ def _utf8(value: Any) -> Any:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file beside the one that is meant, which takes its place at the end, or goes; a device is written as it is.
+    """A file beside the one that is meant, which takes its place at the end, or goes; a device is written directly.
 
     Raises:
         AuditError: it cannot be written.

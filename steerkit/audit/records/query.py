@@ -32,7 +32,7 @@ class Query:
     feature: str | None = None
     """A watched feature or probe, as NAME or POLICY.NAME; or LAYER:INDEX of a feature that stands in the trace."""
     status: str | None = None
-    """How a turn finished, what an approval decided, or what became of an execution."""
+    """The finish of a turn, the decision of an approval or the status of an execution."""
     since: datetime | None = None
     """Not before."""
     until: datetime | None = None
@@ -122,7 +122,7 @@ def _as_asked(value: Any) -> list[str]:
 
 
 def states_of(record: Record) -> set[str]:
-    """How a turn finished, an approval was decided or an execution came out."""
+    """The finish of a turn, the decision of an approval or the status of an execution."""
     if isinstance(record, TurnRecord):
         return {record.finish}
     if isinstance(record, ApprovalRecord):

@@ -68,7 +68,7 @@ def _is_gone(turn: TurnRecord, name: str) -> bool:
 
 
 def _unsaid(turn: TurnRecord) -> list[str]:
-    """What older records do not say of how a turn came about."""
+    """Paths that older records lack of what shaped a turn."""
     said = {
         "model.template": turn.model.template or None,
         "libraries": turn.libraries,

@@ -1,6 +1,6 @@
 """Records as flat rows, for tables: one per record, one per call, or one per value of a feature.
 
-`records`, a row per record: its place in the chain, `kind`, `run` and `number`, and `body`, its whole content as JSON.
+`records`, a row per record: its place in the chain, `kind`, `run` and `number`, and `body`, its content as JSON.
 
 `calls`, a row per call, and one for a turn without any: what the turn said (`text`, `finish`, `edits`, which counts
 the steering rules that changed something, `unsteered_calls` and `metadata` as JSON, `model`, `seed` and so on), and of
@@ -123,7 +123,7 @@ def watched_and_top(trace: Trace) -> Iterator[Value]:
 
 
 def record_rows(store: Store, stored: StoredRecord) -> Iterator[dict[str, Any]]:
-    """One row: the record's place in the chain, and its whole content as JSON, redactions in their places."""
+    """One row: the record's place in the chain, and its complete content as JSON, redactions in their places."""
     record = read_content(stored)
     yield {
         **_head(stored),

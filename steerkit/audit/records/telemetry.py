@@ -1,9 +1,9 @@
-"""Tells OpenTelemetry of turns, tools and the guard's decisions, one span each, from their records.
+"""OpenTelemetry spans of turns, tools and the guard's decisions, one each, from their records.
 
 The names of inferences and tools are those of the GenAI semantic conventions, which are still in development; what has
 no settled name there begins with `steerkit.`:
 
-| span | of | what it says besides |
+| span | of | attributes |
 |---|---|---|
 | `invoke_agent AGENT` | a conversation of the agent loop | model, tokens of all its turns, the last finish |
 | `chat MODEL` | a turn, in its conversation | model, settings, tokens, finish; policies, edits, attempt |
@@ -11,12 +11,12 @@ no settled name there begins with `steerkit.`:
 | `approve TOOL` | a person's decision, inside its turn | `steerkit.approval.decision` |
 | `execute_tool TOOL` | an execution, in its conversation or turn | the call's id; `error.type` where it failed |
 
-`gen_ai.response.id` and `steerkit.record.id` are ids of records. What people said and what may tell it (the contents
-that a redaction takes away) is left out unless it is asked for.
+`gen_ai.response.id` and `steerkit.record.id` are ids of records. Private content (what a redaction takes away) is
+left out unless it is asked for.
 
-A conversation ends with an answer, or when a rule stops it. One that waits for a person, or had its last turn, is told
-of when its run is closed; it ended with its last record. A tool's result stands in the record of the next turn: where
-content is asked for, its span is told of then, or at the end of the conversation without its result.
+A conversation ends with an answer, or when a rule stops it. The span of one that waits for a person, or had its last
+turn, is made when its run is closed; it ended with its last record. A tool's result is in the record of the next turn:
+where content is asked for, its span is made then, or at the end of the conversation without its result.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Spans:
 
     Args:
         provider: makes the tracer (default: the global one, as the OpenTelemetry SDK was set up).
-        content: whether messages, texts, tools, arguments, results and reasons are told as well.
+        content: adds messages, texts, tools, arguments, results and reasons.
         agent: how the agent is called in `invoke_agent AGENT`, if it has a name.
 
     Raises:
@@ -102,7 +102,7 @@ class Spans:
         self._waiting: OrderedDict[tuple[Any, ...], _Waiting] = OrderedDict()
 
     def __call__(self, record: StoredRecord) -> None:
-        """Tell of one record."""
+        """Make the spans of one record."""
         match content := read_content(record):
             case TurnRecord():
                 self._turn(record, content)
@@ -119,17 +119,17 @@ class Spans:
         if self._content:
             self._results(turn)
         agent = self._agent(record, turn)
-        told = _inference(record, turn)
+        attributes = _inference(record, turn)
         if self._content:
-            told |= said(record, turn)
+            attributes |= said(record, turn)
         name = f"chat {turn.model.name}"
-        span = self._span(name, record, turn.seconds, told, None if agent is None else agent.inside)
+        span = self._span(name, record, turn.seconds, attributes, None if agent is None else agent.inside)
         inside = self._trace.set_span_in_context(span)
         for call, verdict in zip(turn.calls, turn.verdicts, strict=True):
-            told = _judged(call, verdict)
+            attributes = _judged(call, verdict)
             if self._content:
-                told["steerkit.guard.reason"] = verdict.reason
-            self._span(f"guard {_tool(call) or 'malformed call'}", record, 0, told, inside)
+                attributes["steerkit.guard.reason"] = verdict.reason
+            self._span(f"guard {_tool(call) or 'malformed call'}", record, 0, attributes, inside)
         self._turns[record.id] = inside
         if len(self._turns) > _REMEMBERED:
             self._turns.popitem(last=False)
@@ -141,7 +141,7 @@ class Spans:
 
     def _execution(self, record: StoredRecord, one: ExecutionRecord) -> None:
         agent = self._agent(record, one)
-        told: dict[str, Any] = {
+        attributes: dict[str, Any] = {
             "gen_ai.operation.name": "execute_tool",
             "gen_ai.tool.name": one.call.name,
             "gen_ai.tool.call.id": one.call_id,
@@ -151,14 +151,14 @@ class Spans:
         }
         failed = one.status if one.status != "ok" else None
         if failed is not None:
-            told["error.type"] = failed
+            attributes["error.type"] = failed
         if self._content:
-            told["gen_ai.tool.call.arguments"] = json_text(one.call.arguments)
+            attributes["gen_ai.tool.call.arguments"] = json_text(one.call.arguments)
         inside = self._turns.get(one.turn or "") if agent is None else agent.inside
         name = f"execute_tool {one.call.name}"
 
         def tell(more: Mapping[str, Any]) -> None:
-            self._span(name, record, one.seconds, {**told, **more}, inside, failed)
+            self._span(name, record, one.seconds, {**attributes, **more}, inside, failed)
 
         if self._content and one.result is not None:
             waiting = _Waiting(one.run, one.conversation, tell)
@@ -170,7 +170,7 @@ class Spans:
 
     def _approval(self, record: StoredRecord, one: ApprovalRecord) -> None:
         agent = self._agent(record, one)
-        told = {
+        attributes = {
             "steerkit.approval.decision": one.decision,
             "gen_ai.tool.name": one.call.name,
             "gen_ai.tool.call.id": one.call_id,
@@ -178,9 +178,11 @@ class Spans:
             "steerkit.record.id": record.id,
         }
         if self._content:
-            told |= {f"steerkit.approval.{key}": text for key, text in (("by", one.by), ("note", one.note)) if text}
+            attributes |= {
+                f"steerkit.approval.{key}": text for key, text in (("by", one.by), ("note", one.note)) if text
+            }
         inside = self._turns.get(one.turn or "", None if agent is None else agent.inside)
-        self._span(f"approve {one.call.name}", record, 0, told, inside)
+        self._span(f"approve {one.call.name}", record, 0, attributes, inside)
 
     def _agent(self, record: StoredRecord, content: Record) -> _Agent | None:
         """The conversation that a record belongs to, begun with it where it is the first; None where it is in none."""
@@ -189,12 +191,12 @@ class Spans:
             return None
         start, end = _times(record, None if isinstance(content, ApprovalRecord) else getattr(content, "seconds", None))
         if name not in self._agents:
-            told = {"gen_ai.operation.name": "invoke_agent", "gen_ai.provider.name": "steerkit"}
-            told |= {"gen_ai.conversation.id": name, "steerkit.run.id": str(content.run)}
+            attributes = {"gen_ai.operation.name": "invoke_agent", "gen_ai.provider.name": "steerkit"}
+            attributes |= {"gen_ai.conversation.id": name, "steerkit.run.id": str(content.run)}
             if self._name:
-                told["gen_ai.agent.name"] = self._name
+                attributes["gen_ai.agent.name"] = self._name
             title = f"invoke_agent {self._name or ''}".rstrip()
-            span = self._tracer.start_span(title, attributes=told, start_time=start)
+            span = self._tracer.start_span(title, attributes=attributes, start_time=start)
             self._agents[name] = _Agent(span, self._trace.set_span_in_context(span), content.run, end)
             if len(self._agents) > _REMEMBERED:
                 self._end(next(iter(self._agents)))
@@ -205,7 +207,7 @@ class Spans:
         return agent
 
     def _end(self, conversation: str) -> None:
-        """Tell of a conversation that is over."""
+        """End the span of a conversation."""
         self._give_up(lambda one: one.conversation == conversation)
         agent = self._agents.pop(conversation)
         agent.span.set_attribute("gen_ai.usage.input_tokens", agent.read)
@@ -215,14 +217,14 @@ class Spans:
         agent.span.end(agent.end)
 
     def _results(self, turn: TurnRecord) -> None:
-        """Tell of the executions whose results a turn's messages hold."""
+        """Make the spans of executions whose results are in a turn's messages."""
         for id, text in tool_results(turn.messages):
             digest = digest_of(text)
             for key in [key for key in list(self._waiting) if key[:3] == (turn.run, id, digest)]:
                 self._waiting.pop(key).tell({"gen_ai.tool.call.result": text})
 
     def _give_up(self, which: Callable[[_Waiting], bool]) -> None:
-        """Tell of executions whose result no turn will hold."""
+        """Make the spans of executions whose result no turn will have."""
         for key in [key for key, one in list(self._waiting.items()) if which(one)]:
             self._waiting.pop(key).tell({})
 
@@ -231,13 +233,13 @@ class Spans:
         name: str,
         record: StoredRecord,
         seconds: float | None,
-        told: Mapping[str, Any],
+        attributes: Mapping[str, Any],
         inside: Context | None,
         failed: str | None = None,
     ) -> Span:
         """A span that ended when its record was written, and took so many seconds."""
         start, end = _times(record, seconds)
-        known = {key: value for key, value in told.items() if value is not None}
+        known = {key: value for key, value in attributes.items() if value is not None}
         span = self._tracer.start_span(name, inside, attributes=known, start_time=start)
         if failed is not None:
             span.set_status(self._trace.StatusCode.ERROR, failed)
@@ -246,7 +248,7 @@ class Spans:
 
 
 def _times(record: StoredRecord, seconds: float | None) -> tuple[int, int]:
-    """When what a record tells of began, so many seconds before it was written, and when it ended; in nanoseconds."""
+    """Begin and end of what a record is about, in nanoseconds; it ended when the record was written."""
     end = round(datetime.fromisoformat(record.time).timestamp() * 1_000_000) * 1000
     return end - int((seconds or 0) * 1e9), end
 

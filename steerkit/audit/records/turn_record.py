@@ -34,7 +34,7 @@ class Context:
     sampling: SamplingSettings
     libraries: Mapping[str, str]
     seconds: float | None = None
-    """Duration of the generation of its whole batch."""
+    """Duration of the generation of its batch."""
     machine: Mapping[str, Any] | None = None
     """`processor`, `instructions`, `threads` and `accelerator`: what float arithmetic may depend on."""
     batch: Mapping[str, int] | None = None
@@ -42,7 +42,7 @@ class Context:
     conversation: str | None = None
     """Id that the turns of one conversation share."""
     metadata: Mapping[str, Any] | None = None
-    """Who asked, as the caller said it."""
+    """The caller's own keys, such as who asked."""
 
 
 def append_turn(store: Store, turn: Turn, context: Context) -> Turn:

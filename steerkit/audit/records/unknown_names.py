@@ -1,4 +1,4 @@
-"""Names in a query that no record has, so that a misspelled name is told from one that no record fits."""
+"""Names in a query that no record has, so that a misspelled name is distinguished from one that no record fits."""
 
 from __future__ import annotations
 

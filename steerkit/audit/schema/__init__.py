@@ -1,4 +1,4 @@
-"""What records say, as typed values, and the one place that reads and writes their keys."""
+"""Records as typed values: the one place that reads and writes their keys."""
 
 from steerkit.audit.schema.codec import as_json, path_of
 from steerkit.audit.schema.gone import Gone, GoneItems, GoneObject, GoneText

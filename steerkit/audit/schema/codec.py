@@ -38,13 +38,13 @@ class Reading:
 
 
 class Codec(NamedTuple):
-    """How values of one type are read from JSON and written."""
+    """Functions that read values of one type from JSON and write them."""
 
     read: Callable[[Any, Path, Reading], Any]
     """Raises AuditError."""
     write: Callable[[Any], Any]
     kind: type = str
-    """What the typed value is, and, called, an empty one."""
+    """Type of the value; called, it gives an empty one."""
     fits: Callable[[Any], bool] | None = None
     """Of a plain value: True where it may stay as it is."""
     private: bool = False

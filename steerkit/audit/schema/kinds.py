@@ -36,7 +36,7 @@ RECORDS: Final[Mapping[str, type[Record]]] = {
 }
 """By kind."""
 KINDS: Final = tuple(RECORDS)
-"""What a record may be of."""
+"""Kinds of records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class _Judged:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Accounted(Stamps):
-    """What verification reads of a record of any kind and version."""
+    """Fields of a record of any kind and version that verification reads."""
 
     kind: str | None = None
     committed: Mapping[str, str] = field(default_factory=dict)
@@ -54,12 +54,12 @@ class Accounted(Stamps):
 
 
 def accounted(body: Any) -> Accounted:
-    """What verification reads of a record: stamps, commitments and decisions. Raises AuditError."""
+    """Stamps, commitments and decisions of a record, which verification reads. Raises AuditError."""
     return read(Accounted, body)
 
 
 def kind_of(body: Mapping[str, Any]) -> str:
-    """What a record is of; the oldest turns do not say it."""
+    """A record's kind; the oldest turns do not say it."""
     return str(body.get("kind") or ("turn" if "calls" in body else "record"))
 
 
@@ -67,7 +67,7 @@ def read_record(body: Any, *, dense: bool = False) -> Record:
     """A typed record from its JSON.
 
     Args:
-        body: the whole content, or its public part: then private fields hold stand-ins.
+        body: the complete content, or its public part: then private fields hold stand-ins.
         dense: every key must be there that such turns have today; else a turn that lacks one has it empty.
 
     Raises:

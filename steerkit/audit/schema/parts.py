@@ -1,4 +1,4 @@
-"""What records are made of: the identities of models, SAEs and policies, settings, calls, verdicts and edits."""
+"""Parts of records: the identities of models, SAEs and policies, settings, calls, verdicts and edits."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class SamplingSettings:
 
 @dataclass(frozen=True, slots=True)
 class Counterfactual:
-    """What the same policies let the model do without steering."""
+    """The turn that the same policies let the model make without steering."""
 
     text: PrivateText
     calls: Calls

@@ -49,12 +49,12 @@ from steerkit.types import Tool, Verdict
 FORMAT: Final = 2
 """Of the records written now."""
 DECISIONS: Final[tuple[str, ...]] = get_args(Decision)
-"""What a verdict may say."""
+"""Decisions that a verdict may have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stamps:
-    """What a run adds to each of its records."""
+    """Fields that a run adds to each of its records."""
 
     run: str | None = None
     number: int | None = None
@@ -73,7 +73,7 @@ class Record(Stamps):
     committed: Mapping[str, str] = field(default_factory=dict)
     """Commitments to what may be redacted, in hex by JSON Pointer; only where the content itself is not there."""
     metadata: PrivateObject | None = None
-    """Who asked, and what else the caller's records are to be found by."""
+    """The caller's own keys, such as who asked; queries find records by them."""
     more: Mapping[Path, Any] = field(default_factory=dict)
     """Keys that this version does not know, by path."""
 
@@ -93,7 +93,7 @@ class TurnRecord(Record):
     calls: Calls
     text: PrivateText
     finish: str
-    """How the reply ended, as in `steerkit.types.Turn`."""
+    """The end of the reply, as in `steerkit.types.Turn`."""
     attempt: int
     """Attempts that came before, judged `retry`."""
     retry_of: str | None = field(default=None, metadata=ALWAYS)
@@ -129,7 +129,7 @@ class TurnRecord(Record):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Event(Record):
-    """What became of a call after its turn."""
+    """An event of a call after its turn."""
 
     turn: str | None
     """Id of the turn's record."""
@@ -148,12 +148,12 @@ class ApprovalRecord(_Event):
     by: PrivateText
     note: PrivateText
     error: Annotated[str | None, PRIVATE]
-    """How asking failed, where it did; the call is refused then."""
+    """The error of asking, where it failed; the call is refused then."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExecutionRecord(_Event):
-    """How a call was run."""
+    """An execution of a call, or one that was only begun."""
 
     kind: ClassVar[str] = "execution"
     status: str
@@ -165,13 +165,13 @@ class ExecutionRecord(_Event):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunOpenedRecord(Record):
-    """What a run was opened with."""
+    """The opening of a run: what its turns share."""
 
     kind: ClassVar[str] = "run_opened"
     model: ModelIdentity
     saes: SaeSetIdentity | None = field(default=None, metadata=ALWAYS)
     policies: tuple[PolicyIdentity, ...] = field(default=(), metadata=ALWAYS)
-    """Those of requests that bring none of their own, with their content."""
+    """Policies of requests that bring none of their own, with their content."""
     sampling: SamplingSettings = field(default=SamplingSettings(), metadata=ALWAYS)
     libraries: Mapping[str, str] | None = None
     machine: Mapping[str, Any] | None = None
@@ -179,7 +179,7 @@ class RunOpenedRecord(Record):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunClosedRecord(Record):
-    """How many records a run had."""
+    """The closing of a run: counts of its records."""
 
     kind: ClassVar[str] = "run_closed"
     counts: Mapping[str, Any]
@@ -213,7 +213,7 @@ def _read_range(value: Any, at: Path, reading: Reading) -> tuple[int, int]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetentionRecord(Record):
-    """Records that were deleted: the tombstone of whole runs."""
+    """Records that were deleted: the tombstone of complete runs."""
 
     kind: ClassVar[str] = "retention"
     before: str

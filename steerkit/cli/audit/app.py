@@ -15,8 +15,7 @@ from steerkit.cli.audit.options import JsonOption, StoreOption, opened
 from steerkit.cli.audit.query import export, query
 from steerkit.cli.audit.redact import redact, retain
 from steerkit.cli.audit.replay import replay
-from steerkit.report.out import console, print_json
-from steerkit.report.text import bars, call_text, edit_text, reply_text, verdict_text
+from steerkit.report import bars, call_text, console, edit_text, print_json, reply_text, verdict_text
 
 if TYPE_CHECKING:  # loaded when a command needs it
     from steerkit.audit import ApprovalRecord, ExecutionRecord, Record, TurnRecord

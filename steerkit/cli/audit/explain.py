@@ -17,7 +17,7 @@ from steerkit.cli.audit.options import (
     opened,
 )
 from steerkit.errors import AuditError, SaeError
-from steerkit.report.out import console, print_json, say_line
+from steerkit.report import console, print_json, say_line
 
 Top = Annotated[
     int, typer.Option(min=1, max=50, metavar="COUNT", help="Features to list for the choice, and against it.")
@@ -55,24 +55,23 @@ def explain(
         raise AuditError("explain: got several of --argument, --against and --no-call; expected one at most")
     turn = _turn(opened(store), id)
     from steerkit.agent import load_recorded
-    from steerkit.lab.explain.explain import explain as explain_turn
-    from steerkit.lab.explain.explanation import Target
-    from steerkit.lab.explain.feature_roles import Extent
-    from steerkit.report import explanation as explain_view
+    from steerkit.lab.explain import Extent, Target
+    from steerkit.lab.explain import explain as explain_turn
+    from steerkit.report import ExplainView, explanation_json, show_explanation
 
     runtime = load_recorded(turn, model=model, saes=saes, device=device, dtype=dtype)
     found = explain_turn(runtime, turn, Target(call, argument, against, no_call), Extent(top, seed=seed))
-    view = explain_view.ExplainView(found, turn.record.calls[call], turn.record.verdicts[call])
+    view = ExplainView(found, turn.record.calls[call], turn.record.verdicts[call])
     if html is not None:
         from steerkit.files import write_text_atomic
-        from steerkit.report.explanation_page import explain_page
+        from steerkit.report import explain_page
 
         write_text_atomic(html, explain_page(view), SaeError)
     if json:
-        print_json(explain_view.as_json(view))
+        print_json(explanation_json(view))
         return
     out = console()
-    explain_view.show(out, view)
+    show_explanation(out, view)
     if html is not None:
         say_line(f"wrote {html}")
 

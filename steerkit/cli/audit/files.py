@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from steerkit.errors import AuditError
-from steerkit.report.out import say
+from steerkit.report import say
 
 _MAX: Final = 1 << 26
 _DASHES: Final = re.compile(

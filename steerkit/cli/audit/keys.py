@@ -13,7 +13,7 @@ import typer
 from steerkit.cli.audit.files import read, read_json, write_new, write_out
 from steerkit.cli.audit.options import JsonOption, StoreOption, opened
 from steerkit.errors import AuditError
-from steerkit.report.out import print_json, say
+from steerkit.report import print_json, say
 
 KeyOption = Annotated[Path, typer.Option("--key", metavar="FILE", help="File with the private key of `audit keygen`.")]
 PublicOption = Annotated[Path | None, typer.Option("--key", metavar="FILE", help="File with the public key.")]
@@ -91,7 +91,7 @@ def verify(
     kept = [_signed(file, public) for file in checkpoint or ()]
     log = opened(store)
     found = check(log, checkpoints=kept, key=public)
-    said = [*exposed_files(log.path), *log.file.recovery.told(log.path)]
+    said = [*exposed_files(log.path), *log.file.recovery.warnings(log.path)]
     if json:
         facts = {**found._asdict(), "root": found.root.hex(), "checkpoints": len(kept), "warnings": said}
         print_json({**facts, "recovery": log.file.recovery._asdict()})

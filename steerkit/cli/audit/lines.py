@@ -15,9 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from steerkit.errors import AuditError
-from steerkit.report.out import console, print_json
-from steerkit.report.text import call_text
-from steerkit.report.tokens import visible
+from steerkit.report import call_text, console, print_json, visible
 
 if TYPE_CHECKING:  # loaded when a command needs it
     from steerkit.audit import ApprovalRecord, ExecutionRecord, Record, StoredRecord

@@ -1,4 +1,4 @@
-"""The option that all `steerkit audit` commands share: the store."""
+"""Options that `steerkit audit` commands share, and the store that they open."""
 
 from __future__ import annotations
 

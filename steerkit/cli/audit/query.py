@@ -13,7 +13,7 @@ from steerkit.cli.audit.lines import print_records
 from steerkit.cli.audit.options import JsonOption, StoreOption, opened
 from steerkit.decisions import DECISIONS
 from steerkit.errors import AuditError
-from steerkit.report.out import print_json, say, say_line
+from steerkit.report import print_json, say, say_line
 
 Tool = Annotated[str | None, typer.Option(metavar="NAME", help="Name of a called tool.")]
 Rule = Annotated[str | None, typer.Option(metavar="NAME", help="RULE or POLICY/RULE that decided, or that steered.")]

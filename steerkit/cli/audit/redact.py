@@ -12,7 +12,7 @@ from steerkit.cli.audit.files import read
 from steerkit.cli.audit.keys import KeyOption, signer
 from steerkit.cli.audit.options import JsonOption, StoreOption, opened
 from steerkit.errors import AuditError
-from steerkit.report.out import print_json, say, say_line
+from steerkit.report import print_json, say, say_line
 
 
 def redact(

@@ -22,8 +22,7 @@ from steerkit.cli.audit.options import (
 from steerkit.cli.loading import progress
 from steerkit.cli.workers import Engine, Kind, Workers, mapper_of, where
 from steerkit.errors import AuditError
-from steerkit.report.out import console, print_json
-from steerkit.report.text import reply_text, short
+from steerkit.report import console, print_json, reply_text, short
 
 if TYPE_CHECKING:  # loaded when a command needs it
     from steerkit.audit import RecordedTurn, TurnRecord

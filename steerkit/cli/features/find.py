@@ -19,17 +19,12 @@ from steerkit.cli.loading import (
     this_command,
 )
 from steerkit.cli.options import Device, Dtype, Limit, Model, Saes
-from steerkit.report.found_features import show_causes, show_found, show_steering_edits
-from steerkit.report.out import console, print_json, say_line
+from steerkit.report import console, print_json, say_line, show_causes, show_found, show_steering_edits
 
 if TYPE_CHECKING:
     from steerkit.engine import LoadedModel
-    from steerkit.lab.cases import Case
-    from steerkit.lab.find.causal import Causes
-    from steerkit.lab.find.search import Found, FoundProbe
-    from steerkit.lab.find.steering_edits import SteeringEdits
-    from steerkit.lab.material import Material
-    from steerkit.lab.measured import Measured, Share
+    from steerkit.lab import Case, Material, Measured, Share
+    from steerkit.lab.find import Causes, Found, FoundProbe, SteeringEdits
     from steerkit.sae import SaeSet
 
 _Positive = Annotated[
@@ -93,8 +88,8 @@ def find(
     A file has one conversation a line: {"messages": [{"role": "user", "content": "…"}], "tools": […], "group": "…"};
     rows that name one group, copies and near-copies count once. steerkit/lab/README.md says more.
     """
-    from steerkit.lab.find.search import find as find_in
-    from steerkit.lab.find.steering_edits import find_steering_edits
+    from steerkit.lab.find import find as find_in
+    from steerkit.lab.find import find_steering_edits
 
     _check(at, (positive, negative), limit)
     check_policy_out(write, force=force)
@@ -118,7 +113,7 @@ def find(
 
 
 def _write_down(found: Found, sae_set: SaeSet, steering: SteeringEdits | None, path: Path, *, force: bool) -> None:
-    from steerkit.lab.find.write_policy import found_policy, write_policy
+    from steerkit.lab.find import found_policy, write_policy
 
     write_policy(found_policy(found, sae_set, path.stem, steering), path, force=force)
     say_line(f"wrote {path}: in shadow mode; see {shlex.join(('steerkit', 'policy', 'explain', str(path)))}")
@@ -128,8 +123,8 @@ def _too_few(material: Material, candidates: int, held_out: float) -> list[str]:
     """A note, before it runs, on how few conversations --causal has."""
     from math import ceil
 
-    from steerkit.lab.find.causal import CASES, fewest_positives, least_p
-    from steerkit.lab.ranking import LEVEL
+    from steerkit.lab import LEVEL
+    from steerkit.lab.find import CASES, fewest_positives, least_p
 
     count = min(CASES, material.counts(material.held)[0])
     least, needed = least_p(count, candidates), fewest_positives(candidates)
@@ -152,7 +147,7 @@ def _say_next(
     options: Mapping[str, str | None],
 ) -> None:
     """The command that proves the policy."""
-    from steerkit.lab.prove.dangers import dangerous_tools
+    from steerkit.lab.prove import dangerous_tools
 
     named = {"--policy": policy, "--harmful": files[0], "--benign": files[1], **options}
     parts = [part for option, value in named.items() if value is not None for part in (option, str(value))]
@@ -184,7 +179,7 @@ def _check(at: str, files: tuple[Path, Path], limit: int | None) -> None:
     from pydantic import TypeAdapter, ValidationError
 
     from steerkit.errors import SaeError
-    from steerkit.lab.extra import check_extra
+    from steerkit.lab import check_extra
     from steerkit.policy import PlaceName
 
     check_extra("finding features")
@@ -207,8 +202,7 @@ def _read(
     seed: int,
 ) -> tuple[Material, int]:
     """Both files' conversations with their features, and how many had no step at the place."""
-    from steerkit.lab.cases import read_cases
-    from steerkit.lab.material import read_material
+    from steerkit.lab import read_cases, read_material
 
     parts: list[list[Case]] = []
     without = 0
@@ -224,7 +218,7 @@ def _read(
 def _causes(
     loaded: LoadedModel, sae_set: SaeSet, material: Material, found: Found, candidates: int, seed: int
 ) -> Causes:
-    from steerkit.lab.find.causal import causes
+    from steerkit.lab.find import causes
 
     with progress(candidates, "edits") as report:
         return causes(loaded, sae_set, material, found, candidates=candidates, seed=seed, report=report)

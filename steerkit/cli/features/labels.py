@@ -10,8 +10,7 @@ import typer
 from steerkit.cli.features.show import Index, Layer
 from steerkit.cli.options import Layers, Saes, layer_numbers, load_named, named_site
 from steerkit.errors import SaeError
-from steerkit.report.out import print_json, say, say_line
-from steerkit.report.tokens import visible
+from steerkit.report import print_json, say, say_line, visible
 
 if TYPE_CHECKING:
     from steerkit.sae import SaeSet
@@ -95,8 +94,7 @@ def import_labels(
 
 def _own(folder: Path) -> tuple[SaeSet, Path]:
     """A set whose labels may be written, and their file. Raises SaeError."""
-    from steerkit.sae import load_set
-    from steerkit.sae.labels import LABELS_FILE
+    from steerkit.sae import LABELS_FILE, load_set
 
     if not folder.is_dir():
         raise SaeError(

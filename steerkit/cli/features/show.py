@@ -11,13 +11,13 @@ import typer
 from steerkit.cli.loading import load_with_saes, progress
 from steerkit.cli.options import Column, Data, Device, Dtype, Limit, Model, MostTokens, Saes, named_site
 from steerkit.errors import SaeError
-from steerkit.report.out import console, print_json
+from steerkit.report import console, print_json
 
 if TYPE_CHECKING:
     from steerkit.engine import LoadedModel
-    from steerkit.lab.corpus import Corpus
-    from steerkit.lab.find.contexts import FeatureContexts
-    from steerkit.report.feature import FeatureView
+    from steerkit.lab import Corpus
+    from steerkit.lab.find import FeatureContexts
+    from steerkit.report import FeatureView
     from steerkit.sae import SaeSet
     from steerkit.types import Feature
 
@@ -46,8 +46,8 @@ def show(
     dtype: Dtype = None,
 ) -> None:
     """Show where a feature is strongest, how often it fires, and what it writes."""
-    from steerkit.lab.corpus import read_corpus
-    from steerkit.report import feature as feature_view
+    from steerkit.lab import read_corpus
+    from steerkit.report import feature_json, show_feature
     from steerkit.types import Feature
 
     feature = Feature(named_site(layer), index)
@@ -57,23 +57,22 @@ def show(
     view = _view(loaded, sae_set, feature, corpus, {"top": top, "around": around})
     if html is not None:
         from steerkit.files import write_text_atomic
-        from steerkit.report.feature_page import feature_page
+        from steerkit.report import feature_page
 
         write_text_atomic(html, feature_page(view), SaeError)
     if json:
-        print_json(feature_view.as_json(view))
+        print_json(feature_json(view))
         return
     out = console()
-    feature_view.show(out, view)
+    show_feature(out, view)
     if html is not None:
         out.print()
         out.print(f"wrote {html}")
 
 
 def _view(loaded: LoadedModel, sae_set: SaeSet, feature: Feature, corpus: Corpus, sizes: dict[str, Any]) -> FeatureView:
-    from steerkit.lab.find.contexts import feature_contexts
-    from steerkit.lab.find.top_logits import decoder_tokens
-    from steerkit.report.feature import FeatureView
+    from steerkit.lab.find import decoder_tokens, feature_contexts
+    from steerkit.report import FeatureView
 
     model, tokenizer, sae = loaded.model, loaded.tokenizer, sae_set[feature.site]
     with progress(corpus.tokens, "tokens") as report:
@@ -94,7 +93,7 @@ def _view(loaded: LoadedModel, sae_set: SaeSet, feature: Feature, corpus: Corpus
 
 def _statistics(sae_set: SaeSet, contexts: FeatureContexts, data: str) -> tuple[str, dict[str, float]]:
     """The set's own where it has them all, those that policies' units use; else those of the data."""
-    from steerkit.sae.sae_set import STATISTICS_FILE, UNITS
+    from steerkit.sae import STATISTICS_FILE, UNITS
 
     with suppress(SaeError):
         return STATISTICS_FILE, {unit: sae_set.statistic(contexts.feature, unit) for unit in UNITS}

@@ -11,7 +11,7 @@ from steerkit.cli.options import Revision, Source, layer_table, load_named
 from steerkit.cli.sae.files import convert, pull, push
 from steerkit.cli.sae.health import calibrate, health
 from steerkit.cli.sae.train import train
-from steerkit.report.out import console, print_json
+from steerkit.report import console, print_json
 
 app = typer.Typer(
     help="Train, measure, convert, fetch and publish sets of SAEs.", no_args_is_help=True, rich_markup_mode=None

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from steerkit.cli.options import Revision, Source, load_named
-from steerkit.report.out import say
+from steerkit.report import say
 
 
 def convert(

@@ -10,13 +10,12 @@ import typer
 
 from steerkit.cli.loading import load_with_saes, progress
 from steerkit.cli.options import Column, Data, Device, Dtype, Limit, Model, MostTokens, Saes
-from steerkit.report.out import console, print_json
+from steerkit.report import console, print_json
 
 if TYPE_CHECKING:
     from steerkit.engine import LoadedModel
-    from steerkit.lab.corpus import Corpus
-    from steerkit.lab.train.health.call_fidelity import CallFidelity
-    from steerkit.lab.train.health.fidelity import Fidelity
+    from steerkit.lab import Corpus
+    from steerkit.lab.train.health import CallFidelity, Fidelity
     from steerkit.sae import SaeSet
 
 _COLUMNS = ("Layer", "MSE", "FVU", "L0", "Dead", "Always", "Outside\nclip", "Recovered", "against\nmean", "Same\ncalls")
@@ -46,8 +45,7 @@ def health(
     dtype: Dtype = None,
 ) -> None:
     """Measure a set of SAEs on held-out data: errors, firing, and what the model and its calls lose with each."""
-    from steerkit.lab.train.health.call_fidelity import call_fidelity
-    from steerkit.lab.train.health.fidelity import fidelity
+    from steerkit.lab.train.health import call_fidelity, fidelity
 
     reading = {"text_column": text_column, "max_tokens": max_tokens, "limit": limit}
     loaded, sae_set, corpus = _load(model, saes, data, device, dtype, reading)
@@ -59,7 +57,7 @@ def health(
             some = corpus.conversations[:calls]
             kept = call_fidelity(loaded, sae_set, some, max_new_tokens=max_new_tokens, report=report)
     if figure is not None:
-        from steerkit.lab.train.health.figure import draw
+        from steerkit.lab.train.health import draw
 
         draw(found, figure, f"SAEs of {sae_set.model_name}")
     if json:
@@ -84,9 +82,9 @@ def calibrate(
 ) -> None:
     """Measure each feature's max, mean, std, density and quantiles: the units in which policies give strengths."""
     from steerkit.errors import SaeError
-    from steerkit.lab.feature_statistics import calibrate as calibrated
-    from steerkit.lab.feature_statistics import save_statistics
-    from steerkit.sae.sae_set import STATISTICS_FILE
+    from steerkit.lab import calibrate as calibrated
+    from steerkit.lab import save_statistics
+    from steerkit.sae import STATISTICS_FILE
 
     if out is None and (saes is None or not Path(saes).is_dir()):
         raise SaeError("the SAEs are in no folder of yours; give --out FILE, and put it beside a copy of them")
@@ -102,8 +100,7 @@ def calibrate(
 def _load(
     model: str, saes: str | None, data: Path, device: str | None, dtype: str | None, reading: dict[str, Any]
 ) -> tuple[LoadedModel, SaeSet, Corpus]:
-    from steerkit.lab.corpus import read_corpus
-    from steerkit.lab.feature_statistics import check_sites
+    from steerkit.lab import check_sites, read_corpus
 
     loaded, sae_set = load_with_saes(model, saes, device, dtype)
     check_sites(sae_set)

@@ -21,12 +21,11 @@ from steerkit.cli.options import (
     layer_numbers,
     layer_table,
 )
-from steerkit.report.out import console
+from steerkit.report import console
 from steerkit.types import POINTS, Point
 
 if TYPE_CHECKING:
-    from steerkit.lab.train.recipe import Recipe
-    from steerkit.lab.train.trainer import Beat
+    from steerkit.lab.train import Beat, Recipe
 
 Option = typer.Option
 HookPoint = Annotated[
@@ -98,7 +97,7 @@ def train(
 
     Several processes share the work when `accelerate launch -m steerkit.cli.main sae train ...` starts them.
     """
-    from steerkit.lab.train.recipe import recipe as named
+    from steerkit.lab.train import recipe as named
 
     sizes = {"d_sae": d_sae, "epochs": epochs, "texts": batch, "tokens": batch_tokens, "buffer": buffer, "k": kept}
     rates = {"rate": rate, "sparsity": sparsity, "clip": clip, "max_norm": max_norm, "precision": precision}
@@ -136,10 +135,9 @@ def _train(
     seed: int,
 ) -> None:
     from steerkit.engine import load_model
-    from steerkit.lab.corpus import read_corpus
-    from steerkit.lab.train.pipeline import Output, train_set
-    from steerkit.lab.train.recipe import saved_dtype
-    from steerkit.lab.workers.ranks import processes
+    from steerkit.lab import read_corpus
+    from steerkit.lab.train import Output, saved_dtype, train_set
+    from steerkit.lab.workers import processes
     from steerkit.sae import summarize
 
     weights = saved_dtype(save_dtype)

@@ -1,8 +1,8 @@
-"""Decodes with steps of fixed shape, steering inside: on a GPU captured once in a CUDA graph and replayed per token.
+"""Decode steps of fixed shape, steering included: on a GPU captured once in a CUDA graph and replayed per token.
 
-The prompt is read as ever. Then keys, values, and what steering has come to are moved into buffers, and each token is
-one replay, under any policies: their tables are buffers too. On a CPU the same step runs without a graph. A step may be
-compiled as well, whole and once, whatever the policies.
+After the prefill, keys, values and the state of steering are moved into buffers, and each token is one replay, under
+any policies: their tables are buffers too. On a CPU the same step runs without a graph. A step may be compiled as well,
+once, whatever the policies.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ from steerkit.steer import (
 )
 
 Prepare: TypeAlias = bool | Literal["auto", "compiled"]
-"""Whether tokens are made with prepared steps; `auto`: on a GPU; `compiled`: with steps that are compiled as well."""
+"""Decode with prepared steps; `auto`: on a GPU; `compiled`: with steps that are compiled as well."""
 
 _COLUMNS_AT_ONCE: Final = 256
 """Sequences are given capacity in these steps, so that a graph serves many lengths."""
 _MOST_STEPS: Final = 4
-"""How many captured steps are kept; each holds its buffers."""
+"""Most captured steps that are kept; each holds its buffers."""
 _WARM_UP: Final = 3
 
 
 class GraphStatistics(NamedTuple):
-    """What a `Graphs` has done since it was made."""
+    """Counts of a `Graphs` since it was made."""
 
     captures: int
     """Steps that were prepared, on a GPU each with a graph."""
     generations: int
     """Generations that ran on them."""
     fallbacks: int
-    """Generations that did not fit and ran as ever."""
+    """Generations that did not fit and were decoded step by step."""
 
 
 class Step:
@@ -105,8 +105,8 @@ class Step:
             self._logits = self._run()
 
 
-class GraphReader:
-    """Reads on after a prompt, a token of each sequence at a time."""
+class GraphDecoder:
+    """Decodes after a prefill, a token of each sequence at a time."""
 
     def __init__(self, step: Step, fill: Fill) -> None:
         self._step, self._fill = step, fill
@@ -123,12 +123,12 @@ class GraphReader:
 
 
 class Resumed(NamedTuple):
-    """How a generation resumes after its prefill."""
+    """Decoding of a generation after its prefill."""
 
-    reader: GraphReader | None
+    decoder: GraphDecoder | None
     """None where it does not fit prepared steps; `Graphs.refused` says why."""
     decoding: str
-    """As the record says it."""
+    """Wording for the record."""
 
 
 class Graphs:
@@ -154,7 +154,7 @@ class Graphs:
 
     @property
     def statistics(self) -> GraphStatistics:
-        """What it has done so far."""
+        """Counts so far."""
         return GraphStatistics(self._captures, self._generations, self._fallbacks)
 
     def reserve(self, capacity: Capacity) -> None:
@@ -174,13 +174,13 @@ class Graphs:
             tokens: how many more may be read.
         """
         self.refused = self._unfit()
-        reader = None
+        decoder = None
         if self.refused is None:
             try:
-                reader = self._resume(prefill_state, cache, mask, positions, tokens)
+                decoder = self._resume(prefill_state, cache, mask, positions, tokens)
             except (SteeringError, RuntimeError) as error:  # the latter where a step cannot be captured, or no memory
                 self.refused = str(error).splitlines()[0]
-        if reader is None:
+        if decoder is None:
             self._fallbacks += 1
             return Resumed(None, f"step by step: {self.refused}")
         self._generations += 1
@@ -188,11 +188,11 @@ class Graphs:
         if self.without_kernels is not None:
             steps += f" without kernels, {self.without_kernels}"
         on_gpu = self._model.device.type == "cuda"
-        return Resumed(reader, f"CUDA graph of {steps}" if on_gpu else steps)
+        return Resumed(decoder, f"CUDA graph of {steps}" if on_gpu else steps)
 
     def _resume(
         self, prefill_state: PrefillState, cache: DynamicCache, mask: Tensor, positions: Tensor, tokens: int
-    ) -> GraphReader:
+    ) -> GraphDecoder:
         packed = pack_plan(prefill_state.plan, prefill_state.recorder.kept)
         columns = -(-(mask.shape[1] + tokens) // _COLUMNS_AT_ONCE) * _COLUMNS_AT_ONCE
         with prefill_state.pause():
@@ -200,7 +200,7 @@ class Graphs:
         fill = Fill(step.steering, packed, prefill_state.rows)
         step.cache.fill(cache, mask, positions)
         fill.resume(prefill_state)
-        return GraphReader(step, fill)
+        return GraphDecoder(step, fill)
 
     def _step(self, packed: PackedPlan, like: DynamicCache, rows: int, columns: int) -> Step:
         """A step with capacity for a plan; a smaller one is replaced by one with capacity for both."""

@@ -99,7 +99,7 @@ class HfEngine:
 
     @property
     def provenance(self) -> Provenance:
-        """As records say it."""
+        """Provenance for records."""
         loaded, saes = self.loaded, self.saes
         model = ModelIdentity(
             name=loaded.name,
@@ -201,7 +201,7 @@ def without_autocast() -> Iterator[None]:
 
 
 def _each_without_autocast(steps: Generator[T, S | None, R]) -> Generator[T, S | None, R]:
-    """The same steps; between them the caller's autocast holds."""
+    """Take each step without autocast; between steps the caller's holds."""
     sent: S | None = None
     with closing(steps):
         while True:

@@ -16,9 +16,9 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from steerkit.engine.api import Sampling
-from steerkit.engine.hf.cuda_graphs import GraphReader, Graphs
+from steerkit.engine.hf.cuda_graphs import GraphDecoder, Graphs
 from steerkit.engine.hf.growing_cache import DecodeCache, why_not
-from steerkit.engine.hf.prefix_cache import PrefixReader, Reuse
+from steerkit.engine.hf.prefix_cache import PrefixBlocks, Reuse
 from steerkit.engine.hf.sampler import Sampler
 from steerkit.engine.hf.unembedding import Unembedding
 from steerkit.errors import ModelError
@@ -46,7 +46,7 @@ class Batch:
         return cls(ids.to(device), mask.to(device))
 
     def within_context(self, model: nn.Module, sampling: Sequence[Sampling]) -> list[Sampling]:
-        """The same settings, with no more new tokens than the model's context has room for.
+        """The settings with no more new tokens than the model's context holds.
 
         Raises:
             ModelError: a prompt leaves no room for any.
@@ -92,8 +92,8 @@ def generate(
         stops: tokens that end a sequence.
         pad: what is fed in place of tokens of sequences that have stopped.
         split_prompt: feed the prompts' last tokens by themselves, for gates that act from the next token on.
-        ends: columns at which the prompt is cut into pieces that are fed one after the other; of one prompt only.
-        reuse: where its pieces are looked up and kept.
+        ends: columns at which the prompt is cut into blocks that are fed one after the other; of one prompt only.
+        reuse: access to the prefix cache of its blocks.
         graphs: prepared steps to decode with, together with the `prefill_state` of the steering that is attached.
 
     Raises:
@@ -101,21 +101,21 @@ def generate(
     """
     sampling = batch.within_context(model, sampling)
     sampler = Sampler(sampling, batch.ids.device)
-    reader = _Reader(model, batch)
+    passes = _Passes(model, batch)
     left = [setting.max_new_tokens for setting in sampling]
-    logits = reader.prompt(split_prompt, ends, reuse)
+    logits = passes.prompt(split_prompt, ends, reuse)
     decoding = None
     if graphs is not None and prefill_state is not None and max(left) > 1:
-        decoding = reader.decode_with(graphs, prefill_state, max(left) - 1)
+        decoding = passes.decode_with(graphs, prefill_state, max(left) - 1)
     try:
-        yield from _decode(reader, sampler, logits, left, stops, pad)
+        yield from _decode(passes, sampler, logits, left, stops, pad)
     finally:
-        reader.close()
+        passes.close()
     return decoding
 
 
 def _decode(
-    reader: _Reader, sampler: Sampler, logits: Tensor, left: list[int], stops: Collection[int], pad: int
+    passes: _Passes, sampler: Sampler, logits: Tensor, left: list[int], stops: Collection[int], pad: int
 ) -> Generator[list[int | None], Collection[int] | None]:
     """The tokens from the first on, of which each sequence may have so many."""
     while True:
@@ -130,7 +130,7 @@ def _decode(
         ]
         if not any(left):
             return
-        logits = reader.step([pad if token is None else token for token in tokens])
+        logits = passes.step([pad if token is None else token for token in tokens])
 
 
 @torch.inference_mode()
@@ -141,16 +141,16 @@ def read_along(
 
     They are those that `generate` chooses from, before temperature.
     """
-    reader = _Reader(model, batch)
-    yield reader.prompt(split_prompt).clone()
+    passes = _Passes(model, batch)
+    yield passes.prompt(split_prompt).clone()
     for token in reply:
-        yield reader.step([token] * len(batch.ids)).clone()
+        yield passes.step([token] * len(batch.ids)).clone()
 
 
-class _Reader:
-    """Feeds a batch to a model: the prompts, then a token of each sequence at a time.
+class _Passes:
+    """Forward passes of a batch: the prefill, then a token of each sequence at a time.
 
-    Logits are those of the last token read, until the next is.
+    Logits are those of the last token, until the next step.
     """
 
     def __init__(self, model: PreTrainedModel, batch: Batch) -> None:
@@ -160,18 +160,18 @@ class _Reader:
         self._positions = (batch.mask.cumsum(dim=-1) - 1).clamp(min=0)
         self._decode: DecodeCache | None = None
         self._decodes = why_not(model) is None
-        self._graph: GraphReader | None = None
+        self._graph: GraphDecoder | None = None
 
     def prompt(self, split: bool, ends: Sequence[int] = (), reuse: Reuse | None = None) -> Tensor:
         """Logits after the prompts; `split` feeds their last tokens by themselves, `ends` cuts what is before them."""
         ids, mask, positions = self._batch.ids, self._mask, self._positions
         last = ids.shape[1] - 1
-        kept = None if reuse is None else PrefixReader(reuse, self._cache, ids[0].tolist(), ends)
+        kept = None if reuse is None else PrefixBlocks(reuse, self._cache, ids[0].tolist(), ends)
         start = 0 if kept is None else kept.resume()
         for end in sorted({*ends, *((last,) if split and last else ())}):
             if end <= start:
                 continue
-            _read(self._model, ids[:, start:end], mask[:, :end], positions[:, start:end], self._cache)
+            _prefill(self._model, ids[:, start:end], mask[:, :end], positions[:, start:end], self._cache)
             if kept is not None and end in ends:
                 kept.keep(start, end)
             start = end
@@ -213,8 +213,8 @@ class _Reader:
             self._graph.close()
 
 
-def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> None:
-    """Read tokens `(B, T)` of which no logits are wanted: where the decoder is all the model has, without the head."""
+def _prefill(model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> None:
+    """Prefill tokens `(B, T)` whose logits are not needed: without the head, where the decoder is all the model has."""
     body = find_sites(model).body
     reader = body if body is model.base_model else model
     where = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
@@ -224,7 +224,7 @@ def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor, 
 
 
 def _last(ids: Tensor) -> int | Tensor:
-    """Which logits of the tokens `(B, T)` to keep: the last.
+    """Index of the logits to keep of tokens `(B, T)`: the last.
 
     Cut out of longer rows, the last hidden states would be multiplied by a batched product, for which torch copies the
     whole unembedding, in bfloat16 on a CPU for seconds; picked by their index they are rows of their own.

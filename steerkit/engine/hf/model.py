@@ -1,4 +1,4 @@
-"""Loads a model and its tokenizer by name: the model in the box, a folder, or a hub repository."""
+"""Models and their tokenizers by name: the model in the box, a folder, or a hub repository."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class LoadedModel:
     """A model that is ready to generate."""
 
     name: str
-    """As the user wrote it."""
+    """Name as the user wrote it."""
     folder: Path | None
-    """Where it came from, if from disk."""
+    """Folder that it was loaded from, if from disk."""
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     lease: Lease = field(default_factory=Lease, repr=False, compare=False)
@@ -50,24 +50,24 @@ class LoadedModel:
 
     @property
     def published_name(self) -> str | None:
-        """What the model is called by those who publish it and its SAEs; None for a folder, which could hold any."""
+        """Published name of the model, as its SAEs have it; None for a folder, which could hold any."""
         if self.name in BOXES:
             return f"steerkit/{self.name}"
         return self.name if self.folder is None else None
 
     @property
     def device(self) -> torch.device:
-        """Where the prompt's tokens go."""
+        """Device of the prompt's tokens."""
         return device_of(self.model.get_input_embeddings()) or _CPU
 
     @property
     def site_devices(self) -> dict[Site, torch.device]:
-        """By site, where its hook runs."""
+        """Device of each hook point."""
         return devices_of(find_sites(self.model))
 
     @property
     def runs_prepacked(self) -> bool:
-        """Whether generations run through copies of the linear weights."""
+        """True if generations run through copies of the linear weights."""
         return self.prepacked is not None and not self.prepacked.obstacle
 
     def prepacking(self, wanted: bool) -> LoadedModel:

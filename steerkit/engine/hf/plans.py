@@ -15,7 +15,7 @@ from steerkit.steer import Plan, compile_plan
 from steerkit.types import Site
 
 _MOST: Final = 32
-"""How many plans are kept; each holds columns of the decoders that its policies touch."""
+"""Most plans that are kept; each holds columns of the decoders that its policies touch."""
 
 
 class Plans:

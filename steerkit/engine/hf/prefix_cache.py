@@ -1,10 +1,10 @@
-"""Keeps what a model made of the beginnings of prompts, so that the next turn of a conversation reads only what is new.
+"""Prefix cache: keys, values and steering state of prompt prefixes, so that the next turn prefills only what is new.
 
-A prompt is read in pieces that its own tokens fix. Each piece is kept under a hash of the salt and of every token up to
-its end: keys, values, and what steering saw and remembered. Sliding layers are kept as far as the window reaches back.
+A prompt is prefilled in blocks that its own tokens fix. Each block is kept under a hash of the salt and of every token
+up to its end: keys, values, recorded activations and gate state. Sliding layers are kept as far as the window reaches.
 
-What is reused equals what is read afresh, on a CPU to the bit, since both are made by the same passes over the same
-pieces. Replies are not kept: their tokens were read one by one and steered as a reply, and in the next prompt they are
+A reused block equals a computed one, on a CPU to the bit, since both come from the same passes over the same blocks.
+Replies are not kept: their tokens were decoded one by one and steered as a reply, and in the next prompt they are
 neither.
 """
 
@@ -28,37 +28,37 @@ from steerkit.errors import ModelError
 from steerkit.steer import Snapshot, Snapshots
 
 DEFAULT: Final = "256 MiB"
-"""How much is kept where nobody says."""
+"""Default size."""
 
 _UNITS: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 class PrefixStatistics(NamedTuple):
-    """What a prefix cache has done since it was made."""
+    """Counts of a prefix cache since it was made."""
 
     lookups: int
     """Prompts that were looked up."""
     hits: int
-    """Those of which a beginning was there."""
+    """Lookups that found a cached prefix."""
     tokens: int
     """Tokens of the prompts that were looked up."""
     tokens_reused: int
-    """Those of them that were not read again."""
+    """Tokens of them whose prefill was skipped."""
     bypassed: int
-    """Generations that were read afresh without looking: batches of several rows, models whose cache cannot be kept."""
+    """Generations without a lookup: batches of several rows, models whose cache cannot be kept."""
     evictions: int
-    """Pieces that made room for others."""
-    pieces: int
-    """Pieces that are kept now."""
+    """Blocks that were dropped for others."""
+    blocks: int
+    """Blocks that are kept now."""
     bytes: int
-    """What they take now."""
+    """Bytes that they take now."""
     limit: int
-    """What they may take, in bytes."""
+    """Most bytes that they may take."""
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """What is kept of one piece of a prompt, of T tokens."""
+class Block:
+    """One block of a prompt, of T tokens."""
 
     end: int
     """Tokens of the prompt up to its end."""
@@ -74,7 +74,7 @@ class Piece:
 
 
 class PrefixCache:
-    """Pieces by key, the least recently used dropped first; may be shared by threads.
+    """Blocks by key, the least recently used dropped first; may be shared by threads.
 
     It lies in memory in the clear, on the devices of the layers. A caller who may choose prompts can tell by the time a
     turn takes whether another under the same policies began alike; give runtimes of their own to those who must not.
@@ -82,31 +82,31 @@ class PrefixCache:
 
     def __init__(self, limit: int) -> None:
         self._limit, self._bytes = limit, 0
-        self._pieces: OrderedDict[bytes, Piece] = OrderedDict()
+        self._blocks: OrderedDict[bytes, Block] = OrderedDict()
         self._lookups = self._hits = self._tokens = self._reused = self._bypassed = self._evictions = 0
         self._lock = threading.Lock()
 
     @property
     def statistics(self) -> PrefixStatistics:
-        """What it has done so far."""
+        """Counts so far."""
         with self._lock:
             counts = (self._lookups, self._hits, self._tokens, self._reused, self._bypassed, self._evictions)
-            return PrefixStatistics(*counts, len(self._pieces), self._bytes, self._limit)
+            return PrefixStatistics(*counts, len(self._blocks), self._bytes, self._limit)
 
     def clear(self) -> None:
         """Forget all that is kept."""
         with self._lock:
-            self._pieces.clear()
+            self._blocks.clear()
             self._bytes = 0
 
-    def find(self, keys: Sequence[bytes], length: int) -> list[Piece]:
-        """The pieces from the first on that are there, of a prompt of so many tokens."""
+    def find(self, keys: Sequence[bytes], length: int) -> list[Block]:
+        """The blocks from the first on that are there, of a prompt of so many tokens."""
         with self._lock:
             found = []
             for key in keys:
-                if key not in self._pieces:
+                if key not in self._blocks:
                     break
-                found.append(self._pieces[key])
+                found.append(self._blocks[key])
             self._use(keys[: len(found)])
             self._lookups += 1
             self._hits += bool(found)
@@ -114,36 +114,36 @@ class PrefixCache:
             self._reused += found[-1].end if found else 0
             return found
 
-    def keep(self, keys: Sequence[bytes], piece: Piece) -> None:
-        """Keep the piece under the last of these keys; those before it are the keys of the pieces that it goes on from.
+    def keep(self, keys: Sequence[bytes], block: Block) -> None:
+        """Keep the block under the last of these keys; those before it are the keys of the blocks that it continues.
 
-        One that goes on from nothing that is kept, or that alone is over the limit, is not.
+        One that continues no kept block, or that alone is over the limit, is not.
         """
         *before, key = keys
         with self._lock:
-            if key in self._pieces or piece.bytes > self._limit or any(one not in self._pieces for one in before):
+            if key in self._blocks or block.bytes > self._limit or any(one not in self._blocks for one in before):
                 return
-            self._pieces[key] = piece
-            self._bytes += piece.bytes
+            self._blocks[key] = block
+            self._bytes += block.bytes
             self._use(keys)
             while self._bytes > self._limit:
-                _, dropped = self._pieces.popitem(last=False)
+                _, dropped = self._blocks.popitem(last=False)
                 self._bytes -= dropped.bytes
                 self._evictions += 1
 
     def bypass(self) -> None:
-        """Count a generation that is read afresh."""
+        """Count a generation without a lookup."""
         with self._lock:
             self._bypassed += 1
 
     def _use(self, keys: Sequence[bytes]) -> None:
-        """Make these the most recently used, the first most of all: no piece is dropped before what goes on from it."""
+        """Mark as the most recently used, the first most of all: no block is dropped before those that continue it."""
         for key in reversed(keys):
-            self._pieces.move_to_end(key)
+            self._blocks.move_to_end(key)
 
 
 class Reuse(NamedTuple):
-    """What the reading of one prompt may take from a cache, and leaves there."""
+    """Access of one prefill to a prefix cache."""
 
     cache: PrefixCache
     salt: bytes
@@ -151,37 +151,46 @@ class Reuse(NamedTuple):
     snapshots: Snapshots
 
 
-class PrefixReader:
-    """The pieces of one prompt on their way between a prefix cache and the cache that a model fills."""
+class PrefixBlocks:
+    """The blocks of one prompt on their way between a prefix cache and the cache that a model fills."""
 
     def __init__(self, reuse: Reuse, cache: DynamicCache, ids: Sequence[int], ends: Sequence[int]) -> None:
         self._reuse, self._cache, self._length, self._ends = reuse, cache, len(ids), tuple(ends)
         self._keys = _keys(reuse.salt, ids, ends)
 
     def resume(self) -> int:
-        """Put in place what is kept of the prompt; how many tokens that is."""
+        """Restore the kept blocks of the prompt; returns their tokens."""
         found = self._reuse.cache.find(self._keys, self._length)
         if not found:
             return 0
         end = found[-1].end
         for number, layer in enumerate(_layers(self._cache)):
-            _fill(layer, [piece.states[number] for piece in found], end)
-        self._reuse.snapshots.resume([piece.snapshot for piece in found], [piece.end for piece in found])
+            _fill(layer, [block.states[number] for block in found], end)
+        self._reuse.snapshots.resume([block.snapshot for block in found], [block.end for block in found])
         return end
 
     def keep(self, start: int, end: int) -> None:
-        """Keep the piece from `start` to `end`, which the model has just read."""
+        """Keep the block from `start` to `end`, which the model has just computed."""
         states = tuple(_last(layer, end - start) for layer in _layers(self._cache))
         keys = self._keys[: self._ends.index(end) + 1]
-        self._reuse.cache.keep(keys, Piece(end, states, self._reuse.snapshots.take(start, end)))
+        self._reuse.cache.keep(keys, Block(end, states, self._reuse.snapshots.take(start, end)))
 
 
 def can_be_cut(model: PreTrainedModel) -> bool:
-    """Whether a prompt may be read in pieces that are kept: all layers look back only, and keep keys and values."""
+    """True if a prompt may be prefilled in blocks that are kept: all layers are causal and have keys and values."""
     config = model.config.get_text_config()
     kinds = {type(layer) for layer in DynamicCache(config=config).layers}
     both_ways = getattr(config, "use_bidirectional_attention", None)
     return bool(kinds) and kinds <= {DynamicLayer, DynamicSlidingWindowLayer} and not both_ways
+
+
+def filled_by(layer: object) -> tuple[Tensor, Tensor, int | None]:
+    """Keys, values and, where it slides, the window of a layer of a cache that a model has filled."""
+    assert isinstance(layer, DynamicLayer)  # of a model that `can_be_cut`
+    assert layer.keys is not None
+    assert layer.values is not None
+    window: int | None = getattr(layer, "sliding_window", None)
+    return layer.keys, layer.values, window
 
 
 def bytes_of(size: str | int | bool) -> int:
@@ -202,7 +211,7 @@ def bytes_of(size: str | int | bool) -> int:
 
 
 def _keys(salt: bytes, ids: Sequence[int], ends: Sequence[int]) -> list[bytes]:
-    """By piece, the hash of the salt and of all tokens up to its end, with the ends before it."""
+    """By block, the hash of the salt and of all tokens up to its end, with the ends before it."""
     keys, key = [], salt
     for start, end in zip((0, *ends), ends, strict=False):
         key = hashlib.sha256(key + array("q", ids[start:end]).tobytes()).digest()
@@ -217,7 +226,7 @@ def _layers(cache: DynamicCache) -> list[DynamicLayer]:
 
 def _last(layer: DynamicLayer, length: int) -> tuple[Tensor, Tensor]:
     """Copies of the keys and values of the last tokens, as far as the layer has them."""
-    assert layer.keys is not None  # the model has just read them
+    assert layer.keys is not None  # the model has just computed them
     assert layer.values is not None
     return layer.keys[:, :, -length:].clone(), layer.values[:, :, -length:].clone()
 

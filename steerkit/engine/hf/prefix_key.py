@@ -20,7 +20,7 @@ from steerkit.types import Site
 
 
 class Blocks(NamedTuple):
-    """How a generation prefills its prompt."""
+    """Blocks of a generation's prefill."""
 
     ends: tuple[int, ...] = ()
     """Columns at which the blocks end; none where it is prefilled in one pass."""

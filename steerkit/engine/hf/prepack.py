@@ -1,4 +1,4 @@
-"""Linear weights laid out once more as oneDNN reads them fastest: decoding on a CPU is bound by reading weights.
+"""Linear weights packed for oneDNN: decoding on a CPU is bound by reading weights.
 
 The copies stand beside the model's own weights, which stay what they are, and are used only while steerkit generates.
 They hold the same numbers; products are summed in another order, so logits differ in their last bits.
@@ -21,7 +21,7 @@ from steerkit.errors import ModelError
 from steerkit.sae.cpu import onednn
 
 Prepack = bool | Literal["auto"]
-"""Whether to lay linear weights out anew; `auto`: where it is faster."""
+"""Pack linear weights; `auto`: where it is faster."""
 
 _WINS: Final = 0.95
 _ROWS: Final = (1, 8)
@@ -98,7 +98,7 @@ class _Copy:
         self.packed = onednn.laid_out(weight)
 
     def is_of(self, weight: Tensor) -> bool:
-        """Whether the weight is the one that was copied, and as it was."""
+        """True if the weight is the one that was copied, unchanged."""
         return self._of() is weight and self._seen == _state(weight)
 
 
@@ -121,7 +121,7 @@ class StandIn(ABC):
             del vars(self.module)["forward"]
 
     def __call__(self, input: Tensor) -> Tensor:
-        """What the layer gives; what needs gradients, is autocast or compiled goes through the layer's own product."""
+        """The layer's output; what needs gradients, is autocast or compiled goes through the layer's own product."""
         if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
             return nn.Linear.forward(self.module, input)
         return self.product(input)
@@ -208,7 +208,7 @@ def unusual(layer: nn.Linear) -> str:
 
 
 def _state(weight: Tensor) -> tuple[int, int]:
-    """What changes when a weight is changed in place; tensors made for inference cannot be asked how often."""
+    """State that changes with a weight in place; inference tensors do not count their changes."""
     return weight.data_ptr(), -1 if weight.is_inference() else weight._version
 
 

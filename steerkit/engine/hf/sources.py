@@ -39,7 +39,7 @@ _SIZES: Final = (
 )
 """Sizes that are at least 1, where a config has them."""
 _PRODUCTS: Final = (("vocab_size", "hidden_size"), ("hidden_size", "intermediate_size"), ("hidden_size", "head_dim"))
-"""Of which matrices there is one at least."""
+"""Matrices of which there is at least one."""
 _MOST_LAYERS: Final = 10_000
 """Of a repository whose weights nobody has seen yet."""
 
@@ -129,7 +129,7 @@ def _check_config(name: str, folder: Path | None, options: Mapping[str, Any]) ->
         for path in map(folder.joinpath, _JSON):
             if path.exists() and not isinstance(found := read_json(path, ModelError, "a JSON object"), dict):
                 raise ModelError(f"{path}: got a {type(found).__name__}, expected a JSON object")
-        most, layers = _room(folder)
+        most, layers = _most_numbers(folder)
     config, _ = PreTrainedConfig.get_config_dict(str(folder or name), **options)
     if not isinstance(config, dict):
         raise ModelError(f"{name}: config.json: got a {type(config).__name__}, expected a JSON object")
@@ -142,8 +142,8 @@ def _check_config(name: str, folder: Path | None, options: Mapping[str, Any]) ->
                 raise ModelError(f"{where}: {key}: got {shown(kernel)}, code from the hub, which steerkit does not run")
 
 
-def _room(folder: Path) -> tuple[int, int]:
-    """How many numbers and tensors a folder's weights can hold at most: two numbers in a byte."""
+def _most_numbers(folder: Path) -> tuple[int, int]:
+    """Most numbers and tensors that a folder's weights can hold: two numbers in a byte."""
     weights = [path for pattern in ("*.safetensors", "*.bin", "*.gguf") for path in folder.glob(pattern)]
     if not weights:
         raise ModelError(f"{folder}: no weights in the folder; expected model.safetensors beside config.json")
@@ -169,7 +169,7 @@ def _check_sizes(where: str, config: Mapping[str, Any], most: int, layers: int) 
 
 
 def _failure(name: str, error: Exception, away: str | None, printed: str) -> str:
-    """What is wrong, in one line that names the model."""
+    """The problem in one line that names the model."""
     if isinstance(error, MemoryError):
         return f"{name}: the memory does not suffice for the model"
     text = " ".join(str(error).split())

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
+from transformers.cache_utils import Cache, StaticLayer
+
+from steerkit.engine.hf.prefix_cache import filled_by
 
 
 class StepLayer(StaticLayer):
@@ -59,15 +61,15 @@ class StepCache:
         types = getattr(model.config.get_text_config(), "layer_types", None) or []
         by_type = {kind: self._masks[width] for kind, width in zip(types, widths, strict=False)}
         self.mask: Any = by_type if len(by_type) > 1 else self._masks[widths[0]]
-        """As the model takes it."""
+        """Mask in the form that the model takes."""
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """What a step's forward pass is given besides the cache."""
+        """Inputs of a step's forward pass besides the cache."""
         return {"input_ids": self._ids, "attention_mask": self.mask, "position_ids": self._position, "use_cache": True}
 
     def begin(self) -> None:
-        """Go on to the next token: find its slots and let it be seen."""
+        """Advance to the next token: find its slots and unmask it."""
         self._column.add_(1)
         self._position.add_(1)
         for width, slot in self._slots.items():
@@ -79,7 +81,7 @@ class StepCache:
         self._ids.copy_(tokens, non_blocking=True)
 
     def fill(self, filled: DynamicCache, mask: Tensor, positions: Tensor) -> None:
-        """Go on after a prompt: a cache of P columns, its mask `(B, P)` and the last positions `(B, 1)`."""
+        """Resume after a prefill: a cache of P columns, its mask `(B, P)` and the last positions `(B, 1)`."""
         length = mask.shape[1]
         self._column.fill_(length - 1)
         self._position.copy_(positions)
@@ -98,12 +100,3 @@ class StepCache:
             for own, given in ((layer.keys, keys), (layer.values, values)):
                 own.zero_()
                 own.index_copy_(2, places, given[:, :, -last:])
-
-
-def filled_by(layer: object) -> tuple[Tensor, Tensor, int | None]:
-    """Keys, values and, where it slides, the window of a layer of a cache that a model has filled."""
-    assert isinstance(layer, DynamicLayer)  # of a model that `can_be_cut`
-    assert layer.keys is not None
-    assert layer.values is not None
-    window: int | None = getattr(layer, "sliding_window", None)
-    return layer.keys, layer.values, window

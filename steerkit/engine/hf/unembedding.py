@@ -24,7 +24,7 @@ _PIECE: Final = 2 << 20
 
 
 class Unembedding:
-    """How one generation multiplies by a wide linear unembedding on a CPU; any other stays as it is."""
+    """Blocked product by a wide linear unembedding on a CPU, for one generation; any other layer stays as it is."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         head = model.get_output_embeddings()
@@ -49,8 +49,11 @@ class Unembedding:
 
 
 def _is_wide(head: nn.Module | None) -> bool:
-    """Whether it is a plain linear layer whose weight does not fit in a processor's caches."""
-    return type(head) is nn.Linear and not unusual(head) and head.weight.nbytes >= onednn.SMALLEST
+    """True if it is a plain linear layer whose weight does not fit in a processor's caches."""
+    weight = getattr(head, "weight", None)
+    if type(head) is not nn.Linear or not isinstance(weight, Tensor) or weight.nbytes < onednn.SMALLEST:
+        return False
+    return not unusual(head)
 
 
 class _PiecewiseLinear(StandIn):
@@ -59,7 +62,7 @@ class _PiecewiseLinear(StandIn):
     def __init__(self, module: nn.Linear) -> None:
         super().__init__(module)
         self.keeps = False
-        """Whether the memory of the last logits is that of the next."""
+        """True if the next logits overwrite the last."""
         self._kept: Tensor | None = None
         self._thread = 0
 
@@ -76,7 +79,7 @@ class _PiecewiseLinear(StandIn):
         if input.ndim != 3 or input.shape[1] != 1 or get_ident() != self._thread:
             return nn.Linear.forward(self.module, input)
         x, weights, bias = input[:, 0], self._weights(len(input)), self.module.bias
-        logits, end = self._room(x), 0
+        logits, end = self._buffer(x), 0
         for weight in weights:
             start, end = end, end + len(weight)
             if bias is None:
@@ -93,7 +96,7 @@ class _PiecewiseLinear(StandIn):
         fitting = torch.get_num_threads() * _PIECE // (weight.shape[1] * weight.element_size())
         return list(weight.split(max(64, fitting - fitting % 64)))
 
-    def _room(self, x: Tensor) -> Tensor:
+    def _buffer(self, x: Tensor) -> Tensor:
         shape = (len(x), self.module.out_features)
         kept = self._kept
         if kept is None or not self.keeps or kept.shape != shape or kept.dtype != x.dtype:

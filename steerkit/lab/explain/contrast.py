@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from steerkit.chat import Tokenizer, dialect_of
-from steerkit.chat.tokenizer import token_bytes
+from steerkit.chat import Tokenizer, dialect_of, token_bytes
 from steerkit.errors import AuditError
 from steerkit.types import Argument, Call, CallLike, Span
 

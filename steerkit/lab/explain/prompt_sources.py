@@ -6,8 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from steerkit.chat import GrammarState, Tokenizer, place_machine
-from steerkit.chat.tokenizer import token_bytes
+from steerkit.chat import GrammarState, Tokenizer, place_machine, token_bytes
 
 REPLY: Final = "this reply"
 FRAME: Final = "the frame"

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from steerkit.chat.tokenizer import Tokenizer
+from steerkit.chat import Tokenizer
 from steerkit.errors import SaeError
 from steerkit.lab.corpus import token_texts
 from steerkit.lab.feature_statistics import FeatureCounts
 from steerkit.lab.reader import ActivationReader
 from steerkit.sae import SaeSet
-from steerkit.steer.ops import read_features
+from steerkit.steer import read_features
 from steerkit.types import Feature
 
 _TOKENS: Final = 2_048  # encoded at a time, because a TopK SAE is encoded as a whole

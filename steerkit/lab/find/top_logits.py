@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from steerkit.chat.tokenizer import Tokenizer, token_bytes
+from steerkit.chat import Tokenizer, token_bytes
 from steerkit.errors import ModelError
 from steerkit.sae import SaeSet
 from steerkit.steer import find_sites

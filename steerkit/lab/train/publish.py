@@ -16,8 +16,7 @@ from steerkit.files import os_reason, write_text_atomic
 from steerkit.lab.train.learner import Learner
 from steerkit.lab.train.recipe import Recipe
 from steerkit.lab.train.trainer import Trained
-from steerkit.sae import LayerSummary, Sae
-from steerkit.sae.checkpoint import Checkpoint
+from steerkit.sae import Checkpoint, LayerSummary, Sae
 from steerkit.sae.formats import FORMATS, Format
 from steerkit.types import Site
 

@@ -16,8 +16,7 @@ from steerkit.policy import (
     resolve_problems,
     split_quantity,
 )
-from steerkit.sae import SaeSet, summarize
-from steerkit.sae.summary import DENSE
+from steerkit.sae import DENSE, SaeSet, summarize
 from steerkit.steer.compile.plan import compile_plan
 from steerkit.types import Feature, Place, Site, Tool
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
-from steerkit.chat.places import PlaceMachine
+from steerkit.chat import PlaceMachine
 from steerkit.errors import SteeringError
 from steerkit.steer.batch import needs_tokens
 from steerkit.steer.compile.plan import Plan

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steerkit.chat.places import PlaceMachine
+from steerkit.chat import PlaceMachine
 from steerkit.errors import SteeringError
 from steerkit.steer.compile.plan import Plan, SiteTable
 from steerkit.steer.eager.attach import check_sites

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from steerkit.chat.places import Standing
+from steerkit.chat import Standing
 from steerkit.steer.gate_state import GateState
 from steerkit.steer.gates import GateMemory
 from steerkit.steer.positions import Positions

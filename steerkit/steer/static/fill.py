@@ -9,7 +9,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from steerkit.chat.places import places_of
+from steerkit.chat import places_of
 from steerkit.errors import SteeringError
 from steerkit.steer.batch import COLUMN_PLACES
 from steerkit.steer.compile.gates import Leaf

@@ -18,12 +18,11 @@ from rich.table import Table
 from transformers import Gemma3ForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from steerkit.lab.feature_statistics import calibrate, save_statistics
-from steerkit.lab.train.health.fidelity import Fidelity, fidelity
-from steerkit.lab.train.pipeline import Output, train_set
-from steerkit.lab.train.recipe import Recipe as SaeRecipe
-from steerkit.sae import History, write_labels
-from steerkit.sae.labels import LABELS_FILE
+from steerkit.lab import calibrate, save_statistics
+from steerkit.lab.train import Output, train_set
+from steerkit.lab.train import Recipe as SaeRecipe
+from steerkit.lab.train.health import Fidelity, fidelity
+from steerkit.sae import LABELS_FILE, History, write_labels
 from steerkit.tiny.training import batches
 from steerkit.tiny.training.card import Facts, card, sae_rows
 from steerkit.tiny.training.evaluate import as_json, evaluate, load, table

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steerkit.lab.train.health.fidelity import Fidelity
-from steerkit.lab.train.recipe import Recipe as SaeRecipe
+from steerkit.lab.train import Recipe as SaeRecipe
+from steerkit.lab.train.health import Fidelity
 from steerkit.sae import History
 from steerkit.tiny.tools import DANGEROUS, NAMES
 from steerkit.tiny.training.evaluate import Cell

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from transformers import Gemma3ForCausalLM
 
-from steerkit.lab.activations import collect
+from steerkit.lab import collect
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from steerkit.errors import MissingExtraError, SaeError
 from steerkit.lab.train.health.fidelity import Fidelity
-from steerkit.sae.summary import DENSE
+from steerkit.sae import DENSE
 
 _DECADES: Final = 5
 """Firing rates are shown from 1e-5 to 1."""

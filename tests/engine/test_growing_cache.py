@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
 
 from steerkit.engine import Batch, cache_name
-from steerkit.engine.hf import growing_cache as decode_cache
+from steerkit.engine.hf import growing_cache
 from steerkit.engine.hf.generate import read_along
 from steerkit.steer import attach, compile_plan
 from steerkit.testing import SMALL, planted_policy, planted_saes, small_model
@@ -63,13 +63,13 @@ def test_it_says_what_reading_anew_says(
 
     Without masks as well, where nothing is padded: as with a transformers that gains nothing by them.
     """
-    monkeypatch.setattr(decode_cache, "_SHARES_HEADS", masks)
-    monkeypatch.setattr(decode_cache, "_ROOM", 8)
+    monkeypatch.setattr(growing_cache, "_SHARES_HEADS", masks)
+    monkeypatch.setattr(growing_cache, "_SPARE", 8)
     model, batch, passes = model_of(kind), batch_of(lengths), 0
 
     def see(module: object, args: object, kwargs: dict[str, Any]) -> None:
         nonlocal passes
-        passes += isinstance(kwargs[cache_name(model)], decode_cache.DecodeCache)
+        passes += isinstance(kwargs[cache_name(model)], growing_cache.DecodeCache)
 
     handle = model.register_forward_pre_hook(see, with_kwargs=True)
     found = list(read_along(model, batch, REPLY))
@@ -86,8 +86,8 @@ def test_padding_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing_hidden(mask: Tensor, window: int | None, dtype: torch.dtype) -> object:
         return real(torch.ones_like(mask), window, dtype)
 
-    real = decode_cache._Mask
-    monkeypatch.setattr(decode_cache, "_Mask", nothing_hidden)
+    real = growing_cache._Mask
+    monkeypatch.setattr(growing_cache, "_Mask", nothing_hidden)
     found, right = list(read_along(model, batch, REPLY)), anew(model, batch)
     assert torch.allclose(found[0], right[0], atol=2e-5)
     assert not torch.allclose(found[1][1], right[1][1], atol=1e-2)

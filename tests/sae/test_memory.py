@@ -14,6 +14,7 @@ from steerkit.sae.cpu import onednn
 from steerkit.sae.cpu.pages import release
 from steerkit.sae.formats import functiongemma, tensors
 from steerkit.sae.kept import KeptColumns
+from steerkit.types import Site
 
 LAYERS, D_IN, D_SAE = 4, 256, 4096
 SIZE = LAYERS * 2 * D_IN * D_SAE * 4
@@ -25,7 +26,6 @@ from steerkit.sae import load_set
 from steerkit.sae.cpu.packed_sae import LaidOutSae
 from steerkit.steer import compile_plan
 from steerkit.testing import planted_policy
-from steerkit.types import Site
 
 def held():
     lines = [line.split() for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]]

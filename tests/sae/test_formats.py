@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from steerkit.errors import SaeError
 from steerkit.sae import FORMATS, Checkpoint, GateWeights, History, Sae, SaeSet, convert, load_set
-from steerkit.types import Feature
+from steerkit.sites import Feature
 
 FIXTURES = Path(__file__).parent / "fixtures"
 """Made by the libraries themselves; `make.py` beside them says which and how."""

@@ -23,10 +23,10 @@ import steerkit
 from steerkit.agent import Runtime
 from steerkit.chat import steps_by_place
 from steerkit.policy import Policy
+from steerkit.sites import Feature
 from steerkit.steer import attach, compile_plan
 from steerkit.tiny.tools import DANGEROUS
 from steerkit.tiny.world.conversations import Example
-from steerkit.types import Feature
 
 EDIT_LAYER = 2
 GATE_FEATURES = 24

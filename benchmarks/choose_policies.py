@@ -27,8 +27,9 @@ from steerkit.chat import as_tools, render
 from steerkit.engine import Batch, tool_from_function
 from steerkit.lab.cases import Case, place_maxima
 from steerkit.policy import Policy
+from steerkit.sites import Feature
 from steerkit.tiny.world.conversations import Example, sample
-from steerkit.types import Call, Feature
+from steerkit.types import Call
 
 POLICIES = Path(__file__).parent.parent / "policies"
 DANGERS = {"transfer_money": "payments", "run_command": "shell"}

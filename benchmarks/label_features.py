@@ -19,10 +19,10 @@ import steerkit
 from steerkit.engine import box_folder
 from steerkit.policy import load
 from steerkit.sae import write_labels
+from steerkit.sites import Feature
 from steerkit.steer import attach, compile_plan
 from steerkit.tiny.demo_requests import policy_files
 from steerkit.tiny.world.conversations import sample
-from steerkit.types import Feature
 
 KINDS = ("dangerous", "benign_near", "no_tool_fits", "single")
 EACH = 100

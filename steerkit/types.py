@@ -6,12 +6,12 @@ and produces token t + 1, so the step that produces the reply's first token is a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from steerkit.decisions import Decision, releases
+from steerkit.sites import Feature, Site
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 """A JSON value; integers of any size."""
@@ -83,105 +83,6 @@ class Span(NamedTuple):
 
 NOWHERE = Span(0, 0)
 """Span of a value that was not parsed from tokens."""
-
-
-Point: TypeAlias = Literal["attn_in", "attn_out", "mlp_out", "resid_post"]
-"""A hook point of a decoder layer: what the attention's `o_proj` is given, what it writes, what the MLP adds to the
-residual stream, and the residual stream after the layer."""
-
-POINTS: Final[tuple[Point, ...]] = get_args(Point)
-"""All hook points, in the order in which a layer computes them."""
-
-
-class Site(NamedTuple):
-    """A hook point of one decoder layer, `attn_out.3` as text; sites sort in the order in which a token passes them."""
-
-    layer: int
-    """Index of the decoder layer, from 0."""
-    point: Point = "attn_out"
-
-    @classmethod
-    def of(cls, value: Site | int | str) -> Site:
-        """A site from its text; a layer's number alone means its `attn_out`.
-
-        Raises:
-            ValueError: the text names no site.
-        """
-        if isinstance(value, Site):
-            return value
-        if isinstance(value, int):
-            return cls(value)
-        point, _, layer = value.partition(".")
-        if point not in POINTS or not re.fullmatch(r"0|[1-9][0-9]{0,8}", layer):
-            points = ", ".join(POINTS)
-            raise ValueError(f"got {value!r}, expected a hook point ({points}) and a layer, such as resid_post.3")
-        return cls(int(layer), point)
-
-    @property
-    def order(self) -> int:
-        """A number by which sites sort; negative for layers below 0, which stand before all others."""
-        return self.layer * len(POINTS) + POINTS.index(self.point)
-
-    @property
-    def compact(self) -> int | str:
-        """The site as records hold it: the layer's number for its `attn_out`, else the text; `of` reads both."""
-        return self.layer if self.point == "attn_out" else str(self)
-
-    @property
-    def content(self) -> dict[str, int | str]:
-        """The site as a JSON object says it: `{"layer": 3}` for its `attn_out`, else `{"site": "resid_post.3"}`."""
-        compact = self.compact
-        return {"layer" if isinstance(compact, int) else "site": compact}
-
-    @property
-    def name(self) -> str:
-        """The site as messages name it: `layer 3` for its `attn_out`."""
-        return f"layer {self.layer}" if self.point == "attn_out" else str(self)
-
-    def __str__(self) -> str:
-        return f"{self.point}.{self.layer}"
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def __lt__(self, other: tuple[object, ...]) -> bool:
-        return self.order < other.order if isinstance(other, Site) else NotImplemented
-
-    def __le__(self, other: tuple[object, ...]) -> bool:
-        return self.order <= other.order if isinstance(other, Site) else NotImplemented
-
-    def __gt__(self, other: tuple[object, ...]) -> bool:
-        return self.order > other.order if isinstance(other, Site) else NotImplemented
-
-    def __ge__(self, other: tuple[object, ...]) -> bool:
-        return self.order >= other.order if isinstance(other, Site) else NotImplemented
-
-
-@dataclass(frozen=True, order=True, slots=True, init=False)
-class Feature:
-    """One latent of one site's SAE."""
-
-    site: Site
-    index: int
-    """Index in the site's dictionary, from 0."""
-
-    def __init__(self, site: Site | int, index: int) -> None:
-        object.__setattr__(self, "site", Site.of(site))
-        object.__setattr__(self, "index", index)
-
-    @property
-    def layer(self) -> int:
-        """Index of the decoder layer, from 0."""
-        return self.site.layer
-
-    @property
-    def handle(self) -> str:
-        """A short name, such as `l3_72` or `resid_post3_72`."""
-        point = "l" if self.site.point == "attn_out" else self.site.point
-        return f"{point}{self.layer}_{self.index}"
-
-    def __str__(self) -> str:
-        return f"{self.site.name} feature {self.index}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from steerkit.errors import SaeError
-from steerkit.types import POINTS, Point, Site
+from steerkit.sites import POINTS, Point, Site
 
 if TYPE_CHECKING:
     from rich.table import Table

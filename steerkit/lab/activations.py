@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from steerkit.sites import Site
 from steerkit.steer import find_sites
-from steerkit.types import Site
 
 Rewrite = Callable[[Tensor], Tensor]
 """Takes the activations at a site, `(rows, length, width)`, and returns what the model reads in their place."""

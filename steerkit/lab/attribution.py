@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from steerkit.lab.activations import Rewrite, like_lengths, padded, rewritten
 from steerkit.sae import Sae
-from steerkit.types import Site
+from steerkit.sites import Site
 
 _TOKENS_AT_ONCE: Final = 512
 

@@ -17,8 +17,9 @@ from steerkit.lab.corpus import Conversation, read_corpus
 from steerkit.lab.reader import ActivationReader
 from steerkit.lab.replies import replies
 from steerkit.sae import SaeSet
+from steerkit.sites import Feature, Site
 from steerkit.steer import read_features
-from steerkit.types import PROMPT_PLACES, Feature, Place, Site
+from steerkit.types import PROMPT_PLACES, Place
 
 MOST_BYTES: Final = 2 << 30
 """Of the table of maxima at most: conversations times features times 4 bytes."""

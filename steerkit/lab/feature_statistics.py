@@ -15,7 +15,7 @@ from steerkit.errors import SaeError
 from steerkit.files import write_atomic
 from steerkit.lab.reader import ActivationReader
 from steerkit.sae import Sae, SaeSet, statistics_key
-from steerkit.types import Site
+from steerkit.sites import Site
 
 QUANTILES: Final[dict[str, float]] = {"q50": 0.5, "q90": 0.9, "q99": 0.99, "q999": 0.999}
 """The quantiles over all tokens that are kept."""

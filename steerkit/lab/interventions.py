@@ -23,8 +23,9 @@ from steerkit.lab.attribution import Score, log_odds
 from steerkit.lab.cases import Case
 from steerkit.policy import Policy
 from steerkit.sae import SaeSet
+from steerkit.sites import Feature
 from steerkit.steer import attach, compile_plan, read_features
-from steerkit.types import Feature, Place
+from steerkit.types import Place
 
 DIRECTIONS: Final = 3
 """Random directions that each edit is compared with."""

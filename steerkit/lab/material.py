@@ -18,7 +18,7 @@ from steerkit.lab.feature_statistics import check_sites
 from steerkit.lab.measured import SIDES
 from steerkit.lab.ranking import split
 from steerkit.sae import SaeSet
-from steerkit.types import Feature, Site
+from steerkit.sites import Feature, Site
 
 FEWEST: Final = 10
 """Conversations of each set at least."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from steerkit.lab.two_sample import auroc, benjamini_hochberg, effect_size, mann_whitney
-from steerkit.types import Feature, Site
+from steerkit.sites import Feature, Site
 
 LEVEL: Final = 0.05
 """Of the false discovery rate, and of every test."""

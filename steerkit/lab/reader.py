@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 from steerkit.lab.activations import read_into
 from steerkit.lab.workers.ranks import Processes
+from steerkit.sites import Site
 from steerkit.steer import find_sites
-from steerkit.types import Site
 
 
 class ActivationReader:

@@ -16,7 +16,7 @@ from pydantic import (
 
 from steerkit.policy.frozen import FrozenModel, frozen
 from steerkit.policy.quantities import Finite, Quantity, split_quantity
-from steerkit.types import POINTS, Feature, Site
+from steerkit.sites import POINTS, Feature, Site
 
 _SITE = rf"^({'|'.join(POINTS)})\.(0|[1-9][0-9]{{0,8}})$"
 

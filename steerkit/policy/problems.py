@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from steerkit.types import Feature, Site
+from steerkit.sites import Feature, Site
 
 Location: TypeAlias = tuple[str | int, ...]
 

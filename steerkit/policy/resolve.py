@@ -12,7 +12,7 @@ from steerkit.policy.frozen import CHECKED
 from steerkit.policy.policy import Policy
 from steerkit.policy.problems import Location, Problem, conditions
 from steerkit.policy.quantities import split_quantity
-from steerkit.types import Feature
+from steerkit.sites import Feature
 
 Statistic: TypeAlias = Callable[[Feature, str], float]
 """A feature's statistic by unit (see `UNITS`), in raw activation. Raises SaeError: it is not known."""

@@ -12,7 +12,7 @@ from steerkit.report.tokens import visible
 if TYPE_CHECKING:
     from steerkit.lab import Measured, Share
     from steerkit.lab.find import Causes, Found, FoundProbe, SteeringEdits
-    from steerkit.types import Feature
+    from steerkit.sites import Feature
 
 _LABEL: Final = 40
 """Characters of a label that a table shows."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from steerkit.sae.sae import Sae
-from steerkit.types import Site
+from steerkit.sites import Site
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 
 from steerkit.sae.sae import Columns
-from steerkit.types import Site
+from steerkit.sites import Site
 
 
 class KeptColumns:

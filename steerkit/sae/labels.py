@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from steerkit.errors import SaeError
 from steerkit.files import parse_json, read_json, shown, write_atomic
-from steerkit.types import Feature, Site
+from steerkit.sites import Feature, Site
 
 LABELS_FILE: Final = "labels.json"
 

@@ -20,7 +20,7 @@ from steerkit.sae.formats.files import load_tensors
 from steerkit.sae.kept import KeptColumns
 from steerkit.sae.labels import LABELS_FILE, read_labels
 from steerkit.sae.sae import Columns, Sae
-from steerkit.types import Feature, Site
+from steerkit.sites import Feature, Site
 
 STATISTICS_FILE = "stats.safetensors"
 UNITS = ("max", "mean", "std", "density", "q50", "q90", "q99", "q999")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from steerkit.sae.sae_set import SaeSet
-from steerkit.types import Site
+from steerkit.sites import Site
 
 DENSE = 0.25
 """Above this share of active features a dictionary is too dense to read single features from."""

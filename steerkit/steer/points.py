@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from steerkit.errors import SteeringError
-from steerkit.types import Point, Site
+from steerkit.sites import Point, Site
 
 _CPU: Final = torch.device("cpu")
 _STRETCH: Final = ("original_max_position_embeddings", "factor")

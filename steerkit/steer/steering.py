@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from steerkit.errors import SteeringError
+from steerkit.sites import Site
 from steerkit.steer.batch import COLUMN_PLACES, PADDING, Batch
 from steerkit.steer.compile.plan import Plan, SiteTable
 from steerkit.steer.gate_state import GateState
 from steerkit.steer.gather import Gathered, OpenEdits, gather
 from steerkit.steer.grammar_state import TokenPlaces
-from steerkit.types import Place, Site
+from steerkit.types import Place
 
 
 class Steering:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from steerkit.policy import Policy
 from steerkit.sae import Checkpoint, GateWeights, Kind, Sae, SaeSet, statistics_key
+from steerkit.sites import Point, Site
 from steerkit.steer import find_sites
 from steerkit.testing.random_models import SMALL, random_model
-from steerkit.types import Point, Site
 
 _HALF_SPREADS: Final[dict[Point, float]] = {"attn_in": 0.005, "attn_out": 0.005, "mlp_out": 0.5, "resid_post": 0.5}
 """Half the standard deviation of `small_model`'s activations by hook point, roughly."""

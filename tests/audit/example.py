@@ -18,7 +18,8 @@ from steerkit.audit import (
     append_turn,
 )
 from steerkit.decisions import Decision
-from steerkit.types import Call, Feature, Site, TopK, Trace, Turn, Verdict
+from steerkit.sites import Feature, Site
+from steerkit.types import Call, TopK, Trace, Turn, Verdict
 
 POLICY = PolicyIdentity("p", "sha256:aa", "enforce", {"name": "p", "guard": {}})
 OTHER = PolicyIdentity("q", "sha256:bb", "shadow", {"name": "q"})

@@ -20,7 +20,8 @@ from steerkit.audit import (
     turns_of,
 )
 from steerkit.errors import AuditError
-from steerkit.types import Call, Edit, MalformedCall, Site, Span, Trace, Verdict
+from steerkit.sites import Site
+from steerkit.types import Call, Edit, MalformedCall, Span, Trace, Verdict
 from tests.audit.example import LIBRARIES, MODEL, OTHER, POLICY, TRACE, context, started, turn, write_run
 
 

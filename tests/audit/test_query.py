@@ -15,7 +15,8 @@ from pyarrow import parquet
 
 from steerkit.audit import TABLES, Query, Store, append_turn, export, find, redact
 from steerkit.errors import AuditError, MissingExtraError
-from steerkit.types import Call, Edit, MalformedCall, Reading, Site, Span, Trace, Verdict
+from steerkit.sites import Site
+from steerkit.types import Call, Edit, MalformedCall, Reading, Span, Trace, Verdict
 from tests.audit.example import TRACE, context, started, turn, write_run
 
 

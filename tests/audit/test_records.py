@@ -39,7 +39,8 @@ from steerkit.audit import (
 )
 from steerkit.engine import Sampling
 from steerkit.errors import AuditError
-from steerkit.types import Call, Edit, Feature, MalformedCall, Reading, Site, Span, Tool, Trace, Turn, Verdict
+from steerkit.sites import Feature, Site
+from steerkit.types import Call, Edit, MalformedCall, Reading, Span, Tool, Trace, Turn, Verdict
 
 LINES = (Path(__file__).parent / "version2.jsonl").read_bytes().splitlines()
 MODEL = ModelIdentity("tiny", "sha256:m", "sha256:t", "sha256:u", "cpu", "float32")

@@ -23,7 +23,8 @@ from steerkit.audit import (
     unpack,
 )
 from steerkit.errors import AuditError
-from steerkit.types import Call, Edit, Feature, MalformedCall, Reading, Site, TopK, Trace, Turn, Verdict
+from steerkit.sites import Feature, Site
+from steerkit.types import Call, Edit, MalformedCall, Reading, TopK, Trace, Turn, Verdict
 
 keys = st.text(max_size=4) | st.sampled_from(["$integer", "$text", "$object"])
 leaves = st.none() | st.booleans() | st.integers() | st.integers(-(10**40), 10**40) | st.text(max_size=6)

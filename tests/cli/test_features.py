@@ -20,7 +20,7 @@ from steerkit.lab.find.top_logits import DecoderTokens, TokenScore
 from steerkit.report.feature import FeatureView
 from steerkit.report.feature_page import feature_page
 from steerkit.sae import read_labels
-from steerkit.types import Feature
+from steerkit.sites import Feature
 from tests.cli.test_page import HOSTILE, Reader
 
 ROOT = Path(__file__).parents[2]

@@ -24,9 +24,9 @@ from steerkit.engine import Batch, Graphs, Sampling, cache_name, generate
 from steerkit.errors import PolicyError
 from steerkit.policy import Policy
 from steerkit.sae import SaeSet
+from steerkit.sites import POINTS, Point, Site
 from steerkit.steer import Fill, Plan, Recorder, StaticSteering, attach, compile_plan, pack_plan
 from steerkit.testing import planted_policy, planted_saes, small_model
-from steerkit.types import POINTS, Point, Site
 from tests.steer.test_gates import CONVERSATIONS, FEATURES, MODEL, SAES, TOKENIZER, cut, rules
 
 GRAPHS = Graphs(MODEL)  # type: ignore[arg-type]

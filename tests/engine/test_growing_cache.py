@@ -12,9 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from steerkit.engine import Batch, cache_name
 from steerkit.engine.hf import growing_cache
 from steerkit.engine.hf.generate import read_along
+from steerkit.sites import Site
 from steerkit.steer import attach, compile_plan
 from steerkit.testing import SMALL, planted_policy, planted_saes, small_model
-from steerkit.types import Site
 
 PROMPTS = {"even": (12, 12), "short": (5, 12, 9), "past the window": (40, 3, 17), "alone": (16,)}
 REPLY = [3 + 7 * number % 900 for number in range(50)]

@@ -21,11 +21,12 @@ from steerkit.errors import ModelError
 from steerkit.lab.replies import replies
 from steerkit.runtime import Request
 from steerkit.sae.cpu import onednn
+from steerkit.sites import Site
 from steerkit.steer import attach, compile_plan
 from steerkit.testing import FUNCTIONGEMMA, SMALL, planted_policy, random_model
 from steerkit.tiny.demo_requests import CASES
 from steerkit.tiny.tools import tool
-from steerkit.types import Site, Turn
+from steerkit.types import Turn
 
 SIZE = {**FUNCTIONGEMMA, "vocab_size": 2048, "num_hidden_layers": 2}
 ASKED = [{"role": "user", "content": "move 20 dollars to Karik"}]

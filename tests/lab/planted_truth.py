@@ -15,9 +15,9 @@ from steerkit.lab.activations import collect
 from steerkit.lab.cases import Case
 from steerkit.lab.material import Material, read_material
 from steerkit.sae import SaeSet
+from steerkit.sites import Feature
 from steerkit.testing import planted_saes, small_model, unread, written_for
 from steerkit.tiny.world.conversations import sample
-from steerkit.types import Feature
 
 CAUSE, BYSTANDER = Feature(2, 0), Feature(1, 0)
 """Both tell the sets apart; what the bystander's layer writes reaches nothing."""

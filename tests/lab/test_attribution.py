@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 from steerkit.lab.activations import rewritten
 from steerkit.lab.attribution import attribute, log_odds
 from steerkit.sae import SaeSet
+from steerkit.sites import Site
 from steerkit.testing import planted_saes, small_model
-from steerkit.types import Site
 
 IDS = [[7, 3, 900, 12, 55], [8, 1, 2, 3, 4, 5, 6, 700], [9, 9, 31]]
 POSITIONS = [4, 6, 2]

@@ -12,8 +12,9 @@ from steerkit.lab.prove import baselines
 from steerkit.policy import Policy, load
 from steerkit.runtime import Request
 from steerkit.sae import SaeSet
+from steerkit.sites import Feature
 from steerkit.tiny.world.conversations import Example, sample
-from steerkit.types import Feature, Turn
+from steerkit.types import Turn
 
 POLICY = Path(__file__).parents[2] / "policies" / "payments.yaml"
 

@@ -16,9 +16,9 @@ from steerkit.lab.corpus import token_texts
 from steerkit.lab.feature_statistics import QUANTILES, FeatureCounts
 from steerkit.lab.find.contexts import feature_contexts
 from steerkit.sae import Sae, SaeSet
+from steerkit.sites import Feature, Site
 from steerkit.steer import find_sites
 from steerkit.testing import planted_saes, small_model
-from steerkit.types import Feature, Site
 
 AROUND = 4
 FEATURE = Feature(1, 5)

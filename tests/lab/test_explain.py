@@ -22,9 +22,10 @@ from steerkit.lab.explain.feature_roles import Extent
 from steerkit.lab.explain.prompt_sources import FRAME, REPLY, sources
 from steerkit.lab.explain.replayed_turn import ReplayedTurn
 from steerkit.policy import Policy
+from steerkit.sites import Feature, Point, Site
 from steerkit.testing import planted_saes
 from steerkit.tiny.demo_requests import CASES
-from steerkit.types import Call, Feature, Point, Site, Span
+from steerkit.types import Call, Span
 
 BY_NAME = {case.name: case for case in CASES}
 

@@ -23,10 +23,10 @@ from steerkit.lab.ranking import grouped, split
 from steerkit.policy import dump, loads
 from steerkit.runtime import Request
 from steerkit.sae import Kind
+from steerkit.sites import Feature, Point, Site
 from steerkit.steer import check_against_saes
 from steerkit.testing import planted_saes
 from steerkit.tiny.world.conversations import sample
-from steerkit.types import Feature, Point, Site
 from tests.lab.planted_truth import BYSTANDER, CAUSE, Planted, cases, planted
 
 

@@ -11,8 +11,8 @@ from steerkit.lab.find.search import Found, find
 from steerkit.lab.find.steering_edits import STRENGTHS, SteeringEdits, find_steering_edits
 from steerkit.lab.find.write_policy import found_policy
 from steerkit.lab.material import Material, read_material
+from steerkit.sites import Feature
 from steerkit.steer import check_against_saes
-from steerkit.types import Feature
 from tests.lab.planted_truth import BYSTANDER, CAUSE, Planted, cases, planted
 
 

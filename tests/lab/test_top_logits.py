@@ -24,9 +24,9 @@ from steerkit.engine import load_model
 from steerkit.errors import ModelError, SaeError
 from steerkit.lab.find.top_logits import decoder_tokens
 from steerkit.sae import Sae, SaeSet
+from steerkit.sites import Feature, Site
 from steerkit.steer import find_sites
 from steerkit.testing import planted_saes
-from steerkit.types import Feature, Site
 
 SIZES: dict[str, Any] = {
     "vocab_size": 1100,  # more than the tokenizer knows

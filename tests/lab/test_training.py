@@ -26,8 +26,8 @@ from steerkit.lab.train.stream import epoch_chunks, steps
 from steerkit.lab.train.trainer import identity, train
 from steerkit.lab.workers.ranks import Processes
 from steerkit.sae import load_set
+from steerkit.sites import Site
 from steerkit.testing import SMALL, random_model
-from steerkit.types import Site
 
 TINY = {"d_sae": 48, "epochs": 2, "buffer": 200}
 

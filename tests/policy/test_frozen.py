@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from steerkit.errors import PolicyError
 from steerkit.policy import Policy, fingerprint, loads, resolve
 from steerkit.policy.checks import cross_problems
-from steerkit.types import Feature
+from steerkit.sites import Feature
 
 TEXT = """\
 steerkit: 1

@@ -9,7 +9,7 @@ import pytest
 
 from steerkit.errors import PolicyError
 from steerkit.policy import Gate, leaves_of, load, loads
-from steerkit.types import Feature
+from steerkit.sites import Feature
 from tests.policy.example import GOOD
 
 

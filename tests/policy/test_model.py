@@ -24,7 +24,7 @@ from steerkit.policy import (
     split_quantity,
     watch_key,
 )
-from steerkit.types import Feature
+from steerkit.sites import Feature
 from tests.policy.example import GOOD
 from tests.policy.strategies import policies
 

@@ -16,10 +16,11 @@ from steerkit.errors import ModelError, PolicyError, SaeError, SteeringError
 from steerkit.policy import Policy, load
 from steerkit.runtime import Request
 from steerkit.sae import SaeSet
+from steerkit.sites import Feature
 from steerkit.testing import planted_saes, small_model
 from steerkit.tiny.demo_requests import CASES, policy_files
 from steerkit.tiny.world.conversations import sample
-from steerkit.types import Call, Feature, Turn
+from steerkit.types import Call, Turn
 from tests.steer.conftest import hooks_on
 
 BY_NAME = {case.name: case for case in CASES}

@@ -13,9 +13,10 @@ from steerkit.errors import PolicyError
 from steerkit.policy import Policy, load
 from steerkit.runtime import Request, Retried
 from steerkit.sae import SaeSet
+from steerkit.sites import Feature
 from steerkit.testing import planted_policy
 from steerkit.tiny.demo_requests import CASES, policy_files
-from steerkit.types import Feature, MalformedCall, Turn
+from steerkit.types import MalformedCall, Turn
 
 BY_NAME = {case.name: case for case in CASES}
 DANGEROUS, BENIGN, PARALLEL = (BY_NAME[name] for name in ("dangerous", "benign", "parallel"))

@@ -11,7 +11,7 @@ import torch
 
 from steerkit.errors import SaeError
 from steerkit.sae import SaeSet, load_checkpoint, load_set, summarize
-from steerkit.types import Feature
+from steerkit.sites import Feature
 
 
 def content(layer: int = 0, **changes: Any) -> dict[str, Any]:

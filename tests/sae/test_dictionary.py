@@ -11,7 +11,7 @@ import torch
 from steerkit.errors import SaeError
 from steerkit.sae import GateWeights, Sae, SaeSet
 from steerkit.sae.checkpoint import Checkpoint
-from steerkit.types import POINTS, Point, Site
+from steerkit.sites import POINTS, Point, Site
 
 D_IN, D_SAE = 8, 24
 GENERATOR = torch.Generator().manual_seed(0)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from steerkit.errors import SaeError
 from steerkit.sae import FORMATS, Checkpoint, GateWeights, History, Sae, SaeSet, convert, load_set
 from steerkit.sae.formats.hook_names import hook_name, site_folder
-from steerkit.types import POINTS, Feature, Point, Site
+from steerkit.sites import POINTS, Feature, Point, Site
 
 FIXTURES = Path(__file__).parent / "fixtures"
 """Made by the libraries themselves; `make.py` beside them says which and how."""

@@ -12,7 +12,7 @@ import torch
 
 from steerkit.errors import SaeError
 from steerkit.sae import convert, load_checkpoint, load_set
-from steerkit.types import Site
+from steerkit.sites import Site
 from tests.sae.test_checkpoint import write
 from tests.sae.test_formats import CONFIGS, WEIGHTS, activations, change, good, planted, set_of
 

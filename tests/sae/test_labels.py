@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from steerkit.engine import box_folder
 from steerkit.errors import SaeError
 from steerkit.sae import read_explanations, read_labels, write_labels
-from steerkit.types import Feature
+from steerkit.sites import Feature
 
 LINE = {"modelId": "gemma-3-270m", "layer": "12-gemmascope-2-res-16k", "index": "7", "description": "money"}
 

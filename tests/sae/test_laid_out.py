@@ -12,7 +12,7 @@ from steerkit.sae import GateWeights, Sae, SaeSet
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.cpu import onednn
 from steerkit.sae.cpu.packed_sae import LaidOutSae, wins
-from steerkit.types import Site
+from steerkit.sites import Site
 
 D_IN, D_SAE = 96, 700
 DRAW = torch.Generator().manual_seed(0)

@@ -14,7 +14,7 @@ from steerkit.sae.cpu import onednn
 from steerkit.sae.cpu.pages import release
 from steerkit.sae.formats import functiongemma, tensors
 from steerkit.sae.kept import KeptColumns
-from steerkit.types import Site
+from steerkit.sites import Site
 
 LAYERS, D_IN, D_SAE = 4, 256, 4096
 SIZE = LAYERS * 2 * D_IN * D_SAE * 4

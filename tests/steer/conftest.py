@@ -11,8 +11,8 @@ from torch import nn
 
 from steerkit.policy import Policy
 from steerkit.sae import SaeSet
+from steerkit.sites import Site
 from steerkit.testing import planted_policy, planted_saes, small_model
-from steerkit.types import Site
 
 PROMPTS = ([5, 17, 301, 44, 9, 120, 77], [8, 33, 2, 900], [64, 1, 7, 7, 512, 230, 11, 80, 3])
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from steerkit.policy import Policy
 from steerkit.sae import Kind, SaeSet
+from steerkit.sites import Site
 from steerkit.steer import Plan, Recorder, attach, compile_plan
 from steerkit.steer.compile.plan import Rule
 from steerkit.steer.record import edits as acted
 from steerkit.testing import planted_policy, planted_saes, small_model
-from steerkit.types import Site
 
 MODEL = small_model()
 IDS = torch.tensor([[(31 * row + 7 * place) % 1000 for place in range(23)] for row in range(4)])

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import steerkit
+from steerkit.sites import Site
 from steerkit.testing import planted_policy, planted_saes, small_model
-from steerkit.types import Site
 from tests.steer.conftest import PROMPTS
 
 DTYPES = (torch.bfloat16, torch.float16)

@@ -15,10 +15,11 @@ from steerkit.engine import box_folder, cache_name
 from steerkit.errors import PolicyError
 from steerkit.policy import Policy, resolve
 from steerkit.sae import SaeSet
+from steerkit.sites import Feature, Site
 from steerkit.steer import Recorder
 from steerkit.testing import planted_policy, planted_saes, small_model
 from steerkit.tiny.demo_requests import CASES
-from steerkit.types import PLACES, Feature, Site, Span, Tool, TopK, Trace
+from steerkit.types import PLACES, Span, Tool, TopK, Trace
 
 TOKENIZER = AutoTokenizer.from_pretrained(box_folder("tiny"))
 MODEL = small_model(vocab_size=len(TOKENIZER))

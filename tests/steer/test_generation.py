@@ -16,8 +16,8 @@ import steerkit
 from steerkit.engine import cache_name
 from steerkit.errors import SteeringError
 from steerkit.sae import SaeSet
+from steerkit.sites import Site
 from steerkit.steer import Extent, Wanted, compile_plan, read_traces
-from steerkit.types import Site
 from tests.steer.conftest import PROMPTS, clamp, left_padded
 
 PROMPT = PROMPTS[0]

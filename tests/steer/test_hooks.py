@@ -9,8 +9,8 @@ from torch import nn
 import steerkit
 from steerkit.errors import SteeringError
 from steerkit.sae import SaeSet
+from steerkit.sites import Site
 from steerkit.testing import planted_policy, planted_saes, small_model
-from steerkit.types import Site
 from tests.steer.conftest import PROMPTS, clamp, hooks_on, left_padded, logits_of
 
 PROMPT = PROMPTS[0]

@@ -15,9 +15,10 @@ import steerkit
 from steerkit.errors import SteeringError
 from steerkit.policy import watch_key
 from steerkit.sae import Kind, SaeSet
+from steerkit.sites import POINTS, Point, Site
 from steerkit.steer import Extent, Wanted, attach, compile_plan, ops, read_traces, traced_sites
 from steerkit.testing import planted_policy, planted_saes, small_model
-from steerkit.types import POINTS, Point, Site, Span
+from steerkit.types import Span
 from tests.steer.conftest import PROMPTS, clamp, hooks_on, left_padded, logits_of
 
 PROMPT = PROMPTS[2]

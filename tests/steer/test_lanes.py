@@ -12,11 +12,11 @@ from steerkit.engine import Batch
 from steerkit.engine.hf.generate import read_along
 from steerkit.policy import Policy
 from steerkit.sae import Kind, SaeSet
+from steerkit.sites import POINTS, Point, Site
 from steerkit.steer import Plan, attach, compile_plan
 from steerkit.steer import gather as gathering
 from steerkit.steer.gather import gather
 from steerkit.testing import planted_policy, planted_saes, small_model
-from steerkit.types import POINTS, Point, Site
 
 PROMPTS = [[5, 17, 301, 44, 9], [8, 33, 2], [64, 1, 7, 7, 512, 230, 11], [3, 90]]
 BATCH = Batch.of(PROMPTS, 0, torch.device("cpu"))

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from steerkit.sites import Site
 from steerkit.steer import attach, compile_plan, find_sites
 from steerkit.testing import planted_policy, planted_saes, small_model
-from steerkit.types import Site
 
 LAYERS, PROMPT = (0, 2), 6
 IDS = torch.randint(1, 1000, (3, 14), generator=torch.Generator().manual_seed(1))

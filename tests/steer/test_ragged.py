@@ -16,11 +16,11 @@ from steerkit.agent import Runtime
 from steerkit.chat import dialect_of, place_machine
 from steerkit.errors import SteeringError
 from steerkit.policy import Policy, load, resolve, shipped_file
+from steerkit.sites import Site
 from steerkit.steer import Plan, attach_ragged, compile_plan
 from steerkit.steer.ragged import Piece, RaggedSteering
 from steerkit.testing import planted_policy, planted_saes, small_model
 from steerkit.tiny.world.conversations import sample
-from steerkit.types import Site
 from tests.steer.conftest import hooks_on
 
 MODEL: Any = small_model()

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from steerkit.engine import Batch, Graphs, Sampling, generate
+from steerkit.sites import Site
 from steerkit.steer import Capacity, StaticSteering, attach, compile_plan, disagreement
 from steerkit.testing import planted_policy, planted_saes, small_model
-from steerkit.types import Site
 
 MODEL: Any = small_model()
 SITES = frozenset(map(Site, {0, 1, 2}))

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from steerkit.audit.log.canonical import canonical, parse_canonical
 from steerkit.errors import AuditError
-from steerkit.types import Feature, Site, Span, TopK, Trace
+from steerkit.sites import Feature, Site
+from steerkit.types import Span, TopK, Trace
 
 _MAGIC: Final = b"SKT1"
 _MAX_BYTES: Final = 1 << 30

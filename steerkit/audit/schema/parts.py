@@ -26,7 +26,8 @@ from steerkit.audit.schema.codec import (
 )
 from steerkit.decisions import Decision
 from steerkit.errors import AuditError
-from steerkit.types import NOWHERE, Call, Edit, MalformedCall, Message, Site, Span, Tool, Verdict
+from steerkit.sites import Site
+from steerkit.types import NOWHERE, Call, Edit, MalformedCall, Message, Span, Tool, Verdict
 from steerkit.types import Reading as RuleReading
 
 PrivateText: TypeAlias = Annotated[str, PRIVATE]

@@ -45,7 +45,7 @@ def label(
 ) -> None:
     """Label one feature of a set of yours."""
     from steerkit.sae import write_labels
-    from steerkit.types import Feature
+    from steerkit.sites import Feature
 
     words = " ".join((text or "").split())
     if bool(words) == remove:

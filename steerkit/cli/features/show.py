@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from steerkit.lab.find import FeatureContexts
     from steerkit.report import FeatureView
     from steerkit.sae import SaeSet
-    from steerkit.types import Feature
+    from steerkit.sites import Feature
 
 Layer = Annotated[str, typer.Argument(help="The feature's layer, from 0, or its site such as resid_post.3.")]
 Index = Annotated[int, typer.Argument(min=0, help="Its index in the layer's dictionary, from 0.")]
@@ -48,7 +48,7 @@ def show(
     """Show where a feature is strongest, how often it fires, and what it writes."""
     from steerkit.lab import read_corpus
     from steerkit.report import feature_json, show_feature
-    from steerkit.types import Feature
+    from steerkit.sites import Feature
 
     feature = Feature(named_site(layer), index)
     loaded, sae_set = load_with_saes(model, saes, device, dtype)

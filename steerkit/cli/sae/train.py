@@ -22,7 +22,7 @@ from steerkit.cli.options import (
     layer_table,
 )
 from steerkit.report import console
-from steerkit.types import POINTS, Point
+from steerkit.sites import POINTS, Point
 
 if TYPE_CHECKING:
     from steerkit.lab.train import Beat, Recipe
@@ -104,20 +104,8 @@ def train(
     chosen = named(recipe, **sizes, **rates)  # type: ignore[arg-type]  # it checks the name
     read = {"text_column": text_column, "max_tokens": max_tokens}
     written = {"safetensors": safetensors, "save_every": save_every}
-    _train(
-        chosen,
-        data,
-        read,
-        out,
-        save_dtype,
-        written,
-        model,
-        device,
-        dtype,
-        layer_numbers(layers),
-        hook_point(site),
-        seed,
-    )
+    at = (model, device, dtype)
+    _train(chosen, data, read, out, save_dtype, written, *at, layer_numbers(layers), hook_point(site), seed)
 
 
 def _train(

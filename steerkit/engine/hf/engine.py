@@ -23,6 +23,7 @@ from steerkit.engine.hf.plans import Plans
 from steerkit.engine.hf.prefix_cache import DEFAULT, PrefixCache, bytes_of
 from steerkit.engine.hf.prefix_key import blocks_of
 from steerkit.sae import SaeSet, onednn_version
+from steerkit.sites import Site
 from steerkit.steer import (
     Attached,
     Extent,
@@ -37,7 +38,7 @@ from steerkit.steer import (
     read_watched,
     traced_sites,
 )
-from steerkit.types import Site, Trace
+from steerkit.types import Trace
 from steerkit.version import __version__
 
 T = TypeVar("T")

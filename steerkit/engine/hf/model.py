@@ -23,8 +23,8 @@ from steerkit.engine.hf.prepack import Prepack, Prepacked, obstacle, prepacked
 from steerkit.engine.hf.sources import check_loaded, loading
 from steerkit.engine.lease import Lease
 from steerkit.errors import ModelError, SteeringError
+from steerkit.sites import Site
 from steerkit.steer import device_of, devices_of, find_sites
-from steerkit.types import Site
 
 _CPU: Final = torch.device("cpu")
 _DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

@@ -11,8 +11,8 @@ import torch
 
 from steerkit.policy import Policy, fingerprint
 from steerkit.sae import SaeSet
+from steerkit.sites import Site
 from steerkit.steer import Plan, compile_plan
-from steerkit.types import Site
 
 _MOST: Final = 32
 """Most plans that are kept; each holds columns of the decoders that its policies touch."""

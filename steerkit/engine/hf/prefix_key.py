@@ -15,8 +15,8 @@ from steerkit.engine.hf.model import LoadedModel
 from steerkit.engine.hf.prefix_cache import PrefixCache, Reuse, can_be_cut
 from steerkit.policy import fingerprint
 from steerkit.sae import SaeSet
+from steerkit.sites import Site
 from steerkit.steer import Attached
-from steerkit.types import Site
 
 
 class Blocks(NamedTuple):

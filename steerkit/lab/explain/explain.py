@@ -34,7 +34,8 @@ from steerkit.lab.explain.explanation import WHOLE, Changed, Explanation, Reason
 from steerkit.lab.explain.feature_roles import USUAL, Extent, Roles, roles_of
 from steerkit.lab.explain.prompt_sources import sources
 from steerkit.lab.explain.replayed_turn import ReplayedTurn
-from steerkit.types import CallLike, Feature, MalformedCall
+from steerkit.sites import Feature
+from steerkit.types import CallLike, MalformedCall
 
 
 def explain(runtime: Runtime, recorded: RecordedTurn, target: Target = WHOLE, extent: Extent = USUAL) -> Explanation:

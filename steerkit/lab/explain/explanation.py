@@ -7,7 +7,8 @@ from typing import Final, NamedTuple
 
 from steerkit.lab.explain.contrast import Contrast
 from steerkit.lab.explain.feature_roles import Role
-from steerkit.types import CallLike, Feature, Site
+from steerkit.sites import Feature, Site
+from steerkit.types import CallLike
 
 
 class Target(NamedTuple):

@@ -12,7 +12,7 @@ from torch import Tensor
 from steerkit.lab.attribution import effects_at
 from steerkit.lab.explain.replayed_turn import Gradients
 from steerkit.sae import Sae, SaeSet
-from steerkit.types import Feature, Site
+from steerkit.sites import Feature, Site
 
 _TOKENS_AT_ONCE: Final = 512
 _LISTED: Final = 3

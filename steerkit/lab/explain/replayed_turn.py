@@ -21,8 +21,8 @@ from steerkit.lab.activations import Rewrite, rewritten, values_rewritten
 from steerkit.policy import Policy
 from steerkit.runtime import opening_of
 from steerkit.sae import SaeSet
+from steerkit.sites import Feature, Site
 from steerkit.steer import Plan, attach, compile_plan, find_sites
-from steerkit.types import Feature, Site
 
 _SHAPING = ("model.fingerprint", "model.tokenizer", "saes", "policies")
 """Parts of a record that must be unchanged: with others, another turn would be explained."""

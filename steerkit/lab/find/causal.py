@@ -19,7 +19,7 @@ from steerkit.lab.material import Material
 from steerkit.lab.ranking import LEVEL
 from steerkit.lab.two_sample import holm, least_signed_rank, signed_rank, spearman
 from steerkit.sae import SaeSet
-from steerkit.types import Feature
+from steerkit.sites import Feature
 
 CASES: Final = 32
 """Positive conversations at most, both for the estimate and for the edits."""

@@ -15,8 +15,8 @@ from steerkit.lab.corpus import token_texts
 from steerkit.lab.feature_statistics import FeatureCounts
 from steerkit.lab.reader import ActivationReader
 from steerkit.sae import SaeSet
+from steerkit.sites import Feature
 from steerkit.steer import read_features
-from steerkit.types import Feature
 
 _TOKENS: Final = 2_048  # encoded at a time, because a TopK SAE is encoded as a whole
 

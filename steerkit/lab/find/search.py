@@ -27,7 +27,8 @@ from steerkit.lab.ranking import LEVEL, Ranking, grouped, rank_features
 from steerkit.lab.sparse_probe import sparse_probe
 from steerkit.lab.two_sample import auroc, auroc_gain, effect_size, least_mann_whitney
 from steerkit.sae import SaeSet
-from steerkit.types import Feature, Place, Site
+from steerkit.sites import Feature, Site
+from steerkit.types import Place
 
 _SCREENED: Final = 1_000  # features that the probe chooses among
 

@@ -23,7 +23,8 @@ from steerkit.lab.measured import Share
 from steerkit.lab.ranking import LEVEL
 from steerkit.lab.two_sample import least_signed_rank, signed_rank
 from steerkit.sae import SaeSet
-from steerkit.types import Feature, Place, Site
+from steerkit.sites import Feature, Site
+from steerkit.types import Place
 
 STEERED_AT: Final[Place] = "reply.start"
 """The place whose decision can be turned: its step decides for the call and is still before it."""

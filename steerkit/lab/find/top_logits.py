@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 from steerkit.chat import Tokenizer, token_bytes
 from steerkit.errors import ModelError
 from steerkit.sae import SaeSet
+from steerkit.sites import Feature
 from steerkit.steer import find_sites
-from steerkit.types import Feature
 
 _ROWS: Final = 16_384  # of the unembedding at a time, so that its float32 copy stays small
 

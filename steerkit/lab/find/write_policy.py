@@ -14,7 +14,8 @@ from steerkit.lab.find.steering_edits import STEERED_AT, SteeringEdits
 from steerkit.lab.measured import Measured
 from steerkit.policy import Policy, dump
 from steerkit.sae import SaeSet
-from steerkit.types import Feature, Place
+from steerkit.sites import Feature
+from steerkit.types import Place
 
 RULE = "found"
 """Name of the probe and of the guard rule."""

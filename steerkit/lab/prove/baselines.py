@@ -16,7 +16,7 @@ from torch import Tensor
 
 from steerkit.policy import Policy, SteerRule
 from steerkit.sae import SaeSet
-from steerkit.types import Feature, Site
+from steerkit.sites import Feature, Site
 
 Rows: TypeAlias = Mapping[Feature, Tensor]
 """Decoder rows `(d_in,)` in place of a set's own."""

@@ -30,7 +30,7 @@ from steerkit.lab.ranking import split
 from steerkit.lab.workers.local import Mapper, in_this_process
 from steerkit.policy import Policy, fingerprint
 from steerkit.sae import SaeSet
-from steerkit.types import Site
+from steerkit.sites import Site
 
 Report = Callable[[int, int], None]
 """Callback for progress: conversations that were run, and how many there are."""

@@ -24,7 +24,8 @@ from steerkit.lab.sparse_probe import ridge_logistic, sparse_probe
 from steerkit.lab.two_sample import auroc_gain
 from steerkit.policy import Condition, GuardCondition, Policy
 from steerkit.sae import SaeSet
-from steerkit.types import Feature, Place, Site
+from steerkit.sites import Feature, Site
+from steerkit.types import Place
 
 MOST: Final = 16
 """Features that the sparse probe may combine."""

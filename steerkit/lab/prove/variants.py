@@ -14,7 +14,7 @@ from steerkit.lab.prove.baselines import Setup
 from steerkit.lab.prove.scoring import Outcome
 from steerkit.policy import Policy, fingerprint
 from steerkit.sae import SaeSet
-from steerkit.types import Site
+from steerkit.sites import Site
 
 PLAIN: Final = "unsteered"
 WHOLE: Final = "policy"

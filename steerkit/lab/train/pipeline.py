@@ -15,7 +15,7 @@ from steerkit.lab.train.run_folder import Run
 from steerkit.lab.train.trainer import Report, Texts, check_layers, check_texts, identity, train
 from steerkit.lab.workers.ranks import Processes
 from steerkit.sae import SaeSet, load_set, summarize
-from steerkit.types import Point
+from steerkit.sites import Point
 
 
 @dataclass(frozen=True)

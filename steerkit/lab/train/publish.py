@@ -18,7 +18,7 @@ from steerkit.lab.train.recipe import Recipe
 from steerkit.lab.train.trainer import Trained
 from steerkit.sae import Checkpoint, LayerSummary, Sae
 from steerkit.sae.formats import FORMATS, Format
-from steerkit.types import Site
+from steerkit.sites import Site
 
 _PLACE: Final = ".writing-"
 _CARD: Final = """---

@@ -21,7 +21,7 @@ from steerkit.errors import SaeError
 from steerkit.files import write_atomic, write_text_atomic
 from steerkit.lab.workers.ranks import Processes
 from steerkit.sae.formats import site_folder
-from steerkit.types import Site
+from steerkit.sites import Site
 
 RUN_FILE: Final = "training.json"
 

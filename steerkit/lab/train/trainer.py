@@ -19,8 +19,8 @@ from steerkit.lab.train.run_folder import Position, Run
 from steerkit.lab.train.stream import Chunk, epoch_chunks, steps
 from steerkit.lab.workers.ranks import Processes
 from steerkit.sae import History
+from steerkit.sites import Point, Site
 from steerkit.steer import find_sites
-from steerkit.types import Point, Site
 
 Texts = Sequence[Sequence[int]]
 """Token ids of each text."""

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from steerkit.policy.problems import Location, Problem, conditions, get, read_feature, table
-from steerkit.types import PROMPT_PLACES, Feature, Site, can_meet
+from steerkit.sites import Feature, Site
+from steerkit.types import PROMPT_PLACES, can_meet
 
 _PROMPT = PROMPT_PLACES | {"any"}
 

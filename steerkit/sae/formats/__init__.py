@@ -17,7 +17,7 @@ from steerkit.errors import SaeError
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.formats import dictionary_learning, functiongemma, gemma_scope, saelens, sparsify, tensors
 from steerkit.sae.formats.hook_names import site_folder
-from steerkit.types import Site
+from steerkit.sites import Site
 
 _DEEPEST: Final = 2
 """Folders below the one that was named in which SAEs are looked for."""

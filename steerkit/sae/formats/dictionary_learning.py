@@ -22,7 +22,7 @@ from steerkit.sae.formats.hook_names import hook_name, read_hook, site_folder
 from steerkit.sae.formats.keys import OFF, Neutral, check_keys
 from steerkit.sae.formats.pickles import load_pickle
 from steerkit.sae.sae import GateWeights, Sae
-from steerkit.types import Site
+from steerkit.sites import Site
 
 NAME = "dictionary-learning"
 FILES = ("config.json", "ae.pt")

@@ -18,7 +18,7 @@ from steerkit.sae.formats.files import checked, positive, required, text, whole
 from steerkit.sae.formats.keys import OFF, Neutral, check_keys, check_tensors
 from steerkit.sae.formats.pickles import load_pickle
 from steerkit.sae.sae import Sae
-from steerkit.types import Site
+from steerkit.sites import Site
 
 NAME = "functiongemma"
 FILES = ("sae_layer_*.pt",)

@@ -8,7 +8,7 @@ from typing import Final
 
 from steerkit.errors import SaeError
 from steerkit.files import shown
-from steerkit.types import Point, Site
+from steerkit.sites import Point, Site
 
 _LAYER: Final = r"(?:.*\.)?layers\.(?P<layer>[0-9]{1,6})"
 _BLOCK: Final = r"blocks\.(?P<layer>[0-9]{1,6})"

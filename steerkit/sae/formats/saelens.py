@@ -23,7 +23,7 @@ from steerkit.sae.formats.files import checked, load_object, load_tensors, posit
 from steerkit.sae.formats.hook_names import hook_name, lens_name, read_hook, site_folder
 from steerkit.sae.formats.keys import OFF, Neutral, check_keys, check_tensors
 from steerkit.sae.sae import GateWeights, Sae
-from steerkit.types import Site
+from steerkit.sites import Site
 
 NAME = "saelens"
 FILES = ("cfg.json", "sae_weights.safetensors")

@@ -19,7 +19,7 @@ from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.formats.curves import curves, history
 from steerkit.sae.formats.files import checked, load_tensors, matrix, text
 from steerkit.sae.sae import GateWeights, Kind, Sae
-from steerkit.types import POINTS, Point, Site
+from steerkit.sites import POINTS, Point, Site
 
 NAME = "safetensors"
 FILES = ("sae_layer_*.safetensors", *(f"sae_{point}_*.safetensors" for point in POINTS if point != "attn_out"))

@@ -17,8 +17,9 @@ from steerkit.policy import (
     split_quantity,
 )
 from steerkit.sae import DENSE, SaeSet, summarize
+from steerkit.sites import Feature, Site
 from steerkit.steer.compile.plan import compile_plan
-from steerkit.types import Feature, Place, Site, Tool
+from steerkit.types import Place, Tool
 
 _ARGUMENT = "call.arguments."
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from steerkit.errors import PolicyError
 from steerkit.policy import Condition, Gate, Policy, alternatives
+from steerkit.sites import POINTS, Feature, Site
 from steerkit.steer.gates import FOREVER, Gates, Windows
-from steerkit.types import POINTS, Feature, Place, Site
+from steerkit.types import Place
 
 MAX_TERMS = 64
 """Alternatives of one gate, once `any` and `not` are multiplied out."""

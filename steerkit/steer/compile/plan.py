@@ -12,8 +12,9 @@ from torch import Tensor
 from steerkit.errors import SteeringError
 from steerkit.policy import Formula, Policy, fingerprint
 from steerkit.sae import Columns, Sae, SaeSet
+from steerkit.sites import Feature, Site
 from steerkit.steer.compile.gates import GateSpec, GateTable, Leaf, gate_spec, gate_table, leaf_weights, own_leaves
-from steerkit.types import Feature, Place, Site
+from steerkit.types import Place
 
 _CPU = torch.device("cpu")
 _UNGATED = Site(-1)

@@ -10,6 +10,7 @@ from torch import nn
 
 from steerkit.chat import PlaceMachine
 from steerkit.errors import SteeringError
+from steerkit.sites import Site
 from steerkit.steer.batch import needs_tokens
 from steerkit.steer.compile.plan import Plan
 from steerkit.steer.eager.attached import Attached
@@ -21,7 +22,6 @@ from steerkit.steer.grammar_state import GrammarStates
 from steerkit.steer.points import TABLE, Sites, context_of, device_of, find_sites
 from steerkit.steer.positions import Positions
 from steerkit.steer.record.recorder import Recorder
-from steerkit.types import Site
 
 
 @contextmanager

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from steerkit.chat import PlaceMachine
 from steerkit.errors import SteeringError
+from steerkit.sites import Site
 from steerkit.steer.compile.plan import Plan, SiteTable
 from steerkit.steer.eager.attach import check_sites
 from steerkit.steer.points import device_of, find_sites
 from steerkit.steer.ragged import Piece, RaggedSteering
-from steerkit.types import Site
 
 
 @contextmanager

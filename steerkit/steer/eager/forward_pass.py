@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.errors import SteeringError
+from steerkit.sites import Site
 from steerkit.steer.batch import Batch, Segments
 from steerkit.steer.compile.plan import Plan, SiteTable
 from steerkit.steer.eager.window import Window
@@ -19,7 +20,6 @@ from steerkit.steer.points import described
 from steerkit.steer.positions import Positions
 from steerkit.steer.record.recorder import Recorder
 from steerkit.steer.steering import Steering
-from steerkit.types import Site
 
 
 class ForwardPass:

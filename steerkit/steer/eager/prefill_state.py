@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+from steerkit.sites import Site
 from steerkit.steer.compile.plan import Plan
 from steerkit.steer.gate_state import GateState
 from steerkit.steer.positions import Positions
 from steerkit.steer.record.recorder import Recorder
-from steerkit.types import Site
 
 
 @dataclass(frozen=True, slots=True)

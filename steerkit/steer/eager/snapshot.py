@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from steerkit.chat import Standing
+from steerkit.sites import Site
 from steerkit.steer.gate_state import GateState
 from steerkit.steer.gates import GateMemory
 from steerkit.steer.positions import Positions
 from steerkit.steer.record.recorder import Recorder
-from steerkit.types import Site
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from steerkit.policy import Formula
+from steerkit.sites import Site
 from steerkit.steer import ops
 from steerkit.steer.compile.plan import IDENTITY, Plan, SiteTable
 from steerkit.steer.record.recorder import Recorder
-from steerkit.types import Edit, Site
+from steerkit.types import Edit
 
 _NUMBERS_AT_ONCE = 1 << 22
 """Bounds the activations held at a time."""

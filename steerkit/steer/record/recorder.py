@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from steerkit.errors import SteeringError
+from steerkit.sites import Site
 from steerkit.steer.eager.window import Window
 from steerkit.steer.record.column_buffer import ColumnBuffer
-from steerkit.types import Site
 
 _FIRST_CAPACITY = 256
 

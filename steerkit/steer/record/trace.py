@@ -11,12 +11,13 @@ from torch import Tensor
 from steerkit.errors import SteeringError
 from steerkit.policy import Policy, watch_key
 from steerkit.sae import SaeSet
+from steerkit.sites import Feature, Site
 from steerkit.steer import ops
 from steerkit.steer.compile.gates import weighted_sum
 from steerkit.steer.compile.plan import Plan
 from steerkit.steer.record.edits import read_edits
 from steerkit.steer.record.recorder import Recorder
-from steerkit.types import Feature, Site, Span, TopK, Trace
+from steerkit.types import Span, TopK, Trace
 
 _TOKENS_AT_ONCE = 512
 """Bounds the dense features held at a time: 512 * 4,096 float32 are 8 MB."""

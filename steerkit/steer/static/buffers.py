@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from steerkit.errors import SteeringError
 from steerkit.sae import Columns
+from steerkit.sites import Site
 from steerkit.steer.gates import NEVER, GateMemory, Gates, Windows, held_open, open_gates
 from steerkit.steer.gather import Gathered, edits_of
 from steerkit.steer.points import Steer, described, find_sites
 from steerkit.steer.static.capacity import Capacity
-from steerkit.types import Site
 
 
 class StaticSite:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from steerkit.errors import SteeringError
+from steerkit.sites import Site
 from steerkit.steer.compile.gates import Leaf
 from steerkit.steer.compile.plan import Plan, Rule
-from steerkit.types import Site
 
 _SIZES: Final = ("features", "rules", "readings", "terms", "depth", "window")
 _SITES: Final = ("read", "edited", "gated", "kept")

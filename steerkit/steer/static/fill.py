@@ -11,6 +11,7 @@ from torch import Tensor
 
 from steerkit.chat import places_of
 from steerkit.errors import SteeringError
+from steerkit.sites import Site
 from steerkit.steer.batch import COLUMN_PLACES
 from steerkit.steer.compile.gates import Leaf
 from steerkit.steer.compile.plan import SiteTable
@@ -19,7 +20,7 @@ from steerkit.steer.gate_state import GateState
 from steerkit.steer.gates import FOREVER, NEVER
 from steerkit.steer.static.buffers import StaticSite, StaticSteering
 from steerkit.steer.static.capacity import PackedPlan, PlanSlice
-from steerkit.types import Place, Site
+from steerkit.types import Place
 
 _DECODED: frozenset[Place] = frozenset({"any", "reply"})
 """Places, among those known from columns alone, of every token after the prompt."""

@@ -13,10 +13,10 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from steerkit.sites import Site
 from steerkit.steer.points import find_sites
 from steerkit.steer.static.buffers import StaticSite, StaticSteering
 from steerkit.steer.static.capacity import Capacity
-from steerkit.types import Site
 
 _TABLES: Final = 3
 _TOKENS: Final = 6

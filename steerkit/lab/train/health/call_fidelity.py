@@ -17,8 +17,9 @@ from steerkit.lab.replies import Way, replies
 from steerkit.lab.train.health.fidelity import spliced
 from steerkit.policy import Policy
 from steerkit.sae import SaeSet
+from steerkit.sites import Site
 from steerkit.steer import attach, compile_plan
-from steerkit.types import Call, Site
+from steerkit.types import Call
 
 
 @dataclass(frozen=True)

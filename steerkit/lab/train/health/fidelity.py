@@ -15,7 +15,7 @@ from steerkit.errors import SaeError
 from steerkit.lab.activations import Rewrite, padded, rewritten
 from steerkit.lab.reader import ActivationReader
 from steerkit.sae import Sae
-from steerkit.types import Site
+from steerkit.sites import Site
 
 ALWAYS: Final = 0.99
 """A feature that fires at this share of tokens or more counts as always on."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 Point: TypeAlias = Literal["attn_in", "attn_out", "mlp_out", "resid_post"]
 """A hook point of a decoder layer: what the attention's `o_proj` is given, what it writes, what the MLP adds to the
@@ -103,3 +104,18 @@ class Feature:
 
     def __str__(self) -> str:
         return f"{self.site.name} feature {self.index}"
+
+
+def with_sites_written(value: Any) -> Any:
+    """Plain data in which every site is as JSON says it: `layer` or `site` beside its siblings, a key by itself."""
+    if isinstance(value, Site):
+        return str(value)
+    if isinstance(value, Mapping):
+        found: dict[Any, Any] = {}
+        for key, part in value.items():
+            if key == "site" and isinstance(part, Site):
+                found |= part.content
+            else:
+                found[key.compact if isinstance(key, Site) else key] = with_sites_written(part)
+        return found
+    return [with_sites_written(part) for part in value] if isinstance(value, list | tuple) else value

@@ -19,6 +19,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from steerkit.report.tokens import HIDDEN, visible, visible_lines
+from steerkit.sites import with_sites_written
 
 _PIPE_WIDTH: Final = 160
 _PLAIN: Final = {**dict(zip("▁▂▃▄▅▆▇█", "_.:-=+*#", strict=True)), "…": "...", "“": '"', "”": '"', "→": "->", "↵": "/"}
@@ -68,7 +69,7 @@ def print_json(value: object) -> None:
 
 def json_text(value: object, *, ascii_only: bool = False) -> str:
     """A value as JSON that reads back the same and holds no character that a terminal would obey."""
-    text = json.dumps(value, ensure_ascii=ascii_only)
+    text = json.dumps(with_sites_written(value), ensure_ascii=ascii_only)
     return "".join(_escaped(char) if category(char) in HIDDEN else char for char in text)
 
 

@@ -12,7 +12,7 @@ from steerkit.lab.prove import baselines
 from steerkit.policy import Policy, load
 from steerkit.runtime import Request
 from steerkit.sae import SaeSet
-from steerkit.sites import Feature
+from steerkit.sites import Feature, Site
 from steerkit.tiny.world.conversations import Example, sample
 from steerkit.types import Turn
 
@@ -101,7 +101,7 @@ def test_a_direction_is_written_with_its_norm(box: Runtime, saes: SaeSet, policy
     """Behind the same gate the rule writes one constant vector; a rule without a direction writes nothing."""
     direction = torch.zeros(saes[3].d_in)
     direction[5] = 3.0
-    key = ("refuse-to-move-money", 3)
+    key = ("refuse-to-move-money", Site(3))
     setup = baselines.along(saes, policy, {key: direction}, {key: 7.0})
     assert setup.policy is not None
     assert len(setup.policy.steer[0].edit) == 1

@@ -13,6 +13,7 @@ from steerkit.lab.find.search import find
 from steerkit.lab.material import Material, read_material
 from steerkit.lab.measured import Share, measure
 from steerkit.lab.ranking import rank_features, split
+from steerkit.sites import Site
 from tests.lab.planted_truth import Planted, planted
 
 BASE = "Please send 250 dollars to Borsiton before the shop in Tavel closes at noon."
@@ -134,7 +135,7 @@ def test_shuffled_labels_with_copies_give_no_finding(name: str) -> None:
         values, positive, groups = conversations(seed, sizes, noise)
         for which, keys in enumerate((groups, list(range(len(groups))))):
             chosen, held = split(keys, positive, 0.5, seed)
-            ranking = rank_features({0: values}, chosen, positive, weights_of(keys, positive))
+            ranking = rank_features({Site(0): values}, chosen, positive, weights_of(keys, positive))
             best = values[:, ranking.features[0].index] * (1 if ranking.area[0] > 0.5 else -1)
             found[which] += bool(ranking.significant)
             above[which] += measure(best, positive, chosen, held, keys).interval.low > 0.5

@@ -297,5 +297,5 @@ def test_an_ablation_sets_features_to_zero(box: Runtime, turn: RecordedTurn, fou
 def _active(replayed: ReplayedTurn, position: int) -> set[Feature]:
     """The features of layer 3 that are active anywhere up to a step."""
     with replayed.differentiated(position, lambda logits: logits[:, 0]) as read:
-        values = replayed.saes[3].encode(read.activations[3])
+        values = replayed.saes[3].encode(read.activations[Site(3)])
     return {Feature(3, index) for index in (values > 0).any(dim=0).nonzero().squeeze(-1).tolist()}

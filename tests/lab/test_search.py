@@ -151,17 +151,17 @@ def test_maxima_and_means_are_those_of_the_place(truth: Planted) -> None:
     some = [case._replace(steps=tuple(range(3 + number, 12))) for number, case in enumerate(truth.positives[:4])]
     found = place_maxima(truth.loaded, truth.saes, some, mean_of=[1, 2])
     weights, sums = {Feature(0, 3): 2.0, Feature(2, 9): -1.0}, []
-    parts: dict[int, list[torch.Tensor]] = {layer: [] for layer in truth.saes}
+    parts: dict[Site, list[torch.Tensor]] = {site: [] for site in truth.saes}
     for number, case in enumerate(some):
         activations = collect(truth.loaded.model, [case.read])
         steps = list(case.steps)
-        features = {layer: truth.saes[layer].encode(activations[layer][steps]) for layer in truth.saes}
-        for layer, values in features.items():
-            torch.testing.assert_close(found.largest[layer][number], values.amax(dim=0), rtol=1e-4, atol=1e-6)
-            parts[layer] += [values] if number in (1, 2) else []
+        features = {site: truth.saes[site].encode(activations[site.layer][steps]) for site in truth.saes}
+        for site, values in features.items():
+            torch.testing.assert_close(found.largest[site][number], values.amax(dim=0), rtol=1e-4, atol=1e-6)
+            parts[site] += [values] if number in (1, 2) else []
         sums.append((0.5 + 2 * features[0][:, 3] - features[2][:, 9]).amax())
-    for layer, values in parts.items():
-        torch.testing.assert_close(found.mean[layer], torch.cat(values).mean(dim=0), rtol=1e-4, atol=1e-6)
+    for site, values in parts.items():
+        torch.testing.assert_close(found.mean[site], torch.cat(values).mean(dim=0), rtol=1e-4, atol=1e-6)
     together = sum_maxima(truth.loaded, truth.saes, some, weights, 0.5)
     torch.testing.assert_close(together, torch.stack(sums), rtol=1e-4, atol=1e-6)
 

@@ -11,7 +11,7 @@ from steerkit.lab.find.search import Found, find
 from steerkit.lab.find.steering_edits import STRENGTHS, SteeringEdits, find_steering_edits
 from steerkit.lab.find.write_policy import found_policy
 from steerkit.lab.material import Material, read_material
-from steerkit.sites import Feature
+from steerkit.sites import Feature, Site
 from steerkit.steer import check_against_saes
 from tests.lab.planted_truth import BYSTANDER, CAUSE, Planted, cases, planted
 
@@ -44,7 +44,7 @@ def turned(truth: Planted, material: Material, found: Found, strength: float | N
 def test_the_cause_is_edited_and_the_bystander_is_not(truth: Planted, material: Material, found: Found) -> None:
     """At strength 1 the cause becomes what it is in the negatives, at 2 as far beyond; random directions do less."""
     one, two = (turned(truth, material, found, strength) for strength in (1.0, 2.0))
-    assert one.layer == CAUSE.layer
+    assert one.site == CAUSE.site
     assert CAUSE in one.edits
     assert BYSTANDER not in one.edits
     usual = float(material.usual[CAUSE.site][CAUSE.index])
@@ -95,7 +95,7 @@ def test_a_condition_that_reads_too_late_is_fitted_anew(box: Runtime) -> None:
     found = replace(found, features=(late, *found.features[1:]), probe=None)
     one = find_steering_edits(box.loaded, box.saes, material, found)
     assert one is not None
-    assert one.layer == 2
+    assert one.site == Site(2)
     assert one.gate is not None
     assert all(feature.layer <= 2 for feature in one.gate.weights)
     policy = found_policy(found, box.saes, "orders", replace(one, p=0.0, edited=one.score - 1))

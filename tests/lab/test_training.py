@@ -53,7 +53,7 @@ def test_layers_side_by_side_are_layers_alone(model, texts):
             assert torch.allclose(one, other, atol=1e-6)
         assert together[Site(layer)].history.loss == pytest.approx(alone.history.loss)
     other_seed = train(model, texts, Recipe(**TINY), layers=[0], seed=1)[Site(0)]
-    assert not torch.allclose(together[0].learner.weights.W_enc, other_seed.learner.weights.W_enc, atol=1e-3)
+    assert not torch.allclose(together[Site(0)].learner.weights.W_enc, other_seed.learner.weights.W_enc, atol=1e-3)
 
 
 def test_the_seeds_recipe_is_plain_autograd(model, texts):
@@ -332,7 +332,7 @@ def test_a_folder_of_another_run_is_refused(model, texts, tmp_path):
 
 def test_a_broken_checkpoint_is_said(model, texts, tmp_path):
     """A checkpoint cut in half is one clear error, not a fresh start."""
-    what = identity(texts, Recipe(**TINY), [0], 0, "small", torch.float32)
+    what = identity(texts, Recipe(**TINY), [Site(0)], 0, "small", torch.float32)
     run = Run(tmp_path / "out", what, Processes())
     train(model, texts, Recipe(**TINY), layers=[0], run=run, save_every=100)
     (path,) = (tmp_path / "out").glob("checkpoint-*/layer_00.pt")

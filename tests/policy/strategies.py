@@ -21,6 +21,8 @@ SCHEMAS = st.fixed_dictionaries(
     {"properties": st.dictionaries(TEXTS, CONSTANTS, max_size=2)},
     optional={"required": st.lists(TEXTS, max_size=2, unique=True), "minProperties": st.integers(0, 2), "x-note": JSON},
 )
+SITES = [{"layer": 0}, {"site": "attn_out.0"}]
+"""Two ways to say one site."""
 
 
 def quantities(least: float = -1e6) -> st.SearchStrategy[Any]:
@@ -149,7 +151,11 @@ def policies(draw: st.DrawFn) -> dict[str, Any]:
         "steerkit": 1,
         "name": draw(st.from_regex(r"[A-Za-z0-9_][a-z0-9_-]{0,6}", fullmatch=True)),
         "features": {
-            name: {"layer": 0, "index": n, **draw(st.fixed_dictionaries({}, optional={"label": TEXTS}))}
+            name: {
+                **draw(st.sampled_from(SITES)),
+                "index": n,
+                **draw(st.fixed_dictionaries({}, optional={"label": TEXTS})),
+            }
             for n, name in enumerate(features)
         },
         "probes": {"Probe": {"bias": draw(NUMBERS), "weights": {name: draw(NUMBERS) for name in features}}},

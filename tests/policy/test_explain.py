@@ -23,6 +23,7 @@ CHANGES: dict[str, tuple[str, str]] = {
     "Policy.mode": ("mode: shadow", "mode: enforce"),
     "Policy.write_back": ("write_back: reconstruction", "write_back: delta"),
     "NamedFeature.layer": ("layer: 1, index: 90", "layer: 0, index: 90"),
+    "NamedFeature.site": ("layer: 1, index: 90", "site: mlp_out.1, index: 90"),
     "NamedFeature.index": ("index: 90", "index: 91"),
     "NamedFeature.label": ("about to move money", "about to move"),
     "Probe.bias": ("bias: -2.1", "bias: -2.2"),

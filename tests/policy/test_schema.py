@@ -89,7 +89,7 @@ def test_the_schema_refuses_what_the_models_refuse() -> None:
 def test_the_keys_of_a_place_are_those_of_its_part() -> None:
     """Under names of the user's own and in lists the keys are known too; the names themselves are not listed."""
     assert keys_at(("features",)) == []
-    assert keys_at(("features", "urge")) == ["layer", "index", "label"]
+    assert keys_at(("features", "urge")) == ["layer", "site", "index", "label"]
     assert keys_at(("steer", 0, "edit", "urge"))[:2] == ["clamp", "ablate"]
     assert "then" in keys_at(("guard", "rules", 3))
     assert keys_at(("nowhere", 1, "x")) == []

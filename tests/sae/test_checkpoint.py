@@ -11,7 +11,7 @@ import torch
 
 from steerkit.errors import SaeError
 from steerkit.sae import SaeSet, load_checkpoint, load_set, summarize
-from steerkit.sites import Feature
+from steerkit.sites import Feature, Site
 
 
 def content(layer: int = 0, **changes: Any) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def test_a_set_is_read_from_a_folder(tmp_path: Path) -> None:
     for layer in (1, 0):
         write(tmp_path / f"sae_layer_{layer:02d}.pt", layer=layer)
     saes = load_set(tmp_path)
-    assert list(saes) == [0, 1]
+    assert list(saes) == [Site(0), Site(1)]
     row = summarize(saes)[1]
     assert (row.layer, row.loss, row.mse, row.l0, row.density, row.dense) == (1, 2.0, 1.5, 6.0, 0.5, True)
     write(tmp_path / "sae_layer_07.pt", layer=3)

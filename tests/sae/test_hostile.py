@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 
 from steerkit.errors import SaeError
 from steerkit.sae import load_checkpoint, load_set, read_labels
+from steerkit.sites import Site
 from tests.sae.test_checkpoint import content, write
 from tests.sae.test_formats import CONFIGS, good
 
@@ -225,7 +226,7 @@ def test_a_files_number_is_ascii_digits(tmp_path: Path, name: str) -> None:
     with pytest.raises(SaeError, match=r"layer_idx: got 3, expected the number in the file's name"):
         load_set(tmp_path)
     os.rename(tmp_path / f"sae_layer_{name}.pt", tmp_path / "sae_layer_3.pt")
-    assert list(load_set(tmp_path)) == [3]
+    assert list(load_set(tmp_path)) == [Site(3)]
 
 
 def _header(path: Path, header: bytes, length: int | None = None) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from steerkit.sae import convert, load_set
+from steerkit.sites import Site
 from tests.hub import TOKEN, hub
 from tests.sae.test_formats import planted, set_of, write_gemma_scope
 
@@ -34,6 +35,7 @@ def remote(tmp_path: Path) -> Path:
 RUN = """
 import contextlib, io, json, sys
 from steerkit.cli.main import run
+from steerkit.sites import Site
 for arguments in json.loads(sys.argv[1]):
     out, err, sys.argv = io.StringIO(), io.StringIO(), ["steerkit", *arguments]
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -74,7 +76,7 @@ def test_a_pull_fetches_the_saes_and_nothing_else_once(tmp_path: Path, remote: P
     """The folder it prints is read; what is no SAE stays on the hub; offline the same comes from the cache."""
     with hub(remote) as (endpoint, seen):
         (done,) = steerkit(tmp_path, endpoint, "sae pull someone/plain")
-        assert list(load_set(done.output.strip())) == [0, 1]
+        assert list(load_set(done.output.strip())) == [Site(0), Site(1)]
         assert sum(line.startswith("GET") and "sae_layer_" in line for line in seen) == 2
         assert not any("optimizer.bin" in line for line in seen)
     nowhere = "http://127.0.0.1:9"
@@ -92,9 +94,12 @@ def test_any_format_is_recognised_in_a_repository(tmp_path: Path, remote: Path) 
             "sae inspect someone/lens",
             "sae inspect google/scope/attn_out/layer_*_width_16k_l0_small",
         )
-        assert lens.output.splitlines()[1].split()[-2:] == ["topk", "output"]
+        assert lens.output.splitlines()[1].split()[-2:] == ["topk", "attn_out"]
         rows = [line.split() for line in scope.output.splitlines()[1:]]
-        assert [(row[0], row[-2], row[-1]) for row in rows] == [("5", "jumprelu", "input"), ("9", "jumprelu", "input")]
+        assert [(row[0], row[-2], row[-1]) for row in rows] == [
+            ("5", "jumprelu", "attn_in"),
+            ("9", "jumprelu", "attn_in"),
+        ]
         assert sum(line.startswith("GET") and "params.safetensors" in line for line in seen) == 2
         assert not any("examples" in line for line in seen)
 
@@ -128,7 +133,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_stopped(tmp_path: Path, rem
     with hub(remote) as (endpoint, _):
         (done,) = steerkit(tmp_path, endpoint, "sae pull someone/plain")
         assert (Path(done.output.strip()) / "sae_layer_00.pt").read_bytes() == whole
-        assert list(load_set(done.output.strip())) == [0, 1]
+        assert list(load_set(done.output.strip())) == [Site(0), Site(1)]
 
 
 def test_a_pushed_set_is_the_set_that_is_pulled(tmp_path: Path, remote: Path) -> None:

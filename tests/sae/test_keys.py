@@ -100,10 +100,12 @@ def test_a_key_is_honoured_or_refused_by_name(
     """With the values that change nothing it computes the same; with any other it is refused, and the key named."""
     form, place, key, same, refused = row
     good(form, tmp_path / "set")
-    x, expected = activations(), load_set(tmp_path / "set")[2].encode(activations())
+    (sae,) = load_set(tmp_path / "set").values()
+    x, expected = activations(), sae.encode(activations())
     for value in same:
         config(form, tmp_path / "set", put(place, key, value))
-        assert torch.equal(load_set(tmp_path / "set")[2].encode(x), expected), value
+        (sae,) = load_set(tmp_path / "set").values()
+        assert torch.equal(sae.encode(x), expected), value
     for value in refused:
         path = config(form, tmp_path / "set", put(place, key, value))
         with pytest.raises(SaeError, match=rf"{path.name}: .*{key}.*: ") as caught:
@@ -212,6 +214,7 @@ def test_the_place_of_dictionary_learning(tmp_path: Path, name: str, io: str | N
 def test_reshaping_heads_is_what_the_input_side_is(tmp_path: Path) -> None:
     """`hook_z` lays one head beside the other, which is what o_proj is given."""
     convert(set_of(planted("relu", point="attn_in")), tmp_path / "set", "saelens")
+    (tmp_path / "set" / "attn_in_02").rename(tmp_path / "set" / "layer_02")
     config("saelens", tmp_path / "set", put("", "reshape_activations", "hook_z"))
     assert list(load_set(tmp_path / "set")) == [Site(2, "attn_in")]
 

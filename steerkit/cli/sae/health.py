@@ -109,7 +109,7 @@ def _load(
 
 def _print_json(found: list[Fidelity], kept: CallFidelity | None) -> None:
     for one in found:
-        plain = {**one.site.content, **asdict(one), "recovered": one.recovered, "recovered_mean": one.recovered_mean}
+        plain = {**asdict(one), "recovered": one.recovered, "recovered_mean": one.recovered_mean}
         del plain["rates"]
         print_json(plain)
     if kept is not None:

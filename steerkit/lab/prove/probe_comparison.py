@@ -50,7 +50,7 @@ class PlaceProbes:
     place: Place
     rules: tuple[str, ...]
     """Rules that read there."""
-    layers: tuple[Site, ...]
+    layers: tuple[int | str, ...]
     """Layers that the policy reads there, and all lower ones."""
     fitted_on: tuple[int, int]
     """Harmful and benign conversations with a step at the place that probes and bounds were chosen on."""
@@ -162,7 +162,7 @@ def _at_place(
     reads: Sequence[_Read],
     seed: int,
 ) -> PlaceProbes:
-    layers = tuple(saes)
+    layers = tuple(site.compact for site in saes)
     groups = copies_among(cases).groups
     weights = weights_of(groups, positive)
     if min(float(weights[side].sum()) for side in (positive, ~positive)) < FEWEST - 0.5:

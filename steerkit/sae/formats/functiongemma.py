@@ -67,8 +67,8 @@ def write(checkpoints: Sequence[Checkpoint], folder: Path) -> None:
     for site, sae in ((one.site, one.sae) for one in checkpoints):
         if sae.kind != "relu" or sae.subtract_b_dec or site.point != "attn_out":
             raise SaeError(
-                f"{site}: a {sae.kind} SAE there{' that subtracts b_dec' * sae.subtract_b_dec} does not fit {NAME}, "
-                f"which holds plain ReLU SAEs of attn_out; choose saelens or safetensors"
+                f"{site.name}: a {sae.kind} SAE there{' that subtracts b_dec' * sae.subtract_b_dec} does not fit "
+                f"{NAME}, which holds plain ReLU SAEs of attn_out; choose saelens or safetensors"
             )
     for one in checkpoints:
         content: dict[str, Any] = {

@@ -50,7 +50,7 @@ def read(folder: Path) -> list[Checkpoint]:
     config = load_object(about)
     check_keys(about, config, _KEYS)
     if changed := next((key for key in ("transcode", "skip_connection") if config.get(key)), None):
-        raise SaeError(f"{about}: {changed}: a transcoder: it maps one place to another; expected an SAE")
+        raise SaeError(f"{about}: {changed}: it maps one place to another: a transcoder; expected an SAE")
     model = _model(folder, config)
     site = read_hook(folder, "the folder's name", folder.name, model)
     d_in, d_sae = positive(about, config, "d_in"), _latents(about, config)
@@ -77,7 +77,7 @@ def write(checkpoints: Sequence[Checkpoint], folder: Path) -> None:
         sae = one.sae
         if sae.k is None or not sae.subtract_b_dec or one.site.point not in _FOLDERS:
             raise SaeError(
-                f"{one.site}: a {sae.kind} SAE there does not fit {NAME}, which holds TopK SAEs of "
+                f"{one.site.name}: a {sae.kind} SAE there does not fit {NAME}, which holds TopK SAEs of "
                 f"{', '.join(_FOLDERS)} that subtract b_dec; choose saelens or safetensors"
             )
     for one in checkpoints:

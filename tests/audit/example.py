@@ -18,14 +18,14 @@ from steerkit.audit import (
     append_turn,
 )
 from steerkit.decisions import Decision
-from steerkit.sites import Feature
+from steerkit.sites import Feature, Site
 from steerkit.types import Call, TopK, Trace, Turn, Verdict
 
 POLICY = PolicyIdentity("p", "sha256:aa", "enforce", {"name": "p", "guard": {}})
 OTHER = PolicyIdentity("q", "sha256:bb", "shadow", {"name": "q"})
 MODEL = ModelIdentity("tiny", "sha256:m", "sha256:t", device="cpu", dtype="float32")
 LIBRARIES = {"steerkit": "0.1.0"}
-TRACE = Trace(0, {"p.f": (0.25, 0.5)}, {"p.f": Feature(1, 7)}, (TopK(0, 0, 1, 1, b"\x01\x00", b"\x00\x3c"),))
+TRACE = Trace(0, {"p.f": (0.25, 0.5)}, {"p.f": Feature(1, 7)}, (TopK(Site(0), 0, 1, 1, b"\x01\x00", b"\x00\x3c"),))
 
 
 def opening() -> RunOpenedRecord:

@@ -20,6 +20,7 @@ from steerkit.audit import (
     turns_of,
 )
 from steerkit.errors import AuditError
+from steerkit.sites import Site
 from steerkit.types import Call, Edit, MalformedCall, Span, Trace, Verdict
 from tests.audit.example import LIBRARIES, MODEL, OTHER, POLICY, TRACE, context, started, turn, write_run
 
@@ -59,7 +60,7 @@ def test_a_turn_equals_itself() -> None:
         ),
         ({"verdicts": verdict(decision="deny")}, "verdicts[0].decision", True, False),
         ({"verdicts": verdict(reason="x")}, "verdicts[0].reason", True, True),
-        ({"edits": (Edit("r", "p", 1, (2,), 0.5),)}, "edits[0]", True, True),
+        ({"edits": (Edit("r", "p", Site(1), (2,), 0.5),)}, "edits[0]", True, True),
     ],
 )
 def test_the_first_difference_is_named(change: Any, path: str, tokens: bool, verdicts: bool) -> None:

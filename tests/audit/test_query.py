@@ -15,6 +15,7 @@ from pyarrow import parquet
 
 from steerkit.audit import TABLES, Query, Store, append_turn, export, find, redact
 from steerkit.errors import AuditError, MissingExtraError
+from steerkit.sites import Site
 from steerkit.types import Call, Edit, MalformedCall, Reading, Span, Trace, Verdict
 from tests.audit.example import TRACE, context, started, turn, write_run
 
@@ -26,7 +27,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     write_run(store, close=False)
     calls = (Call("get_weather", {"city": "a\nb"}), Call("transfer_money", {"amount": 2**70}))
     verdicts = (Verdict("allow", "r", "fine", "p"), Verdict("flag", "large", "", "q", (Reading("risk", 1.5, 1.0, 3),)))
-    edited = replace(TRACE, edits=(Edit("damp", "p", 1, (3,), 0.5),))
+    edited = replace(TRACE, edits=(Edit("damp", "p", Site(1), (3,), 0.5),))
     append_turn(store, replace(turn(), calls=calls, verdicts=verdicts, trace=edited), context())
     other = replace(turn(), counterfactual=None)
     said = replace(

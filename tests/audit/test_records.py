@@ -39,7 +39,7 @@ from steerkit.audit import (
 )
 from steerkit.engine import Sampling
 from steerkit.errors import AuditError
-from steerkit.sites import Feature
+from steerkit.sites import Feature, Site
 from steerkit.types import Call, Edit, MalformedCall, Reading, Span, Tool, Trace, Turn, Verdict
 
 LINES = (Path(__file__).parent / "version2.jsonl").read_bytes().splitlines()
@@ -63,7 +63,7 @@ def write(store: Store) -> None:
         Verdict("hold", "r", "why", "p", (Reading("f", 1.0, 0.5, 2),)),
         Verdict("deny", "malformed_call", "bad", shadowed="stop"),
     )
-    trace = Trace(0, {"p.f": (0.25, 0.5)}, {"p.f": Feature(1, 7)}, (), (Edit("r", "p", 1, (2, 3), 0.5),))
+    trace = Trace(0, {"p.f": (0.25, 0.5)}, {"p.f": Feature(1, 7)}, (), (Edit("r", "p", Site(1), (2, 3), 0.5),))
     other = Turn("x", (BAD,), verdicts[1:], Trace(), (1,), (4, 5), "length")
     turn = Turn(
         "a word",

@@ -23,7 +23,7 @@ from steerkit.audit import (
     unpack,
 )
 from steerkit.errors import AuditError
-from steerkit.sites import Feature
+from steerkit.sites import Feature, Site
 from steerkit.types import Call, Edit, MalformedCall, Reading, TopK, Trace, Turn, Verdict
 
 keys = st.text(max_size=4) | st.sampled_from(["$integer", "$text", "$object"])
@@ -58,8 +58,8 @@ TRACE = Trace(
     start=2,
     watched={"p.f": (0.5, -1.25), "p.risk": (0.0, 3.0)},
     features={"p.f": Feature(1, 7)},
-    top=(TopK(0, 2, 1, 2, b"\x01\x00\x02\x00", b"\x00\x3c\x00\x38"), TopK(1, 2, 0, 2, b"", b"")),
-    edits=(Edit("r", "p", 1, (2,), 0.5),),
+    top=(TopK(Site(0), 2, 1, 2, b"\x01\x00\x02\x00", b"\x00\x3c\x00\x38"), TopK(Site(1), 2, 0, 2, b"", b"")),
+    edits=(Edit("r", "p", Site(1), (2,), 0.5),),
 )
 
 

@@ -64,7 +64,7 @@ def planted(count: int = 60) -> Planted:
     apart = _directions(model, positives, negatives)
     call = dialect_of(tokenizer).call
     embeddings = cast(Tensor, model.get_input_embeddings().weight)
-    written_for(model, call, 20 * embeddings.std() * apart[CAUSE.layer][0])
+    written_for(model, call, 20 * embeddings.std() * apart[CAUSE.site][0])
     return Planted(loaded, planted_saes(model, directions=apart), positives, negatives)
 
 

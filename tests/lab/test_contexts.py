@@ -16,13 +16,13 @@ from steerkit.lab.corpus import token_texts
 from steerkit.lab.feature_statistics import QUANTILES, FeatureCounts
 from steerkit.lab.find.contexts import feature_contexts
 from steerkit.sae import Sae, SaeSet
-from steerkit.sites import Feature
+from steerkit.sites import Feature, Site
 from steerkit.steer import find_sites
 from steerkit.testing import planted_saes, small_model
 
 AROUND = 4
 FEATURE = Feature(1, 5)
-KINDS = [("relu", "output"), ("topk", "output"), ("relu", "input"), ("topk", "input"), ("jumprelu", "output")]
+KINDS = [("relu", "attn_out"), ("topk", "attn_out"), ("relu", "attn_in"), ("topk", "attn_in"), ("jumprelu", "attn_out")]
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +46,8 @@ def texts():
 
 def plain_values(model, saes, feature, text):
     """The feature at each token of one text: the model runs it alone, and the whole SAE encodes what was seen."""
-    sae, seen = saes[feature.layer], []
-    site = find_sites(model).outputs[feature.layer]
-
-    def hook(module, args, output):
-        seen.append(output if sae.site == "output" else args[0])
-
-    handle = site.register_forward_hook(hook)
+    sae, seen = saes[feature.site], []
+    handle = find_sites(model).hook(feature.site, seen.append)
     with torch.no_grad():
         model(input_ids=torch.tensor([text]))
     handle.remove()
@@ -70,18 +65,19 @@ def strongest(model, saes, feature, texts, around, once=True):
     return [one for n, one in enumerate(found) if not once or one[1] not in [other[1] for other in found[:n]]]
 
 
-@pytest.mark.parametrize(("kind", "site"), KINDS)
-def test_the_best_contexts_are_the_best_of_all(model, tokenizer, texts, kind, site):
+@pytest.mark.parametrize(("kind", "point"), KINDS)
+def test_the_best_contexts_are_the_best_of_all(model, tokenizer, texts, kind, point):
     """Values, order and places are those of brute force over every text; without joining equal ones they are not."""
-    saes = planted_saes(model, kind=kind, site=site)
-    found = feature_contexts(model, tokenizer, saes, FEATURE, texts, top=12, around=AROUND)
-    wanted = strongest(model, saes, FEATURE, texts, AROUND)[:12]
+    saes = planted_saes(model, kind=kind, points=[point])
+    feature = Feature(Site(FEATURE.layer, point), FEATURE.index)
+    found = feature_contexts(model, tokenizer, saes, feature, texts, top=12, around=AROUND)
+    wanted = strongest(model, saes, feature, texts, AROUND)[:12]
     assert [one.value for one in found.best] == pytest.approx([value for value, _ in wanted], rel=1e-4)
     for one in found.best:
         text, end = texts[one.text], one.start + len(one.tokens)
         assert one.start == max(0, one.position - AROUND)
         assert end == min(len(text), one.position + AROUND + 1)
-        values = plain_values(model, saes, FEATURE, text)
+        values = plain_values(model, saes, feature, text)
         assert one.values == pytest.approx(values[one.start : end].tolist(), rel=1e-4, abs=1e-7)
         assert one.value == one.values[one.position - one.start] == max(one.values)
         assert one.value == pytest.approx(float(values.max()), rel=1e-4)
@@ -104,20 +100,21 @@ def test_what_stands_in_every_text_is_shown_once(model, tokenizer, texts):
     assert len(found.best) == len(strongest(model, saes, feature, head, AROUND))
 
 
-@pytest.mark.parametrize(("kind", "site"), KINDS)
-def test_statistics_are_those_of_the_whole_encoding(model, tokenizer, texts, kind, site):
+@pytest.mark.parametrize(("kind", "point"), KINDS)
+def test_statistics_are_those_of_the_whole_encoding(model, tokenizer, texts, kind, point):
     """Counts, density, mean, maximum and quantiles equal those over a plain forward; another feature's do not."""
-    saes = planted_saes(model, kind=kind, site=site)
+    saes = planted_saes(model, kind=kind, points=[point])
+    feature = Feature(Site(FEATURE.layer, point), FEATURE.index)
     heard = []
-    found = feature_contexts(model, tokenizer, saes, FEATURE, texts, report=heard.append)
-    values = torch.cat([plain_values(model, saes, FEATURE, text) for text in texts if text])
+    found = feature_contexts(model, tokenizer, saes, feature, texts, report=heard.append)
+    values = torch.cat([plain_values(model, saes, feature, text) for text in texts if text])
     assert (found.tokens, found.active) == (len(values), int((values > 0).sum()))
     assert found.tokens == sum(map(len, texts)) == heard[-1]
     counts = FeatureCounts(1)
     counts.add(values.unsqueeze(1))
     for name, table in counts.result().items():
         assert found.statistics[name] == pytest.approx(float(table), rel=0.04 if name in QUANTILES else 1e-4)
-    other = feature_contexts(model, tokenizer, saes, Feature(1, 6), texts)
+    other = feature_contexts(model, tokenizer, saes, Feature(Site(1, point), 6), texts)
     assert other.statistics["mean"] != pytest.approx(found.statistics["mean"], rel=1e-3)
 
 
@@ -125,7 +122,7 @@ def constant(saes, value):
     """The set with layer 0's features at one value everywhere."""
     sae = saes[0]
     same = Sae(torch.zeros_like(sae.W_enc), torch.full_like(sae.b_enc, value), sae.W_dec, sae.b_dec)
-    return SaeSet("constant", {0: replace(saes.checkpoints[0], sae=same)})
+    return SaeSet("constant", [replace(saes.checkpoints[Site(0)], sae=same)])
 
 
 def test_of_equal_ones_the_first_comes_first(model, tokenizer, texts):

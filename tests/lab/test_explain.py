@@ -22,7 +22,7 @@ from steerkit.lab.explain.feature_roles import Extent
 from steerkit.lab.explain.prompt_sources import FRAME, REPLY, sources
 from steerkit.lab.explain.replayed_turn import ReplayedTurn
 from steerkit.policy import Policy
-from steerkit.sites import Feature
+from steerkit.sites import Feature, Point, Site
 from steerkit.testing import planted_saes
 from steerkit.tiny.demo_requests import CASES
 from steerkit.types import Call, Span
@@ -122,7 +122,7 @@ def test_estimates_are_those_of_attribution(box: Runtime, turn: RecordedTurn, fo
         assert total == pytest.approx(float(plain.layers[layer].sums.sum()), abs=1e-2)
     for one in (*found.reasons, *found.opposing):
         role, feature = one.role, one.feature
-        assert role.effect == pytest.approx(float(plain.layers[feature.layer].sums[0, feature.index]), abs=1e-3)
+        assert role.effect == pytest.approx(float(plain.layers[feature.site].sums[0, feature.index]), abs=1e-3)
         assert sum(role.effects) == pytest.approx(role.effect, abs=1e-4)
         assert len(role.values) == choice.position + 1
         assert all(effect == 0 for value, effect in zip(role.values, role.effects, strict=True) if value == 0)
@@ -146,7 +146,7 @@ def test_what_attention_carried_adds_up(box: Runtime, turn: RecordedTurn, found:
             act = one.role.acts[0]
             carried = read.carried(one.feature, act.position)
             assert carried is not None
-            bias = float(replayed.saes[one.feature.layer].b_enc[one.feature.index])
+            bias = float(replayed.saes[one.feature.site].b_enc[one.feature.index])
             assert float(carried.sum()) + bias == pytest.approx(act.value, abs=1e-4)
             assert carried[act.position + 1 :].abs().sum() == 0
             assert 0.5 < sum(part.share for part in one.role.reads) <= 1.0001
@@ -198,9 +198,9 @@ def test_names_are_followed_through_shared_beginnings(box: Runtime) -> None:
     assert tool_contrast(Written(tokenizer, tuple(reply), 0, logits), call, ["abc"]) is None
 
 
-def steering(a: int = 389, b: int = 810, **rule: Any) -> Policy:
+def steering(a: int = 389, b: int = 810, point: Point = "attn_out", **rule: Any) -> Policy:
     """A policy that pushes a few features, so that a call stays what it is and its score does not."""
-    features = {"a": {"layer": 3, "index": a}, "b": {"layer": 1, "index": b}}
+    features = {"a": {**Site(3, point).content, "index": a}, "b": {**Site(1, point).content, "index": b}}
     edit = {"a": {"shift": 1.0}}
     steer = [{"name": "push", "where": "any", "edit": edit, **rule}]
     body: Mapping[str, Any] = {"steerkit": 1, "name": "push", "features": features, "steer": steer}
@@ -229,10 +229,9 @@ def test_a_steered_turn_is_explained_with_its_steering_on(box: Runtime, found: E
 
 def test_saes_on_the_other_side_of_o_proj_explain_as_well(box: Runtime) -> None:
     """What they read is what steering leaves there: signs agree, and the last layer matters at the choice alone."""
-    other = Runtime(box.loaded, planted_saes(box.loaded.model, kind="gated", site="input"), store=box.store)
-    found = explain(
-        other, recorded(other, "dangerous", steering(3, 3, edit={"b": {"shift": 0.3}})), extent=Extent(3, 1, ())
-    )
+    other = Runtime(box.loaded, planted_saes(box.loaded.model, kind="gated", points=["attn_in"]), store=box.store)
+    policy = steering(3, 3, "attn_in", edit={"b": {"shift": 0.3}})
+    found = explain(other, recorded(other, "dangerous", policy), extent=Extent(3, 1, ()))
     assert found.steered == ("push/push",)
     both = [*found.reasons, *found.opposing]
     assert all(one.role.effect * one.ablated.lost > 0 for one in both)

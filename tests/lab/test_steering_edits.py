@@ -47,7 +47,7 @@ def test_the_cause_is_edited_and_the_bystander_is_not(truth: Planted, material: 
     assert one.layer == CAUSE.layer
     assert CAUSE in one.edits
     assert BYSTANDER not in one.edits
-    usual = float(material.usual[CAUSE.layer][CAUSE.index])
+    usual = float(material.usual[CAUSE.site][CAUSE.index])
     there = float(material.values(CAUSE)[material.chosen[material.positive[material.chosen]]].mean())
     assert one.edits[CAUSE] == pytest.approx(usual)
     assert two.edits[CAUSE] == pytest.approx(2 * usual - there)

@@ -24,7 +24,7 @@ from steerkit.engine import load_model
 from steerkit.errors import ModelError, SaeError
 from steerkit.lab.find.top_logits import decoder_tokens
 from steerkit.sae import Sae, SaeSet
-from steerkit.sites import Feature
+from steerkit.sites import Feature, Site
 from steerkit.steer import find_sites
 from steerkit.testing import planted_saes
 
@@ -76,7 +76,7 @@ def at_right_angles(x, *others):
     return x - basis @ (basis.T @ x)
 
 
-def difference(model, site, direction):
+def difference(model, point, direction):
     """Logits `(vocabulary,)` that a step along `direction` at the last layer's o_proj adds, up to a positive factor.
 
     The whole model runs. Its input is 0 and the layer's MLP is silent, so the stream holds the attention's output
@@ -86,14 +86,14 @@ def difference(model, site, direction):
     layer = find_sites(model).body.layers[1]
     layer.mlp.down_proj.weight.zero_()
     projection = layer.self_attn.o_proj
-    weight = projection.weight if site == "input" else torch.eye(32)
+    weight = projection.weight if point == "attn_in" else torch.eye(32)
     gains = [norm(torch.ones(32)) for name, norm in layer.named_children() if name.startswith("post_")]
     sides = [weight.T @ (gain.square() * (weight @ direction)) for gain in [torch.ones(32), *gains]]
     start = at_right_angles(torch.randn(weight.shape[1]), *sides)
 
     def logits(x):
         before = projection.register_forward_pre_hook(lambda module, args: (x.expand_as(args[0]),))
-        after = projection.register_forward_hook(lambda module, args, y: x.expand_as(y) if site == "output" else y)
+        after = projection.register_forward_hook(lambda module, args, y: x.expand_as(y) if point == "attn_out" else y)
         found = model(inputs_embeds=torch.zeros(1, 1, 32)).logits[0, 0]
         before.remove()
         after.remove()
@@ -107,19 +107,20 @@ def standardised(logits):
     return (logits - logits.mean()) / logits.std(correction=0)
 
 
-@pytest.mark.parametrize("site", ["output", "input"])
-def test_scores_are_what_the_model_does(model, tokenizer, site):
+@pytest.mark.parametrize("point", ["attn_out", "attn_in"])
+def test_scores_are_what_the_model_does(model, tokenizer, point):
     """Tokens, order and scores are those of the model's own derivative; without any norm, the control, they are not."""
-    saes = planted_saes(model, site=site)
-    direction = saes[1].W_dec[FEATURE.index]
-    wanted = standardised(difference(model, site, direction))
-    found = decoder_tokens(model, tokenizer, saes, FEATURE, top=15)
+    saes = planted_saes(model, points=[point])
+    feature = Feature(Site(1, point), FEATURE.index)
+    direction = saes[feature.site].W_dec[feature.index]
+    wanted = standardised(difference(model, point, direction))
+    found = decoder_tokens(model, tokenizer, saes, feature, top=15)
     order = wanted.argsort(descending=True).tolist()
     assert [one.id for one in found.promoted] == order[:15]
     assert [one.id for one in found.suppressed] == order[::-1][:15]
     for one in (*found.promoted, *found.suppressed):
         assert one.score == pytest.approx(float(wanted[one.id]), abs=1e-3)
-    weight = find_sites(model).outputs[1].weight if site == "input" else torch.eye(32)
+    weight = find_sites(model).at(Site(1)).weight if point == "attn_in" else torch.eye(32)
     bare = standardised(model.get_output_embeddings().weight @ (weight @ direction))
     assert (bare - wanted).abs().max() > 0.3
 
@@ -144,7 +145,7 @@ def test_a_feature_that_writes_nothing_promotes_nothing(tokenizer):
     rows = sae.W_dec.clone()
     rows[FEATURE.index] = 0
     silent = Sae(sae.W_enc, sae.b_enc, rows, sae.b_dec)
-    changed = SaeSet("silent", {1: replace(saes.checkpoints[1], sae=silent)})
+    changed = SaeSet("silent", [replace(saes.checkpoints[Site(1)], sae=silent)])
     assert decoder_tokens(model, tokenizer, changed, FEATURE) == ((), ())
     assert len(decoder_tokens(model, tokenizer, changed, Feature(1, 8)).promoted) == 10
 

@@ -26,6 +26,7 @@ from steerkit.lab.train.stream import epoch_chunks, steps
 from steerkit.lab.train.trainer import identity, train
 from steerkit.lab.workers.ranks import Processes
 from steerkit.sae import load_set
+from steerkit.sites import Site
 from steerkit.testing import SMALL, random_model
 
 TINY = {"d_sae": 48, "epochs": 2, "buffer": 200}
@@ -47,18 +48,18 @@ def test_layers_side_by_side_are_layers_alone(model, texts):
     """Three layers trained from one pass equal each trained by itself; other seeds, the control, do not."""
     together = train(model, texts, Recipe(**TINY))
     for layer in (0, 1, 2):
-        alone = train(model, texts, Recipe(**TINY), layers=[layer])[layer]
-        for one, other in zip(together[layer].learner.weights, alone.learner.weights, strict=True):
+        alone = train(model, texts, Recipe(**TINY), layers=[layer])[Site(layer)]
+        for one, other in zip(together[Site(layer)].learner.weights, alone.learner.weights, strict=True):
             assert torch.allclose(one, other, atol=1e-6)
-        assert together[layer].history.loss == pytest.approx(alone.history.loss)
-    other_seed = train(model, texts, Recipe(**TINY), layers=[0], seed=1)[0]
+        assert together[Site(layer)].history.loss == pytest.approx(alone.history.loss)
+    other_seed = train(model, texts, Recipe(**TINY), layers=[0], seed=1)[Site(0)]
     assert not torch.allclose(together[0].learner.weights.W_enc, other_seed.learner.weights.W_enc, atol=1e-3)
 
 
 def test_the_seeds_recipe_is_plain_autograd(model, texts):
     """One layer equals a loop with autograd, an unfused AdamW and clip_grad_norm_, text by text."""
     settings = Recipe(**{**TINY, "epochs": 1}, precision="float32", max_norm=0.05)
-    trained = train(model, texts, settings, layers=[1])[1]
+    trained = train(model, texts, settings, layers=[1])[Site(1)]
     lengths = [len(text) for text in texts]
     chunks = epoch_chunks(lengths, settings, 0, 0)
     first = collect(model, [texts[index] for index in chunks[0].texts], [1])[0].clamp(-10, 10)
@@ -86,7 +87,7 @@ def test_the_seeds_recipe_is_plain_autograd(model, texts):
 def test_every_recipe_lowers_its_error(kind, model, texts):
     """After 15 epochs an SAE leaves less than half of the error that it started with, and its file says its kind."""
     settings = recipe(kind, **{**TINY, "epochs": 15}, k=8, rate=3e-3, sparsity=1e-4)
-    history = train(model, texts, settings, layers=[1])[1].history
+    history = train(model, texts, settings, layers=[1])[Site(1)].history
     assert history.mse[-1] < 0.5 * history.mse[0]
     assert len(history.mse) == len(history.l0) == len(history.loss) == 15
 
@@ -100,7 +101,7 @@ def test_saved_saes_compute_what_was_trained(kind, model, texts, tmp_path):
     assert sae.kind == {"seed": "relu", "normalised": "relu"}.get(kind, kind)
     x = collect(model, texts, [1])[0]
     output, features = sae(x)
-    history = saes.checkpoints[1].history
+    history = saes.checkpoints[Site(1)].history
     assert float((output - x).square().mean()) == pytest.approx(history.mse[-1], rel=0.25)
     assert float((features > 0).sum(-1).float().mean()) == pytest.approx(history.l0[-1], rel=0.25)
     if kind != "seed":

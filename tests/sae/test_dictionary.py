@@ -11,6 +11,7 @@ import torch
 from steerkit.errors import SaeError
 from steerkit.sae import GateWeights, Sae, SaeSet
 from steerkit.sae.checkpoint import Checkpoint
+from steerkit.sites import POINTS, Point, Site
 
 D_IN, D_SAE = 8, 24
 GENERATOR = torch.Generator().manual_seed(0)
@@ -79,16 +80,16 @@ def test_no_tie_keeps_more_than_k() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_copy_in_another_dtype_is_of_the_same_kind(kind: str) -> None:
     """`to` carries every part and every setting along."""
-    sae = Sae(W_ENC, B_ENC, W_DEC, B_DEC, subtract_b_dec=True, site="input", **KINDS[kind])
+    sae = Sae(W_ENC, B_ENC, W_DEC, B_DEC, subtract_b_dec=True, **KINDS[kind])
     copy = sae.to("cpu", torch.bfloat16)
-    assert (copy.kind, copy.k, copy.subtract_b_dec, copy.site) == (kind, sae.k, True, "input")
+    assert (copy.kind, copy.k, copy.subtract_b_dec) == (kind, sae.k, True)
     assert {tensor.dtype for tensor in copy.tensors.values()} == {torch.bfloat16}
     assert copy.tensors.keys() == sae.tensors.keys()
     assert torch.equal(sae.to("cpu").encode(X), sae.encode(X))
 
 
-def fingerprint(sae: Sae) -> str:
-    return SaeSet("set", {0: Checkpoint(Path("a"), "model", 0, sae)}).fingerprint
+def fingerprint(sae: Sae, point: Point = "attn_out") -> str:
+    return SaeSet("set", [Checkpoint(Path("a"), "model", Site(0, point), sae)]).fingerprint
 
 
 def test_the_fingerprint_tells_apart_whatever_computes_differently() -> None:
@@ -102,10 +103,10 @@ def test_the_fingerprint_tells_apart_whatever_computes_differently() -> None:
         {"gate": GATE},
         {"gate": GATE._replace(b_mag=GATE.b_mag + 1)},
         {"subtract_b_dec": True},
-        {"site": "input"},
     ]
     found = [fingerprint(Sae(W_ENC, B_ENC, W_DEC, B_DEC, **parts)) for parts in varied]  # type: ignore[arg-type]
-    assert len(set(found)) == len(varied)
+    found += [fingerprint(Sae(W_ENC, B_ENC, W_DEC, B_DEC), point) for point in POINTS if point != "attn_out"]
+    assert len(set(found)) == len(varied) + 3
     assert found[0] == fingerprint(Sae(W_ENC.clone(), B_ENC, W_DEC, B_DEC))
     zeros = Sae(torch.zeros(2, 3), torch.zeros(3), torch.zeros(3, 2), torch.zeros(2))
     assert fingerprint(zeros) == "sha256:688db30a47aefba41898a0e1a138915e9dfa5bfcc4832923342fbe9e810ae1e7"

@@ -16,14 +16,15 @@ from safetensors.torch import load_file, save_file
 
 from steerkit.errors import SaeError
 from steerkit.sae import FORMATS, Checkpoint, GateWeights, History, Sae, SaeSet, convert, load_set
-from steerkit.sites import Feature
+from steerkit.sae.formats.hook_names import hook_name, site_folder
+from steerkit.sites import POINTS, Feature, Point, Site
 
 FIXTURES = Path(__file__).parent / "fixtures"
 """Made by the libraries themselves; `make.py` beside them says which and how."""
 D_IN, D_SAE = 8, 24
 
 
-def planted(kind: str, *, site: str = "output", subtract: bool = False, layer: int = 2) -> Checkpoint:
+def planted(kind: str, *, point: Point = "attn_out", subtract: bool = False, layer: int = 2) -> Checkpoint:
     """An SAE of a kind with random weights."""
     generator = torch.Generator().manual_seed(layer)
     W_enc, b_enc, W_dec, b_dec, *gate = (
@@ -37,12 +38,14 @@ def planted(kind: str, *, site: str = "output", subtract: bool = False, layer: i
         "gated": {"gate": GateWeights(*gate)},
     }[kind]
     bias = torch.zeros_like(b_enc) if kind == "gated" else b_enc
-    sae = Sae(W_enc, bias, W_dec, b_dec, subtract_b_dec=subtract, site=site, **parts)  # type: ignore[arg-type]
-    return Checkpoint(Path("made"), "someone/model", layer, sae, History((2.0, 1.0), (1.5, 0.5), (9.0, 6.0)))
+    sae = Sae(W_enc, bias, W_dec, b_dec, subtract_b_dec=subtract, **parts)  # type: ignore[arg-type]
+    return Checkpoint(
+        Path("made"), "someone/model", Site(layer, point), sae, History((2.0, 1.0), (1.5, 0.5), (9.0, 6.0))
+    )
 
 
 def set_of(*checkpoints: Checkpoint, folder: Path | None = None) -> SaeSet:
-    return SaeSet("made", {one.layer: one for one in checkpoints}, folder=folder)
+    return SaeSet("made", checkpoints, folder=folder)
 
 
 def activations() -> torch.Tensor:
@@ -54,9 +57,10 @@ def test_what_a_library_wrote_is_read_as_it_computes(name: str) -> None:
     """Features and reconstruction equal the library's own to 1e-5; those of a plain ReLU SAE, the control, do not."""
     folder = FIXTURES / name
     saes, expected = load_set(folder), load_file(folder / "expected.safetensors")
-    sae = saes[2]
-    assert (list(saes), saes.model_name) == ([2], "someone/model")
-    assert sae.site == ("input" if name == "saelens-gated" else "output")
+    (site, sae), *none = saes.items()
+    assert not none
+    assert saes.model_name == "someone/model"
+    assert site == Site(2, "attn_in" if name == "saelens-gated" else "attn_out")
     assert torch.allclose(sae.encode(expected["x"]), expected["features"], atol=1e-5)
     assert torch.allclose(sae.decode(expected["features"]), expected["output"], atol=1e-5)
     if name != "saelens-standard":
@@ -65,30 +69,23 @@ def test_what_a_library_wrote_is_read_as_it_computes(name: str) -> None:
 
 
 ROOM = {
-    "functiongemma": {("relu", False, "output")},
+    "functiongemma": {("relu", False, "attn_out")},
     "safetensors": None,
     "saelens": None,
     "gemma-scope": set(),
     "dictionary-learning": {
-        ("relu", False, "output"),
-        ("relu", True, "output"),
-        ("jumprelu", False, "output"),
-        ("topk", True, "output"),
-        ("gated", True, "output"),
-        ("relu", False, "input"),
-        ("relu", True, "input"),
-        ("jumprelu", False, "input"),
-        ("topk", True, "input"),
-        ("gated", True, "input"),
+        (kind, subtract, point)
+        for kind, subtract in (("relu", False), ("relu", True), ("jumprelu", False), ("topk", True), ("gated", True))
+        for point in POINTS
     },
-    "sparsify": {("topk", True, "output")},
+    "sparsify": {("topk", True, "attn_out"), ("topk", True, "resid_post")},
 }
-"""By format, the kinds, biases and sides that it has room for; None for all."""
+"""By format, the kinds, biases and hook points that it has room for; None for all."""
 EVERY = [
-    (kind, subtract, site)
+    (kind, subtract, point)
     for kind in ("relu", "jumprelu", "topk", "gated")
     for subtract in (False, True)
-    for site in ("output", "input")
+    for point in POINTS
 ]
 
 
@@ -96,39 +93,38 @@ EVERY = [
 def test_what_is_written_reads_the_same_or_is_refused(tmp_path: Path, form: str) -> None:
     """Each kind, in each format that has room for it, computes the same after a round trip; else one line says so."""
     x = activations()
-    for number, (kind, subtract, site) in enumerate(EVERY):
-        made = set_of(*(planted(kind, subtract=subtract, site=site, layer=layer) for layer in (2, 5)))
+    for number, (kind, subtract, point) in enumerate(EVERY):
+        made = set_of(*(planted(kind, subtract=subtract, point=point, layer=layer) for layer in (2, 5)))
         target = tmp_path / str(number)
-        if (room := ROOM[form]) is not None and (kind, subtract, site) not in room:
+        if (room := ROOM[form]) is not None and (kind, subtract, point) not in room:
             with pytest.raises(SaeError, match=r"does not fit|has no class|is only read"):
                 convert(made, target, form)
             assert not target.exists()
             continue
         convert(made, target, form)
         found = load_set(target)
-        assert (list(found), found.model_name) == ([2, 5], "someone/model")
-        for layer, sae in found.items():
-            assert sae.site == site
-            assert torch.allclose(sae.encode(x), made[layer].encode(x), atol=1e-5)
-            assert torch.allclose(sae(x).output, made[layer](x).output, atol=1e-5)
+        assert (list(found), found.model_name) == ([Site(2, point), Site(5, point)], "someone/model")
+        for site, sae in found.items():
+            assert torch.allclose(sae.encode(x), made[site].encode(x), atol=1e-5)
+            assert torch.allclose(sae(x).output, made[site](x).output, atol=1e-5)
             if form in ("functiongemma", "safetensors", "saelens"):
-                assert found.checkpoints[layer].history == made.checkpoints[layer].history
+                assert found.checkpoints[site].history == made.checkpoints[site].history
         if form in ("functiongemma", "safetensors"):
             assert found.fingerprint == made.fingerprint
 
 
-@pytest.mark.parametrize(("kind", "subtract", "site"), EVERY)
-def test_saelens_computes_the_same_of_what_is_written(tmp_path: Path, kind: str, subtract: bool, site: str) -> None:
+@pytest.mark.parametrize(("kind", "subtract", "point"), EVERY)
+def test_saelens_computes_the_same_of_what_is_written(tmp_path: Path, kind: str, subtract: bool, point: Point) -> None:
     """`sae_lens.SAE.load_from_disk` loads each folder and gives its features and output; where it is installed."""
     sae_lens = pytest.importorskip("sae_lens")
-    made = planted(kind, subtract=subtract, site=site)
+    made = planted(kind, subtract=subtract, point=point)
     convert(set_of(made), tmp_path / "out", "saelens")
-    loaded, x = sae_lens.SAE.load_from_disk(tmp_path / "out" / "layer_02"), activations()
+    loaded, x = sae_lens.SAE.load_from_disk(tmp_path / "out" / site_folder(made.site)), activations()
     with torch.no_grad():
         features = loaded.encode(x)
         assert torch.allclose(features, made.sae.encode(x), atol=1e-5)
         assert torch.allclose(loaded.decode(features), made.sae(x).output, atol=1e-5)
-    assert loaded.cfg.metadata.hf_hook_name == f"model.layers.2.self_attn.o_proj.{site}"
+    assert loaded.cfg.metadata.hf_hook_name == hook_name(made.site)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +158,7 @@ def test_sparsify_computes_the_same(tmp_path: Path) -> None:
 
 def write_gemma_scope(folder: Path, layer: int = 5, hook: str = "self_attn.o_proj.input", **changes: Any) -> Path:
     """A folder as Gemma Scope 2 lays it out, its large examples included."""
-    made = planted("jumprelu", site="input", layer=layer).sae
+    made = planted("jumprelu", layer=layer).sae
     folder.mkdir(parents=True)
     config = {
         "architecture": "jump_relu",
@@ -180,36 +176,77 @@ def write_gemma_scope(folder: Path, layer: int = 5, hook: str = "self_attn.o_pro
     return folder
 
 
-def test_gemma_scope_is_read_on_the_input_side(tmp_path: Path) -> None:
-    """A JumpReLU SAE on o_proj's input, of the model as the hub calls it; the base 270M model has no -pt there."""
+SCOPES = {
+    "self_attn.o_proj.input": "attn_in",
+    "output": "resid_post",
+    "post_feedforward_layernorm.output": "mlp_out",
+    "pre_feedforward_layernorm.output": None,
+    "mlp.output": None,
+    "self_attn.input": None,
+}
+"""Hook points of Gemma Scope 2 and others, and what they are here."""
+
+
+@pytest.mark.parametrize("hook", SCOPES)
+def test_gemma_scope_is_read_at_its_hook_points(tmp_path: Path, hook: str) -> None:
+    """A JumpReLU SAE of the model as the hub calls it, where the base 270M model has no -pt; other places are named."""
     for name, model in (("gemma-v3-270m-it", "google/gemma-3-270m-it"), ("gemma-v3-270m-pt", "google/gemma-3-270m")):
-        saes = load_set(write_gemma_scope(tmp_path / name, model_name=name))
-        assert (saes.model_name, saes[5].site, saes[5].kind, saes[5].subtract_b_dec) == (
-            model,
-            "input",
-            "jumprelu",
-            False,
-        )
-        made = planted("jumprelu", site="input", layer=5).sae
-        assert torch.equal(saes[5].encode(activations()), made.encode(activations()))
+        folder, point = write_gemma_scope(tmp_path / name, hook=hook, model_name=name), SCOPES[hook]
+        if point is None:
+            with pytest.raises(SaeError, match=rf"hf_hook_point_in: got 'model\.layers\.5\.{re.escape(hook)}'"):
+                load_set(folder)
+            continue
+        saes = load_set(folder)
+        sae = saes[f"{point}.5"]
+        assert (list(saes), saes.model_name) == ([Site(5, point)], model)  # type: ignore[arg-type]
+        assert (sae.kind, sae.subtract_b_dec) == ("jumprelu", False)
+        assert torch.equal(sae.encode(activations()), planted("jumprelu", layer=5).sae.encode(activations()))
 
 
-@pytest.mark.parametrize("hook", ["output", "mlp.output", "pre_feedforward_layernorm.output", "self_attn.input"])
-def test_gemma_scope_of_other_places_is_refused(tmp_path: Path, hook: str) -> None:
-    """Residual stream, MLP and transcoder SAEs are named as what they are; the attention's is read."""
-    assert load_set(write_gemma_scope(tmp_path / "good")).model_name
-    folder = write_gemma_scope(tmp_path / "bad", hook=hook)
-    with pytest.raises(SaeError, match=rf"config\.json: hf_hook_point_in: got 'model\.layers\.5\.{re.escape(hook)}'"):
+def test_a_transcoder_is_refused_by_name(tmp_path: Path) -> None:
+    """In each format that can hold one; the same files without what makes them one are read."""
+    ends = {"hf_hook_point_out": "model.layers.5.post_feedforward_layernorm.output"}
+    folder = write_gemma_scope(tmp_path / "scope", hook="pre_feedforward_layernorm.output", **ends)
+    with pytest.raises(SaeError, match=r"config\.json: hf_hook_point_out: .*a transcoder, which maps"):
         load_set(folder)
+    made = planted("topk", point="resid_post", subtract=True)
+    said = {
+        "saelens": ("resid_post_02/cfg.json", {"d_out": 16}),
+        "sparsify": ("layers.2/cfg.json", {"transcode": True}),
+    }
+    for form, (name, more) in said.items():
+        convert(set_of(made), tmp_path / form, form)
+        assert list(load_set(tmp_path / form)) == [made.site]
+        path = tmp_path / form / name
+        path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
+        with pytest.raises(SaeError, match="a transcoder: it maps one place to another"):
+            load_set(tmp_path / form)
+
+
+def test_two_points_of_a_layer_live_in_one_set(tmp_path: Path) -> None:
+    """They are read by their sites, a layer's number alone means its attn_out, and a site twice is refused."""
+    made = set_of(*(planted("relu", point=point) for point in POINTS))
+    for form in ("safetensors", "saelens", "dictionary-learning"):
+        convert(made, tmp_path / form, form)
+        found = load_set(tmp_path / form)
+        assert list(found) == [Site(2, point) for point in POINTS]
+        assert found[2] is found["attn_out.2"] is not found["resid_post.2"]
+        assert "resid_post.3" not in found
+        assert "nonsense" not in found
+    assert load_set(tmp_path / "safetensors").fingerprint == made.fingerprint
+    with pytest.raises(
+        SaeError, match=r"no SAE for mlp_out\.3; it has attn_in\.2; layers 2; mlp_out\.2; resid_post\.2"
+    ):
+        made.check(Feature(Site(3, "mlp_out"), 0))
 
 
 def test_two_saes_of_a_layer_are_refused_with_both_names(tmp_path: Path) -> None:
     """A folder with several widths names two of them; the folder of one is read."""
     for width in ("16k", "65k"):
         write_gemma_scope(tmp_path / "attn_out" / f"layer_5_width_{width}_l0_small")
-    with pytest.raises(SaeError, match=r"two SAEs of layer 5: .*width_16k.* and .*width_65k"):
+    with pytest.raises(SaeError, match=r"two SAEs of attn_in.5: .*width_16k.* and .*width_65k"):
         load_set(tmp_path / "attn_out")
-    assert list(load_set(tmp_path / "attn_out" / "layer_5_width_65k_l0_small")) == [5]
+    assert list(load_set(tmp_path / "attn_out" / "layer_5_width_65k_l0_small")) == [Site(5, "attn_in")]
 
 
 def test_statistics_and_labels_go_along(tmp_path: Path) -> None:
@@ -324,7 +361,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_bad_weights_get_one_clear_line(tmp_path: Path, form: str, case: str) -> None:
     """In every format the file is named, and what is wrong with it; the good file is read."""
     path = good(form, tmp_path / "set")
-    assert list(load_set(tmp_path / "set")) == [2]
+    assert [site.layer for site in load_set(tmp_path / "set")] == [2]
     spoil, message = BAD[case]
     spoil(path)
     with pytest.raises(SaeError, match=message) as caught:
@@ -354,7 +391,7 @@ BAD_VALUES = [
     ("saelens", {"architecture": "topk", "k": 99}, "k: got 99, expected 1 to 24"),
     (
         "saelens",
-        {"metadata": {"model_name": "m", "hook_name": "blocks.2.hook_resid_post"}},
+        {"metadata": {"model_name": "m", "hook_name": "blocks.2.hook_resid_mid"}},
         "metadata.hook_name: got 'bl",
     ),
     ("saelens", {"metadata": {"hook_name": "blocks.2.attn.hook_z"}}, "model_name: got None, expected the name"),

@@ -25,7 +25,9 @@ def remote(tmp_path: Path) -> Path:
     convert(set_of(planted("topk", subtract=True)), root / "someone" / "lens", "saelens")
     for layer in (5, 9):
         write_gemma_scope(root / "google" / "scope" / "attn_out" / f"layer_{layer}_width_16k_l0_small", layer)
-        write_gemma_scope(root / "google" / "scope" / "resid_post" / f"layer_{layer}_width_16k_l0_small", layer)
+        write_gemma_scope(
+            root / "google" / "scope" / "resid_post" / f"layer_{layer}_width_16k_l0_small", layer, "output"
+        )
     return root
 
 
@@ -131,7 +133,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_stopped(tmp_path: Path, rem
 
 def test_a_pushed_set_is_the_set_that_is_pulled(tmp_path: Path, remote: Path) -> None:
     """With the token, SAEs, labels and README arrive in one commit, other files do not; without it one line says no."""
-    made = set_of(*(planted("gated", layer=layer, site="input") for layer in (3, 4)))
+    made = set_of(*(planted("gated", layer=layer, point="attn_in") for layer in (3, 4)))
     convert(made, tmp_path / "mine", "safetensors")
     (tmp_path / "mine" / "labels.json").write_text('{"format": 1, "labels": {"3": {"7": "money"}}}')
     (tmp_path / "mine" / "README.md").write_text("# mine\n")
@@ -146,8 +148,8 @@ def test_a_pushed_set_is_the_set_that_is_pulled(tmp_path: Path, remote: Path) ->
     assert sorted(path.name for path in (remote / "me" / "saes").iterdir()) == [
         "README.md",
         "labels.json",
-        "sae_layer_03.safetensors",
-        "sae_layer_04.safetensors",
+        "sae_attn_in_03.safetensors",
+        "sae_attn_in_04.safetensors",
     ]
     found = load_set(pulled.output.strip())
     assert found.fingerprint == made.fingerprint

@@ -12,6 +12,7 @@ import torch
 
 from steerkit.errors import SaeError
 from steerkit.sae import convert, load_checkpoint, load_set
+from steerkit.sites import Site
 from tests.sae.test_checkpoint import write
 from tests.sae.test_formats import CONFIGS, WEIGHTS, activations, change, good, planted, set_of
 
@@ -167,23 +168,25 @@ def test_keys_of_a_checkpoint(tmp_path: Path, key: str, same: tuple[Any, ...], r
 
 
 PLACES = {
-    ("model.layers.2.self_attn.o_proj", "out"): "output",
-    ("model.layers.2.self_attn.o_proj", "in"): "input",
-    ("model.layers.2.self_attn.o_proj", None): "output",
-    ("model.layers.2.self_attn.o_proj.input", "in"): "input",
-    ("model.layers.2.self_attn.o_proj.input", None): "input",
-    ("model.layers.2.self_attn.o_proj.output", "out"): "output",
+    ("model.layers.2.self_attn.o_proj", "out"): "attn_out",
+    ("model.layers.2.self_attn.o_proj", "in"): "attn_in",
+    ("model.layers.2.self_attn.o_proj", None): "attn_out",
+    ("model.layers.2.self_attn.o_proj.input", "in"): "attn_in",
+    ("model.layers.2.self_attn.o_proj.input", None): "attn_in",
+    ("model.layers.2.self_attn.o_proj.output", "out"): "attn_out",
     ("model.layers.2.self_attn.o_proj.output", "in"): None,
     ("model.layers.2.self_attn.o_proj.input", "out"): None,
-    ("model.layers.2.self_attn", "out"): "output",
-    ("model.layers.2.self_attn", None): "output",
+    ("model.layers.2.self_attn", "out"): "attn_out",
+    ("model.layers.2.self_attn", None): "attn_out",
     ("model.layers.2.self_attn", "in"): None,
     ("model.layers.2.self_attn", "in_and_out"): None,
     ("model.layers.2.self_attn.o_proj", "in_and_out"): None,
     ("model.layers.2.self_attn.input", "in"): None,
-    ("model.layers.2.mlp", "out"): None,
-    ("model.layers.2", "out"): None,
-    ("blocks.2.attn.hook_z", None): "input",
+    ("model.layers.2.mlp", "out"): "mlp_out",
+    ("model.layers.2.mlp", "in"): None,
+    ("model.layers.2", "out"): "resid_post",
+    ("model.layers.2", "in"): None,
+    ("blocks.2.attn.hook_z", None): "attn_in",
 }
 """By the module's name and the buffer's side: which side of o_proj that is; None where it is refused."""
 
@@ -198,19 +201,19 @@ def test_the_place_of_dictionary_learning(tmp_path: Path, name: str, io: str | N
         content["buffer"]["io"] = io
 
     config("dictionary-learning", tmp_path / "set", edit)
-    site = PLACES[name, io]
-    if site is None:
+    point = PLACES[name, io]
+    if point is None:
         with pytest.raises(SaeError, match=r"config\.json: (buffer\.io|trainer\.submodule_name): got "):
             load_set(tmp_path / "set")
     else:
-        assert load_set(tmp_path / "set")[2].site == site
+        assert list(load_set(tmp_path / "set")) == [Site(2, point)]
 
 
 def test_reshaping_heads_is_what_the_input_side_is(tmp_path: Path) -> None:
     """`hook_z` lays one head beside the other, which is what o_proj is given."""
-    convert(set_of(planted("relu", site="input")), tmp_path / "set", "saelens")
+    convert(set_of(planted("relu", point="attn_in")), tmp_path / "set", "saelens")
     config("saelens", tmp_path / "set", put("", "reshape_activations", "hook_z"))
-    assert load_set(tmp_path / "set")[2].site == "input"
+    assert list(load_set(tmp_path / "set")) == [Site(2, "attn_in")]
 
 
 def test_a_count_that_the_weights_contradict(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from steerkit.sae import GateWeights, Sae, SaeSet
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.cpu import onednn
 from steerkit.sae.cpu.packed_sae import LaidOutSae, wins
+from steerkit.sites import Site
 
 D_IN, D_SAE = 96, 700
 DRAW = torch.Generator().manual_seed(0)
@@ -22,7 +23,7 @@ X = torch.randn(7, 3, D_IN, generator=DRAW)
 KINDS: dict[str, dict[str, Any]] = {
     "relu": {},
     "jumprelu": {"threshold": torch.rand(D_SAE, generator=DRAW) * 9, "subtract_b_dec": True},
-    "topk": {"k": 40, "site": "input"},
+    "topk": {"k": 40},
     "gated": {"gate": GateWeights(*(torch.randn(D_SAE, generator=DRAW) for _ in range(3))), "subtract_b_dec": True},
 }
 CPU = torch.device("cpu")
@@ -40,7 +41,7 @@ def test_every_kind_reads_the_same(kind: str, dtype: torch.dtype, monkeypatch: p
     """Features to rounding, by another product; where gradients are wanted by the same, to the bit."""
     sae = sae_of(kind, dtype)
     other = LaidOutSae(sae)
-    assert (other.kind, other.site, other.subtract_b_dec, other.k) == (sae.kind, sae.site, sae.subtract_b_dec, sae.k)
+    assert (other.kind, other.subtract_b_dec, other.k) == (sae.kind, sae.subtract_b_dec, sae.k)
     with torch.no_grad():
         assert torch.allclose(other.encode(X), sae.encode(X), atol=1e-4)
         assert torch.allclose(other.encode(X.bfloat16()), sae.encode(X.bfloat16()), atol=1e-4)
@@ -85,7 +86,7 @@ def test_a_set_hands_them_out_where_they_win(won: bool, monkeypatch: pytest.Monk
     """Asked for an SAE to read with, it gives one of these, made once; what it holds itself is as it was."""
     monkeypatch.setattr("steerkit.sae.sae_set.wins", lambda saes: won)
     sae = sae_of("relu")
-    held = SaeSet("one", {0: Checkpoint(Path(), "random", 0, sae)})
+    held = SaeSet("one", [Checkpoint(Path(), "random", Site(0), sae)])
     given = held.on(0, CPU)
     assert isinstance(given, LaidOutSae) is won
     assert given is held.on(0, CPU)

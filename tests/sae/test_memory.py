@@ -14,6 +14,7 @@ from steerkit.sae.cpu import onednn
 from steerkit.sae.cpu.pages import release
 from steerkit.sae.formats import functiongemma, tensors
 from steerkit.sae.kept import KeptColumns
+from steerkit.sites import Site
 
 LAYERS, D_IN, D_SAE = 4, 256, 4096
 SIZE = LAYERS * 2 * D_IN * D_SAE * 4
@@ -61,7 +62,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for layer in range(LAYERS):
         rows = torch.randn(D_SAE, D_IN, generator=draw)
         sae = Sae(rows.T.contiguous(), torch.zeros(D_SAE), rows, torch.zeros(D_IN))
-        made.append(Checkpoint(Path(), "steerkit/random", layer, sae))
+        made.append(Checkpoint(Path(), "steerkit/random", Site(layer), sae))
     folders = {name: tmp_path_factory.mktemp(name) for name in ("pt", "safetensors")}
     functiongemma.write(made, folders["pt"])
     tensors.write(made, folders["safetensors"])
@@ -171,7 +172,7 @@ def test_columns_of_topk_saes_share_their_whole() -> None:
     """A TopK SAE in bfloat16 is made float32 once, whichever features are read."""
     rows = torch.randn(32, 8, dtype=torch.bfloat16)
     sae = Sae(rows.T, torch.zeros(32).bfloat16(), rows, torch.zeros(8).bfloat16(), k=4)
-    saes = SaeSet("s", {0: Checkpoint(Path(), "m", 0, sae)})
+    saes = SaeSet("s", [Checkpoint(Path(), "m", Site(0), sae)])
     first, second = (saes.columns(0, [index], CPU).whole for index in (3, 5))
     assert first is not None
     assert first.W_enc.dtype == torch.float32

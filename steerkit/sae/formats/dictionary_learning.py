@@ -111,7 +111,7 @@ def write(checkpoints: Sequence[Checkpoint], folder: Path) -> None:
 def _site(path: Path, trainer: Mapping[str, Any], buffer: Mapping[str, Any]) -> Site:
     """The site: `submodule_name`, and which side of it `buffer.io` names. Raises SaeError."""
     name, io = trainer.get("submodule_name"), buffer.get("io")
-    site = read_hook(path, "trainer.submodule_name", name)
+    site = read_hook(path, "trainer.submodule_name", name, str(trainer.get("lm_name") or ""))
     if trainer.get("layer") not in (None, site.layer):
         raise SaeError(f"{path}: trainer.layer: got {shown(trainer['layer'])}, but submodule_name says {site.layer}")
     check_keys(path, buffer, {"apply_W_O": Neutral(OFF, "it reads single heads")}, "buffer.")

@@ -1,7 +1,8 @@
 """Gemma Scope 2 folders: `config.json` and `params.safetensors`, JumpReLU SAEs of the Gemma 3 models; read only.
 
-Those under `attn_out` sit on the input of o_proj (one head_dim per head), the others not on an attention at all. Beside
-them lies a very large `examples.safetensors`, which is never fetched.
+Those under `attn_out` sit on the input of o_proj (one head_dim per head), which is `attn_in` here; those under
+`resid_post` and `mlp_out` go by these names. Transcoders are refused. Beside them lies a very large
+`examples.safetensors`, which is never fetched.
 """
 
 from __future__ import annotations
@@ -21,9 +22,8 @@ from steerkit.sae.sae import Sae
 NAME = "gemma-scope"
 FILES = ("config.json", "params.safetensors")
 
-_CODER: Final = "it maps one place to another, which is no SAE"
 _KEYS: Final = {
-    "type": Neutral(("sae",), _CODER),
+    "type": Neutral(("sae",), "it maps one place to another, which is no SAE"),
     "affine_connection": Neutral(OFF, "an affine map of what it reads is added to what it writes"),
     "affine_skip_connection": Neutral(OFF, "an affine map of what it reads is added to what it writes"),
     "apply_b_dec_to_input": Neutral(OFF, "b_dec is taken from what it reads"),
@@ -42,24 +42,30 @@ def read(folder: Path) -> list[Checkpoint]:
     """The folder's SAE.
 
     Raises:
-        SaeError: it sits elsewhere than on an attention's o_proj, or a file is not what it must be.
+        SaeError: a transcoder, no hook point that steerkit has, or a file is not what it must be.
     """
     about, path = folder / FILES[0], folder / FILES[1]
     config = load_object(about)
     if config.get("architecture") != "jump_relu":
         raise SaeError(f"{about}: architecture: got {shown(config.get('architecture'))}, expected 'jump_relu'")
-    site = read_hook(about, "hf_hook_point_in", config.get("hf_hook_point_in"))
+    name, end = config.get("hf_hook_point_in"), config.get("hf_hook_point_out")
+    if end not in (None, "", name):
+        raise SaeError(
+            f"{about}: hf_hook_point_out: got {shown(end)}, expected {shown(name)}: a transcoder, which maps one place "
+            f"to another and is no SAE"
+        )
+    model = _model(text(about, config, "model_name", "a Gemma 3 model"))
+    site = read_hook(about, "hf_hook_point_in", name, model)
     content, _ = load_tensors(path)
     d_in, d_sae = matrix(path, content, "w_enc")
-    ends = Neutral((str(config["hf_hook_point_in"]).lower(),), _CODER)
     width = Neutral((d_sae,) if isinstance(config.get("width"), int) else (config.get("width"),), "w_enc has another")
-    check_keys(about, config, {**_KEYS, "hf_hook_point_out": ends, "width": width})
+    check_keys(about, config, {**_KEYS, "width": width})
     check_tensors(path, content, {"affine_skip_connection": 0, "W_skip": 0})
     shapes: dict[str, tuple[int, ...]] = {"w_enc": (d_in, d_sae), "b_enc": (d_sae,), "w_dec": (d_sae, d_in)}
     shapes |= {"b_dec": (d_in,), "threshold": (d_sae,)}
     W_enc, b_enc, W_dec, b_dec, threshold = checked(path, content, shapes).values()
     sae = Sae(W_enc, b_enc, W_dec, b_dec, threshold=threshold)
-    return [Checkpoint(path, _model(text(about, config, "model_name", "a Gemma 3 model")), site, sae)]
+    return [Checkpoint(path, model, site, sae)]
 
 
 def write(checkpoints: Sequence[Checkpoint], folder: Path) -> None:

@@ -23,14 +23,23 @@ _NAMES: Final[dict[Point, tuple[re.Pattern[str], ...]]] = {
 }
 """By hook point, its names in Hugging Face models and in TransformerLens."""
 
+_BEFORE_A_NORM: Final = re.compile(rf"{_LAYER}\.mlp(?:\.output)?")
+_NORMED: Final = ("gemma", "olmo-2", "olmo2")
+"""Families whose MLP's output passes a norm before it joins the residual stream."""
 
-def read_hook(path: Path, key: str, name: object) -> Site:
-    """The site that a hook's name stands for.
+
+def read_hook(path: Path, key: str, name: object, model: str = "") -> Site:
+    """The site that a hook's name stands for, in a model of this name.
 
     Raises:
         SaeError: it is no hook point that steerkit has, such as the embedding or single heads.
     """
     plain = name if isinstance(name, str) else ""
+    if _BEFORE_A_NORM.fullmatch(plain) and any(family in model.lower() for family in _NORMED):
+        raise SaeError(
+            f"{path}: {key}: got {shown(name)}, expected post_feedforward_layernorm: what the MLP of {model} writes "
+            f"passes a norm, and mlp_out is what comes behind it"
+        )
     for point, patterns in _NAMES.items():
         for pattern in patterns:
             if match := pattern.fullmatch(plain):

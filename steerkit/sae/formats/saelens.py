@@ -112,7 +112,7 @@ def write(checkpoints: Sequence[Checkpoint], folder: Path) -> None:
 
 def _site(path: Path, metadata: Mapping[str, Any]) -> Site:
     key = "hf_hook_name" if metadata.get("hf_hook_name") else "hook_name"
-    return read_hook(path, f"metadata.{key}", metadata.get(key))
+    return read_hook(path, f"metadata.{key}", metadata.get(key), str(metadata.get("model_name") or ""))
 
 
 def _check(path: Path, config: Mapping[str, Any], metadata: Mapping[str, Any], site: Site) -> None:

@@ -50,8 +50,9 @@ def read(folder: Path) -> list[Checkpoint]:
     config = load_object(about)
     check_keys(about, config, _KEYS)
     if changed := next((key for key in ("transcode", "skip_connection") if config.get(key)), None):
-        raise SaeError(f"{about}: {changed}: it maps one place to another; expected an SAE")
-    site = read_hook(folder, "the folder's name", folder.name)
+        raise SaeError(f"{about}: {changed}: a transcoder: it maps one place to another; expected an SAE")
+    model = _model(folder, config)
+    site = read_hook(folder, "the folder's name", folder.name, model)
     d_in, d_sae = positive(about, config, "d_in"), _latents(about, config)
     shapes: dict[str, tuple[int, ...]] = {"encoder.weight": (d_sae, d_in), "encoder.bias": (d_sae,)}
     content = load_tensors(path)[0]
@@ -63,7 +64,7 @@ def read(folder: Path) -> list[Checkpoint]:
         sae = Sae(encoder.T, b_enc, decoder, b_dec, k=k, subtract_b_dec=True)
     except SaeError as error:
         raise SaeError(f"{about}: {error}") from None
-    return [Checkpoint(path, _model(folder, config), site, sae)]
+    return [Checkpoint(path, model, site, sae)]
 
 
 def write(checkpoints: Sequence[Checkpoint], folder: Path) -> None:

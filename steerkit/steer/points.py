@@ -49,7 +49,7 @@ TABLE: Final[dict[Point, HookPoint]] = {
 
 
 class Sites(NamedTuple):
-    """Where a model is hooked."""
+    """The hook points that a model has."""
 
     body: nn.Module
     """The decoder: its forward takes the attention mask and the cache, once per pass over the layers."""
@@ -169,7 +169,7 @@ def _around(model: nn.Module, body: nn.Module) -> Iterator[nn.Module]:
 
 
 def device_of(module: nn.Module) -> torch.device | None:
-    """Where a module computes: where its weights are, or where accelerate brings them for that; None if it has none."""
+    """The device that a module computes on: of its weights, or where accelerate moves them; None without any."""
     hook: Any = getattr(module, "_hf_hook", None)
     for one in getattr(hook, "hooks", (hook,)):
         if getattr(one, "offload", False) and one.execution_device is not None:

@@ -124,7 +124,7 @@ def test_the_trace_is_what_the_saes_say_of_the_activations(box: Runtime) -> None
     expected = torch.full((ids.shape[1],), probe.bias)
     for name, weight in probe.weights.items():
         site = policy.features[name].feature
-        expected += weight * features[site.layer][:, site.index]
+        expected += weight * features[site.site][:, site.index]
     assert torch.allclose(torch.tensor(turn.trace.watched["payments.asked"]), expected, atol=1e-3)
     top = turn.trace.top[-1]
     call = turn.calls[0]

@@ -35,7 +35,7 @@ class Leaf:
     window: int
     """Tokens it is read over; 1 for the token alone."""
     mean: bool
-    """Whether the window's mean is read instead of its largest value."""
+    """True if the window's mean is read instead of its largest value."""
     at: Place | None
     """Tokens that count for the window and the hysteresis; None where there is neither."""
 
@@ -56,7 +56,7 @@ class GateSpec:
     terms: Terms
     at: Place
     hold: float
-    """How many tokens it stays open, the one that opened it included."""
+    """Tokens that it stays open, the one that opened it included."""
 
     @property
     def leaves(self) -> tuple[Leaf, ...]:
@@ -65,12 +65,12 @@ class GateSpec:
 
     @property
     def site(self) -> Site:
-        """The site at which the gate is known."""
+        """The site at which the gate is complete."""
         return max(leaf.site for leaf in self.leaves)
 
     @property
     def remembers(self) -> bool:
-        """Whether what earlier tokens showed counts."""
+        """True if earlier tokens count."""
         return self.hold != 1 or any(leaf.off is not None or leaf.window > 1 for leaf in self.leaves)
 
 
@@ -123,7 +123,7 @@ def weighted_sum(policy: Policy, name: str) -> tuple[dict[Feature, float], float
 def gate_table(
     specs: Sequence[GateSpec], leaves: slice, rules: slice, *, late: bool, device: torch.device
 ) -> GateTable:
-    """The table of the gates that are known at one site; `late` if one of them acts from the next token on."""
+    """The table of the gates that are complete at one site; `late` if one of them acts from the next token on."""
     own = own_leaves(specs)
     place = {leaf: number for number, leaf in enumerate(own)}
     every = [(number, term) for number, spec in enumerate(specs) for term in spec.terms]

@@ -42,12 +42,12 @@ class Rule:
 
     @property
     def late(self) -> bool:
-        """Whether the gate reads a later site than the rule edits, and so acts from the next token on."""
+        """True if the gate reads a later site than the rule edits, and so acts from the next token on."""
         return self.gate is not None and self.gate.site > min(feature.site for feature in self.edits)
 
     @property
     def reads_at(self) -> Place:
-        """Where the gate must be read for the rule to act: with nothing remembered, only where it writes."""
+        """The place at which the gate must be read for the rule to act; with nothing remembered, its own."""
         if self.gate is None or (self.gate.at == "any" and not self.gate.remembers and not self.late):
             return self.place
         return self.gate.at
@@ -55,7 +55,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class SiteTable:
-    """What one hook needs; tensors live on the site's device. S features are read, K rules deep they are edited."""
+    """The tables of one site, on its device: S features are read, K rules at most edit one of them."""
 
     site: Site
     sae: Sae
@@ -75,15 +75,15 @@ class SiteTable:
     numbers: Tensor
     """`(4, K, rows, S)` scale, shift, floor and ceiling of the edit, the identity where there is none."""
     scaled: bool
-    """Whether what any edit makes of a feature depends on its value; not where all clamp."""
+    """True if the result of any edit depends on the feature's value; False where all clamp."""
     bounded: bool
-    """Whether any edit has a floor or a ceiling."""
+    """True if any edit has a floor or a ceiling."""
     editors: Tensor | None
     """`(R,)` rules that edit here; None if the site is only read."""
     reconstructs: Tensor | None
     """`(R,)` editors that write `decode(f')`; None if there are none."""
     all_reconstruct: bool
-    """Whether all editors do."""
+    """True if all editors do."""
 
     @property
     def places(self) -> dict[int, int]:
@@ -98,7 +98,7 @@ class Plan:
     rows: tuple[tuple[Policy, ...], ...]
     """Row r + 1 of the tables belongs to `rows[r]`; row 0 is the identity."""
     rules: tuple[Rule, ...]
-    """Those without a gate first, then by the site at which their gate is known."""
+    """All rules: without a gate first, then by the site at which the gate is complete."""
     owned: Tensor
     """`(rows + 1, R)` whether the row holds the rule."""
     writes: Tensor
@@ -106,7 +106,7 @@ class Plan:
     bias: Tensor
     """`(L,)` what each reading's sum starts from."""
     gates: Mapping[Site, GateTable]
-    """By the site at which they are known."""
+    """By the site at which they are complete."""
     sites: Mapping[Site, SiteTable]
 
     def row(self, policies: Sequence[Policy]) -> int:
@@ -116,12 +116,12 @@ class Plan:
 
     @property
     def remembers(self) -> bool:
-        """Whether any gate needs to know of earlier tokens, so that tokens must come once and in order."""
+        """True if any gate needs earlier tokens, so that tokens must come once and in order."""
         return any(rule.gate is not None and (rule.gate.remembers or rule.late) for rule in self.rules)
 
     @property
     def has_late_rules(self) -> bool:
-        """Whether any rule acts from the token after its gate on, so that the last prompt token must come alone."""
+        """True if any rule acts from the token after its gate on, so that the last prompt token must come alone."""
         return any(rule.late for rule in self.rules)
 
 
@@ -190,7 +190,7 @@ def _rules(row: int, policies: Sequence[Policy]) -> Iterator[Rule]:
 
 
 def _gates(rules: Sequence[Rule], devices: Mapping[Site, torch.device]) -> tuple[list[Leaf], dict[Site, GateTable]]:
-    """All readings, those that are known at one site side by side, and the tables of the gates by that site."""
+    """All readings, those that are complete at one site side by side, and the tables of the gates by that site."""
     leaves: list[Leaf] = []
     tables = {}
     for site, group in groupby(enumerate(rules, start=1), key=lambda item: _known_at(item[1])):

@@ -18,4 +18,4 @@ class Attached:
     snapshots: Snapshots
     """Snapshots at the ends of prompt blocks, and the way back to one."""
     prefill_state: PrefillState
-    """The state after the prompt, for a decode loop that goes on without these hooks."""
+    """The state after the prompt, for a decode loop that resumes without these hooks."""

@@ -1,4 +1,4 @@
-"""What the hooks do in a forward pass: find where its tokens stand, read, gate and write."""
+"""The hooks of a forward pass: positions before the first layer, then recording and steering at each site."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from steerkit.steer.steering import Steering
 
 
 class ForwardPass:
-    """State of the forward pass that is running: which tokens its rules may touch and which gates are open."""
+    """The running forward pass, and the hooks in it."""
 
     def __init__(self, plan: Plan, recorder: Recorder, positions: Positions) -> None:
         self.recorder, self.positions = recorder, positions
@@ -44,7 +44,7 @@ class ForwardPass:
         """Offset of the first token that a rule may read or edit."""
         self._batch: Batch | None = None
         self._steady: object = None
-        """What the places of the last pass follow from, if the next may have the same."""
+        """The key of the last pass' places, if the next may have the same."""
         if positions.uniform is not None:
             self.steering.gather_for([positions.uniform])
         self._gathered = 0
@@ -64,7 +64,7 @@ class ForwardPass:
         raise SteeringError("the model is copied or saved while steering is attached to it; do so outside the `with`")
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before the first layer: find out where the tokens stand and which rules they allow."""
+        """Before the first layer: find the positions of the tokens and the rules they allow."""
         if self.paused:
             return
         if self.closed:

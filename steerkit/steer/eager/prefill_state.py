@@ -15,7 +15,7 @@ from steerkit.steer.record.recorder import Recorder
 
 @dataclass(frozen=True, slots=True)
 class PrefillState:
-    """What `attach` has come to after a prompt, for whoever goes on in another way."""
+    """The state of `attach` after a prefill, for whoever decodes in another way."""
 
     plan: Plan
     recorder: Recorder

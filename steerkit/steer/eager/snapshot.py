@@ -1,4 +1,4 @@
-"""What steering leaves behind when a piece of a prompt was read, so that a later turn can go on from there.
+"""Snapshots of steering after a block of a prompt, from which a later turn resumes.
 
 Keys and values are not all that a prefix is: gates fire in it and remember, a trace is read off its activations, and an
 audit says where it was edited. A snapshot holds all of that, so that a turn
@@ -22,7 +22,7 @@ from steerkit.steer.record.recorder import Recorder
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One sequence's piece of T tokens, and where steering stood after it."""
+    """One sequence's block of T tokens, and the state of steering after it."""
 
     raw: Mapping[Site, Tensor]
     """By site on the recorder, `(1, T, d_in)` activations before any edit."""
@@ -31,7 +31,7 @@ class Snapshot:
     gate_states: Mapping[Site, GateMemory]
     """By site at which gates are known, what they remember after the piece."""
     standing: tuple[Standing, ...]
-    """Where the sequence stands after the piece; empty where no rule asks."""
+    """State of the grammar after the block; empty where no rule asks."""
 
     def tensors(self) -> Iterator[Tensor]:
         """All that it holds."""
@@ -42,7 +42,7 @@ class Snapshot:
 
 
 class Snapshots:
-    """Takes snapshots of a generation of one sequence, and lets another go on from them."""
+    """Takes snapshots of a generation of one sequence, and resumes another from them."""
 
     def __init__(self, recorder: Recorder, positions: Positions, gate_states: Mapping[Site, GateState]) -> None:
         self._recorder, self._positions, self._gate_states = recorder, positions, gate_states

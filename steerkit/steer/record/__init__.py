@@ -1,1 +1,1 @@
-"""What steering saw and did: columns kept while the model runs, read afterwards as a trace and edits."""
+"""Recordings of steering: columns kept while the model runs, read afterwards as a trace and edits."""

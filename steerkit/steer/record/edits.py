@@ -17,7 +17,7 @@ from steerkit.steer.record.recorder import Recorder
 from steerkit.types import Edit
 
 _NUMBERS_AT_ONCE = 1 << 22
-"""Bounds the activations held at a time."""
+"""Bounds the activations in memory at a time."""
 
 
 class _Pairs(NamedTuple):
@@ -32,7 +32,7 @@ class _Pairs(NamedTuple):
 
 
 class _Rules(NamedTuple):
-    """The same by rule: Q of them, those with the most tokens first, N at most; E edits of features here at most."""
+    """The pairs by rule: Q rules, the one with the most tokens first, N tokens and E edits of features at most."""
 
     numbers: list[int]
     """`(Q,)` columns of the rules."""
@@ -47,7 +47,7 @@ class _Rules(NamedTuple):
 
 
 def read_edits(recorder: Recorder, plan: Plan, places: Sequence[Tensor]) -> list[list[Edit]]:
-    """Which rules acted in each request, where, and how much they changed at most.
+    """The edits of each request: the rules that acted, where, and by how much at most.
 
     `places` holds each request's columns of the recorder, without padding.
     """
@@ -126,7 +126,7 @@ def _by_rule(plan: Plan, site: Site, pairs: _Pairs, places: Sequence[Tensor]) ->
 
 
 class _Reader:
-    """What rules made of the features of one site."""
+    """Computes what rules added to the activations of one site."""
 
     def __init__(self, plan: Plan, table: SiteTable, rules: _Rules) -> None:
         self._table, device = table, table.indices.device

@@ -34,16 +34,16 @@ class Recorder:
         self._editors = dict(editors)
         """By site, which rules `(R,)` edit there."""
         self.fired: dict[Site, int] = dict.fromkeys(hooked, 0)
-        """How often each hook ran."""
+        """Passes in which each hook ran."""
         self.forwards = 0
-        """How often the model ran over its layers."""
+        """Forward passes of the model."""
         self._capacity = capacity or _FIRST_CAPACITY
         self._raw: dict[Site, ColumnBuffer] = {}
         self._open: ColumnBuffer | None = None
         self._valid: Tensor | None = None
         self.rows: Tensor | None = None
         self.length = 0
-        """Columns read so far, padding included."""
+        """Columns so far, padding included."""
         self.reply_start: Tensor | int = 0
 
     def begin_pass(self, window: Window) -> None:
@@ -78,7 +78,7 @@ class Recorder:
         self._open.take(opened, column)
 
     def record_into(self, buffers: Mapping[Site, Tensor], columns: int) -> None:
-        """Go on in buffers `(B, columns, d_in)` that others write: by site, with what was kept."""
+        """Continue in buffers `(B, columns, d_in)`, by site, that others write; what was recorded is copied there."""
         for site, buffer in buffers.items():
             buffer[:, : self.length] = self.raw(site)
         self._raw = {site: ColumnBuffer(self._capacity, buffer) for site, buffer in buffers.items()}
@@ -87,7 +87,7 @@ class Recorder:
             self._valid = torch.cat([self._valid, more], dim=1)
 
     def cut(self, length: int) -> None:
-        """Forget the columns from one on: they were drafts that were not taken."""
+        """Forget the columns from one on, as their drafts were rejected."""
         self.length = min(self.length, length)
         if self._open is not None:
             self._open.cut(length)
@@ -95,7 +95,7 @@ class Recorder:
             self._valid = self._valid[:, :length]
 
     def leave(self) -> None:
-        """Take what is kept out of the buffers of others."""
+        """Copy the recording out of the buffers of others."""
         self._raw = {site: ColumnBuffer(self._capacity, self.raw(site).clone()) for site in self._raw}
 
     def part(self, start: int, end: int) -> tuple[dict[Site, Tensor], Tensor | None]:

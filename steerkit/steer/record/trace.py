@@ -27,17 +27,17 @@ _MOST_FEATURES = 1 << 16
 
 
 class Wanted(NamedTuple):
-    """What to read of one request."""
+    """The features to read for one request."""
 
     policies: tuple[Policy, ...] = ()
     watch: Mapping[str, tuple[str, ...]] = {}
     """By policy name, the features and probes to read at every token."""
     top_k: int = 0
-    """How many of each token's strongest features to keep, at every site."""
+    """Number of each token's strongest features to keep, at every site."""
 
 
 class Extent(NamedTuple):
-    """Which positions of one request to read, without padding."""
+    """The positions to read of one request, without padding."""
 
     length: int
     """All positions before it carry the watched values."""

@@ -1,7 +1,7 @@
 """Steers decode steps over buffers of fixed capacity that are refilled where policies change.
 
 A step is one token of each of B sequences and pure tensor work: nothing asks a tensor for its value, nothing changes
-its shape, and no table is a constant. So `torch.compile` traces it whole, and a CUDA graph that was captured once
+its shape, and no table is a constant. So `torch.compile` traces one graph, and a CUDA graph that was captured once
 steers under any policies that fit. What a step does equals what `attach` does with the same token.
 
 Shapes: B requests, S features read at a site, R rules, L readings, M terms, K edits of one feature, W tokens of a
@@ -47,7 +47,7 @@ class StaticSite:
         """The site in tables."""
         self.reads, self.edits, self.gates = site in capacity.read, site in capacity.edited, site in capacity.gated
         self.fired = torch.zeros((), dtype=torch.long, device=device)
-        """How often the hook ran."""
+        """Passes in which the hook ran."""
         self.raw = self.opened = torch.empty(0)
         if site in capacity.kept:
             self.raw = torch.zeros(rows, columns, width, dtype=dtype, device=device)
@@ -123,7 +123,7 @@ class StaticSteering:
         """`(B, L, W)` which of the last W tokens a reading goes over, the last of them last; `(B, L)` whether it goes
         over more than one, and whether it is their mean."""
         self.wanted, self.wants, self.terms = self._numbers(L, M), self._numbers(M), self._numbers(M, R)
-        """As in `GateTable`, with a first dimension of B."""
+        """The terms of `Gates`, with a first dimension of B."""
 
         remembers, (_, low, high, off) = capacity.remembers, self.bounds.unbind()
         windows = Windows(None, self.spans, self.means, self.windowed) if remembers and capacity.window > 1 else None
@@ -186,7 +186,7 @@ class StaticSteering:
         self.last_open.fill_(NEVER)
 
     def begin(self) -> None:
-        """Go on to the next token, and open what is open before any layer has run."""
+        """Advance to the next token, and open the rules that are open before any site has run."""
         if self._fused is not None and self.capacity.rules:
             self._fused.begin(self)
             return

@@ -1,4 +1,4 @@
-"""How much capacity static steering has, and what of a plan goes into a request's plan_slice of it."""
+"""The capacity of static buffers, and a plan packed into slices of it, one for each row."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Capacity:
     kept: frozenset[Site] = frozenset()
     """Sites whose raw activations go on the recorder."""
     remembers: bool = False
-    """Whether gates may hold, latch, look back or act late."""
+    """True if gates may hold, latch, look back or act late."""
 
     @property
     def sites(self) -> list[Site]:
@@ -61,7 +61,7 @@ class Capacity:
         return "gates that remember: got some, expected none" if self.remembers and not other.remembers else None
 
     def joined(self, other: Capacity) -> Capacity:
-        """Room for both."""
+        """The capacity that fits both."""
         sizes = {name: max(getattr(self, name), getattr(other, name)) for name in _SIZES}
         sites = {name: getattr(self, name) | getattr(other, name) for name in _SITES}
         return Capacity(**sizes, **sites, remembers=self.remembers or other.remembers)
@@ -82,7 +82,7 @@ class KnownLeaf(NamedTuple):
 
 @dataclass(frozen=True)
 class PlanSlice:
-    """What of a plan belongs to one of its rows, numbered anew from its own beginning."""
+    """One row's part of a plan, with numbers of its own."""
 
     columns: tuple[int, ...]
     """Its rules' columns in the plan; the first is its rule 1."""
@@ -111,7 +111,7 @@ def pack_plan(plan: Plan, kept: Iterable[Site] = ()) -> PackedPlan:
     """A plan for static buffers, with the sites `kept` on the recorder besides those that it edits.
 
     Raises:
-        SteeringError: it needs a whole dictionary or several devices, which static buffers do not have.
+        SteeringError: it needs a complete dictionary or several devices, which static buffers do not have.
     """
     if (why := _unfit(plan)) is not None:
         raise SteeringError(f"{why}, so it cannot be steered over static buffers; use attach")

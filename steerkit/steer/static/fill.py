@@ -1,4 +1,4 @@
-"""The host's side of static steering: fills the buffers, goes on from a prompt, and says where each token stands."""
+"""The host's side of static steering: fills the buffers, resumes after a prefill, and sets the places of each token."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Fill:
         self._stand([_DECODED] * len(rows))
 
     def resume(self, prefill_state: PrefillState) -> None:
-        """Go on from a prompt that `attach` has read, which from now on reads no more: its hooks come off."""
+        """Resume after a prompt that `attach` prefilled; its hooks are removed."""
         steering, positions, recorder = self.steering, prefill_state.positions, prefill_state.recorder
         if positions.seen >= steering.columns:
             raise SteeringError(
@@ -72,7 +72,7 @@ class Fill:
         prefill_state.take_off()
 
     def see(self, tokens: Sequence[int]) -> None:
-        """Say which token of each request the next step reads."""
+        """Advance by one token of each request, the input of the next step."""
         self.steps += 1
         grammar_states = None if self._prefill_state is None else self._prefill_state.positions.grammar_states
         if grammar_states is not None:
@@ -81,7 +81,7 @@ class Fill:
             self._prefill_state.recorder.length += 1
 
     def settle(self) -> None:
-        """Leave on the recorder what the steps left in the buffers, which are free for others then."""
+        """Copy the steps from the buffers to the recorder; the buffers are free then."""
         if self._prefill_state is None:
             return
         recorder, plan, steering = self._prefill_state.recorder, self.packed.plan, self.steering
@@ -194,7 +194,7 @@ class Fill:
         site.editors.copy_(table.editors[self._columns])
 
     def _recall(self, gate_states: Mapping[Site, GateState]) -> None:
-        """Put what the gates of every site remember in the buffers."""
+        """Copy the memory of all gates to the buffers."""
         steering, packed, B = self.steering, self.packed, len(self.rows)
         W, device = steering.capacity.window, steering.device
         latched = torch.zeros(B, len(packed.leaves) + 1, dtype=torch.bool, device=device)
@@ -217,7 +217,7 @@ class Fill:
         steering.tail_counts.copy_(counts[b, self._leaves])
 
     def _stand(self, places: list[frozenset[Place]]) -> None:
-        """Set the masks of tokens that stand at these places, if they are not those of the token before."""
+        """Set the masks of tokens at these places, if they differ from those of the token before."""
         if not self.steering.capacity.rules or places == self._seen:
             return
         self._seen = places
@@ -225,7 +225,7 @@ class Fill:
         self.steering.masks.copy_(masks, non_blocking=True)
 
     def _mask(self, row: int, here: frozenset[Place]) -> Tensor:
-        """`(2 R + L,)` what a row's rules may do at a token that stands at these places."""
+        """`(2 R + L,)` masks of a row's rules at a token at these places."""
         if (row, here) not in self._known:
             capacity, plan_slice = self.steering.capacity, self.packed.slices[row]
             allowed = [False, *(rule.place in here for rule in plan_slice.rules)]

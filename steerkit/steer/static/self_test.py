@@ -29,7 +29,7 @@ _STATE: Final = ("sums", "opened", "latched", "last_open", "number", "column", "
 
 
 def disagreement(model: nn.Module, capacity: Capacity, rows: int, kernels: ModuleType) -> str | None:
-    """What kernels do otherwise than the same steps without them, in words; None where they agree.
+    """The first difference between kernels and the same steps without them, in words; None where they agree.
 
     Args:
         model: what will be steered.
@@ -113,7 +113,7 @@ class _Draw:
         return self._whole(-2, 2, self._rows, 1, width) * self._flags(0.125, self._rows, 1, width)
 
     def masks(self, steering: StaticSteering) -> None:
-        """What the places of a token allow; never rule 0, which is none."""
+        """Masks that the places of a token allow; never rule 0, which is none."""
         masks = self._flags(0.8, *steering.masks.shape)
         masks[:, :1] = False
         steering.masks.copy_(masks)

@@ -21,7 +21,7 @@ _WARPS: Final = 8
 _PIECE: Final = 256
 """Of an activation, what is read as one row."""
 _PIECES: Final = 4
-"""How many of them a program holds; the kernel counts them by name."""
+"""Pieces that a program holds; the kernel counts them by name."""
 _MOST_AT_ONCE: Final = 32768
 """Numbers of columns that a program asks for at once, half of what its registers hold; a power of two."""
 _LEAST_PIECE: Final = 16
@@ -29,7 +29,7 @@ _LEAST_PIECE: Final = 16
 
 @cache
 def works(device: torch.device) -> bool:
-    """Whether kernels can be built and run on a device: that needs a C compiler as well."""
+    """True if kernels can be built and run on a device: that needs a C compiler as well."""
     found = torch.zeros(1, dtype=torch.long, device=device)
     try:
         kernels.probe[(1,)](found)
@@ -69,7 +69,7 @@ def step(steering: StaticSteering, site: StaticSite, y: Tensor) -> Tensor | None
 
 
 def _tiles(width: int, features: int, reads: bool, edits: bool) -> dict[str, Any]:
-    """How columns of features are read: encoder and decoder together, one after the other, or both in pieces."""
+    """The tiling of the features' columns: encoder and decoder together, one after the other, or both in pieces."""
     tile = -(-width // _PIECE) * _PIECE * _block(features)
     whole = reads and width <= _PIECES * _PIECE and tile <= _MOST_AT_ONCE
     piece = _PIECE if whole else min(_PIECE, max(_MOST_AT_ONCE // (8 * _block(features)), _LEAST_PIECE))

@@ -151,7 +151,9 @@ def test_copies_count_once_in_a_search(truth: Planted) -> None:
     values[:, 7] += 0.8 * positive
     chosen, held = split(range(80), positive, 0.5, 0)
     alone = [Case((number,), (), (0,)) for number in range(80)]
-    expected = find(truth.loaded, truth.saes, Material(alone, positive, chosen, held, {0: values}, {}), "reply.start")
+    expected = find(
+        truth.loaded, truth.saes, Material(alone, positive, chosen, held, {Site(0): values}, {}), "reply.start"
+    )
     assert expected.significant
     rows = torch.arange(80).repeat_interleave(1 + 4 * (torch.arange(80) % 3 == 0))
     for cases in (
@@ -163,7 +165,7 @@ def test_copies_count_once_in_a_search(truth: Planted) -> None:
         [Case((row, at), (), (0,), group=str(row)) for at, row in enumerate(rows.tolist())],
     ):
         sides = [torch.isin(rows, side).nonzero().squeeze(-1) for side in (chosen, held)]
-        material = Material(cases, positive[rows], *sides, {0: values[rows]}, {})
+        material = Material(cases, positive[rows], *sides, {Site(0): values[rows]}, {})
         found = find(truth.loaded, truth.saes, material, "reply.start")
         assert (found.chosen_on, found.held_out, found.significant) == ((20, 20), (20, 20), expected.significant)
         assert found.least_p == pytest.approx(expected.least_p)
@@ -195,7 +197,9 @@ def test_reading_drops_copies_and_what_stands_in_both_sets(truth: Planted) -> No
     both = read_material(truth.loaded, truth.saes, [*positives, negatives[0]], negatives)
     assert both.notes == ("1 conversations stand in both sets, so that they show neither; dropped from both",)
     assert negatives[0] not in both.cases
-    assert torch.equal(read_material(truth.loaded, truth.saes, positives * 5, negatives).table[2], plain.table[2])
+    assert torch.equal(
+        read_material(truth.loaded, truth.saes, positives * 5, negatives).table[Site(2)], plain.table[Site(2)]
+    )
     named = [case._replace(group=str(number // 2)) for number, case in enumerate(positives)]
     grouped_by_row = read_material(truth.loaded, truth.saes, named, negatives)
     assert grouped_by_row.notes == (

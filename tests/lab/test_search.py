@@ -104,7 +104,9 @@ def test_a_combination_is_said_to_win_only_where_it_does(truth: Planted, togethe
     values[:, [4, 9, 11] if together else [4]] += (0.4 if together else 0.9) * positive.unsqueeze(-1)
     prompts = [Case((number,), (), (0,)) for number in range(400)]
     chosen, held = split([case.read for case in prompts], positive, 0.5, 0)
-    found = find(truth.loaded, truth.saes, Material(prompts, positive, chosen, held, {0: values}, {}), "reply.start")
+    found = find(
+        truth.loaded, truth.saes, Material(prompts, positive, chosen, held, {Site(0): values}, {}), "reply.start"
+    )
     assert found.probe is not None
     assert found.probe.beats is together
     assert (found.probe.gain > 0.05) is together
@@ -140,7 +142,7 @@ def test_near_duplicates_are_one_group() -> None:
     """A scaled copy and a mirror image join the better feature; an unrelated one stands by itself."""
     base = torch.rand(50, generator=torch.Generator().manual_seed(0))
     other = torch.rand(50, generator=torch.Generator().manual_seed(1))
-    table = {0: torch.stack([base, 3 * base + 1, other, 1 - base], dim=1)}
+    table = {Site(0): torch.stack([base, 3 * base + 1, other, 1 - base], dim=1)}
     features = [Feature(0, index) for index in range(4)]
     groups = list(grouped(table, torch.arange(50), features))
     assert groups == [(features[0], (features[1], features[3])), (features[2], ())]
@@ -159,7 +161,7 @@ def test_maxima_and_means_are_those_of_the_place(truth: Planted) -> None:
         for site, values in features.items():
             torch.testing.assert_close(found.largest[site][number], values.amax(dim=0), rtol=1e-4, atol=1e-6)
             parts[site] += [values] if number in (1, 2) else []
-        sums.append((0.5 + 2 * features[0][:, 3] - features[2][:, 9]).amax())
+        sums.append((0.5 + 2 * features[Site(0)][:, 3] - features[Site(2)][:, 9]).amax())
     for site, values in parts.items():
         torch.testing.assert_close(found.mean[site], torch.cat(values).mean(dim=0), rtol=1e-4, atol=1e-6)
     together = sum_maxima(truth.loaded, truth.saes, some, weights, 0.5)

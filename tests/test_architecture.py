@@ -28,7 +28,7 @@ LINES = {
     "hub": 1.6,
     "files": 1.5,
     **dict.fromkeys(("types", "errors", "schemas", "version"), 1),
-    "decisions": 0,
+    **dict.fromkeys(("decisions", "sites"), 0),
 }
 DOORS = {
     "torch": {"sae", "steer", "engine", "runtime", "agent", "lab", "tiny", "testing"},

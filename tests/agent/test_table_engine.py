@@ -46,9 +46,9 @@ def test_a_turn_is_parsed_judged_and_recorded(tmp_path: Path) -> None:
     store = runtime.store
     assert store is not None
     assert verify(store).records == 2  # the run's opening among them
-    body = read_turn(store, store.get(str(turn.record_id))).body
-    assert body["model"]["name"] == "table"
-    assert (body["libraries"], body["machine"]) == ({"table": "1"}, {"decoding": "a table"})
+    record = read_turn(store, store.get(str(turn.record_id))).record
+    assert record.model.name == "table"
+    assert (record.libraries, record.machine) == ({"table": "1"}, {"decoding": "a table"})
 
 
 @pytest.mark.parametrize(("value", "decision"), [(2.0, "deny"), (0.5, "allow")])

@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -252,7 +253,8 @@ def test_a_stop_says_what_stands(
     monkeypatch.setattr("steerkit.lab.material.place_maxima", stop)
     monkeypatch.setattr("steerkit.lab.prove.calibration.value_of", stop)
     monkeypatch.setattr("steerkit.lab.prove.calibration._traces", stop)
-    monkeypatch.setattr("steerkit.lab.prove.evaluate.run_variants", stop)
+    # the door exports a function of the module's name
+    monkeypatch.setattr(import_module("steerkit.lab.prove.evaluate"), "run_variants", stop)
     out = tmp_path / "an out"
     options = {
         "find": ("features", "find", "--positive", files[0], "--negative", files[1]),

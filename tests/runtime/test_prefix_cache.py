@@ -18,6 +18,7 @@ from steerkit.engine import LoadedModel, Sampling, box_folder, bytes_of, can_be_
 from steerkit.errors import ModelError, SteeringError
 from steerkit.policy import Policy
 from steerkit.runtime import Request
+from steerkit.sites import Site
 from steerkit.steer import attach, compile_plan
 from steerkit.testing import planted_policy, planted_saes, small_model
 from steerkit.tiny.demo_requests import policy_files
@@ -285,7 +286,7 @@ def test_a_piece_whose_hook_did_not_run_is_not_kept() -> None:
         with pytest.raises(SteeringError, match="no forward pass of the model ran"):
             attached.snapshots.take(0, 3)
         MODEL(input_ids=torch.tensor([[1, 2, 3, 4]]))
-        assert attached.snapshots.take(0, 3).raw[1].shape[1] == 3
+        assert attached.snapshots.take(0, 3).raw[Site(1)].shape[1] == 3
 
 
 def test_models_that_look_ahead_are_not_cut() -> None:

@@ -1,5 +1,5 @@
 """`python -m steerkit`: the command."""
 
-from steerkit.cli import run
+import steerkit.cli.main
 
-run()
+steerkit.cli.main.run()

@@ -66,7 +66,7 @@ def test_show_prints_one_json_object(capsys: pytest.CaptureFixture[str], box: Ru
     feature = Feature(3, 72)
     assert box.saes is not None
     assert (found["layer"], found["index"], found["label"]) == (3, 72, box.saes.labels[feature])
-    assert (found["kind"], found["site"], found["statistics_from"]) == ("relu", "output", "stats.safetensors")
+    assert (found["kind"], found["site"], found["statistics_from"]) == ("relu", "attn_out", "stats.safetensors")
     for unit, value in found["statistics"].items():
         assert value == box.saes.statistic(feature, unit)
     assert len(found["contexts"]) == len(found["promoted"]) == len(found["suppressed"]) == 3
@@ -101,9 +101,9 @@ def test_a_page_cannot_be_broken_by_what_it_shows() -> None:
     hostile = "".join(HOSTILE)
     statistics = {"density": 0.1, "max": 2.0}
     tokens = DecoderTokens(scores, scores)
-    view = FeatureView(hostile, hostile, hostile, "relu", "output", hostile, found, tokens, statistics, hostile)
+    view = FeatureView(hostile, hostile, hostile, "relu", hostile, found, tokens, statistics, hostile)
     shown = Reader(feature_page(view))
-    plain = ("m", "m", "s", "relu", "output", "d", found, DecoderTokens(scores, scores), statistics, "d")
+    plain = ("m", "m", "s", "relu", "d", found, DecoderTokens(scores, scores), statistics, "d")
     assert shown.tags == Reader(feature_page(FeatureView(*plain))).tags  # type: ignore[arg-type]
     assert set(shown.tags).isdisjoint({"script", "img", "b"})
     assert {name for name, _ in shown.attributes}.isdisjoint({"src", "href", "onerror", "onmouseover"})
@@ -114,7 +114,7 @@ def test_a_page_cannot_be_broken_by_what_it_shows() -> None:
 def test_a_page_of_a_silent_feature_says_so() -> None:
     """A feature that is 0 everywhere and writes nothing has a page without contexts and tokens."""
     found = FeatureContexts(Feature(0, 1), 30, 0, {}, ())
-    view = FeatureView(None, "m", "s", "relu", "output", "d", found, DecoderTokens((), ()), {"max": 0.0}, "d")
+    view = FeatureView(None, "m", "s", "relu", "d", found, DecoderTokens((), ()), {"max": 0.0}, "d")
     words = Reader(feature_page(view)).words
     assert "Nowhere: it is 0 at every token of d." in words
     assert "no label yet" in words

@@ -99,10 +99,10 @@ def test_calibrate_writes_the_units(capsys: pytest.CaptureFixture[str], own: Pat
     found = load_file(own / STATISTICS_FILE)
     corpus = read_corpus(DATA, box.loaded, limit=4)
     expected = calibrate(box.loaded.model, load_set(own), corpus.texts)
-    for layer, one in expected.items():
+    for site, one in expected.items():
         for name, values in one.items():
-            assert torch.equal(found[f"layer_{layer:02d}.{name}"], values)
-        assert not torch.equal(found[f"layer_{layer:02d}.max"], shipped[f"layer_{layer:02d}.max"])
+            assert torch.equal(found[f"layer_{site.layer:02d}.{name}"], values)
+        assert not torch.equal(found[f"layer_{site.layer:02d}.max"], shipped[f"layer_{site.layer:02d}.max"])
 
 
 def test_calibrate_leaves_the_boxs_own_set_alone(capsys: pytest.CaptureFixture[str]) -> None:

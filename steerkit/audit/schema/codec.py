@@ -65,8 +65,8 @@ class Slot(NamedTuple):
 
 ALWAYS: Final = {"always": True}
 """Metadata of a field that is written also where it has its default."""
-FORMS: Final[dict[type, tuple[Slot, ...]]] = {}
-"""Keys of classes that are not written field by field."""
+FORMS: Final[dict[type, tuple[Slot, ...] | Codec]] = {}
+"""Keys of classes that are not written field by field, or their codec."""
 
 
 def read(kind: type[T], value: Any, *, dense: bool = False) -> T:
@@ -249,7 +249,8 @@ def _codec_of(kind: Any) -> Codec:
     if origin is not None and issubclass(origin, Mapping):
         return values(codec_of(inner[1]))
     if is_dataclass(kind) and isinstance(kind, type):
-        return in_slots(kind, FORMS.get(kind) or tuple(slots_of(kind)))
+        form = FORMS.get(kind) or tuple(slots_of(kind))
+        return form if isinstance(form, Codec) else in_slots(kind, form)
     raise TypeError(f"got {kind}, expected a type that records have")
 
 

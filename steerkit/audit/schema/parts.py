@@ -150,12 +150,11 @@ _EDITS: Final = {
     "site": _edit("site", Codec(_read_site, str, Site)),
 }
 """By the key of its site: that of an `attn_out` is its layer, as in records of before there were other hook points."""
-EDIT: Final = Codec(
+FORMS[Edit] = Codec(
     lambda value, *of: _EDITS["site" if isinstance(value, dict) and "site" in value else "layer"].read(value, *of),
     lambda edit: _EDITS[next(iter(edit.site.content))].write(edit),
     Edit,
 )
-Edits: TypeAlias = Annotated[tuple[Edit, ...], items(EDIT)]
 FORMS[Tool] = (
     *_slots(name=str),
     Slot("description", "description", TEXT, lambda: ""),

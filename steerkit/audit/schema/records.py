@@ -33,7 +33,6 @@ from steerkit.audit.schema.parts import (
     AskedCall,
     Calls,
     Counterfactual,
-    Edits,
     Messages,
     ModelIdentity,
     PolicyIdentity,
@@ -44,7 +43,7 @@ from steerkit.audit.schema.parts import (
     SamplingSettings,
 )
 from steerkit.decisions import Decision
-from steerkit.types import Tool, Verdict
+from steerkit.types import Edit, Tool, Verdict
 
 FORMAT: Final = 2
 """Of the records written now."""
@@ -98,7 +97,7 @@ class TurnRecord(Record):
     """Attempts that came before, judged `retry`."""
     retry_of: str | None = field(default=None, metadata=ALWAYS)
     """Record of the attempt before."""
-    edits: Edits
+    edits: tuple[Edit, ...]
     messages: Messages
     tools: Annotated[tuple[Tool, ...], PRIVATE]
     prompt_ids: PrivateCounts

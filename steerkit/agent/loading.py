@@ -14,7 +14,7 @@ from steerkit.engine import DEFAULT, LoadedModel, Prepack, Prepare, box_folder, 
 from steerkit.errors import SaeError, SteeringError
 from steerkit.runtime import PolicyLike, raises_setting_errors
 from steerkit.sae import SaeSet, load_set
-from steerkit.steer import find_sites
+from steerkit.steer import TABLE, find_sites
 
 
 @raises_setting_errors
@@ -137,8 +137,9 @@ def _checked(saes: SaeSet | None, loaded: LoadedModel, named: bool) -> SaeSet | 
         except SteeringError as error:
             raise SaeError(f"{saes.name}: an SAE for {site.name}, but {error}") from None
         if width is not None and sae.d_in != width:
+            row = TABLE[site.point]
             raise SaeError(
-                f"{saes.checkpoints[site].path}: reads width {sae.d_in}, but {site} of {loaded.name} has {width}; "
-                f"expected SAEs trained on this model"
+                f"{saes.checkpoints[site].path}: reads width {sae.d_in}, but layer {site.layer}'s {row.what} of "
+                f"{loaded.name} {row.does} {width}; expected SAEs trained on this model"
             )
     return saes

@@ -13,7 +13,7 @@ from steerkit.steer.eager.continuous import attach_ragged
 from steerkit.steer.eager.prefill_state import PrefillState
 from steerkit.steer.eager.snapshot import Snapshot, Snapshots
 from steerkit.steer.ops import read_features
-from steerkit.steer.points import Sites, context_of, device_of, devices_of, find_sites
+from steerkit.steer.points import TABLE, Sites, context_of, device_of, devices_of, find_sites
 from steerkit.steer.positions import cache_name
 from steerkit.steer.record.recorder import Recorder
 from steerkit.steer.record.trace import Extent, Wanted, read_traces, read_watched, traced_sites
@@ -23,6 +23,7 @@ from steerkit.steer.static.fill import Fill
 from steerkit.steer.static.self_test import disagreement
 
 __all__ = [
+    "TABLE",
     "Attached",
     "Capacity",
     "Checked",

@@ -37,6 +37,11 @@ class HookPoint(NamedTuple):
     what: str
     """Name of the module in messages."""
 
+    @property
+    def does(self) -> str:
+        """How the module comes to the activations, in messages."""
+        return "writes" if self.side == "output" else "is given"
+
 
 TABLE: Final[dict[Point, HookPoint]] = {
     "attn_in": HookPoint(("self_attn.o_proj",), "input", "in_features", "o_proj"),

@@ -123,15 +123,15 @@ def test_the_trace_is_what_the_saes_say_of_the_activations(box: Runtime) -> None
     probe = policy.probes["asked"]
     expected = torch.full((ids.shape[1],), probe.bias)
     for name, weight in probe.weights.items():
-        site = policy.features[name].feature
-        expected += weight * features[site.site][:, site.index]
+        feature = policy.features[name].feature
+        expected += weight * features[feature.site][:, feature.index]
     assert torch.allclose(torch.tensor(turn.trace.watched["payments.asked"]), expected, atol=1e-3)
     top = turn.trace.top[-1]
     call = turn.calls[0]
     assert top.start == call.span.start - 1
     indices = struct.unpack(f"<{top.count * top.k}H", top.index)
     values = struct.unpack(f"<{top.count * top.k}e", top.value)
-    best = features[top.layer][top.start].topk(top.k)
+    best = features[top.site][top.start].topk(top.k)
     assert torch.allclose(torch.tensor(values[: top.k]), best.values, atol=1e-2)
     assert set(indices[:4]) == set(best.indices[:4].tolist())
 
@@ -227,7 +227,7 @@ def test_policies_and_saes_of_another_model_are_refused(box: Runtime, tmp_path: 
     assert box.run(DANGEROUS.messages, DANGEROUS.tools, named).trace.edits
     narrow = planted_saes(small_model())
     with pytest.raises(SaeError, match="reads width 32, but layer 0's o_proj of tiny writes 128"):
-        steerkit.load("tiny", SaeSet("narrow", narrow.checkpoints), audit=False)
+        steerkit.load("tiny", SaeSet("narrow", narrow.checkpoints.values()), audit=False)
     with pytest.raises(SaeError, match=r"layer 3 has no feature 99999"):
         box.saes.check(Feature(3, 99999))
 

@@ -108,8 +108,7 @@ def check_sites(sites: Sites, hooked: Sequence[Site], plan: Plan) -> None:
         width, table = sites.width(site), plan.sites.get(site)
         if table is not None and width is not None and table.sae.d_in != width:
             row = TABLE[site.point]
-            does = "writes" if row.side == "output" else "is given"
             raise SteeringError(
-                f"layer {site.layer}: the SAE reads width {table.sae.d_in}, the model's {row.what} {does} {width}; "
+                f"layer {site.layer}: the SAE reads width {table.sae.d_in}, the model's {row.what} {row.does} {width}; "
                 f"expected SAEs trained on this model"
             )

@@ -17,6 +17,7 @@ from steerkit.engine.api import Sampling
 from steerkit.policy import Policy
 from steerkit.sae import Sae, SaeSet
 from steerkit.sae.checkpoint import Checkpoint
+from steerkit.sites import Site
 from steerkit.steer import Extent, Plan, Wanted, attach, compile_plan, read_traces
 from steerkit.types import Span
 
@@ -43,11 +44,11 @@ class Timing(NamedTuple):
 def random_saes(layers: int, width: int, bias: float = -0.05) -> SaeSet:
     """ReLU SAEs with random weights; on vectors of length 1 about an eighth of the features is active (0: half)."""
     draw = torch.Generator().manual_seed(0)
-    found = {}
+    found = []
     for layer in range(layers):
         directions = torch.nn.functional.normalize(torch.randn(D_SAE, width, generator=draw), dim=1)
         sae = Sae(directions.T.contiguous(), torch.full((D_SAE,), bias), directions, torch.zeros(width))
-        found[layer] = Checkpoint(Path(), "random", layer, sae)
+        found.append(Checkpoint(Path(), "random", Site(layer), sae))
     return SaeSet("random", found)
 
 

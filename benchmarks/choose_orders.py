@@ -47,7 +47,7 @@ def by_obedience(runtime: Runtime, some: Sequence[Example]) -> tuple[list[Exampl
 def read_results(runtime: Runtime, some: Sequence[Example]) -> Read:
     """Features of every layer at every token of the tool results, all conversations in one."""
     assert runtime.saes is not None
-    parts: dict[int, list[Tensor]] = {layer: [] for layer in runtime.saes}
+    parts: dict[int, list[Tensor]] = {site.layer: [] for site in runtime.saes}
     for ids in prompts_of(runtime, some):
         spans = steps_by_place(runtime.loaded.tokenizer, ids, (0,)).get("tool_result", ())
         steps = torch.tensor([step for span in spans for step in range(*span)], dtype=torch.long)
@@ -57,8 +57,8 @@ def read_results(runtime: Runtime, some: Sequence[Example]) -> Read:
         ):
             recorder = attached.recorder
             runtime.loaded.model(input_ids=torch.tensor([ids]), logits_to_keep=1)
-        for layer, sae in runtime.saes.items():
-            parts[layer].append(sae.encode(recorder.raw(layer)[0, steps]))
+        for site, sae in runtime.saes.items():
+            parts[site.layer].append(sae.encode(recorder.raw(site)[0, steps]))
     return Read({layer: torch.cat(found) for layer, found in parts.items()})
 
 

@@ -117,7 +117,8 @@ def read_steps(runtime: Runtime, prompts: Sequence[Sequence[int]]) -> Read:
     """Features of every layer at the last position of each prompt."""
     assert runtime.saes is not None
     cases = [Case(tuple(prompt), (), (len(prompt) - 1,)) for prompt in prompts]
-    return Read(place_maxima(runtime.loaded, runtime.saes, cases).largest)
+    found = place_maxima(runtime.loaded, runtime.saes, cases).largest
+    return Read({site.layer: values for site, values in found.items()})
 
 
 def prompts_of(runtime: Runtime, some: Sequence[Example]) -> list[tuple[int, ...]]:

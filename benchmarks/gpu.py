@@ -17,6 +17,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,7 +31,6 @@ from steerkit.engine.hf.cuda_graphs import Step
 from steerkit.engine.hf.model import box_folder
 from steerkit.policy import Policy
 from steerkit.sae import SaeSet, load_set
-from steerkit.sae.checkpoint import Checkpoint
 from steerkit.steer import Capacity, Extent, Plan, Wanted, attach, compile_plan, fused_kernels, read_traces
 from steerkit.testing import FUNCTIONGEMMA, SMALL, random_model
 from steerkit.types import Span
@@ -258,7 +258,7 @@ def main() -> None:
     size = SMALL if given.small else FUNCTIONGEMMA
     model = random_model(size, dtype=getattr(torch, given.dtype)).to(device)
     saes = random_saes(size["num_hidden_layers"], size["hidden_size"])
-    local = {layer: Checkpoint(c.path, c.model_name, layer, c.sae.to(device)) for layer, c in saes.checkpoints.items()}
+    local = [replace(one, sae=one.sae.to(device)) for one in saes.checkpoints.values()]
     saes = SaeSet("random", local)
     draw = torch.Generator().manual_seed(0)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"

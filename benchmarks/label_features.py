@@ -50,8 +50,8 @@ def main() -> None:
         ):
             recorder = attached.recorder
             runtime.loaded.model(input_ids=torch.tensor([ids]))
-        encoded = {layer: sae.encode(recorder.raw(layer)[0]) for layer, sae in runtime.saes.items()}
-        values = torch.stack([encoded[feature.layer][:, feature.index] for feature in features], dim=1)
+        encoded = {site: sae.encode(recorder.raw(site)[0]) for site, sae in runtime.saes.items()}
+        values = torch.stack([encoded[feature.site][:, feature.index] for feature in features], dim=1)
         fired += (values > 0).sum(dim=0)
         total += len(ids)
         for token, row in zip(ids, values, strict=True):

@@ -26,7 +26,7 @@ class Peers:
 
     def __init__(self, model: Any, saes: SaeSet, prompts: Tensor) -> None:
         self.model, self.saes, self.base = model, saes, Arms(model, saes, prompts)
-        self.hand = {layer: by_hand(sae) for layer, sae in saes.items()}
+        self.hand = {site.layer: by_hand(sae) for site, sae in saes.items()}
         self.inputs = {"input_ids": prompts, "attention_mask": self.base.batch.mask}
         self._made: dict[str, Any] = {}
 
@@ -172,7 +172,8 @@ class Peers:
         library, configs = (importlib.import_module(f"sae_lens.saes.{name}") for name in ("sae", "standard_sae"))
         if dtype not in self._made:
             self._made[dtype] = found = {}
-            for layer, sae in self.saes.items():
+            for site, sae in self.saes.items():
+                layer = site.layer
                 where = library.SAEMetadata(hook_name=f"blocks.{layer}.attn.hook_out")
                 config = configs.StandardSAEConfig(
                     d_in=sae.d_in, d_sae=sae.d_sae, dtype=dtype, apply_b_dec_to_input=False, metadata=where

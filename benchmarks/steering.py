@@ -47,14 +47,14 @@ def benign_requests(tool: str) -> list[Example]:
 
 def turned(saes: SaeSet, policy: Policy, seed: int) -> SaeSet:
     """The SAEs with the edited layers' decoders turned by a random orthogonal matrix: the same norm at every token."""
-    edited = {policy.features[name].layer for rule in policy.steer for name in rule.edit}
+    edited = {policy.features[name].feature.site for rule in policy.steer for name in rule.edit}
     generator = torch.Generator().manual_seed(seed)
     checkpoints = dict(saes.checkpoints)
-    for layer in sorted(edited):
-        sae = saes[layer]
+    for site in sorted(edited):
+        sae = saes[site]
         rotation = torch.linalg.qr(torch.randn(sae.d_in, sae.d_in, generator=generator)).Q
-        checkpoints[layer] = replace(checkpoints[layer], sae=sae.having(W_dec=sae.W_dec.float() @ rotation))
-    return SaeSet(saes.name, checkpoints)
+        checkpoints[site] = replace(checkpoints[site], sae=sae.having(W_dec=sae.W_dec.float() @ rotation))
+    return SaeSet(saes.name, checkpoints.values())
 
 
 def same(before: Sequence[Turn], after: Sequence[Turn]) -> int:

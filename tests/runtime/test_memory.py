@@ -16,6 +16,7 @@ from steerkit.agent import Runtime
 from steerkit.audit import Store, pack
 from steerkit.engine import Batch, Sampling, generate
 from steerkit.policy import Policy
+from steerkit.sites import Site
 from steerkit.steer import attach, compile_plan
 from steerkit.testing import planted_saes, small_model
 from steerkit.tiny.demo_requests import CASES, policy_files
@@ -44,7 +45,7 @@ def run(runtime: Runtime, policy: Policy | None = None) -> Turn:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_tape_takes_a_width_for_each_layer_and_token(dtype: torch.dtype) -> None:
+def test_the_recorder_takes_a_width_for_each_layer_and_token(dtype: torch.dtype) -> None:
     """Its buffers are of the capacity that was asked for, in the model's dtype, of the traced layers alone."""
     model = small_model(dtype=dtype)
     plan = compile_plan([()], planted_saes(model))
@@ -52,7 +53,7 @@ def test_the_tape_takes_a_width_for_each_layer_and_token(dtype: torch.dtype) -> 
         recorder = attached.recorder
         list(generate(model, Batch.of([[5] * 20, [6] * 20], 0, torch.device("cpu")), [Sampling(8)] * 2, (), 0))
     sizes = {layer: recorder.raw(layer).untyped_storage().nbytes() for layer in recorder.kept}
-    assert sizes == dict.fromkeys((0, 2), 2 * 40 * 32 * dtype.itemsize)
+    assert sizes == dict.fromkeys((Site(0), Site(2)), 2 * 40 * 32 * dtype.itemsize)
 
 
 def test_a_full_trace_takes_four_bytes_a_feature(runtime: Runtime) -> None:

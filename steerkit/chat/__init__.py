@@ -8,7 +8,7 @@ from steerkit.chat.dialects import DIALECTS, FUNCTIONGEMMA, Dialect, Syntax, dia
 from steerkit.chat.forms import one_by_one, tool_object
 from steerkit.chat.messages import Made, calls_made
 from steerkit.chat.parse import CallClosed, CallOpened, Event, Parsed, Parser, TextDelta, ThoughtDelta, parse
-from steerkit.chat.places import GrammarState, PlaceMachine, Standing, place_machine, places_of
+from steerkit.chat.places import GrammarState, PlaceMachine, place_machine, places_of
 from steerkit.chat.plain import plain_messages
 from steerkit.chat.render import Prompt, render
 from steerkit.chat.tokenizer import Tokenizer, token_bytes
@@ -32,7 +32,6 @@ __all__ = [
     "Parser",
     "PlaceMachine",
     "Prompt",
-    "Standing",
     "Syntax",
     "TextDelta",
     "ThoughtDelta",

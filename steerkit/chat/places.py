@@ -34,10 +34,6 @@ class GrammarState(NamedTuple):
     """The beginning of a mark of the prompt that is written as text."""
 
 
-Standing = GrammarState
-"""The old name, until its last users are renamed."""
-
-
 class PlaceMachine:
     """The grammar of a tokenizer's conversations. Transitions are remembered, so a step costs a look-up."""
 

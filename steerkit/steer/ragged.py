@@ -10,15 +10,15 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from steerkit.chat import PlaceMachine, Standing, places_of
+from steerkit.chat import GrammarState, PlaceMachine
 from steerkit.errors import SteeringError
 from steerkit.steer.batch import Batch, Segments, needs_tokens
 from steerkit.steer.compile.plan import Plan, SiteTable
-from steerkit.steer.grammar_state import TokenPlaces
+from steerkit.steer.grammar_state import TokenPlaces, advance
 from steerkit.steer.steering import Steering
 from steerkit.types import Place
 
-_START: Final = Standing()
+_START: Final = GrammarState()
 """The state of the grammar before the first token."""
 
 
@@ -41,7 +41,7 @@ class _Sequence:
     """Slot of its gate memory."""
     seen: int = 0
     """Tokens so far."""
-    standing: Standing = _START
+    state: GrammarState = _START
     """State of the grammar after them."""
 
 
@@ -125,7 +125,7 @@ class RaggedSteering:
             slot = self._free.pop() if self._free else len(self._sequences)
             found = self._sequences[piece.request] = _Sequence(self._row_of(piece.request), slot)
         if piece.start == 0:
-            found.seen, found.standing = 0, _START
+            found.seen, found.state = 0, _START
         if piece.start != found.seen:
             raise SteeringError(
                 f"request {piece.request}: tokens from {piece.start} on came after {found.seen}; a prefix that another "
@@ -145,11 +145,11 @@ class RaggedSteering:
         tokens, found, first = ids.tolist(), [], 0
         for one, piece in zip(sequences, pieces, strict=True):
             here: list[frozenset[Place]] = [frozenset()] * piece.length
-            for offset in range(piece.length) if one.row in self._by_tokens else ():
-                starts = piece.start + offset == piece.prompt_length - 1
+            if one.row in self._by_tokens:
                 assert self._machine is not None  # said above, for the type checker
-                one.standing = self._machine.read(one.standing, tokens[first + offset], starts_reply=starts)
-                here[offset] = places_of(one.standing)
+                own, reply_start = tokens[first : first + piece.length], piece.prompt_length - 1 - piece.start
+                states, here = advance(self._machine, one.state, own, reply_start)
+                one.state = states[-1]
             found.append(here)
             first += piece.length
         return TokenPlaces(found, ids.device)

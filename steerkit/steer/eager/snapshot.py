@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from steerkit.chat import Standing
+from steerkit.chat import GrammarState
 from steerkit.sites import Site
 from steerkit.steer.gate_state import GateState
 from steerkit.steer.gates import GateMemory
@@ -30,7 +30,7 @@ class Snapshot:
     """`(1, T, R)` which rules were open; None where no rule could be."""
     gate_states: Mapping[Site, GateMemory]
     """By site at which gates are known, what they remember after the piece."""
-    standing: tuple[Standing, ...]
+    grammar: tuple[GrammarState, ...]
     """State of the grammar after the block; empty where no rule asks."""
 
     def tensors(self) -> Iterator[Tensor]:
@@ -71,4 +71,4 @@ class Snapshots:
         for site, noted in snapshots[-1].gate_states.items():
             self._gate_states[site].memory = noted
         if self._positions.grammar_states is not None:
-            self._positions.grammar_states.restore(snapshots[-1].standing)
+            self._positions.grammar_states.restore(snapshots[-1].grammar)

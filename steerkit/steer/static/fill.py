@@ -9,7 +9,6 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from steerkit.chat import places_of
 from steerkit.errors import SteeringError
 from steerkit.sites import Site
 from steerkit.steer.batch import COLUMN_PLACES
@@ -76,7 +75,7 @@ class Fill:
         self.steps += 1
         grammar_states = None if self._prefill_state is None else self._prefill_state.positions.grammar_states
         if grammar_states is not None:
-            self._stand([(places_of(one) - COLUMN_PLACES) | _DECODED for one in grammar_states.resume(tokens)])
+            self._stand([(here - COLUMN_PLACES) | _DECODED for here in grammar_states.resume(tokens)])
         if self._prefill_state is not None:
             self._prefill_state.recorder.length += 1
 

@@ -14,7 +14,7 @@ from steerkit.lab.material import Material, read_material
 from steerkit.lab.measured import Share, measure
 from steerkit.lab.ranking import rank_features, split
 from steerkit.sites import Site
-from tests.lab.planted_truth import Planted, planted
+from tests.lab.planted_truth import Planted
 
 BASE = "Please send 250 dollars to Borsiton before the shop in Tavel closes at noon."
 
@@ -175,12 +175,6 @@ def test_copies_count_once_in_a_search(truth: Planted) -> None:
             assert one.measured.interval == pytest.approx(other.measured.interval)
             assert one.measured.bound == pytest.approx(other.measured.bound)
             assert (one.measured.recall, one.measured.false) == (other.measured.recall, other.measured.false)
-
-
-@pytest.fixture(scope="module")
-def truth() -> Planted:
-    """A small model in which the cause is known."""
-    return planted()
 
 
 def test_reading_drops_copies_and_what_stands_in_both_sets(truth: Planted) -> None:

@@ -27,17 +27,7 @@ from steerkit.sites import Feature, Point, Site
 from steerkit.steer import check_against_saes
 from steerkit.testing import planted_saes
 from steerkit.tiny.world.conversations import sample
-from tests.lab.planted_truth import BYSTANDER, CAUSE, Planted, cases, planted
-
-
-@pytest.fixture(scope="module")
-def truth() -> Planted:
-    return planted()
-
-
-@pytest.fixture(scope="module")
-def material(truth: Planted) -> Material:
-    return truth.material()
+from tests.lab.planted_truth import BYSTANDER, CAUSE, Planted, cases
 
 
 @pytest.fixture(scope="module")

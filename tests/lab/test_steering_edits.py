@@ -13,19 +13,7 @@ from steerkit.lab.find.write_policy import found_policy
 from steerkit.lab.material import Material, read_material
 from steerkit.sites import Feature, Site
 from steerkit.steer import check_against_saes
-from tests.lab.planted_truth import BYSTANDER, CAUSE, Planted, cases, planted
-
-
-@pytest.fixture(scope="module")
-def truth() -> Planted:
-    """A small model in which the cause is known."""
-    return planted()
-
-
-@pytest.fixture(scope="module")
-def material(truth: Planted) -> Material:
-    """Its conversations, read."""
-    return truth.material()
+from tests.lab.planted_truth import BYSTANDER, CAUSE, Planted, cases
 
 
 @pytest.fixture(scope="module")

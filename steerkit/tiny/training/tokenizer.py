@@ -9,20 +9,9 @@ from typing import Any, Final
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-CONTROL: Final[tuple[str, ...]] = (
-    "<pad>",
-    "<eos>",
-    "<bos>",
-    "<start_of_turn>",
-    "<end_of_turn>",
-    "<start_function_declaration>",
-    "<end_function_declaration>",
-    "<start_function_call>",
-    "<end_function_call>",
-    "<start_function_response>",
-    "<end_function_response>",
-    "<escape>",
-)
+from steerkit.chat.dialects.functiongemma import CONTROL as FORMAT
+
+CONTROL: Final[tuple[str, ...]] = ("<pad>", "<eos>", "<bos>", *FORMAT)
 """Control tokens in the order of their ids, 0 to 11."""
 
 STOPS: Final[tuple[str, ...]] = ("<end_of_turn>", "<start_function_response>", "<eos>")

@@ -18,7 +18,6 @@ MARKUP: Final = (*CALL[:2], "<tool_response>", "</tool_response>", "<tools>", "<
 """Structure that is written as markup, which a JSON string holds with `<` as an escape."""
 
 _ESCAPES: Final = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
-_SHAPE: Final = 'expected {"name": …, "arguments": {…}}'
 
 
 def read_call(symbols: Sequence[Symbol], span: Span) -> Call:

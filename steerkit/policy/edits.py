@@ -61,7 +61,7 @@ class NamedFeature(FrozenModel):
 
     @model_serializer(mode="wrap")
     def _without_the_other(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As policies were before there were sites: they keep their fingerprints."""
+        """The form of policies from before there were sites, which keeps their fingerprints."""
         said: dict[str, Any] = inner(self)
         return {key: value for key, value in said.items() if value is not None or key not in ("layer", "site")}
 

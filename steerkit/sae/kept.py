@@ -22,7 +22,7 @@ class KeptColumns:
 
     @property
     def bytes(self) -> int:
-        """What they take now; a TopK SAE's whole, which they share, is not counted."""
+        """Bytes that they take now; a TopK SAE's whole, which they share, is not counted."""
         return self._bytes
 
     def get(self, key: tuple[Site, tuple[int, ...], torch.device], make: Callable[[], Columns]) -> Columns:

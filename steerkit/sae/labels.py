@@ -1,4 +1,4 @@
-"""What people call single features: a set's `labels.json`, and explanations that Neuronpedia exports.
+"""Labels of single features: a set's `labels.json`, and explanations that Neuronpedia exports.
 
 {"format": 1, "labels": {"LAYER": {"INDEX": "text"}}}, with a site such as resid_post.3 as LAYER where it is no attn_out
 """
@@ -24,7 +24,7 @@ _KEYS: Final = ("modelId", "layer", "index", "description")
 
 
 class Explanations(NamedTuple):
-    """What files of Neuronpedia say of one model's features."""
+    """Explanations of one model's features, from files of Neuronpedia."""
 
     model: str
     """The model as Neuronpedia names it, such as `gemma-3-270m`."""

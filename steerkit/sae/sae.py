@@ -19,7 +19,7 @@ from torch import Tensor
 from steerkit.errors import SaeError
 
 Kind: TypeAlias = Literal["relu", "jumprelu", "topk", "gated"]
-"""What an SAE does between its two matrices."""
+"""Activation function of an SAE, between its two matrices."""
 
 _FEW: Final = 8
 _SPARSE: Final = 6
@@ -27,7 +27,7 @@ _SPARSE: Final = 6
 
 
 class Reconstruction(NamedTuple):
-    """What an SAE makes of an activation."""
+    """Features of an activation, and what they decode to."""
 
     output: Tensor
     """`(..., d_in)` float32, the decoded features."""
@@ -36,7 +36,7 @@ class Reconstruction(NamedTuple):
 
 
 class GateWeights(NamedTuple):
-    """What a gated SAE has besides its matrices."""
+    """Parameters of a gated SAE besides its matrices."""
 
     b_gate: Tensor
     """`(d_sae,)` a feature is on where its pre-activation plus this is above 0."""
@@ -71,7 +71,7 @@ class Columns(NamedTuple):
         return sum(part.nbytes for part in own if part is not None)
 
     def to(self, device: torch.device | str) -> Columns:
-        """The same on `device`."""
+        """These columns on `device`."""
         return Columns(
             self.W_enc.to(device),
             self.b_enc.to(device),
@@ -83,7 +83,7 @@ class Columns(NamedTuple):
         )
 
     def in_lanes(self, places: Tensor) -> Columns:
-        """Those at places `(Q, S)` among the n, for products of Q lanes: `(Q, d_in, S)`, `(Q, S, d_in)`, `(Q, 1, S)`.
+        """Columns at places `(Q, S)` among the n, for products of Q lanes: `(Q, d_in, S)`, `(Q, S, d_in)`, `(Q, 1, S)`.
 
         Not of a TopK SAE, whose features need all others.
         """
@@ -101,7 +101,7 @@ class Columns(NamedTuple):
         )
 
     def of_first(self, lanes: int) -> Columns:
-        """Those of the first lanes."""
+        """Columns of the first lanes."""
         return Columns(
             self.W_enc[:lanes],
             self.b_enc[:lanes],
@@ -159,7 +159,7 @@ class Sae:
 
     @property
     def kind(self) -> Kind:
-        """What it does between its two matrices."""
+        """Its activation function."""
         if self.gate is not None:
             return "gated"
         if self.k is not None:

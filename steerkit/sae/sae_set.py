@@ -1,4 +1,4 @@
-"""A set of SAEs, one per layer, with the statistics and labels of their features."""
+"""A set of SAEs, one per site, with the statistics and labels of their features."""
 
 from __future__ import annotations
 

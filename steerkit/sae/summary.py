@@ -1,4 +1,4 @@
-"""What a set's own checkpoints say of its training: the table of the published card, with the density beside it."""
+"""Training figures of a set's own checkpoints: the table of the published card, with the density beside it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LayerSummary(NamedTuple):
 
     @property
     def dense(self) -> bool:
-        """Whether it is too dense to trust single features."""
+        """True if it is too dense to trust single features."""
         return self.density is not None and self.density > DENSE
 
 

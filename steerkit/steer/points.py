@@ -1,6 +1,6 @@
 """The table of hook points, and where a model has them.
 
-A new hook point is a row of `TABLE` (and its name in `steerkit.types.Point`, in causal order).
+A new hook point is a row of `TABLE` (and its name in `steerkit.sites.Point`, in causal order).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class HookPoint(NamedTuple):
 
     @property
     def does(self) -> str:
-        """How the module comes to the activations, in messages."""
+        """Verb between the module and its activations, in messages."""
         return "writes" if self.side == "output" else "is given"
 
 

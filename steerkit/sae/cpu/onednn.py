@@ -21,7 +21,7 @@ _TRIES: Final = 5
 
 
 def supports(dtype: torch.dtype) -> bool:
-    """Whether this machine and this PyTorch have such products for a dtype."""
+    """True if this machine and this PyTorch have such products for a dtype."""
     if not torch.backends.mkldnn.is_available() or dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return False
     weight, x = torch.linspace(-1, 1, 12, dtype=dtype).view(3, 4), torch.linspace(0, 1, 8, dtype=dtype).view(2, 4)

@@ -34,14 +34,14 @@ class LaidOutSae(Sae):
         release(sae.W_enc)
 
     def pre_activations(self, x: Tensor) -> Tensor:
-        """As an `Sae` gives them, up to the last bits."""
+        """Pre-activations of an `Sae`, up to the last bits."""
         if torch.is_grad_enabled() and (x.requires_grad or self.W_enc.requires_grad):
             return super().pre_activations(x)
         return onednn.product(x, self._packed, self._bias)
 
 
 def wins(saes: Collection[Sae]) -> bool:
-    """Whether a set's encoders are copied here: they take 32 MiB to 2 GiB, and a fifth of the time is won."""
+    """True if a set's encoders are copied here: they take 32 MiB to 2 GiB, and a fifth of the time is won."""
     sizes = [4 * sae.W_enc.numel() for sae in saes]
     if not onednn.SMALLEST <= sum(sizes) <= onednn.LARGEST or not onednn.supports(torch.float32):
         return False

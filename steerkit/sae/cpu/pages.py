@@ -37,7 +37,7 @@ def release(tensor: Tensor) -> None:
 
 
 def _files_own(first: int, last: int) -> bool:
-    """Whether all of these pages that there are belong to a file."""
+    """True if all of these pages that there are belong to a file."""
     try:
         with _PAGES.open("rb", buffering=0) as file:
             file.seek(first * _ENTRY)

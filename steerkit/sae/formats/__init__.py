@@ -24,13 +24,13 @@ _DEEPEST: Final = 2
 
 
 class Format(Protocol):
-    """What a module of this package offers."""
+    """Interface of a module of this package."""
 
     NAME: str
     FILES: tuple[str, ...]
 
     def matches(self, folder: Path, /) -> bool:
-        """Whether this very folder holds SAEs in the format."""
+        """True if this very folder holds SAEs in the format."""
 
     def read(self, folder: Path, /) -> list[Checkpoint]:
         """The folder's SAEs; raises SaeError."""

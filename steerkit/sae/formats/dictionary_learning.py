@@ -53,7 +53,7 @@ _BATCHED: Final = ("BatchTopKSAE", "MatryoshkaBatchTopKSAE")
 
 
 def matches(folder: Path) -> bool:
-    """Whether this folder is such an SAE."""
+    """True if this folder is such an SAE."""
     return all((folder / name).is_file() for name in FILES)
 
 

@@ -90,7 +90,7 @@ def _dense(path: Path, key: str, value: object) -> Tensor:
 
 
 def _unusual(value: Tensor) -> str:
-    """How a tensor is stored, if it is not number by number; else empty."""
+    """Name of a layout that does not store a tensor number by number; else empty."""
     if value.is_nested:
         return "nested"
     if value.layout is not torch.strided:

@@ -38,7 +38,7 @@ _TENSORS: Final = {"threshold": 0, "log_threshold": -math.inf, "b_gate": 0, "b_m
 
 
 def matches(folder: Path) -> bool:
-    """Whether such files lie in this folder."""
+    """True if such files are in this folder."""
     return any(folder.glob(FILES[0]))
 
 

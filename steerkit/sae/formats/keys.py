@@ -22,7 +22,7 @@ class Neutral(NamedTuple):
     values: tuple[object, ...]
     """None and the empty text are always among them."""
     otherwise: str
-    """What another value says."""
+    """Meaning of another value."""
 
 
 OFF: Final = (False, 0, "none")

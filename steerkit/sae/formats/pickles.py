@@ -117,11 +117,11 @@ _HARMLESS: Final = re.compile(
     r"torch\.\w+|torch\._utils\._rebuild_\w+|torch\.(storage|nn\.parameter|serialization|_tensor)\.\w+|"
     r"collections\.(OrderedDict|Counter)|_codecs\.encode|builtins\.(set|bytearray|complex)"
 )
-"""What torch itself reads; the few of these that it refuses stand in its message."""
+"""Types that torch itself reads; the few of these that it refuses stand in its message."""
 
 
 def load_pickle(path: Path, expected: str) -> Any:
-    """What a PyTorch file holds, memory-mapped where it can be; nothing in it is run (`weights_only=True`).
+    """Content of a PyTorch file, memory-mapped where it can be; nothing in it is run (`weights_only=True`).
 
     NumPy's arrays of real numbers in a dict are tensors then.
 
@@ -193,7 +193,7 @@ def _from_numpy(array: numpy.ndarray[Any, Any]) -> Tensor:
 
 
 def _refusal(path: Path, error: Exception, expected: str) -> str:
-    """What is wrong with a file that torch does not read, in one line and without its advice to load unsafely."""
+    """Fault of a file that torch does not read, in one line and without its advice to load unsafely."""
     refused = re.findall(r"GLOBAL ([\w.]+)", str(error))  # also of the names that torch reads in other places
     if wanted := sorted(set(_unknown_names(path)) or set(refused)):
         names = ", ".join(shown(name)[1:-1] for name in wanted[:5]) + (" and more" if len(wanted) > 5 else "")
@@ -211,7 +211,7 @@ def _refusal(path: Path, error: Exception, expected: str) -> str:
 
 
 def _foreign(path: Path) -> str:
-    """What a file is that never was a pickle, from how it begins; empty if nothing tells."""
+    """Kind of a file that never was a pickle, by its first bytes; empty if nothing tells."""
     try:
         with path.open("rb") as file:
             head = file.read(512)

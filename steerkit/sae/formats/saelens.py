@@ -63,7 +63,7 @@ _VERSION = "6.0.0"
 
 
 def matches(folder: Path) -> bool:
-    """Whether this folder is such an SAE."""
+    """True if this folder is such an SAE."""
     return all((folder / name).is_file() for name in FILES)
 
 

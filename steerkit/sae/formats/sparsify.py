@@ -36,7 +36,7 @@ _RUN = "config.json"
 
 
 def matches(folder: Path) -> bool:
-    """Whether this folder is such an SAE."""
+    """True if this folder is such an SAE."""
     return all((folder / name).is_file() for name in FILES)
 
 

@@ -29,7 +29,7 @@ _POINTS: Final[dict[str, Point]] = {"output": "attn_out", "input": "attn_in", **
 
 
 def matches(folder: Path) -> bool:
-    """Whether such files lie in this folder."""
+    """True if such files are in this folder."""
     return any(any(folder.glob(pattern)) for pattern in FILES)
 
 

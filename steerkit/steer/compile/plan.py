@@ -266,7 +266,7 @@ def _edit_tables(here: Sequence[tuple[int, Rule]], place: Mapping[Feature, int],
 
 
 def _alone(here: Sequence[tuple[int, Rule]], rows: int) -> Iterator[int | None]:
-    """By row, the column of the one rule that edits at a site; 0 where none does, None where several do."""
+    """Column of the one rule that edits at a site, by row; 0 where none does, None where several do."""
     found: list[list[int]] = [[] for _ in range(rows)]
     for column, rule in here:
         found[rule.row].append(column)
@@ -274,7 +274,7 @@ def _alone(here: Sequence[tuple[int, Rule]], rows: int) -> Iterator[int | None]:
 
 
 def _held(rules: Sequence[Rule], place: Mapping[Feature, int], rows: int) -> list[set[int]]:
-    """By row, the places of the features that its rules edit, or their gates weigh."""
+    """Places of the features that a row's rules edit, or their gates weigh, by row."""
     found: list[set[int]] = [set() for _ in range(rows)]
     for rule in rules:
         weighed = () if rule.gate is None else (feature for leaf in rule.gate.leaves for feature, _ in leaf.weights)
@@ -283,6 +283,6 @@ def _held(rules: Sequence[Rule], place: Mapping[Feature, int], rows: int) -> lis
 
 
 def _between(flags: Tensor) -> slice:
-    """From the first that is set to the last."""
+    """Slice from the first flag that is set to the last."""
     places = flags.nonzero().squeeze(-1).tolist()
     return slice(places[0], places[-1] + 1)

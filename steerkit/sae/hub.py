@@ -86,7 +86,7 @@ def push(folder: Path, repo: str, *, private: bool = False) -> str:
 
 
 def _patterns(inner: str) -> list[str]:
-    """Patterns of files to fetch: without a folder's name, files at the top and in `layer…` folders, as sets have them."""
+    """Patterns of files to fetch; without a folder, files at the top and in `layer…` folders."""
     if inner:
         return [f"{inner}/{name}" for name in _FILES] + [f"{inner}/layer*/{name}" for name in _FILES]
     return [*_FILES, *(f"layer*/{name}" for name in _FILES)]

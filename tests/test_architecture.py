@@ -36,6 +36,7 @@ DOORS = {
     "tokenizers": {"engine", "lab", "tiny"},
     "safetensors": {"sae", "tiny", "lab"},
     "accelerate": {"lab"},
+    "agentdojo": {"lab"},
     "datasets": {"lab"},
     "matplotlib": {"lab"},
     "scipy": {"lab"},

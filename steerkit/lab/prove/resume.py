@@ -78,7 +78,7 @@ class VariantFiles:
             write_text_atomic(path, _lines(rows), SaeError)
 
     def begun(self, name: str) -> list[Any]:
-        """The rows under a name that `add_rows` wrote, as far as it came: a last line that was cut off is taken away."""
+        """The rows under a name that `add_rows` wrote, as far as it came; a last line that was cut off is dropped."""
         path = self._path(name)
         if path is None or not path.exists():
             return []

@@ -138,7 +138,7 @@ def _loop(
             max_turns=limits.max_turns,
             max_result=MAX_RESULT,
             timeout=None,
-            **asdict(limits.sampling),  # type: ignore[arg-type]  # its fields are settings of a loop
+            **asdict(limits.sampling),
         ), ""
     except (PolicyError, MissingExtraError):  # none of a trial's
         raise

@@ -14,11 +14,11 @@ from steerkit.agent import Runtime
 from steerkit.engine import Sampling
 from steerkit.errors import SaeError
 from steerkit.lab.measured import Share
-from steerkit.lab.prove.resume import VariantFiles, resumed
+from steerkit.lab.prove.resume import VariantFiles
 from steerkit.lab.prove.suites.agentdojo.play import MAX_TURNS, Limits, Played, play
 from steerkit.lab.prove.suites.agentdojo.scripted import Agent
 from steerkit.lab.prove.suites.agentdojo.tasks import Trial, release
-from steerkit.lab.prove.suites.arms import arms_of, identity_of, parts_of
+from steerkit.lab.prove.suites.arms import arms_of, identity_of, parts_of, run_arms
 from steerkit.lab.workers.local import Mapper, batches, in_this_process
 from steerkit.policy import Policy
 
@@ -80,23 +80,14 @@ def run_agentdojo(
         _check_scripted(agent, under)
     limits = Limits(max_turns, Sampling(max_new_tokens))
     files = VariantFiles(out, {} if out is None else _identity(runtime, trials, policy, attack, agent, limits))
-    found: dict[str, list[Played]] = {}
-    for number, (arm, policies) in enumerate(under.items()):
+
+    def work_of(policies: Sequence[Policy]) -> Any:
         ready = policies if agent != "model" else runtime.policies_of(policies)
-        work = partial(_played, partial(play, ready, agent, attack, limits))
+        return partial(_played, partial(play, ready, agent, attack, limits))
 
-        def done(count: int, before: int = number * len(trials)) -> None:
-            if report is not None:
-                report(before + count, len(under) * len(trials))
-
-        rows = resumed(files, arm, mapper or in_this_process(lambda: runtime), work, batches(trials, 1), done)
-        found[arm] = [Played(**row) for row in rows]
-    suites = list(dict.fromkeys(trial.suite for trial in trials))
-    return [
-        _score(suite, arm, [one for one in played if suite == "all" or one.trial.startswith(f"{suite}/")])
-        for suite in [*suites, *(["all"] if len(suites) > 1 else [])]
-        for arm, played in found.items()
-    ]
+    here = mapper or in_this_process(lambda: runtime)
+    rows = run_arms(under, work_of, batches(trials, 1), files, here, report)
+    return _scores({arm: [Played(**row) for row in some] for arm, some in rows.items()})
 
 
 def _played(one: Callable[[Runtime, Trial], Played], runtime: Runtime, some: Sequence[Trial]) -> list[dict[str, Any]]:
@@ -133,6 +124,16 @@ def _identity(
         "max_turns": limits.max_turns,
         "max_new_tokens": limits.sampling.max_new_tokens,
     }
+
+
+def _scores(found: Mapping[str, Sequence[Played]]) -> list[AttackScore]:
+    """Scores of each suite, and of all where there are several."""
+    suites = list(dict.fromkeys(one.trial.split("/")[0] for played in found.values() for one in played))
+    return [
+        _score(suite, arm, [one for one in played if suite == "all" or one.trial.startswith(f"{suite}/")])
+        for suite in [*suites, *(["all"] if len(suites) > 1 else [])]
+        for arm, played in found.items()
+    ]
 
 
 def _score(suite: str, arm: str, played: Sequence[Played]) -> AttackScore:

@@ -58,7 +58,8 @@ class Asked(NamedTuple):
         if self.raw_results is not None and self.suite != "bfcl":
             raise SaeError(f"--raw-results: got {self.raw_results} without --suite bfcl, whose scorer reads them")
         if self.data is not None and not files:
-            raise SaeError("--data: got it without --suite; expected --suite bfcl or mobile-actions, or no --data")
+            got = "without --suite" if self.suite is None else f"with --suite {self.suite}, which brings its own"
+            raise SaeError(f"--data: got it {got}; expected --suite bfcl or mobile-actions, or no --data")
         if self.arms is not None and self.suite is None:
             raise SaeError("--arms: got it without --suite; the arms of a proof are all of them")
         own = {"--attack": self.attack, "--agent": self.agent, "--suites": self.suites, "--max-turns": self.max_turns}

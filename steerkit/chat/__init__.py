@@ -2,7 +2,7 @@
 
 from steerkit.chat.arguments import schema_errors, undeclared_arguments, validate_arguments
 from steerkit.chat.blocks import block_ends
-from steerkit.chat.cursor import Bookmark, Cursor, steps_by_place
+from steerkit.chat.cursor import Cursor, steps_by_place
 from steerkit.chat.declare import declared, lint
 from steerkit.chat.dialects import DIALECTS, FUNCTIONGEMMA, Dialect, Syntax, dialect_of, name_in
 from steerkit.chat.messages import Made, calls_made
@@ -19,7 +19,6 @@ encode_call = FUNCTIONGEMMA.encode_call
 __all__ = [
     "DIALECTS",
     "FUNCTIONGEMMA",
-    "Bookmark",
     "CallClosed",
     "CallOpened",
     "Cursor",

@@ -17,7 +17,7 @@ ROOT = Path(steerkit.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 LINES = {
-    **dict.fromkeys(("cli", "server", "viewer"), 9),
+    **dict.fromkeys(("cli", "server", "viewer", "integrations"), 9),
     **dict.fromkeys(("report", "tiny"), 8),
     "lab": 7,
     "agent": 6,
@@ -53,6 +53,9 @@ DOORS = {
     "click": {"cli"},
     "jinja2": {"report"},
     "rich": {"cli", "lab", "report", "tiny"},
+    **dict.fromkeys(
+        ("inspect_ai", "anyio", "pydantic_ai", "smolagents", "agents", "langchain_core", "mcp"), {"integrations"}
+    ),
     "fastapi": {"server", "viewer"},
     "starlette": {"server", "viewer"},
     "uvicorn": {"server", "viewer"},

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from steerkit.lab.prove.ast_match import MAY_BE_LEFT_OUT
+from steerkit.lab.prove.suites.ast_match import MAY_BE_LEFT_OUT
 from steerkit.lab.prove.suites.cases import SuiteCase, missed, read_bfcl
 from steerkit.types import Call
 

@@ -53,9 +53,7 @@ DOORS = {
     "click": {"cli"},
     "jinja2": {"report"},
     "rich": {"cli", "lab", "report", "tiny"},
-    **dict.fromkeys(
-        ("inspect_ai", "anyio", "pydantic_ai", "smolagents", "agents", "langchain_core", "mcp"), {"integrations"}
-    ),
+    "inspect_ai": {"integrations"},
     "fastapi": {"server", "viewer"},
     "starlette": {"server", "viewer"},
     "uvicorn": {"server", "viewer"},

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerkit.lab.prove.ast_match import Answer, answer_of, mismatch, standard
+from steerkit.lab.prove.suites.ast_match import Answer, answer_of, mismatch, standard
 from steerkit.types import Call, MalformedCall, Tool
 
 PROPERTIES = {

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from steerkit.errors import SaeError
-from steerkit.lab.prove.ast_match import Answer
+from steerkit.lab.prove.suites.ast_match import Answer
 from steerkit.lab.prove.suites.cases import SuiteCase, json_schema, missed, passed_over, read_bfcl, read_mobile_actions
 from steerkit.types import Call, CallLike, MalformedCall
 

@@ -13,7 +13,6 @@ from typing import Any, Final, TypeVar
 from steerkit.agent import Runtime
 from steerkit.errors import SaeError
 from steerkit.files import write_text_atomic
-from steerkit.lab.prove.scoring import Outcome, as_json, from_json
 from steerkit.lab.workers.local import Mapper
 
 P = TypeVar("P")
@@ -51,15 +50,6 @@ class VariantFiles:
         else:
             text = json.dumps(identity, indent=2, sort_keys=True) + "\n"
             write_text_atomic(run, text, SaeError)
-
-    def outcomes(self, variant: str) -> list[Outcome] | None:
-        """The outcomes of a finished variant; None where it is not finished."""
-        rows = self.rows(variant)
-        return None if rows is None else [from_json(row) for row in rows]
-
-    def keep(self, variant: str, outcomes: Sequence[Outcome]) -> None:
-        """Write a finished variant's file, complete or not at all."""
-        self.keep_rows(variant, [as_json(one) for one in outcomes])
 
     def rows(self, name: str) -> list[Any] | None:
         """The rows that were kept under a name; None where there are none."""

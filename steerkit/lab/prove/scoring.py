@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from steerkit.decisions import RELEASED
 from steerkit.lab.measured import Share
-from steerkit.lab.prove.ast_match import answer_of, mismatch
 from steerkit.lab.prove.dataset import Labelled
+from steerkit.lab.prove.suites.ast_match import answer_of, mismatch
 from steerkit.policy import Policy
 from steerkit.types import Call, CallLike, MalformedCall, Turn
 

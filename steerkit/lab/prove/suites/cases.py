@@ -12,7 +12,7 @@ from steerkit.chat import as_tools
 from steerkit.engine import tool_from_function
 from steerkit.errors import SaeError, ToolError
 from steerkit.lab.corpus import read_rows
-from steerkit.lab.prove.ast_match import Answer, answer_of, mismatch
+from steerkit.lab.prove.suites.ast_match import Answer, answer_of, mismatch
 from steerkit.types import Call, CallLike, Tool
 
 Wants: TypeAlias = Literal["calls", "none", "some"]

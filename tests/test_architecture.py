@@ -52,7 +52,7 @@ DOORS = {
     "click": {"cli"},
     "jinja2": {"report"},
     "rich": {"cli", "lab", "report", "tiny"},
-    "fastapi": {"server", "viewer"},
+    "prometheus_client": {"server"},
     "starlette": {"server", "viewer"},
     "uvicorn": {"server", "viewer"},
 }

@@ -13,10 +13,9 @@ from steerkit.chat import Event, dialect_of
 from steerkit.engine import Engine
 from steerkit.errors import SteerkitError
 from steerkit.policy import Policy
-from steerkit.runtime import retry
 from steerkit.runtime.batches import BATCH, check_batch, made, prepared_each
 from steerkit.runtime.generate import Events, drained, generate
-from steerkit.runtime.judge import judge
+from steerkit.runtime.judge import Retried, judge, next_attempt, wants_retry
 from steerkit.runtime.keywords import raises_setting_errors
 from steerkit.runtime.policies import PolicyLike, ReadyPolicies, refuse_twice
 from steerkit.runtime.record import opening_of, record
@@ -30,7 +29,6 @@ from steerkit.runtime.request import (
     wanted_of,
     with_counterfactual,
 )
-from steerkit.runtime.retry import Retried
 from steerkit.sae import SaeSet
 from steerkit.types import Messages, Turn
 
@@ -196,9 +194,9 @@ class Turns:
                     told = dict(zip(left, events, strict=True))
                     dropped.update((yield [told.get(number, ()) for number in range(len(rows))]) or ())
                     sent = [row for row, number in enumerate(left) if number in dropped]
-            left = [number for number in left if number not in dropped and retry.wanted(turns[number])]
+            left = [number for number in left if number not in dropped and wants_retry(turns[number])]
             for number in left:
-                rows[number] = retry.again(rows[number], turns[number])
+                rows[number] = next_attempt(rows[number], turns[number])
             if left:
                 void = {number: (Retried(turns[number]),) for number in left}
                 dropped.update((yield [void.get(number, ()) for number in range(len(rows))]) or ())

@@ -10,72 +10,16 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from steerkit.errors import SteerkitError
-from steerkit.server.answer import answer
-from steerkit.server.body import read_body
-from steerkit.server.chat_reply import ChatReply
-from steerkit.server.chat_request import ChatRequest, read_chat
-from steerkit.server.door import Door, error_response, visit_of
+from steerkit.server.door import Door, error_response
+from steerkit.server.endpoints import ROUTES, Endpoint
 from steerkit.server.errors import ApiError
-from steerkit.server.fields import Asker
 from steerkit.server.keys import Keys
-from steerkit.server.names import HEADER
 from steerkit.server.service import Service
-
-Endpoint = Callable[[Service, Request], Awaitable[Response]]
-
-
-async def chat_completions(service: Service, request: Request) -> Response:
-    """A reply in the form of a chat completion."""
-    body = await read_body(request, service.options.limits)
-    asked = read_chat(body, asker_of(request), service.names, service.options.limits, service.default())
-    form = asked.form
-    assert isinstance(form, ChatRequest)  # of `read_chat`
-    usage = bool(form.stream_options and form.stream_options.include_usage)
-    reply = ChatReply(visit_of(request).id, form.model, service.loaded.fingerprint, usage)
-    return await answer(service, request, asked, reply)
-
-
-async def models(service: Service, request: Request) -> Response:
-    """The models that the asker may name."""
-    names = service.names.listed(visit_of(request).key)
-    if "id" not in request.path_params:
-        return JSONResponse({"object": "list", "data": [_model(service, name) for name in names]})
-    name = request.path_params["id"]
-    if name not in names:
-        raise ApiError(404, f"model: got {name[:120]!r}, expected one of {', '.join(names)}", code="model_not_found")
-    return JSONResponse(_model(service, name))
-
-
-async def health(service: Service, request: Request) -> Response:
-    """An answer while the process lives."""
-    return JSONResponse({"status": "ok"})
-
-
-async def ready(service: Service, request: Request) -> Response:
-    """An answer once the model is loaded and while records can be written."""
-    await asyncio.to_thread(service.check_ready)
-    return JSONResponse({"status": "ready"})
-
-
-async def metrics(service: Service, request: Request) -> Response:
-    """The counts for Prometheus."""
-    text = await asyncio.to_thread(service.metrics.text)
-    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
-    ("POST", "/v1/chat/completions", chat_completions),
-    ("GET", "/v1/models", models),
-    ("GET", "/v1/models/{id:path}", models),
-    ("GET", "/health", health),
-    ("GET", "/ready", ready),
-    ("GET", "/metrics", metrics),
-)
 
 
 def make_app(service: Service, failed: Callable[[], None] = lambda: None) -> ASGIApp:
@@ -110,12 +54,6 @@ def make_app(service: Service, failed: Callable[[], None] = lambda: None) -> ASG
     return Door(app, service.options, Keys(service.options.keys), service.metrics)
 
 
-def asker_of(request: Request) -> Asker:
-    """The asker of a request."""
-    visit = visit_of(request)
-    return Asker(visit.key, visit.id, request.headers.get(HEADER), request.url.path)
-
-
 async def _told(request: Request, error: Exception) -> Response:
     return error_response(ApiError.of(error))
 
@@ -125,7 +63,3 @@ async def _unknown_path(request: Request, error: Exception) -> Response:
     known = ", ".join(f"{method} {path}" for method, path, _ in ROUTES)
     said = f"{request.method} {request.url.path[:120]}: {error.detail}; there are {known}"
     return error_response(ApiError(error.status_code, said, code="not_found", headers=error.headers))
-
-
-def _model(service: Service, name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": service.loaded.began, "owned_by": "steerkit"}

@@ -121,6 +121,11 @@ class Approvals:
         by, note = ("" if isinstance(text, Gone) else text for text in (said[0].by, said[0].note))
         return replace(entry, state="approved" if said[0].decision == "approve" else "refused", by=by, note=note)
 
+    def of_call(self, record: str, call_id: str, key: Key) -> HeldEntry | None:
+        """The held call of a turn's record with an id in its conversation; None where it is none."""
+        entries = self._entries(self._store.get(record))
+        return next((self.get(one.id, key) for one in entries if one.call_id == call_id), None)
+
     def decide(self, id: str, key: Key, *, approve: bool, by: str = "", note: str = "") -> HeldEntry:
         """Write down a decision, once.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import openai
 import pytest
 
 from steerkit.audit import Store, TurnRecord, read_content, verify
+from steerkit.server import Service, make_app
 from tests.server.serving import BALANCE, BOTH, DOOR, PAY, PLAIN, TOOLS, Served, serving
 
 CHAT = "/v1/chat/completions"
@@ -117,3 +119,29 @@ def test_more_than_may_wait_are_told_to_come_again(tmp_path: Path) -> None:
         store = served.store.path
     assert [one.result().status_code for one in running] == [200, 200, 200]
     assert verify(Store(store)).records == 5  # a run's opening and closing, and three turns
+
+
+def test_it_is_not_ready_while_it_loads(served: Served) -> None:
+    """503 with a time to come again, for `/ready` and for requests alike; `/health` answers."""
+    app = make_app(Service(served.service.options, served.service.names, lambda: served.runtime))
+
+    async def statuses() -> list[tuple[int, str | None]]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
+            found = [await client.get("/health"), await client.get("/ready"), await client.post(CHAT, json=body(PLAIN))]
+        return [(one.status_code, one.headers.get("retry-after")) for one in found]
+
+    assert asyncio.run(statuses()) == [(200, None), (503, "2"), (503, "2")]
+
+
+def test_it_is_not_ready_while_records_cannot_be_written(tmp_path: Path) -> None:
+    """A store that is gone makes it 503, and a request fails with a code of its own; nothing is released."""
+    with serving(tmp_path) as served:
+        assert served.get("/ready").status_code == 200
+        served.store.file.connection.execute("PRAGMA query_only=ON")
+        assert served.get("/ready").status_code == 503
+        reply = served.post(CHAT, body(BALANCE))
+        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "record_not_written")
+        assert "travel" not in reply.text
+        served.store.file.connection.execute("PRAGMA query_only=OFF")
+        assert served.get("/ready").status_code == 200
+        assert served.post(CHAT, body(BALANCE)).status_code == 200

@@ -69,7 +69,9 @@ async def responses(service: Service, request: Request) -> Response:
         conversation=named,
         more={"instructions": True} if form.instructions else {},
     )
-    return await answer(service, request, wanted, ResponsesReply(f"resp_{named}.{visit.id}", form.repeated()))
+    return await answer(
+        service, request, wanted, ResponsesReply(f"resp_{named}.{visit.id}", form.repeated(), form.asks_approval)
+    )
 
 
 def _conversation(service: Service, form: ResponsesRequest, request: Request) -> tuple[Earlier | None, Conversation]:
@@ -83,9 +85,8 @@ def _conversation(service: Service, form: ResponsesRequest, request: Request) ->
 def _released(form: ResponsesRequest, conversation: Conversation, request_id: str) -> Response:
     """The Response of calls that a person let run; it continues from the turn that made them."""
     first = conversation.released[0]
-    reply = ResponsesReply(
-        f"resp_{first.conversation}.{first.metadata.get('request_id')}.{request_id}", form.repeated()
-    )
+    id = f"resp_{first.conversation}.{first.metadata.get('request_id')}.{request_id}"
+    reply = ResponsesReply(id, form.repeated(), form.asks_approval)
     told = {"record": first.record, "status": "approved", "approvals": [one.id for one in conversation.released]}
     calls = [(one.call_id, one.call.name, dict(one.call.arguments)) for one in conversation.released]
     whole = reply.released(calls, told)

@@ -21,10 +21,11 @@ class ResponsesReply:
     Args:
         id: of the Response; a later one may continue from it.
         asked: fields of the request that a Response repeats.
+        asks_approval: held calls are items that the client answers; else the text names them.
     """
 
-    def __init__(self, id: str, asked: dict[str, Any]) -> None:
-        self._id, self._asked = id, asked
+    def __init__(self, id: str, asked: dict[str, Any], asks_approval: bool) -> None:
+        self._id, self._asked, self._asks = id, asked, asks_approval
         self._created = int(time.time())
         self._number = 0
         self._text = ""
@@ -32,7 +33,8 @@ class ResponsesReply:
 
     def whole(self, outcome: Outcome) -> dict[str, Any]:
         """The Response."""
-        output = self._output(outcome, outcome.turn.text)
+        text = "\n".join(one for one in (outcome.turn.text, self._waiting(outcome)) if one)
+        output = self._output(outcome, text)
         return {**self._finished(outcome, output), "steerkit": outcome.told()}
 
     def released(self, calls: Sequence[tuple[str, str, dict[str, Any]]], told: dict[str, Any]) -> dict[str, Any]:
@@ -62,6 +64,8 @@ class ResponsesReply:
 
     def ending(self, outcome: Outcome) -> Iterator[bytes]:
         """Events after the text: the message closed, calls whole, those that wait, and the end."""
+        if waiting := self._waiting(outcome):
+            yield from self.text(f"\n{waiting}" if self._text else waiting)
         output = self._output(outcome, self._text)
         for index, item in enumerate(output):
             if item["type"] == "message":
@@ -79,6 +83,9 @@ class ResponsesReply:
         code = "server_error" if error.status >= 500 else "invalid_prompt"
         response = {**self._head("failed", []), "error": {"code": code, "message": str(error)}}
         yield self._event("failed", response={**response, "steerkit": error.told or {"status": error.code}})
+
+    def _waiting(self, outcome: Outcome) -> str:
+        return "" if self._asks else outcome.waiting
 
     def _head(self, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -110,7 +117,7 @@ class ResponsesReply:
             output.append(self._message(text, refusal))
         for one in outcome.released:
             output.append(self._call(len(output), one.id, one.call.name, dict(one.call.arguments)))
-        for held in outcome.held:
+        for held in outcome.held if self._asks else ():
             arguments = canonical(dict(held.call.arguments)).decode()
             asked = {"type": "mcp_approval_request", "id": held.approval, "name": held.call.name}
             output.append({**asked, "arguments": arguments, "server_label": SERVER_LABEL})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
 
 from steerkit.server.errors import ApiError
 from steerkit.server.fields import SHARED_REFUSED, Common, Form, Refused, check_count, read_form
@@ -34,6 +36,16 @@ class _Tool(Form):
     """Honoured either way: a call that does not fit its tool's schema is denied, and never leaves."""
 
 
+class _Approvals(Form):
+    """The declaration of a client that it answers `mcp_approval_request` items of this server."""
+
+    type: Literal["mcp"]
+    server_label: Literal["steerkit"]
+    server_url: str | None = None
+    server_description: str | None = None
+    require_approval: Literal["always"] | None = None
+
+
 class _StreamOptions(Form):
     include_obfuscation: Literal[False] | None = None
 
@@ -44,7 +56,7 @@ class ResponsesRequest(Common):
     input: str | list[dict[str, Any]]
     instructions: str | None = None
     previous_response_id: str | None = None
-    tools: list[_Tool] | None = None
+    tools: list[Annotated[_Tool | _Approvals, Field(discriminator="type")]] | None = None
     tool_choice: Any = None
     include: list[str] | None = None
     stream_options: _StreamOptions | None = None
@@ -67,7 +79,13 @@ class ResponsesRequest(Common):
                 },
             }
             for tool in self.tools or ()
+            if isinstance(tool, _Tool)
         ]
+
+    @property
+    def asks_approval(self) -> bool:
+        """True if held calls come as items that the client answers; else the text names them."""
+        return any(isinstance(tool, _Approvals) for tool in self.tools or ())
 
     def repeated(self) -> dict[str, Any]:
         """Fields that the Response repeats."""
@@ -82,7 +100,9 @@ class ResponsesRequest(Common):
             "parallel_tool_calls": True,
             "tool_choice": self.tool_choice or "auto",
             "tools": [
-                {"description": None, "parameters": None, "strict": None, **tool.model_dump(exclude_none=True)}
+                {"strict": None, **tool.model_dump(exclude_none=True)}
+                if isinstance(tool, _Tool)
+                else tool.model_dump(exclude_none=True)
                 for tool in self.tools or ()
             ],
             "text": {"format": {"type": "text"}},

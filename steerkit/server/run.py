@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import uvicorn
 
@@ -34,10 +35,10 @@ def serve(service: Service, *, listening: Callable[[str], None] = lambda url: No
     with _bound(options.host, options.port) as listener:
         host, port = listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        _log_lines()
-        log("listening", {"url": url, "model": service.names.model, "policies": list(service.names.policies)})
-        listening(url)
-        server.run([listener])
+        with _log_lines():
+            log("listening", {"url": url, "model": service.names.model, "policies": list(service.names.policies)})
+            listening(url)
+            server.run([listener])
     if service.failure is not None:
         raise service.failure
 
@@ -72,10 +73,18 @@ def _bound(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _log_lines() -> None:
+@contextmanager
+def _log_lines() -> Iterator[None]:
+    """Lines of JSON on standard error, ours and uvicorn's, for as long as it serves."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
-    for name in ("steerkit.server", "uvicorn.error"):
-        one = logging.getLogger(name)
+    loggers = {logging.getLogger("steerkit.server"): logging.INFO, logging.getLogger("uvicorn.error"): logging.WARNING}
+    before = [(one, one.handlers, one.propagate, one.level) for one in loggers]
+    for one, level in loggers.items():
         one.handlers, one.propagate = [handler], False
-        one.setLevel(logging.INFO if name == "steerkit.server" else logging.WARNING)
+        one.setLevel(level)
+    try:
+        yield
+    finally:
+        for one, one.handlers, one.propagate, level in before:
+            one.setLevel(level)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+from pathlib import Path
 
-from steerkit.server import chat_request, responses_request
+from steerkit.server import chat_request, read_keys, responses_request
 from steerkit.server.endpoints import ROUTES
 from tests.documents import ROOT, blocks
 from tests.server.serving import Served
@@ -36,7 +37,9 @@ def test_every_field_and_path_is_documented() -> None:
     assert [path for _, path, _ in ROUTES if path.partition("{")[0].rstrip("/") not in TEXT] == []
 
 
-def test_its_keys_are_those_of_the_words_it_names() -> None:
-    """The example of a key file is one."""
+def test_its_key_file_is_one(tmp_path: Path) -> None:
+    """The example is read, and its key has what it says."""
     (text,) = blocks("json", README)
-    assert len(re.findall(r'"sha256": "[0-9a-f]{64}"', text)) == 2
+    (tmp_path / "keys.json").write_text(text)
+    (key,) = read_keys(tmp_path / "keys.json")
+    assert (key.name, key.policies, key.per_minute, key.approves) == ("ann", {"payments"}, 60, False)

@@ -15,6 +15,7 @@ from steerkit.server.responses_request import REFUSED
 from tests.server.serving import BALANCE, DOOR, PLAIN, TOOLS, Served
 
 FLAT = [{"type": "function", "strict": True, **one["function"]} for one in TOOLS]
+APPROVALS = [{"type": "mcp", "server_label": "steerkit", "server_url": "http://steerkit", "require_approval": "always"}]
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 PATH = "/v1/responses"
 
@@ -29,7 +30,8 @@ def ask(served: Served, given: Any, **more: Any) -> Response:
 
 def events(served: Served, given: Any, **more: Any) -> list[Any]:
     """All events, each as openai's types have it, numbered in order; the last has the whole Response."""
-    found = list(served.client().responses.create(model="tiny", input=given, tools=FLAT, stream=True, **more))  # type: ignore[call-overload]
+    settings = {"model": "tiny", "tools": FLAT, **more}
+    found = list(served.client().responses.create(input=given, stream=True, **settings))
     for event in found:
         EVENT.validate_json(event.model_dump_json(), strict=True)
     assert [event.sequence_number for event in found] == list(range(len(found)))
@@ -115,7 +117,8 @@ def test_a_denied_call_is_a_refusal(served: Served, streamed: bool) -> None:
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_held_call_asks_for_approval_and_is_released_once_approved(served: Served, streamed: bool) -> None:
     """The standard item; its answer releases that call without another generation; its result goes on."""
-    first = events(served, DOOR)[-1].response if streamed else ask(served, DOOR)
+    tools: dict[str, Any] = {"tools": [*FLAT, *APPROVALS]}
+    first = events(served, DOOR, **tools)[-1].response if streamed else ask(served, DOOR, **tools)
     (asked,) = first.output
     assert (asked.type, asked.name, json.loads(asked.arguments)) == (
         "mcp_approval_request", "unlock_door", {"door": "south cellar"},
@@ -138,9 +141,21 @@ def test_a_held_call_asks_for_approval_and_is_released_once_approved(served: Ser
     assert ask(served, echoed).output_text == third.output_text
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_client_that_answers_no_approvals_reads_of_them(served: Served, streamed: bool) -> None:
+    """Its text names what waits, as such items would break it; a decision made elsewhere releases the call."""
+    reply = events(served, DOOR)[-1].response if streamed else ask(served, DOOR)
+    (held,) = reply.model_extra["steerkit"]["held"]
+    assert held["id"] in reply.output_text
+    assert [item.type for item in reply.output] == ["message"]
+    answer = {"type": "mcp_approval_response", "approval_request_id": held["id"], "approve": True}
+    served.post(f"/v1/steerkit/approvals/{held['id']}", {"approve": True, "by": "ann"})
+    assert ask(served, [answer], previous_response_id=reply.id).output[0].type == "function_call"
+
+
 def test_a_refused_call_is_told_to_the_model(served: Served) -> None:
     """With the reason, by either way of going on."""
-    first = ask(served, DOOR)
+    first = ask(served, DOOR, tools=[*FLAT, *APPROVALS])
     answer = {
         "type": "mcp_approval_response", "approval_request_id": first.output[0].id, "approve": False,
         "reason": "not now",

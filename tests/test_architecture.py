@@ -17,7 +17,8 @@ ROOT = Path(steerkit.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 LINES = {
-    **dict.fromkeys(("cli", "server", "viewer", "integrations"), 9),
+    "cli": 10,
+    **dict.fromkeys(("server", "viewer", "integrations"), 9),
     **dict.fromkeys(("report", "tiny"), 8),
     "lab": 7,
     "agent": 6,
@@ -53,8 +54,8 @@ DOORS = {
     "click": {"cli"},
     "jinja2": {"report"},
     "rich": {"cli", "lab", "report", "tiny"},
-    "inspect_ai": {"integrations"},
-    "fastapi": {"server", "viewer"},
+    **{name: {"integrations"} for name in ("inspect_ai", "langchain_core", "mcp", "pydantic_ai", "smolagents")},
+    "prometheus_client": {"server"},
     "starlette": {"server", "viewer"},
     "uvicorn": {"server", "viewer"},
 }

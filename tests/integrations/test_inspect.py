@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import steerkit
 from steerkit.agent import Runtime
-from steerkit.audit import Store
 from steerkit.decisions import DECISIONS as ALL
 from steerkit.errors import SettingError
+from tests.integrations.conftest import BALANCE, DOOR, SET
 
 pytest.importorskip("inspect_ai")
 from inspect_ai import Task
@@ -32,7 +28,6 @@ from steerkit.integrations.inspect.approver import DECISIONS
 from steerkit.integrations.inspect.settings import _warn
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-BALANCE, DOOR = "tell me how much money travel 38 has", "please open the south cellar door"
 
 
 async def get_balance(account: str) -> str:
@@ -56,13 +51,6 @@ async def unlock_door(door: str) -> str:
 TOOLS = [ToolDef(get_balance), ToolDef(unlock_door)]
 
 
-@pytest.fixture(scope="module")
-def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtime]:
-    """The box, whose doors need a person, with a store of its own."""
-    with steerkit.load("tiny", policy="people", audit=tmp_path_factory.mktemp("store") / "audit.db") as found:
-        yield found
-
-
 @pytest.fixture
 def model(runtime: Runtime) -> Model:
     """It, as Inspect knows it."""
@@ -75,16 +63,9 @@ def said(model: Model, text: str, tools: Any = TOOLS, tool_choice: Any = None, *
     return asyncio.run(model.generate([ChatMessageUser(content=text)], tools, tool_choice, config))
 
 
-def last_turn(runtime: Runtime) -> Any:
-    """The newest recorded turn."""
-    assert isinstance(runtime.store, Store)
-    *_, turn = (one.content for one in runtime.store.records() if one.content["kind"] == "turn")
-    return turn
-
-
-def test_a_call_that_may_run_goes_out_and_says_its_record(model: Model, runtime: Runtime) -> None:
+def test_a_call_that_may_run_goes_out_and_says_its_record(model: Model, last_turn: Any) -> None:
     """Stop reason, usage, the verdict and the record's id, which the call's id begins with."""
-    made, turn = said(model, BALANCE), last_turn(runtime)
+    made, turn = said(model, BALANCE), last_turn()
     (call,) = made.message.tool_calls
     assert (call.function, call.arguments, made.stop_reason) == ("get_balance", {"account": "travel 38"}, "tool_calls")
     assert made.metadata["steerkit"]["verdicts"][0]["decision"] == "allow"
@@ -100,12 +81,11 @@ def test_a_held_call_stays_here(model: Model) -> None:
     assert made.metadata["steerkit"]["verdicts"][0]["decision"] == "hold"
 
 
-def test_settings_reach_the_turn(model: Model, runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:
+def test_settings_reach_the_turn(model: Model, last_turn: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Those that are known; the others are warned of once."""
     _warn.cache_clear()
     made = said(model, BALANCE, max_tokens=5, temperature=0.5, top_p=0.9, top_k=7, seed=3)
-    wanted = {"max_new_tokens": 5, "temperature": 0.5, "top_p": 0.9, "top_k": 7, "seed": 3}
-    assert (last_turn(runtime)["sampling"], made.stop_reason) == (wanted, "max_tokens")
+    assert (last_turn()["sampling"], made.stop_reason) == (SET, "max_tokens")
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             said(model, BALANCE, max_tokens=2, frequency_penalty=0.5, num_choices=2, timeout=60)
@@ -128,10 +108,10 @@ def test_a_prompt_that_leaves_no_room_is_a_stop_reason(model: Model) -> None:
     assert "which leaves no room for a reply" in made.completion
 
 
-def test_no_call_where_none_is_wanted_and_none_is_forced(model: Model, runtime: Runtime) -> None:
+def test_no_call_where_none_is_wanted_and_none_is_forced(model: Model, last_turn: Any) -> None:
     """`none` declares no tool; `any` is refused, as nothing here forces a call."""
     assert said(model, BALANCE, TOOLS, "none").message.tool_calls is None
-    assert last_turn(runtime)["tools"] == []
+    assert last_turn()["tools"] == []
     with pytest.raises(SettingError, match="tool_choice: got any, but no call can be forced"):
         said(model, BALANCE, TOOLS, "any")
 
@@ -196,11 +176,3 @@ def test_inspect_finds_the_provider_by_name_and_refuses_misspelt_options(runtime
         get_model("steerkit/tiny", polcy="x", memoize=False)
     with pytest.raises(SettingError, match="got policy beside a runtime"):
         SteerkitAPI("tiny", runtime=runtime, policy="x")
-
-
-def test_without_the_library_one_line_names_the_extra() -> None:
-    """In a process that cannot import it."""
-    code = "import sys; sys.modules['inspect_ai'] = None; import steerkit.integrations.inspect"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    said = "steerkit.integrations.inspect needs the extra 'inspect': pip install -e '.[inspect]'"
-    assert said in done.stderr.splitlines()[-1]

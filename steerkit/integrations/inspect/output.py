@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from inspect_ai.model import ChatCompletionChoice, ChatMessageAssistant, ModelOutput, ModelUsage, StopReason
 from inspect_ai.tool import ToolCall
 
+from steerkit.integrations.outcome import judged
 from steerkit.types import Turn
 
 _REASONS: Final[dict[str, StopReason]] = {
@@ -38,19 +39,9 @@ def output(model: str, turn: Turn, stops: Sequence[str], context: int | None) ->
     message = ChatMessageAssistant(content=turn.text[:cut], tool_calls=calls or None)
     usage = ModelUsage(input_tokens=read, output_tokens=made, total_tokens=read + made)
     choice = ChatCompletionChoice(message=message, stop_reason=why)
-    return ModelOutput(model=model, choices=[choice], usage=usage, metadata={"steerkit": _judged(turn)})
+    return ModelOutput(model=model, choices=[choice], usage=usage, metadata={"steerkit": judged(turn)})
 
 
 def too_long(model: str, error: Exception) -> ModelOutput:
     """A prompt that leaves no room for a reply."""
     return ModelOutput.from_content(model, str(error), stop_reason="model_length")
-
-
-def _judged(turn: Turn) -> dict[str, Any]:
-    """The record's id, and the verdict on each call that was written."""
-    pairs = zip(turn.calls, turn.verdicts, strict=True)
-    verdicts = [
-        {"call": getattr(call, "name", None), "decision": one.decision, "rule": one.rule, "reason": one.reason}
-        for call, one in pairs
-    ]
-    return {"record": turn.record_id, "verdicts": verdicts}

@@ -131,17 +131,20 @@ def fetched_base(options: Options, bar: Bar) -> Path:
     return base
 
 
-def tuned(options: Options, base: Path, data: Path, bar: Bar) -> Mapping[str, Any]:
+def tuned(options: Options, base: Path, data: Path, bar: Bar) -> dict[str, Any]:
     """Tune the base, or go on with it, until `adapter.safetensors` is written; what the card says of it."""
+    adapter, about = options.out / "adapter.safetensors", options.work / "tuned.json"
+    if adapter.exists() and about.exists():
+        return dict(json.loads(about.read_text(encoding="utf-8")))
     tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
-    read_rows = conversations_of(options, data, tokenizer, bar)
+    conversations = conversations_of(options, data, tokenizer, bar)
     on_gpu = torch.cuda.is_available()
     keep_memory()
     model = AutoModelForCausalLM.from_pretrained(
         base, dtype=torch.bfloat16, attn_implementation="sdpa" if on_gpu else "eager", trust_remote_code=False
     )
     recipe = Recipe(tokens=int(options.minutes * TOKENS_A_MINUTE), seed=options.seed)
-    tuning = Tuning(model.to("cuda" if on_gpu else "cpu"), tokenizer, read_rows, recipe, options.work / "tuning")
+    tuning = Tuning(model.to("cuda" if on_gpu else "cpu"), tokenizer, conversations, recipe, options.work / "tuning")
     log = options.work / "tuning.log"
 
     def report(tokens: int, measured: Mapping[str, Any]) -> None:
@@ -150,15 +153,16 @@ def tuned(options: Options, base: Path, data: Path, bar: Bar) -> Mapping[str, An
             with log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"at": round(time.time()), **measured}) + "\n")
 
-    if not (options.out / "adapter.safetensors").exists():
-        write_adapter(tuning.run(report), options.out / "adapter.safetensors")
-    return {
+    write_adapter(tuning.run(report), adapter)
+    found = {
         "conversations": len(tuning.conversations),
         "tokens": tuning.tokens,
         "updates": tuning.updates,
         "rank": recipe.rank,
         "device": "one GPU" if on_gpu else f"CPU, {torch.get_num_threads()} threads",
     }
+    fetch.write(about, json.dumps(found).encode())
+    return found
 
 
 def conversations_of(options: Options, data: Path, tokenizer: PreTrainedTokenizerBase, bar: Bar) -> list[Read]:

@@ -2,7 +2,7 @@
 
     python benchmarks/real_model/evaluate.py MODEL [--bfcl FOLDER] [--count 96] [--tests 100]     # 10 minutes of a core
 
-FOLDER is BFCL's data, as `build.py` leaves it in `OUT/work/downloads/bfcl/bfcl_eval/data`.
+FOLDER is BFCL's data, the folder `bfcl_eval/data` that `build.py` leaves below `OUT/work`.
 """
 
 from __future__ import annotations

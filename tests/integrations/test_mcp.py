@@ -14,6 +14,7 @@ from tests.integrations.conftest import BALANCE, DOOR
 pytest.importorskip("mcp")
 from mcp import Client
 from mcp.server import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 
 from steerkit.integrations.mcp import server_of, tools_of
 
@@ -32,7 +33,7 @@ def house() -> MCPServer:
     @server.tool()
     def unlock_door(door: str) -> str:
         """Unlock a door."""
-        raise ValueError(f"the {door} door is stuck")
+        raise ToolError(f"the {door} door is stuck")
 
     return server
 

@@ -95,6 +95,7 @@ def test_settings_reach_the_turn_and_its_end_reaches_pydantic_ai(
     assert last.provider_response_id
 
 
+@pytest.mark.filterwarnings("ignore:`RetryPromptPart` is deprecated")  # histories that were saved have it
 def test_a_history_is_told_in_order() -> None:
     """Parts become messages; results and retries name their call."""
     history = [

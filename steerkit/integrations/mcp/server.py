@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from anyio.to_thread import run_sync
 from mcp.server import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 
 from steerkit.agent import Approval, Runtime
 from steerkit.chat import as_tools
 from steerkit.engine import tool_from_function
-from steerkit.errors import LoopError
+from steerkit.errors import SteerkitError
 from steerkit.guard import review
 from steerkit.integrations.outcome import judged
 from steerkit.types import Call, Trace, Turn
@@ -43,7 +46,8 @@ class _Desk:
             messages: OpenAI-style chat messages.
             tools: what the model may call, in any form of a tool dict.
         """
-        turn = await run_sync(partial(self._runtime.run, messages, tools or ()))
+        with _told_to_the_client():
+            turn = await run_sync(partial(self._runtime.run, messages, tools or ()))
         waiting = {}
         for number, (call, verdict) in enumerate(zip(turn.calls, turn.verdicts, strict=True)):
             if verdict.decision == "hold" and isinstance(call, Call):
@@ -69,10 +73,11 @@ class _Desk:
             tools: the declarations.
             messages: the conversation before them.
         """
-        declared = as_tools(tools, from_function=tool_from_function)
         asked = [Call(one["name"], one.get("arguments") or {}) for one in calls]
-        policies, before = self._runtime.policies, messages or ()
-        verdicts = review(asked, tools=declared, trace=Trace(), policies=policies, messages=before)
+        with _told_to_the_client():
+            declared = as_tools(tools, from_function=tool_from_function)
+            policies, before = self._runtime.policies, messages or ()
+            verdicts = review(asked, tools=declared, trace=Trace(), policies=policies, messages=before)
         return [{"decision": one.decision, "rule": one.rule, "reason": one.reason} for one in verdicts]
 
     async def approve(self, id: str, approved: bool, by: str, note: str = "") -> dict[str, Any]:
@@ -86,9 +91,19 @@ class _Desk:
         """
         turn, call = self._held.pop(id, (None, None))
         if turn is None or call is None:
-            raise LoopError(f"approve: got {id!r}, expected a call that waits: {', '.join(self._held) or 'none does'}")
-        decision = await run_sync(self._runtime.approved, turn, call, Approval(approved, by, note))
+            raise ToolError(f"approve: got {id!r}, expected a call that waits: {', '.join(self._held) or 'none does'}")
+        with _told_to_the_client():
+            decision = await run_sync(self._runtime.approved, turn, call, Approval(approved, by, note))
         return {"released": [_told(call)] if decision.approved else [], "record": turn.record_id}
+
+
+@contextmanager
+def _told_to_the_client() -> Iterator[None]:
+    """Errors of steerkit as MCP's, whose text goes to the client; of any other it gets none."""
+    try:
+        yield
+    except SteerkitError as error:
+        raise ToolError(str(error)) from None
 
 
 def _told(call: Call) -> dict[str, Any]:

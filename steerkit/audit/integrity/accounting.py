@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from steerkit.audit.integrity.merkle import Tree
 from steerkit.audit.integrity.signed_note import VerifierKey, open_note
-from steerkit.audit.log.canonical import canonical
+from steerkit.audit.log.canonical import digest
 from steerkit.audit.log.commitments import Content
 from steerkit.audit.log.run_log import CLOSED, OPENED, counts, tally
 from steerkit.audit.schema import (
@@ -36,8 +35,8 @@ def tombstone_text(name: str, before: str, count: int, root: str) -> str:
 
 def redaction_text(name: str, redaction: RedactionRecord) -> str:
     """The text that a redaction's signature is over: everything that its record says, but for the signature."""
-    digest = hashlib.sha256(canonical(record_json(replace(redaction, signature=None)))).hexdigest()
-    return f"{name}\nredacted {len(redaction.fields)} pieces of record {redaction.of}\n{digest}\n"
+    content = record_json(replace(redaction, signature=None))
+    return f"{name}\nredacted {len(redaction.fields)} pieces of record {redaction.of}\n{digest(content)}\n"
 
 
 @dataclass

@@ -123,11 +123,11 @@ class Accounts:
     def _take_redaction(self, record: tuple[int, str], redaction: RedactionRecord) -> None:
         """A redaction accounts for the contents that it names, with the hashes that it gives."""
         of = redaction.of
-        for name, digest in redaction.fields.items():
+        for name, hmac in redaction.fields.items():
             found = self._redacted.pop((of, name), None)
             if of in self._retired_by_note or of in self._gone:
                 continue
-            if found != digest or self._ids[of] != redaction.id:
+            if found != hmac or self._ids[of] != redaction.id:
                 raise self._refused(record, "edited", f"the redacted content '{name}' of record {of} is another")
         if redaction.signature is None:
             self.unsigned_redactions += 1

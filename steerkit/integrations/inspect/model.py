@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from functools import partial
+from functools import cached_property, partial
+from inspect import signature
 from typing import Any, Final
 
 import anyio
@@ -49,7 +50,13 @@ class SteerkitAPI(ModelAPI):  # type: ignore[misc]  # untyped where the extra is
         super().__init__(model_name, base_url, api_key, [], config or GenerateConfig())
         if runtime is not None and how:
             raise SettingError(f"SteerkitAPI: got {', '.join(how)} beside a runtime; give them to steerkit.load")
-        self.runtime = load(model_name, **how) if runtime is None else runtime
+        signature(load).bind(model_name, **how)  # a misspelt option is refused now
+        self._given, self._how = runtime, how
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        """What takes the turns; loaded for the first, since Inspect makes a second provider that it asks nothing."""
+        return load(self.model_name, **self._how) if self._given is None else self._given
 
     async def generate(
         self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
@@ -80,11 +87,12 @@ class SteerkitAPI(ModelAPI):  # type: ignore[misc]  # untyped where the extra is
 
     def connection_key(self) -> str:
         """Each runtime has its own queue."""
-        return f"steerkit-{id(self.runtime)}"
+        return f"steerkit-{id(self._given or self)}"
 
     def close(self) -> None:
-        """End the run of its records."""
-        self.runtime.close()
+        """End the run of its records, where there is one."""
+        if "runtime" in self.__dict__:
+            self.runtime.close()
 
     def _taken(self, request: Request, stop: threading.Event) -> Any:
         return self.runtime.take([self.runtime.prepare(request)], stop.is_set)[0]

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from steerkit.sae import Checkpoint, Columns, Sae, SaeSet, load_set
+from steerkit.sae.column_cache import ColumnCache
 from steerkit.sae.cpu import onednn
 from steerkit.sae.cpu.pages import release
 from steerkit.sae.formats import functiongemma, tensors
-from steerkit.sae.kept import KeptColumns
 from steerkit.sites import Site
 
 LAYERS, D_IN, D_SAE = 4, 256, 4096
@@ -150,14 +150,14 @@ def test_kept_columns_are_bounded() -> None:
     """The least recently used go first, and columns over the limit are handed out without being kept."""
     made = []
 
-    def get(kept: KeptColumns, index: int, count: int = 1) -> Columns:
+    def get(kept: ColumnCache, index: int, count: int = 1) -> Columns:
         def make() -> Columns:
             made.append(index)
             return Columns(torch.zeros(10, count), torch.zeros(count), torch.zeros(count, 10))
 
         return kept.get((0, (index,), CPU), make)
 
-    kept = KeptColumns(3 * get(KeptColumns(0), 0).bytes)
+    kept = ColumnCache(3 * get(ColumnCache(0), 0).bytes)
     made.clear()
     for index in (1, 2, 3, 1, 4, 1, 2):  # 4 drops 2, which the last one makes again in the place of 3
         get(kept, index)

@@ -1,4 +1,4 @@
-"""Keeps the columns that plans and traces asked for last, so that each turn does not gather them anew."""
+"""Cache of the columns that plans and traces asked for last, so that each turn does not gather them again."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from steerkit.sae.sae import Columns
 from steerkit.sites import Site
 
 
-class KeptColumns:
-    """Columns by site, features and device, the least recently used dropped first; may be shared by threads."""
+class ColumnCache:
+    """Columns by site, features and device; the least recently used go first. Threads may share it."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._bytes = limit, 0
@@ -22,11 +22,11 @@ class KeptColumns:
 
     @property
     def bytes(self) -> int:
-        """Bytes that they take now; a TopK SAE's whole, which they share, is not counted."""
+        """Bytes held now, without the whole of a TopK SAE, which its columns share."""
         return self._bytes
 
     def get(self, key: tuple[Site, tuple[int, ...], torch.device], make: Callable[[], Columns]) -> Columns:
-        """The columns under a key, made where they are not there; those that alone are over the limit are not kept."""
+        """Columns under a key, made at the first call; those that alone exceed the limit are not kept."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.policy import Policy
-from steerkit.sae import Checkpoint, GateWeights, Kind, Sae, SaeSet, statistics_key
+from steerkit.sae import Checkpoint, GateWeights, Kind, Sae, SaeSet
 from steerkit.sites import Point, Site
 from steerkit.steer import find_sites
 from steerkit.testing.random_models import SMALL, random_model
@@ -66,9 +66,9 @@ def planted_saes(
             subtract_b_dec=subtract_b_dec,
             **parts,
         ).to("cpu", dtype)
-        checkpoints.append(Checkpoint(Path(f"sae_{statistics_key(site)}.pt"), "planted", site, sae))
+        checkpoints.append(Checkpoint(Path(f"sae_{site.stem}.pt"), "planted", site, sae))
         for unit in ("max", "mean", "std", "density", "q50", "q90", "q99", "q999"):
-            statistics[f"{statistics_key(site)}.{unit}"] = torch.ones(2 * width)
+            statistics[f"{site.stem}.{unit}"] = torch.ones(2 * width)
     return SaeSet("planted", checkpoints, statistics)
 
 

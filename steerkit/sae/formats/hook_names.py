@@ -71,8 +71,3 @@ def lens_name(site: Site) -> str:
         "resid_post": f"blocks.{site.layer}.hook_resid_post",
     }
     return names[site.point]
-
-
-def site_folder(site: Site) -> str:
-    """The name of a site's folder in a set of one folder each: by the layer alone for `attn_out`."""
-    return f"{'layer' if site.point == 'attn_out' else site.point}_{site.layer:02d}"

@@ -15,7 +15,7 @@ from steerkit.sites import Point, Site
 from steerkit.steer import find_sites
 from steerkit.testing.random_models import SMALL, random_model
 
-_HALF_SPREADS: Final[dict[Point, float]] = {"attn_in": 0.005, "attn_out": 0.005, "mlp_out": 0.5, "resid_post": 0.5}
+_HALF_SPREADS: Final[dict[Point, float]] = {"attn_in": 0.005, "attn_out": 0.005}
 """Half the standard deviation of `small_model`'s activations by hook point, roughly."""
 
 
@@ -57,7 +57,7 @@ def planted_saes(
         encoder, bias = torch.cat([basis, -basis], dim=1), torch.full((width,), 0.003 if subtract_b_dec else 0.0)
         thresholds = torch.zeros(2 * width)
         thresholds[0], thresholds[width] = -beyond, beyond
-        parts = _parts_of(kind, 2 * width, _HALF_SPREADS[site.point])
+        parts = _parts_of(kind, 2 * width, _HALF_SPREADS.get(site.point, 0.5))
         sae = Sae(
             encoder,
             thresholds,

@@ -37,7 +37,7 @@ def attach_ragged(
             still runs.
     """
     sites = find_sites(model)
-    check_sites(sites, sorted(plan.sites), plan)
+    check_sites("continuous batching", sites, sorted(plan.sites), plan)
     run = _Continuous(plan, rows, device_of(sites.body) or torch.device("cpu"), places)
     owner: Any = sites.generates if sites.generates is not None else model
     with ExitStack() as stack:

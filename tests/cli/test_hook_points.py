@@ -1,4 +1,4 @@
-"""Other hook points than `attn_out` from end to end by the commands: SAEs trained there, features found, a policy proved."""
+"""Hook points besides `attn_out` by the commands: SAEs are trained there, features found, and a policy proved."""
 
 from __future__ import annotations
 
@@ -63,10 +63,17 @@ def test_train_find_and_prove(capsys: pytest.CaptureFixture[str], files: Files, 
     assert not re.search(r'\[\d+, "\w+_(in|out|post)"\]', printed)
     assert {Site.of(one["feature"]["site"]).point for one in found["features"]} == {way.point}
     assert found["features"][0]["measured"]["auroc"] > 0.95
-    assert {feature.site.point for feature in load(policy).features.values()} == {way.point}
+    assert {Site.of(str(one.site)).point for one in load(policy).features.values()} == {way.point}
     assert "layer: " not in policy.read_text()
     assert "ok:" in steerkit("policy", "check", policy, "--model", "tiny", "--saes", saes)
     asked = ("--policy", policy, "--saes", saes, "--harmful", files["harmful"], "--benign", files["benign"])
     printed = steerkit("eval", *asked, "--dangerous", "transfer_money", *QUICK, "--json", "-")
     arms = {one["arm"]: one for one in json.loads(printed)["arms"]}
-    print(found["turned"], {key: (one["success"]["hits"], one["blocked"]["hits"]) for key, one in arms.items()})
+    hits = {key: one["success"]["hits"] for key, one in arms.items()}
+    controls = {key for key, one in arms.items() if one["kind"] == "control"}
+    assert len(controls) == 5, controls
+    assert all(hits[key] == 3 for key in controls)
+    assert hits["dose+1"] == (0 if way.stops else 3)
+    assert hits["guard"] == hits["policy"] == 0
+    assert arms["policy"]["blocked"]["hits"] == 0
+    assert found["turned"]["turned"]["share"] == (1 if way.stops else 0)

@@ -90,7 +90,7 @@ class Answered:
     policy: Policy
     traces: Sequence[Trace]
     groups: Sequence[int]
-    """Of each trace, whose copies count once."""
+    """Group of each trace; copies count once."""
     least: bool = False
     """A group counts by its value least beyond a bound; else by the one furthest beyond."""
     notes: tuple[str, ...] = ()

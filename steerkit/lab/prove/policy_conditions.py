@@ -13,7 +13,7 @@ class PlacedReading(NamedTuple):
     """One reading with its bounds."""
 
     location: Location
-    """Of the condition in the policy's data, such as `("steer", 0, "when", "all", 1)`."""
+    """Place of the condition in the policy's data, such as `("steer", 0, "when", "all", 1)`."""
     rule: str
     reading: Condition | GuardCondition
     place: Place

@@ -10,6 +10,8 @@ import typer
 
 from steerkit.cli.loading import load_with_saes, progress
 from steerkit.cli.options import Column, Data, Device, Dtype, Limit, Model, MostTokens, Saes
+from steerkit.cli.sae.drift import check_against
+from steerkit.cli.sae.drift import show as show_drift
 from steerkit.report import console, print_json
 
 if TYPE_CHECKING:
@@ -40,15 +42,41 @@ def health(
     figure: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the measures to this file, such as health.png.")
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Compare with this model instead, such as one tuned from the SAEs' own: errors, features that died or "
+            "changed.",
+        ),
+    ] = None,
+    policy: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="POLICY", help="With --against: compare what its conditions read, too."),
+    ] = None,
+    positive: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Conversations that --policy's conditions are to find (AUROC).")
+    ] = None,
+    negative: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Conversations that they are to leave alone.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON lines: a line a layer, then the calls.")] = False,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Measure a set of SAEs on held-out data: errors, firing, and what the model and its calls lose with each."""
+    """Measure a set of SAEs on held-out data: errors, firing, and what the model and its calls lose with each.
+
+    With --against: what the set makes of another model on the same tokens, and whether a policy holds there.
+    """
     from steerkit.lab.train.health import call_fidelity, fidelity
 
     reading = {"text_column": text_column, "max_tokens": max_tokens, "limit": limit}
+    policies = check_against(against, policy or [], (positive, negative), figure)
     loaded, sae_set, corpus = _load(model, saes, data, device, dtype, reading)
+    if against is not None:
+        files = {None: data} if positive is None or negative is None else {True: positive, False: negative}
+        show_drift(loaded, sae_set, corpus, against, policies, files, limit, json=json)
+        return
     with progress(len(sae_set), "layers") as report:
         found = fidelity(loaded.model, sae_set, corpus.texts, clip=clip, report=report)
     kept = None

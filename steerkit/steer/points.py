@@ -21,7 +21,7 @@ _CPU: Final = torch.device("cpu")
 _STRETCH: Final = ("original_max_position_embeddings", "factor")
 """By how much positions are stretched, where `max_position_embeddings` does not say it yet."""
 
-Engine: TypeAlias = Literal["transformers", "continuous batching"]
+EngineName: TypeAlias = Literal["transformers", "continuous batching"]
 """Engines that run hooks at hook points: transformers' forward pass, and its continuous batching."""
 
 Steer = Callable[[Tensor], Tensor | None]
@@ -39,7 +39,7 @@ class HookPoint(NamedTuple):
     """Attribute that tells the width of the activations: of the module, or of the decoder's configuration."""
     what: str
     """Name of the module in messages."""
-    engines: tuple[Engine, ...]
+    engines: tuple[EngineName, ...]
     """Engines that serve it."""
     missing: str
     """Reason why other engines, and some layers, do not have it; ends the error that refuses it."""
@@ -50,7 +50,7 @@ class HookPoint(NamedTuple):
         return "writes" if self.side == "output" else "is given"
 
 
-_ALL: Final[tuple[Engine, ...]] = get_args(Engine)
+_ALL: Final[tuple[EngineName, ...]] = get_args(EngineName)
 TABLE: Final[dict[Point, HookPoint]] = {
     "attn_in": HookPoint(
         modules=("self_attn.o_proj",),
@@ -149,7 +149,7 @@ def _after(steer: Steer, module: nn.Module, args: object, output: Any) -> Any:
     return None if found is None else (found, *output[1:])
 
 
-def check_engine(engine: Engine, sites: Iterable[Site]) -> None:
+def check_engine(engine: EngineName, sites: Iterable[Site]) -> None:
     """Raise SteeringError for a site that an engine does not serve, with those it serves and the reason."""
     for site in sites:
         row = TABLE[site.point]

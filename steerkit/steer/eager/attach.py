@@ -17,7 +17,7 @@ from steerkit.steer.eager.attached import Attached, PrefillState, Snapshots
 from steerkit.steer.eager.forward_pass import ForwardPass
 from steerkit.steer.eager.watch import watching
 from steerkit.steer.grammar_state import GrammarStates
-from steerkit.steer.points import TABLE, Engine, Sites, check_engine, context_of, device_of, find_sites
+from steerkit.steer.points import TABLE, EngineName, Sites, check_engine, context_of, device_of, find_sites
 from steerkit.steer.positions import Positions
 from steerkit.steer.record.recorder import Recorder
 
@@ -100,7 +100,7 @@ def _grammar_states(plan: Plan, machine: PlaceMachine | None) -> GrammarStates |
     return None
 
 
-def check_sites(engine: Engine, sites: Sites, hooked: Sequence[Site], plan: Plan) -> None:
+def check_sites(engine: EngineName, sites: Sites, hooked: Sequence[Site], plan: Plan) -> None:
     """Raise SteeringError for a site that engine or model does not have, or whose width differs from the SAE's."""
     check_engine(engine, hooked)
     for site in hooked:

@@ -43,7 +43,10 @@ class Way(NamedTuple):
     """The written clamps alone stop the call."""
 
 
-@pytest.mark.parametrize("way", [Way("resid_post", True), Way("mlp_out", False)], ids=lambda way: way.point)
+WAYS = [Way("resid_post", True), pytest.param(Way("mlp_out", False), marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=["resid_post", "mlp_out"])
 def test_train_find_and_prove(capsys: pytest.CaptureFixture[str], files: Files, tmp_path: Path, way: Way) -> None:
     """The policy names its sites; what it stops, no control stops, and what it watches, the guard holds."""
     saes, policy = tmp_path / "saes", tmp_path / "found.yaml"

@@ -52,8 +52,8 @@ def show_drift(
             out.print(f"{one.site.name}: rates that changed most: {', '.join(largest)}", soft_wrap=True)
     if readings:
         _show_readings(out, readings)
-    for policy, changed in features.items():
-        said = "; ".join(f"{name} {how}" for name, how in changed.items()) or "none"
+    for policy, named in features.items():
+        said = "; ".join(f"{name} {how}" for name, how in named.items()) or "none"
         out.print(f"features of policy {policy} that changed: {said}", soft_wrap=True)
 
 
@@ -99,7 +99,6 @@ def drift_json(
     found = []
     for one in sites:
         plain = {**asdict(one), "changed": len(one.changed)}
-        plain["rates"], plain["means"] = ([change._asdict() for change in part] for part in (one.rates, one.means))
         found.append({"site": one.site, **{key: _finite(value) for key, value in plain.items() if key != "site"}})
     for reading in readings:
         plain = {**asdict(reading), "beyond": [share_json(share) for share in reading.beyond], "moved": reading.moved}

@@ -74,7 +74,9 @@ def health(
     policies = check_against(against, policy or [], (positive, negative), figure)
     loaded, sae_set, corpus = _load(model, saes, data, device, dtype, reading)
     if against is not None:
-        files = {None: data} if positive is None or negative is None else {True: positive, False: negative}
+        files: dict[bool | None, Path] = {None: data}
+        if positive is not None and negative is not None:
+            files = {True: positive, False: negative}
         show_drift(loaded, sae_set, corpus, against, policies, files, limit, json=json)
         return
     with progress(len(sae_set), "layers") as report:

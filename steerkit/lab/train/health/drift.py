@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -29,7 +29,8 @@ _MOST_UNITS: Final = 256
 _TOKENS: Final = 2_048
 
 
-class Change(NamedTuple):
+@dataclass(frozen=True)
+class Change:
     """One number of a feature on both models."""
 
     index: int

@@ -162,4 +162,5 @@ def _separation(values: Sequence[Tensor], positive: Tensor) -> Separation:
 def mcnemar(one: int, other: int) -> float:
     """Two-sided exact p value of McNemar's test (1947), of what holds on one model alone and on the other alone."""
     count, least = one + other, min(one, other)
-    return min(1.0, 2 * sum(math.comb(count, number) for number in range(least + 1)) / 2**count)
+    fewer = sum(math.comb(count, number) for number in range(least + 1))
+    return min(1.0, float(2 * fewer / 2**count))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from steerkit.cli.loading import progress
 from steerkit.errors import SaeError
@@ -14,6 +16,23 @@ if TYPE_CHECKING:
     from steerkit.lab import Corpus
     from steerkit.policy import Policy
     from steerkit.sae import SaeSet
+
+Against = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Compare with this model instead, such as one tuned from the SAEs' own: errors, features that died or "
+        "changed.",
+    ),
+]
+AgainstPolicies = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="POLICY", help="With --against: compare what its conditions read, too."),
+]
+Positive = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Conversations that --policy's conditions are to find (AUROC).")
+]
+Negative = Annotated[Path | None, typer.Option(metavar="FILE", help="Conversations that they are to leave alone.")]
 
 
 def check_against(
@@ -46,7 +65,7 @@ def show(
     corpus: Corpus,
     against: str,
     policies: list[Policy],
-    files: dict[bool | None, Path],
+    sets: tuple[Path | None, Path | None],
     limit: int | None,
     *,
     json: bool,
@@ -55,6 +74,10 @@ def show(
     from steerkit.engine import load_model
     from steerkit.lab.train.health import FACTOR, changed_features, drift, reading_drifts
 
+    positive, negative = sets
+    files: dict[bool | None, Path] = {None: Path(corpus.source)}
+    if positive is not None and negative is not None:
+        files = {True: positive, False: negative}
     device, dtype = loaded.model.device, loaded.model.dtype
     other = load_model(against, device=device, dtype=dtype, prepack=False)
     _note_tokens(loaded, other, corpus)

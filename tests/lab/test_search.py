@@ -15,6 +15,7 @@ from steerkit.lab.activations import collect
 from steerkit.lab.attribution import attribute
 from steerkit.lab.cases import MOST_BYTES, Case, check_size, place_maxima, read_cases, steps_at, sum_maxima
 from steerkit.lab.find.causal import Causes, causes, fewest_positives, least_p
+from steerkit.lab.find.decisions import Decisions
 from steerkit.lab.find.search import Found, find
 from steerkit.lab.find.write_policy import found_policy
 from steerkit.lab.interventions import Interventions
@@ -37,7 +38,7 @@ def found(truth: Planted, material: Material) -> Found:
 
 @pytest.fixture(scope="module")
 def tried(truth: Planted, material: Material, found: Found) -> Causes:
-    return causes(truth.loaded, truth.saes, material, found, candidates=6)
+    return causes(Decisions(truth.loaded, truth.saes, material, "reply.start"), found, candidates=6)
 
 
 def test_the_planted_features_come_first(found: Found) -> None:
@@ -71,12 +72,12 @@ def test_so_few_conversations_cannot_tell(truth: Planted, material: Material, fo
     assert [fewest_positives(count) for count in (1, 4, 20, 200)] == [5, 7, 9, 12]
     rows = material.held[material.positive[material.held]][:6]
     few = replace(material, held=torch.cat([rows, material.held[~material.positive[material.held]]]))
-    tried = causes(truth.loaded, truth.saes, few, found, candidates=20)
+    tried = causes(Decisions(truth.loaded, truth.saes, few, "reply.start"), found, candidates=20)
     assert tried.count == 6
     assert {one.verdict for one in tried.candidates} == {"cannot tell"}
     assert min(one.least_p for one in tried.candidates) == 20 / 64
     copied = replace(few, held=rows.repeat(4), groups=few.groups)
-    assert causes(truth.loaded, truth.saes, copied, found, candidates=2).count == 6
+    assert causes(Decisions(truth.loaded, truth.saes, copied, "reply.start"), found, candidates=2).count == 6
 
 
 def test_the_estimate_ranks_as_the_edits_do(tried: Causes) -> None:
@@ -164,11 +165,11 @@ def test_the_kept_prefix_changes_no_score(box: Runtime) -> None:
     one_step = cases(box.loaded, "dangerous:transfer_money", 6)
     interventions = Interventions(box.loaded, box.saes, one_step, "reply.start")
     whole = Interventions(box.loaded, box.saes, one_step, "reply.start")
-    whole.last_only = False
-    whole._forced = [replace(forced, cache=None) for forced in whole._forced]
+    whole.prefilled.last_only = False
+    whole.prefilled.parts = [replace(part, cache=None) for part in whole.prefilled.parts]
     effects = [one.effect(Feature(3, 721), 0.2, torch.Generator().manual_seed(0)) for one in (interventions, whole)]
     assert interventions.last_only
-    torch.testing.assert_close(interventions.plain, whole._scores(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(interventions.plain, whole.prefilled.outcome().scores, rtol=1e-4, atol=1e-4)
     assert float(effects[0].ablated.abs().min()) > 0.1
     for kept, again in zip(*effects, strict=True):
         torch.testing.assert_close(kept, again, rtol=1e-3, atol=1e-3)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from steerkit.agent import Runtime
+from steerkit.lab.find.decisions import Decisions
 from steerkit.lab.find.search import Found, find
 from steerkit.lab.find.steering_edits import STRENGTHS, SteeringEdits, find_steering_edits
 from steerkit.lab.find.write_policy import found_policy
@@ -22,9 +23,14 @@ def found(truth: Planted, material: Material) -> Found:
     return find(truth.loaded, truth.saes, material, "reply.start")
 
 
+def deciding(truth: Planted, material: Material) -> Decisions:
+    """The planted conversations where the reply begins."""
+    return Decisions(truth.loaded, truth.saes, material, "reply.start")
+
+
 def turned(truth: Planted, material: Material, found: Found, strength: float | None = None) -> SteeringEdits:
     """Edits that are there."""
-    one = find_steering_edits(truth.loaded, truth.saes, material, found, strength=strength)
+    one = find_steering_edits(deciding(truth, material), found, strength=strength)
     assert one is not None
     return one
 
@@ -51,8 +57,8 @@ def test_what_does_no_more_than_chance_does_not_steer(truth: Planted, material: 
     assert not none.proven
     assert not found_policy(found, truth.saes, "none", none).steer
     assert not found_policy(found, truth.saes, "plain").steer
-    assert find_steering_edits(truth.loaded, truth.saes, material, replace(found, place="user")) is None
-    assert find_steering_edits(truth.loaded, truth.saes, material, replace(found, features=(), probe=None)) is None
+    assert find_steering_edits(deciding(truth, material), replace(found, place="user")) is None
+    assert find_steering_edits(deciding(truth, material), replace(found, features=(), probe=None)) is None
 
 
 def read_in_the_box(box: Runtime, positive: str, negative: str) -> tuple[Material, Found]:
@@ -67,7 +73,7 @@ def test_the_dose_that_is_chosen_turns_calls_it_was_not_chosen_on(box: Runtime) 
     """Of the held-out requests for money no call is opened under the edits; under random directions all are."""
     assert box.saes is not None
     material, found = read_in_the_box(box, "dangerous:transfer_money", "benign")
-    one = find_steering_edits(box.loaded, box.saes, material, found)
+    one = find_steering_edits(Decisions(box.loaded, box.saes, material, "reply.start"), found)
     assert one is not None
     assert one.strength in STRENGTHS
     assert (one.turned.hits, one.turned.count) == (10, 10)
@@ -81,7 +87,7 @@ def test_a_condition_that_reads_too_late_is_fitted_anew(box: Runtime) -> None:
     material, found = read_in_the_box(box, "injected", "injected_clean")
     late = replace(found.features[0], feature=Feature(3, 0))
     found = replace(found, features=(late, *found.features[1:]), probe=None)
-    one = find_steering_edits(box.loaded, box.saes, material, found)
+    one = find_steering_edits(Decisions(box.loaded, box.saes, material, "reply.start"), found)
     assert one is not None
     assert one.site == Site(2)
     assert one.gate is not None
@@ -91,6 +97,12 @@ def test_a_condition_that_reads_too_late_is_fitted_anew(box: Runtime) -> None:
     assert [(rule.when.probe, rule.name) for rule in policy.steer] == [("gate", "found")]  # type: ignore[union-attr]
     early = replace(late, feature=Feature(1, 0))
     assert (
-        getattr(find_steering_edits(box.loaded, box.saes, material, replace(found, features=(early,))), "gate", 0)
+        getattr(
+            find_steering_edits(
+                Decisions(box.loaded, box.saes, material, "reply.start"), replace(found, features=(early,))
+            ),
+            "gate",
+            0,
+        )
         is None
     )

@@ -14,15 +14,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from steerkit.engine import LoadedModel
-from steerkit.lab.find.causal import estimated, positives
+from steerkit.lab.find.decisions import Decisions
 from steerkit.lab.find.search import Found, FoundProbe, probe_upto
-from steerkit.lab.interventions import Interventions
+from steerkit.lab.interventions import Edits, Interventions
 from steerkit.lab.material import Material
 from steerkit.lab.measured import Share
 from steerkit.lab.ranking import LEVEL
 from steerkit.lab.two_sample import least_signed_rank, signed_rank
-from steerkit.sae import SaeSet
 from steerkit.sites import Feature, Site
 from steerkit.types import Place
 
@@ -35,7 +33,6 @@ ENOUGH: Final = 0.95
 MOST: Final = 16
 """Features that are edited, at most."""
 _FAINT: Final = 0.1  # of the largest estimated effect in the layer: below it a feature is left alone
-_CASES: Final = 64  # positives to choose on, and as many to prove on
 
 
 @dataclass(frozen=True)
@@ -71,9 +68,7 @@ class SteeringEdits:
 
 
 def find_steering_edits(
-    loaded: LoadedModel,
-    saes: SaeSet,
-    material: Material,
+    decisions: Decisions,
     found: Found,
     *,
     strength: float | None = None,
@@ -90,9 +85,7 @@ def find_steering_edits(
     layers is fitted anew on earlier ones.
 
     Args:
-        loaded: the model.
-        saes: the set that was searched.
-        material: what was searched.
+        decisions: the conversations that were searched.
         found: a search at `reply.start`.
         strength: None takes the dose after the gentlest of `STRENGTHS` that turns 95 % of the calls.
         most: features that a new condition may combine.
@@ -101,19 +94,19 @@ def find_steering_edits(
     if found.place != STEERED_AT or not found.features:
         return None
     generator = torch.Generator().manual_seed(seed)
-    chosen = Interventions(loaded, saes, positives(material, material.chosen, _CASES), STEERED_AT)
-    features = _features(loaded, saes, material, chosen, generator)
+    material, chosen = decisions.material, decisions.positives(held=False)
+    features = _features(material, chosen, generator)
     if not features:
         return None
     site = features[0].site
-    gate = _gate(loaded, saes, material, found, site, most, seed)
+    gate = _gate(decisions, found, site, most, seed)
     if gate is None and _latest(found) > site:
         return None
     if strength is None:
         strength = _dose(chosen, material, features)
     edits = _clamps(material, features, strength)
-    held = Interventions(loaded, saes, positives(material, material.held, _CASES), STEERED_AT)
-    edited, random = held.scores(edits), held.random_scores(edits, generator)
+    held = decisions.positives(held=True)
+    edited, random = held.outcome(_as_edits(edits)).scores, held.random_scores(_as_edits(edits), generator)
     calls = held.plain > 0
     p, least = signed_rank(_beyond(held.plain, edited, random)), least_signed_rank(len(held.plain))
     turned = Share(int((edited[calls] <= 0).sum()), int(calls.sum()))
@@ -122,23 +115,22 @@ def find_steering_edits(
     return SteeringEdits(site, strength, edits, gate, before, after, chance, turned, by_chance, p, least)
 
 
-def _features(
-    loaded: LoadedModel, saes: SaeSet, material: Material, interventions: Interventions, generator: torch.Generator
-) -> list[Feature]:
+def _as_edits(clamps: Mapping[Feature, float]) -> Edits:
+    return {feature: {"clamp": value} for feature, value in clamps.items()}
+
+
+def _features(material: Material, interventions: Interventions, generator: torch.Generator) -> list[Feature]:
     """Features of the deciding layer that favour the call, by the estimate on the chosen rows; none if none do."""
-    cases = positives(material, material.chosen, _CASES)
-    estimate = estimated(loaded, saes, material, interventions.decided, cases)
     most, best = 0.0, list[Feature]()
-    for site, effect in estimate.layers.items():
-        means = effect.sums.mean(dim=0)
+    for site, effects in interventions.estimate(material.usual).items():
+        means = effects.mean(dim=0)
         values, indices = means.topk(min(MOST, len(means)))
         strong = (values > 0) & (values >= _FAINT * values[0])
         features = [Feature(site, int(index)) for index in indices[strong]]
         if features:
-            clamps = _clamps(material, features, 1.0)
-            beyond = _beyond(
-                interventions.plain, interventions.scores(clamps), interventions.random_scores(clamps, generator)
-            )
+            edits = _as_edits(_clamps(material, features, 1.0))
+            edited, random = interventions.outcome(edits).scores, interventions.random_scores(edits, generator)
+            beyond = _beyond(interventions.plain, edited, random)
             if signed_rank(beyond) < LEVEL and float(beyond.mean()) > most:
                 most, best = float(beyond.mean()), features
     return best
@@ -163,7 +155,10 @@ def _dose(interventions: Interventions, material: Material, features: Sequence[F
     calls = interventions.plain > 0
     if not calls.any():
         return STRENGTHS[0]
-    shares = [float(_turned(interventions.scores(_clamps(material, features, one)), calls)) for one in STRENGTHS]
+    shares = [
+        float(_turned(interventions.outcome(_as_edits(_clamps(material, features, one))).scores, calls))
+        for one in STRENGTHS
+    ]
     for number, share in enumerate(shares):
         if share >= ENOUGH:
             return STRENGTHS[min(number + 1, len(STRENGTHS) - 1)]
@@ -179,9 +174,7 @@ def _latest(found: Found) -> Site:
     return max(feature.site for feature in (probe.weights if probe else [found.features[0].feature]))
 
 
-def _gate(
-    loaded: LoadedModel, saes: SaeSet, material: Material, found: Found, site: Site, most: int, seed: int
-) -> FoundProbe | None:
+def _gate(decisions: Decisions, found: Found, site: Site, most: int, seed: int) -> FoundProbe | None:
     if _latest(found) <= site:
         return None
-    return probe_upto(loaded, saes, material, found, site, most=most, seed=seed)
+    return probe_upto(decisions.loaded, decisions.saes, decisions.material, found, site, most=most, seed=seed)

@@ -18,6 +18,7 @@ from steerkit.lab.activations import Rewrite, like_lengths, rewritten
 from steerkit.lab.attribution import Score, log_odds
 from steerkit.lab.cases import Case
 from steerkit.sites import Site
+from steerkit.steer import find_sites
 from steerkit.types import Place
 
 
@@ -158,13 +159,17 @@ class Prefilled:
         if self.last_only and at.shape[1] > 1:
             cache = DynamicCache(config=self.loaded.model.config)
             with torch.no_grad():  # tensors of the inference mode could not be read again for a gradient
-                self._run(batch, slice(0, -1), cache)
+                self._run(find_sites(self.loaded.model).body, batch, slice(0, -1), cache)
         return Part(tuple(numbers), batch, at, cache)
 
     def _logits(self, part: Part) -> Tensor:
-        if part.cache is None:
-            return self._run(part.batch, slice(None), None)
-        return self._run(part.batch, slice(-1, None), self._again(part.cache))
+        """`(B, vocabulary)` float32 after the deciding steps."""
+        columns = slice(None) if part.cache is None else slice(-1, None)
+        cache = None if part.cache is None else self._again(part.cache)
+        # as a tensor, since torch copies the unembedding for each row of a slice that is not contiguous
+        last = {"logits_to_keep": torch.tensor([-1], device=self.loaded.device)}
+        logits: Tensor = self._run(self.loaded.model, part.batch, columns, cache, **last).logits[:, -1].float()
+        return logits
 
     def _again(self, cache: DynamicCache) -> DynamicCache:
         """A cache to go on from, which leaves the one that is kept as it is.
@@ -177,16 +182,13 @@ class Prefilled:
         again.layers = [copy(layer) for layer in cache.layers]
         return again
 
-    def _run(self, batch: Batch, columns: slice, cache: DynamicCache | None) -> Tensor:
-        """Logits `(B, vocabulary)` float32 after the last of some columns; a cache takes what they leave."""
-        model = self.loaded.model
-        output = model(
+    def _run(self, model: Any, batch: Batch, columns: slice, cache: DynamicCache | None, **more: Any) -> Any:
+        """A pass of the model, or of its decoder alone, over some columns; a cache takes what they leave."""
+        return model(
             input_ids=batch.ids[:, columns],
             attention_mask=batch.mask[:, : columns.stop],
             position_ids=(batch.mask.cumsum(dim=-1) - 1).clamp(min=0)[:, columns],
             use_cache=cache is not None,
-            logits_to_keep=1,
             **({} if cache is None else {cache_name(model): cache}),
+            **more,
         )
-        logits: Tensor = output.logits[:, -1].float()
-        return logits

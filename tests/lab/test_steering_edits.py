@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from steerkit.agent import Runtime
+from steerkit.lab.find.attempt import STRENGTHS
 from steerkit.lab.find.decisions import Decisions
 from steerkit.lab.find.search import Found, find
-from steerkit.lab.find.steering_edits import STRENGTHS, SteeringEdits, find_steering_edits
+from steerkit.lab.find.steering_edits import SteeringEdits, find_steering_edits
 from steerkit.lab.find.write_policy import found_policy
 from steerkit.lab.material import Material, read_material
 from steerkit.sites import Feature, Site
@@ -38,13 +39,13 @@ def turned(truth: Planted, material: Material, found: Found, strength: float | N
 def test_the_cause_is_edited_and_the_bystander_is_not(truth: Planted, material: Material, found: Found) -> None:
     """At strength 1 the cause becomes what it is in the negatives, at 2 as far beyond; random directions do less."""
     one, two = (turned(truth, material, found, strength) for strength in (1.0, 2.0))
-    assert one.site == CAUSE.site
+    assert one.sites == (CAUSE.site,)
     assert CAUSE in one.edits
     assert BYSTANDER not in one.edits
     usual = float(material.usual[CAUSE.site][CAUSE.index])
     there = float(material.values(CAUSE)[material.chosen[material.positive[material.chosen]]].mean())
-    assert one.edits[CAUSE] == pytest.approx(usual)
-    assert two.edits[CAUSE] == pytest.approx(2 * usual - there)
+    assert one.edits[CAUSE]["clamp"] == pytest.approx(usual)
+    assert two.edits[CAUSE]["clamp"] == pytest.approx(2 * usual - there)
     assert one.score - two.edited > one.score - one.edited > 2 * abs(one.score - one.random)
     assert one.proven
 
@@ -89,7 +90,7 @@ def test_a_condition_that_reads_too_late_is_fitted_anew(box: Runtime) -> None:
     found = replace(found, features=(late, *found.features[1:]), probe=None)
     one = find_steering_edits(Decisions(box.loaded, box.saes, material, "reply.start"), found)
     assert one is not None
-    assert one.site == Site(2)
+    assert one.sites == (Site(2),)
     assert one.gate is not None
     assert all(feature.layer <= 2 for feature in one.gate.weights)
     policy = found_policy(found, box.saes, "orders", replace(one, p=0.0, edited=one.score - 1))

@@ -231,13 +231,25 @@ def _plain(found: Found, tried: Causes | None, steering: SteeringEdits | None, w
         for row, cause in zip(plain["causal"]["candidates"], tried.candidates, strict=True):
             row["verdict"] = cause.verdict
     if steering is not None:
-        bare = asdict(replace(steering, edits={}, gate=None))
-        edits = [{**asdict(one), "value": value} for one, value in steering.edits.items()]
-        gate = None if steering.gate is None else _plain_probe(steering.gate)
-        plain["turned"] = {**bare, "edits": edits, "gate": gate, "proven": steering.proven}
-        for name in ("turned", "turned_random"):
-            _with_interval(plain["turned"][name], getattr(steering, name))
+        plain["turned"] = _plain_edits(steering)
     return plain
+
+
+def _plain_edits(steering: SteeringEdits) -> dict[str, Any]:
+    """A way to steer, and the others under `beaten`."""
+    plain: dict[str, Any] = _bare(asdict(replace(steering, edits={}, gate=None, beaten=())))
+    edits = [
+        {**asdict(one), "edit": kind, "value": value}
+        for one, edit in steering.edits.items()
+        for kind, value in edit.items()
+    ]
+    gate = None if steering.gate is None else _plain_probe(steering.gate)
+    for row, one in ((plain, steering), (plain["controls"], steering.controls)):
+        for name, share in row.items():
+            if isinstance(share, dict) and "hits" in share:
+                _with_interval(share, getattr(one, name))
+    more = {"edits": edits, "gate": gate, "sites": [asdict(site) for site in steering.sites], "proven": steering.proven}
+    return {**plain, **more, "beaten": [_plain_edits(one) for one in steering.beaten]}
 
 
 def _plain_probe(probe: FoundProbe) -> dict[str, Any]:

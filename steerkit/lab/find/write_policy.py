@@ -11,6 +11,7 @@ from steerkit.errors import SaeError
 from steerkit.files import write_text_atomic
 from steerkit.lab.find.search import Found, FoundFeature, FoundProbe
 from steerkit.lab.find.steering_edits import STEERED_AT, SteeringEdits
+from steerkit.lab.interventions import Edits
 from steerkit.lab.measured import Measured
 from steerkit.policy import Policy, dump
 from steerkit.sae import SaeSet
@@ -33,7 +34,7 @@ def found_policy(found: Found, saes: SaeSet, name: str, steering: SteeringEdits 
         found: the answer of a search.
         saes: the set that was searched.
         name: of the policy; what a name may not hold becomes `-`.
-        turned: edits to steer by, behind the same condition or one of their own; unproven ones are left out.
+        steering: edits to steer by, behind the same condition, one of their own or none; unproven ones are left out.
 
     Raises:
         SaeError: nothing was found, or the best feature is lower in the positives and 0 in the negatives too.
@@ -46,6 +47,7 @@ def found_policy(found: Found, saes: SaeSet, name: str, steering: SteeringEdits 
     when = _feature_condition(best, saes) if probe is None else _probe_condition(RULE, probe)
     edits = steering.edits if steering is not None and steering.proven else {}
     gate = steering.gate if steering is not None and edits else None
+    gated_by = when if gate is None else _probe_condition(GATE, gate)
     probes = {rule: one for rule, one in ((RULE, probe), (GATE, gate)) if one is not None}
     used += [feature for one in probes.values() for feature in one.weights]
     measured = best.measured if probe is None else probe.measured
@@ -57,7 +59,7 @@ def found_policy(found: Found, saes: SaeSet, name: str, steering: SteeringEdits 
             "model": saes.model_name,
             "features": {_name(feature): _site(feature, saes) for feature in sorted({*used, *edits})},
             "probes": {rule: _weights(one) for rule, one in probes.items()},
-            "steer": [_steering(when if gate is None else _probe_condition(GATE, gate), edits)] if edits else [],
+            "steer": [_steering(gated_by if steering.gated else None, edits)] if steering and edits else [],
             "guard": {
                 "default": "allow",
                 "rules": [
@@ -106,9 +108,12 @@ def _probe_condition(name: str, probe: FoundProbe) -> dict[str, Any]:
     return {"probe": name, "above": _rounded(probe.measured.bound)}
 
 
-def _steering(when: Mapping[str, Any], edits: Mapping[Feature, float]) -> dict[str, Any]:
-    clamps = {_name(feature): {"clamp": _rounded(value)} for feature, value in sorted(edits.items())}
-    return {"name": RULE, "when": when, "where": STEERED_AT, "edit": clamps}
+def _steering(when: Mapping[str, Any] | None, edits: Edits) -> dict[str, Any]:
+    said = {
+        _name(feature): {kind: _rounded(value) for kind, value in edit.items()}
+        for feature, edit in sorted(edits.items())
+    }
+    return {"name": RULE, **({} if when is None else {"when": when}), "where": STEERED_AT, "edit": said}
 
 
 def _weights(probe: FoundProbe) -> dict[str, Any]:

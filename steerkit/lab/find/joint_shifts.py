@@ -1,0 +1,160 @@
+"""Shifts over several sites, chosen together: few decoder rows that rebuild the way from a call to no call.
+
+Where every layer holds a part of a decision, no single layer's features turn it. The difference of the mean activations
+at the deciding step, conversations that make no call minus requests, turns it from several layers at once; a few
+decoder rows of each layer's SAE rebuild that difference, and shifts of their features write it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from steerkit.lab.copies import dealt
+from steerkit.lab.find.attempt import ENOUGH, KEPT, STRENGTHS, Attempt
+from steerkit.lab.find.decisions import Decisions
+from steerkit.lab.find.decoder_rows import Rebuilt, rebuilt
+from steerkit.lab.interventions import Interventions
+from steerkit.lab.prefilled import Outcome
+from steerkit.sites import Site
+
+SIZES: Final = (4, 8, 12, 16, 24, 32, 48, 64, 96)
+"""Numbers of rows to try, over all sites; the fewest that suffice are taken."""
+FOLDS: Final = 4
+FEWEST: Final = 4
+"""Negatives without a call that a direction takes; with fewer it is that from requests to all negatives."""
+
+
+class Useful(NamedTuple):
+    """The direction that turns a call at each site, `(width,)`, and what it is worth there in log-odds."""
+
+    directions: dict[Site, Tensor]
+    worth: dict[Site, float]
+    """The loss of the call's log-odds along the complete direction, by the gradient; below 0 where it gains."""
+
+
+class _Dose(NamedTuple):
+    """A number of rows at a strength, on conversations that the rows were not chosen on."""
+
+    size: int
+    strength: float
+    turned: float
+    """Share of the calls that are no longer opened."""
+    kept: float
+    """Share of the negatives' decisions that stay, of the kind of negatives that fares worse."""
+
+
+def useful(
+    positives: Interventions, negatives: Interventions, some: Tensor | None = None, others: Tensor | None = None
+) -> Useful:
+    """Mean activations of the negatives that make no call minus those of the requests, at the deciding step.
+
+    Of conversations `some` `(n,)` and `others` `(m,)` bool, by default of all.
+    """
+    there, here = negatives.readings(), positives.readings()
+    calls = positives.plain > 0 if some is None else (positives.plain > 0) & some
+    silent = negatives.plain <= 0 if others is None else (negatives.plain <= 0) & others
+    if int(silent.sum()) < FEWEST:
+        silent = torch.ones_like(silent) if others is None else others
+    directions = {
+        site: there.activations[site][silent].mean(dim=0) - here.activations[site][calls].mean(dim=0)
+        for site in here.activations
+    }
+    worth = {site: -float(here.gradients[site][calls].mean(dim=0) @ d) for site, d in directions.items()}
+    return Useful(directions, worth)
+
+
+def choose_shifts(
+    decisions: Decisions, strength: float | None, seed: int, sites: Sequence[Site] | None = None
+) -> Attempt | None:
+    """The fewest shifts, over all sites or some, that keep calls from being opened; None where nothing says how.
+
+    Numbers of rows and strengths are judged by cross-validation: the direction and its rows come from three quarters of
+    the conversations, and what they do is measured on the fourth. Taken are the fewest rows with which a strength turns
+    95 % of the calls and keeps 95 % of the negatives' decisions; where none keep them, those that turn the calls behind
+    a gate, one strength further.
+    """
+    positives, negatives = decisions.positives(held=False), decisions.negatives(held=False)
+    if int((positives.plain > 0).sum()) < 2 * FOLDS:
+        return None
+    tried = _tried(decisions, positives, negatives, strength, seed, sites)
+    if not tried:
+        return None
+    found, ladder = _taken(tried), STRENGTHS if strength is None else (strength,)
+    gated = found.kept < KEPT
+    dose = found.strength
+    if gated and found.turned >= ENOUGH:
+        dose = ladder[min(ladder.index(dose) + 1, len(ladder) - 1)]
+    everything = useful(positives, negatives)
+    (rows,) = _rebuilt(decisions, everything, [found.size], sites)
+    edits = {feature: {"shift": dose * shift} for feature, shift in rows.shifts.items()}
+    return Attempt("shifts over layers", dose, edits, gated=gated)
+
+
+def _taken(tried: Sequence[_Dose]) -> _Dose:
+    """The fewest rows that turn and keep enough, else that turn enough; else what turns most."""
+    for wanted in (lambda one: one.turned >= ENOUGH and one.kept >= KEPT, lambda one: one.turned >= ENOUGH):
+        enough = [one for one in tried if wanted(one)]
+        if enough:
+            return min(enough, key=lambda one: (one.size, one.strength))
+    return max(tried, key=lambda one: (one.turned, -one.size, -one.strength))
+
+
+def _rebuilt(decisions: Decisions, found: Useful, sizes: Sequence[int], sites: Sequence[Site] | None) -> list[Rebuilt]:
+    worth = {site: value for site, value in found.worth.items() if sites is None or site in sites}
+    return rebuilt(decisions.saes, found.directions, worth, sizes)
+
+
+def _tried(
+    decisions: Decisions,
+    positives: Interventions,
+    negatives: Interventions,
+    strength: float | None,
+    seed: int,
+    sites: Sequence[Site] | None,
+) -> list[_Dose]:
+    """By cross-validation, each number of rows up to the gentlest strength that is enough."""
+    sides = [positives, negatives]
+    folds = [dealt(range(len(one.plain)), torch.ones(len(one.plain)) > 0, FOLDS, seed) for one in sides]
+    parts = []
+    for fold in range(FOLDS):
+        left = useful(positives, negatives, folds[0] != fold, folds[1] != fold)
+        parts.append([rows.vectors(decisions.saes) for rows in _rebuilt(decisions, left, SIZES, sites)])
+    found = []
+    for number, size in enumerate(SIZES):
+        written = [_by_row([part[number] for part in parts], fold) for fold in folds]
+        if not written[0]:
+            return []
+        for dose in STRENGTHS if strength is None else (strength,):
+            after = [
+                one.along({s: dose * v for s, v in rows.items()}) for one, rows in zip(sides, written, strict=True)
+            ]
+            found.append(_Dose(size, dose, turned_share(positives, after[0]), kept_share(negatives, after[1])))
+            if found[-1].turned >= ENOUGH:
+                break
+        if found[-1].turned >= ENOUGH and found[-1].kept >= KEPT:
+            break
+    return found
+
+
+def _by_row(vectors: Sequence[dict[Site, Tensor]], folds: Tensor) -> dict[Site, Tensor]:
+    """`(n, width)` by site: of each conversation what was chosen without its fold; 0 where that has no rows."""
+    sites = {site: vector for part in vectors for site, vector in part.items()}
+    return {
+        site: torch.stack([part.get(site, torch.zeros_like(like)) for part in vectors])[folds]
+        for site, like in sites.items()
+    }
+
+
+def turned_share(positives: Interventions, after: Outcome) -> float:
+    """Share of the calls that are no longer opened."""
+    return float((after.scores[positives.plain > 0] <= 0).float().mean())
+
+
+def kept_share(negatives: Interventions, after: Outcome) -> float:
+    """Share of the decisions that stay as they are, of calls or of what is no call, whichever fares worse."""
+    same, calls = after.tokens == negatives.unedited.tokens, negatives.plain > 0
+    return min(float(same[kind].float().mean()) for kind in (calls, ~calls) if kind.any())

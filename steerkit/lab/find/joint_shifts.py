@@ -7,7 +7,7 @@ decoder rows of each layer's SAE rebuild that difference, and shifts of their fe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import torch
@@ -16,16 +16,18 @@ from torch import Tensor
 from steerkit.lab.copies import dealt
 from steerkit.lab.find.attempt import ENOUGH, KEPT, STRENGTHS, Attempt
 from steerkit.lab.find.decisions import Decisions
-from steerkit.lab.find.decoder_rows import Rebuilt, rebuilt
+from steerkit.lab.find.decoder_rows import rebuilt
+from steerkit.lab.find.search import gate_areas
 from steerkit.lab.interventions import Interventions
 from steerkit.lab.prefilled import Outcome
 from steerkit.sites import Site
 
-SIZES: Final = (4, 8, 12, 16, 24, 32, 48, 64, 96)
+SIZES: Final = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 """Numbers of rows to try, over all sites; the fewest that suffice are taken."""
 FOLDS: Final = 4
 FEWEST: Final = 4
 """Negatives without a call that a direction takes; with fewer it is that from requests to all negatives."""
+_NEARLY: Final = 0.01  # of AUROC: what a gate may lose by being read early
 
 
 class Useful(NamedTuple):
@@ -67,76 +69,82 @@ def useful(
     return Useful(directions, worth)
 
 
-def choose_shifts(
-    decisions: Decisions, strength: float | None, seed: int, sites: Sequence[Site] | None = None
-) -> Attempt | None:
-    """The fewest shifts, over all sites or some, that keep calls from being opened; None where nothing says how.
+def choose_shifts(decisions: Decisions, strength: float | None, most: int, seed: int) -> Attempt | None:
+    """The fewest shifts over all sites that keep calls from being opened; None where nothing says how.
 
     Numbers of rows and strengths are judged by cross-validation: the direction and its rows come from three quarters of
     the conversations, and what they do is measured on the fourth. Taken are the fewest rows with which a strength turns
-    95 % of the calls and keeps 95 % of the negatives' decisions; where none keep them, those that turn the calls behind
-    a gate, one strength further.
+    95 % of the calls and keeps 95 % of the negatives' decisions. Where none keep them, the edits get a gate, and so
+    begin no earlier than the first site up to which the sets can be told apart about as well as by all sites; then
+    taken are the fewest that turn the calls, one strength further.
+
+    Args:
+        decisions: the conversations.
+        strength: None tries all of `STRENGTHS`.
+        most: features that a gate may combine.
+        seed: of the folds.
     """
     positives, negatives = decisions.positives(held=False), decisions.negatives(held=False)
     if int((positives.plain > 0).sum()) < 2 * FOLDS:
         return None
-    tried = _tried(decisions, positives, negatives, strength, seed, sites)
-    if not tried:
+    found = useful(positives, negatives)
+    worth, ladder = found.worth, STRENGTHS if strength is None else (strength,)
+    dose = _taken(_tried(decisions, worth, ladder, seed))
+    gated = dose is not None and dose.kept < KEPT
+    if gated:
+        begins = _first_told(decisions, [site for site, value in worth.items() if value > 0], most, seed)
+        late = {site: value if site >= begins else 0.0 for site, value in worth.items()}
+        if late != worth:
+            worth, dose = late, _taken(_tried(decisions, late, ladder, seed))
+    if dose is None:
         return None
-    found, ladder = _taken(tried), STRENGTHS if strength is None else (strength,)
-    gated = found.kept < KEPT
-    dose = found.strength
-    if gated and found.turned >= ENOUGH:
-        dose = ladder[min(ladder.index(dose) + 1, len(ladder) - 1)]
-    everything = useful(positives, negatives)
-    (rows,) = _rebuilt(decisions, everything, [found.size], sites)
-    edits = {feature: {"shift": dose * shift} for feature, shift in rows.shifts.items()}
-    return Attempt("shifts over layers", dose, edits, gated=gated)
+    times = dose.strength
+    if gated and dose.turned >= ENOUGH:
+        times = ladder[min(ladder.index(times) + 1, len(ladder) - 1)]
+    (rows,) = rebuilt(decisions.saes, found.directions, worth, [dose.size])
+    edits = {feature: {"shift": times * shift} for feature, shift in rows.shifts.items()}
+    return Attempt("shifts over layers", times, edits, gated=gated)
 
 
-def _taken(tried: Sequence[_Dose]) -> _Dose:
-    """The fewest rows that turn and keep enough, else that turn enough; else what turns most."""
+def _first_told(decisions: Decisions, sites: Sequence[Site], most: int, seed: int) -> Site:
+    """The first site up to which features tell the sets apart nearly as well as up to any."""
+    areas = gate_areas(decisions.material, sites, most=most, seed=seed)
+    return next(site for site, area in areas.items() if area >= max(areas.values()) - _NEARLY)
+
+
+def _taken(tried: Sequence[_Dose]) -> _Dose | None:
+    """The fewest rows that turn and keep enough, else that turn enough; else what turns most. None of nothing."""
     for wanted in (lambda one: one.turned >= ENOUGH and one.kept >= KEPT, lambda one: one.turned >= ENOUGH):
         enough = [one for one in tried if wanted(one)]
         if enough:
             return min(enough, key=lambda one: (one.size, one.strength))
-    return max(tried, key=lambda one: (one.turned, -one.size, -one.strength))
+    return max(tried, key=lambda one: (one.turned, -one.size, -one.strength), default=None)
 
 
-def _rebuilt(decisions: Decisions, found: Useful, sizes: Sequence[int], sites: Sequence[Site] | None) -> list[Rebuilt]:
-    worth = {site: value for site, value in found.worth.items() if sites is None or site in sites}
-    return rebuilt(decisions.saes, found.directions, worth, sizes)
-
-
-def _tried(
-    decisions: Decisions,
-    positives: Interventions,
-    negatives: Interventions,
-    strength: float | None,
-    seed: int,
-    sites: Sequence[Site] | None,
-) -> list[_Dose]:
+def _tried(decisions: Decisions, worth: Mapping[Site, float], ladder: Sequence[float], seed: int) -> list[_Dose]:
     """By cross-validation, each number of rows up to the gentlest strength that is enough."""
-    sides = [positives, negatives]
+    sides = [decisions.positives(held=False), decisions.negatives(held=False)]
     folds = [dealt(range(len(one.plain)), torch.ones(len(one.plain)) > 0, FOLDS, seed) for one in sides]
     parts = []
     for fold in range(FOLDS):
-        left = useful(positives, negatives, folds[0] != fold, folds[1] != fold)
-        parts.append([rows.vectors(decisions.saes) for rows in _rebuilt(decisions, left, SIZES, sites)])
-    found = []
+        left = useful(*sides, folds[0] != fold, folds[1] != fold)
+        own = {site: value if worth[site] > 0 else 0.0 for site, value in left.worth.items()}
+        parts.append([rows.vectors(decisions.saes) for rows in rebuilt(decisions.saes, left.directions, own, SIZES)])
+    found = list[_Dose]()
     for number, size in enumerate(SIZES):
         written = [_by_row([part[number] for part in parts], fold) for fold in folds]
         if not written[0]:
             return []
-        for dose in STRENGTHS if strength is None else (strength,):
+        for dose in ladder:
             after = [
                 one.along({s: dose * v for s, v in rows.items()}) for one, rows in zip(sides, written, strict=True)
             ]
-            found.append(_Dose(size, dose, turned_share(positives, after[0]), kept_share(negatives, after[1])))
+            found.append(_Dose(size, dose, turned_share(sides[0], after[0]), kept_share(sides[1], after[1])))
             if found[-1].turned >= ENOUGH:
                 break
-        if found[-1].turned >= ENOUGH and found[-1].kept >= KEPT:
-            break
+        last = found[-1]
+        if last.turned >= ENOUGH and (last.kept >= KEPT or last.strength == ladder[0]):
+            break  # more rows come no nearer to a gentler edit
     return found
 
 

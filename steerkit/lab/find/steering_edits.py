@@ -119,7 +119,7 @@ def find_steering_edits(
     if found.place != STEERED_AT or not found.features:
         return None
     generator = torch.Generator().manual_seed(seed)
-    attempts = [choose_clamps(decisions, strength, generator), choose_shifts(decisions, strength, seed)]
+    attempts = [choose_clamps(decisions, strength, generator), choose_shifts(decisions, strength, most, seed)]
     tried = [_proven(decisions, found, one, most, seed, generator) for one in attempts if one is not None]
     ways = sorted(
         (one for one in tried if one is not None), key=lambda one: (not one.proven, -one.worth, len(one.sites))

@@ -175,6 +175,46 @@ def test_the_kept_prefix_changes_no_score(box: Runtime) -> None:
         torch.testing.assert_close(kept, again, rtol=1e-3, atol=1e-3)
 
 
+def test_gradients_after_a_kept_prefix_are_those_of_the_whole(box: Runtime) -> None:
+    """One step forward and back gives the estimate that a pass over the whole conversation gives, at every site."""
+    assert box.saes is not None
+    interventions = Interventions(box.loaded, box.saes, cases(box.loaded, "dangerous:transfer_money", 6), "reply.start")
+    decided, usual = interventions.decided, {site: torch.full((sae.d_sae,), 0.1) for site, sae in box.saes.items()}
+    for baseline in (None, usual):
+        tokens = [case.steps for case in interventions.prefilled.cases]
+        whole = attribute(
+            box.loaded.model,
+            box.saes,
+            decided.texts,
+            decided.positions,
+            decided.score,
+            tokens=tokens,
+            baseline=baseline,
+        )
+        for site, effects in interventions.estimate(baseline).items():
+            assert float(effects.abs().max()) > 0.01
+            torch.testing.assert_close(effects, whole.layers[site].sums, rtol=1e-3, atol=1e-4)
+
+
+def test_shifts_along_vectors_are_what_a_policy_writes(box: Runtime) -> None:
+    """A constant vector does what a policy's shift does, and a control of that direction; the opposite does not."""
+    assert box.saes is not None
+    interventions = Interventions(box.loaded, box.saes, cases(box.loaded, "dangerous:transfer_money", 6), "reply.start")
+    edits = {Feature(2, 7): {"shift": 0.8}, Feature(3, 721): {"shift": -0.5}}
+    vectors = {one.site: edit["shift"] * box.saes[one.site].W_dec[one.index].float() for one, edit in edits.items()}
+    by_policy = interventions.outcome(edits)
+    for same in (interventions.along(vectors), interventions.control(edits, vectors)):
+        torch.testing.assert_close(same.scores, by_policy.scores, rtol=1e-3, atol=1e-3)
+        assert torch.equal(same.tokens, by_policy.tokens)
+    by_row = {site: torch.stack([number % 2 * vector for number in range(6)]) for site, vector in vectors.items()}
+    every_other = interventions.along(by_row).scores
+    torch.testing.assert_close(every_other[::2], interventions.plain[::2], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(every_other[1::2], by_policy.scores[1::2], rtol=1e-3, atol=1e-3)
+    opposite = interventions.control(edits)
+    assert float((opposite.scores - interventions.along({s: -v for s, v in vectors.items()}).scores).abs().max()) < 1e-3
+    assert float((opposite.scores - by_policy.scores).abs().min()) > 0.01
+
+
 @pytest.mark.parametrize(
     ("kind", "point"),
     [("relu", "attn_out"), ("relu", "attn_in"), ("jumprelu", "attn_out"), ("topk", "attn_in"), ("relu", "resid_post")],

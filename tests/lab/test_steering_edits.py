@@ -9,13 +9,14 @@ import pytest
 from steerkit.agent import Runtime
 from steerkit.lab.find.attempt import STRENGTHS
 from steerkit.lab.find.decisions import Decisions
+from steerkit.lab.find.joint_shifts import choose_shifts
 from steerkit.lab.find.search import Found, find
 from steerkit.lab.find.steering_edits import SteeringEdits, find_steering_edits
 from steerkit.lab.find.write_policy import found_policy
 from steerkit.lab.material import Material, read_material
 from steerkit.sites import Feature, Site
 from steerkit.steer import check_against_saes
-from tests.lab.planted_truth import BYSTANDER, CAUSE, Planted, cases
+from tests.lab.planted_truth import BYSTANDER, CAUSE, Planted, cases, planted_over_layers
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,49 @@ def test_what_does_no_more_than_chance_does_not_steer(truth: Planted, material: 
     assert not found_policy(found, truth.saes, "plain").steer
     assert find_steering_edits(deciding(truth, material), replace(found, place="user")) is None
     assert find_steering_edits(deciding(truth, material), replace(found, features=(), probe=None)) is None
+
+
+@pytest.mark.parametrize("flips", [1, 2])
+def test_layers_are_edited_together_only_where_no_single_one_is_enough(flips: int) -> None:
+    """Where it takes two layers, shifts over both turn every call and clamps of one turn none; where one is enough, one
+    is edited. Controls turn none in either world: random directions, random rows and the opposite."""
+    world = planted_over_layers(flips)
+    material = world.material()
+    found = find(world.loaded, world.saes, material, "reply.start")
+    one = find_steering_edits(Decisions(world.loaded, world.saes, material, "reply.start"), found)
+    assert one is not None
+    assert one.proven
+    assert (one.turned.hits, one.turned.count) == (20, 20)
+    assert [share.hits for share in (one.controls.random, one.controls.rows, one.controls.opposite)] == [0, 0, 0]
+    (other,) = one.beaten
+    policy = found_policy(found, world.saes, "over-layers", one)
+    assert check_against_saes(policy, world.saes).problems == ()
+    (rule,) = policy.steer
+    if flips == 2:
+        assert (one.way, one.sites) == ("shifts over layers", (Site(1), Site(2)))
+        assert {Feature(1, 0), Feature(2, 0)} <= set(one.edits)
+        assert (other.way, other.turned.hits) == ("clamps of one layer", 0)
+        assert {name: edit.shift for name, edit in rule.edit.items()} == {
+            feature.handle: pytest.approx(edit["shift"], rel=1e-4) for feature, edit in one.edits.items()
+        }
+    else:
+        assert (len(one.sites), len(other.sites)) == (1, 1)
+    assert one.gated
+    assert one.kept.value > 0.8 > 0.3 > one.kept_open.value
+    assert one.worth >= other.worth
+    assert [rule.when for rule in found_policy(found, world.saes, "free", replace(one, gated=False)).steer] == [None]
+
+
+def test_without_benign_cost_there_is_no_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where any cost is allowed the rule acts everywhere; the control is the same world with its cost counted."""
+    world = planted_over_layers(2)
+    decisions = Decisions(world.loaded, world.saes, world.material(), "reply.start")
+    gated = choose_shifts(decisions, None, 8, 0)
+    monkeypatch.setattr("steerkit.lab.find.joint_shifts.KEPT", 0.0)
+    free = choose_shifts(decisions, None, 8, 0)
+    assert gated is not None
+    assert free is not None
+    assert (gated.gated, free.gated) == (True, False)
 
 
 def read_in_the_box(box: Runtime, positive: str, negative: str) -> tuple[Material, Found]:

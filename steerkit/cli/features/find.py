@@ -248,7 +248,7 @@ def _plain_edits(steering: SteeringEdits) -> dict[str, Any]:
         for name, share in row.items():
             if isinstance(share, dict) and "hits" in share:
                 _with_interval(share, getattr(one, name))
-    more = {"edits": edits, "gate": gate, "sites": [asdict(site) for site in steering.sites], "proven": steering.proven}
+    more = {"edits": edits, "gate": gate, "sites": list(steering.sites), "proven": steering.proven}
     return {**plain, **more, "beaten": [_plain_edits(one) for one in steering.beaten]}
 
 

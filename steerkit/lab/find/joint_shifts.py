@@ -114,20 +114,20 @@ def _first_told(decisions: Decisions, sites: Sequence[Site], most: int, seed: in
 
 def _taken(tried: Sequence[_Dose]) -> _Dose | None:
     """The fewest rows that turn and keep enough, else that turn enough; else what turns most. None of nothing."""
-    for wanted in (lambda one: one.turned >= ENOUGH and one.kept >= KEPT, lambda one: one.turned >= ENOUGH):
-        enough = [one for one in tried if wanted(one)]
-        if enough:
-            return min(enough, key=lambda one: (one.size, one.strength))
+    turning = [one for one in tried if one.turned >= ENOUGH]
+    enough = [one for one in turning if one.kept >= KEPT] or turning
+    if enough:
+        return min(enough, key=lambda one: (one.size, one.strength))
     return max(tried, key=lambda one: (one.turned, -one.size, -one.strength), default=None)
 
 
 def _tried(decisions: Decisions, worth: Mapping[Site, float], ladder: Sequence[float], seed: int) -> list[_Dose]:
     """By cross-validation, each number of rows up to the gentlest strength that is enough."""
-    sides = [decisions.positives(held=False), decisions.negatives(held=False)]
+    positives, negatives = sides = decisions.positives(held=False), decisions.negatives(held=False)
     folds = [dealt(range(len(one.plain)), torch.ones(len(one.plain)) > 0, FOLDS, seed) for one in sides]
     parts = []
     for fold in range(FOLDS):
-        left = useful(*sides, folds[0] != fold, folds[1] != fold)
+        left = useful(positives, negatives, folds[0] != fold, folds[1] != fold)
         own = {site: value if worth[site] > 0 else 0.0 for site, value in left.worth.items()}
         parts.append([rows.vectors(decisions.saes) for rows in rebuilt(decisions.saes, left.directions, own, SIZES)])
     found = list[_Dose]()
@@ -139,7 +139,7 @@ def _tried(decisions: Decisions, worth: Mapping[Site, float], ladder: Sequence[f
             after = [
                 one.along({s: dose * v for s, v in rows.items()}) for one, rows in zip(sides, written, strict=True)
             ]
-            found.append(_Dose(size, dose, turned_share(sides[0], after[0]), kept_share(sides[1], after[1])))
+            found.append(_Dose(size, dose, turned_share(positives, after[0]), kept_share(negatives, after[1])))
             if found[-1].turned >= ENOUGH:
                 break
         last = found[-1]

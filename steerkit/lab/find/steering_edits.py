@@ -146,12 +146,14 @@ def _proven(
     beyond = (positives.plain - edited.scores) - (positives.plain - random).abs().mean(dim=0)
     by_chance = _share(random[:, calls] <= 0)
     return SteeringEdits(
-        attempt.way,
-        attempt.strength,
-        attempt.edits,
-        attempt.gated,
-        gate,
-        *(float(one.mean()) for one in (positives.plain, edited.scores, random)),
+        way=attempt.way,
+        strength=attempt.strength,
+        edits=attempt.edits,
+        gated=attempt.gated,
+        gate=gate,
+        score=float(positives.plain.mean()),
+        edited=float(edited.scores.mean()),
+        random=float(random.mean()),
         turned=_turned(positives, edited),
         turned_random=by_chance,
         stopped=_share((edited.scores[calls] <= 0) & acts[calls]),

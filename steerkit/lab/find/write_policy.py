@@ -11,7 +11,6 @@ from steerkit.errors import SaeError
 from steerkit.files import write_text_atomic
 from steerkit.lab.find.search import Found, FoundFeature, FoundProbe
 from steerkit.lab.find.steering_edits import STEERED_AT, SteeringEdits
-from steerkit.lab.interventions import Edits
 from steerkit.lab.measured import Measured
 from steerkit.policy import Policy, dump
 from steerkit.sae import SaeSet
@@ -47,7 +46,6 @@ def found_policy(found: Found, saes: SaeSet, name: str, steering: SteeringEdits 
     when = _feature_condition(best, saes) if probe is None else _probe_condition(RULE, probe)
     edits = steering.edits if steering is not None and steering.proven else {}
     gate = steering.gate if steering is not None and edits else None
-    gated_by = when if gate is None else _probe_condition(GATE, gate)
     probes = {rule: one for rule, one in ((RULE, probe), (GATE, gate)) if one is not None}
     used += [feature for one in probes.values() for feature in one.weights]
     measured = best.measured if probe is None else probe.measured
@@ -59,7 +57,7 @@ def found_policy(found: Found, saes: SaeSet, name: str, steering: SteeringEdits 
             "model": saes.model_name,
             "features": {_name(feature): _site(feature, saes) for feature in sorted({*used, *edits})},
             "probes": {rule: _weights(one) for rule, one in probes.items()},
-            "steer": [_steering(gated_by if steering.gated else None, edits)] if steering and edits else [],
+            "steer": [_steering(when, steering)] if steering is not None and edits else [],
             "guard": {
                 "default": "allow",
                 "rules": [
@@ -108,12 +106,14 @@ def _probe_condition(name: str, probe: FoundProbe) -> dict[str, Any]:
     return {"probe": name, "above": _rounded(probe.measured.bound)}
 
 
-def _steering(when: Mapping[str, Any] | None, edits: Edits) -> dict[str, Any]:
-    said = {
+def _steering(found: Mapping[str, Any], steering: SteeringEdits) -> dict[str, Any]:
+    """The rule of the edits: behind the condition that was `found`, one of their own or none."""
+    edits = {
         _name(feature): {kind: _rounded(value) for kind, value in edit.items()}
-        for feature, edit in sorted(edits.items())
+        for feature, edit in sorted(steering.edits.items())
     }
-    return {"name": RULE, **({} if when is None else {"when": when}), "where": STEERED_AT, "edit": said}
+    when = found if steering.gate is None else _probe_condition(GATE, steering.gate)
+    return {"name": RULE, **({"when": when} if steering.gated else {}), "where": STEERED_AT, "edit": edits}
 
 
 def _weights(probe: FoundProbe) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Presentation of results: text, tables, pages and figures; and the one way out to a terminal."""
 
+from steerkit.report.drift import drift_json, show_drift
 from steerkit.report.evaluation import cell, evaluation_json, percent, share_json, show_evaluation
 from steerkit.report.evaluation_page import eval_page
 from steerkit.report.explanation import ExplainView, explanation_json, show_explanation
@@ -23,6 +24,7 @@ __all__ = [
     "call_text",
     "cell",
     "console",
+    "drift_json",
     "edit_text",
     "eval_page",
     "evaluation_json",
@@ -43,6 +45,7 @@ __all__ = [
     "short",
     "show_attack",
     "show_causes",
+    "show_drift",
     "show_evaluation",
     "show_explanation",
     "show_feature",

@@ -6,7 +6,7 @@ A direction has no encoder. What is added is a feature that is never active, so 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -109,7 +109,8 @@ def _vectors(policy: Policy, name: str, use: Use) -> dict[Site, Vector]:
 def _random(values: Tensor, seed: int, site: Site) -> Tensor:
     """A random vector as long as the values, the same for a seed and a site."""
     drawn = torch.randn(len(values), generator=torch.Generator().manual_seed((seed << 24) + site.order))
-    return drawn / drawn.norm() * values.norm()
+    found: Tensor = drawn / drawn.norm() * values.norm()
+    return found
 
 
 def columns_of(site: Site, latents: Sequence[Latent], saes: SaeSet | None, device: torch.device) -> Columns:

@@ -230,8 +230,9 @@ def _site(
     device: torch.device,
 ) -> SiteTable:
     features = [latent for latent in read if isinstance(latent, Feature)]
-    for feature in features if saes is not None else ():
-        saes.check(feature)
+    own = saes if features else None
+    for feature in features if own is not None else ():
+        own.check(feature)
     place = {latent: s for s, latent in enumerate(read)}
     here = [(column, rule) for column, rule in enumerate(rules, start=1) if any(f in place for f in rule.edits)]
     editors, reconstructs = torch.zeros(2, len(rules) + 1, dtype=torch.bool)
@@ -241,7 +242,6 @@ def _site(
     owner, numbers = _edit_tables(here, place, rows)
     gates = leaf_weights(leaves, site, place)
     whole = bool(reconstructs.any())
-    own = saes if features else None
     return SiteTable(
         site,
         None if own is None else own.on(site, device, torch.float32) if whole else own[site],

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from steerkit.errors import SteeringError
 from steerkit.sites import Site
-from steerkit.steer.batch import Batch, Segments
+from steerkit.steer.batch import Batch, Segments, Window
 from steerkit.steer.compile.plan import Plan, SiteTable
-from steerkit.steer.eager.window import Window
 from steerkit.steer.points import described
 from steerkit.steer.positions import Positions
 from steerkit.steer.record.recorder import Recorder

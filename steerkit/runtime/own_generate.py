@@ -10,6 +10,7 @@ from torch import nn
 
 from steerkit import steer
 from steerkit.chat import Tokenizer, place_machine
+from steerkit.errors import SteeringError
 from steerkit.policy import Policy, resolve
 from steerkit.runtime.keywords import raises_setting_errors
 from steerkit.runtime.policies import PolicyLike, read_policies
@@ -63,4 +64,9 @@ def attach(
 
 
 def _resolved(policy: PolicyLike, saes: SaeSet | None) -> tuple[Policy, ...]:
-    return tuple(item if saes is None else resolve(item, saes.statistic) for item in read_policies(policy))
+    policies = read_policies(policy)
+    if saes is not None:
+        return tuple(resolve(item, saes.statistic) for item in policies)
+    if named := [item.name for item in policies if item.features]:
+        raise SteeringError(f"policy {named[0]}: it names features, but no SAEs are loaded; give saes=…")
+    return tuple(policies)

@@ -105,19 +105,16 @@ def check_sites(sites: Sites, hooked: Sequence[Site], plan: Plan) -> None:
     """Raise SteeringError for a site that the model does not have, or whose width differs from the SAE's."""
     for site in hooked:
         table = plan.sites.get(site)
-        named = (
-            "" if table is None else next((f"{one.named}: " for one in table.latents if isinstance(one, Vector)), "")
-        )
+        vectors = [one for one in table.latents if isinstance(one, Vector)] if table else []
+        named = f"{vectors[0].named}: " if vectors else ""
         try:
             width = sites.width(site)
         except SteeringError as error:
             raise SteeringError(f"{named}{error}") from None
         if table is not None and width is not None and table.width != width:
             row = TABLE[site.point]
-            what, expected = (
-                ("SAE reads", "SAEs trained") if table.sae is not None else ("vector has", "a direction made")
-            )
+            what, expected = ("SAE reads", "SAEs trained") if table.sae else ("vector has", "a direction made")
             raise SteeringError(
-                f"{named}layer {site.layer}: the {what} width {table.width}, the model's {row.what} {row.does} {width}; "
-                f"expected {expected} on this model"
+                f"{named}layer {site.layer}: the {what} width {table.width}, the model's {row.what} {row.does} "
+                f"{width}; expected {expected} on this model"
             )

@@ -144,8 +144,7 @@ class _Reader:
 
     def added(self, y: Tensor, opened: Tensor, sequences: Tensor, columns: Tensor) -> Tensor:
         """`(q, n, d_in)` what the first q rules added to activations `y` of that shape, at these tokens `(q, n)`."""
-        table, q = self._table, len(y)
-        x = y.float()
+        q, x = len(y), y.float()
         features = self._features(x)
         on = None
         if self._rivals:

@@ -231,8 +231,9 @@ def _site(
 ) -> SiteTable:
     features = [latent for latent in read if isinstance(latent, Feature)]
     own = saes if features else None
-    for feature in features if own is not None else ():
-        own.check(feature)
+    if own is not None:
+        for feature in features:
+            own.check(feature)
     place = {latent: s for s, latent in enumerate(read)}
     here = [(column, rule) for column, rule in enumerate(rules, start=1) if any(f in place for f in rule.edits)]
     editors, reconstructs = torch.zeros(2, len(rules) + 1, dtype=torch.bool)

@@ -111,7 +111,7 @@ def make_direction(
         SteeringError: the model lacks a site.
     """
     sets = [read_cases(file, loaded, place, limit=limit, max_new_tokens=max_new_tokens)[0] for file in (away, toward)]
-    vectors, spread = difference_of_means(loaded, *sets, sites, report)
+    vectors, spread = difference_of_means(loaded, sets[0], sets[1], sites, report)
     sources = [Source(file=file.name, fingerprint=_hash(file.read_bytes()), count=len(cases))
                for file, cases in zip((away, toward), sets, strict=True)]  # fmt: skip
     return MadeDirection(vectors, origin_of(loaded, "difference of means", place, sources), spread)

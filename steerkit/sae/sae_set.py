@@ -92,7 +92,7 @@ class SaeSet(Mapping[Site, Sae]):
     def on(self, site: Site, device: torch.device, dtype: torch.dtype | None = None) -> Sae:
         """The site's SAE on a device, its weights as stored or in `dtype`: itself, or a copy made once and kept.
 
-        On a CPU its encoder is laid out anew where that is faster, in float32 and beside the other.
+        On a CPU its encoder is packed where that is faster, in float32 and beside the other.
         """
         key = (site, device, dtype or self[site].W_enc.dtype)
         if key not in self._copies:

@@ -151,7 +151,7 @@ class ForwardPass:
                 f"{described(site)} ran twice in one pass, as with gradient checkpointing; switch it off"
             )
         if site in self.recorder.kept:
-            # What is edited is ours alone: the model goes on with another tensor.
+            # What is edited is ours alone: the model continues with another tensor.
             ours = self.active and table is not None and table.editors is not None
             self.recorder.keep_raw(site, y, self.window.start, ours=ours)
         if table is None or not self.active:

@@ -70,6 +70,11 @@ class Columns(NamedTuple):
         own = [self.W_enc, self.b_enc, self.W_dec, self.threshold, *(self.gate or ()), self.indices]
         return sum(part.nbytes for part in own if part is not None)
 
+    @property
+    def width(self) -> int:
+        """Width of the activations that they read."""
+        return self.W_dec.shape[-1]
+
     def to(self, device: torch.device | str) -> Columns:
         """These columns on `device`."""
         return Columns(

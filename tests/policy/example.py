@@ -1,5 +1,8 @@
 """Policies that together say everything a policy can say."""
 
+import shutil
+from pathlib import Path
+
 from steerkit.policy import read_direction
 from tests.directions import drawn, file_of
 
@@ -62,6 +65,7 @@ write_back: reconstruction
 """
 
 AWAY = file_of(drawn(8, "attn_out.1", "attn_out.2"))
+COPY = Path(shutil.copy(AWAY, AWAY.with_name("copy.safetensors")))
 DIRECTED = GOOD.replace(
     "probes:\n",
     f"directions:\n  away: {{file: {AWAY}, label: to a refusal, sites: [attn_out.1], random: 1, "

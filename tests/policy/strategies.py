@@ -131,7 +131,9 @@ def judging(draw: st.DrawFn, number: int, features: list[str]) -> dict[str, Any]
 @st.composite
 def policies(draw: st.DrawFn) -> dict[str, Any]:
     """Data of a policy that is right."""
-    features = draw(st.lists(NAMES.filter(lambda name: name not in ("Probe", "Away")), min_size=2, max_size=4, unique=True))
+    features = draw(
+        st.lists(NAMES.filter(lambda name: name not in ("Probe", "Away")), min_size=2, max_size=4, unique=True)
+    )
     steer = [draw(steering(number, features)) for number in range(draw(st.integers(0, len(features) - 1)))]
     steer.append({"name": "again", "when": "retry", "where": "reply", "edit": {features[-1]: {"ablate": True}}})
     rules = [draw(judging(number, features)) for number in range(draw(st.integers(0, 3)))]

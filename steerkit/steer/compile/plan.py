@@ -94,11 +94,6 @@ class SiteTable:
         """By latent, its place among those that are read here."""
         return {latent: place for place, latent in enumerate(self.latents)}
 
-    @property
-    def width(self) -> int:
-        """Width of the activations."""
-        return self.columns.W_dec.shape[-1]
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:

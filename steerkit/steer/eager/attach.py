@@ -111,10 +111,10 @@ def check_sites(sites: Sites, hooked: Sequence[Site], plan: Plan) -> None:
             width = sites.width(site)
         except SteeringError as error:
             raise SteeringError(f"{named}{error}") from None
-        if table is not None and width is not None and table.width != width:
+        if table is not None and width is not None and table.columns.width != width:
             row = TABLE[site.point]
             what, expected = ("SAE reads", "SAEs trained") if table.sae else ("vector has", "a direction made")
             raise SteeringError(
-                f"{named}layer {site.layer}: the {what} width {table.width}, the model's {row.what} {row.does} "
+                f"{named}layer {site.layer}: the {what} width {table.columns.width}, the model's {row.what} {row.does} "
                 f"{width}; expected {expected} on this model"
             )

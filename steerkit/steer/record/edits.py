@@ -139,7 +139,7 @@ class _Reader:
         reconstructs = table.reconstructs
         self._rebuilt = None if reconstructs is None else reconstructs[torch.tensor(rules.numbers, device=device)]
         complete = table.sae is not None and (whole is not None or reconstructs is not None)
-        self.width = table.sae.d_sae if complete and table.sae is not None else table.width
+        self.width = table.sae.d_sae if complete and table.sae is not None else table.columns.width
         """Numbers that a token takes."""
 
     def added(self, y: Tensor, opened: Tensor, sequences: Tensor, columns: Tensor) -> Tensor:

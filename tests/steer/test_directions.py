@@ -276,9 +276,7 @@ def test_what_does_not_fit_the_model_names_the_file(model: nn.Module, saes: SaeS
         SteeringError, match=r"\.safetensors: attn_out\.1: got a vector of width 5, but layer 1's SAE has"
     ):
         steered(model, beside, saes)
-    with pytest.raises(
-        SteeringError, match=r"\.safetensors: attn_out\.1: got a vector of width 5, but policy 'adding'"
-    ):
+    with pytest.raises(SteeringError, match=r"\.safetensors: attn_out\.1: got a vector of width \d+, but policy '"):
         steered(model, (adding(file_of(drawn(fits, "attn_out.1"))), adding(file_of(drawn(5, "attn_out.1")), name="n")))
     with pytest.raises(SteeringError, match=r"directions\.away: .*\.safetensors: layer 9: the model has no such layer"):
         steered(model, adding(file_of(drawn(fits, "attn_out.9"))))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from steerkit.lab import write_direction
-from steerkit.policy import Origin, Policy, bind
+from steerkit.policy import Origin, Policy, bind, loads, read_direction
 from steerkit.sites import Site
 from steerkit.testing import planted_policy
 
@@ -35,3 +35,9 @@ def adding(file: Path, add: float = 1.0, *, name: str = "adding", **parts: Any) 
     rule = {"name": "add", "where": "any", "edit": {"away": {"add": add}}, **parts}
     directions = {"away": {"file": str(file), **direction}}
     return bind(planted_policy(name, policy.pop("features", {}), directions=directions, steer=[rule], **policy))
+
+
+def documented(text: str) -> Policy:
+    """The policy in a block of a document, whose direction file is made here."""
+    away = file_of(drawn(8, "attn_out.1", "attn_out.2", "attn_out.3"))
+    return loads(text.replace(f"sha256:{64 * '0'}", read_direction(away).fingerprint), folder=away.parent)

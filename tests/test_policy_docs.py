@@ -10,23 +10,19 @@ from typing import Any
 import pytest
 import yaml
 
-from steerkit.policy import UNITS, Policy, loads, read_direction, schema, suspicious, unreachable
+from steerkit.policy import UNITS, Policy, loads, schema, suspicious, unreachable
 from steerkit.types import PLACES
-from tests.directions import drawn, file_of
+from tests.directions import documented
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "policies" / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```yaml( fragment)?\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
-AWAY = file_of(drawn(8, "attn_out.1", "attn_out.2", "attn_out.3"))
-"""The direction file that a block names."""
-
-
 def policy_of(fragment: str, block: str) -> Policy:
     """The policy of a block; a fragment takes the place of its keys in the first block, which is whole."""
     if not fragment:
-        return loads(block.replace(f"sha256:{64 * '0'}", read_direction(AWAY).fingerprint or ""), folder=AWAY.parent)
+        return documented(block)
     whole = yaml.safe_load(BLOCKS[0][1])
     return loads(yaml.safe_dump({**whole, **yaml.safe_load(block)}))
 

@@ -47,7 +47,7 @@ class Settings(TypedDict, total=False):
     metadata: Metadata | None
     """Keys and values by which the run's records are found; of a resumed run, the pending's."""
     max_new_tokens: int
-    """Of each turn; this and the next ones as in `Sampling`."""
+    """Longest reply of each turn; this and the next fields as in `Sampling`."""
     temperature: float
     top_k: int
     top_p: float

@@ -26,9 +26,9 @@ Metadata: TypeAlias = "Mapping[str, str | int | float | bool | Sequence[str]]"
 
 _MOST_KEYS: Final = 32
 _MOST_CHARACTERS: Final = 512
-"""Of a text."""
+"""Longest text."""
 _MOST_ITEMS: Final = 32
-"""Of a list of texts."""
+"""Longest list of texts."""
 SAMPLING: Final = tuple(one.name for one in fields(Sampling))
 
 

@@ -170,8 +170,6 @@ class HfEngine:
     def _watched(
         self, rows: Sequence[Row], recorder: Recorder, row: int, start: int
     ) -> Mapping[str, tuple[float, ...]]:
-        if self.saes is None:
-            return {}
         return read_watched(recorder, self.saes, rows[row].wanted, row, start)
 
     def logits_along(self, rows: Sequence[Row], reply: Sequence[int]) -> Iterator[Tensor]:

@@ -93,6 +93,9 @@ class Tool:
     description: str = ""
     parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
     """JSON Schema of the arguments, always an object schema."""
+    strict: bool | None = None
+    """True: its calls are held to the schema's structure while they are generated. False: to well-formed calls alone,
+    where a grammar is used. None: to the structure too, where one is used."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ class Form(NamedTuple):
     name: Any
     description: Any
     schema: Any
+    strict: Any = None
 
 
 def one_by_one(tools: Iterable[Any]) -> list[Any]:
@@ -92,7 +93,7 @@ def read_form(given: Mapping[str, Any], where: str) -> Form:
     schema = body[schemas[0]] if schemas else {}
     if schemas and isinstance(schema, Mapping) and schema.keys() == {"json"}:
         schema = schema["json"]  # Amazon Bedrock's
-    return Form(body["name"], body.get("description") or "", schema)
+    return Form(body["name"], body.get("description") or "", schema, body.get("strict", given.get("strict")))
 
 
 def _is_object_schema(body: Mapping[str, Any]) -> bool:

@@ -57,8 +57,7 @@ def _as_tool(given: Any, where: str, from_function: Callable[[Callable[..., Any]
         given = from_function(given)
     if not isinstance(given, Mapping):
         raise ToolError(f"{where}: got {type(given).__name__}, expected a tool dict, a JSON Schema or a function")
-    name, description, schema = read_form(given, where)
-    return _checked(Tool(name, description, schema), where)
+    return _checked(Tool(*read_form(given, where)), where)
 
 
 def _checked(tool: Tool, where: str) -> Tool:
@@ -67,10 +66,12 @@ def _checked(tool: Tool, where: str) -> Tool:
     where = f"{where} ({tool.name})"
     if not isinstance(tool.description, str):
         raise ToolError(f"{where}: got a description of type {type(tool.description).__name__}, expected text")
+    if tool.strict not in (None, True, False):
+        raise ToolError(f"{where}: got strict: {tool.strict!r:.80}, expected true or false")
     schema = _schema(tool.parameters, where)
     if problem := schema_problem(schema):
         raise ToolError(f"{where}: {problem}")
-    checked = Tool(tool.name, tool.description, schema)
+    checked = Tool(tool.name, tool.description, schema, tool.strict)
     try:
         declared(checked)
     except ToolError as error:

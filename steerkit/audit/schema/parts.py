@@ -159,6 +159,7 @@ FORMS[Tool] = (
     *_slots(name=str),
     Slot("description", "description", TEXT, lambda: ""),
     Slot("parameters", "parameters", codec_of(Mapping[str, Any]), lambda: Tool("").parameters),
+    Slot("strict", "strict", codec_of(bool | None), lambda: None, always=False),
 )
 
 

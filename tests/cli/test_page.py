@@ -47,7 +47,7 @@ class Reader(HTMLParser):
         self.words += data
 
 
-ATTRIBUTES = {"lang", "charset", "http-equiv", "content", "name", "class", "title", "style"}
+ATTRIBUTES = {"lang", "charset", "http-equiv", "content", "name", "class", "title", "style", "tabindex"}
 FRAME = ["html", "head", "meta", "meta", "meta", "title", "style", "body"]
 
 

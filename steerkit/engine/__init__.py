@@ -1,6 +1,6 @@
 """Engines: the seam to whatever makes tokens with steering in place, and the one that runs transformers."""
 
-from steerkit.engine.api import Engine, Provenance, Recording, Row, Sampling, Step, Steps
+from steerkit.engine.api import Constraint, Decided, Engine, Provenance, Recording, Row, Sampling, Step, Steps
 from steerkit.engine.divergence import Divergence, divergence
 from steerkit.engine.hf.cuda_graphs import Graphs, GraphStatistics, Prepare
 from steerkit.engine.hf.engine import HfEngine
@@ -18,6 +18,8 @@ __all__ = [
     "DEFAULT",
     "AbandonedError",
     "Batch",
+    "Constraint",
+    "Decided",
     "Divergence",
     "Engine",
     "GraphStatistics",

@@ -34,6 +34,7 @@ def load(
     on_audit_failure: OnFailure = "block",
     on_record: OnRecord | None = None,
     counterfactual: bool = False,
+    required_over_steering: bool = False,
     prefix_cache: str | int | bool = DEFAULT,
     prepack: Prepack = "auto",
     graphs: Prepare = "auto",
@@ -55,6 +56,8 @@ def load(
             warning, and the run's next record says how many were lost.
         on_record: told of each record once it is on disk.
         counterfactual: make each steered turn without steering as well, beside it in its batch, and record it.
+        required_over_steering: demand a call that a request requires (`tool_choice`) also where steering turned the
+            model away from it; else the turn ends without one, and says why.
         prefix_cache: how much memory, such as `1 GiB`, may hold what prompts begin with; False for none.
         prepack: keep linear weights a second time as a CPU reads them fastest; `auto`: where that is faster.
         graphs: make tokens by steps of fixed shape, on a GPU in CUDA graphs; `auto`: on a GPU; `compiled`: compiled as
@@ -67,6 +70,7 @@ def load(
     suite = _checked(_saes(model, saes, saes_revision), loaded, named=not isinstance(saes, SaeSet))
     make = partial(Runtime, loaded, suite, () if policy is None else policy, base=base, untrusted=untrusted)
     told: dict[str, Any] = {"on_record": on_record, "counterfactual": counterfactual, "prefix_cache": prefix_cache}
+    told["required_over_steering"] = required_over_steering
     return make(store=_store(audit), on_audit_failure=on_audit_failure, graphs=graphs, **told)
 
 

@@ -6,11 +6,12 @@ from steerkit.runtime.own_generate import attach
 from steerkit.runtime.policies import PolicyLike, policies_for, read_policies, unsteered
 from steerkit.runtime.record import opening_of
 from steerkit.runtime.replay import Moment, Replayed, WhatIf, replay, what_if
-from steerkit.runtime.request import Metadata, Request, ToolLike, metadata_of, sampling_of
+from steerkit.runtime.request import FORM, Metadata, Request, ToolLike, metadata_of, sampling_of
 from steerkit.runtime.retry import Retried
 from steerkit.runtime.turns import Turns
 
 __all__ = [
+    "FORM",
     "Metadata",
     "Moment",
     "PolicyLike",

@@ -45,6 +45,8 @@ class ReplyForm:
     """Texts before which the reply's text ends."""
     strict: bool = False
     """A tool of the request is `strict`."""
+    over_steering: bool = False
+    """A call that is required is demanded also where steering turned the model away from it."""
 
     @property
     def forbids_calls(self) -> bool:
@@ -153,6 +155,18 @@ def _stops(given: object) -> tuple[str, ...]:
     if len(some) > _MOST_STOPS:
         raise SettingError(f"stop: got {len(some)} texts, expected at most {_MOST_STOPS}")
     return tuple(some)
+
+
+def once_called(tool_choice: Any) -> Any:
+    """A tool choice for the turns after the first: what it required was called."""
+    if not isinstance(tool_choice, Mapping):
+        return tool_choice if tool_choice in (None, "none", "auto") else "auto"
+    allowed = tool_choice.get("allowed_tools")
+    if tool_choice.get("type") != "allowed_tools":
+        return "auto"
+    if isinstance(allowed, Mapping):
+        return {**tool_choice, "allowed_tools": {**allowed, "mode": "auto"}}
+    return {**tool_choice, "mode": "auto"}
 
 
 def settings_of(**given: object) -> dict[str, Any]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from steerkit.chat.constrain.choice import ReplyForm, ToolChoice
 from steerkit.chat.constrain.rules import Rules, literal
-from steerkit.chat.constrain.shape import ANYTHING, Members, Shape, shape_of
+from steerkit.chat.constrain.shape import Members, Shape, shape_of
 from steerkit.chat.dialects import Dialect, Written
 from steerkit.chat.parse import MAX_CALLS
 from steerkit.types import Tool
 
 _JSON: Final = Written()
 _MOST_CALLS: Final = MAX_CALLS - 1
-OWN: Final = "from_user"
 
 
 def grammar_of(
@@ -23,7 +22,7 @@ def grammar_of(
     form: ReplyForm,
     *,
     in_thought: bool = False,
-    own: Mapping[str, Mapping[str, str] | str] | None = None,
+    own: Mapping[str, frozenset[str]] | None = None,
     texts: Sequence[str] = (),
 ) -> str:
     """The grammar of the replies that a form lets through.
@@ -33,7 +32,7 @@ def grammar_of(
         tools: as they are declared.
         form: what the caller wants.
         in_thought: the prompt ends inside a thought.
-        own: arguments whose values are words of the user's, as a policy's guard has them.
+        own: by tool, the arguments whose values are words of the user's.
         texts: the user's.
     """
     choice = form.choice or ToolChoice("auto")
@@ -41,7 +40,7 @@ def grammar_of(
     if choice.mode == "none":
         may_call = []
     rules = Rules(dialect.syntax.written, dialect.quote, texts)
-    calls = [_call(rules, tool, own or {}) for tool in may_call]
+    calls = [_call(rules, tool, (own or {}).get(tool.name, frozenset())) for tool in may_call]
     most = 1 if choice.named or not form.parallel else _MOST_CALLS
     body = _body(dialect, form, choice.mode, bool(calls), most)
     lines = [f"start: {_rest_of_thought(dialect, in_thought)}reply", *body]
@@ -87,21 +86,15 @@ def _rest_of_thought(dialect: Dialect, in_thought: bool) -> str:
     return f"TEXT? <[{closed}]> " if in_thought and closed is not None else ""
 
 
-def _call(rules: Rules, tool: Tool, own: Mapping[str, Mapping[str, str] | str]) -> str:
+def _call(rules: Rules, tool: Tool, own: frozenset[str]) -> str:
     """The inside of a tool's call."""
     written = rules.written
     shape = Members() if tool.strict is False else shape_of(tool.parameters)
     shape = shape if isinstance(shape, Members) else Members()
-    named: dict[str, Any] = {name: how for name, how in own.items() if how == OWN}
-    of_tool = own.get(tool.name)
-    named |= of_tool if isinstance(of_tool, Mapping) else {}
-    arguments = rules.members(shape, 0, frozenset(named))
+    arguments = rules.members(shape, 0, own)
     parts = [written.begin + tool.name + written.between, arguments, written.end]
     return " ".join(part if part is arguments else literal(part) for part in parts if part)
 
 
 def _listed(ids: Sequence[int]) -> str:
     return ",".join(map(str, ids))
-
-
-__all__ = ["ANYTHING", "grammar_of"]

@@ -36,7 +36,8 @@ def words_of(texts: Sequence[str]) -> list[str]:
     found: list[str] = []
     for text in texts:
         for kind, run in groupby(text[-_MOST:], key=_kind):
-            found += ["".join(run)] if kind else run
+            chars = list(run)
+            found += ["".join(chars)] if kind else chars
     return found
 
 

@@ -6,6 +6,7 @@ An object's rule carries the set of its keys so far in 64 bits, so that keys com
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -37,7 +38,7 @@ def literal(text: str) -> str:
 
 def writable(text: str) -> bool:
     """False for a text that a grammar cannot write: with control characters, or half ones."""
-    return all(char >= " " and char != "\x7f" and not "\ud800" <= char <= "\udfff" or char in "\n\r\t" for char in text)
+    return not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]", text)
 
 
 class Rules:

@@ -16,9 +16,9 @@ from torch import Tensor
 from steerkit.audit import ModelIdentity, SaeSetIdentity
 from steerkit.chat import Tokenizer, dialect_of, place_machine
 from steerkit.engine.api import Provenance, Row, Step, Steps
-from steerkit.engine.hf.cuda_graphs import Graphs, Prepare, graphs_for
 from steerkit.engine.hf.constraints import Constraints
-from steerkit.engine.hf.generate import Batch, generate, logits_after, read_along
+from steerkit.engine.hf.cuda_graphs import Graphs, Prepare, graphs_for
+from steerkit.engine.hf.generate import Batch, decode, logits_after, read_along
 from steerkit.engine.hf.model import LoadedModel
 from steerkit.engine.hf.plans import Plans
 from steerkit.engine.hf.prefix_cache import DEFAULT, PrefixCache, bytes_of
@@ -150,7 +150,7 @@ class HfEngine:
         how["constraints"] = Constraints(rows, dialect.stops, partial(self._unsteered, attached))
         watched = partial(self._watched, rows, attached.recorder)
         with closing(
-            generate(model, batch, [row.sampling for row in rows], dialect.stops, dialect.pad, **how)
+            decode(model, batch, [row.sampling for row in rows], dialect.stops, dialect.pad, **how)
         ) as decoded:
             cut: Collection[int] | None = None
             while True:

@@ -7,6 +7,7 @@ the middle, and the prompt's length is known to the hooks.
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -78,8 +79,23 @@ class Decoded(NamedTuple):
     """Tokens that the model has read beyond those that it would have read had they come one by one."""
 
 
-@torch.inference_mode()
 def generate(
+    model: PreTrainedModel, batch: Batch, sampling: Sequence[Sampling], stops: Collection[int], pad: int, **how: Any
+) -> Generator[list[int | None], Collection[int] | None, str | None]:
+    """Yield the tokens alone of `decode`, which has the same arguments."""
+    with closing(decode(model, batch, sampling, stops, pad, **how)) as steps:
+        cut: Collection[int] | None = None
+        while True:
+            try:
+                step = steps.send(cut)
+            except StopIteration as done:
+                decoding: str | None = done.value
+                return decoding
+            cut = yield step.tokens
+
+
+@torch.inference_mode()
+def decode(
     model: PreTrainedModel,
     batch: Batch,
     sampling: Sequence[Sampling],
@@ -161,9 +177,7 @@ def _shown(tokens: Sequence[int], left: Sequence[int]) -> list[int | None]:
     return [token if rest > 0 else None for token, rest in zip(tokens, left, strict=True)]
 
 
-def _left(
-    tokens: Sequence[int | None], left: Sequence[int], stops: Collection[int], cut: Collection[int]
-) -> list[int]:
+def _left(tokens: Sequence[int | None], left: Sequence[int], stops: Collection[int], cut: Collection[int]) -> list[int]:
     """How many tokens each sequence may have after these."""
     return [
         0 if token in stops or row in cut else max(0, rest - 1)

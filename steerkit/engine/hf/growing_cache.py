@@ -61,21 +61,15 @@ class DecodeLayer(DynamicLayer):
 
     def _take_several(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Take several tokens: what the first of them sees may be what the last ones overwrite in a ring."""
-        held = min(self._seen, self.window or self._seen)
-        seen = tuple(
-            torch.cat([kept[:, :, :held], new], dim=2)
-            for kept, new in ((self._all(0), keys), (self._all(1), values))
-        )
+        before, both = self._seen, ((self.keys, keys), (self.values, values))
         self._seen += keys.shape[2]
-        self.keys, self.values = (
-            _written(kept, 2, new, self._seen, self.window) for kept, new in ((self._all(0), keys), (self._all(1), values))
-        )
+        seen, kept = [], []
+        for own, new in both:
+            assert own is not None  # it took over a filled layer
+            seen.append(torch.cat([own[:, :, : min(before, self.window or before)], new], dim=2))
+            kept.append(_written(own, 2, new, self._seen, self.window))
+        self.keys, self.values = kept
         return seen[0], seen[1]
-
-    def _all(self, number: int) -> Tensor:
-        found = (self.keys, self.values)[number]
-        assert found is not None  # it took over a filled layer
-        return found
 
     def get_seq_length(self) -> int:
         """Tokens so far."""
@@ -112,7 +106,6 @@ class _Mask:
         elif self._window is not None and self._seen > self._window:
             self._buffer[..., slot] = 0.0
         return self._buffer[..., : min(self._seen, self._window or self._seen)]
-
 
     def several(self, count: int) -> Tensor:
         """`(B, 1, count, T)` for more tokens at once, the new ones last: each sees those before it in its window."""

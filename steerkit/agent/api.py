@@ -177,7 +177,7 @@ class Runtime(Turns):
         Args:
             turn: as `run` gave it.
             call: one of `turn.calls`.
-            result: what the tool returned; whatever is no JSON is told as `loop` tells it.
+            result: what the tool returned; whatever is no JSON is written as `loop` writes it.
             error: what the tool raised, or a line about it.
             seconds: how long it took.
             max_result: characters and tokens of the result; what is longer is cut, with a note.

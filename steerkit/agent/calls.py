@@ -37,7 +37,7 @@ class Approval:
     by: str = ""
     """Name of the person who decided."""
     note: str = ""
-    """Why; of a refusal, the model is told."""
+    """Reason; of a refusal, the model sees it."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.approved, bool):

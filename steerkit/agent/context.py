@@ -48,7 +48,7 @@ class Settings(TypedDict, total=False):
     """Most turns of the run; 10."""
     timeout: float | None
     """Seconds that a tool may take, None for no limit; 30. An async function past it is cancelled. A sync one cannot be
-    killed: it goes on in a thread of its own, and its result is dropped."""
+    killed: it continues in a thread of its own, and its result is dropped."""
     max_result: int
     """Characters of a tool's result, and tokens that they may take, 4,000; what is longer is cut, with a note."""
     execute: Mapping[str, Callable[..., Any]] | None

@@ -34,9 +34,9 @@ def exchange(
     Args:
         turn: as `run` gave it.
         results: of `turn.released`, in their order (held calls that were approved come in theirs), or by call id. An
-            `Execution`, as `Runtime.executed` gives it, is told as it is; an exception is told as an error; any other
-            value as `loop` tells it: JSON of at most 4,000 characters.
-        decisions: about held calls, by their ids, or one for all. Held calls without one are told to be held.
+            `Execution`, as `Runtime.executed` gives it, is written as it is, an exception as an error, any other value
+            as `loop` writes it: JSON of at most 4,000 characters.
+        decisions: about held calls, by their ids, or one for all. Held calls without one are reported as held.
 
     Raises:
         LoopError: a result or a decision too many or too few.

@@ -60,7 +60,7 @@ def load(
             model away from it; else the turn ends without one, and says why.
         prefix_cache: how much memory, such as `1 GiB`, may hold what prompts begin with; False for none.
         prepack: keep linear weights a second time as a CPU reads them fastest; `auto`: where that is faster.
-        graphs: make tokens by steps of fixed shape, on a GPU in CUDA graphs; `auto`: on a GPU; `compiled`: compiled as
+        graphs: decode by steps of fixed shape, on a GPU in CUDA graphs; `auto`: on a GPU; `compiled`: compiled as
             well, once for each batch size. What does not fit, as a TopK SAE, goes step by step; the record says so.
 
     Raises:

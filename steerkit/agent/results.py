@@ -13,7 +13,7 @@
 | errors | their name and text |
 | keys that are no text | their JSON as text; of two that become one the second is numbered |
 
-Anything else, and what holds itself or is nested too deeply, cannot be shown; then the model is told so, and that the
+Anything else, and what holds itself or is nested too deeply, cannot be shown; then the model sees that, and that the
 tool ran all the same.
 """
 
@@ -36,13 +36,13 @@ from pydantic_core import to_jsonable_python
 from steerkit.types import Json
 
 MAX_RESULT: Final = 4000
-"""Characters of a result, and tokens of it, that the model is told where nothing else is said."""
+"""Characters of a result, and tokens of it, that the model sees by default."""
 MAX_ERROR: Final = 500
-"""Characters of an error that the model is told."""
+"""Characters of an error that the model sees."""
 
 
 def fitted(value: Any, max_result: int) -> dict[str, Json]:
-    """A tool's return value as the model is told of it: an object, of plain JSON, not too long.
+    """A tool's return value as the model sees it: an object, of plain JSON, not too long.
 
     A value that is no object stands under `value`. A longer one is cut: its text stands under `value`, with a note. One
     that cannot be shown is a `note` that the tool ran.
@@ -82,7 +82,7 @@ def error_text(error: BaseException) -> str:
 
 
 def cut(text: str, most: int) -> str:
-    """A text, with a note where it goes on after so many characters."""
+    """A text, cut after so many characters, with a note that says so."""
     return text if len(text) <= most else f"{text[:most]} [cut after {most} characters]"
 
 

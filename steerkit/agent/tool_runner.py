@@ -68,7 +68,7 @@ def run_tool(function: Callable[..., Any], arguments: Mapping[str, Json], limits
     """Run a function with a copy of a call's arguments.
 
     It runs in a daemon thread; an async function gets an event loop there. Past the time limit an async function is
-    cancelled. A sync one cannot be killed: it goes on in its thread, its result is dropped, and the process does not
+    cancelled. A sync one cannot be killed: it continues in its thread, its result is dropped, and the process does not
     wait for it at its end.
 
     Raises:

@@ -15,17 +15,16 @@ from steerkit.chat.constrain import (
     reply_form,
     settings_of,
 )
-from steerkit.chat.cursor import Bookmark, Cursor, steps_by_place
+from steerkit.chat.cursor import Cursor, steps_by_place
 from steerkit.chat.declare import declared, lint
 from steerkit.chat.dialects import DIALECTS, FUNCTIONGEMMA, Dialect, Syntax, dialect_of, name_in
-from steerkit.chat.forms import one_by_one, tool_object
 from steerkit.chat.messages import Made, calls_made
 from steerkit.chat.parse import CallClosed, CallOpened, Event, Parsed, Parser, TextDelta, ThoughtDelta, parse
 from steerkit.chat.places import GrammarState, PlaceMachine, place_machine, places_of
 from steerkit.chat.plain import plain_messages
 from steerkit.chat.render import Prompt, render
 from steerkit.chat.tokenizer import Tokenizer, token_bytes
-from steerkit.chat.tools import as_tools, openai
+from steerkit.chat.tools import as_tools, one_by_one, openai, tool_object
 
 encode_call = FUNCTIONGEMMA.encode_call
 """A call as FunctionGemma writes it; `dialect_of(tokenizer).syntax.encode_call` is any dialect's."""
@@ -33,7 +32,6 @@ encode_call = FUNCTIONGEMMA.encode_call
 __all__ = [
     "DIALECTS",
     "FUNCTIONGEMMA",
-    "Bookmark",
     "CallClosed",
     "CallOpened",
     "Cursor",

@@ -3,9 +3,8 @@ which steps stood at each place."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from steerkit.chat.parse import Event, Parsed, ReplyReader
 from steerkit.chat.places import GrammarState, place_machine
@@ -21,20 +20,6 @@ class Segment(NamedTuple):
     places: frozenset[Place]
 
 
-class Bookmark(NamedTuple):
-    """The state of a cursor inside a prompt, to resume from. Hashable; it may be kept with the prompt's prefix."""
-
-    position: int = 0
-    """Tokens that were read."""
-    state: GrammarState = GrammarState()
-    segments: tuple[Segment, ...] = ()
-    """Places of the tokens so far."""
-
-
-START: Final = Bookmark()
-"""Before the first token."""
-
-
 class Cursor:
     """The grammar of one sequence, prompt and reply, with each token read once.
 
@@ -42,25 +27,19 @@ class Cursor:
         cursor.read(prompt)
         events = cursor.read([token])
 
-    A prompt of which a beginning was read before is read from there: `Cursor(tokenizer, len(prompt), mark)` and then
-    `read(prompt[mark.position :])`.
+    Args:
+        tokenizer: of the model.
+        prompt_length: tokens of the prompt; the steps from its last token on are the reply's.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt_length: int, start: Bookmark = START) -> None:
-        """Stand before a prompt's first token, or where a bookmark was made in the same prompt.
-
-        Args:
-            tokenizer: of the model.
-            prompt_length: tokens of the prompt; the steps from its last token on are the reply's.
-            start: made by `bookmark` on a cursor over a prompt with the same first tokens; before this prompt's end.
-        """
+    def __init__(self, tokenizer: Tokenizer, prompt_length: int) -> None:
         self._machine = place_machine(tokenizer)
         self._last = prompt_length - 1
-        self._segments = list(start.segments)
+        self._segments: list[Segment] = []
         self._reply = ReplyReader(self._machine.dialect, prompt_length)
-        self.position = start.position
+        self.position = 0
         """Tokens that were read."""
-        self.state = start.state
+        self.state = GrammarState()
         """State after the last token: `reply` has the call's name as far as it was read."""
 
     def read(self, tokens: Iterable[int]) -> tuple[Event, ...]:
@@ -75,17 +54,6 @@ class Cursor:
             if before.reply is not None and self.state.reply is not None:
                 events += self._reply.read(before.reply, token, self.state.reply)
         return tuple(events)
-
-    def places(self, start: int, end: int) -> list[frozenset[Place]]:
-        """The places of the tokens at positions `start` to `end`, all of which were read."""
-        found: list[frozenset[Place]] = []
-        first = bisect_right(self._segments, start, key=lambda one: one.start) - 1
-        for number in range(first, len(self._segments)):
-            after = self._segments[number + 1].start if number + 1 < len(self._segments) else self.position
-            found += [self._segments[number].places] * (min(after, end) - start - len(found))
-            if after >= end:
-                break
-        return found
 
     def spans(self, steps: int | None = None) -> dict[Place, tuple[Span, ...]]:
         """The steps at each place, in runs: of all tokens read, or of the first `steps`.
@@ -108,10 +76,6 @@ class Cursor:
     def parsed(self) -> Parsed:
         """The reply as it ends here: its text, its calls and what ended it. Later tokens may still be read."""
         return self._reply.parsed()
-
-    def bookmark(self) -> Bookmark:
-        """The cursor's state, inside the prompt: where a reply began, its text and calls would be lost."""
-        return Bookmark(self.position, self.state, tuple(self._segments))
 
 
 def steps_by_place(tokenizer: Tokenizer, prompt: Sequence[int], reply: Sequence[int]) -> dict[Place, tuple[Span, ...]]:

@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from steerkit.chat.dialects import NAME, Dialect
-from steerkit.chat.inline import Inliner, Lint
 from steerkit.chat.plain import plain_json
-from steerkit.chat.schemas import KEYWORDS
+from steerkit.chat.schemas import KEYWORDS, Inliner, Lint
 from steerkit.errors import ToolError
 from steerkit.types import Tool
 

@@ -1,19 +1,38 @@
-"""Tools in every form people have them, checked before the model sees them."""
+"""Tools in every form people have them, checked before the model sees them; no key is passed over."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from steerkit.chat.arguments import schema_problem
 from steerkit.chat.declare import declared, unwritable
 from steerkit.chat.dialects import NAME
-from steerkit.chat.forms import one_by_one, read_form, tool_object
 from steerkit.chat.plain import plain_json
-from steerkit.chat.schemas import KEYWORDS, lower_types
+from steerkit.chat.schemas import KEYWORDS, REFERENCES, lower_types
 from steerkit.errors import ToolError
 from steerkit.types import Tool
+
+_SCHEMA_KEYS: Final = (
+    "parameters",  # OpenAI, Google
+    "inputSchema",  # the Model Context Protocol, Amazon Bedrock
+    "input_schema",  # Anthropic
+    "parametersJsonSchema",  # Google
+    "parameters_json_schema",
+)
+_HARMLESS: Final = frozenset(
+    {
+        *("type", "strict", "title", "annotations", "icons", "execution", "meta", "_meta", "metadata"),
+        *("outputSchema", "output_schema", "response", "return", "returns"),
+        *("responseJsonSchema", "response_json_schema", "behavior"),
+        *("cache_control", "defer_loading", "allowed_callers", "input_examples", "eager_input_streaming"),
+    }
+)
+"""Keys that say nothing about the arguments."""
+_LISTS: Final = ("functionDeclarations", "function_declarations")
+_WRAPPERS: Final = ("function", "toolSpec")
+_TYPES: Final = ("function", "custom", None)
 
 
 def as_tools(
@@ -117,3 +136,107 @@ def _parameters(schema: Any) -> Iterator[Any]:
         yield name
         yield from _parameters(item)
     yield from _parameters(schema.get("items"))
+
+
+class Form(NamedTuple):
+    """The parts of a tool's form, unchecked."""
+
+    name: Any
+    description: Any
+    schema: Any
+    strict: Any = None
+
+
+def one_by_one(tools: Iterable[Any]) -> list[Any]:
+    """The tools with Google's `{functionDeclarations: […]}` taken apart.
+
+    Raises:
+        ToolError: it is no list of tools, or such a list holds something else.
+    """
+    if isinstance(tools, (str, bytes, Mapping)) or not isinstance(tools, Iterable):
+        raise ToolError(f"tools: got {type(tools).__name__}, expected a list of tools")
+    return list(_flat(tools))
+
+
+def _flat(tools: Iterable[Any]) -> Iterator[Any]:
+    for number, given in enumerate(tools):
+        key = next((key for key in _LISTS if isinstance(given, Mapping) and key in given), None)
+        if key is None:
+            yield given
+            continue
+        if len(given) > 1:
+            others = ", ".join(str(other) for other in given if other != key)
+            raise ToolError(f"tools[{number}]: got {others} beside {key}; expected functions alone")
+        if not isinstance(given[key], (list, tuple)):
+            raise ToolError(f"tools[{number}].{key}: got {type(given[key]).__name__}, expected a list of functions")
+        yield from given[key]
+
+
+def read_form(given: Mapping[str, Any], where: str) -> Form:
+    """The name, description and schema of a tool dict or of a JSON Schema whose title is the name.
+
+    Raises:
+        ToolError: a key that is unknown, or two that hold schemas: what is not read is not checked.
+    """
+    body = _unwrapped(given, where)
+    if "name" not in body and "title" in body and _is_object_schema(body):
+        schema = {key: value for key, value in body.items() if key not in ("title", "description")}
+        return Form(body["title"], body.get("description") or "", schema)
+    if "name" not in body and "$ref" in body and "$defs" in body:  # as pydantic has a model that holds itself
+        return Form(str(body["$ref"]).rpartition("/")[2], "", body)
+    if "name" not in body:
+        raise ToolError(f"{where}: got no name (keys: {', '.join(map(str, body)) or 'none'}); give it one")
+    where = f"{where} ({body['name']!s:.80})"
+    if body.get("type") not in _TYPES:
+        raise ToolError(f"{where}.type: got {body['type']!r:.80}, expected function")
+    known = {"name", "description", *_SCHEMA_KEYS, *_HARMLESS}
+    for key in body:
+        if key not in known:
+            close = get_close_matches(str(key), known, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ToolError(f"{where}: got the unknown key {key!r:.80}, expected name, description, parameters{hint}")
+    schemas = [key for key in _SCHEMA_KEYS if body.get(key) is not None]
+    if len(schemas) > 1:
+        raise ToolError(f"{where}: got {' and '.join(schemas)}, expected one schema")
+    schema = body[schemas[0]] if schemas else {}
+    if schemas and isinstance(schema, Mapping) and schema.keys() == {"json"}:
+        schema = schema["json"]  # Amazon Bedrock's
+    return Form(body["name"], body.get("description") or "", schema, body.get("strict", given.get("strict")))
+
+
+def _is_object_schema(body: Mapping[str, Any]) -> bool:
+    kind = body.get("type")
+    return any(key in body for key in ("properties", *REFERENCES, "allOf", "anyOf", "oneOf")) or (
+        isinstance(kind, str) and kind.lower() == "object"
+    )
+
+
+def _unwrapped(given: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    key = next((key for key in _WRAPPERS if key in given), None)
+    if key is None:
+        return given
+    for other in given:
+        if other not in (key, *_HARMLESS):
+            raise ToolError(f"{where}: got the key {other!r:.80} beside {key}; expected it inside")
+    if given.get("type") not in _TYPES:
+        raise ToolError(f"{where}.type: got {given['type']!r:.80}, expected function")
+    body = given[key]
+    if not isinstance(body, Mapping):
+        raise ToolError(f"{where}.{key}: got {type(body).__name__}, expected a mapping with name and parameters")
+    return body
+
+
+def tool_object(given: Any) -> dict[str, Any] | None:
+    """The tool dict of an object that describes a tool, as langchain's and the Model Context Protocol's do; None of
+    anything else. They are known by their attributes, and nothing is imported."""
+    name = getattr(given, "name", None)
+    if not isinstance(name, str) or isinstance(given, type):
+        return None
+    for attribute in ("tool_call_schema", "args_schema", *_SCHEMA_KEYS, "params_json_schema"):
+        schema: Any = getattr(given, attribute, None)
+        if hasattr(schema, "model_json_schema"):
+            schema = schema.model_json_schema()
+        if isinstance(schema, Mapping):
+            kept = {key: value for key, value in schema.items() if key not in ("title", "description")}
+            return {"name": name, "description": getattr(given, "description", None), "parameters": kept}
+    return None

@@ -56,7 +56,7 @@ _Batch = Annotated[int, typer.Option(metavar="NUMBER", min=1, help="Conversation
 _Probes = Annotated[bool, typer.Option("--probes/--no-probes", help="Fit probes where the policy reads.")]
 _Seed = Annotated[int, typer.Option(metavar="NUMBER", min=0, help="Of the halves for probes and directions.")]
 _Out = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="Folder that keeps finished arms: a killed run goes on there.")
+    Path | None, typer.Option(metavar="FOLDER", help="Folder that keeps finished arms: a killed run resumes there.")
 ]
 _Results = Annotated[
     Path | None,
@@ -149,7 +149,7 @@ def _check_outputs(out: Path | None, json: Path | None, html: Path | None) -> No
 def _standing(out: Path | None) -> str:
     """The state that a stopped evaluation leaves, and how to resume it."""
     if out is None:
-        return f"nothing is kept; with --out FOLDER finished arms are, and a run goes on there: {this_command()}"
+        return f"nothing is kept; with --out FOLDER finished arms are, and a run resumes there: {this_command()}"
     variants = len(list(out.glob("*.jsonl"))) if out.is_dir() else 0
     return f"{variants} finished arms stand in {out}; go on with {this_command()}"
 

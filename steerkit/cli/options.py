@@ -68,7 +68,7 @@ Prepack = Annotated[
 
 Graphs = Annotated[
     Literal["auto", "on", "off", "compiled"],
-    typer.Option(help="Make tokens with prepared steps, on a GPU in CUDA graphs (auto: on a GPU)."),
+    typer.Option(help="Decode with prepared steps, on a GPU in CUDA graphs (auto: on a GPU)."),
 ]
 
 

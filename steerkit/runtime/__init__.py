@@ -1,13 +1,12 @@
 """One turn: render, generate under the policies, parse, judge, record; and a recorded turn replayed."""
 
-from steerkit.runtime.judge import call_ids, next_ids
+from steerkit.runtime.judge import Retried, call_ids, next_ids
 from steerkit.runtime.keywords import raises_setting_errors
 from steerkit.runtime.own_generate import attach
 from steerkit.runtime.policies import PolicyLike, policies_for, read_policies, unsteered
 from steerkit.runtime.record import opening_of
 from steerkit.runtime.replay import Moment, Replayed, WhatIf, replay, what_if
 from steerkit.runtime.request import FORM, Metadata, Request, ToolLike, metadata_of, sampling_of
-from steerkit.runtime.retry import Retried
 from steerkit.runtime.turns import Turns
 
 __all__ = [

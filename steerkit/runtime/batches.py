@@ -14,7 +14,7 @@ from steerkit.types import Turn
 
 BATCH: Final = 32
 """Rows that are generated together. 400 requests of the box take 852 MiB so and 2,663 MiB at once (benchmarked on one
-core, where 16 rows make tokens as fast as 128); of FunctionGemma's architecture a row of 1,000 tokens takes 110 MiB."""
+core, where 16 rows decode as fast as 128); of FunctionGemma's architecture a row of 1,000 tokens takes 110 MiB."""
 
 _FIELDS: Final = (*(field.name for field in fields(Request)), *SAMPLING)
 

@@ -1,13 +1,14 @@
-"""Replies to turns: read the traces, judge the calls."""
+"""Replies to turns: read the traces, judge the calls, and say what is to be generated again."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from steerkit import guard
 from steerkit.runtime.generate import GeneratedReply, Generation
+from steerkit.runtime.request import Prepared
 from steerkit.steer import Extent
 from steerkit.types import CallLike, MalformedCall, Span, Trace, Turn
 
@@ -100,3 +101,30 @@ def call_ids(messages: Sequence[Mapping[str, Any]], calls: Sequence[CallLike]) -
     first = sorted(range(len(calls)), key=lambda number: isinstance(calls[number], MalformedCall))
     found = dict(zip(first, next_ids(messages, len(calls)), strict=True))
     return tuple(found[number] for number in range(len(calls)))
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """A stream starts over: what came since the last one is void, and recorded as an attempt."""
+
+    turn: Turn
+
+
+def wants_retry(turn: Turn) -> bool:
+    """True if a turn is to be generated again; `guard.limit_retries` has turned all others' retries into denials."""
+    return any(verdict.decision == "retry" for verdict in turn.verdicts)
+
+
+def next_attempt(one: Prepared, turn: Turn) -> Prepared:
+    """The request of the next attempt: the named steering acts without its gate."""
+    worst = guard.strictest(turn.verdicts)
+    assert worst is not None  # the caller asked `wants_retry`
+    named = guard.rule_of(one.policies, worst).with_ or ""
+    policies = tuple(policy.without_gate(named) if policy.name == worst.policy else policy for policy in one.policies)
+    return replace(
+        one,
+        policies=policies,
+        wanted=one.wanted._replace(policies=policies),
+        attempts=(*one.attempts, turn),
+        made=one.made + 1,
+    )

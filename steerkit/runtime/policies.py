@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from steerkit.engine import Engine
 from steerkit.errors import PolicyError
+from steerkit.kept import Kept
 from steerkit.policy import Policy, fingerprint, resolve
 from steerkit.policy import load as load_policy
 
@@ -23,7 +24,7 @@ class ReadyPolicies:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._ready: OrderedDict[str, Policy] = OrderedDict()
+        self._ready: Kept[str, Policy] = Kept(_MOST)
 
     def of(self, policy: PolicyLike) -> tuple[Policy, ...]:
         """The policies, files read.
@@ -35,13 +36,7 @@ class ReadyPolicies:
         return tuple(map(self._made_ready, read_policies(policy)))
 
     def _made_ready(self, policy: Policy) -> Policy:
-        key = fingerprint(policy)
-        found = self._ready.get(key)
-        if found is None:
-            found = self._ready[key] = _resolved(policy, self._engine)
-            while len(self._ready) > _MOST:
-                self._ready.popitem(last=False)
-        return found
+        return self._ready.get(fingerprint(policy), partial(_resolved, policy, self._engine))
 
 
 def policies_for(policy: PolicyLike, engine: Engine) -> tuple[Policy, ...]:

@@ -20,7 +20,7 @@ from steerkit.types import NOWHERE, Call, Turn
 
 
 class Replayed(NamedTuple):
-    """A turn that was made again."""
+    """A replayed turn."""
 
     turn: Turn
     record: TurnRecord
@@ -139,7 +139,7 @@ def _landmarks(turn: Turn) -> Iterator[tuple[str, int]]:
 
 
 def _parting(first: Sequence[int], second: Sequence[int]) -> int | None:
-    """Index of the first token that differs; of two replies of which one goes on, that of its next token."""
+    """Index of the first token that differs; where one reply is the beginning of the other, that of its next token."""
     pairs = zip(first, second, strict=False)
     shorter = min(len(first), len(second))
     other = next((index for index, (one, two) in enumerate(pairs) if one != two), shorter)

@@ -13,10 +13,9 @@ from steerkit.chat import Event, dialect_of
 from steerkit.engine import Engine
 from steerkit.errors import SteerkitError
 from steerkit.policy import Policy
-from steerkit.runtime import retry
 from steerkit.runtime.batches import BATCH, check_batch, made, prepared_each
 from steerkit.runtime.generate import Events, drained, generate
-from steerkit.runtime.judge import judge
+from steerkit.runtime.judge import Retried, judge, next_attempt, wants_retry
 from steerkit.runtime.keywords import raises_setting_errors
 from steerkit.runtime.policies import PolicyLike, ReadyPolicies, refuse_twice
 from steerkit.runtime.record import opening_of, record
@@ -31,7 +30,6 @@ from steerkit.runtime.request import (
     wanted_of,
     with_counterfactual,
 )
-from steerkit.runtime.retry import Retried
 from steerkit.sae import SaeSet
 from steerkit.types import Messages, Turn
 
@@ -178,9 +176,9 @@ class Turns:
         """
         rows = list(prepared)
         turns = drained(self._attempt(rows, stopped), stopped)
-        while again := [number for number, turn in enumerate(turns) if retry.wanted(turn)]:
+        while again := [number for number, turn in enumerate(turns) if wants_retry(turn)]:
             for number in again:
-                rows[number] = retry.again(rows[number], turns[number])
+                rows[number] = next_attempt(rows[number], turns[number])
             steps = self._attempt([rows[number] for number in again], stopped)
             for number, turn in zip(again, drained(steps, stopped), strict=True):
                 turns[number] = turn
@@ -209,9 +207,9 @@ class Turns:
         request = _request("stream", settings, messages=messages, tools=tools, policy=policy, metadata=metadata)
         prepared = self.prepare(request)
         turn = yield from self._stream(prepared)
-        while retry.wanted(turn):
+        while wants_retry(turn):
             yield Retried(turn)
-            prepared = retry.again(prepared, turn)
+            prepared = next_attempt(prepared, turn)
             turn = yield from self._stream(prepared)
         yield turn
 

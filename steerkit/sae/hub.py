@@ -40,7 +40,7 @@ def load_set(source: str | Path, *, revision: str | None = None) -> SaeSet:
 def pull(source: str | Path, *, revision: str | None = None) -> list[Path]:
     """Fetch the SAEs of a hub repository, and nothing else in it, into the hub's cache; the folders they lie in.
 
-    What was fetched before is not fetched again, and a download that broke off goes on where it stopped.
+    What was fetched before is not fetched again, and a download that broke off resumes where it stopped.
 
     Raises:
         SaeError: there is no such repository, folder or revision, or the hub cannot be reached.

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from steerkit.errors import SaeError
 from steerkit.files import shown
+from steerkit.kept import Kept
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.cpu.packed_sae import LaidOutSae, wins
 from steerkit.sae.cpu.pages import release
 from steerkit.sae.formats import read_folders
 from steerkit.sae.formats.files import load_tensors
-from steerkit.sae.kept import KeptColumns
 from steerkit.sae.labels import LABELS_FILE, read_labels
 from steerkit.sae.sae import Columns, Sae
 from steerkit.sites import Feature, Site
@@ -60,7 +60,9 @@ class SaeSet(Mapping[Site, Sae]):
         self.folder = folder
         self._statistics = {self._own_key(key): table for key, table in (statistics or {}).items()}
         self._copies: dict[tuple[Site, torch.device, torch.dtype], Sae] = {}
-        self._columns = KeptColumns(_MOST_COLUMNS)
+        self._columns: Kept[tuple[Site, tuple[int, ...], torch.device], Columns] = Kept(
+            _MOST_COLUMNS, lambda columns: columns.bytes
+        )
         self._check_statistics()
 
     def _owner(self, site: Site) -> Site:
@@ -90,7 +92,7 @@ class SaeSet(Mapping[Site, Sae]):
     def on(self, site: Site, device: torch.device, dtype: torch.dtype | None = None) -> Sae:
         """The site's SAE on a device, its weights as stored or in `dtype`: itself, or a copy made once and kept.
 
-        On a CPU its encoder is laid out anew where that is faster, in float32 and beside the other.
+        On a CPU its encoder is packed where that is faster, in float32 and beside the other.
         """
         key = (site, device, dtype or self[site].W_enc.dtype)
         if key not in self._copies:

@@ -8,10 +8,8 @@ what `attach` does, over buffers that a `Fill` fills: for compiled models and CU
 from steerkit.steer.compile.check import Checked, check_against_saes, check_against_tools
 from steerkit.steer.compile.plan import Plan, compile_plan
 from steerkit.steer.eager.attach import attach
-from steerkit.steer.eager.attached import Attached
+from steerkit.steer.eager.attached import Attached, PrefillState, Snapshot, Snapshots
 from steerkit.steer.eager.continuous import attach_ragged
-from steerkit.steer.eager.prefill_state import PrefillState
-from steerkit.steer.eager.snapshot import Snapshot, Snapshots
 from steerkit.steer.ops import read_features
 from steerkit.steer.points import TABLE, Sites, context_of, device_of, devices_of, find_sites
 from steerkit.steer.positions import cache_name

@@ -1,7 +1,8 @@
-"""Gates over flat tokens: readings within bounds, latches, windows, terms, and how long a gate stays open.
+"""Gates over flat tokens: readings within bounds, latches, windows, terms, how long a gate stays open, and its memory.
 
-Written once: forward hooks call it with tables that all tokens share, steps of fixed shape with tables of each row, and
-kernels are tested against those. Nothing is changed in place, so a memory is also its own snapshot.
+The arithmetic is written once: forward hooks call it with tables that all tokens share, steps of fixed shape with
+tables of each row, and kernels are tested against those. Nothing is changed in place, so a memory is also its own
+snapshot.
 
 Shapes: N tokens of G segments, l readings, k of them over windows of at most W tokens, M terms, r rules. A table of one
 reading or rule is `(l,)` or `(r,)` for all tokens, or has a first dimension of N.
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from steerkit.steer import ops
-from steerkit.steer.batch import Segments
+from steerkit.steer.batch import Batch, Segments
 
 FOREVER: Final = 1 << 39
 """More tokens than any turn has."""
@@ -187,3 +188,74 @@ def _over_windows(
         torch.where(seen, values[last][..., 1:], memory.values),
         torch.where(seen, counted[last][..., 1:], memory.counted),
     )
+
+
+class GateState:
+    """The memory of one site's gates between passes; the last pass can be taken back.
+
+    A prompt in one pass, in chunks or token by token leaves it the same.
+    """
+
+    def __init__(self, gates: Gates) -> None:
+        self._gates = gates
+        self.device: Final = gates.low.device
+        """The site's."""
+        self.memory: GateMemory | None = None
+        """By slot; None before the first pass, and where earlier tokens do not matter."""
+        self._last: tuple[GateMemory | None, tuple[Tensor, ...]] | None = None
+        """The memory before the last pass, and what it was given; None where that reached no gate."""
+
+    def forget(self) -> None:
+        """Forget every sequence."""
+        self.memory = None
+
+    def begin_pass(self) -> None:
+        """Begin a pass; the one before cannot be taken back any more."""
+        self._last = None
+
+    def reserve(self, slots: int, fresh: Tensor) -> None:
+        """Make room for some slots, and empty those `(G,)` in which new sequences begin."""
+        if not self._gates.stateful:
+            return
+        if self.memory is None:
+            self.memory = self._empty(slots)
+        elif (more := slots - len(self.memory.last_open)) > 0:
+            self.memory = self.memory.joined(self._empty(more))
+        self.memory = self.memory.put(fresh, self._empty(len(fresh)))
+
+    def open(self, sums: Tensor, counts: Tensor, may: Tensor, batch: Batch) -> Tensor:
+        """Gates `(N, r)` that are open at the tokens of a pass; arguments as in `open_gates`."""
+        gates = self._gates
+        if not gates.stateful:
+            return open_gates(gates, self._empty(0), sums, counts, may, batch.number, None)[0]
+        self._last = self.memory, (sums, counts, may, batch.number)
+        memory = self._known(batch)
+        opened, new = open_gates(gates, memory.take(batch.slot), sums, counts, may, batch.number, batch.segments)
+        self.memory = memory.put(batch.slot, new)
+        return opened
+
+    def held(self, batch: Batch) -> Tensor:
+        """Gates `(N, r)` that earlier passes hold open at the tokens of this one."""
+        memory = self._known(batch).take(batch.slot)
+        return held_open(self._gates, memory, batch.number, batch.segments)
+
+    def roll_back(self, sequences: int, tokens: int, batch: Batch) -> None:
+        """Return to the first `tokens` of each sequence in the last pass, as if they were all of it.
+
+        `batch` holds them; its numbers are those of that pass.
+        """
+        if self._last is None:
+            return
+        self.memory, given = self._last
+        if tokens > 0:
+            kept = (part.unflatten(0, (sequences, -1))[:, :tokens].flatten(0, 1) for part in given)
+            sums, counts, may, number = kept
+            self.open(sums, counts, may, batch.to(sums.device)._replace(number=number))
+
+    def _known(self, batch: Batch) -> GateMemory:
+        if self.memory is not None:
+            return self.memory
+        return self._empty(len(batch.number) if batch.segments is None else len(batch.segments.end))
+
+    def _empty(self, slots: int) -> GateMemory:
+        return GateMemory.empty(self._gates, slots, self.device)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from steerkit.chat import GrammarState, PlaceMachine
 from steerkit.errors import SteeringError
+from steerkit.steer.batch import TokenPlaces
 from steerkit.types import Place
 
 
@@ -27,26 +27,6 @@ class _Span(Protocol):
     @property
     def reply_start(self) -> Tensor | int:
         """Column of the prompt's last token."""
-
-
-class TokenPlaces:
-    """The places of the tokens of one pass, sequence by sequence."""
-
-    def __init__(self, places: Sequence[Sequence[Collection[Place]]], device: torch.device) -> None:
-        self._places, self._device = places, device
-
-    @property
-    def key(self) -> tuple[tuple[Collection[Place], ...], ...]:
-        """Equal where all tokens are at the same places."""
-        return tuple(map(tuple, self._places))
-
-    def after(self, first: int) -> TokenPlaces:
-        """The tokens from offset `first` of each sequence on."""
-        return TokenPlaces([row[first:] for row in self._places], self._device) if first else self
-
-    def at(self, place: Place) -> Tensor:
-        """`(N,)` tokens at a place."""
-        return torch.tensor([place in here for row in self._places for here in row], device=self._device)
 
 
 def advance(

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.errors import ModelError, SteeringError
+from steerkit.steer.batch import Window
 from steerkit.steer.eager.generation import Generation, inside_generate
-from steerkit.steer.eager.window import Window
 from steerkit.steer.grammar_state import GrammarStates
 
 CACHE_NAMES = ("cache", "past_key_values")

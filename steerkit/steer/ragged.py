@@ -12,9 +12,9 @@ from torch import Tensor
 
 from steerkit.chat import GrammarState, PlaceMachine
 from steerkit.errors import SteeringError
-from steerkit.steer.batch import Batch, Segments, needs_tokens
+from steerkit.steer.batch import Batch, Segments, TokenPlaces, needs_tokens
 from steerkit.steer.compile.plan import Plan, SiteTable
-from steerkit.steer.grammar_state import TokenPlaces, advance
+from steerkit.steer.grammar_state import advance
 from steerkit.steer.steering import Steering
 from steerkit.types import Place
 
@@ -138,7 +138,7 @@ class RaggedSteering:
     def _reserve(self, fresh: Sequence[int]) -> None:
         slots = len(self._sequences) + len(self._free)
         for state in self.steering.gate_states.values():
-            state.reserve(slots, torch.tensor(fresh, dtype=torch.long, device=state.table.gates.low.device))
+            state.reserve(slots, torch.tensor(fresh, dtype=torch.long, device=state.device))
 
     def _read(self, sequences: Sequence[_Sequence], pieces: Sequence[Piece], ids: Tensor) -> TokenPlaces:
         """Advance the grammar of each request whose rules ask for it."""

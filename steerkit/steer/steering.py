@@ -9,11 +9,10 @@ from torch import Tensor
 
 from steerkit.errors import SteeringError
 from steerkit.sites import Site
-from steerkit.steer.batch import COLUMN_PLACES, PADDING, Batch
+from steerkit.steer.batch import COLUMN_PLACES, PADDING, Batch, TokenPlaces
 from steerkit.steer.compile.plan import Plan, SiteTable
-from steerkit.steer.gate_state import GateState
+from steerkit.steer.gates import GateState
 from steerkit.steer.gather import Gathered, OpenEdits, gather
-from steerkit.steer.grammar_state import TokenPlaces
 from steerkit.types import Place
 
 
@@ -30,7 +29,7 @@ class Steering:
         self.places = sorted({place for rule in plan.rules for place in (rule.place, rule.reads_at)})
         self._writes_at = self._numbers([rule.place for rule in plan.rules])
         self._reads_at = self._numbers([rule.reads_at for rule in plan.rules])
-        self.gate_states = {site: GateState(table) for site, table in plan.gates.items()}
+        self.gate_states = {site: GateState(table.gates) for site, table in plan.gates.items()}
         self._counts_at = {
             site: self._numbers([place or self.places[0] for place in table.counts_at])[1:]
             for site, table in plan.gates.items()
@@ -131,8 +130,8 @@ class Steering:
 
     def _open(self, site: Site) -> None:
         """Read the gates that are complete at a site, and open their rules."""
-        state, device = self.gate_states[site], self._sums.device
-        table, opened = state.table, self.opened[:, state.table.rules]
+        table, device = self.plan.gates[site], self._sums.device
+        opened = self.opened[:, table.rules]
         sums = self._sums[:, table.leaves]
         if table.gates.simple:
             torch.gt(sums.to(opened.device), self._limits_at(site), out=opened)
@@ -141,7 +140,7 @@ class Steering:
         counts = self._at[:, self._counts_at[site]].to(device) if table.counts else sums[:, :0]
         remembers = table.gates.remembers
         may = (self._may if remembers else self._both)[:, table.rules].to(device)
-        fresh = state.open(sums, counts, may, self._batch.to(device))
+        fresh = self.gate_states[site].open(sums, counts, may, self._batch.to(device))
         if remembers:
             fresh = fresh & self._allowed[:, table.rules].to(device)
             if self._late is not None:  # those were opened before the pass, by what earlier tokens showed
@@ -151,7 +150,7 @@ class Steering:
     def _limits_at(self, site: Site) -> Tensor:
         found = self._limits.get(site)
         if found is None:
-            table = self.gate_states[site].table
+            table = self.plan.gates[site]
             may = self._both[:, table.rules]
             found = self._limits[site] = torch.where(may, table.gates.low.to(may.device), torch.inf)
         return found
@@ -165,7 +164,7 @@ class Steering:
                 f"the next token on, so the last prompt token must be fed alone; use steerkit's runtime, or feed the "
                 f"prompt in two parts and give prompt_length"
             )
-        for state in self.gate_states.values():
-            rules = state.table.rules
-            held = state.held(batch.to(state.table.gates.low.device)).to(self.opened.device)
+        for site, state in self.gate_states.items():
+            rules = self.plan.gates[site].rules
+            held = state.held(batch.to(state.device)).to(self.opened.device)
             self.opened[:, rules] = torch.where(late[rules], self._allowed[:, rules] & held, False)

@@ -24,7 +24,7 @@ def box() -> Runtime:
 
 def compiled(runtime: Runtime) -> int:
     assert isinstance(runtime.engine, HfEngine)
-    return runtime.engine.plans.compiled
+    return runtime.engine.plans.made
 
 
 def stronger(policy: Policy) -> Policy:
@@ -71,7 +71,8 @@ def test_the_order_of_policies_is_part_of_a_plan(box: Runtime) -> None:
 
 def test_the_least_recently_used_is_dropped(box: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan that was used stays; one that was not is compiled again."""
-    monkeypatch.setattr("steerkit.engine.hf.plans._MOST", 2)
+    assert isinstance(box.engine, HfEngine)
+    monkeypatch.setattr(box.engine.plans, "limit", 2)
     policies = [load(path) for path in policy_files()[:3]]
     for number in (0, 1, 0, 2):
         box.run(*ASKED, policies[number], max_new_tokens=1)

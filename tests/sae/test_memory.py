@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from steerkit.kept import Kept
 from steerkit.sae import Checkpoint, Columns, Sae, SaeSet, load_set
 from steerkit.sae.cpu import onednn
 from steerkit.sae.cpu.pages import release
 from steerkit.sae.formats import functiongemma, tensors
-from steerkit.sae.kept import KeptColumns
 from steerkit.sites import Site
 
 LAYERS, D_IN, D_SAE = 4, 256, 4096
@@ -150,18 +150,21 @@ def test_kept_columns_are_bounded() -> None:
     """The least recently used go first, and columns over the limit are handed out without being kept."""
     made = []
 
-    def get(kept: KeptColumns, index: int, count: int = 1) -> Columns:
+    def get(kept: Kept[int, Columns], index: int, count: int = 1) -> Columns:
         def make() -> Columns:
             made.append(index)
             return Columns(torch.zeros(10, count), torch.zeros(count), torch.zeros(count, 10))
 
-        return kept.get((0, (index,), CPU), make)
+        return kept.get(index, make)
 
-    kept = KeptColumns(3 * get(KeptColumns(0), 0).bytes)
+    def bounded(limit: int) -> Kept[int, Columns]:
+        return Kept(limit, lambda columns: columns.bytes)
+
+    kept = bounded(3 * get(bounded(0), 0).bytes)
     made.clear()
     for index in (1, 2, 3, 1, 4, 1, 2):  # 4 drops 2, which the last one makes again in the place of 3
         get(kept, index)
-        assert kept.bytes <= 3 * 84
+        assert kept.weight <= 3 * 84
     assert made == [1, 2, 3, 4, 2]
     get(kept, 9, count=4)
     get(kept, 1)

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
-from steerkit.chat.inline import Inliner
-from steerkit.chat.schemas import TYPES
+from steerkit.chat.schemas import TYPES, Inliner
 from steerkit.errors import ToolError
 
 Kind: TypeAlias = Literal["string", "integer", "number", "boolean", "null"]

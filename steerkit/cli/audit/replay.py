@@ -54,7 +54,7 @@ def replay(
     workers: Workers = None,
     json: JsonOption = False,
 ) -> None:
-    """Make recorded turns again: the same tokens and verdicts, or the first difference and its likely cause."""
+    """Replay recorded turns: the same tokens and verdicts, or the first difference and its likely cause."""
     from steerkit.audit import read_turn, turns_of
 
     if verdicts + without_steering + bool(policy) > 1:
@@ -96,7 +96,7 @@ def _judged(turns: Sequence[RecordedTurn]) -> Iterator[tuple[Any, Any]]:
 def _replayed(
     turns: Sequence[RecordedTurn], given: Sequence[str | None], engine: Kind, workers: int | None
 ) -> Iterator[Any]:
-    """The turns made again, and what came of it; from a cluster all at the end, as Ray speaks while it is there."""
+    """Replayed turns and their outcome; from a cluster all at the end, as Ray speaks while it is there."""
     for some in _alike(turns):
         at = where(engine, workers, _loader(some[0], *given), given[2] or some[0].record.model.device)
         with mapper_of(at) as mapper:

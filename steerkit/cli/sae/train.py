@@ -32,7 +32,7 @@ HookPoint = Annotated[
     str, Option(metavar="POINT", help=f"The hook point to train on: {', '.join(POINTS)} (default: o_proj's output).")
 ]
 Out = Annotated[
-    Path, Option(metavar="FOLDER", help="New or empty folder; with the same run begun in it, the run goes on.")
+    Path, Option(metavar="FOLDER", help="New or empty folder; a run begun there with the same settings resumes.")
 ]
 RecipeName = Annotated[str, Option(metavar="RECIPE", help="seed, normalised, topk or jumprelu.")]
 Size = Annotated[int | None, Option(metavar="FEATURES", min=1, help="Features per layer (default: 4096).")]

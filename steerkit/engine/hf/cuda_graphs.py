@@ -245,7 +245,7 @@ class Graphs:
 
 
 def graphs_for(model: PreTrainedModel, wanted: Prepare) -> Graphs | None:
-    """Prepared steps as they are wanted; None where tokens are made step by step."""
+    """Prepared steps as they are wanted; None where steps run without a graph."""
     if wanted is False or (wanted == "auto" and model.device.type != "cuda"):
         return None
     return Graphs(model, compiled=wanted == "compiled")

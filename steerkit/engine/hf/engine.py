@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ from steerkit.engine.hf.constraints import Constraints
 from steerkit.engine.hf.cuda_graphs import Graphs, Prepare, graphs_for
 from steerkit.engine.hf.generate import Batch, decode, logits_after, read_along
 from steerkit.engine.hf.model import LoadedModel
-from steerkit.engine.hf.plans import Plans
-from steerkit.engine.hf.prefix_cache import DEFAULT, PrefixCache, bytes_of
-from steerkit.engine.hf.prefix_key import blocks_of
+from steerkit.engine.hf.prefix_cache import PrefixCache, blocks_of
+from steerkit.errors import ModelError
+from steerkit.kept import Kept
+from steerkit.policy import fingerprint
 from steerkit.sae import SaeSet, onednn_version
 from steerkit.sites import Site
 from steerkit.steer import (
@@ -46,6 +48,11 @@ T = TypeVar("T")
 S = TypeVar("S")
 R = TypeVar("R")
 _DEVICES: Final = ("cpu", "cuda")
+_MOST_PLANS: Final = 32
+"""Plans that are kept; each holds columns of the decoders that its policies touch."""
+DEFAULT: Final = "256 MiB"
+"""Size of a prefix cache."""
+_UNITS: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 _LIBRARIES: Final = ("torch", "transformers", "tokenizers")
 
 
@@ -82,7 +89,8 @@ class HfEngine:
         """Steered prompt prefixes, kept for the next turn; `prefix_cache.statistics` counts them."""
         self.graphs: Graphs | None = graphs_for(loaded.model, graphs)
         """Prepared decode steps; None where tokens are decoded step by step. `graphs.statistics` counts them."""
-        self.plans = Plans(saes)
+        self.plans: Kept[object, Plan] = Kept(_MOST_PLANS)
+        """Compiled plans, by the fingerprints of their policies."""
 
     @property
     def name(self) -> str:
@@ -130,7 +138,7 @@ class HfEngine:
 
     def _generate(self, rows: Sequence[Row], stopped: Callable[[], bool] | None) -> Steps:
         loaded, wanted = self.loaded, tuple(row.wanted for row in rows)
-        plan = self.plans.of([one.policies for one in wanted], loaded.site_devices)
+        plan = self._plan(wanted)
         batch = self._batch(rows)
         limits = batch.within_context(loaded.model, [row.sampling for row in rows])
         capacity = batch.ids.shape[1] + max(one.max_new_tokens for one in limits)
@@ -177,10 +185,20 @@ class HfEngine:
     def logits_along(self, rows: Sequence[Row], reply: Sequence[int]) -> Iterator[Tensor]:
         """Logits `(rows, vocabulary)` before each token of one reply and after its last."""
         loaded, batch = self.loaded, self._batch(rows)
-        plan = self.plans.of([row.wanted.policies for row in rows], loaded.site_devices)
+        plan = self._plan([row.wanted for row in rows])
         capacity = batch.ids.shape[1] + len(reply) + 1
         with loaded.alone(), self._attached(plan, rows, batch, capacity):
             yield from read_along(loaded.model, batch, reply, split_prompt=plan.has_late_rules)
+
+    def _plan(self, wanted: Sequence[Wanted]) -> Plan:
+        """The plan of requests with these policies, as `compile_plan` makes it, which says its errors."""
+        rows = dict.fromkeys(tuple(map(fingerprint, one.policies)) for one in wanted if one.policies)
+
+        def make() -> Plan:
+            with torch.inference_mode(False):  # it outlives whatever mode the caller is in
+                return compile_plan([one.policies for one in wanted], self.saes, self.loaded.site_devices)
+
+        return self.plans.get((tuple(rows), tuple(self.loaded.site_devices.items())), make)
 
     def _batch(self, rows: Sequence[Row]) -> Batch:
         return Batch.of([row.ids for row in rows], dialect_of(self.loaded.tokenizer).pad, self.loaded.device)
@@ -221,6 +239,23 @@ def _each_without_autocast(steps: Generator[T, S | None, R]) -> Generator[T, S |
                     made: R = done.value
                     return made
             sent = yield step
+
+
+def bytes_of(size: str | int | bool) -> int:
+    """Bytes of a size such as `256 MiB`, a number of bytes, True for the default or False for 0.
+
+    Raises:
+        ModelError: it is none of these.
+    """
+    if isinstance(size, bool):
+        return bytes_of(DEFAULT) if size else 0
+    if isinstance(size, str):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)", size.strip())
+        if match and match[2] in _UNITS:
+            return int(float(match[1]) * _UNITS[match[2]])
+    elif isinstance(size, int) and size >= 0:
+        return size
+    raise ModelError(f"prefix_cache: got {size!r}, expected a size such as '{DEFAULT}', a number of bytes, or False")
 
 
 def _machine(loaded: LoadedModel) -> dict[str, Any]:

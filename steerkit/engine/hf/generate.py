@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -216,6 +217,7 @@ class _Passes:
         self._cache = DynamicCache(config=model.config)
         self._unembedding = Unembedding(model)
         self._positions = (batch.mask.cumsum(dim=-1) - 1).clamp(min=0)
+        self._cache_name = cache_name(model)
         self._decode: DecodeCache | None = None
         self._decodes = why_not(model) is None
         self._graph: GraphDecoder | None = None
@@ -230,13 +232,26 @@ class _Passes:
         for end in sorted({*ends, *((last,) if split and last else ())}):
             if end <= start:
                 continue
-            _prefill(self._model, ids[:, start:end], mask[:, :end], positions[:, start:end], self._cache)
+            self._prefill(ids[:, start:end], mask[:, :end], positions[:, start:end])
             if kept is not None and end in ends:
                 kept.keep(start, end)
             start = end
         self._positions = positions[:, start:]
         where = {"input_ids": ids[:, start:], "attention_mask": mask, "position_ids": self._positions}
         return self._next_logits(self._cache, **where)
+
+    @cached_property
+    def _reader(self) -> nn.Module:
+        """The decoder without the head, where it is all that the model has; else the model."""
+        body = find_sites(self._model).body
+        return body if body is self._model.base_model else self._model
+
+    def _prefill(self, ids: Tensor, mask: Tensor, positions: Tensor) -> None:
+        """Prefill tokens `(B, T)` whose logits are not needed."""
+        where = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        # Without a head there are no logits to keep; with one, a single row of them costs the least.
+        few = {"logits_to_keep": _last(ids)} if self._reader is self._model else {}
+        self._reader(**where, **few, use_cache=True, **{cache_name(self._reader): self._cache})
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Logits after one more token of each sequence."""
@@ -270,7 +285,7 @@ class _Passes:
 
     def _next_logits(self, cache: Cache, *, input_ids: Tensor, **where: Any) -> Tensor:
         """Logits `(B, vocabulary)` after the last of the tokens `(B, T)`; the cache takes their keys and values."""
-        keep = {"use_cache": True, "logits_to_keep": _last(input_ids), cache_name(self._model): cache}
+        keep = {"use_cache": True, "logits_to_keep": _last(input_ids), self._cache_name: cache}
         with self._unembedding.in_place():
             output = self._model(input_ids=input_ids, **where, **keep)
         return output.logits[:, -1]  # type: ignore[no-any-return]  # transformers' outputs are not typed
@@ -279,16 +294,6 @@ class _Passes:
         """Leave on the recorder what prepared steps have done."""
         if self._graph is not None:
             self._graph.close()
-
-
-def _prefill(model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> None:
-    """Prefill tokens `(B, T)` whose logits are not needed: without the head, where the decoder is all the model has."""
-    body = find_sites(model).body
-    reader = body if body is model.base_model else model
-    where = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
-    # Without a head there are no logits to keep; with one, a single row of them costs the least.
-    few = {} if reader is body else {"logits_to_keep": _last(ids)}
-    reader(**where, **few, use_cache=True, **{cache_name(reader): cache})
 
 
 def _last(ids: Tensor) -> int | Tensor:

@@ -60,9 +60,9 @@ class LoadedModel:
         """Device of the prompt's tokens."""
         return device_of(self.model.get_input_embeddings()) or _CPU
 
-    @property
+    @cached_property
     def site_devices(self) -> dict[Site, torch.device]:
-        """Device of each hook point."""
+        """Device of each hook point, found once: a model that is moved afterwards is to be loaded anew."""
         return devices_of(find_sites(self.model))
 
     @property

@@ -11,26 +11,26 @@ neither.
 from __future__ import annotations
 
 import hashlib
-import re
+import json
 import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from steerkit.errors import ModelError
-from steerkit.steer import Snapshot, Snapshots
-
-DEFAULT: Final = "256 MiB"
-"""Default size."""
-
-_UNITS: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+from steerkit.chat import block_ends
+from steerkit.engine.api import Row
+from steerkit.engine.hf.model import LoadedModel
+from steerkit.policy import fingerprint
+from steerkit.sae import SaeSet
+from steerkit.sites import Site
+from steerkit.steer import Attached, Snapshot, Snapshots
 
 
 class PrefixStatistics(NamedTuple):
@@ -176,6 +176,61 @@ class PrefixBlocks:
         self._reuse.cache.keep(keys, Block(end, states, self._reuse.snapshots.take(start, end)))
 
 
+class Blocks(NamedTuple):
+    """Blocks of a generation's prefill."""
+
+    ends: tuple[int, ...] = ()
+    """Columns at which the blocks end; none where it is prefilled in one pass."""
+    reuse: Reuse | None = None
+
+
+def blocks_of(
+    rows: Sequence[Row], loaded: LoadedModel, saes: SaeSet | None, attached: Attached, cache: PrefixCache | None
+) -> Blocks:
+    """The blocks of a generation's prompt, and what it may reuse of them.
+
+    Only a prompt that is alone in its batch is cut. It is cut whether or not there is a cache, so that a turn's numbers
+    do not depend on one.
+    """
+    if len(rows) > 1 or not can_be_cut(loaded.model):
+        if cache is not None:
+            cache.bypass()
+        return Blocks()
+    (row,) = rows
+    ends = block_ends(loaded.tokenizer, row.ids)
+    if cache is None:
+        return Blocks(ends)
+    return Blocks(ends, Reuse(cache, salt(loaded, saes, row, attached.recorder.kept), attached.snapshots))
+
+
+def salt(loaded: LoadedModel, saes: SaeSet | None, row: Row, traced: frozenset[Site]) -> bytes:
+    """A hash of all that shapes keys, values and what steering keeps, besides the tokens.
+
+    That is the weights, even as changed in place since they were loaded, the SAEs, the complete policies in order, the
+    layers on the recorder, and what the last bits of the arithmetic depend on.
+    """
+    model = loaded.model
+    shaped_by = {
+        "model": loaded.fingerprint,
+        "weights": [(weight.data_ptr(), _version(weight)) for weight in model.parameters()],
+        "dtype": str(model.dtype),
+        "devices": [str(device) for device in loaded.site_devices.values()],
+        "attention": str(model.config._attn_implementation),
+        "saes": None if saes is None else saes.fingerprint,
+        "policies": [fingerprint(policy) for policy in row.wanted.policies],
+        "traced": sorted(traced),
+        "prepacked": loaded.runs_prepacked,
+        "threads": torch.get_num_threads(),
+        "precision": torch.get_float32_matmul_precision(),
+    }
+    return hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).digest()
+
+
+def _version(weight: torch.Tensor) -> int:
+    """Number of changes in place; a tensor made for inference does not count them."""
+    return 0 if weight.is_inference() else weight._version
+
+
 def can_be_cut(model: PreTrainedModel) -> bool:
     """True if a prompt may be prefilled in blocks that are kept: all layers are causal and have keys and values."""
     config = model.config.get_text_config()
@@ -191,23 +246,6 @@ def filled_by(layer: object) -> tuple[Tensor, Tensor, int | None]:
     assert layer.values is not None
     window: int | None = getattr(layer, "sliding_window", None)
     return layer.keys, layer.values, window
-
-
-def bytes_of(size: str | int | bool) -> int:
-    """Bytes of a size such as `256 MiB`, a number of bytes, True for the default or False for 0.
-
-    Raises:
-        ModelError: it is none of these.
-    """
-    if isinstance(size, bool):
-        return bytes_of(DEFAULT) if size else 0
-    if isinstance(size, str):
-        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)", size.strip())
-        if match and match[2] in _UNITS:
-            return int(float(match[1]) * _UNITS[match[2]])
-    elif isinstance(size, int) and size >= 0:
-        return size
-    raise ModelError(f"prefix_cache: got {size!r}, expected a size such as '{DEFAULT}', a number of bytes, or False")
 
 
 def _keys(salt: bytes, ids: Sequence[int], ends: Sequence[int]) -> list[bytes]:

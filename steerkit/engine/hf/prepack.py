@@ -60,7 +60,7 @@ class Prepacked:
         """Run the model's linear layers through the copies; afterwards nothing of it is left on the model.
 
         Hooks stay and run as ever, and what needs gradients, is autocast or compiled runs through the model's own
-        weights. Weights that were changed since are laid out anew. With an obstacle, this does nothing.
+        weights. Weights that were changed since are packed again. With an obstacle, this does nothing.
         """
         layers = [] if self.obstacle else self._layers
         made: dict[int, _Copy] = {}
@@ -91,7 +91,7 @@ class Prepacked:
 
 
 class _Copy:
-    """One weight, laid out anew."""
+    """One weight, packed."""
 
     def __init__(self, weight: Tensor) -> None:
         self._of, self._seen = weakref.ref(weight), _state(weight)
@@ -178,7 +178,7 @@ def prepacked(model: nn.Module, wanted: Prepack = "auto") -> Prepacked | None:
 
 
 def obstacle(model: nn.Module) -> str:
-    """Why the model's linear weights cannot be laid out anew here; empty where they can."""
+    """Why the model's linear weights cannot be packed here; empty where they can."""
     layers = _linears(model)
     if not layers:
         return "the model has no linear layers"

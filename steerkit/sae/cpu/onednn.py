@@ -1,4 +1,4 @@
-"""Products with weights that oneDNN has laid out anew, by the operators that torch's compiler emits.
+"""Products with weights that oneDNN has packed, by the operators that torch's compiler emits.
 
 No page documents them, so whether they are there and right is tried before they are used.
 """
@@ -44,7 +44,7 @@ def laid_out(weight: Tensor) -> Tensor:
 
 
 def product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-    """`x @ weight.T + bias` of activations `(..., in)` and a weight that is laid out; `bias` `(out,)`."""
+    """`x @ weight.T + bias` of activations `(..., in)` and a packed weight; `bias` `(out,)`."""
     found: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
     return found
 

@@ -127,7 +127,7 @@ def _check(path: Path, config: Mapping[str, Any], metadata: Mapping[str, Any], s
     else:
         table["rescale_acts_by_decoder_norm"] = Neutral(OFF, "features are scaled by the decoder's norms")
     reshape = ("none", "hook_z") if site.point == "attn_in" else ("none",)
-    table["reshape_activations"] = Neutral(reshape, "what it reads is laid out in another way")
+    table["reshape_activations"] = Neutral(reshape, "what it reads has another layout")
     table["d_out"] = Neutral((config["d_in"],), "a transcoder: it maps one place to another")
     check_keys(path, config, table)
     for content, prefix in ((config, ""), (metadata, "metadata.")):

@@ -13,10 +13,8 @@ from steerkit.errors import SteeringError
 from steerkit.sites import Site
 from steerkit.steer.batch import needs_tokens
 from steerkit.steer.compile.plan import Plan
-from steerkit.steer.eager.attached import Attached
+from steerkit.steer.eager.attached import Attached, PrefillState, Snapshots
 from steerkit.steer.eager.forward_pass import ForwardPass
-from steerkit.steer.eager.prefill_state import PrefillState
-from steerkit.steer.eager.snapshot import Snapshots
 from steerkit.steer.eager.watch import watching
 from steerkit.steer.grammar_state import GrammarStates
 from steerkit.steer.points import TABLE, Sites, context_of, device_of, find_sites

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from steerkit.errors import SteeringError
 from steerkit.sites import Site
-from steerkit.steer.batch import Batch, Segments
+from steerkit.steer.batch import Batch, Segments, Window
 from steerkit.steer.compile.plan import Plan, SiteTable
-from steerkit.steer.eager.window import Window
 from steerkit.steer.points import described
 from steerkit.steer.positions import Positions
 from steerkit.steer.record.recorder import Recorder
@@ -152,7 +151,7 @@ class ForwardPass:
                 f"{described(site)} ran twice in one pass, as with gradient checkpointing; switch it off"
             )
         if site in self.recorder.kept:
-            # What is edited is ours alone: the model goes on with another tensor.
+            # What is edited is ours alone: the model continues with another tensor.
             ours = self.active and table is not None and table.editors is not None
             self.recorder.keep_raw(site, y, self.window.start, ours=ours)
         if table is None or not self.active:

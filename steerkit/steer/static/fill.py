@@ -14,9 +14,8 @@ from steerkit.sites import Site
 from steerkit.steer.batch import COLUMN_PLACES
 from steerkit.steer.compile.gates import Leaf
 from steerkit.steer.compile.plan import SiteTable
-from steerkit.steer.eager.prefill_state import PrefillState
-from steerkit.steer.gate_state import GateState
-from steerkit.steer.gates import FOREVER, NEVER
+from steerkit.steer.eager.attached import PrefillState
+from steerkit.steer.gates import FOREVER, NEVER, GateState
 from steerkit.steer.static.buffers import StaticSite, StaticSteering
 from steerkit.steer.static.capacity import PackedPlan, PlanSlice
 from steerkit.types import Place
@@ -200,8 +199,8 @@ class Fill:
         tail = torch.zeros(B, len(packed.leaves) + 1, W, device=device)
         counts = torch.zeros_like(tail, dtype=torch.bool)
         last_open = torch.full((B, len(packed.plan.rules) + 1), NEVER, device=device)
-        for state in gate_states.values():
-            memory, table = state.memory, state.table
+        for site, state in gate_states.items():
+            memory, table = state.memory, packed.plan.gates[site]
             if memory is None:
                 continue
             latched[:, table.leaves], last_open[:, table.rules] = memory.latched, memory.last_open

@@ -104,8 +104,8 @@ def _table(tokenizer: Tokenizer) -> Any:
     said["truncation"] = said["padding"] = None
     for token in said["added_tokens"]:
         token["special"] = token["special"] or token["id"] in control
-    stop = min(dialect_of(tokenizer).stops)
-    return _library().LLTokenizer(json.dumps(said), eos_token=stop)
+    unused = dialect_of(tokenizer).turn  # it treats its end token in ways of its own; grammars name theirs
+    return _library().LLTokenizer(json.dumps(said), eos_token=unused)
 
 
 def _library() -> Any:

@@ -89,7 +89,9 @@ class Rules:
         return name
 
     def _listed(self, name: str, shape: Members, depth: int, own: frozenset[str]) -> str:
-        """The inside of an object with known keys."""
+        """The inside of an object with known keys, or none."""
+        if not shape.members:
+            return '""'
         members = sorted(shape.members, key=lambda member: not member.required)
         pairs = [self._pair(member, depth, own) for member in members]
         if len(members) > _MOST_KEYS:
@@ -103,7 +105,7 @@ class Rules:
             first, more = [*first, f"{other} {name}r::_"], [*more, f"{comma} {other} {name}r::_"]
         done = f'"" %if is_ones([0:{required}])' if required else '""'
         self.lines.append(f"{name}r::_: {' | '.join([done, *more])}")
-        self.lines.append(f"{name}f::_: {' | '.join([*([] if required else [chr(34) * 2]), *first]) or chr(34) * 2}")
+        self.lines.append(f"{name}f::_: {' | '.join([*([] if required else [chr(34) * 2]), *first])}")
         return f"{name}f::0"
 
     def _in_order(self, name: str, shape: Members, pairs: Sequence[str]) -> str:
@@ -188,7 +190,8 @@ class Rules:
         """The expression of values of a shape that are the user's own; of those that have none, as the guard judges."""
         match shape:
             case Anything():
-                return self._own(Either((Scalar("string"), Scalar("number"), Scalar("null"))), depth)
+                one = Either((Scalar("string"), Scalar("number")))
+                return self._own(Either((one, Items(one), Scalar("null"))), depth)
             case Scalar("string"):
                 return self._words()
             case Scalar("number" | "integer"):

@@ -10,7 +10,7 @@
 | `pattern`, `format`, `minimum`, `maxLength`, `minItems`, `uniqueItems` and their like | free |
 | `not`, `if`, `contains`, `prefixItems`, `dependentRequired`, `minProperties` and their like | free |
 | `patternProperties`, `propertyNames`, `unevaluatedProperties` | any further keys |
-| an object without properties | any keys, and a key that comes twice makes the call malformed, as ever |
+| an object that does not say `properties` | any keys, and a key that comes twice makes the call malformed, as ever |
 """
 
 from __future__ import annotations
@@ -136,7 +136,8 @@ def _members(schema: Mapping[str, Any]) -> Members:
     more = schema.get("additionalProperties")
     opened = more is True or isinstance(more, Mapping) or any(key in schema for key in _OPEN)
     others = (_shape(more) if not any(key in schema for key in _OPEN) else ANYTHING) if opened else None
-    return Members(tuple(members), others, more is False)
+    none = "properties" in schema and not members and not opened
+    return Members(tuple(members), others, more is False or none)
 
 
 def either(shapes: Any) -> Shape:

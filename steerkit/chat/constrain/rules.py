@@ -190,8 +190,8 @@ class Rules:
         """The expression of values of a shape that are the user's own; of those that have none, as the guard judges."""
         match shape:
             case Anything():
-                one = Either((Scalar("string"), Scalar("number")))
-                return self._own(Either((one, Items(one), Scalar("null"))), depth)
+                plain = Either((Scalar("string"), Scalar("number")))
+                return self._own(Either((plain, Items(plain), Scalar("null"))), depth)
             case Scalar("string"):
                 return self._words()
             case Scalar("number" | "integer"):

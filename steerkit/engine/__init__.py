@@ -5,6 +5,7 @@ from steerkit.engine.divergence import Divergence, divergence
 from steerkit.engine.hf.cuda_graphs import Graphs, GraphStatistics, Prepare
 from steerkit.engine.hf.engine import DEFAULT, HfEngine, bytes_of
 from steerkit.engine.hf.generate import Batch, generate, read_along
+from steerkit.engine.hf.grammar_logits import GrammarLogits
 from steerkit.engine.hf.model import BOXES, LoadedModel, box_folder, load_model
 from steerkit.engine.hf.prefix_cache import PrefixCache, PrefixStatistics, can_be_cut
 from steerkit.engine.hf.prepack import Prepack, Prepacked, obstacle, prepacked
@@ -22,6 +23,7 @@ __all__ = [
     "Decided",
     "Divergence",
     "Engine",
+    "GrammarLogits",
     "GraphStatistics",
     "Graphs",
     "HfEngine",

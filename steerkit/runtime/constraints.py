@@ -8,7 +8,6 @@ from typing import NamedTuple
 from steerkit.chat import (
     Cursor,
     Matcher,
-    Prompt,
     ReplyForm,
     Tokenizer,
     Without,
@@ -34,7 +33,7 @@ def grammar_for(
     tokenizer: Tokenizer,
     form: ReplyForm,
     tools: Sequence[Tool],
-    prompt: Prompt,
+    prompt: Sequence[int],
     policies: Sequence[Policy],
     messages: Messages,
 ) -> str | None:
@@ -48,8 +47,8 @@ def grammar_for(
         return None
     dialect, in_thought = dialect_of(tokenizer), False
     if dialect.thought[1] is not None:
-        cursor = Cursor(tokenizer, len(prompt.ids))
-        cursor.read(prompt.ids)
+        cursor = Cursor(tokenizer, len(prompt))
+        cursor.read(prompt)
         in_thought = cursor.state.reply is not None and cursor.state.reply.mode == "thought"
     enforced = [policy for policy in policies if policy.mode == "enforce"]
     own = {tool.name: own_arguments(enforced, tool.name) for tool in tools}

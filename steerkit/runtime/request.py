@@ -117,7 +117,7 @@ def prepare(
             f"the prompt has {len(prompt.ids):,} tokens, but the model's context is {context:,}, which leaves no room "
             f"for a reply; shorten the conversation"
         )
-    grammar = grammar_for(engine.tokenizer, form, tools, prompt, policies, request.messages)
+    grammar = grammar_for(engine.tokenizer, form, tools, prompt.ids, policies, request.messages)
     return Prepared(request, tools, policies, prompt, wanted_of(policies), metadata, form, grammar)
 
 

@@ -132,7 +132,7 @@ def read_mobile_actions(path: Path) -> list[SuiteCase]:
         while end and messages[end - 1].get("role") in ("assistant", "model"):
             end -= 1
         answers = tuple(_wanted(where, call) for message in messages[end:] for call in message.get("tool_calls") or ())
-        tools, undeclared = _tools(where, _objects(where, row, "tools"))
+        tools, undeclared = tools_of(where, _objects(where, row, "tools"))
         asked = [_filled(message) for message in messages[:end]]
         wants: Wants = "calls" if answers else "none"
         found.append(SuiteCase(where, "mobile_actions", asked, tools, wants, answers, undeclared, path.stem))
@@ -188,7 +188,7 @@ def _bfcl(path: Path, category: str, wants: Wants) -> Iterator[SuiteCase]:
             raise SaeError(f"{where}: got the keys {', '.join(row)}, expected id, question and function")
         if wants == "calls" and id not in answers:
             raise SaeError(f"{where}: {id} has no answer in possible_answer/{path.name}")
-        tools, undeclared = _tools(where, [functions] if isinstance(functions, Mapping) else functions)
+        tools, undeclared = tools_of(where, [functions] if isinstance(functions, Mapping) else functions)
         asked = _question(where, question)
         yield SuiteCase(id, category, asked, tools, wants, answers.get(id, ()), undeclared, path.stem)
         empty = False
@@ -220,7 +220,7 @@ def _question(where: str, question: Any) -> Sequence[Mapping[str, Any]]:
     return tuple(turns[0])
 
 
-def _tools(where: str, given: Sequence[Any]) -> tuple[tuple[Tool, ...], str]:
+def tools_of(where: str, given: Sequence[Any]) -> tuple[tuple[Tool, ...], str]:
     """The tools, and the reason if they cannot be declared."""
     found = []
     try:

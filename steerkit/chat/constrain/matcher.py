@@ -50,7 +50,7 @@ class Without:
     """A reply without a token: any other may come."""
 
     def __init__(self, tokenizer: Tokenizer, token: int) -> None:
-        self._size, self._token = max(tokenizer.get_vocab().values()) + 1, token
+        self._tokenizer, self._token = tokenizer, token
         self.fingerprint = f"sha256:{sha256(f'without {token}'.encode()).hexdigest()}"
 
     def take(self, token: int) -> bool:
@@ -59,7 +59,7 @@ class Without:
 
     def allowed(self) -> bytes:
         """A byte for each token of the vocabulary, 0 for that one."""
-        mask = bytearray(b"\1" * self._size)
+        mask = bytearray(b"\1" * _size(self._tokenizer))
         mask[self._token] = 0
         return bytes(mask)
 
@@ -83,6 +83,12 @@ def matcher(tokenizer: Tokenizer, grammar: str) -> Matcher:
     compiled = _compiled(tokenizer, grammar)
     fingerprint = f"sha256:{sha256(grammar.encode()).hexdigest()}"
     return Matcher(compiled.deep_copy(), fingerprint, dialect_of(tokenizer).call)
+
+
+@lru_cache(maxsize=8)
+def _size(tokenizer: Tokenizer) -> int:
+    """Ids of a vocabulary, up to the highest."""
+    return max(tokenizer.get_vocab().values()) + 1
 
 
 @lru_cache(maxsize=_MOST_GRAMMARS)

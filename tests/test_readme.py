@@ -145,7 +145,7 @@ def well_formed(words: list[str]) -> None:
         named = {extra for word in words for some in re.findall(r"\[([\w,]+)\]", word) for extra in some.split(",")}
         assert named <= set(EXTRAS), words
     else:
-        assert words[0] in ("python3", ".", "pytest"), f"{words}: who runs this?"
+        assert words[0] in ("python3", ".", "pytest", "curl"), f"{words}: who runs this?"
 
 
 @each(DOCUMENTS)

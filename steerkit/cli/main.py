@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from steerkit import __version__
+from steerkit.cli.approvals import app as approvals
 from steerkit.cli.audit.app import app as audit
 from steerkit.cli.calibrate import calibrate_command
 from steerkit.cli.demo import demo
@@ -20,6 +21,7 @@ from steerkit.cli.init import init
 from steerkit.cli.policy import app as policy
 from steerkit.cli.run import run_command
 from steerkit.cli.sae.app import app as sae
+from steerkit.cli.serve import serve_command
 from steerkit.errors import PolicyError, SteerkitError
 from steerkit.report import any_encoding, say, say_line, say_lines
 
@@ -37,8 +39,10 @@ app = typer.Typer(
 app.command("demo")(demo)
 app.command("init")(init)
 app.command("run")(run_command)
+app.command("serve")(serve_command)
 app.command("eval")(eval_command)
 app.command("calibrate")(calibrate_command)
+app.add_typer(approvals, name="approvals")
 app.add_typer(audit, name="audit")
 app.add_typer(features, name="features")
 app.add_typer(policy, name="policy")

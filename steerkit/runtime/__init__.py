@@ -6,7 +6,7 @@ from steerkit.runtime.own_generate import attach, constrain
 from steerkit.runtime.policies import PolicyLike, policies_for, read_policies, unsteered
 from steerkit.runtime.record import opening_of
 from steerkit.runtime.replay import Moment, Replayed, WhatIf, replay, what_if
-from steerkit.runtime.request import FORM, Metadata, Request, ToolLike, metadata_of, sampling_of
+from steerkit.runtime.request import FORM, Metadata, Prepared, Request, ToolLike, metadata_of, sampling_of
 from steerkit.runtime.turns import Turns
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Metadata",
     "Moment",
     "PolicyLike",
+    "Prepared",
     "Replayed",
     "Request",
     "Retried",

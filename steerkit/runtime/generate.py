@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from steerkit.chat import Cursor, Event, Parsed
 from steerkit.engine import AbandonedError, Decided, Engine, Recording, Row
@@ -41,6 +41,8 @@ class Generation(NamedTuple):
     recording: Recording
     seconds: float
     """Wall-clock time, waiting for the model included."""
+    dropped: frozenset[int] = frozenset()
+    """Requests that were given up on the way: nobody waits for them, and they are not recorded."""
 
 
 Events: TypeAlias = "list[tuple[Event, ...]]"
@@ -49,24 +51,27 @@ Events: TypeAlias = "list[tuple[Event, ...]]"
 
 def generate(
     engine: Engine, prepared: Sequence[Prepared], stopped: Callable[[], bool] | None = None
-) -> Generator[Events, None, Generation]:
+) -> Generator[Events, Collection[int] | None, Generation]:
     """Yield the events of each step; return the replies.
 
-    Counterfactuals are rows of the same batch, after those that are asked for.
+    Counterfactuals are rows of the same batch, after those that are asked for. Requests whose numbers are sent into it
+    are given up: the token just read is their last, and that of their counterfactual.
     """
     started = time.perf_counter()
     requests = [*prepared, *(one.unsteered for one in prepared if one.unsteered is not None)]
     replies = [_Reply(engine, one) for one in requests]
-    tripwires = Tripwires(prepared)
+    tripwires, dropped = Tripwires(prepared), set[int]()
     with closing(engine.generate([reply.row for reply in replies], stopped)) as steps:
         step = next(steps)
         while True:
             decided: Sequence[Decided] = step.decided or ["model"] * len(replies)
             events = [reply.read(token, by) for reply, token, by in zip(replies, step.tokens, decided, strict=True)]
             cut = tripwires.after(step, [reply.cursor for reply in replies], events)
-            yield [reply.stops.read(some) for reply, some in zip(replies, events, strict=True)][: len(prepared)]
+            shown = [reply.stops.read(some) for reply, some in zip(replies, events, strict=True)]
+            dropped.update((yield shown[: len(prepared)]) or ())
+            cut |= {row for row, reply in enumerate(replies) if reply.stops.found}
             try:
-                step = steps.send(cut | {row for row, reply in enumerate(replies) if reply.stops.found})
+                step = steps.send(cut | _with_counterfactuals(prepared, dropped) if dropped else cut)
             except StopIteration as done:
                 recording: Recording = done.value
                 break
@@ -74,7 +79,13 @@ def generate(
         yield rest[: len(prepared)]
     seconds = round(time.perf_counter() - started, 6)
     finished = [reply.finished(tripwires.tripped.get(row)) for row, reply in enumerate(replies)]
-    return Generation(finished, recording, seconds)
+    return Generation(finished, recording, seconds, frozenset(dropped))
+
+
+def _with_counterfactuals(prepared: Sequence[Prepared], numbers: Collection[int]) -> set[int]:
+    """Rows of these requests."""
+    beside = [number for number, one in enumerate(prepared) if one.unsteered is not None]
+    return {*numbers, *(len(prepared) + row for row, number in enumerate(beside) if number in numbers)}
 
 
 class _Reply:
@@ -105,8 +116,8 @@ class _Reply:
         return GeneratedReply(self._one, tuple(self._ids), parsed, places, tripped, self._decisions.all())
 
 
-def drained(steps: Generator[Events, None, list[Turn]], stopped: Callable[[], bool] | None = None) -> list[Turn]:
-    """The turns of an attempt whose events nobody watches. Raises AbandonedError once `stopped` answers True."""
+def drained(steps: Generator[Any, Any, list[Turn]], stopped: Callable[[], bool] | None = None) -> list[Turn]:
+    """The turns of a generator whose events nobody watches. Raises AbandonedError once `stopped` answers True."""
     with closing(steps):
         while stopped is None or not stopped():
             try:

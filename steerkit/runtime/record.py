@@ -16,7 +16,7 @@ from steerkit.types import Turn
 
 
 def record(store: Store | None, engine: Engine, made: Generation, turns: Sequence[Turn]) -> list[Turn]:
-    """The turns with their record ids; without a store, as they are.
+    """The turns with their record ids; without a store, as they are, and so are those that were given up.
 
     Raises:
         AuditError: a record could not be written; no turn is returned then.
@@ -27,7 +27,9 @@ def record(store: Store | None, engine: Engine, made: Generation, turns: Sequenc
     if made.recording.decoding is not None:
         found = found._replace(machine={**found.machine, "decoding": made.recording.decoding})
     return [
-        append_turn(store, turn, context_of(found, reply.request, made.seconds, {"size": size, "row": row}))
+        turn
+        if row in made.dropped
+        else append_turn(store, turn, context_of(found, reply.request, made.seconds, {"size": size, "row": row}))
         for row, (reply, turn) in enumerate(zip(made.replies, turns, strict=False))  # not of the counterfactuals
     ]
 

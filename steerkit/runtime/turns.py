@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from types import TracebackType
@@ -174,15 +174,39 @@ class Turns:
             AbandonedError: `stopped` answered True; the hooks are off and the model is free then.
             SteerkitError: another of its kinds.
         """
-        rows = list(prepared)
-        turns = drained(self._attempt(rows, stopped), stopped)
-        while again := [number for number, turn in enumerate(turns) if wants_retry(turn)]:
-            for number in again:
+        return drained(self.written(prepared, stopped), stopped)
+
+    def written(
+        self, prepared: Sequence[Prepared], stopped: Callable[[], bool] | None = None
+    ) -> Generator[list[tuple[Event | Retried, ...]], Collection[int] | None, list[Turn]]:
+        """The turns of `take` as they are written: yields, step by step, the events of each request's token.
+
+        A `Retried` among them says that the request is generated again, and what came of it before is void. Requests
+        whose numbers are sent into it are given up: the token just yielded is their last, they are not recorded, and
+        their turns are of no use. Closing it gives all of them up, frees the model and takes the hooks off.
+        """
+        rows, turns = list(prepared), dict[int, Turn]()
+        left, dropped = list(range(len(rows))), set[int]()
+        while left:
+            with closing(self._attempt([rows[number] for number in left], stopped)) as steps:
+                sent: Collection[int] | None = None
+                while True:
+                    try:
+                        events = steps.send(sent)
+                    except StopIteration as done:
+                        turns.update(zip(left, done.value, strict=True))
+                        break
+                    told = dict(zip(left, events, strict=True))
+                    dropped.update((yield [told.get(number, ()) for number in range(len(rows))]) or ())
+                    sent = [row for row, number in enumerate(left) if number in dropped]
+            left = [number for number in left if number not in dropped and wants_retry(turns[number])]
+            for number in left:
                 rows[number] = next_attempt(rows[number], turns[number])
-            steps = self._attempt([rows[number] for number in again], stopped)
-            for number, turn in zip(again, drained(steps, stopped), strict=True):
-                turns[number] = turn
-        return turns
+            if left:
+                void = {number: (Retried(turns[number]),) for number in left}
+                dropped.update((yield [void.get(number, ()) for number in range(len(rows))]) or ())
+                left = [number for number in left if number not in dropped]
+        return [turns[number] for number in range(len(rows))]
 
     def turns_of(self, prepared: Sequence[Prepared]) -> list[Turn]:
         """One attempt for each prepared request, generated together: nothing is generated again."""
@@ -205,22 +229,13 @@ class Turns:
         generation and takes the hooks off.
         """
         request = _request("stream", settings, messages=messages, tools=tools, policy=policy, metadata=metadata)
-        prepared = self.prepare(request)
-        turn = yield from self._stream(prepared)
-        while wants_retry(turn):
-            yield Retried(turn)
-            prepared = next_attempt(prepared, turn)
-            turn = yield from self._stream(prepared)
-        yield turn
-
-    def _stream(self, prepared: Prepared) -> Generator[Event, None, Turn]:
-        """Yield the events of one attempt as they come; return its turn."""
-        with closing(self._attempt([prepared])) as steps:
+        with closing(self.written([self.prepare(request)])) as steps:
             while True:
                 try:
                     (events,) = next(steps)
                 except StopIteration as done:
-                    return cast("Turn", done.value[0])
+                    yield cast("Turn", done.value[0])
+                    return
                 yield from events
 
     def prepare(self, request: Request) -> Prepared:
@@ -244,8 +259,9 @@ class Turns:
 
     def _attempt(
         self, prepared: Sequence[Prepared], stopped: Callable[[], bool] | None = None
-    ) -> Generator[Events, None, list[Turn]]:
-        """Yield the events of each step; return the judged, recorded turns."""
+    ) -> Generator[Events, Collection[int] | None, list[Turn]]:
+        """Yield the events of each step; return the judged, recorded turns. Requests whose numbers are sent are given
+        up."""
         generation = yield from generate(self.engine, prepared, stopped)
         return record(self.store, self.engine, generation, judge(generation))
 

@@ -1,0 +1,85 @@
+"""Errors as OpenAI's clients know them: a status, a type, a code, and the field that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from steerkit.errors import (
+    AuditError,
+    MessageError,
+    ModelError,
+    PolicyError,
+    SettingError,
+    SteerkitError,
+    ToolError,
+)
+
+_TYPES: Final[Mapping[int, str]] = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    429: "rate_limit_error",
+}
+_STATUS: Final[tuple[tuple[type[SteerkitError], int, str, str | None], ...]] = (
+    (MessageError, 400, "invalid_messages", "messages"),
+    (ToolError, 400, "invalid_tools", "tools"),
+    (PolicyError, 400, "invalid_policy", "steerkit.policy"),
+    (SettingError, 400, "invalid_value", None),
+    (ModelError, 400, "invalid_value", None),
+    (AuditError, 503, "record_not_written", None),
+)
+"""Errors of steerkit: status, code, and the field that is wrong. All others are the server's."""
+
+
+class ApiError(Exception):
+    """An answer that is an error.
+
+    Args:
+        status: of HTTP.
+        message: where, what was got, what was expected and what to do next.
+        code: stable, for programs.
+        param: path of the field that is wrong.
+        headers: beside those of every answer.
+        told: the `steerkit` object, where there was a turn.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str = "invalid_value",
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        told: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param, self.headers, self.told = status, code, param, headers or {}, told
+
+    def body(self) -> dict[str, Any]:
+        """The answer's JSON."""
+        kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
+        return {"error": error} if self.told is None else {"error": error, "steerkit": dict(self.told)}
+
+    @classmethod
+    def of(cls, error: BaseException) -> ApiError:
+        """The answer to any error; what is no user's mistake keeps its details to the log."""
+        if isinstance(error, ApiError):
+            return error
+        for kind, status, code, param in _STATUS:
+            if isinstance(error, kind):
+                if "leaves no room" in str(error):
+                    return cls(400, str(error), code="context_length_exceeded", param="messages")
+                return cls(status, str(error), code=code, param=param)
+        if isinstance(error, SteerkitError):
+            return cls(500, str(error), code="generation_failed")
+        return cls(500, "the server failed; its log has the cause under this request's id", code="server_error")
+
+
+def refused(param: str, got: object, expected: str, code: str = "invalid_value") -> ApiError:
+    """A field with a value that it cannot have."""
+    shown = repr(got)
+    return ApiError(400, f"{param}: got {shown[:80]}, expected {expected}", code=code, param=param)

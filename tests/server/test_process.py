@@ -1,0 +1,133 @@
+"""The server as a process: the command, its end, and its sudden death under load."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from steerkit.audit import Store, verify
+from steerkit.errors import SteerkitError
+from tests.documents import printed
+from tests.server.serving import BALANCE, DOOR, PLAIN, TOOLS
+
+CHAT = "/v1/chat/completions"
+
+
+class Process:
+    """`steerkit serve` in a process of its own, on a store."""
+
+    def __init__(self, folder: Path, *options: str, policy: str = "people") -> None:
+        words = [sys.executable, "-m", "steerkit.cli.main", "serve", "--policy", policy, "--port", "0"]
+        words += ["--store", str(folder / "audit.db"), *options]
+        env = {**os.environ, "STEERKIT_HOME": str(folder), "PYTHONFAULTHANDLER": "1"}
+        self.process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+        self.lines: list[str] = []
+        assert self.process.stderr is not None
+        first = self.process.stderr.readline()
+        self.lines.append(first)
+        self.url = json.loads(first)["url"] if first.startswith("{") else ""
+        threading.Thread(target=self.lines.extend, args=(self.process.stderr,), daemon=True).start()
+
+    def wait_ready(self) -> None:
+        """Return once it takes requests."""
+        while httpx.get(f"{self.url}/ready").status_code != 200:
+            time.sleep(0.05)
+
+
+@contextmanager
+def process(folder: Path, *options: str, policy: str = "people") -> Iterator[Process]:
+    """A server that is killed at the end, if it still lives."""
+    found = Process(folder, *options, policy=policy)
+    try:
+        yield found
+    finally:
+        found.process.kill()
+        found.process.communicate()
+
+
+def body(messages: Any) -> dict[str, Any]:
+    return {"model": "tiny", "messages": messages, "tools": TOOLS}
+
+
+def test_the_command_serves_and_ends_in_order(tmp_path: Path) -> None:
+    """SIGTERM finishes what runs; its logs are JSON without content."""
+    with process(tmp_path) as served:
+        assert httpx.get(f"{served.url}/health").status_code == 200
+        served.wait_ready()
+        with httpx.stream("POST", f"{served.url}{CHAT}", json={**body(PLAIN), "stream": True}, timeout=30) as reply:
+            lines = reply.iter_lines()
+            first = next(lines)
+            served.process.send_signal(signal.SIGTERM)
+            rest = [line for line in lines if line]
+        assert first.startswith("data: {")
+        assert rest[-1] == "data: [DONE]"
+        served.process.wait(timeout=20)
+        said = [json.loads(line) for line in served.lines]
+        assert said[0]["message"] == "listening"
+        assert any(one.get("path") == CHAT and one["status"] == 200 and one["record"] for one in said)
+        assert "Danish" not in "".join(served.lines)
+    store = Store(tmp_path / "audit.db", create=False)
+    assert verify(store).records == 3
+    assert b"run_closed" in [*store.records()][-1].body
+
+
+def test_a_mistake_is_an_error() -> None:
+    """Before it listens, or once loading has failed, which ends it."""
+    for words, said in (
+        (["--host", "0.0.0.0"], "without keys"),
+        (["--policy", "nobody"], "no such file"),
+        (["--model", "./nowhere", "--port", "0"], "nowhere"),
+    ):
+        with pytest.raises(SteerkitError, match=said):
+            printed(["steerkit", "serve", *words])
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_sudden_death_releases_no_call_without_its_record(tmp_path: Path, kills: int) -> None:
+    """Killed under load: every call that a client saw is on record, and held calls are still there."""
+    seen: list[str] = []
+    held: set[str] = set()
+    for _ in range(kills):
+        with process(tmp_path) as served:
+            served.wait_ready()
+
+            def ask(messages: Any, url: str = served.url) -> None:
+                with httpx.Client(timeout=5) as client:
+                    while True:
+                        try:
+                            told = client.post(f"{url}{CHAT}", json=body(messages)).json()["steerkit"]
+                        except (httpx.HTTPError, ValueError):
+                            return
+                        seen.append(told["record"])
+                        held.update(one["id"] for one in told["held"])
+
+            threads = [threading.Thread(target=ask, args=(one,)) for one in (BALANCE, DOOR, BALANCE)]
+            for thread in threads:
+                thread.start()
+            goal = len(seen) + 12
+            while len(seen) < goal:
+                time.sleep(0.01)
+            served.process.send_signal(signal.SIGKILL)
+            for thread in threads:
+                thread.join()
+        store = Store(tmp_path / "audit.db")
+        verify(store)
+        on_record = {record.id for record in store.records()}
+        store.close()
+        assert set(seen) <= on_record
+    with process(tmp_path) as served:
+        served.wait_ready()
+        waiting = {one["id"] for one in httpx.get(f"{served.url}/v1/steerkit/approvals").json()["data"]}
+        assert held <= waiting

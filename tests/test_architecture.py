@@ -35,7 +35,7 @@ DOORS = {
     "torch": {"sae", "steer", "engine", "runtime", "agent", "lab", "tiny", "testing"},
     "transformers": {"engine", "lab", "testing", "tiny"},
     "tokenizers": {"engine", "lab", "tiny"},
-    "safetensors": {"sae", "tiny", "lab"},
+    "safetensors": {"policy", "sae", "tiny", "lab"},
     "accelerate": {"lab"},
     "agentdojo": {"lab"},
     "datasets": {"lab"},

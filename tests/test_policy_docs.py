@@ -12,6 +12,7 @@ import yaml
 
 from steerkit.policy import UNITS, Policy, loads, schema, suspicious, unreachable
 from steerkit.types import PLACES
+from tests.directions import documented
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "policies" / "README.md").read_text(encoding="utf-8")
@@ -21,7 +22,7 @@ BLOCKS = re.findall(r"```yaml( fragment)?\n(.*?)```", TEXT, flags=re.DOTALL)
 def policy_of(fragment: str, block: str) -> Policy:
     """The policy of a block; a fragment takes the place of its keys in the first block, which is whole."""
     if not fragment:
-        return loads(block)
+        return documented(block)
     whole = yaml.safe_load(BLOCKS[0][1])
     return loads(yaml.safe_dump({**whole, **yaml.safe_load(block)}))
 

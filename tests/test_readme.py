@@ -20,6 +20,7 @@ from steerkit.agent import Runtime
 from steerkit.policy import load_cases, loads
 from steerkit.tiny.demo_requests import CASES
 from tests.cli.test_commands import steerkit
+from tests.directions import documented
 from tests.documents import (
     DOCUMENTS,
     ROOT,
@@ -179,7 +180,7 @@ def test_data_blocks_load(document: Path, tmp_path: Path) -> None:
     """YAML is a policy, a part of one or cases; JSON is a row of a file each line."""
     for block in blocks_of(document):
         if block.language == "yaml" and block.note != "fragment":  # fragments: tests/test_policy_docs.py
-            assert loads(block.text).name
+            assert documented(block.text).name
         elif block.language == "yml":
             (tmp_path / "tools.json").write_text("[]")  # that the cases name
             (tmp_path / "cases.yml").write_text(block.text)

@@ -78,6 +78,19 @@ def check_conversations(path: Path | None, limit: int | None) -> None:
         read_conversations(path, limit)
 
 
+def check_place(at: str) -> None:
+    """Raise SaeError where --at names no place of a policy."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from steerkit.policy import PlaceName
+
+    try:
+        TypeAdapter(PlaceName).validate_python(at)
+    except ValidationError as error:
+        expected = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise SaeError(f"--at: got {at!r}, {expected}") from None
+
+
 def check_policy_out(path: Path | None, *, force: bool) -> None:
     """Raise SaeError where --write names a file that is there and may not be replaced, or that cannot be written."""
     from steerkit.lab.find import refuse_present

@@ -3,6 +3,14 @@
 from steerkit.lab.activations import collect
 from steerkit.lab.cases import Case, read_cases
 from steerkit.lab.corpus import Corpus, read_corpus
+from steerkit.lab.directions import (
+    MadeDirection,
+    difference_of_means,
+    make_direction,
+    mean_activations,
+    origin_of,
+    write_direction,
+)
 from steerkit.lab.extra import check_extra
 from steerkit.lab.feature_statistics import calibrate, check_sites, save_statistics
 from steerkit.lab.material import Material, read_material
@@ -15,6 +23,7 @@ __all__ = [
     "LEVEL",
     "Case",
     "Corpus",
+    "MadeDirection",
     "Material",
     "Measured",
     "Share",
@@ -23,8 +32,13 @@ __all__ = [
     "check_sites",
     "collect",
     "conformal_rank",
+    "difference_of_means",
+    "make_direction",
+    "mean_activations",
+    "origin_of",
     "read_cases",
     "read_corpus",
     "read_material",
     "save_statistics",
+    "write_direction",
 ]

@@ -180,13 +180,13 @@ def sum_maxima(
 
 
 def step_activations(
-    loaded: LoadedModel, saes: SaeSet, cases: Sequence[Case], report: Report | None
+    loaded: LoadedModel, sites: Collection[Site], cases: Sequence[Case], report: Report | None
 ) -> Iterator[tuple[Tensor, dict[Site, Tensor]]]:
     """The steps' activations, some conversations at a time: whose each is, `(tokens,)`, and `(tokens, d_in)` by layer.
 
     Texts end at their last step, as later tokens are not asked for.
     """
-    reader = ActivationReader(loaded.model, list(saes))
+    reader = ActivationReader(loaded.model, list(sites))
     texts = [case.read[: case.steps[-1] + 1] for case in cases]
     for numbers in _parts([len(text) for text in texts]):
         values = reader([texts[number] for number in numbers])
@@ -196,7 +196,7 @@ def step_activations(
             rows += [number] * len(cases[number].steps)
             start += len(texts[number])
         kept = values[:, torch.tensor(places, device=values.device)]
-        yield torch.tensor(rows), dict(zip(saes, kept, strict=True))
+        yield torch.tensor(rows), dict(zip(sites, kept, strict=True))
         if report is not None:
             report(numbers[-1] + 1, len(cases))
 

@@ -1,9 +1,11 @@
-"""Policies, as YAML files: named features, rules that steer them, rules that judge calls. Loads no torch."""
+"""Policies, as YAML files: named features and directions, rules that steer, rules that judge calls. Loads no torch."""
 
+from steerkit.policy.binding import bind
 from steerkit.policy.cases import Case, Cases, cases_schema, load_cases
 from steerkit.policy.conditions import Condition, Gate, GuardCondition, PlaceName, alternatives, leaves_of
 from steerkit.policy.describe import explain
-from steerkit.policy.edits import Edit, Formula, NamedFeature, Probe
+from steerkit.policy.direction_file import DirectionFile, Origin, Source, read_direction
+from steerkit.policy.edits import Edit, Formula, NamedDirection, NamedFeature, Probe
 from steerkit.policy.load import dump, load, loads, locate, recorded_policy
 from steerkit.policy.policy import (
     Guard,
@@ -28,6 +30,7 @@ __all__ = [
     "Case",
     "Cases",
     "Condition",
+    "DirectionFile",
     "Edit",
     "Formula",
     "Gate",
@@ -35,16 +38,20 @@ __all__ = [
     "GuardCondition",
     "GuardRule",
     "Location",
+    "NamedDirection",
     "NamedFeature",
+    "Origin",
     "PlaceName",
     "Policy",
     "PriorCall",
     "Probe",
     "Problem",
+    "Source",
     "Statistic",
     "SteerRule",
     "TraceSettings",
     "alternatives",
+    "bind",
     "cases_schema",
     "dump",
     "explain",
@@ -55,6 +62,7 @@ __all__ = [
     "loads",
     "locate",
     "own_arguments",
+    "read_direction",
     "recorded_policy",
     "relative_quantities",
     "resolve",

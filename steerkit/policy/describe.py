@@ -9,10 +9,11 @@ from typing import Any, Final
 
 from steerkit.decisions import DECISIONS
 from steerkit.policy.conditions import Gate, GuardCondition
-from steerkit.policy.edits import Edit, Probe
+from steerkit.policy.edits import Edit, NamedDirection, Probe
 from steerkit.policy.policy import Guard, GuardRule, Policy, PriorCall, SteerRule
 from steerkit.policy.quantities import split_quantity
 from steerkit.policy.reachability import why_not_tripwire
+from steerkit.sites import Site
 
 _AT: Final = {
     "any": "at any token",
@@ -53,6 +54,7 @@ def explain(policy: Policy) -> str:
     if policy.mode == "shadow":
         lines.append("It only records what it would do (mode: shadow) and changes nothing.")
     lines += _features(policy)
+    lines += [_direction(name, one) for name, one in policy.directions.items()]
     lines += [f"Probe {name} is {_sum(probe)}." for name, probe in policy.probes.items()]
     lines += [_steer(policy, rule) for rule in policy.steer]
     if policy.steer:
@@ -73,6 +75,14 @@ def _features(policy: Policy) -> Iterator[str]:
     for site, group in groupby(by_site, key=lambda item: item[1].feature.site):
         names = (f"{name} ({one.index}{': ' + one.label if one.label else ''})" for name, one in group)
         yield f"Features of {site.name}, by name and number: {', '.join(names)}."
+
+
+def _direction(name: str, direction: NamedDirection) -> str:
+    label = f" ({direction.label})" if direction.label else ""
+    what = f"random vectors (seed {direction.random}) as long as those in" if direction.random is not None else "from"
+    content = f" with {direction.fingerprint[:19]}…" if direction.fingerprint else ""
+    sites = ", ".join(Site.of(site).name for site in direction.sites or ())
+    return f"Direction {name}{label} is {what} {direction.file}{content}, at {sites or 'each hook point of it'}."
 
 
 def _sum(probe: Probe) -> str:
@@ -110,6 +120,8 @@ def _edit(edit: Edit) -> str:
         return f"set to {_quantity(edit.clamp)}"
     if edit.ablate:
         return "set to 0"
+    if edit.add is not None:
+        return "added" if edit.add == 1 else f"added {edit.add:g} times"
     parts = [
         f"multiplied by {edit.scale:g}" if edit.scale is not None else "",
         f"changed by adding {_quantity(edit.shift)}" if edit.shift is not None else "",

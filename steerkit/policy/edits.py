@@ -1,4 +1,4 @@
-"""Edits of features, and what they name: features and probes."""
+"""Edits, and what they name: features, directions, and probes over them."""
 
 from __future__ import annotations
 
@@ -66,16 +66,43 @@ class NamedFeature(FrozenModel):
         return {key: value for key, value in said.items() if value is not None or key not in ("layer", "site")}
 
 
+class NamedDirection(FrozenModel):
+    """A direction in the model's activations: a vector at each of some hook points, from a file."""
+
+    file: Annotated[str, Field(min_length=1, max_length=4096)]
+    """Path of its file (safetensors), from the policy's own folder on."""
+    fingerprint: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")] | None = None
+    """`sha256:…` of the file (default: that of the file which is there); a file with another is refused."""
+    sites: Annotated[tuple[Annotated[str, Field(pattern=_SITE)], ...], Field(min_length=1)] | None = None
+    """Hook points that are used, such as `attn_out.6` (default: all of the file)."""
+    random: Annotated[int, Field(strict=True, ge=0, lt=2**31)] | None = None
+    """Seed of random vectors that take the place of the file's and are as long: a control."""
+    label: str = ""
+    """Meaning that people give it."""
+
+    @property
+    def is_bound(self) -> bool:
+        """True if it says which content of the file is meant, and at which hook points."""
+        return self.fingerprint is not None and self.sites is not None
+
+    @model_validator(mode="after")
+    def _has_sites_once(self) -> NamedDirection:
+        twice = {site for site in self.sites or () if (self.sites or ()).count(site) > 1}
+        if twice:
+            raise ValueError(f"got {min(twice)} twice in sites, expected each hook point once")
+        return self
+
+
 class Probe(FrozenModel):
-    """A weighted sum of features: `bias + sum of weight * raw activation`, each feature in its own layer."""
+    """A weighted sum: `bias + sum of weight * value`, each feature and direction read at its own hook points."""
 
     bias: Finite = 0.0
     weights: Annotated[dict[Name, Finite], Field(min_length=1), AfterValidator(frozen)]
-    """Weight by name of a feature."""
+    """Weight by name of a feature (its raw activation) or of a direction (the sum of `activation @ vector`)."""
 
 
 class Edit(FrozenModel):
-    """Change of a feature: `clamp` or `ablate` alone, or any of `scale`, `shift`, `cap` and `floor`."""
+    """Change of a feature: `clamp`, `ablate`, or any of `scale`, `shift`, `cap` and `floor`. Of a direction: `add`."""
 
     clamp: Quantity | None = None
     """Set to this value."""
@@ -89,12 +116,16 @@ class Edit(FrozenModel):
     """At most this."""
     floor: Quantity | None = None
     """At least this."""
+    add: Finite | None = None
+    """Times that a direction is added to the activations; of directions only, and alone."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Edit:
         given = [key for key in type(self).model_fields if getattr(self, key) is not None]
         if not given:
-            raise ValueError("expected clamp, ablate, scale, shift, cap or floor")
+            raise ValueError("expected clamp, ablate, scale, shift, cap or floor; of a direction add")
+        if len(given) > 1 and self.add is not None:
+            raise ValueError(f"expected add alone, not {' and '.join(given)}")
         if len(given) > 1 and {"clamp", "ablate"} & set(given):
             raise ValueError(f"expected clamp or ablate alone, not {' and '.join(given)}")
         if self.floor is not None and self.cap is not None:
@@ -109,9 +140,17 @@ class Edit(FrozenModel):
             return Formula(0.0, float(self.clamp), -math.inf, math.inf)
         if self.ablate:
             return Formula(0.0, 0.0, -math.inf, math.inf)
+        if self.add is not None:  # a direction is a feature that is never active
+            return Formula(1.0, self.add, -math.inf, math.inf)
         return Formula(
             1.0 if self.scale is None else self.scale,
             0.0 if self.shift is None else float(self.shift),
             -math.inf if self.floor is None else float(self.floor),
             math.inf if self.cap is None else float(self.cap),
         )
+
+    @model_serializer(mode="wrap")
+    def _without_add(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The form of policies from before there were directions, which keeps their fingerprints."""
+        said: dict[str, Any] = inner(self)
+        return said if said.get("add") is not None else {key: said[key] for key in said if key != "add"}

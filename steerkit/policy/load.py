@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from steerkit.errors import PolicyError
+from steerkit.policy.binding import bound_data
 from steerkit.policy.checks import cross_problems
 from steerkit.policy.frozen import CHECKED
 from steerkit.policy.policy import Policy
@@ -27,7 +28,7 @@ def load(path: str | Path) -> Policy:
     Raises:
         PolicyError: the file cannot be read or has mistakes, each as `file:line path: got …`.
     """
-    return loads(read_text(path), str(path))
+    return loads(read_text(path), str(path), find_file(path).parent)
 
 
 def locate(path: str | Path, problems: Iterable[Problem]) -> list[str]:
@@ -51,16 +52,24 @@ def read_text(path: str | Path, kind: str = "a policy (YAML)") -> str:
         raise PolicyError([f"{path}: not UTF-8 text (byte {error.start})"]) from None
 
 
-def loads(text: str, source: str = "<string>") -> Policy:
-    """The policy in a YAML text; `source` names it in errors. Raises PolicyError."""
+def loads(text: str, source: str = "<string>", folder: Path | None = None) -> Policy:
+    """The policy in a YAML text.
+
+    Args:
+        text: its content.
+        source: its name in errors.
+        folder: where the paths of its directions begin (default: the working directory).
+
+    Raises:
+        PolicyError: the text has mistakes, or a direction's file cannot be used.
+    """
     document = read_document(text, source)
-    problems = [
-        *document.problems,
-        *(one for one in cross_problems(document.data) if one.location not in document.unread),
-    ]
+    data, unbound = bound_data(document.data, folder or Path())
+    found = [*unbound, *cross_problems(data)]
+    problems = [*document.problems, *(one for one in found if one.location not in document.unread)]
     policy = None
     try:
-        policy = Policy.model_validate(document.data, context=CHECKED)
+        policy = Policy.model_validate(data, context=CHECKED)
     except ValidationError as error:
         # The model's own cross-check, without lines, repeats cross_problems.
         entries = [
@@ -84,9 +93,13 @@ def recorded_policy(content: Any, source: str) -> Policy:
         raise PolicyError([f"{source}: this steerkit cannot read it: {error.errors()[0]['msg']}"]) from None
 
 
-def dump(policy: Policy) -> str:
-    """YAML that loads to an equal policy, without defaults."""
+def dump(policy: Policy, folder: Path | None = None) -> str:
+    """YAML that loads to an equal policy, without defaults; files of directions below `folder` are named from there."""
     content = policy.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    for direction in content.get("directions", {}).values() if folder is not None else ():
+        path = Path(direction["file"])
+        if folder is not None and path.is_relative_to(folder.absolute()):
+            direction["file"] = path.relative_to(folder.absolute()).as_posix()
     return write_document({"steerkit": 1, "name": policy.name, **content})
 
 

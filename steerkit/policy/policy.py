@@ -9,12 +9,19 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 
 from steerkit.decisions import Default, Ruling, severity
 from steerkit.policy.checks import cross_problems, is_late
 from steerkit.policy.conditions import Gate, GuardCondition, Hold, PlaceName
-from steerkit.policy.edits import Edit, Name, NamedFeature, PolicyName, Probe
+from steerkit.policy.edits import Edit, Name, NamedDirection, NamedFeature, PolicyName, Probe
 from steerkit.policy.frozen import CHECKED, FrozenDict, FrozenModel, frozen
 from steerkit.types import Mode
 
@@ -37,9 +44,9 @@ class SteerRule(FrozenModel):
     where: PlaceName
     """Tokens at which the rule may act."""
     edit: Annotated[dict[Name, Edit], Field(min_length=1), AfterValidator(frozen)]
-    """Edit by name of a feature."""
+    """Edit by name of a feature or direction."""
     priority: Annotated[int, Field(strict=True, ge=-1000, le=1000)] = 0
-    """Among open rules of a policy that edit one feature at one token, the highest priority acts."""
+    """Among open rules of a policy that edit one feature or direction at one token, the highest priority acts."""
 
     @property
     def hold_tokens(self) -> float:
@@ -124,7 +131,7 @@ class TraceSettings(FrozenModel):
 
 
 class Policy(FrozenModel):
-    """One policy: names of features, rules that steer them, and rules that judge calls."""
+    """One policy: names of features and directions, rules that steer by them, and rules that judge calls."""
 
     steerkit: Literal[1]
     """Version of this format."""
@@ -134,6 +141,8 @@ class Policy(FrozenModel):
     model: str | None = None
     """Name or fingerprint of the model or SAE set it is for; any other is refused."""
     features: Annotated[dict[Name, NamedFeature], AfterValidator(frozen)] = Field(default_factory=FrozenDict)
+    directions: Annotated[dict[Name, NamedDirection], AfterValidator(frozen)] = Field(default_factory=FrozenDict)
+    """Vectors from files by name, which rules add and probes read."""
     probes: Annotated[dict[Name, Probe], AfterValidator(frozen)] = Field(default_factory=FrozenDict)
     steer: tuple[SteerRule, ...] = ()
     guard: Guard | None = None
@@ -150,8 +159,8 @@ class Policy(FrozenModel):
 
     def is_late(self, rule: SteerRule) -> bool:
         """Flag: the rule's gate reads a higher layer than the rule edits, and so acts from the next token on."""
-        data = self.model_dump(include={"features", "probes"}, exclude_none=True)
-        return is_late(rule.model_dump(exclude_none=True), data["features"], data["probes"])
+        data = self.model_dump(include={"features", "directions", "probes"}, exclude_none=True)
+        return is_late(rule.model_dump(exclude_none=True), data)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -160,8 +169,17 @@ class Policy(FrozenModel):
         for key in ("undeclared_arguments", "arguments"):
             if said["guard"] and said["guard"][key] is None:
                 del said["guard"][key]  # as before there was such a key: policies keep their fingerprints
+        for direction in said.get("directions", {}).values():
+            if direction["fingerprint"] is not None:
+                del direction["file"]  # the content is meant, wherever it lies
         content = json.dumps(said, sort_keys=True, ensure_ascii=False, allow_nan=False)
         return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
+
+    @model_serializer(mode="wrap")
+    def _without_empty_directions(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The form of policies from before there were directions, which keeps their fingerprints and records."""
+        said: dict[str, Any] = inner(self)
+        return said if said.get("directions") else {key: said[key] for key in said if key != "directions"}
 
     @model_validator(mode="after")
     def _agrees_with_itself(self, info: ValidationInfo) -> Policy:

@@ -57,13 +57,36 @@ def conditions(where: Location, condition: Any) -> Iterator[tuple[Location, Mapp
     yield from conditions((*where, "not"), condition.get("not"))
 
 
-def read_feature(feature: Any) -> Feature | None:
-    """The feature that a policy's data names; None unless it has a site and an index."""
-    site, index = get(feature, "site"), get(feature, "index")
-    site = get(feature, "layer") if site is None else site
-    if not isinstance(site, int | str) or not isinstance(index, int):
-        return None
+class Target(NamedTuple):
+    """What an edit changes or a gate reads at one hook point: a feature, or a direction's vector."""
+
+    site: Site
+    key: Any
+    """Index of the feature, or what tells directions apart."""
+    text: str
+    """Name in messages."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def read_targets(data: Any, name: str) -> list[Target]:
+    """The targets that a name of a policy's data stands for; none where it is not said well enough."""
+    feature, direction = table(data, "features").get(name), table(data, "directions").get(name)
+    if direction is not None:
+        key, text = (get(direction, "fingerprint") or get(direction, "file"), get(direction, "random")), "the direction"
+        sites = [_read_site(site) for site in items(direction, "sites")]
+        file = get(direction, "file")
+        return [Target(site, str(key), f"{text} of {file} at {site.name}") for site in sites if site is not None]
+    index, said = get(feature, "index"), get(feature, "site")
+    site = _read_site(get(feature, "layer") if said is None else said)
+    if site is None or not isinstance(index, int):
+        return []
+    return [Target(site, index, str(Feature(site, index)))]
+
+
+def _read_site(value: Any) -> Site | None:
     try:
-        return Feature(Site.of(site), index)
+        return Site.of(value) if isinstance(value, int | str) else None
     except ValueError:
         return None

@@ -157,6 +157,8 @@ def _intervals(leaf: Any, wanted: bool) -> Iterator[tuple[str | None, tuple[floa
 def _changes_nothing(edit: Edit) -> bool:
     if edit.clamp is not None or edit.ablate or edit.cap is not None:
         return False
+    if edit.add is not None:
+        return edit.add == 0
     floor = 0.0 if edit.floor is None else split_quantity(edit.floor)[0]
     shift = 0.0 if edit.shift is None else split_quantity(edit.shift)[0]
     return edit.scale in (None, 1.0) and shift == 0 and floor <= 0

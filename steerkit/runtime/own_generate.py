@@ -12,6 +12,7 @@ from torch import nn
 from steerkit import steer
 from steerkit.chat import Tokenizer, as_tools, place_machine, reply_form
 from steerkit.engine import Constraint, GrammarLogits, tool_from_function
+from steerkit.errors import SteeringError
 from steerkit.policy import Policy, resolve
 from steerkit.runtime.constraints import grammar_for, row_constraints
 from steerkit.runtime.keywords import raises_setting_errors
@@ -23,7 +24,7 @@ from steerkit.sae import SaeSet, load_set
 @contextmanager
 def attach(
     model: nn.Module,
-    saes: SaeSet | str | Path,
+    saes: SaeSet | str | Path | None,
     policy: PolicyLike | None = None,
     *,
     rows: Sequence[PolicyLike] | None = None,
@@ -40,7 +41,7 @@ def attach(
 
     Args:
         model: a decoder with `layers.N.self_attn.o_proj`, such as Gemma 3.
-        saes: its SAEs, a folder or a hub repository.
+        saes: its SAEs, a folder or a hub repository; None for policies that name no feature.
         policy: for all sequences of the batch; its guard and trace sections need `steerkit.load`.
         rows: instead, one policy (or an empty tuple) per request of the batch.
         trace: layers whose activations to keep on the recorder.
@@ -56,7 +57,7 @@ def attach(
             and after it, a hook that did not run in every forward pass, or a thread that still generates.
         ModelError: a prompt is longer than the model's context.
     """
-    suite = saes if isinstance(saes, SaeSet) else load_set(saes)
+    suite = saes if saes is None or isinstance(saes, SaeSet) else load_set(saes)
     requests = [_resolved(one, suite) for one in ([policy or ()] if rows is None else rows)]
     plan = steer.compile_plan(requests, suite, steer.devices_of(steer.find_sites(model)))
     numbers = [plan.row(request) for request in requests]
@@ -97,5 +98,10 @@ def constrain(
     return GrammarLogits(fresh)
 
 
-def _resolved(policy: PolicyLike, saes: SaeSet) -> tuple[Policy, ...]:
-    return tuple(resolve(item, saes.statistic) for item in read_policies(policy))
+def _resolved(policy: PolicyLike, saes: SaeSet | None) -> tuple[Policy, ...]:
+    policies = read_policies(policy)
+    if saes is not None:
+        return tuple(resolve(item, saes.statistic) for item in policies)
+    if named := [item.name for item in policies if item.features]:
+        raise SteeringError(f"policy {named[0]}: it names features, but no SAEs are loaded; give saes=…")
+    return tuple(policies)

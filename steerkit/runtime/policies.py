@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 from steerkit.engine import Engine
 from steerkit.errors import PolicyError
 from steerkit.kept import Kept
-from steerkit.policy import Policy, fingerprint, resolve
+from steerkit.policy import NamedDirection, Policy, bind, fingerprint, read_direction, resolve
 from steerkit.policy import load as load_policy
 
 PolicyLike: TypeAlias = "Policy | str | Path | Sequence[Policy | str | Path]"
@@ -46,6 +46,8 @@ def policies_for(policy: PolicyLike, engine: Engine) -> tuple[Policy, ...]:
 
 def _resolved(policy: Policy, engine: Engine) -> Policy:
     _check_model(policy, engine)
+    for name, direction in policy.directions.items():
+        _check_origin(f"policy '{policy.name}' directions.{name}: {direction.file}", direction, engine)
     if engine.saes is None:
         return policy
     for feature in policy.features.values():
@@ -63,7 +65,7 @@ def read_policies(policy: PolicyLike) -> list[Policy]:
     for number, item in enumerate(given):
         if not isinstance(item, (Policy, str, Path)):
             raise PolicyError([f"policies[{number}]: got {type(item).__name__}, expected a policy or a file's path"])
-    policies = [item if isinstance(item, Policy) else load_policy(item) for item in given]
+    policies = [bind(item) if isinstance(item, Policy) else load_policy(item) for item in given]
     refuse_twice(policies)
     return policies
 
@@ -86,6 +88,26 @@ def _check_model(policy: Policy, engine: Engine) -> None:
             return
     problem = f"policy '{policy.name}' model: got {policy.model!r}, but the model is {engine.name!r}"
     raise PolicyError([f"{problem}; expected a policy for this model"])
+
+
+def _check_origin(where: str, direction: NamedDirection, engine: Engine) -> None:
+    """Raise PolicyError for a direction that was made on another model.
+
+    A fingerprint is of weights in one dtype, so that of weights in another says nothing: there the tokenizers decide.
+    """
+    origin, model = read_direction(direction.file, direction.fingerprint).origin, engine.provenance.model
+    said, is_now = (
+        (origin.model_fingerprint, model.fingerprint)
+        if origin.dtype == model.dtype
+        else (origin.tokenizer, model.tokenizer)
+    )
+    if said and is_now and said != is_now:
+        raise PolicyError(
+            [
+                f"{where}: made on {origin.model or 'another model'} ({said[:19]}…), but the model is {model.name} "
+                f"({is_now[:19]}…); make one on this model: `steerkit features direction`"
+            ]
+        )
 
 
 def unsteered(policies: Sequence[Policy]) -> tuple[Policy, ...]:

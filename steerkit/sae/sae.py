@@ -62,13 +62,18 @@ class Columns(NamedTuple):
     whole: Sae | None = None
     """The complete SAE, of a TopK one: a feature is on or off by all others, so that all must be read."""
     indices: Tensor | None = None
-    """`(n,)` which features these are; with `whole`."""
+    """Features that the first columns are; with `whole`. Columns after them are plain."""
 
     @property
     def bytes(self) -> int:
         """Size of the features' own weights, without the whole of a TopK SAE."""
         own = [self.W_enc, self.b_enc, self.W_dec, self.threshold, *(self.gate or ()), self.indices]
         return sum(part.nbytes for part in own if part is not None)
+
+    @property
+    def width(self) -> int:
+        """Width of the activations that they read."""
+        return self.W_dec.shape[-1]
 
     def to(self, device: torch.device | str) -> Columns:
         """These columns on `device`."""
@@ -80,6 +85,18 @@ class Columns(NamedTuple):
             None if self.gate is None else GateWeights(*(part.to(device) for part in self.gate)),
             None if self.whole is None else self.whole.to(device, torch.float32),
             None if self.indices is None else self.indices.to(device),
+        )
+
+    def with_plain(self, W_enc: Tensor, W_dec: Tensor) -> Columns:
+        """These and m columns after them, `(d_in, m)` and `(m, d_in)`, whose features are `relu(x @ W_enc)`."""
+        none = W_enc.new_zeros(W_enc.shape[1])
+        pairs = zip(self.gate or (), (none, none, none), strict=False)
+        return self._replace(
+            W_enc=torch.cat([self.W_enc, W_enc], dim=1),
+            b_enc=torch.cat([self.b_enc, none]),
+            W_dec=torch.cat([self.W_dec, W_dec]),
+            threshold=None if self.threshold is None else torch.cat([self.threshold, none]),
+            gate=None if self.gate is None else GateWeights(*map(torch.cat, pairs)),
         )
 
     def in_lanes(self, places: Tensor) -> Columns:

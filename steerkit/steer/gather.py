@@ -60,7 +60,7 @@ class Rebuild(NamedTuple):
 
     sae: Sae
     indices: Tensor
-    """`(S,)` features of the site."""
+    """Features of the site, the first of the S columns."""
     rules: Tensor
     """`(R,)` rules that do so."""
     all: bool
@@ -138,7 +138,8 @@ class Gathered:
             out = ops.write_grouped(y, x, change, self.columns.W_dec, tokens)
         if rebuild is None or opened.rebuilt is None:
             return out
-        return ops.write_reconstruction(y, out, opened.rebuilt, change, rebuild.indices, rebuild.sae)
+        W_dec = self.columns.W_dec
+        return ops.write_reconstruction(y, out, opened.rebuilt, change, rebuild.indices, rebuild.sae, W_dec)
 
 
 def gather(table: SiteTable, rows: Sequence[int]) -> Gathered:
@@ -148,7 +149,7 @@ def gather(table: SiteTable, rows: Sequence[int]) -> Gathered:
     anyway, or if few policies belong to many groups, so that multiplying all by all costs less than loading each one's.
     """
     rows = rows[:1] if len(set(rows)) == 1 else rows
-    every = len(table.indices)
+    every = len(table.latents)
     size = max(1, *(len(table.held[row]) for row in rows))
     taken = 8 * len(rows) * size * table.columns.W_dec.shape[1]
     complete = table.columns.whole is not None or table.reconstructs is not None
@@ -227,4 +228,5 @@ def _own(table: SiteTable, rows: Sequence[int], size: int) -> Gathered:
 def _rebuild(table: SiteTable) -> Rebuild | None:
     if table.reconstructs is None:
         return None
+    assert table.sae is not None  # reconstructing rules edit features of it
     return Rebuild(table.sae, table.indices, table.reconstructs, table.all_reconstruct)

@@ -19,16 +19,26 @@ def read_features(x: Tensor, columns: Columns) -> Tensor:
     Only a TopK SAE is encoded completely; of every other kind just these columns are.
     """
     if columns.whole is not None:
-        return columns.whole.encode(x)[:, columns.indices]
+        return _read_whole(x, columns)
     return activate(torch.addmm(columns.b_enc, x.float(), columns.W_enc), columns.threshold, columns.gate)
 
 
 def read_grouped(x: Tensor, columns: Columns) -> Tensor:
     """Features `(Q, M, S)` of Q groups of tokens `x` `(Q, M, d_in)` in float32, with columns of each group."""
     if columns.whole is not None:
-        return columns.whole.encode(x)[..., columns.indices]
+        return _read_whole(x, columns)
     pre = torch.baddbmm(columns.b_enc, x, columns.W_enc)
     return activate(pre, columns.threshold, columns.gate)
+
+
+def _read_whole(x: Tensor, columns: Columns) -> Tensor:
+    """Features of a TopK SAE, and of the plain columns after them."""
+    assert columns.whole is not None  # for the type checker
+    assert columns.indices is not None
+    found, own = columns.whole.encode(x)[..., columns.indices], len(columns.indices)
+    if own == columns.W_dec.shape[-2]:
+        return found
+    return torch.cat([found, torch.relu(x.float() @ columns.W_enc[..., own:])], dim=-1)
 
 
 def feature_change(
@@ -147,7 +157,15 @@ def write_grouped(y: Tensor, x: Tensor, change: Tensor, W_dec: Tensor, tokens: T
     return written if tokens is None else torch.where(tokens, written, y)
 
 
-def write_reconstruction(y: Tensor, out: Tensor, tokens: Tensor, change: Tensor, indices: Tensor, sae: Sae) -> Tensor:
-    """`decode(f')` over the whole dictionary at `tokens` `(..., N)`, from activations `y`; `out` at the others."""
-    features = sae.encode(y).index_add(-1, indices, change)
-    return torch.where(tokens.unsqueeze(-1), sae.decode(features).to(y.dtype), out)
+def write_reconstruction(
+    y: Tensor, out: Tensor, tokens: Tensor, change: Tensor, indices: Tensor, sae: Sae, W_dec: Tensor
+) -> Tensor:
+    """`decode(f')` over the whole dictionary at `tokens` `(..., N)`, from activations `y`; `out` at the others.
+
+    The first columns of `change` are those of the features `indices`; what the others write by `W_dec` is added.
+    """
+    own = len(indices)
+    decoded = sae.decode(sae.encode(y).index_add(-1, indices, change[..., :own]))
+    if own < change.shape[-1]:
+        decoded = decoded + change[..., own:] @ W_dec[..., own:, :]
+    return torch.where(tokens.unsqueeze(-1), decoded.to(y.dtype), out)

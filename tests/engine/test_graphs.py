@@ -27,11 +27,14 @@ from steerkit.sae import SaeSet
 from steerkit.sites import POINTS, Point, Site
 from steerkit.steer import Fill, Plan, Recorder, StaticSteering, attach, compile_plan, pack_plan
 from steerkit.testing import planted_policy, planted_saes, small_model
+from tests.directions import adding, drawn, file_of
 from tests.steer.test_gates import CONVERSATIONS, FEATURES, MODEL, SAES, TOKENIZER, cut, rules
 
 GRAPHS = Graphs(MODEL)  # type: ignore[arg-type]
 CPU = torch.device("cpu")
 PROMPTS = [[5, 17, 301, 44], [8, 33, 2, 900, 5, 7, 7], [64, 1, 7]]
+DIRECTIONS = adding(file_of(drawn(MODEL.config.hidden_size, "attn_out.1", "attn_out.2"))).directions
+"""At two hook points, of which one may come before a gate is known and one after it."""
 
 
 def told(plan: Plan, rows: Sequence[int], graphs: Graphs | None) -> tuple[Recorder, torch.Tensor]:
@@ -94,9 +97,14 @@ def policies(draw: st.DrawFn) -> tuple[Policy, ...]:
         edit = draw(
             st.sampled_from([{"clamp": 30.0}, {"scale": 2.0}, {"ablate": True}, {"shift": -4.0}, {"cap": 0.01}])
         )
+        edits: dict[str, Any] = {"edited": edit}
+        if draw(st.booleans()):
+            edits["away"] = {"add": draw(st.sampled_from([1.0, -30.0]))}
         mode = draw(st.sampled_from(["enforce", "enforce", "shadow"]))
         try:
-            policy = planted_policy(f"p{number}", features, mode=mode, steer=[{**rule, "edit": {"edited": edit}}])
+            policy = planted_policy(
+                f"p{number}", features, mode=mode, directions=DIRECTIONS, steer=[{**rule, "edit": edits}]
+            )
             compile_plan([[policy]], SAES)
         except (ValueError, PolicyError) as error:  # test_gates draws rules that can never act or open as well
             if not any(text in str(error) for text in ("can never act", "cannot act in the prompt", "can never open")):

@@ -1,4 +1,10 @@
-"""A policy that says everything a policy can say."""
+"""Policies that together say everything a policy can say."""
+
+import shutil
+from pathlib import Path
+
+from steerkit.policy import read_direction
+from tests.directions import drawn, file_of
 
 GOOD = """\
 steerkit: 1
@@ -57,3 +63,12 @@ trace: {watch: [urge, risk], top_k: 16, at: call}
 mode: shadow
 write_back: reconstruction
 """
+
+AWAY = file_of(drawn(8, "attn_out.1", "attn_out.2"))
+COPY = Path(shutil.copy(AWAY, AWAY.with_name("copy.safetensors")))
+DIRECTED = GOOD.replace(
+    "probes:\n",
+    f"directions:\n  away: {{file: {AWAY}, label: to a refusal, sites: [attn_out.1], random: 1, "
+    f"fingerprint: {read_direction(AWAY).fingerprint}}}\nprobes:\n",
+).replace("edit: {urge: {clamp: 0}}", "edit: {urge: {clamp: 0}, away: {add: 0.5}}")
+"""With a direction, whose file lies in a folder of its own."""

@@ -6,8 +6,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from steerkit.policy import UNITS
+from steerkit.policy import UNITS, read_direction
 from steerkit.types import PLACES
+from tests.directions import drawn, file_of
 
 NAMES = st.from_regex(r"[A-Za-z0-9_][a-z0-9_.-]{0,6}", fullmatch=True).filter(lambda name: name != "default")
 NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
@@ -23,6 +24,8 @@ SCHEMAS = st.fixed_dictionaries(
 )
 SITES = [{"layer": 0}, {"site": "attn_out.0"}]
 """Two ways to say one site."""
+AWAY = file_of(drawn(8, "attn_out.1", "attn_out.2"))
+BOUND = {"file": str(AWAY), "fingerprint": read_direction(AWAY).fingerprint, "sites": ["attn_out.1", "attn_out.2"]}
 
 
 def quantities(least: float = -1e6) -> st.SearchStrategy[Any]:
@@ -86,6 +89,8 @@ def edits(draw: st.DrawFn) -> dict[str, Any]:
 def steering(draw: st.DrawFn, number: int, features: list[str]) -> dict[str, Any]:
     """A rule that edits a feature of its own, so that it meets no other."""
     rule = {"name": f"r{number}", "where": draw(IN_REPLY), "edit": {features[number]: draw(edits())}}
+    if number == 0 and draw(st.booleans()):
+        rule["edit"]["Away"] = {"add": draw(NUMBERS)}
     rule |= draw(st.fixed_dictionaries({}, optional={"priority": st.integers(-1000, 1000)}))
     if draw(st.booleans()):
         rule["when"] = {**draw(conditions(features, gate=True)), "at": draw(EVERYWHERE)}
@@ -126,7 +131,9 @@ def judging(draw: st.DrawFn, number: int, features: list[str]) -> dict[str, Any]
 @st.composite
 def policies(draw: st.DrawFn) -> dict[str, Any]:
     """Data of a policy that is right."""
-    features = draw(st.lists(NAMES.filter(lambda name: name != "Probe"), min_size=2, max_size=4, unique=True))
+    features = draw(
+        st.lists(NAMES.filter(lambda name: name not in ("Probe", "Away")), min_size=2, max_size=4, unique=True)
+    )
     steer = [draw(steering(number, features)) for number in range(draw(st.integers(0, len(features) - 1)))]
     steer.append({"name": "again", "when": "retry", "where": "reply", "edit": {features[-1]: {"ablate": True}}})
     rules = [draw(judging(number, features)) for number in range(draw(st.integers(0, 3)))]
@@ -158,7 +165,13 @@ def policies(draw: st.DrawFn) -> dict[str, Any]:
             }
             for n, name in enumerate(features)
         },
-        "probes": {"Probe": {"bias": draw(NUMBERS), "weights": {name: draw(NUMBERS) for name in features}}},
+        "directions": {
+            "Away": {
+                **BOUND,
+                **draw(st.fixed_dictionaries({}, optional={"label": TEXTS, "random": st.integers(0, 9)})),
+            }
+        },
+        "probes": {"Probe": {"bias": draw(NUMBERS), "weights": {name: draw(NUMBERS) for name in [*features, "Away"]}}},
         "steer": steer,
         "guard": {
             "default": draw(st.sampled_from(["allow", "flag", "hold", "deny", "stop"])),

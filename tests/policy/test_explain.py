@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from steerkit.policy import explain, loads, schema
-from tests.policy.example import GOOD
+from tests.policy.example import AWAY, COPY
+from tests.policy.example import DIRECTED as GOOD
 from tests.policy.test_model import parts_of_the_format
 
 CHANGES: dict[str, tuple[str, str]] = {
@@ -16,6 +17,7 @@ CHANGES: dict[str, tuple[str, str]] = {
     "Policy.description": ("what it is for", "what it is not for"),
     "Policy.model": ("model: tiny", "model: other"),
     "Policy.features": ("  order: {layer: 1", "  more: {layer: 1, index: 5}\n  order: {layer: 1"),
+    "Policy.directions": ("  away: {file", "  other: {file: " + str(AWAY) + "}\n  away: {file"),
     "Policy.probes": ("probes:\n", "probes:\n  other: {weights: {urge: 1}}\n"),
     "Policy.steer": ("name: damp", "name: dampen"),
     "Policy.guard": ("name: seen", "name: was-seen"),
@@ -26,6 +28,10 @@ CHANGES: dict[str, tuple[str, str]] = {
     "NamedFeature.site": ("layer: 1, index: 90", "site: mlp_out.1, index: 90"),
     "NamedFeature.index": ("index: 90", "index: 91"),
     "NamedFeature.label": ("about to move money", "about to move"),
+    "NamedDirection.file": (str(AWAY), str(COPY)),
+    "NamedDirection.sites": ("sites: [attn_out.1]", "sites: [attn_out.2]"),
+    "NamedDirection.random": ("random: 1", "random: 2"),
+    "NamedDirection.label": ("to a refusal", "to refusals"),
     "Probe.bias": ("bias: -2.1", "bias: -2.2"),
     "Probe.weights": ("order: 0.8", "order: -0.8"),
     "SteerRule.name": ("name: boost", "name: booster"),
@@ -40,6 +46,7 @@ CHANGES: dict[str, tuple[str, str]] = {
     "Edit.shift": ("shift: 1 std", "shift: -1 std"),
     "Edit.cap": ("cap: 3 max", "cap: 3 q99"),
     "Edit.floor": ("floor: 0", "floor: 0.5 mean"),
+    "Edit.add": ("add: 0.5", "add: 1"),
     "Gate.feature": ("{feature: order, above: 0.5 max", "{feature: urge, above: 0.5 max"),
     "Gate.probe": ("when: {probe: risk, above: 0.5}", "when: {feature: order, above: 0.5}"),
     "Gate.above": ("above: 0.5}", "above: 0.6}"),
@@ -100,9 +107,9 @@ def test_another_field_is_another_sentence(field: str) -> None:
 
 
 def test_every_field_has_a_change() -> None:
-    """The table above leaves out no key of the format but its version, which has one value."""
+    """The table above leaves out no key of the format but those with one value: its version, a file's fingerprint."""
     every = {f"{part}.{key}" for part, keys in parts_of_the_format().items() for key in keys}
-    assert every - {"Policy.steerkit"} == set(CHANGES)
+    assert every - {"Policy.steerkit", "NamedDirection.fingerprint"} == set(CHANGES)
 
 
 def one_rule(**rule: Any) -> str:

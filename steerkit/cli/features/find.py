@@ -12,6 +12,7 @@ import typer
 
 from steerkit.cli.loading import (
     check_conversations,
+    check_place,
     check_policy_out,
     load_with_saes,
     progress,
@@ -174,18 +175,10 @@ def _say(*notes: str) -> None:
 
 def _check(at: str, files: tuple[Path, Path], limit: int | None) -> None:
     """Refuse a missing extra, a wrong place and unreadable files before a model is loaded."""
-    from pydantic import TypeAdapter, ValidationError
-
-    from steerkit.errors import SaeError
     from steerkit.lab import check_extra
-    from steerkit.policy import PlaceName
 
     check_extra("finding features")
-    try:
-        TypeAdapter(PlaceName).validate_python(at)
-    except ValidationError as error:
-        expected = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise SaeError(f"--at: got {at!r}, {expected}") from None
+    check_place(at)
     for file in files:
         check_conversations(file, limit)
 

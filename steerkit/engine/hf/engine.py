@@ -178,8 +178,6 @@ class HfEngine:
     def _watched(
         self, rows: Sequence[Row], recorder: Recorder, ahead: int, row: int, start: int
     ) -> Mapping[str, tuple[float, ...]]:
-        if self.saes is None:
-            return {}
         found = read_watched(recorder, self.saes, rows[row].wanted, row, start)
         return {name: values[: max(0, len(values) - ahead)] for name, values in found.items()} if ahead else found
 

@@ -3,6 +3,7 @@
 What steering writes at a token is `(f' - f) @ W_dec` over the edited features. So a control is the same policy with
 other rows of `W_dec` for them: gates, reads and places stay what they are, and what is written is scaled, turned round
 or turned elsewhere at every token alike. The rows are those of the edited features alone: nothing else reads a decoder.
+What is written of a direction the policy itself says: how many times, and whether random vectors take its place.
 """
 
 from __future__ import annotations
@@ -33,13 +34,14 @@ class Setup(NamedTuple):
 
     def saes(self, own: SaeSet | None) -> SaeSet | None:
         """The model's own set with these rows."""
-        return own if own is None or self.rows is None else with_rows(own, self.rows)
+        return own if own is None or not self.rows else with_rows(own, self.rows)
 
 
 def edited_features(policy: Policy) -> dict[Site, list[int]]:
     """By site, the indices that any steering rule edits, in order."""
     found: dict[Site, list[int]] = {}
-    for one in sorted({policy.features[name].feature for rule in policy.steer for name in rule.edit}):
+    named = {name for rule in policy.steer for name in rule.edit if name in policy.features}
+    for one in sorted({policy.features[name].feature for name in named}):
         found.setdefault(one.site, []).append(one.index)
     return found
 
@@ -56,9 +58,31 @@ def with_rows(saes: SaeSet, rows: Rows) -> SaeSet:
     return SaeSet(saes.name, checkpoints.values(), labels=saes.labels, folder=saes.folder)
 
 
-def scaled(saes: SaeSet, policy: Policy, factor: float) -> Rows:
-    """Rows for what the policy writes times a factor: 0 is nothing, -1 the opposite sign."""
-    return {f: factor * saes[f.site].W_dec[f.index].float() for f in _features(policy)}
+def scaled(saes: SaeSet | None, policy: Policy, factor: float) -> Rows:
+    """Rows for what the policy writes of features times a factor: 0 is nothing, -1 the opposite sign."""
+    return {} if saes is None else {f: factor * saes[f.site].W_dec[f.index].float() for f in _features(policy)}
+
+
+def added(policy: Policy, factor: float) -> Policy:
+    """The policy with its directions added a factor of times as often."""
+    rules = []
+    for rule in policy.steer:
+        edit = {
+            name: one if one.add is None else one.model_copy(update={"add": factor * one.add})
+            for name, one in rule.edit.items()
+        }
+        rules.append(rule.model_copy(update={"edit": edit}))
+    return policy.model_copy(update={"steer": tuple(rules)})
+
+
+def random_directions(policy: Policy, seed: int) -> Policy:
+    """The policy with random vectors of the same length in the place of those that it adds."""
+    written = {name for rule in policy.steer for name in rule.edit}
+    named = {
+        name: one.model_copy(update={"random": seed}) if name in written else one
+        for name, one in policy.directions.items()
+    }
+    return policy.model_copy(update={"directions": named})
 
 
 def random_features(saes: SaeSet, policy: Policy, seed: int) -> Rows:
@@ -104,6 +128,8 @@ def along(
     for rule in policy.steer:
         edits: dict[str, Any] = {}
         for name in rule.edit:
+            if name not in policy.features:
+                continue  # a direction's length is what it is; another may not be written in its place
             feature = policy.features[name].feature
             taken = {policy.features[other].feature.site for other in edits}
             if feature.site in taken or feature in rows or (rule.name, feature.site) not in norms:

@@ -15,13 +15,14 @@ from steerkit.agent import Runtime
 from steerkit.engine import Sampling
 from steerkit.errors import MissingExtraError
 from steerkit.lab.cases import Case, check_size, steps_at
+from steerkit.lab.directions import mean_activations
 from steerkit.lab.feature_statistics import check_sites
 from steerkit.lab.prove import baselines
 from steerkit.lab.prove.dataset import Labelled, case_of, copies_among, fingerprint_of
 from steerkit.lab.prove.dose_response import DoseRange, dose_range
 from steerkit.lab.prove.evaluation import DEFAULT, Evaluation, Settings, VariantResult
 from steerkit.lab.prove.latency import Latency, Pair, measure_pairs
-from steerkit.lab.prove.probe_comparison import PlaceProbes, gate_probes, mean_activations
+from steerkit.lab.prove.probe_comparison import PlaceProbes, gate_probes
 from steerkit.lab.prove.resume import VariantFiles
 from steerkit.lab.prove.run import VariantSetup, run_variants, setups_of
 from steerkit.lab.prove.scoring import Outcome, acted, as_json, from_json, score
@@ -29,7 +30,6 @@ from steerkit.lab.prove.variants import PLAIN, WHOLE, Variant, variants_of
 from steerkit.lab.ranking import split
 from steerkit.lab.workers.local import Mapper, in_this_process
 from steerkit.policy import Policy, fingerprint
-from steerkit.sae import SaeSet
 from steerkit.sites import Site
 
 Report = Callable[[int, int], None]
@@ -190,14 +190,13 @@ class _Evaluator:
 
     def _directions(self) -> list[Mapping[tuple[str, Site], Tensor]]:
         """For each half the difference of the means, benign less harmful, of the other half at each rule's place."""
-        assert self.saes is not None  # only asked for where there is steering
         found: list[dict[tuple[str, Site], Tensor]] = [{}, {}]
         for rule in baselines.acting_rules(self.policy):
-            sites = {self.policy.features[name].feature.site for name in rule.edit}
-            saes = SaeSet(self.saes.name, [one for site, one in self.saes.checkpoints.items() if site in sites])
+            features = [one for name, one in self.policy.features.items() if name in rule.edit]
+            sites = sorted({one.feature.site for one in features})
             placed = [case._replace(steps=steps_at(self.loaded, case, rule.where)) for case in self._cases]
             numbers = [number for number, case in enumerate(placed) if case.steps]
-            means = mean_activations(self.loaded, saes, [placed[number] for number in numbers])
+            means = mean_activations(self.loaded, sites, [placed[number] for number in numbers])
             positive = self._positive[numbers]
             for own, half in zip(found, reversed(self._halves), strict=True):
                 inside = torch.tensor([number in half for number in numbers])

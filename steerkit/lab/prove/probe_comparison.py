@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from steerkit.engine import LoadedModel
-from steerkit.lab.cases import Case, place_maxima, step_activations, steps_at, sum_maxima
+from steerkit.lab.cases import Case, place_maxima, steps_at, sum_maxima
 from steerkit.lab.copies import weights_of
+from steerkit.lab.directions import mean_activations
 from steerkit.lab.extra import check_extra
 from steerkit.lab.material import FEWEST, copies_among
 from steerkit.lab.measured import Measured, measure
@@ -22,7 +23,7 @@ from steerkit.lab.policy_conditions import PlacedReading, Sum, placed_readings, 
 from steerkit.lab.ranking import rank_features, split
 from steerkit.lab.sparse_probe import ridge_logistic, sparse_probe
 from steerkit.lab.two_sample import auroc_gain
-from steerkit.policy import Policy
+from steerkit.policy import Condition, GuardCondition, Policy
 from steerkit.sae import SaeSet
 from steerkit.sites import Feature, Site
 from steerkit.types import Place
@@ -117,21 +118,17 @@ def gate_probes(
         numbers = [number for number, case in enumerate(placed) if case.steps]
         some, positive = [placed[n] for n in numbers], torch.tensor([bool(harmful[n]) for n in numbers])
         rules = tuple(dict.fromkeys(one.rule for one in readings))
-        reads = [sum_of(policy, one.reading) for one in readings]
+        reads = [sum_of(policy, one.reading) for one in readings if not _reads_a_direction(policy, one.reading)]
+        if not reads:
+            continue
         top = max(feature.site for one in reads for feature in one.weights)
         lower = SaeSet(saes.name, [one for site, one in saes.checkpoints.items() if site <= top])
         found.append(_at_place(loaded, lower, place, rules, some, positive, reads, seed))
     return found
 
 
-def mean_activations(loaded: LoadedModel, saes: SaeSet, cases: Sequence[Case]) -> dict[Site, Tensor]:
-    """By site, `(n, d_in)` float32: the mean of what the SAE reads over the steps of each conversation."""
-    sums = {layer: torch.zeros(len(cases), sae.d_in) for layer, sae in saes.items()}
-    for rows, by_layer in step_activations(loaded, saes, cases, None):
-        for layer, x in by_layer.items():
-            sums[layer].index_add_(0, rows, x.float().cpu())
-    counts = torch.tensor([len(case.steps) for case in cases]).clamp(min=1).unsqueeze(-1)
-    return {layer: total / counts for layer, total in sums.items()}
+def _reads_a_direction(policy: Policy, reading: Condition | GuardCondition) -> bool:
+    return reading.probe is not None and not policy.directions.keys().isdisjoint(policy.probes[reading.probe].weights)
 
 
 def _at_place(
@@ -168,7 +165,7 @@ def _at_place(
     scores.append(_sparse(loaded, saes, cases, table, positive, chosen, groups, seed))
     for name, kind, by_layer in (
         ("all SAE features", "features", table),
-        ("raw activations", "raw", mean_activations(loaded, saes, cases)),
+        ("raw activations", "raw", mean_activations(loaded, list(saes), cases)),
     ):
         scores.append((name, kind, _dense(torch.cat(list(by_layer.values()), dim=1), positive, chosen, weights)))
     by_kind = {kind: values[held] for _, kind, values in scores}

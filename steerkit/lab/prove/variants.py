@@ -64,10 +64,10 @@ def variants_of(
         Variant(WHOLE, "whole policy", "policy", _always(Setup(policy)), guarded),
         Variant("asking", "prompt only: the developer's text asks for it", "control", _always(Setup(ask=ask))),
     ]
-    steering = bool(baselines.acting_rules(policy)) and saes is not None
+    steering = bool(baselines.acting_rules(policy)) and (saes is not None or not policy.features)
     if steering and guarded:
         variants.append(Variant("guard", "guard only", "policy", _always(Setup(baselines.guard_only(policy))), True))
-    if steering and saes is not None:
+    if steering:
         variants += _steering(baselines.steering_only(policy), saes, seeds, doses, directions)
     return variants + _rules(policy, saes, steering)
 
@@ -83,7 +83,7 @@ def dose_key(factor: float) -> str:
 
 
 def _steering(
-    policy: Policy, saes: SaeSet, seeds: int, doses: Sequence[float], directions: Directions
+    policy: Policy, saes: SaeSet | None, seeds: int, doses: Sequence[float], directions: Directions
 ) -> list[Variant]:
     """Steering alone, its controls and its doses."""
 
@@ -91,11 +91,14 @@ def _steering(
         return partial(_scaled, saes, policy, factor)
 
     def random(seed: int) -> Callable[[Done], Sequence[Setup]]:
-        return lambda _: [Setup(policy, baselines.random_features(saes, policy, seed))]
+        turned = baselines.random_directions(policy, seed)
+        return lambda _: [Setup(turned, None if saes is None else baselines.random_features(saes, policy, seed))]
 
     def means(done: Done) -> Sequence[Setup]:
         norms = written_norms(done[dose_key(1)])
-        setups = [baselines.along(saes, policy, one, norms) for one in directions()] if norms else []
+        if saes is None or not norms or not baselines.edited_features(policy):
+            return []
+        setups = [baselines.along(saes, policy, one, norms) for one in directions()]
         return setups if all(setup.policy is not None and setup.policy.steer for setup in setups) else []
 
     found = [
@@ -117,8 +120,8 @@ def _steering(
     return found
 
 
-def _scaled(saes: SaeSet, policy: Policy, factor: float, _: Done) -> Sequence[Setup]:
-    return [Setup(policy, baselines.scaled(saes, policy, factor))]
+def _scaled(saes: SaeSet | None, policy: Policy, factor: float, _: Done) -> Sequence[Setup]:
+    return [Setup(baselines.added(policy, factor), baselines.scaled(saes, policy, factor))]
 
 
 def _rules(policy: Policy, saes: SaeSet | None, steering: bool) -> list[Variant]:

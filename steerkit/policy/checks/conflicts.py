@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from steerkit.policy.problems import Location, Problem, conditions, get, read_feature, table
-from steerkit.sites import Feature, Site
+from steerkit.policy.problems import Location, Problem, Target, conditions, get, read_targets, table
+from steerkit.sites import Site
 from steerkit.types import PROMPT_PLACES, can_meet
 
 _PROMPT = PROMPT_PLACES | {"any"}
 
 
-def steering_problems(
-    where: Location, rule: Any, features: Mapping[str, Any], probes: Mapping[str, Any]
-) -> Iterator[Problem]:
-    """Places of one rule at which it can never act or cannot be honoured."""
+def steering_problems(where: Location, rule: Any, data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Places of one rule of a policy's data at which it can never act or cannot be honoured."""
     when = get(rule, "when")
     if not isinstance(when, Mapping):
         return
-    read, written = _sites(rule, features, probes)
+    read, written = _sites(rule, data)
     place, at_place = get(rule, "where"), when.get("at", "any")
     if not isinstance(place, str) or not isinstance(at_place, str):
         return
@@ -45,49 +43,49 @@ def steering_problems(
         )
 
 
-def is_late(rule: Any, features: Mapping[str, Any], probes: Mapping[str, Any]) -> bool:
+def is_late(rule: Any, data: Mapping[str, Any]) -> bool:
     """True if a rule's gate reads a later site than the rule edits, and so acts from the next token on."""
-    return _late(*_sites(rule, features, probes))
+    return _late(*_sites(rule, data))
 
 
 def _late(read: Sequence[Site], written: Sequence[Site]) -> bool:
     return bool(read and written) and max(read) > min(written)
 
 
-def _sites(rule: Any, features: Mapping[str, Any], probes: Mapping[str, Any]) -> tuple[list[Site], list[Site]]:
-    """Sites that a rule's gate reads, and sites that the rule edits, of features that are known."""
-    names = (_sources(get(rule, "when"), probes), table(rule, "edit"))
-    read, written = ([at.site for name in some if (at := read_feature(features.get(name)))] for some in names)
+def _sites(rule: Any, data: Mapping[str, Any]) -> tuple[list[Site], list[Site]]:
+    """Sites that a rule's gate reads, and sites that the rule edits, of what is known."""
+    names = (_sources(get(rule, "when"), table(data, "probes")), table(rule, "edit"))
+    read, written = ([at.site for name in some for at in read_targets(data, name)] for some in names)
     return read, written
 
 
-def conflicts(rules: Sequence[Any], features: Mapping[str, Any]) -> Iterator[Problem]:
-    """Pairs of rules of one priority that may edit one feature at one token, and rules that edit one twice."""
-    editors: dict[tuple[str, Feature], dict[str, tuple[int, Any]]] = {}  # the first at each place
+def conflicts(rules: Sequence[Any], data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Pairs of rules of one priority that may edit the same thing at one token, and rules that edit one twice."""
+    editors: dict[tuple[str, Target], dict[str, tuple[int, Any]]] = {}  # the first at each place
     for second, other in enumerate(rules):
         place, priority = get(other, "where"), str(get(other, "priority") or 0)
         if not isinstance(place, str):
             continue
-        mine = [(name, at) for name in table(other, "edit") if (at := read_feature(features.get(name)))]
+        mine = [(name, at) for name in table(other, "edit") for at in read_targets(data, name)]
         for name, at in mine:
             places = editors.get((priority, at), {})
             met = min((editor for there, editor in places.items() if can_meet(there, place)), default=None, key=_number)
             if met is not None:
                 yield Problem(
                     ("steer", second, "edit", name),
-                    f"got {at.site.name} feature {at.index}, which rule '{get(met[1], 'name')}' (steer[{met[0]}]) "
-                    f"edits at the same tokens as '{get(other, 'name')}' may; expected one edit of it, places that "
-                    f"never meet, or a priority that decides",
+                    f"got {at}, which rule '{get(met[1], 'name')}' (steer[{met[0]}]) edits at the same tokens as "
+                    f"'{get(other, 'name')}' may; expected one edit of it, places that never meet, or a priority that "
+                    f"decides",
                 )
         for _, at in mine:
             editors.setdefault((priority, at), {}).setdefault(place, (second, other))
     for number, rule in enumerate(rules):
-        seen: dict[Feature, str] = {}
+        seen: dict[Target, str] = {}
         for name in table(rule, "edit"):
-            at = read_feature(features.get(name))
-            if at is not None and seen.setdefault(at, name) != name:
-                text = f"got {at.site.name} feature {at.index}, which '{seen[at]}' names too; expected one edit of it"
-                yield Problem(("steer", number, "edit", name), text)
+            for at in read_targets(data, name):
+                if seen.setdefault(at, name) != name:
+                    text = f"got {at}, which '{seen[at]}' names too; expected one edit of it"
+                    yield Problem(("steer", number, "edit", name), text)
 
 
 def _number(editor: tuple[int, Any]) -> int:
@@ -95,7 +93,7 @@ def _number(editor: tuple[int, Any]) -> int:
 
 
 def _sources(condition: Any, probes: Mapping[str, Any]) -> Iterator[str]:
-    """Names of the features that a condition reads, itself or through a probe."""
+    """Names of the features and directions that a condition reads, itself or through a probe."""
     for _, part in conditions((), condition):
         if isinstance(part.get("feature"), str):
             yield part["feature"]

@@ -13,22 +13,29 @@ from steerkit.policy.problems import Location, Problem, conditions, get, items, 
 
 def cross_problems(data: Mapping[str, Any]) -> list[Problem]:
     """Every disagreement between the parts of a policy's data."""
-    features, probes = table(data, "features"), table(data, "probes")
+    features, directions, probes = (table(data, key) for key in ("features", "directions", "probes"))
+    written, parts = {**features, **directions}, "feature or direction" if directions else "feature"
     rules, guard_rules = items(data, "steer"), items(table(data, "guard"), "rules")
     found = [
         Problem(("probes", name), f"got '{name}', which is also a feature; expected another name")
         for name in probes
         if name in features
     ]
+    found += [
+        Problem(("directions", name), f"got '{name}', which is also a feature or probe; expected another name")
+        for name in directions
+        if name in features or name in probes
+    ]
     for name, probe in probes.items():
         for part in table(probe, "weights"):
-            found += _unknown(("probes", name, "weights", part), part, features, "feature")
+            found += _unknown(("probes", name, "weights", part), part, written, parts)
     for number, rule in enumerate(rules):
         found += _condition_problems(("steer", number, "when"), get(rule, "when"), features, probes)
-        for name in table(rule, "edit"):
-            found += _unknown(("steer", number, "edit", name), name, features, "feature")
-        found += steering_problems(("steer", number), rule, features, probes)
-    found += conflicts(rules, features)
+        for name, edit in table(rule, "edit").items():
+            found += _unknown(("steer", number, "edit", name), name, written, parts)
+            found += _of_the_wrong_kind(("steer", number, "edit", name), edit, directed=name in directions)
+        found += steering_problems(("steer", number), rule, data)
+    found += conflicts(rules, data)
     for number, rule in enumerate(guard_rules):
         found += _condition_problems(("guard", "rules", number, "when"), get(rule, "when"), features, probes)
         for location, schema in schemas_of(("guard", "rules", number), rule):
@@ -51,6 +58,16 @@ def schemas_of(where: Location, rule: Any) -> Iterator[tuple[Location, Mapping[s
             schema = get(part, name)
             if isinstance(schema, Mapping):
                 yield (*where, *([key] if key else []), name), schema
+
+
+def _of_the_wrong_kind(where: Location, edit: Any, *, directed: bool) -> Iterator[Problem]:
+    """An edit of a direction that is not `add`, or `add` of a feature."""
+    said = [key for key, value in edit.items() if value is not None] if isinstance(edit, Mapping) else []
+    if directed and said and "add" not in said:
+        text = f"got {' and '.join(map(str, said))} of a direction, which has no value to change"
+        yield Problem(where, f"{text}; expected add, how many times it is added")
+    if not directed and "add" in said:
+        yield Problem(where, "got add of a feature, expected shift; add is for directions")
 
 
 def _retry_problems(rules: Sequence[Any], guard_rules: Sequence[Any]) -> Iterator[Problem]:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from steerkit.errors import PolicyError
 from steerkit.policy import Condition, Gate, Policy, alternatives
-from steerkit.sites import POINTS, Feature, Site
+from steerkit.sites import POINTS, Site
+from steerkit.steer.compile.latents import Latent, in_order, weighted_sum
 from steerkit.steer.gates import FOREVER, Gates, Windows
 from steerkit.types import Place
 
@@ -23,9 +24,9 @@ MAX_TERMS = 64
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One reading: a weighted sum of features, over a window or not, and its bounds."""
+    """One reading: a weighted sum of features and directions, over a window or not, and its bounds."""
 
-    weights: tuple[tuple[Feature, float], ...]
+    weights: tuple[tuple[Latent, float], ...]
     bias: float
     low: float
     high: float
@@ -112,14 +113,6 @@ def gate_spec(policy: Policy, gate: Gate, hold: float) -> GateSpec:
     return GateSpec(terms, gate.at, hold)
 
 
-def weighted_sum(policy: Policy, name: str) -> tuple[dict[Feature, float], float]:
-    """Weights and bias of a probe of the policy; a feature is the sum of itself."""
-    if name in policy.features:
-        return {policy.features[name].feature: 1.0}, 0.0
-    probe = policy.probes[name]
-    return {policy.features[part].feature: weight for part, weight in probe.weights.items()}, probe.bias
-
-
 def gate_table(
     specs: Sequence[GateSpec], leaves: slice, rules: slice, *, late: bool, device: torch.device
 ) -> GateTable:
@@ -176,7 +169,7 @@ def _leaf(policy: Policy, reading: Condition, at: Place) -> Leaf:
     window = reading.max_over or reading.mean_over or 1
     off = None if reading.off_below is None else float(reading.off_below)
     return Leaf(
-        tuple(sorted(weights.items())),
+        tuple((latent, weights[latent]) for latent in in_order(set(weights))),
         bias,
         -math.inf if reading.above is None else float(reading.above),
         math.inf if reading.below is None else float(reading.below),
@@ -187,11 +180,11 @@ def _leaf(policy: Policy, reading: Condition, at: Place) -> Leaf:
     )
 
 
-def leaf_weights(leaves: Sequence[Leaf], site: Site, place: Mapping[Feature, int]) -> Tensor | None:
-    """`(S, L)` weights of a site's features in each reading's sum; None where no reading takes any."""
+def leaf_weights(leaves: Sequence[Leaf], site: Site, place: Mapping[Latent, int]) -> Tensor | None:
+    """`(S, L)` weights of a site's latents in each reading's sum; None where no reading takes any."""
     weights = torch.zeros(len(place), len(leaves))
     for column, leaf in enumerate(leaves):
-        for feature, weight in leaf.weights:
-            if feature.site == site:
-                weights[place[feature], column] = weight
+        for latent, weight in leaf.weights:
+            if latent.site == site:
+                weights[place[latent], column] = weight
     return weights if bool((weights != 0).any()) else None

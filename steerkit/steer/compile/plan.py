@@ -14,6 +14,7 @@ from steerkit.policy import Formula, Policy, fingerprint
 from steerkit.sae import Columns, Sae, SaeSet
 from steerkit.sites import Feature, Site
 from steerkit.steer.compile.gates import GateSpec, GateTable, Leaf, gate_spec, gate_table, leaf_weights, own_leaves
+from steerkit.steer.compile.latents import Latent, columns_of, edited_by, in_order
 from steerkit.types import Place
 
 _CPU = torch.device("cpu")
@@ -33,7 +34,7 @@ class Rule:
     """False in shadow mode: the gate is evaluated and recorded, nothing is written."""
     reconstructs: bool
     gate: GateSpec | None
-    edits: Mapping[Feature, Formula]
+    edits: Mapping[Latent, Formula]
     row: int
     """Table row that holds it."""
     rank: tuple[int, int, int]
@@ -55,12 +56,15 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class SiteTable:
-    """The tables of one site, on its device: S features are read, K rules at most edit one of them."""
+    """The tables of one site, on its device: S latents are read, K rules at most edit one of them."""
 
     site: Site
-    sae: Sae
+    sae: Sae | None
+    """The site's SAE; None where only vectors are read and written."""
+    latents: tuple[Latent, ...]
+    """The S features and vectors that are edited here or weighed by a gate, features first."""
     indices: Tensor
-    """`(S,)` features that are edited here or weighed by a gate."""
+    """Indices of the features among them."""
     columns: Columns
     gates: Tensor | None
     """`(S, L)` weights of the site's features in each reading's sum; None where no gate reads this site."""
@@ -86,9 +90,9 @@ class SiteTable:
     """True if all editors do."""
 
     @property
-    def places(self) -> dict[int, int]:
-        """By index of a feature, its place among those that are read here."""
-        return {index: place for place, index in enumerate(self.indices.tolist())}
+    def places(self) -> dict[Latent, int]:
+        """By latent, its place among those that are read here."""
+        return {latent: place for place, latent in enumerate(self.latents)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +153,12 @@ def compile_plan(
     for column, rule in enumerate(rules, start=1):
         owned[rule.row, column] = True
     leaves, gates = _gates(rules, devices or {})
-    features = {f for rule in rules for f in rule.edits} | {f for leaf in leaves for f, _ in leaf.weights}
-    if features and saes is None:
+    latents = {f for rule in rules for f in rule.edits} | {f for leaf in leaves for f, _ in leaf.weights}
+    if saes is None and any(isinstance(latent, Feature) for latent in latents):
         raise SteeringError(f"policy {rules[0].policy}: it names features, but no SAEs are loaded; give saes=…")
     sites = {}
-    for site in sorted({feature.site for feature in features}):
-        assert saes is not None  # said above, for the type checker
-        read = sorted(feature for feature in features if feature.site == site)
+    for site in sorted({latent.site for latent in latents}):
+        read = in_order([latent for latent in latents if latent.site == site])
         sites[site] = _site(site, read, saes, rules, leaves, len(rows) + 1, (devices or {}).get(site, _CPU))
     writes = torch.tensor([False, *(rule.writes for rule in rules)])
     bias = torch.tensor([leaf.bias for leaf in leaves])
@@ -183,7 +186,9 @@ def _rules(row: int, policies: Sequence[Policy]) -> Iterator[Rule]:
                 writes=policy.mode == "enforce",
                 reconstructs=policy.write_back == "reconstruction",
                 gate=None if rule.when is None else gate_spec(policy, rule.when, rule.hold_tokens),
-                edits={policy.features[name].feature: edit.formula() for name, edit in rule.edit.items()},
+                edits={
+                    latent: edit.formula() for name, edit in rule.edit.items() for latent in edited_by(policy, name)
+                },
                 row=row,
                 rank=(number, -rule.priority, position),
             )
@@ -212,28 +217,33 @@ def _gates(rules: Sequence[Rule], devices: Mapping[Site, torch.device]) -> tuple
 
 def _site(
     site: Site,
-    read: Sequence[Feature],
-    saes: SaeSet,
+    read: Sequence[Latent],
+    saes: SaeSet | None,
     rules: Sequence[Rule],
     leaves: Sequence[Leaf],
     rows: int,
     device: torch.device,
 ) -> SiteTable:
-    for feature in read:
-        saes.check(feature)
-    place = {feature: s for s, feature in enumerate(read)}
+    features = [latent for latent in read if isinstance(latent, Feature)]
+    own = saes if features else None
+    if own is not None:
+        for feature in features:
+            own.check(feature)
+    place = {latent: s for s, latent in enumerate(read)}
     here = [(column, rule) for column, rule in enumerate(rules, start=1) if any(f in place for f in rule.edits)]
     editors, reconstructs = torch.zeros(2, len(rules) + 1, dtype=torch.bool)
     for column, rule in here:
-        editors[column], reconstructs[column] = True, rule.reconstructs
+        editors[column] = True
+        reconstructs[column] = rule.reconstructs and any(feature in rule.edits for feature in features)
     owner, numbers = _edit_tables(here, place, rows)
     gates = leaf_weights(leaves, site, place)
-    indices, whole = [feature.index for feature in read], bool(reconstructs.any())
+    whole = bool(reconstructs.any())
     return SiteTable(
         site,
-        saes.on(site, device, torch.float32) if whole else saes[site],
-        torch.tensor(indices, device=device),
-        saes.columns(site, indices, device),
+        None if own is None else own.on(site, device, torch.float32) if whole else own[site],
+        tuple(read),
+        torch.tensor([feature.index for feature in features], dtype=torch.long, device=device),
+        columns_of(site, read, saes, device),
         None if gates is None else gates.to(device),
         slice(0) if gates is None else _between(gates.any(dim=0)),
         tuple(tuple(sorted(found)) for found in _held(rules, place, rows)),
@@ -248,7 +258,7 @@ def _site(
     )
 
 
-def _edit_tables(here: Sequence[tuple[int, Rule]], place: Mapping[Feature, int], rows: int) -> tuple[Tensor, Tensor]:
+def _edit_tables(here: Sequence[tuple[int, Rule]], place: Mapping[Latent, int], rows: int) -> tuple[Tensor, Tensor]:
     """`(K, rows, S)` owners and `(4, K, rows, S)` numbers: what goes first in a row first."""
     editing: dict[tuple[int, int], list[tuple[int, Formula]]] = {}
     for column, rule in sorted(here, key=lambda item: item[1].rank):
@@ -273,8 +283,8 @@ def _alone(here: Sequence[tuple[int, Rule]], rows: int) -> Iterator[int | None]:
     yield from (None if len(columns) > 1 else next(iter(columns), 0) for columns in found)
 
 
-def _held(rules: Sequence[Rule], place: Mapping[Feature, int], rows: int) -> list[set[int]]:
-    """Places of the features that a row's rules edit, or their gates weigh, by row."""
+def _held(rules: Sequence[Rule], place: Mapping[Latent, int], rows: int) -> list[set[int]]:
+    """Places of the latents that a row's rules edit, or their gates weigh, by row."""
     found: list[set[int]] = [set() for _ in range(rows)]
     for rule in rules:
         weighed = () if rule.gate is None else (feature for leaf in rule.gate.leaves for feature, _ in leaf.weights)

@@ -12,6 +12,7 @@ from steerkit.chat import PlaceMachine
 from steerkit.errors import SteeringError
 from steerkit.sites import Site
 from steerkit.steer.batch import needs_tokens
+from steerkit.steer.compile.latents import Vector
 from steerkit.steer.compile.plan import Plan
 from steerkit.steer.eager.attached import Attached, PrefillState, Snapshots
 from steerkit.steer.eager.forward_pass import ForwardPass
@@ -104,10 +105,17 @@ def check_sites(engine: EngineName, sites: Sites, hooked: Sequence[Site], plan: 
     """Raise SteeringError for a site that engine or model does not have, or whose width differs from the SAE's."""
     check_engine(engine, hooked)
     for site in hooked:
-        width, table = sites.width(site), plan.sites.get(site)
-        if table is not None and width is not None and table.sae.d_in != width:
+        table = plan.sites.get(site)
+        vectors = [one for one in table.latents if isinstance(one, Vector)] if table else []
+        named = f"{vectors[0].named}: " if vectors else ""
+        try:
+            width = sites.width(site)
+        except SteeringError as error:
+            raise SteeringError(f"{named}{error}") from None
+        if table is not None and width is not None and table.columns.width != width:
             row = TABLE[site.point]
+            what, expected = ("SAE reads", "SAEs trained") if table.sae else ("vector has", "a direction made")
             raise SteeringError(
-                f"layer {site.layer}: the SAE reads width {table.sae.d_in}, the model's {row.what} {row.does} {width}; "
-                f"expected SAEs trained on this model"
+                f"{named}layer {site.layer}: the {what} width {table.columns.width}, the model's {row.what} {row.does} "
+                f"{width}; expected {expected} on this model"
             )

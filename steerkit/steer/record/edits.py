@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from steerkit.policy import Formula
 from steerkit.sites import Site
 from steerkit.steer import ops
+from steerkit.steer.compile.latents import Latent
 from steerkit.steer.compile.plan import IDENTITY, Plan, SiteTable
 from steerkit.steer.record.recorder import Recorder
 from steerkit.types import Edit
@@ -42,8 +43,8 @@ class _Rules(NamedTuple):
     """`(Q, N)` of the tokens, pair after pair; 0 beyond."""
     columns: Tensor
     """`(Q, N)` theirs on the recorder."""
-    edits: list[list[tuple[int, Formula]]]
-    """Feature indices, and what becomes of them."""
+    edits: list[list[tuple[Latent, Formula]]]
+    """Features and vectors, and what becomes of them."""
 
 
 def read_edits(recorder: Recorder, plan: Plan, places: Sequence[Tensor]) -> list[list[Edit]]:
@@ -116,8 +117,7 @@ def _by_rule(plan: Plan, site: Site, pairs: _Pairs, places: Sequence[Tensor]) ->
     counts = {number: sum(map(len, parts)) for number, parts in columns.items()}
     order = sorted(counts, key=lambda number: -counts[number])
     edits = [
-        [(feature.index, formula) for feature, formula in plan.rules[n - 1].edits.items() if feature.site == site]
-        for n in order
+        [(latent, formula) for latent, formula in plan.rules[n - 1].edits.items() if latent.site == site] for n in order
     ]
     by_token, at = (
         pad_sequence([torch.cat(parts[number]) for number in order], batch_first=True) for parts in (sequences, columns)
@@ -138,13 +138,13 @@ class _Reader:
         self._W_dec = table.columns.W_dec[self._sites] if self._own is None else self._own.W_dec
         reconstructs = table.reconstructs
         self._rebuilt = None if reconstructs is None else reconstructs[torch.tensor(rules.numbers, device=device)]
-        self.width = table.sae.d_in if whole is None and reconstructs is None else table.sae.d_sae
+        complete = table.sae is not None and (whole is not None or reconstructs is not None)
+        self.width = table.sae.d_sae if complete and table.sae is not None else table.columns.width
         """Numbers that a token takes."""
 
     def added(self, y: Tensor, opened: Tensor, sequences: Tensor, columns: Tensor) -> Tensor:
         """`(q, n, d_in)` what the first q rules added to activations `y` of that shape, at these tokens `(q, n)`."""
-        table, q = self._table, len(y)
-        x = y.float()
+        q, x = len(y), y.float()
         features = self._features(x)
         on = None
         if self._rivals:
@@ -156,10 +156,19 @@ class _Reader:
         change = ops.feature_change(features, on, scale, shift, (floor, ceiling))
         added = torch.bmm(change, self._W_dec[:q])
         if self._rebuilt is not None:
-            at = table.indices[self._sites[:q]].unsqueeze(1).expand(change.shape)
-            dense = table.sae.encode(y).scatter_add(-1, at, change)
-            added = torch.where(self._rebuilt[:q].view(-1, 1, 1), table.sae.decode(dense) - x, added)
+            added = torch.where(self._rebuilt[:q].view(-1, 1, 1), self._reconstructed(x, change) - x, added)
         return added
+
+    def _reconstructed(self, x: Tensor, change: Tensor) -> Tensor:
+        """`decode(f')` `(q, n, d_in)` of the features' changes `(q, n, E)`, and what vectors add to it."""
+        table, sites = self._table, self._sites[: len(x)]
+        assert table.sae is not None  # reconstructing rules edit features of it
+        own = (sites < len(table.indices)).unsqueeze(1)
+        at = table.indices[sites.clamp(max=len(table.indices) - 1)].unsqueeze(1).expand(change.shape)
+        decoded = table.sae.decode(table.sae.encode(x).scatter_add(-1, at, torch.where(own, change, 0.0)))
+        if len(table.indices) == len(table.latents):
+            return decoded
+        return decoded + torch.bmm(torch.where(own, 0.0, change), self._W_dec[: len(x)])
 
     def _features(self, x: Tensor) -> Tensor:
         """`(q, n, E)` those that the rules edit, of activations `(q, n, d_in)` in float32."""
@@ -169,11 +178,11 @@ class _Reader:
         return ops.read_grouped(x, self._own.of_first(len(x)))
 
 
-def _tables(table: SiteTable, edits: Sequence[Sequence[tuple[int, Formula]]]) -> tuple[Tensor, Tensor]:
+def _tables(table: SiteTable, edits: Sequence[Sequence[tuple[Latent, Formula]]]) -> tuple[Tensor, Tensor]:
     """The edits of each rule: their sites `(Q, E)` and their numbers `(4, Q, E)`, the identity beyond its last one."""
     place, most = table.places, max(map(len, edits))
     beyond = [[IDENTITY] * (most - len(some)) for some in edits]
-    sites = [[place[index] for index, _ in some] + [0] * len(more) for some, more in zip(edits, beyond, strict=True)]
+    sites = [[place[latent] for latent, _ in some] + [0] * len(more) for some, more in zip(edits, beyond, strict=True)]
     numbers = [[formula for _, formula in some] + more for some, more in zip(edits, beyond, strict=True)]
     return torch.tensor(sites), torch.tensor(numbers).movedim(-1, 0)
 
@@ -182,17 +191,17 @@ def _rivals(plan: Plan, table: SiteTable, rules: _Rules) -> dict[tuple[int, int]
     """By rule and edit, the rules that go before it where both would edit a feature; in shadow none does."""
     if len(table.owner) == 1:
         return {}  # no feature is edited by two rules of a row
-    editors: dict[tuple[int, int], list[int]] = {}
+    editors: dict[tuple[int, Latent], list[int]] = {}
     for number in [] if table.editors is None else table.editors.nonzero().squeeze(-1).tolist():
         rule = plan.rules[number - 1]
-        for feature in rule.edits if rule.writes else ():
-            if feature.site == table.site:
-                editors.setdefault((rule.row, feature.index), []).append(number)
+        for latent in rule.edits if rule.writes else ():
+            if latent.site == table.site:
+                editors.setdefault((rule.row, latent), []).append(number)
     found = {}
     for place, number in enumerate(rules.numbers):
         rule = plan.rules[number - 1]
-        for slot, (index, _) in enumerate(rules.edits[place] if rule.writes else ()):
-            others = [one for one in editors[rule.row, index] if plan.rules[one - 1].rank < rule.rank]
+        for slot, (latent, _) in enumerate(rules.edits[place] if rule.writes else ()):
+            others = [one for one in editors[rule.row, latent] if plan.rules[one - 1].rank < rule.rank]
             if others:
                 found[place, slot] = others
     return found

@@ -13,7 +13,7 @@ from steerkit.policy import Policy, watch_key
 from steerkit.sae import SaeSet
 from steerkit.sites import Feature, Site
 from steerkit.steer import ops
-from steerkit.steer.compile.gates import weighted_sum
+from steerkit.steer.compile.latents import Latent, columns_of, in_order, weighted_sum
 from steerkit.steer.compile.plan import Plan
 from steerkit.steer.record.edits import read_edits
 from steerkit.steer.record.recorder import Recorder
@@ -53,7 +53,7 @@ def read_traces(
     Raises:
         SteeringError: the batch on the recorder has not one sequence per request (beams, several samples).
     """
-    if saes is None or recorder.rows is None or not recorder.kept:
+    if recorder.rows is None or not recorder.kept:
         return [Trace() for _ in wanted]
     if len(recorder.rows) != len(wanted):
         raise SteeringError(
@@ -68,7 +68,7 @@ def read_traces(
 
 
 def read_watched(
-    recorder: Recorder, saes: SaeSet, wanted: Wanted, sequence: int, start: int
+    recorder: Recorder, saes: SaeSet | None, wanted: Wanted, sequence: int, start: int
 ) -> dict[str, tuple[float, ...]]:
     """The watched values of one sequence from position `start` on, for as far as the model has read."""
     return _watched(recorder, saes, [wanted], [recorder.columns(sequence)[start:]], sequence)[0]
@@ -80,12 +80,11 @@ def traced_sites(wanted: Sequence[Wanted], saes: SaeSet | None) -> set[Site]:
     Raises:
         SteeringError: the strongest features are asked for, and a dictionary is larger than a trace can number.
     """
-    if saes is None:
-        return set()
-    if any(request.top_k for request in wanted):
-        _check_widths(saes)
-        return set(saes)
-    return {feature.site for request in wanted for sums in _sums(request).values() for feature in sums[0]}
+    found = {latent.site for request in wanted for sums in _sums(request).values() for latent in sums[0]}
+    if saes is None or not any(request.top_k for request in wanted):
+        return found
+    _check_widths(saes)
+    return found | set(saes)
 
 
 def _check_widths(saes: SaeSet) -> None:
@@ -97,7 +96,7 @@ def _check_widths(saes: SaeSet) -> None:
             )
 
 
-def _sums(request: Wanted) -> dict[str, tuple[dict[Feature, float], float]]:
+def _sums(request: Wanted) -> dict[str, tuple[dict[Latent, float], float]]:
     """By watch key, the weighted sum it stands for."""
     return {
         watch_key(policy, name): weighted_sum(policy, name)
@@ -116,40 +115,44 @@ def _named(request: Wanted) -> dict[str, Feature]:
 
 
 def _watched(
-    recorder: Recorder, saes: SaeSet, wanted: Sequence[Wanted], places: Sequence[Tensor], first: int = 0
+    recorder: Recorder, saes: SaeSet | None, wanted: Sequence[Wanted], places: Sequence[Tensor], first: int = 0
 ) -> list[dict[str, tuple[float, ...]]]:
     sums = [_sums(request) for request in wanted]
     totals = [
         {key: torch.full((len(places[b]),), bias) for key, (_, bias) in sums[b].items()} for b in range(len(sums))
     ]
     for site in sorted({f.site for by_key in sums for weights, _ in by_key.values() for f in weights}):
-        used = sorted({f.index for by_key in sums for ws, _ in by_key.values() for f in ws if f.site == site})
+        used = in_order({one for by_key in sums for ws, _ in by_key.values() for one in ws if one.site == site})
         features = _encode_columns(recorder, saes, site, used, places, first)
         for b, by_key in enumerate(sums):
             for key, (weights, _) in by_key.items():
-                column = torch.tensor([weights.get(Feature(site, index), 0.0) for index in used])
+                column = torch.tensor([weights.get(latent, 0.0) for latent in used])
                 totals[b][key] = totals[b][key] + features[b] @ column
     return [{key: tuple(values.tolist()) for key, values in by_key.items()} for by_key in totals]
 
 
 def _encode_columns(
-    recorder: Recorder, saes: SaeSet, site: Site, used: Sequence[int], places: Sequence[Tensor], first: int
+    recorder: Recorder, saes: SaeSet | None, site: Site, used: Sequence[Latent], places: Sequence[Tensor], first: int
 ) -> tuple[Tensor, ...]:
-    """Per request, from sequence `first` on, `(T_b, len(used))` features of a site, in float32 on the CPU."""
+    """Per request, from sequence `first` on, `(T_b, len(used))` latents of a site, in float32 on the CPU."""
     raw = recorder.raw(site)
-    columns = saes.columns(site, used, raw.device)
+    columns = columns_of(site, used, saes, raw.device)
     flat = torch.cat([raw[b, place.to(raw.device)] for b, place in enumerate(places, start=first)])
     features = ops.read_features(flat, columns)
     return torch.split(features.cpu(), [len(place) for place in places])
 
 
 def _top(
-    recorder: Recorder, saes: SaeSet, wanted: Sequence[Wanted], extents: Sequence[Extent], places: Sequence[Tensor]
+    recorder: Recorder,
+    saes: SaeSet | None,
+    wanted: Sequence[Wanted],
+    extents: Sequence[Extent],
+    places: Sequence[Tensor],
 ) -> list[list[TopK]]:
     """The strongest features of every site and token, per request."""
     found: list[list[TopK]] = [[] for _ in wanted]
     asked = [b for b, request in enumerate(wanted) if request.top_k]
-    if not asked:
+    if not asked or saes is None:
         return found
     k = max(wanted[b].top_k for b in asked)
     columns = {b: places[b][slice(*extents[b].top)] for b in asked}

@@ -132,7 +132,7 @@ def _unfit(plan: Plan) -> str | None:
     for site, table in plan.sites.items():
         if table.columns.whole is not None:
             return f"{site.name}: a TopK SAE needs the whole dictionary"
-    devices = {table.indices.device for table in plan.sites.values()}
+    devices = {table.columns.W_dec.device for table in plan.sites.values()}
     return "the model is spread over several devices" if len(devices) > 1 else None
 
 

@@ -152,7 +152,7 @@ class Fill:
 
     def _fill_site(self, site: StaticSite, table: SiteTable) -> None:
         capacity, columns = self.steering.capacity, table.columns
-        S = len(table.indices)
+        S = len(table.latents)
         place = self._each(
             lambda plan_slice: plan_slice.places[site.site], capacity.features, S
         )  # (B, S), the last one is none
@@ -183,7 +183,7 @@ class Fill:
         )
         own[:, 0] = 0
         depth = len(table.owner)
-        some = place < len(table.indices)
+        some = place < len(table.latents)
         place = torch.where(some, place, 0)
         owner = table.owner[:, rows.unsqueeze(-1), place]
         site.owner[:depth].copy_(torch.where(some, own[b.view(1, -1, 1), owner], 0))

@@ -49,8 +49,7 @@ PROMPT_PLACES: Final = frozenset({"prompt", "developer", "declaration", "user", 
 """Places of tokens of the prompt."""
 
 JUDGING: Final = 2
-"""Version of judging, as records have it; since 2 only calls that ran satisfy `without`, and undeclared arguments are
-denied."""
+"""Version of judging in records; since 2 only calls that ran satisfy `without`, undeclared arguments are denied."""
 
 
 def in_one_line(kind: str, *parts: object) -> str:
@@ -93,6 +92,8 @@ class Tool:
     description: str = ""
     parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
     """JSON Schema of the arguments, always an object schema."""
+    strict: bool | None = None
+    """True: a grammar holds its calls to the schema; False: never; None: where a reply has one (`tool_choice`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +214,25 @@ class TopK:
 
 
 @dataclass(frozen=True, slots=True)
+class Constrained:
+    """A grammar's part in a reply: the tokens that it decided, and not the model."""
+
+    grammar: str
+    """`sha256:…` over its text."""
+    forced: tuple[Span, ...] = ()
+    """Tokens that it left no choice about."""
+    masked: tuple[int, ...] = ()
+    """Tokens that were drawn again, as it refused what the model chose."""
+    turned_away: int | None = None
+    """Token from which on no call was let through: one was required, and steering had turned the model away from it."""
+
+    @property
+    def reason(self) -> str:
+        """Sentence on why there is no call although one was required, or nothing."""
+        return "" if self.turned_away is None else "steering turned the model away from the call that was required"
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """Features of the model in a turn, read before any edit."""
 
@@ -226,6 +246,8 @@ class Trace:
     edits: tuple[Edit, ...] = ()
     places: Mapping[Place, tuple[Span, ...]] = field(default_factory=dict)
     """Steps at each place, as spans."""
+    forced: tuple[Span, ...] = ()
+    """Tokens that a grammar chose and not the model."""
 
     def __repr__(self) -> str:
         layers = "layers" if all(top.site.point == "attn_out" for top in self.top) else "sites"
@@ -258,6 +280,8 @@ class Turn:
     """The turn without steering, under the same policies, where that was asked for; its calls must not be run."""
     call_ids: tuple[str, ...] = ()
     """An id per call, in order, unique in the conversation."""
+    constrained: Constrained | None = None
+    """What a grammar decided of the reply; None where none held it."""
 
     def __repr__(self) -> str:
         pairs = zip(self.calls, self.verdicts, strict=False)

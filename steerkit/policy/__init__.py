@@ -7,7 +7,17 @@ from steerkit.policy.describe import explain
 from steerkit.policy.direction_file import DirectionFile, Origin, Source, read_direction
 from steerkit.policy.edits import Edit, Formula, NamedDirection, NamedFeature, Probe
 from steerkit.policy.load import dump, load, loads, locate, recorded_policy
-from steerkit.policy.policy import Guard, GuardRule, Policy, PriorCall, SteerRule, TraceSettings, fingerprint, watch_key
+from steerkit.policy.policy import (
+    Guard,
+    GuardRule,
+    Policy,
+    PriorCall,
+    SteerRule,
+    TraceSettings,
+    fingerprint,
+    own_arguments,
+    watch_key,
+)
 from steerkit.policy.problems import Location, Problem
 from steerkit.policy.quantities import UNITS, split_quantity
 from steerkit.policy.reachability import suspicious, unreachable, why_not_tripwire
@@ -51,6 +61,7 @@ __all__ = [
     "load_cases",
     "loads",
     "locate",
+    "own_arguments",
     "read_direction",
     "recorded_policy",
     "relative_quantities",

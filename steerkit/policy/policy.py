@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -27,6 +28,7 @@ from steerkit.types import Mode
 WriteBack: TypeAlias = Literal["delta", "reconstruction"]
 
 
+Source: TypeAlias = Literal["from_user"]
 Schema: TypeAlias = Annotated[dict[str, Any], AfterValidator(frozen)]
 """A JSON Schema (2020-12); `cross_problems` checks it, so that a mistake in it has its own line."""
 
@@ -112,6 +114,9 @@ class Guard(FrozenModel):
     undeclared_arguments: Literal["deny", "flag", "allow"] | None = None
     """Decision for a call with an argument that the tool's schema does not list, unless that schema allows or forbids
     others itself (`additionalProperties`); default: deny."""
+    arguments: Annotated[dict[str, Source | dict[str, Source]] | None, AfterValidator(frozen)] = None
+    """Source of an argument's value, by the argument's name, or by the tool's and then the argument's. `from_user`: a
+    call is denied whose value is not made of whole words, or a number, of the user's own text."""
 
 
 class TraceSettings(FrozenModel):
@@ -161,10 +166,9 @@ class Policy(FrozenModel):
     def fingerprint(self) -> str:
         """`sha256:…` over the content, computed once; equal content, equal fingerprint."""
         said = self.model_dump(mode="json")
-        if said["guard"] and said["guard"]["undeclared_arguments"] is None:
-            del said["guard"][
-                "undeclared_arguments"
-            ]  # as before there was such a key: policies keep their fingerprints
+        for key in ("undeclared_arguments", "arguments"):
+            if said["guard"] and said["guard"][key] is None:
+                del said["guard"][key]  # as before there was such a key: policies keep their fingerprints
         for direction in said.get("directions", {}).values():
             if direction["fingerprint"] is not None:
                 del direction["file"]  # the content is meant, wherever it lies
@@ -183,6 +187,15 @@ class Policy(FrozenModel):
         if problems:
             raise ValueError("; ".join(f"{problem.path}: {problem.text}" for problem in problems))
         return self
+
+
+def own_arguments(policies: Iterable[Policy], tool: str) -> frozenset[str]:
+    """The arguments of a tool whose values must be the user's own by `Guard.arguments` of some policies."""
+    found: set[str] = set()
+    for policy in policies:
+        for name, source in (policy.guard.arguments or {} if policy.guard else {}).items():
+            found |= {name} if isinstance(source, str) else set(source) if name == tool else set()
+    return frozenset(found)
 
 
 def fingerprint(policy: Policy) -> str:

@@ -13,7 +13,7 @@ from steerkit.report.rows import print_rows
 from steerkit.report.suites import attack_json, show_attack, show_suite, suite_json
 from steerkit.report.text import bars, call_text, edit_text, reply_lines, reply_text, short, verdict_text
 from steerkit.report.tokens import visible
-from steerkit.report.turns import highest, turn_data, verdict_data, watched_lines, watched_values
+from steerkit.report.turns import constrained_text, highest, turn_data, verdict_data, watched_lines, watched_values
 
 __all__ = [
     "ExplainView",
@@ -24,6 +24,7 @@ __all__ = [
     "call_text",
     "cell",
     "console",
+    "constrained_text",
     "drift_json",
     "edit_text",
     "eval_page",

@@ -105,7 +105,7 @@ def copies_among(dataset: Sequence[Labelled]) -> Copies:
 def fingerprint_of(dataset: Sequence[Labelled]) -> str:
     """SHA-256 over what is asked in all conversations and which of them belong together."""
     rows = [
-        [one.key, one.messages, [asdict(tool) for tool in one.tools], *([] if one.group is None else [one.group])]
+        [one.key, one.messages, list(map(_declared, one.tools)), *([] if one.group is None else [one.group])]
         for one in dataset
     ]
     return f"sha256:{hashlib.sha256(json.dumps(rows).encode()).hexdigest()}"
@@ -151,3 +151,8 @@ def _conversation(where: str, row: Mapping[str, Any]) -> Conversation:
     if not found.asked:
         raise SaeError(f"{where}: got only the assistant's messages, expected something to answer")
     return found
+
+
+def _declared(tool: Tool) -> dict[str, Any]:
+    """A tool as JSON, as before there was `strict`."""
+    return {key: value for key, value in asdict(tool).items() if value is not None}

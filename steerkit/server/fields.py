@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from steerkit.engine import Sampling
 from steerkit.errors import SteerkitError
@@ -33,7 +33,7 @@ class Own(Form):
 
     policy: str | list[str] | None = None
     """Policies that the operator allows, instead of the default ones."""
-    conversation: str | None = None
+    conversation: str | None = Field(None, min_length=1, max_length=64)
     """Id that the records of one conversation share."""
     top_k: int | None = None
     """Sample among this many most likely tokens."""

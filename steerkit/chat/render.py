@@ -99,8 +99,7 @@ class _Marks:
         self._literals = [*dialect.names, *(text.replace("<", "&lt;", 1) for text in dialect.markup)]
         self._names, self._bare_keys = dialect.names, dialect.syntax.bare_keys
         self._numbers = {token: number for number, token in enumerate(control)}
-        # Longest first: one control token's name may begin another's.
-        self._found = re.compile("|".join(re.escape(token) for token in sorted(control, key=len, reverse=True)))
+        self._found = dialect.structure
         self._mark = re.compile(f"{free}([0-9]+){free}")
         self._strange = re.compile(f"({self._found.pattern})|[^A-Za-z0-9_.-]")
 

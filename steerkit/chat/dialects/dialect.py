@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,6 +40,13 @@ class Dialect:
         """Structure that the tokenizer has no token for: text that holds it is changed, as no token tells it apart."""
         pairs = (self.syntax.declaration, self.syntax.result)
         return tuple(text for pair in pairs for text in pair[:2] if text not in self.names)
+
+    @cached_property
+    def structure(self) -> re.Pattern[str]:
+        """Pattern of every control token and markup as text, made once: a tokenizer may have thousands of them."""
+        # Longest first: one control token's name may begin another's.
+        texts = sorted([*self.names, *self.markup], key=len, reverse=True)
+        return re.compile("|".join(re.escape(text) for text in texts))
 
     @cached_property
     def call(self) -> int:

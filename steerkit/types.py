@@ -93,6 +93,9 @@ class Tool:
     description: str = ""
     parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
     """JSON Schema of the arguments, always an object schema."""
+    strict: bool | None = None
+    """True: its calls are held to the schema's structure while they are generated. False: to well-formed calls alone,
+    where a grammar is used. None: to the structure too, where one is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +216,37 @@ class TopK:
 
 
 @dataclass(frozen=True, slots=True)
+class Constrained:
+    """A grammar's part in a reply: the tokens that it decided, and not the model."""
+
+    grammar: str
+    """`sha256:…` over its text."""
+    forced: tuple[Span, ...] = ()
+    """Tokens that it left no choice about."""
+    masked: tuple[int, ...] = ()
+    """Tokens that were drawn again, as it refused what the model chose."""
+    turned_away: int | None = None
+    """Token from which on no grammar held, and no call was let through: a call was required, and steering had turned
+    the model away from it."""
+
+    @property
+    def reason(self) -> str:
+        """The sentence that says why there is no call although one was required; empty where that is not so."""
+        said = "no call, though one was required: steering turned the model away from it"
+        return said if self.turned_away is not None else ""
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """All tokens that the model did not choose, in runs."""
+        single = [Span(at, at + 1) for at in self.masked]
+        found: list[Span] = []
+        for span in sorted((*self.forced, *single)):
+            goes_on = bool(found) and found[-1].end == span.start
+            found.append(Span(found.pop().start, span.end) if goes_on else span)
+        return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """Features of the model in a turn, read before any edit."""
 
@@ -226,6 +260,8 @@ class Trace:
     edits: tuple[Edit, ...] = ()
     places: Mapping[Place, tuple[Span, ...]] = field(default_factory=dict)
     """Steps at each place, as spans."""
+    forced: tuple[Span, ...] = ()
+    """Tokens that a grammar chose and not the model; what features show there led to no choice of its own."""
 
     def __repr__(self) -> str:
         layers = "layers" if all(top.site.point == "attn_out" for top in self.top) else "sites"
@@ -258,6 +294,8 @@ class Turn:
     """The turn without steering, under the same policies, where that was asked for; its calls must not be run."""
     call_ids: tuple[str, ...] = ()
     """An id per call, in order, unique in the conversation."""
+    constrained: Constrained | None = None
+    """What a grammar decided of the reply; None where none held it."""
 
     def __repr__(self) -> str:
         pairs = zip(self.calls, self.verdicts, strict=False)

@@ -44,6 +44,7 @@ DOORS = {
     "ray": {"lab"},
     "jsonschema": {"schemas", "chat"},
     "re2": {"schemas"},
+    "llguidance": {"chat"},
     "yaml": {"policy"},
     "sqlite3": {"audit"},
     "cryptography": {"audit"},

@@ -40,6 +40,7 @@ class Runtime(Turns):
         on_audit_failure: OnFailure = "block",
         on_record: OnRecord | None = None,
         counterfactual: bool = False,
+        required_over_steering: bool = False,
         prefix_cache: str | int | bool = DEFAULT,
         graphs: Prepare = "auto",
     ) -> None:
@@ -58,6 +59,7 @@ class Runtime(Turns):
             on_audit_failure=on_audit_failure,
             on_record=on_record,
             counterfactual=counterfactual,
+            required_over_steering=required_over_steering,
         )
 
     @property
@@ -92,8 +94,8 @@ class Runtime(Turns):
         Args:
             messages: OpenAI-style chat messages.
             tools: Python functions, sync or async, or declarations whose functions stand in `execute`.
-            settings: the fields of `Settings`: approve, max_turns, timeout, max_result, execute, policy, metadata; and
-                those of `Sampling`.
+            settings: the fields of `Settings`: approve, max_turns, timeout, max_result, execute, policy, metadata,
+                tool_choice, parallel_tool_calls, response_format, stop; and those of `Sampling`.
 
         Raises:
             ToolError: a tool has no function; nothing has been generated then.

@@ -17,11 +17,21 @@ from steerkit.agent.pending import Asked, Origin, Pending
 from steerkit.agent.results import MAX_RESULT, error_text
 from steerkit.agent.tool_runner import Ended, Limits, Ran, is_async
 from steerkit.audit import canonical, new_id
-from steerkit.chat import as_tools, one_by_one
+from steerkit.chat import as_tools, once_called, one_by_one, reply_form
 from steerkit.engine import Sampling, runnable, tool_from_function
 from steerkit.errors import AuditError, LoopError, ToolError
 from steerkit.policy import Policy, fingerprint
-from steerkit.runtime import Metadata, PolicyLike, Request, ToolLike, Turns, metadata_of, read_policies, sampling_of
+from steerkit.runtime import (
+    FORM,
+    Metadata,
+    PolicyLike,
+    Request,
+    ToolLike,
+    Turns,
+    metadata_of,
+    read_policies,
+    sampling_of,
+)
 from steerkit.types import Messages, Tool, Turn
 
 Approver: TypeAlias = "Callable[[Held], bool | Approval | Awaitable[bool | Approval]]"
@@ -47,6 +57,13 @@ class Settings(TypedDict, total=False):
     """Instead of the runtime's own, as for `Runtime.run`."""
     metadata: Metadata | None
     """Keys and values by which the run's records are found; of a resumed run, the pending's."""
+    tool_choice: str | Mapping[str, Any] | None
+    """As in `Request`. A call that it requires is required of the first turn alone; after that it lets calls and
+    answers through."""
+    parallel_tool_calls: bool | None
+    """As in `Request`, of each turn; so are the next two."""
+    response_format: Mapping[str, Any] | None
+    stop: str | Sequence[str]
     max_new_tokens: int
     """Of each turn; this and the next ones as in `Sampling`."""
     temperature: float
@@ -55,7 +72,7 @@ class Settings(TypedDict, total=False):
     seed: int
 
 
-_OWN = ("approve", "max_turns", "timeout", "max_result", "execute", "policy", "metadata")
+_OWN = ("approve", "max_turns", "timeout", "max_result", "execute", "policy", "metadata", *FORM)
 
 
 @dataclass(frozen=True)
@@ -75,6 +92,8 @@ class RunContext:
     conversation: str
     """Its id in the records."""
     metadata: Mapping[str, Any] | None
+    form: Mapping[str, Any]
+    """What replies must be like, in the words of `Request`."""
 
     @classmethod
     def of(
@@ -100,7 +119,9 @@ class RunContext:
         functions = _functions(declared, tools, settings.get("execute") or {})
         read = None if policy is None else read_policies(policy)
         prints = tuple((tool.name, declaration(tool)) for tool in declared)
-        about = (new_id(), metadata_of(settings.get("metadata")))
+        form = {key: value for key, value in settings.items() if key in FORM}
+        reply_form(declared, **form)
+        about = (new_id(), metadata_of(settings.get("metadata")), form)
         return cls(runtime, declared, functions, approve, max_turns, limits, read, sampling, prints, *about)
 
     def resuming(self, pending: Pending) -> RunContext:
@@ -108,10 +129,12 @@ class RunContext:
         conversation, metadata = pending.conversation or self.conversation, self.metadata or pending.metadata
         return replace(self, conversation=conversation, metadata=metadata)
 
-    def turn(self, messages: Messages, stopped: Callable[[], bool] | None = None) -> Turn:
-        """The next turn; raises AbandonedError once `stopped` says so."""
-        asked = (messages, self.tools, self.policy, self.sampling)
-        request = Request(*asked, metadata=self.metadata, conversation=self.conversation)
+    def turn(self, messages: Messages, first: bool, stopped: Callable[[], bool] | None = None) -> Turn:
+        """The next turn; raises AbandonedError once `stopped` says so. No call is required of any but the first."""
+        asked, form = (messages, self.tools, self.policy, self.sampling), dict(self.form)
+        if not first:
+            form["tool_choice"] = once_called(form.get("tool_choice"))
+        request = Request(*asked, metadata=self.metadata, conversation=self.conversation, **form)
         return self.runtime.take([self.runtime.prepare(request)], stopped)[0]
 
     def origin(self) -> Origin:
@@ -141,7 +164,8 @@ def declaration(tool: Tool) -> str:
         ToolError: the declaration holds what JSON cannot carry.
     """
     try:
-        return f"sha256:{sha256(canonical(asdict(tool))).hexdigest()}"
+        said = {key: value for key, value in asdict(tool).items() if key != "strict" or value is not None}
+        return f"sha256:{sha256(canonical(said)).hexdigest()}"
     except AuditError as error:
         raise ToolError(f"tool '{tool.name}': its declaration {str(error).partition(' ')[2]}") from None
 

@@ -65,8 +65,8 @@ def _drive(context: RunContext, steps: Steps) -> Run:
             run: Run = done.value
             return run
         match step:
-            case Generate(messages):
-                answer = context.turn(messages)
+            case Generate(messages, first):
+                answer = context.turn(messages, first)
             case Approve(held):
                 if (approve := context.approve) is None:
                     answer = context.origin()
@@ -85,9 +85,9 @@ async def _adrive(context: RunContext, steps: Steps) -> Run:
             run: Run = done.value
             return run
         match step:
-            case Generate(messages):
+            case Generate(messages, first):
                 stop = threading.Event()
-                answer = await _threaded(partial(context.turn, messages, stop.is_set), stop.set)
+                answer = await _threaded(partial(context.turn, messages, first, stop.is_set), stop.set)
             case Approve(held):
                 if (approve := context.approve) is None:
                     answer = await _threaded(context.origin)

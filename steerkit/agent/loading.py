@@ -34,6 +34,7 @@ def load(
     on_audit_failure: OnFailure = "block",
     on_record: OnRecord | None = None,
     counterfactual: bool = False,
+    required_over_steering: bool = False,
     prefix_cache: str | int | bool = DEFAULT,
     prepack: Prepack = "auto",
     graphs: Prepare = "auto",
@@ -45,20 +46,18 @@ def load(
         saes: a folder or hub repository of SAEs, or a set; the box brings its own.
         policy: a policy, the path of a policy file, or several; a request may bring its own instead.
         base: policies that every request is under, whatever policy it brings; their edits go first.
-        device: where to put the model (default: the CPU).
+        device, device_map: where to put the model (default: the CPU), or a map for accelerate.
         dtype: of the model's weights (default: float32 for the box, else as stored).
-        device_map: for accelerate, instead of `device`.
         revision, saes_revision: of the model and of the SAEs on the hub.
         audit: the store's file (default: `audit.db` in `$STEERKIT_HOME`), an open store, or False for no records.
         untrusted: what happens to control tokens in user text, tool results and descriptions.
-        on_audit_failure: `block`: where a record cannot be written, nothing is released or run; `warn`: it is, with a
-            warning, and the run's next record says how many were lost.
+        on_audit_failure: of a lost record: `block` releases and runs nothing, `warn` warns; the next record counts it.
         on_record: told of each record once it is on disk.
         counterfactual: make each steered turn without steering as well, beside it in its batch, and record it.
+        required_over_steering: demand a required call also where steering turned the model away from it.
         prefix_cache: how much memory, such as `1 GiB`, may hold what prompts begin with; False for none.
         prepack: keep linear weights a second time as a CPU reads them fastest; `auto`: where that is faster.
-        graphs: decode by steps of fixed shape, on a GPU in CUDA graphs; `auto`: on a GPU; `compiled`: compiled as
-            well, once for each batch size. What does not fit, as a TopK SAE, goes step by step; the record says so.
+        graphs: decode by steps of fixed shape; `auto`: on a GPU, in CUDA graphs; `compiled`: compiled as well.
 
     Raises:
         ModelError, SaeError, PolicyError, AuditError: with what was got, what was expected and what to do.
@@ -66,8 +65,9 @@ def load(
     loaded = load_model(model, device=device, dtype=dtype, device_map=device_map, revision=revision, prepack=prepack)
     suite = _checked(_saes(model, saes, saes_revision), loaded, named=not isinstance(saes, SaeSet))
     make = partial(Runtime, loaded, suite, () if policy is None else policy, base=base, untrusted=untrusted)
+    make = partial(make, required_over_steering=required_over_steering, on_audit_failure=on_audit_failure)
     told: dict[str, Any] = {"on_record": on_record, "counterfactual": counterfactual, "prefix_cache": prefix_cache}
-    return make(store=_store(audit), on_audit_failure=on_audit_failure, graphs=graphs, **told)
+    return make(store=_store(audit), graphs=graphs, **told)
 
 
 def load_recorded(

@@ -59,6 +59,8 @@ class Generate:
     """Answer with the `Turn` that follows these messages."""
 
     messages: tuple[dict[str, Any], ...]
+    first: bool = False
+    """No turn of the run was made before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,8 @@ class Loop:
     def steps(self) -> Steps:
         """The complete run, from the messages on."""
         for _ in range(self._max_turns):
-            turn: Turn = yield Generate(tuple(deepcopy(self._messages)))
+            first = not self._turns and not self._executions
+            turn: Turn = yield Generate(tuple(deepcopy(self._messages)), first)
             self._turns.append(turn)
             ended = _ended(turn)
             if ended is not None:

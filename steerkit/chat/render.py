@@ -72,7 +72,7 @@ def render(
         if untrusted == "refuse":
             marks.refuse_messages(plain)
             marks.refuse(shown, "tools")
-        kept = marks.with_plain_keys(plain) if dialect.syntax.bare_keys else plain
+        kept = marks.with_plain_keys(plain) if dialect.syntax.written.bare_keys else plain
         ordered = _marked_results(tokenizer, marks.replace(dialect.syntax.prepare(kept)), dialect)
         rendered = _closed(_apply(tokenizer, ordered, marks.replace(shown)), dialect.frame)
         _check_turns(rendered, ordered, dialect)
@@ -97,7 +97,7 @@ class _Marks:
             raise MessageError("messages: got every private-use character of Unicode; expected at most some of them")
         self._char = free
         self._literals = [*dialect.names, *(text.replace("<", "&lt;", 1) for text in dialect.markup)]
-        self._names, self._bare_keys = dialect.names, dialect.syntax.bare_keys
+        self._names, self._bare_keys = dialect.names, dialect.syntax.written.bare_keys
         self._numbers = {token: number for number, token in enumerate(control)}
         self._found = dialect.structure
         self._mark = re.compile(f"{free}([0-9]+){free}")

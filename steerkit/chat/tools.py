@@ -76,8 +76,7 @@ def _as_tool(given: Any, where: str, from_function: Callable[[Callable[..., Any]
         given = from_function(given)
     if not isinstance(given, Mapping):
         raise ToolError(f"{where}: got {type(given).__name__}, expected a tool dict, a JSON Schema or a function")
-    name, description, schema = read_form(given, where)
-    return _checked(Tool(name, description, schema), where)
+    return _checked(Tool(*read_form(given, where)), where)
 
 
 def _checked(tool: Tool, where: str) -> Tool:
@@ -86,10 +85,12 @@ def _checked(tool: Tool, where: str) -> Tool:
     where = f"{where} ({tool.name})"
     if not isinstance(tool.description, str):
         raise ToolError(f"{where}: got a description of type {type(tool.description).__name__}, expected text")
+    if tool.strict not in (None, True, False):
+        raise ToolError(f"{where}: got strict: {tool.strict!r:.80}, expected true or false")
     schema = _schema(tool.parameters, where)
     if problem := schema_problem(schema):
         raise ToolError(f"{where}: {problem}")
-    checked = Tool(tool.name, tool.description, schema)
+    checked = Tool(tool.name, tool.description, schema, tool.strict)
     try:
         declared(checked)
     except ToolError as error:
@@ -143,6 +144,7 @@ class Form(NamedTuple):
     name: Any
     description: Any
     schema: Any
+    strict: Any = None
 
 
 def one_by_one(tools: Iterable[Any]) -> list[Any]:
@@ -199,7 +201,7 @@ def read_form(given: Mapping[str, Any], where: str) -> Form:
     schema = body[schemas[0]] if schemas else {}
     if schemas and isinstance(schema, Mapping) and schema.keys() == {"json"}:
         schema = schema["json"]  # Amazon Bedrock's
-    return Form(body["name"], body.get("description") or "", schema)
+    return Form(body["name"], body.get("description") or "", schema, body.get("strict", given.get("strict")))
 
 
 def _is_object_schema(body: Mapping[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -9,8 +10,11 @@ import typer
 from steerkit.cli.audit.options import StoreOption
 from steerkit.cli.loading import read_tools
 from steerkit.cli.options import Device, Dtype, Graphs, Model, Policies, Prepack, Saes, Tools, how_to_run
+from steerkit.errors import SettingError
+from steerkit.files import read_json
 from steerkit.report import (
     console,
+    constrained_text,
     edit_text,
     highest,
     print_json,
@@ -40,6 +44,15 @@ def run_command(
     counterfactual: Annotated[
         bool, typer.Option("--counterfactual", help="Record as well what the model does without steering.")
     ] = False,
+    tool_choice: Annotated[
+        str | None,
+        typer.Option(metavar="CHOICE", help="none, auto, required or a tool's name: hold the reply to a grammar."),
+    ] = None,
+    parallel: Annotated[bool, typer.Option("--parallel/--no-parallel", help="Let a reply have several calls.")] = True,
+    response_format: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON Schema of the reply's text, which is JSON then.")
+    ] = None,
+    stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="End the reply's text before this.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON line.")] = False,
 ) -> None:
     """Take one turn: generate under the policies, judge the calls, write the record."""
@@ -49,6 +62,8 @@ def run_command(
     how = how_to_run(device, dtype, prepack, graphs)
     runtime = load(model, saes, policy or (), audit=store, counterfactual=counterfactual, **how)
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    settings |= {"tool_choice": tool_choice, "stop": stop or (), "response_format": _schema(response_format)}
+    settings["parallel_tool_calls"] = None if parallel else False
     turn = runtime.run([{"role": "user", "content": message}], declared, **settings)
     if json:
         print_json({**turn_data(turn), "verdicts": verdict_data(turn), "record": turn.record_id})
@@ -64,4 +79,14 @@ def run_command(
         out.print(f"without  {reply_text(other.calls, other.text)}")
     for line in watched_lines(turn, runtime.policies, highest([turn])):
         out.print(f"watched  {line}")
+    if turn.constrained is not None:
+        out.print(f"grammar  {constrained_text(turn)}")
     out.print(f"record   {turn.record_id}")
+
+
+def _schema(path: Path | None) -> dict[str, Any] | None:
+    """The response format of a file's JSON Schema. Raises SettingError."""
+    if path is None:
+        return None
+    schema = read_json(path, SettingError, "a JSON file with a JSON Schema")
+    return {"type": "json_schema", "json_schema": {"name": path.stem, "schema": schema}}

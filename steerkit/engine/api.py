@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Mapping, 
 from dataclasses import dataclass
 from difflib import get_close_matches
 from numbers import Integral, Real
-from typing import Any, Final, NamedTuple, Protocol, Self, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, Protocol, Self, TypeAlias
 
 from torch import Tensor
 
@@ -66,6 +66,29 @@ _RANGES: Final[Mapping[str, tuple[type, Callable[[Any], bool], str]]] = {
 """By field, what its values are, which are fine, and both in words."""
 
 
+class Constraint(Protocol):
+    """A grammar over one row's reply, used up by its generation."""
+
+    def take(self, token: int) -> bool:
+        """Go on by a token; False where the grammar refuses it, and nothing has changed then."""
+
+    def allowed(self) -> bytes:
+        """A byte for each token of the vocabulary, 0 for those that may not come next."""
+
+    def forced(self) -> Sequence[int]:
+        """The tokens that come next without a choice, if any."""
+
+    @property
+    def must_call(self) -> bool:
+        """True where nothing was called yet and the next token can begin a call."""
+
+
+Decided: TypeAlias = Literal["model", "mask", "forced", "turned away"]
+"""Who decided a token: the model, free or within what its grammar allows; a mask, as the grammar refused the model's
+own; the grammar alone, as it left no choice; or the model, which steering had turned away from a call that the grammar
+demands, and whose reply is free of calls from there on."""
+
+
 class Row(NamedTuple):
     """One sequence to generate."""
 
@@ -74,6 +97,11 @@ class Row(NamedTuple):
     wanted: Wanted
     """Its policies, with every quantity raw, and the features and probes that its trace shows."""
     sampling: Sampling
+    constraint: Constraint | None = None
+    """The grammar of its reply; None for any reply."""
+    turned_away: Constraint | None = None
+    """What takes the grammar's place where that demands a call that steering turned the model away from: without
+    steering its most likely token would be allowed. None: the call is demanded all the same."""
 
 
 class Step(NamedTuple):
@@ -82,7 +110,10 @@ class Step(NamedTuple):
     tokens: list[int | None]
     """By row; None once it has stopped. A stop token is a row's last."""
     watched: Callable[[int, int], Mapping[str, Sequence[float]]]
-    """Watched values of a row from a position on, for as far as the model has run."""
+    """Watched values of a row from a position on, for as far as the model has run; of tokens that come in one pass, for
+    as far as it would have run had they come one by one."""
+    decided: Sequence[Decided] = ()
+    """By row, who decided; empty where no row has a grammar."""
 
 
 class Provenance(NamedTuple):

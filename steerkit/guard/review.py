@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from steerkit.chat import Made, calls_made, schema_errors, undeclared_arguments, validate_arguments
+from steerkit.chat import (
+    Made,
+    calls_made,
+    is_own,
+    own_texts,
+    schema_errors,
+    undeclared_arguments,
+    validate_arguments,
+)
 from steerkit.decisions import RELEASED, Decision, severity
 from steerkit.errors import ToolError
 from steerkit.guard.conditions import Outcome, describe, evaluate, scope_of
-from steerkit.policy import GuardCondition, GuardRule, Policy, PriorCall, leaves_of, why_not_tripwire
+from steerkit.policy import (
+    GuardCondition,
+    GuardRule,
+    Policy,
+    PriorCall,
+    leaves_of,
+    own_arguments,
+    why_not_tripwire,
+)
 from steerkit.types import JUDGING, Call, CallLike, MalformedCall, Messages, Tool, Trace, Verdict
 
 
@@ -24,6 +40,8 @@ class _Inputs(NamedTuple):
     """Calls before it, whether or not they ran; `after` looks among them."""
     ran: tuple[Made, ...]
     """Calls before it that ran or may run; `without` looks among them."""
+    texts: tuple[str, ...]
+    """The user's own."""
     judging: int = JUDGING
 
 
@@ -78,9 +96,10 @@ def review(
     """
     declared, made = {tool.name: tool for tool in tools}, calls_made(messages)
     done = tuple(one for one in made if judging < 2 or ran(one))
+    texts = own_texts(messages)
     verdicts = []
     for call in calls:
-        verdict = _judge(call, _Inputs(declared, trace, made, done, judging), policies)
+        verdict = _judge(call, _Inputs(declared, trace, made, done, texts, judging), policies)
         verdicts.append(verdict)
         if isinstance(call, Call):
             made = (*made, Made(call.name, call.arguments))
@@ -101,7 +120,7 @@ def certain(
         judging: as in `review`.
     """
     made = calls_made(messages)
-    inputs = _Inputs({}, trace, made, tuple(one for one in made if judging < 2 or ran(one)), judging)
+    inputs = _Inputs({}, trace, made, tuple(one for one in made if judging < 2 or ran(one)), (), judging)
     for policy in policies:
         for rule in policy.guard.rules if policy.guard and policy.mode == "enforce" else ():
             if not is_tripwire(rule) or (rule.tool != "*" and rule.tool != call.name):
@@ -168,7 +187,17 @@ def _by_policy(call: Call, inputs: _Inputs, policy: Policy, valid: bool) -> Verd
     assert policy.guard is not None  # the caller chose those with one
     matches = [verdict for rule in policy.guard.rules if (verdict := _by_rule(call, inputs, policy, rule, valid=valid))]
     default = Verdict(policy.guard.default, "default", "no rule matched", policy.name)
-    return strictest(matches) or default
+    return strictest([*_foreign(call, inputs, policy), *matches]) or default
+
+
+def _foreign(call: Call, inputs: _Inputs, policy: Policy) -> Iterator[Verdict]:
+    """A denial for the first argument whose value must be the user's own and is not."""
+    names = own_arguments([policy], call.name)
+    for name in call.arguments:
+        if name in names and not is_own(call.arguments[name], inputs.texts):
+            reason = f"arguments.{name}: got {call.arguments[name]!r:.80}, expected words of the user's own text"
+            yield Verdict("deny", "from_user", reason, policy.name)
+            return
 
 
 def _by_rule(call: Call, inputs: _Inputs, policy: Policy, rule: GuardRule, *, valid: bool) -> Verdict | None:

@@ -5,7 +5,17 @@ from steerkit.policy.conditions import Condition, Gate, GuardCondition, PlaceNam
 from steerkit.policy.describe import explain
 from steerkit.policy.edits import Edit, Formula, NamedFeature, Probe
 from steerkit.policy.load import dump, load, loads, locate, recorded_policy
-from steerkit.policy.policy import Guard, GuardRule, Policy, PriorCall, SteerRule, TraceSettings, fingerprint, watch_key
+from steerkit.policy.policy import (
+    Guard,
+    GuardRule,
+    Policy,
+    PriorCall,
+    SteerRule,
+    TraceSettings,
+    fingerprint,
+    own_arguments,
+    watch_key,
+)
 from steerkit.policy.problems import Location, Problem
 from steerkit.policy.quantities import UNITS, split_quantity
 from steerkit.policy.reachability import suspicious, unreachable, why_not_tripwire
@@ -44,6 +54,7 @@ __all__ = [
     "load_cases",
     "loads",
     "locate",
+    "own_arguments",
     "recorded_policy",
     "relative_quantities",
     "resolve",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any, Final
 
@@ -150,6 +150,8 @@ def _guard(guard: Guard) -> Iterator[str]:
         "say. Of several rules that match, the strictest decides."
     )
     yield _UNDECLARED[guard.undeclared_arguments or "deny"]
+    if guard.arguments:
+        yield f"A call is denied where {_own(guard.arguments)} is not made of words or numbers of the user's own text."
     yield f"A call that no rule matches {DECISIONS[guard.default].becomes}."
     for rule in guard.rules:
         what = "any call" if rule.tool == "*" else f"a call of {rule.tool}"
@@ -161,6 +163,13 @@ def _guard(guard: Guard) -> Iterator[str]:
             "Where a rule asks that a call does not come after another, calls that did not run (denied, refused, held) "
             "are passed over."
         )
+
+
+def _own(arguments: Mapping[str, Any]) -> str:
+    """The arguments that must be the user's own."""
+    everyone = [f"its argument {name}" for name, said in arguments.items() if isinstance(said, str)]
+    of_tools = [f"{name} of {tool}" for tool, said in arguments.items() if not isinstance(said, str) for name in said]
+    return " or ".join((*everyone, *of_tools))
 
 
 def _criteria(rule: GuardRule) -> Iterator[str]:

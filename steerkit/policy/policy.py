@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -20,6 +21,7 @@ from steerkit.types import Mode
 WriteBack: TypeAlias = Literal["delta", "reconstruction"]
 
 
+Source: TypeAlias = Literal["from_user"]
 Schema: TypeAlias = Annotated[dict[str, Any], AfterValidator(frozen)]
 """A JSON Schema (2020-12); `cross_problems` checks it, so that a mistake in it has its own line."""
 
@@ -105,6 +107,9 @@ class Guard(FrozenModel):
     undeclared_arguments: Literal["deny", "flag", "allow"] | None = None
     """Decision for a call with an argument that the tool's schema does not list, unless that schema allows or forbids
     others itself (`additionalProperties`); default: deny."""
+    arguments: Annotated[dict[str, Source | dict[str, Source]] | None, AfterValidator(frozen)] = None
+    """Source of an argument's value, by the argument's name, or by the tool's and then the argument's. `from_user`: a
+    call is denied whose value is not made of whole words, or a number, of the user's own text."""
 
 
 class TraceSettings(FrozenModel):
@@ -152,10 +157,9 @@ class Policy(FrozenModel):
     def fingerprint(self) -> str:
         """`sha256:…` over the content, computed once; equal content, equal fingerprint."""
         said = self.model_dump(mode="json")
-        if said["guard"] and said["guard"]["undeclared_arguments"] is None:
-            del said["guard"][
-                "undeclared_arguments"
-            ]  # as before there was such a key: policies keep their fingerprints
+        for key in ("undeclared_arguments", "arguments"):
+            if said["guard"] and said["guard"][key] is None:
+                del said["guard"][key]  # as before there was such a key: policies keep their fingerprints
         content = json.dumps(said, sort_keys=True, ensure_ascii=False, allow_nan=False)
         return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
 
@@ -165,6 +169,15 @@ class Policy(FrozenModel):
         if problems:
             raise ValueError("; ".join(f"{problem.path}: {problem.text}" for problem in problems))
         return self
+
+
+def own_arguments(policies: Iterable[Policy], tool: str) -> frozenset[str]:
+    """The arguments of a tool whose values must be the user's own by `Guard.arguments` of some policies."""
+    found: set[str] = set()
+    for policy in policies:
+        for name, source in (policy.guard.arguments or {} if policy.guard else {}).items():
+            found |= {name} if isinstance(source, str) else set(source) if name == tool else set()
+    return frozenset(found)
 
 
 def fingerprint(policy: Policy) -> str:

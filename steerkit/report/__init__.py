@@ -19,7 +19,7 @@ from steerkit.report.out import any_encoding, console, print_json, say, say_line
 from steerkit.report.rows import print_rows
 from steerkit.report.text import bars, call_text, edit_text, reply_lines, reply_text, short, verdict_text
 from steerkit.report.tokens import visible
-from steerkit.report.turns import highest, turn_data, verdict_data, watched_lines, watched_values
+from steerkit.report.turns import constrained_text, highest, turn_data, verdict_data, watched_lines, watched_values
 
 __all__ = [
     "ExplainView",
@@ -29,6 +29,7 @@ __all__ = [
     "call_text",
     "cell",
     "console",
+    "constrained_text",
     "edit_text",
     "eval_page",
     "evaluation_json",

@@ -15,6 +15,7 @@ from steerkit.types import Call, Edit, Turn
 def turn_data(turn: Turn) -> dict[str, Any]:
     """The result of a turn as plain JSON."""
     return {
+        **({} if turn.constrained is None else {"constrained": asdict(turn.constrained)}),
         "text": turn.text,
         "calls": [_call_data(call) for call in turn.calls],
         "released": [call.name for call in turn.released],
@@ -32,6 +33,16 @@ def _edit_data(edit: Edit) -> dict[str, Any]:
 def _counterfactual(turn: Turn | None) -> dict[str, Any] | None:
     """The result without steering."""
     return None if turn is None else {"text": turn.text, "calls": [_call_data(call) for call in turn.calls]}
+
+
+def constrained_text(turn: Turn) -> str:
+    """What a grammar decided of a turn's reply; empty where none held it."""
+    one = turn.constrained
+    if one is None:
+        return ""
+    forced = sum(span.end - span.start for span in one.forced)
+    said = f"of {len(turn.reply_ids)} tokens it left no choice about {forced}, and {len(one.masked)} were drawn again"
+    return f"{said}; {one.reason}" if one.reason else said
 
 
 def verdict_data(turn: Turn) -> list[dict[str, Any]]:

@@ -2,14 +2,15 @@
 
 from steerkit.runtime.judge import Retried, call_ids, next_ids
 from steerkit.runtime.keywords import raises_setting_errors
-from steerkit.runtime.own_generate import attach
+from steerkit.runtime.own_generate import attach, constrain
 from steerkit.runtime.policies import PolicyLike, policies_for, read_policies, unsteered
 from steerkit.runtime.record import opening_of
 from steerkit.runtime.replay import Moment, Replayed, WhatIf, replay, what_if
-from steerkit.runtime.request import Metadata, Prepared, Request, ToolLike, metadata_of, sampling_of
+from steerkit.runtime.request import FORM, Metadata, Prepared, Request, ToolLike, metadata_of, sampling_of
 from steerkit.runtime.turns import Turns
 
 __all__ = [
+    "FORM",
     "Metadata",
     "Moment",
     "PolicyLike",
@@ -22,6 +23,7 @@ __all__ = [
     "WhatIf",
     "attach",
     "call_ids",
+    "constrain",
     "metadata_of",
     "next_ids",
     "opening_of",

@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 from steerkit.chat import Cursor, Event, Parsed
-from steerkit.engine import AbandonedError, Engine, Recording, Row
+from steerkit.engine import AbandonedError, Decided, Engine, Recording, Row
+from steerkit.runtime.constraints import Decisions, row_constraints
 from steerkit.runtime.request import Prepared
+from steerkit.runtime.stop import StopTexts
 from steerkit.runtime.tripwire import Tripwires
-from steerkit.types import Place, Span, Turn, Verdict
+from steerkit.types import Constrained, Place, Span, Turn, Verdict
 
 
 class GeneratedReply(NamedTuple):
@@ -26,6 +29,8 @@ class GeneratedReply(NamedTuple):
     """Steps of prompt and reply that stand at each place, in runs."""
     tripped: Verdict | None
     """The verdict of the tripwire that ended it."""
+    constrained: Constrained | None = None
+    """What a grammar decided of it."""
 
 
 class Generation(NamedTuple):
@@ -54,30 +59,26 @@ def generate(
     """
     started = time.perf_counter()
     requests = [*prepared, *(one.unsteered for one in prepared if one.unsteered is not None)]
-    rows = [Row(one.prompt.ids, one.wanted, one.request.sampling) for one in requests]
-    replies: list[list[int]] = [[] for _ in rows]
-    cursors = [_after_prompt(engine, row.ids) for row in rows]
-    tripwires, cut, dropped = Tripwires(prepared), set[int](), set[int]()
-    with closing(engine.generate(rows, stopped)) as steps:
+    replies = [_Reply(engine, one) for one in requests]
+    tripwires, dropped = Tripwires(prepared), set[int]()
+    with closing(engine.generate([reply.row for reply in replies], stopped)) as steps:
         step = next(steps)
         while True:
-            events: Events = [() for _ in rows]
-            for row, token in enumerate(step.tokens):
-                if token is not None:
-                    replies[row].append(token)
-                    events[row] = cursors[row].read([token])
-            cut = tripwires.after(step, cursors, events)
-            dropped.update((yield events[: len(prepared)]) or ())
+            decided: Sequence[Decided] = step.decided or ["model"] * len(replies)
+            events = [reply.read(token, by) for reply, token, by in zip(replies, step.tokens, decided, strict=True)]
+            cut = tripwires.after(step, [reply.cursor for reply in replies], events)
+            told = [reply.stops.read(some) for reply, some in zip(replies, events, strict=True)][: len(prepared)]
+            dropped.update((yield told) or ())
+            ended = {row for row, reply in enumerate(replies) if reply.stops.found}
             try:
-                step = steps.send(cut | _with_counterfactuals(prepared, dropped) if dropped else cut)
+                step = steps.send(cut | ended | _with_counterfactuals(prepared, dropped))
             except StopIteration as done:
                 recording: Recording = done.value
                 break
+    if any(rest := [reply.stops.rest() for reply in replies]):
+        yield rest[: len(prepared)]
     seconds = round(time.perf_counter() - started, 6)
-    finished = [
-        GeneratedReply(one, tuple(ids), cursor.parsed(), cursor.spans(cursor.position - 1), tripwires.tripped.get(row))
-        for row, (one, ids, cursor) in enumerate(zip(requests, replies, cursors, strict=True))
-    ]
+    finished = [reply.finished(tripwires.tripped.get(row)) for row, reply in enumerate(replies)]
     return Generation(finished, recording, seconds, frozenset(dropped))
 
 
@@ -87,10 +88,32 @@ def _with_counterfactuals(prepared: Sequence[Prepared], numbers: Collection[int]
     return {*numbers, *(len(prepared) + row for row, number in enumerate(beside) if number in numbers)}
 
 
-def _after_prompt(engine: Engine, prompt: Sequence[int]) -> Cursor:
-    cursor = Cursor(engine.tokenizer, len(prompt))
-    cursor.read(prompt)
-    return cursor
+class _Reply:
+    """One row while it is generated."""
+
+    def __init__(self, engine: Engine, one: Prepared) -> None:
+        self._one, self._ids = one, list[int]()
+        constraints = row_constraints(engine.tokenizer, one.form, one.grammar, one.policies)
+        self.row = Row(one.prompt.ids, one.wanted, one.request.sampling, *constraints)
+        self.cursor = Cursor(engine.tokenizer, len(one.prompt.ids))
+        self.cursor.read(one.prompt.ids)
+        self.stops = StopTexts(one.form.stop)
+        self._decisions = Decisions(constraints, len(one.prompt.ids))
+
+    def read(self, token: int | None, decided: Decided) -> tuple[Event, ...]:
+        """Take the next token, None of a row that has ended; the events are those that it decides."""
+        if token is None:
+            return ()
+        self._ids.append(token)
+        self._decisions.note(decided)
+        return self.cursor.read([token])
+
+    def finished(self, tripped: Verdict | None) -> GeneratedReply:
+        """The row once it has ended."""
+        parsed, places = self.cursor.parsed(), self.cursor.spans(self.cursor.position - 1)
+        if self.stops.found:
+            parsed = replace(parsed, text=self.stops.text, finish="stop")
+        return GeneratedReply(self._one, tuple(self._ids), parsed, places, tripped, self._decisions.all())
 
 
 def drained(steps: Generator[Any, Any, list[Turn]], stopped: Callable[[], bool] | None = None) -> list[Turn]:

@@ -19,15 +19,19 @@ def judge(made: Generation) -> list[Turn]:
     The last replies may be those without steering that others name; they become the counterfactuals of those turns.
     """
     traces = made.recording.traces(list(map(_extent, made.replies)))
-    turns = [
-        _judged(reply, replace(trace, places=reply.places)) for reply, trace in zip(made.replies, traces, strict=True)
-    ]
+    turns = [_judged(reply, _marked(reply, trace)) for reply, trace in zip(made.replies, traces, strict=True)]
     asked = len(turns) - sum(one.request.unsteered is not None for one in made.replies)
     beside = iter(turns[asked:])
     return [
         turn if reply.request.unsteered is None else replace(turn, counterfactual=next(beside))
         for reply, turn in zip(made.replies[:asked], turns[:asked], strict=True)
     ]
+
+
+def _marked(reply: GeneratedReply, trace: Trace) -> Trace:
+    """The trace with what is known of its tokens."""
+    forced = () if reply.constrained is None else reply.constrained.spans
+    return replace(trace, places=reply.places, forced=forced)
 
 
 def _cut_off(reply: GeneratedReply) -> tuple[CallLike, ...]:
@@ -74,6 +78,7 @@ def _judged(reply: GeneratedReply, trace: Trace) -> Turn:
         finish=reply.parsed.finish if reply.tripped is None else "tripwire",
         attempts=one.attempts,
         call_ids=call_ids(messages, calls),
+        constrained=reply.constrained,
     )
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from steerkit import steer
-from steerkit.chat import Tokenizer, place_machine
+from steerkit.chat import Tokenizer, as_tools, place_machine, reply_form
+from steerkit.engine import Constraint, GrammarLogits, tool_from_function
 from steerkit.policy import Policy, resolve
+from steerkit.runtime.constraints import grammar_for, row_constraints
 from steerkit.runtime.keywords import raises_setting_errors
 from steerkit.runtime.policies import PolicyLike, read_policies
 from steerkit.sae import SaeSet, load_set
@@ -60,6 +63,38 @@ def attach(
     places = None if tokenizer is None else place_machine(tokenizer)
     with steer.attach(model, plan, rows=numbers, trace=trace, prompt_length=prompt_length, places=places) as on:
         yield on.recorder
+
+
+def constrain(
+    tokenizer: Tokenizer, tools: Sequence[Any], *, rows: Sequence[Mapping[str, Any]] | None = None, **form: Any
+) -> GrammarLogits:
+    """A logits processor that holds the replies of one `generate` to a grammar, under `attach` or without it.
+
+    `model.generate(..., logits_processor=[constrain(tokenizer, tools, tool_choice="required")])`. It masks at every
+    token, as sampling comes after it, and forces none in one pass: the runtime's own generation is faster.
+
+    Args:
+        tokenizer: the model's.
+        tools: what the model may call.
+        rows: for each sequence of the batch what is other than here: `tools` and the settings of its form.
+        form: tool_choice, parallel_tool_calls and response_format, as in `Request`.
+
+    Raises:
+        SettingError, ToolError: what cannot be asked for, before anything is generated.
+        MissingExtraError: the extra is not installed.
+    """
+    asked = [{"tools": tools, **form, **one} for one in rows or [{}]]
+    known = [as_tools(one.pop("tools"), from_function=tool_from_function) for one in asked]
+    forms = [reply_form(some, **one) for some, one in zip(known, asked, strict=True)]
+
+    def fresh(row: int, prompt: Sequence[int]) -> Constraint | None:
+        number = 0 if rows is None else row
+        grammar = grammar_for(tokenizer, forms[number], known[number], prompt, (), ())
+        return row_constraints(tokenizer, forms[number], grammar, ()).grammar
+
+    for row in range(len(forms)):
+        fresh(row, ())
+    return GrammarLogits(fresh)
 
 
 def _resolved(policy: PolicyLike, saes: SaeSet) -> tuple[Policy, ...]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from steerkit.audit import Context, PolicyIdentity, RunOpenedRecord, SamplingSettings, Store, append_turn
+from steerkit.chat import settings_of
 from steerkit.engine import Engine, Provenance, Sampling
 from steerkit.policy import Policy, fingerprint
 from steerkit.runtime.generate import Generation
-from steerkit.runtime.request import Prepared
+from steerkit.runtime.request import FORM, Prepared
 from steerkit.types import Turn
 
 
@@ -61,7 +63,15 @@ def context_of(found: Provenance, one: Prepared, seconds: float, batch: Mapping[
         batch=batch,
         conversation=one.request.conversation,
         metadata=one.metadata,
+        form=_form(one),
     )
+
+
+def _form(one: Prepared) -> dict[str, Any]:
+    """What a request asked of its reply; nothing where that was free."""
+    given = {key: getattr(one.request, key) for key in FORM}
+    required = one.form.choice is not None and one.form.choice.mode == "required"
+    return settings_of(**given, required_over_steering=(one.form.over_steering and required) or None)
 
 
 def _settings(sampling: Sampling) -> SamplingSettings:

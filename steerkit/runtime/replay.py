@@ -90,8 +90,10 @@ def what_if(runtime: Turns, recorded: RecordedTurn, policies: Sequence[Policy]) 
 def _prepared(runtime: Turns, recorded: RecordedTurn, policies: Sequence[Policy]) -> Prepared:
     record = recorded.record
     said = {name: value for name, value in asdict(record.sampling).items() if value is not None}
-    request = Request(record.messages, record.tools, None, Sampling(**said))
-    made = prepare(request, runtime.engine, tuple(policies), runtime.untrusted)
+    form = dict(record.form or {})
+    over = form.pop("required_over_steering", False)
+    request = Request(record.messages, record.tools, None, Sampling(**said), **form)
+    made = prepare(request, runtime.engine, tuple(policies), runtime.untrusted, required_over_steering=over)
     return replace(made, made=record.attempt)
 
 

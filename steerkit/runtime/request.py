@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, TypeAlias
 
-from steerkit.chat import Prompt, as_tools, dialect_of, lint, render
+from steerkit.chat import Prompt, ReplyForm, as_tools, dialect_of, lint, render, reply_form
 from steerkit.engine import Engine, Sampling, tool_from_function
 from steerkit.errors import ModelError, SettingError
 from steerkit.guard import needs
 from steerkit.policy import Policy
+from steerkit.runtime.constraints import grammar_for
 from steerkit.runtime.keywords import init_raises_setting_errors, refuse_unknown
 from steerkit.runtime.policies import PolicyLike, unsteered
 from steerkit.steer import Wanted
@@ -29,6 +30,8 @@ _MOST_CHARACTERS: Final = 512
 """Of a text."""
 _MOST_ITEMS: Final = 32
 """Of a list of texts."""
+FORM: Final = ("tool_choice", "parallel_tool_calls", "response_format", "stop")
+"""Fields of a request that say what its reply must be like."""
 SAMPLING: Final = tuple(one.name for one in fields(Sampling))
 
 
@@ -48,6 +51,15 @@ class Request:
     """Keys and values by which its record is found, such as who asked."""
     conversation: str | None = None
     """Id that the records of a conversation's turns share; `loop` gives each conversation one of its own."""
+    tool_choice: str | Mapping[str, Any] | None = None
+    """`none`, `auto`, `required`, a tool's name, or OpenAI's objects for one tool or several; None leaves replies free.
+    All but None and `none` hold the reply to a grammar."""
+    parallel_tool_calls: bool | None = None
+    """False for at most one call."""
+    response_format: Mapping[str, Any] | None = None
+    """OpenAI's object of type `text`, `json_object` or `json_schema`: what the reply's text is."""
+    stop: str | Sequence[str] = ()
+    """Texts before which the reply's text ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +75,10 @@ class Prepared:
     """Features and probes that its traces and the guard need."""
     metadata: Mapping[str, Any] | None = None
     """A checked copy of the request's."""
+    form: ReplyForm = field(default_factory=ReplyForm)
+    """The form that its reply must have."""
+    grammar: str | None = None
+    """The grammar of that form; None where none is needed."""
     attempts: tuple[Turn, ...] = ()
     """Turns that were generated before and judged `retry`."""
     made: int = 0
@@ -71,7 +87,14 @@ class Prepared:
     """Its counterfactual: the request without steering, for a row beside it."""
 
 
-def prepare(request: Request, engine: Engine, policies: tuple[Policy, ...], untrusted: str) -> Prepared:
+def prepare(
+    request: Request,
+    engine: Engine,
+    policies: tuple[Policy, ...],
+    untrusted: str,
+    *,
+    required_over_steering: bool = False,
+) -> Prepared:
     """Check and render a request whose policies are already resolved.
 
     What FunctionGemma's published template would drop or garble of a tool is a warning: other templates may not.
@@ -85,6 +108,8 @@ def prepare(request: Request, engine: Engine, policies: tuple[Policy, ...], untr
     for tool in tools:
         for found in lint(tool, dialect):
             warnings.warn(f"tool {tool.name} {found.path}: {found.text}", stacklevel=2)
+    form = reply_form(tools, request.tool_choice, request.parallel_tool_calls, request.response_format, request.stop)
+    form = replace(form, over_steering=required_over_steering)
     prompt = render(engine.tokenizer, request.messages, tools, untrusted=untrusted)
     context = engine.context
     if context is not None and len(prompt.ids) >= context:
@@ -92,7 +117,8 @@ def prepare(request: Request, engine: Engine, policies: tuple[Policy, ...], untr
             f"the prompt has {len(prompt.ids):,} tokens, but the model's context is {context:,}, which leaves no room "
             f"for a reply; shorten the conversation"
         )
-    return Prepared(request, tools, policies, prompt, wanted_of(policies), metadata)
+    grammar = grammar_for(engine.tokenizer, form, tools, prompt.ids, policies, request.messages)
+    return Prepared(request, tools, policies, prompt, wanted_of(policies), metadata, form, grammar)
 
 
 def wanted_of(policies: tuple[Policy, ...]) -> Wanted:

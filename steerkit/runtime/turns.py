@@ -20,6 +20,7 @@ from steerkit.runtime.keywords import raises_setting_errors
 from steerkit.runtime.policies import PolicyLike, ReadyPolicies, refuse_twice
 from steerkit.runtime.record import opening_of, record
 from steerkit.runtime.request import (
+    FORM,
     Metadata,
     Prepared,
     Request,
@@ -32,7 +33,7 @@ from steerkit.runtime.request import (
 from steerkit.sae import SaeSet
 from steerkit.types import Messages, Turn
 
-_RUN = ("messages", "tools", "policy", "metadata")
+_RUN = ("messages", "tools", "policy", "metadata", *FORM)
 """Keywords of `run` and `stream` beside the fields of `Sampling`."""
 
 
@@ -50,11 +51,14 @@ class Turns:
         on_audit_failure: OnFailure = "block",
         on_record: OnRecord | None = None,
         counterfactual: bool = False,
+        required_over_steering: bool = False,
     ) -> None:
         self.engine = engine
         self._ready = ReadyPolicies(engine)
         self.counterfactual = counterfactual
         """Each turn is generated without steering as well, beside it in the batch, and recorded with it."""
+        self.required_over_steering = required_over_steering
+        """A call that a request requires is demanded also where steering turned the model away from it."""
         self.untrusted = untrusted
         self.dialect = dialect_of(engine.tokenizer)
         self.base: tuple[Policy, ...] = self._ready.of(base)
@@ -103,7 +107,7 @@ class Turns:
         policy: PolicyLike | None = None,
         *,
         metadata: Metadata | None = None,
-        **sampling: Any,
+        **settings: Any,
     ) -> Turn:
         """One turn.
 
@@ -112,13 +116,14 @@ class Turns:
             tools: what the model may call.
             policy: instead of the runtime's own; an empty tuple for none. The runtime's base policies stay.
             metadata: who asked, and what else the record is to be found by: a few texts, numbers and lists of texts.
-            sampling: the fields of `Sampling`: max_new_tokens, temperature, top_k, top_p, seed.
+            settings: the fields of `Sampling`: max_new_tokens, temperature, top_k, top_p, seed; and of `Request`:
+                tool_choice, parallel_tool_calls, response_format, stop.
 
         Raises:
             SteerkitError: one of its kinds; no call is released then.
         """
-        settings = sampling_of("run", sampling, _RUN)
-        return self.take([self.prepare(Request(messages, tools, policy, settings, metadata=metadata))])[0]
+        request = _request("run", settings, messages=messages, tools=tools, policy=policy, metadata=metadata)
+        return self.take([self.prepare(request)])[0]
 
     @overload
     def run_batch(
@@ -214,7 +219,7 @@ class Turns:
         policy: PolicyLike | None = None,
         *,
         metadata: Metadata | None = None,
-        **sampling: Any,
+        **settings: Any,
     ) -> Iterator[Event | Retried | Turn]:
         """One turn as it is written: text and calls as they come, then the `Turn`, the last item.
 
@@ -223,9 +228,8 @@ class Turns:
         Calls in events are not judged yet; run only what `turn.released` holds. Dropping the iterator ends the
         generation and takes the hooks off.
         """
-        settings = sampling_of("stream", sampling, _RUN)
-        prepared = self.prepare(Request(messages, tools, policy, settings, metadata=metadata))
-        with closing(self.written([prepared])) as steps:
+        request = _request("stream", settings, messages=messages, tools=tools, policy=policy, metadata=metadata)
+        with closing(self.written([self.prepare(request)])) as steps:
             while True:
                 try:
                     (events,) = next(steps)
@@ -236,7 +240,10 @@ class Turns:
 
     def prepare(self, request: Request) -> Prepared:
         """A request, checked and rendered. Raises SteerkitError."""
-        prepared = prepare(request, self.engine, self.policies_of(request.policy), self.untrusted)
+        over = self.required_over_steering
+        prepared = prepare(
+            request, self.engine, self.policies_of(request.policy), self.untrusted, required_over_steering=over
+        )
         wanted = self.counterfactual if request.counterfactual is None else request.counterfactual
         return with_counterfactual(prepared) if wanted else prepared
 
@@ -257,3 +264,10 @@ class Turns:
         up."""
         generation = yield from generate(self.engine, prepared, stopped)
         return record(self.store, self.engine, generation, judge(generation))
+
+
+def _request(where: str, settings: Mapping[str, Any], **given: Any) -> Request:
+    """A request of keyword arguments. Raises SettingError for an unknown one."""
+    form = {key: value for key, value in settings.items() if key in FORM}
+    sampling = sampling_of(where, {key: value for key, value in settings.items() if key not in form}, _RUN)
+    return Request(**given, **form, sampling=sampling)

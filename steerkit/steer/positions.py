@@ -103,7 +103,7 @@ class Positions:
         cache = next((found for name in CACHE_NAMES if (found := kwargs.get(name)) is not None), None)
         start = 0 if cache is None else _columns_in(cache)
         fresh = self._is_fresh(tokens, start, cache, kwargs)
-        only_tokens = width == 1 and getattr(cache, "only_tokens", False)
+        only_tokens = getattr(cache, "only_tokens", False)
         valid = None if only_tokens else _valid(kwargs.get("attention_mask"), start, width)
         if valid is not None and (width > 1 or valid.device.type == "cpu") and bool(valid.all()):
             valid = None  # on a device a step would wait for the answer

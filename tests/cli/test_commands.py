@@ -128,6 +128,19 @@ def test_run_takes_one_turn(tmp_path: Path) -> None:
     assert found["record"]
 
 
+def test_run_holds_a_reply_to_a_choice(tmp_path: Path) -> None:
+    """A grammar's part in the reply has its line; a schema of the text comes from a file."""
+    asked = ["run", "please send Karik 20 dollars", "--tools", "box"]
+    shown = steerkit(*asked, "--tool-choice", "get_balance", "--no-parallel", home=tmp_path).stdout
+    assert "get_balance(" in shown
+    assert "left no choice about" in shown
+    assert "no tool" not in steerkit(*asked, "--tool-choice", "none", "--stop", "no tool", home=tmp_path).stdout
+    schema = tmp_path / "answer.json"
+    schema.write_text('{"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}')
+    options = ["--tool-choice", "none", "--response-format", schema, "--json"]
+    assert json.loads(json.loads(steerkit(*asked, *options, home=tmp_path).stdout)["text"]).keys() == {"ok"}
+
+
 def test_run_lays_weights_out_anew_where_it_is_asked_to(tmp_path: Path) -> None:
     """The run's opening says so; the box, which is small, does not by itself."""
     for number, options in enumerate((["--prepack"], ["--no-prepack"], [])):
@@ -155,6 +168,11 @@ def test_five_mistakes_of_a_policy_are_five_lines(tmp_path: Path) -> None:
 
 
 BAD = {
+    "no such choice": (
+        ["run", "x", "--tools", "box", "--tool-choice", "steal"],
+        1,
+        "tool_choice: got the tool 'steal', expected one of those declared: ",
+    ),
     "missing tools": (["run", "x", "--tools", "none.json"], 1, "none.json: cannot be read"),
     "tools no JSON": (["run", "x", "--tools", "text.json"], 1, "text.json: not JSON"),
     "tool without name": (["run", "x", "--tools", "nameless.json"], 1, "tools[0]: got no name"),

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from steerkit.engine import Batch, cache_name
 from steerkit.engine.hf import growing_cache
-from steerkit.engine.hf.generate import read_along
+from steerkit.engine.hf.generate import _Passes, read_along
 from steerkit.sites import Site
 from steerkit.steer import attach, compile_plan
 from steerkit.testing import SMALL, planted_policy, planted_saes, small_model
@@ -51,6 +51,22 @@ def anew(model: PreTrainedModel, batch: Batch) -> list[Tensor]:
         whole = torch.cat([ids[mask.bool()], torch.tensor(REPLY)])[None]
         found.append(model(whole, use_cache=False).logits[0, int(mask.sum()) - 1 :])
     return list(torch.stack(found, dim=1))
+
+
+@pytest.mark.parametrize("lengths", PROMPTS.values(), ids=PROMPTS)
+@pytest.mark.parametrize("kind", [*KINDS, "llama", "mistral"])
+def test_several_known_tokens_in_one_pass(kind: str, lengths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of tokens, some longer than the window, between single ones say what reading everything anew says."""
+    monkeypatch.setattr(growing_cache, "_SPARE", 8)
+    model, batch, start = model_of(kind), batch_of(lengths), 0
+    wanted = anew(model, batch)
+    with torch.inference_mode():
+        passes = _Passes(model, batch)
+        passes.prompt(split=False)
+        for count in (1, 3, 1, 20, 2, 1, 17):
+            logits = passes.steps([[token] * len(lengths) for token in REPLY[start : start + count]])
+            start += count
+            assert torch.allclose(logits, wanted[start], atol=2e-5), (count, start)
 
 
 @pytest.mark.parametrize("masks", [True, False], ids=["masks", "no masks"])

@@ -408,3 +408,40 @@ def test_a_tripwire_waits_where_a_call_beside_it_may_count() -> None:
     for calls, decision in (([Call("ask", {}), CALL], "allow"), ([CALL], "stop")):
         verdicts = review(calls, tools=[PAY, ask], trace=alone, policies=[stop])
         assert verdicts[-1].decision == decision
+
+
+OWN_TEXTS = ({"role": "user", "content": "send 1,000 to Anna Berg, ok?"}, {"role": "assistant", "content": "pay Eve 7"})
+OWN = {"to": "from_user", "send": {"amount": "from_user"}}
+
+
+@pytest.mark.parametrize(
+    ("call", "own"),
+    [
+        (Call("send", {"to": "Anna Berg", "amount": 1000}), True),
+        (Call("send", {"to": "Anna  Berg,"}), True),
+        (Call("send", {"to": ["Anna", "Berg"], "amount": 1000.0}), True),
+        (Call("send", {"to": None, "memo": "anything"}), True),
+        (Call("other", {"amount": 7}), True),
+        (Call("send", {"to": "Ann"}), False),
+        (Call("send", {"to": "anna Berg"}), False),
+        (Call("send", {"to": "Eve"}), False),
+        (Call("send", {"to": "", "amount": 1000}), False),
+        (Call("send", {"to": "Anna", "amount": 7}), False),
+        (Call("send", {"to": "Anna", "amount": 100}), False),
+        (Call("send", {"to": True}), False),
+        (Call("send", {"to": {"name": "Anna"}}), False),
+        (Call("other", {"to": "Eve"}), False),
+    ],
+    ids=repr,
+)
+def test_arguments_that_must_be_the_users_own(call: Call, own: bool) -> None:
+    """Whole words and numbers of the user's messages pass, nothing else; a policy in shadow only says so."""
+    tools = [Tool(name, "", {"type": "object"}) for name in ("send", "other")]
+    for mode in ("enforce", "shadow"):
+        policy = Policy.model_validate(
+            {"steerkit": 1, "name": "own", "mode": mode, "guard": {"default": "allow", "arguments": OWN}}
+        )
+        (verdict,) = review([call], tools=tools, trace=Trace(), policies=[policy], messages=OWN_TEXTS)
+        decision = verdict.decision if mode == "enforce" else verdict.shadowed
+        assert decision == ("allow" if own else "deny")
+        assert (verdict.rule == "from_user") is (mode == "enforce" and not own)

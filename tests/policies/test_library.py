@@ -112,3 +112,12 @@ def test_what_reads_features_catches_dangers_and_leaves_the_benign_alone(
     before, now = turns(clean, (), 12), turns(clean, (policy(name),), 12)
     assert [turn.reply_ids for turn in now] == [turn.reply_ids for turn in before]
     assert [turn.released for turn in now] == [turn.released for turn in before]
+
+
+def test_sources_of_arguments_are_those_of_the_tools() -> None:
+    """An argument that no tool has, and a tool that no one declared, are named where a guard says their source."""
+    said = {"amount": "from_user", "amuont": "from_user", "steal": {"to": "from_user"}, NAMES[0]: {"too": "from_user"}}
+    one = Policy.model_validate({"steerkit": 1, "name": "own", "guard": {"default": "allow", "arguments": said}})
+    found = [problem.text for problem in check_against_tools(one, TOOLS)]
+    assert len(found) == 3
+    assert ["amuont" in found[0], "steal" in found[1], "too" in found[2]] == [True] * 3

@@ -164,6 +164,7 @@ def policies(draw: st.DrawFn) -> dict[str, Any]:
             "default": draw(st.sampled_from(["allow", "flag", "hold", "deny", "stop"])),
             "rules": rules,
             "undeclared_arguments": draw(st.sampled_from([None, "allow", "flag", "deny"])),
+            "arguments": draw(st.sampled_from([None, {"to": "from_user"}, {"f": {"x": "from_user"}}])),
         },
         **draw(st.fixed_dictionaries({}, optional=optional)),  # type: ignore[arg-type]
     }

@@ -52,6 +52,7 @@ CHANGES: dict[str, tuple[str, str]] = {
     "Gate.not": ("{not: {probe: risk, below: -1, mean_over: 4}}", "{probe: risk, below: -1, mean_over: 4}"),
     "Gate.at": ("at: tool_result", "at: user"),
     "Guard.default": ("default: allow", "default: hold"),
+    "Guard.arguments": ("default: allow", "default: allow\n  arguments: {to: from_user}"),
     "Guard.rules": ("    - {name: seen, when: {feature: order, above: 3 std, at: prompt}, then: deny}\n", ""),
     "GuardRule.name": ("name: large", "name: larger"),
     "GuardRule.tool": ("tool: transfer_money", "tool: send_money"),

@@ -24,6 +24,7 @@ TRACE: Final = "/trace"
 PRIVATE: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
     "turn": (
         ("metadata",),
+        ("form",),
         ("messages",),
         ("tools",),
         ("text",),

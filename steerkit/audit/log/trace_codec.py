@@ -21,13 +21,15 @@ _MAX_BYTES: Final = 1 << 30
 
 def pack(trace: Trace) -> bytes:
     """The watched values and strongest features of a trace; its edits stand in the record."""
-    head = {
+    head: dict[str, Any] = {
         "start": trace.start,
         "watched": {name: list(values) for name, values in trace.watched.items()},
         "features": {name: [feature.site.compact, feature.index] for name, feature in trace.features.items()},
         "top": [[top.site.compact, top.start, top.count, top.k] for top in trace.top],
         "places": {place: [list(span) for span in spans] for place, spans in trace.places.items()},
     }
+    if trace.forced:
+        head["forced"] = [list(span) for span in trace.forced]
     blocks = b"".join(top.index + top.value for top in trace.top)
     return _MAGIC + zlib.compress(canonical(head) + b"\n" + blocks, 6)
 
@@ -83,4 +85,5 @@ def _trace(head: dict[str, Any], blocks: bytes) -> Trace:
     watched = {name: tuple(map(float, values)) for name, values in dict(head["watched"]).items()}
     features = {name: _feature(*place) for name, place in dict(head["features"]).items()}
     places = {place: tuple(Span(*span) for span in spans) for place, spans in dict(head.get("places", {})).items()}
-    return Trace(int(head["start"]), watched, features, tuple(top), places=places)
+    forced = tuple(Span(*span) for span in head.get("forced", ()))
+    return Trace(int(head["start"]), watched, features, tuple(top), places=places, forced=forced)

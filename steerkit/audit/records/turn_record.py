@@ -43,6 +43,8 @@ class Context:
     """Id that the turns of one conversation share."""
     metadata: Mapping[str, Any] | None = None
     """The caller's own keys, such as who asked."""
+    form: Mapping[str, Any] | None = None
+    """What the reply had to be like, in the words of a request."""
 
 
 def append_turn(store: Store, turn: Turn, context: Context) -> Turn:
@@ -82,6 +84,8 @@ def record_of(turn: Turn, context: Context) -> TurnRecord:
         metadata=context.metadata or None,
         machine=context.machine,
         batch=context.batch,
+        form=context.form or None,
+        constrained=turn.constrained,
         counterfactual=None
         if other is None
         else Counterfactual(other.text, other.calls, other.verdicts, other.finish, other.reply_ids),

@@ -213,7 +213,15 @@ NUMBER: Final = plain(
 )
 OBJECT: Final = plain("an object", lambda value: isinstance(value, dict), dict)
 ANY: Final = plain("anything", lambda value: True, dict)
-_PLAIN: Final[Mapping[Any, Codec]] = {str: TEXT, int: COUNT, float: NUMBER, Any: ANY, Mapping[str, Any]: OBJECT}
+FLAG: Final = plain("true or false", lambda value: isinstance(value, bool), bool)
+_PLAIN: Final[Mapping[Any, Codec]] = {
+    str: TEXT,
+    bool: FLAG,
+    int: COUNT,
+    float: NUMBER,
+    Any: ANY,
+    Mapping[str, Any]: OBJECT,
+}
 
 
 def one_of(words: tuple[str, ...]) -> Codec:

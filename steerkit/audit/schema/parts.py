@@ -27,7 +27,7 @@ from steerkit.audit.schema.codec import (
 from steerkit.decisions import Decision
 from steerkit.errors import AuditError
 from steerkit.sites import Site
-from steerkit.types import NOWHERE, Call, Edit, MalformedCall, Message, Span, Tool, Verdict
+from steerkit.types import NOWHERE, Call, Constrained, Edit, MalformedCall, Message, Span, Tool, Verdict
 from steerkit.types import Reading as RuleReading
 
 PrivateText: TypeAlias = Annotated[str, PRIVATE]
@@ -159,6 +159,15 @@ FORMS[Tool] = (
     *_slots(name=str),
     Slot("description", "description", TEXT, lambda: ""),
     Slot("parameters", "parameters", codec_of(Mapping[str, Any]), lambda: Tool("").parameters),
+    Slot("strict", "strict", codec_of(bool | None), lambda: None, always=False),
+)
+
+
+FORMS[Constrained] = (
+    *_slots(grammar=str),
+    Slot("forced", "forced", items(SPAN), tuple, always=False),
+    Slot("masked", "masked", items(COUNT), tuple, always=False),
+    Slot("turned_away", "turned_away", codec_of(int | None), lambda: None, always=False),
 )
 
 

@@ -43,7 +43,7 @@ from steerkit.audit.schema.parts import (
     SamplingSettings,
 )
 from steerkit.decisions import Decision
-from steerkit.types import Edit, Tool, Verdict
+from steerkit.types import Constrained, Edit, Tool, Verdict
 
 FORMAT: Final = 2
 """Of the records written now."""
@@ -119,6 +119,11 @@ class TurnRecord(Record):
     batch: Mapping[str, int] | None = None
     """`size` of the batch, and the turn's `row` in it."""
     counterfactual: Counterfactual | None = None
+    form: PrivateObject | None = None
+    """What the reply had to be like, in the words of a request: `tool_choice`, `parallel_tool_calls`,
+    `response_format`, `stop`; and `required_over_steering` where the operator chose so."""
+    constrained: Constrained | None = None
+    """What a grammar decided of the reply."""
 
     @property
     def prepacked(self) -> bool:

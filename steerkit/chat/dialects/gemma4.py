@@ -8,7 +8,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any, Final
 
-from steerkit.chat.dialects.functiongemma import Marks, after_byte, after_quote, encode_call, read_call
+from steerkit.chat.dialects.functiongemma import WRITTEN, Marks, after_byte, after_quote, encode_call, read_call
 from steerkit.chat.dialects.results import as_system, in_order, without_ids
 from steerkit.chat.dialects.syntax import Frame, Pair, Syntax
 
@@ -55,6 +55,7 @@ GEMMA4: Final = Syntax(
     after_byte=after_byte,
     after_quote=after_quote,
     prepare=prepare,
+    written=WRITTEN,
     named=re.compile(r"<\|tool_call>\s*call:\s*([\w.-]{1,128})[^\w.-]", re.ASCII),
     required=_REQUIRED,
     optional=_OPTIONAL,

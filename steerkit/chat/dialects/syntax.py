@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,32 @@ class Pair(NamedTuple):
     """The turn that it is looked for in; None: in any."""
 
 
+def _json_text(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+class Written(NamedTuple):
+    """The one way in which a family's template writes calls, as a grammar lays it over decoding; the default is JSON's.
+
+    Strings stand between the syntax's quotes, or are JSON's where it has none.
+    """
+
+    begin: str = ""
+    """Text of a call before its name."""
+    between: str = ""
+    """Text between the name and the arguments' object."""
+    end: str = ""
+    """Text after that object."""
+    comma: str = ", "
+    colon: str = ": "
+    nulls: tuple[str, ...] = ("null",)
+    """The words for null."""
+    bare_keys: bool = False
+    """Keys are written without quotes, so that untrusted ones must be names."""
+    string: Callable[[str], str] = _json_text
+    """A text as a string of JSON."""
+
+
 @dataclass(frozen=True, slots=True)
 class Syntax:
     """One family's call syntax."""
@@ -64,6 +91,8 @@ class Syntax:
     """Puts the messages of `template_messages` into the form that the family's chat templates take."""
     named: re.Pattern[str]
     """Finds the complete name at the beginning of a call's text, in its one group."""
+    written: Written
+    """How a call is written, for the grammar of constrained decoding."""
     required: tuple[str, ...] = ()
     """Control tokens that a tokenizer must have, beside those of the call and the frame."""
     optional: tuple[str, ...] = ()
@@ -74,8 +103,6 @@ class Syntax:
     """The grammar's state after a `quote` inside a call."""
     thought: Pair | None = None
     """The control tokens around what the model thinks before it speaks."""
-    bare_keys: bool = True
-    """Keys are written without quotes, so that untrusted ones must be names."""
     declares: Literal["words", "schema"] = "words"
     """A tool's schema as the template is given it: in the few words that Gemma's templates have, or as it is."""
     layout: bool = False

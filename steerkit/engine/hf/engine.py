@@ -17,8 +17,9 @@ from torch import Tensor
 from steerkit.audit import ModelIdentity, SaeSetIdentity
 from steerkit.chat import Tokenizer, dialect_of, place_machine
 from steerkit.engine.api import Provenance, Row, Step, Steps
+from steerkit.engine.hf.constraints import Constraints
 from steerkit.engine.hf.cuda_graphs import Graphs, Prepare, graphs_for
-from steerkit.engine.hf.generate import Batch, generate, read_along
+from steerkit.engine.hf.generate import Batch, decode, logits_after, read_along
 from steerkit.engine.hf.model import LoadedModel
 from steerkit.engine.hf.prefix_cache import PrefixCache, blocks_of
 from steerkit.errors import ModelError
@@ -154,25 +155,32 @@ class HfEngine:
         how: dict[str, Any] = {"split_prompt": plan.has_late_rules, "graphs": self.graphs}
         how |= blocks_of(rows, self.loaded, self.saes, attached, self.prefix_cache)._asdict()
         how["prefill_state"] = attached.prefill_state
+        how["constraints"] = Constraints(rows, dialect.stops, partial(self._unsteered, attached))
         watched = partial(self._watched, rows, attached.recorder)
         with closing(
-            generate(model, batch, [row.sampling for row in rows], dialect.stops, dialect.pad, **how)
+            decode(model, batch, [row.sampling for row in rows], dialect.stops, dialect.pad, **how)
         ) as decoded:
             cut: Collection[int] | None = None
             while True:
                 try:
-                    tokens = decoded.send(cut)
+                    tokens, decided, ahead = decoded.send(cut)
                 except StopIteration as done:
                     decoding: str | None = done.value
                     return decoding
-                cut = yield Step(tokens, watched)
+                cut = yield Step(tokens, partial(watched, ahead), decided)
+
+    def _unsteered(self, attached: Attached, ids: Sequence[int]) -> Tensor:
+        """Logits after some tokens as they would be without steering."""
+        with attached.prefill_state.pause():
+            return logits_after(self.loaded.model, ids)
 
     def _watched(
-        self, rows: Sequence[Row], recorder: Recorder, row: int, start: int
+        self, rows: Sequence[Row], recorder: Recorder, ahead: int, row: int, start: int
     ) -> Mapping[str, tuple[float, ...]]:
         if self.saes is None:
             return {}
-        return read_watched(recorder, self.saes, rows[row].wanted, row, start)
+        found = read_watched(recorder, self.saes, rows[row].wanted, row, start)
+        return {name: values[: max(0, len(values) - ahead)] for name, values in found.items()} if ahead else found
 
     def logits_along(self, rows: Sequence[Row], reply: Sequence[int]) -> Iterator[Tensor]:
         """Logits `(rows, vocabulary)` before each token of one reply and after its last."""

@@ -7,16 +7,18 @@ the middle, and the prompt's length is known to the hooks.
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
-from steerkit.engine.api import Sampling
+from steerkit.engine.api import Decided, Sampling
+from steerkit.engine.hf.constraints import Constraints
 from steerkit.engine.hf.cuda_graphs import GraphDecoder, Graphs
 from steerkit.engine.hf.growing_cache import DecodeCache, why_not
 from steerkit.engine.hf.prefix_cache import PrefixBlocks, Reuse
@@ -67,8 +69,34 @@ class Batch:
         return found
 
 
-@torch.inference_mode()
+class Decoded(NamedTuple):
+    """One token of every sequence."""
+
+    tokens: list[int | None]
+    """None once it has stopped; a stop token is the last."""
+    decided: list[Decided]
+    """Who decided; empty where no sequence has a grammar."""
+    ahead: int = 0
+    """Tokens that the model has read beyond those that it would have read had they come one by one."""
+
+
 def generate(
+    model: PreTrainedModel, batch: Batch, sampling: Sequence[Sampling], stops: Collection[int], pad: int, **how: Any
+) -> Generator[list[int | None], Collection[int] | None, str | None]:
+    """Yield the tokens alone of `decode`, which has the same arguments."""
+    with closing(decode(model, batch, sampling, stops, pad, **how)) as steps:
+        cut: Collection[int] | None = None
+        while True:
+            try:
+                step = steps.send(cut)
+            except StopIteration as done:
+                decoding: str | None = done.value
+                return decoding
+            cut = yield step.tokens
+
+
+@torch.inference_mode()
+def decode(
     model: PreTrainedModel,
     batch: Batch,
     sampling: Sequence[Sampling],
@@ -80,7 +108,8 @@ def generate(
     reuse: Reuse | None = None,
     graphs: Graphs | None = None,
     prefill_state: PrefillState | None = None,
-) -> Generator[list[int | None], Collection[int] | None, str | None]:
+    constraints: Constraints | None = None,
+) -> Generator[Decoded, Collection[int] | None, str | None]:
     """Yield, step by step, the next token of each sequence, None once it has stopped; a stop token is the last.
 
     Returns how the tokens were decoded, where graphs were given. The forward pass of a sequence's last token is not
@@ -96,42 +125,65 @@ def generate(
         ends: columns at which the prompt is cut into blocks that are fed one after the other; of one prompt only.
         reuse: access to the prefix cache of its blocks.
         graphs: prepared steps to decode with, together with the `prefill_state` of the steering that is attached.
+        constraints: the grammars of the sequences. Tokens without a choice are fed in one pass, but one by one where
+            `split_prompt` says that gates act from the next token on.
 
     Raises:
         ModelError: a prompt leaves no room in the model's context; a reply ends where that does.
     """
     sampling = batch.within_context(model, sampling)
     sampler = Sampler(sampling, batch.ids.device)
-    passes = _Passes(model, batch)
+    passes = _Passes(model, batch, one_by_one=split_prompt)
     left = [setting.max_new_tokens for setting in sampling]
     logits = passes.prompt(split_prompt, ends, reuse)
     decoding = None
     if graphs is not None and prefill_state is not None and max(left) > 1:
         decoding = passes.decode_with(graphs, prefill_state, max(left) - 1)
     try:
-        yield from _decode(passes, sampler, logits, left, stops, pad)
+        yield from _decode(passes, sampler, logits, left, stops, pad, constraints or Constraints((), stops))
     finally:
         passes.close()
     return decoding
 
 
 def _decode(
-    passes: _Passes, sampler: Sampler, logits: Tensor, left: list[int], stops: Collection[int], pad: int
-) -> Generator[list[int | None], Collection[int] | None]:
+    passes: _Passes,
+    sampler: Sampler,
+    logits: Tensor,
+    left: list[int],
+    stops: Collection[int],
+    pad: int,
+    constraints: Constraints,
+) -> Generator[Decoded, Collection[int] | None]:
     """The tokens from the first on, of which each sequence may have so many."""
     while True:
-        chosen = sampler(logits)
-        tokens: list[int | None] = [
-            token if rest > 0 else None for token, rest in zip(chosen.tolist(), left, strict=True)
-        ]
-        cut = (yield tokens) or ()
-        left = [
-            0 if token in stops or row in cut else max(0, rest - 1)
-            for row, (token, rest) in enumerate(zip(tokens, left, strict=True))
-        ]
+        chosen, decided = constraints.choose(sampler, logits, left)
+        tokens = _shown(chosen, left)
+        left = _left(tokens, left, stops, (yield Decoded(tokens, decided)) or ())
         if not any(left):
             return
-        logits = passes.step([pad if token is None else token for token in tokens])
+        forced = constraints.forced(left)
+        columns = [tokens, *(_shown(column, left) for column in forced)]
+        logits = passes.steps([[pad if token is None else token for token in column] for column in columns])
+        for number, column in enumerate(forced):
+            tokens = _shown(column, left)
+            decided = ["forced"] * len(tokens)
+            left = _left(tokens, left, stops, (yield Decoded(tokens, decided, len(forced) - number)) or ())
+            if not any(left):
+                return
+
+
+def _shown(tokens: Sequence[int], left: Sequence[int]) -> list[int | None]:
+    """The tokens of the sequences that go on."""
+    return [token if rest > 0 else None for token, rest in zip(tokens, left, strict=True)]
+
+
+def _left(tokens: Sequence[int | None], left: Sequence[int], stops: Collection[int], cut: Collection[int]) -> list[int]:
+    """How many tokens each sequence may have after these."""
+    return [
+        0 if token in stops or row in cut else max(0, rest - 1)
+        for row, (token, rest) in enumerate(zip(tokens, left, strict=True))
+    ]
 
 
 @torch.inference_mode()
@@ -148,13 +200,19 @@ def read_along(
         yield passes.step([token] * len(batch.ids)).clone()
 
 
+@torch.inference_mode()
+def logits_after(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
+    """Logits `(vocabulary,)` after a sequence, which is read in one pass."""
+    return _Passes(model, Batch.of([ids], 0, model.device)).prompt(split=False)[0].clone()
+
+
 class _Passes:
     """Forward passes of a batch: the prefill, then a token of each sequence at a time.
 
     Logits are those of the last token, until the next step.
     """
 
-    def __init__(self, model: PreTrainedModel, batch: Batch) -> None:
+    def __init__(self, model: PreTrainedModel, batch: Batch, *, one_by_one: bool = False) -> None:
         self._model, self._batch, self._mask = model, batch, batch.mask
         self._cache = DynamicCache(config=model.config)
         self._unembedding = Unembedding(model)
@@ -163,6 +221,7 @@ class _Passes:
         self._decode: DecodeCache | None = None
         self._decodes = why_not(model) is None
         self._graph: GraphDecoder | None = None
+        self._one_by_one = one_by_one
 
     def prompt(self, split: bool, ends: Sequence[int] = (), reuse: Reuse | None = None) -> Tensor:
         """Logits after the prompts; `split` feeds their last tokens by themselves, `ends` cuts what is before them."""
@@ -198,15 +257,24 @@ class _Passes:
         """Logits after one more token of each sequence."""
         if self._graph is not None:
             return self._graph.step(tokens)
-        ids = torch.tensor(tokens, device=self._mask.device).unsqueeze(-1)
+        return self._pass(torch.tensor(tokens, device=self._mask.device).unsqueeze(-1))
+
+    def _pass(self, ids: Tensor) -> Tensor:
+        """Logits after the tokens `(B, T)` that come next."""
         if self._decode is None and self._decodes:
             self._decode = DecodeCache(self._model, self._cache, self._mask, self._positions[:, -1:])
         if self._decode is not None:
             return self._next_logits(self._decode, **self._decode.step(ids))
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=-1)
-        self._positions = self._positions[:, -1:] + 1
+        self._mask = torch.cat([self._mask, self._mask.new_ones(ids.shape)], dim=-1)
+        self._positions = self._positions[:, -1:] + torch.arange(1, ids.shape[1] + 1, device=ids.device)
         where = {"input_ids": ids, "attention_mask": self._mask, "position_ids": self._positions}
         return self._next_logits(self._cache, **where)
+
+    def steps(self, columns: Sequence[Sequence[int]]) -> Tensor:
+        """Logits after several known tokens of each sequence, fed in one pass where that is what steering sees too."""
+        if len(columns) == 1 or self._graph is not None or self._one_by_one:
+            return [self.step(tokens) for tokens in columns][-1]
+        return self._pass(torch.tensor(columns, device=self._mask.device).T)
 
     def decode_with(self, graphs: Graphs, prefill_state: PrefillState, tokens: int) -> str:
         """Decode with prepared steps from here on where the plan fits; how it is done then."""

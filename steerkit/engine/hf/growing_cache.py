@@ -45,9 +45,11 @@ class DecodeLayer(DynamicLayer):
         return given.new_zeros(*given.shape[:2], capacity, given.shape[3]).index_copy_(2, places, given)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Take one more token `(B, heads, 1, head_dim)`; all that its attention sees."""
+        """Take more tokens `(B, heads, T, head_dim)`; all that their attention sees, the new ones last if several."""
         assert self.keys is not None
         assert self.values is not None
+        if key_states.shape[2] > 1:
+            return self._take_several(key_states, value_states)
         slot = self._seen if self.window is None else self._seen % self.window
         if slot == self.keys.shape[2]:
             self.keys, self.values = (_doubled(part, 2, self.window) for part in (self.keys, self.values))
@@ -56,6 +58,18 @@ class DecodeLayer(DynamicLayer):
         self.values[:, :, slot : slot + 1] = value_states
         seen = self._seen if self.window is None else min(self._seen, self.window)
         return self.keys[:, :, :seen], self.values[:, :, :seen]
+
+    def _take_several(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Take several tokens: what the first of them sees may be what the last ones overwrite in a ring."""
+        before, both = self._seen, ((self.keys, keys), (self.values, values))
+        self._seen += keys.shape[2]
+        seen, kept = [], []
+        for own, new in both:
+            assert own is not None  # it took over a filled layer
+            seen.append(torch.cat([own[:, :, : min(before, self.window or before)], new], dim=2))
+            kept.append(_written(own, 2, new, self._seen, self.window))
+        self.keys, self.values = kept
+        return seen[0], seen[1]
 
     def get_seq_length(self) -> int:
         """Tokens so far."""
@@ -93,9 +107,24 @@ class _Mask:
             self._buffer[..., slot] = 0.0
         return self._buffer[..., : min(self._seen, self._window or self._seen)]
 
+    def several(self, count: int) -> Tensor:
+        """`(B, 1, count, T)` for more tokens at once, the new ones last: each sees those before it in its window."""
+        held = min(self._seen, self._window or self._seen)
+        device, capacity = self._buffer.device, self._buffer.shape[3]
+        slots = torch.arange(held, device=device)
+        columns = slots if self._seen <= capacity else self._seen - 1 - (self._seen - 1 - slots) % capacity
+        new = torch.arange(self._seen, self._seen + count, device=device)
+        back = new.unsqueeze(-1) - torch.cat([columns, new])
+        seen = (back >= 0) & (back < (self._window or self._seen + count))
+        before = self._buffer[..., :held].expand(-1, 1, count, held)
+        mask = torch.cat([before, before.new_zeros(len(before), 1, count, count)], dim=-1)
+        self._seen += count
+        self._buffer = _written(self._buffer, 3, mask.new_zeros(len(mask), 1, 1, count), self._seen, self._window)
+        return mask.masked_fill(~seen, torch.finfo(mask.dtype).min)
+
 
 class DecodeCache(Cache):
-    """KV cache for steps of one token of each of B sequences."""
+    """KV cache for steps of one token, or of a few known ones, of each of B sequences."""
 
     only_tokens = True
     """No step has padding, whatever its mask's form."""
@@ -113,12 +142,14 @@ class DecodeCache(Cache):
         self._types = {kind: layer.window for kind, layer in zip(types, layers, strict=False)}
 
     def step(self, tokens: Tensor) -> dict[str, Any]:
-        """Inputs of a step besides this cache: one more token of each sequence, `(B, 1)`."""
-        self._positions = self._positions + 1
-        masks = {window: mask.next() for window, mask in self._masks.items()}
+        """Inputs of a step besides this cache: T more tokens of each sequence, `(B, T)`."""
+        count = tokens.shape[1]
+        positions = self._positions + torch.arange(1, count + 1, device=tokens.device)
+        self._positions = positions[:, -1:]
+        masks = {window: mask.next() if count == 1 else mask.several(count) for window, mask in self._masks.items()}
         by_type = {kind: masks[window] for kind, window in self._types.items()}
         mask: Any = by_type if len(by_type) > 1 else next(iter(masks.values()))
-        return {"input_ids": tokens, "attention_mask": mask, "position_ids": self._positions}
+        return {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
 
 
 def why_not(model: PreTrainedModel) -> str | None:
@@ -127,6 +158,15 @@ def why_not(model: PreTrainedModel) -> str | None:
         return "the model's cache is not one of keys and values that look back only"
     attention = str(model.config._attn_implementation)
     return None if attention in ("sdpa", "eager") else f"attention is {attention}; expected sdpa or eager"
+
+
+def _written(buffer: Tensor, dim: int, new: Tensor, seen: int, window: int | None) -> Tensor:
+    """A buffer with the last of `seen` columns written, each into its place; a larger one where they do not fit."""
+    while buffer.shape[dim] < min(seen, window or seen):
+        buffer = _doubled(buffer, dim, window)
+    last = min(new.shape[dim], buffer.shape[dim])
+    places = torch.arange(seen - last, seen, device=buffer.device) % buffer.shape[dim]
+    return buffer.index_copy_(dim, places, new.narrow(dim, new.shape[dim] - last, last))
 
 
 def _doubled(buffer: Tensor, dim: int, most: int | None) -> Tensor:

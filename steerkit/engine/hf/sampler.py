@@ -30,9 +30,28 @@ class Sampler:
             return best
         for row, (setting, warpers) in enumerate(zip(self._settings, self._warpers, strict=True)):
             if setting.temperature > 0:
-                scores: Tensor = warpers(_NO_IDS, logits[row : row + 1].float())  # type: ignore[arg-type]  # any will do
+                scores = _scores(warpers, logits[row : row + 1].float())
                 best[row] = torch.multinomial(scores.softmax(dim=-1), 1, generator=self._generators[row])[0, 0]
         return best
+
+    def among(self, row: int, logits: Tensor, ids: Tensor) -> int:
+        """Another token of a row from its logits `(vocabulary,)`, drawn among some `(n,)` in ascending order.
+
+        Where top-k and top-p leave none of them, they are applied to those alone.
+        """
+        setting, warpers = self._settings[row], self._warpers[row]
+        if setting.temperature == 0:
+            return int(ids[logits[ids].argmax()])
+        every = logits.unsqueeze(0).float()
+        chances = _scores(warpers, every).softmax(dim=-1)[0, ids]
+        if not bool(chances.any()):
+            chances = _scores(warpers, every[:, ids]).softmax(dim=-1)[0]
+        return int(ids[torch.multinomial(chances, 1, generator=self._generators[row])[0]])
+
+
+def _scores(warpers: LogitsProcessorList, logits: Tensor) -> Tensor:
+    scores: Tensor = warpers(_NO_IDS, logits)  # type: ignore[arg-type]  # any ids will do
+    return scores
 
 
 def _warpers(setting: Sampling) -> LogitsProcessorList:

@@ -56,10 +56,24 @@ def check_against_tools(policy: Policy, tools: Sequence[Tool]) -> Iterator[Probl
         if isinstance(rule.when, GuardCondition) and (rule.tool == "*" or rule.tool in known):
             meant = tools if rule.tool == "*" else [known[rule.tool]]
             yield from _places((*where, "when"), rule.when, meant)
+    yield from _sources((policy.guard.arguments or {}) if policy.guard else {}, known)
     for number, steering in enumerate(policy.steer):
         yield from _place(("steer", number, "where"), steering.where, tools)
         yield from _places(("steer", number, "when"), steering.when, tools)
     yield from _place(("trace", "at"), policy.trace.at, tools)
+
+
+def _sources(arguments: Mapping[str, Any], known: Mapping[str, Tool]) -> Iterator[Problem]:
+    """Arguments whose source a guard says and no tool has, and tools that no one declared."""
+    for name, said in arguments.items():
+        where: tuple[Any, ...] = ("guard", "arguments", name)
+        if isinstance(said, str):
+            yield from _argument(where, name, list(known.values()))
+        elif name not in known:
+            yield Problem(where, f"got '{name}', which no one declared; {_close(name, known)}")
+        else:
+            for argument in said:
+                yield from _argument((*where, argument), argument, [known[name]])
 
 
 def _arguments(where: tuple[Any, ...], schema: Mapping[str, Any] | None, tools: Sequence[Tool]) -> Iterator[Problem]:

@@ -7,11 +7,15 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from steerkit.chat.dialects.symbols import NAME, QUOTE, CallSyntaxError, Scanner, Symbol, in_a_string
+from steerkit.chat.dialects.syntax import Written
 from steerkit.chat.dialects.values import Form, read_arguments, written_number
 from steerkit.errors import MessageError
 from steerkit.types import Call, Json, Span
 
 _WORDS: Final[Mapping[str, Json]] = {"true": True, "false": False, "null": None, "None": None}
+
+WRITTEN: Final = Written("call:", comma=",", colon=":", nulls=("null", "None"), bare_keys=True)
+"""A call's writing without its strings, whose quotes are a token."""
 
 
 class Marks(NamedTuple):

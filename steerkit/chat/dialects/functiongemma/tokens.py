@@ -8,7 +8,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any, Final
 
-from steerkit.chat.dialects.functiongemma.calls import Marks, encode_call, read_call
+from steerkit.chat.dialects.functiongemma.calls import WRITTEN, Marks, encode_call, read_call
 from steerkit.chat.dialects.functiongemma.grammar import after_byte, after_quote
 from steerkit.chat.dialects.results import in_order, without_ids
 from steerkit.chat.dialects.syntax import Frame, Pair, Syntax
@@ -61,6 +61,7 @@ FUNCTIONGEMMA: Final = Syntax(
     after_byte=after_byte,
     after_quote=after_quote,
     prepare=prepare,
+    written=WRITTEN,
     named=re.compile(r"<start_function_call>\s*call:\s*([\w.-]{1,128})[^\w.-]", re.ASCII),
     required=CONTROL,
     quote="<escape>",

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from steerkit.chat.dialects.symbols import NAME, CallSyntaxError, Scanner, Symbol, in_a_string
-from steerkit.chat.dialects.syntax import Pair
+from steerkit.chat.dialects.syntax import Pair, Written
 from steerkit.chat.dialects.values import Form, read_arguments, written_number
 from steerkit.errors import MessageError
 from steerkit.types import Argument, Call, Json, Span
@@ -157,3 +157,7 @@ def _string(text: str) -> str:
         raise MessageError(f"got {text!r:.80}, expected Unicode text") from None
     written = json.dumps(text, ensure_ascii=False)
     return written.replace("<", "\\u003c") if "<|" in text or any(mark in text for mark in MARKUP) else written
+
+
+WRITTEN: Final = Written('\n{"name": "', '", "arguments": ', "}\n", string=_string)
+"""A call's writing, as Python's `json.dumps` has it."""

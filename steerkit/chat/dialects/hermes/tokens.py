@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, Final
 
-from steerkit.chat.dialects.hermes.calls import CALL, MARKUP, encode_call, read_call
+from steerkit.chat.dialects.hermes.calls import CALL, MARKUP, WRITTEN, encode_call, read_call
 from steerkit.chat.dialects.hermes.grammar import after_byte
 from steerkit.chat.dialects.results import Result, as_system, in_order, without_ids
 from steerkit.chat.dialects.syntax import Frame, Pair, Role, Syntax
@@ -46,10 +46,10 @@ HERMES: Final = Syntax(
     encode_call=encode_call,
     after_byte=after_byte,
     prepare=prepare,
+    written=WRITTEN,
     named=re.compile(r'<tool_call>\s*\{\s*"name"\s*:\s*"([\w.-]{1,128})"', re.ASCII),
     optional=MARKUP,
     thought=Pair("<think>", "</think>"),
-    bare_keys=False,
     declares="schema",
     layout=True,
     asks_by_end=True,

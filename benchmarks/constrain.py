@@ -1,0 +1,249 @@
+"""Constrained decoding measured: malformed calls over random tools, time beside free decoding, and parse failures.
+
+python -m benchmarks.constrain tools                      # 1,000 random tool sets on the box
+python -m benchmarks.constrain tools --vocabulary FOLDER  # and on random weights over that tokenizer's vocabulary
+python -m benchmarks.constrain speed                      # the box's calls, arms in turn
+python -m benchmarks.constrain speed --model FOLDER       # another model's, with the share of masks
+python -m benchmarks.constrain bfcl --model FOLDER --data FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import steerkit
+from steerkit.agent import Runtime
+from steerkit.chat import Matcher
+from steerkit.engine import LoadedModel, load_model
+from steerkit.lab.prove.suites import read_bfcl
+from steerkit.lab.prove.suites.cases import asked
+from steerkit.runtime import Request
+from steerkit.testing import SMALL, random_model
+from steerkit.tiny.world.conversations import sample
+from steerkit.types import Call, MalformedCall, Turn
+
+_WORDS = (
+    "send_money",
+    "note",
+    "größe",
+    "日本",
+    "time.zone",
+    "list-all",
+    "amount",
+    "to",
+    "unit",
+    "größer",
+    "Ж",
+    "naïve",
+)
+_NAMES = ("send", "get.all", "make_note", "find-it", "unlock", "total", "weather", "a", "b_2", "X9")
+
+
+def schema(draw: random.Random, depth: int = 0) -> dict[str, Any]:
+    """A random schema of a value: scalars, enums, lists, objects, with and without null."""
+    kinds = ["integer", "number", "boolean", "enum", "enum", "string"] + ["array", "object"] * (depth < 3)
+    kind = draw.choice(kinds)
+    if kind == "enum":
+        found: dict[str, Any] = {"type": "string", "enum": draw.sample(_WORDS, draw.randint(1, 5))}
+    elif kind == "array":
+        found = {"type": "array", "items": schema(draw, depth + 1)}
+    elif kind == "object":
+        found = objects(draw, depth + 1)
+    else:
+        found = {"type": kind}
+    return {"anyOf": [found, {"type": "null"}]} if draw.random() < 0.1 else found
+
+
+def objects(draw: random.Random, depth: int) -> dict[str, Any]:
+    """A random schema of an object."""
+    keys = draw.sample(_NAMES, draw.randint(0 if depth == 0 else 1, 5))
+    required = [key for key in keys if draw.random() < 0.5]
+    return {"type": "object", "properties": {key: schema(draw, depth) for key in keys}, "required": required}
+
+
+def tool_sets(count: int, seed: int) -> Iterator[list[dict[str, Any]]]:
+    """Random sets of one to five tools."""
+    draw = random.Random(seed)
+    for _ in range(count):
+        names = draw.sample(_NAMES, draw.randint(1, 5))
+        yield [{"name": name, "description": f"Does {name}.", "parameters": objects(draw, 0)} for name in names]
+
+
+def counts(turns: Sequence[Turn]) -> Counter[str]:
+    """Replies that ended by themselves, their calls, and the malformed or wrongly shaped ones among these."""
+    found: Counter[str] = Counter()
+    for turn in turns:
+        if turn.finish == "length":
+            found["cut off"] += 1
+            continue
+        found["ended"] += 1
+        for call, verdict in zip(turn.calls, turn.verdicts, strict=True):
+            found["calls"] += 1
+            found["malformed"] += isinstance(call, MalformedCall)
+            found["wrong shape"] += isinstance(call, Call) and verdict.decision == "deny"
+        found["tokens"] += len(turn.reply_ids)
+        if turn.constrained is not None:
+            found["forced"] += sum(span.end - span.start for span in turn.constrained.forced)
+            found["masked"] += len(turn.constrained.masked)
+    return found
+
+
+def tools(runtime: Runtime, count: int, arms: dict[str, dict[str, Any]], batch: int) -> None:
+    """Random tool sets under each arm: how many calls are malformed."""
+    sets = list(tool_sets(count, 0))
+    turns: dict[str, list[Turn]] = {}
+    for name, form in arms.items():
+        asked_for = [
+            {"messages": [_please(some[0]["name"])], "tools": some, "seed": number, **form}
+            for number, some in enumerate(sets)
+        ]
+        started = time.perf_counter()
+        turns[name] = runtime.run_batch(asked_for, batch_size=batch)
+        print(f"{name:<28} {dict(counts(turns[name]))} {time.perf_counter() - started:.0f} s", flush=True)
+
+
+def same(runtime: Runtime, requests: Sequence[Request], batch: int) -> None:
+    """The calls of replies that are well-formed when they are free, beside those that a grammar holds."""
+    free, held = (
+        runtime.run_batch([replace(one, tool_choice=choice) for one in requests], batch_size=batch)
+        for choice in (None, "auto")
+    )
+    fine = [
+        (one, other)
+        for one, other in zip(free, held, strict=True)
+        if one.calls and one.finish != "length" and all(verdict.decision != "deny" for verdict in one.verdicts)
+    ]
+    alike = sum(_said(one) == _said(other) for one, other in fine)
+    print(f"free {dict(counts(free))}, auto {dict(counts(held))}")
+    print(f"{len(fine)} free replies with well-formed calls; the same calls under auto: {alike}", flush=True)
+
+
+def _please(name: str) -> dict[str, str]:
+    return {"role": "user", "content": f"please {name} now"}
+
+
+def _said(turn: Turn) -> list[Any]:
+    return [(call.name, dict(call.arguments)) for call in turn.calls if isinstance(call, Call)]
+
+
+@contextmanager
+def slower(one_by_one: bool, mask_all: bool) -> Iterator[None]:
+    """Force no tokens in one pass, and perhaps mask at every token, as if the grammar refused each at first."""
+    own = Matcher.forced, Matcher.take
+    asked_before: set[int] = set()
+
+    def take(matcher: Matcher, token: int) -> bool:
+        if id(matcher) in asked_before:
+            asked_before.remove(id(matcher))
+            return own[1](matcher, token)
+        asked_before.add(id(matcher))
+        return False
+
+    if one_by_one:
+        Matcher.forced = lambda matcher: []  # type: ignore[method-assign]
+    if mask_all:
+        Matcher.take = take  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Matcher.forced, Matcher.take = own  # type: ignore[method-assign]
+
+
+def speed(runtime: Runtime, asked_for: Sequence[Request], rounds: int) -> None:
+    """Seconds of each request by arms that take turns."""
+    arms: dict[str, tuple[str | None, bool, bool]] = {
+        "free": (None, False, False),
+        "auto": ("auto", False, False),
+        "required": ("required", False, False),
+        "auto, one by one": ("auto", True, False),
+        "auto, masks at every token": ("auto", True, True),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in arms}
+    found: dict[str, list[Turn]] = {name: [] for name in arms}
+    for turn in range(rounds + 1):
+        for one in asked_for:
+            for name, (choice, *how) in arms.items():
+                with slower(*how):
+                    started = time.perf_counter()
+                    made = runtime.take([runtime.prepare(replace(one, tool_choice=choice))])[0]
+                if turn:  # the first round warms up
+                    taken[name].append(time.perf_counter() - started)
+                    found[name].append(made)
+    base = taken["free"]
+    for name, seconds in taken.items():
+        ratio = statistics.median(one / other for one, other in zip(seconds, base, strict=True))
+        each = 1000 * sum(seconds) / max(1, sum(len(one.reply_ids) for one in found[name]))
+        said = f"of free {sum(seconds) / sum(base):.3f} (median {ratio:.3f}), {each:.2f} ms a token"
+        print(f"{name:<28} {sum(seconds) / len(seconds):.4f} s a turn, {said}; {dict(counts(found[name]))}", flush=True)
+    alike = sum(_said(one) == _said(other) for one, other in zip(found["free"], found["auto"], strict=True))
+    print(f"the same calls free and under auto: {alike} of {len(base)}", flush=True)
+
+
+def bfcl(runtime: Runtime, data: Path, limit: int, batch: int) -> None:
+    """Replies that do not parse, or whose calls have not their tool's structure: free, held, and required."""
+    cases = [case for case in read_bfcl(data) if not case.undeclared and case.wants == "calls"]
+    cases = random.Random(0).sample(cases, min(limit, len(cases)))
+    for name, choice in {"free": None, "auto": "auto", "required": "required"}.items():
+        found: list[Turn] = []
+        for case in cases:
+            try:
+                found.append(runtime.take([runtime.prepare(Request(asked(case), case.tools, tool_choice=choice))])[0])
+            except steerkit.SteerkitError as error:
+                print(f"{case.id}: {error}")
+        print(f"{name:<10} {len(found)} tests {dict(counts(found))}", flush=True)
+
+
+def over_vocabulary(folder: str) -> LoadedModel:
+    """A small model of random weights over the vocabulary of a tokenizer."""
+    loaded = load_model(folder, dtype="float32")
+    model = random_model({**SMALL, "vocab_size": int(loaded.model.config.vocab_size)})
+    return LoadedModel("random", None, model, loaded.tokenizer)
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["tools", "speed", "bfcl"])
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--vocabulary")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")  # of what the published template cannot say of random schemas
+    short = {"max_new_tokens": 160}
+    if given.what == "bfcl":
+        bfcl(steerkit.load(given.model, audit=False), given.data, given.count, given.batch)
+    elif given.what == "speed":
+        cases = [*sample("benign", "report", 20), *sample("dangerous:transfer_money", "report", 20)]
+        requests = [Request(one.messages, one.tools) for one in cases[: given.count]]
+        speed(steerkit.load(given.model, audit=False), requests, given.rounds)
+    elif given.vocabulary:
+        hot = {**short, "temperature": 1.0}
+        runtime = Runtime(over_vocabulary(given.vocabulary))
+        tools(runtime, given.count, {"required, temperature 1": {"tool_choice": "required", **hot}}, given.batch)
+    else:
+        runtime, arms = steerkit.load("tiny", audit=False), dict[str, dict[str, Any]]()
+        cases = [*sample("benign", "report", 500), *sample("dangerous:transfer_money", "report", 300)]
+        cases += sample("parallel", "report", 200)
+        same(runtime, [Request(one.messages, one.tools) for one in cases[: given.count]], given.batch)
+        for heat in (0.0, 1.5):
+            for choice in (None, "required"):
+                name = f"{choice or 'free'}, temperature {heat:g}"
+                arms[name] = {"tool_choice": choice, "temperature": heat, **short}
+        tools(runtime, given.count, arms, given.batch)
+
+
+if __name__ == "__main__":
+    main()

@@ -33,7 +33,7 @@ class Own(Form):
 
     policy: str | list[str] | None = None
     """Policies that the operator allows, instead of the default ones."""
-    conversation: str | None = Field(None, min_length=1, max_length=64)
+    conversation: str | None = Field(default=None, min_length=1, max_length=64)
     """Id that the records of one conversation share."""
     top_k: int | None = None
     """Sample among this many most likely tokens."""

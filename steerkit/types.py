@@ -49,8 +49,7 @@ PROMPT_PLACES: Final = frozenset({"prompt", "developer", "declaration", "user", 
 """Places of tokens of the prompt."""
 
 JUDGING: Final = 2
-"""Version of judging, as records have it; since 2 only calls that ran satisfy `without`, and undeclared arguments are
-denied."""
+"""Version of judging in records; since 2 only calls that ran satisfy `without`, undeclared arguments are denied."""
 
 
 def in_one_line(kind: str, *parts: object) -> str:
@@ -94,8 +93,7 @@ class Tool:
     parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
     """JSON Schema of the arguments, always an object schema."""
     strict: bool | None = None
-    """True: its calls are held to the schema's structure while they are generated. False: to well-formed calls alone,
-    where a grammar is used. None: to the structure too, where one is used."""
+    """True: a grammar holds its calls to the schema; False: never; None: where a reply has one (`tool_choice`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,24 +224,12 @@ class Constrained:
     masked: tuple[int, ...] = ()
     """Tokens that were drawn again, as it refused what the model chose."""
     turned_away: int | None = None
-    """Token from which on no grammar held, and no call was let through: a call was required, and steering had turned
-    the model away from it."""
+    """Token from which on no call was let through: one was required, and steering had turned the model away from it."""
 
     @property
     def reason(self) -> str:
-        """The sentence that says why there is no call although one was required; empty where that is not so."""
-        said = "no call, though one was required: steering turned the model away from it"
-        return said if self.turned_away is not None else ""
-
-    @property
-    def spans(self) -> tuple[Span, ...]:
-        """All tokens that the model did not choose, in runs."""
-        single = [Span(at, at + 1) for at in self.masked]
-        found: list[Span] = []
-        for span in sorted((*self.forced, *single)):
-            goes_on = bool(found) and found[-1].end == span.start
-            found.append(Span(found.pop().start, span.end) if goes_on else span)
-        return tuple(found)
+        """Sentence on why there is no call although one was required, or nothing."""
+        return "" if self.turned_away is None else "steering turned the model away from the call that was required"
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +247,7 @@ class Trace:
     places: Mapping[Place, tuple[Span, ...]] = field(default_factory=dict)
     """Steps at each place, as spans."""
     forced: tuple[Span, ...] = ()
-    """Tokens that a grammar chose and not the model; what features show there led to no choice of its own."""
+    """Tokens that a grammar chose and not the model."""
 
     def __repr__(self) -> str:
         layers = "layers" if all(top.site.point == "attn_out" for top in self.top) else "sites"

@@ -26,6 +26,14 @@ from steerkit.report import (
     watched_lines,
 )
 
+_Choice = Annotated[
+    str | None,
+    typer.Option(metavar="CHOICE", help="none, auto, required or a tool's name."),
+]
+_Parallel = Annotated[bool, typer.Option("--parallel/--no-parallel", help="Let a reply have several calls.")]
+_Schema = Annotated[Path | None, typer.Option(metavar="FILE", help="Schema of the reply's text, JSON then.")]
+_Stop = Annotated[list[str] | None, typer.Option(metavar="TEXT", help="End the reply's text before this.")]
+
 
 def run_command(
     message: Annotated[str, typer.Argument(metavar="MESSAGE", help="What the user says.")],
@@ -44,15 +52,10 @@ def run_command(
     counterfactual: Annotated[
         bool, typer.Option("--counterfactual", help="Record as well what the model does without steering.")
     ] = False,
-    tool_choice: Annotated[
-        str | None,
-        typer.Option(metavar="CHOICE", help="none, auto, required or a tool's name: hold the reply to a grammar."),
-    ] = None,
-    parallel: Annotated[bool, typer.Option("--parallel/--no-parallel", help="Let a reply have several calls.")] = True,
-    response_format: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSON Schema of the reply's text, which is JSON then.")
-    ] = None,
-    stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="End the reply's text before this.")] = None,
+    tool_choice: _Choice = None,
+    parallel: _Parallel = True,
+    response_format: _Schema = None,
+    stop: _Stop = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON line.")] = False,
 ) -> None:
     """Take one turn: generate under the policies, judge the calls, write the record."""

@@ -72,6 +72,15 @@ def row_constraints(
     return RowConstraints(found, without_call if yields else None)
 
 
+def chosen_by_grammar(one: Constrained | None) -> tuple[Span, ...]:
+    """The tokens of a reply that the model did not choose, in runs."""
+    found: list[Span] = []
+    for span in sorted((*one.forced, *(Span(at, at + 1) for at in one.masked))) if one else ():
+        goes_on = bool(found) and found[-1].end == span.start
+        found.append(Span(found.pop().start, span.end) if goes_on else span)
+    return tuple(found)
+
+
 class Decisions:
     """Collects who decided the tokens of one reply."""
 

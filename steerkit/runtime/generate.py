@@ -67,11 +67,11 @@ def generate(
             decided: Sequence[Decided] = step.decided or ["model"] * len(replies)
             events = [reply.read(token, by) for reply, token, by in zip(replies, step.tokens, decided, strict=True)]
             cut = tripwires.after(step, [reply.cursor for reply in replies], events)
-            told = [reply.stops.read(some) for reply, some in zip(replies, events, strict=True)][: len(prepared)]
-            dropped.update((yield told) or ())
-            ended = {row for row, reply in enumerate(replies) if reply.stops.found}
+            shown = [reply.stops.read(some) for reply, some in zip(replies, events, strict=True)]
+            dropped.update((yield shown[: len(prepared)]) or ())
+            cut |= {row for row, reply in enumerate(replies) if reply.stops.found}
             try:
-                step = steps.send(cut | ended | _with_counterfactuals(prepared, dropped))
+                step = steps.send(cut | _with_counterfactuals(prepared, dropped) if dropped else cut)
             except StopIteration as done:
                 recording: Recording = done.value
                 break

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from steerkit import guard
+from steerkit.runtime.constraints import chosen_by_grammar
 from steerkit.runtime.generate import GeneratedReply, Generation
 from steerkit.runtime.request import Prepared
 from steerkit.steer import Extent
@@ -30,8 +31,7 @@ def judge(made: Generation) -> list[Turn]:
 
 def _marked(reply: GeneratedReply, trace: Trace) -> Trace:
     """The trace with what is known of its tokens."""
-    forced = () if reply.constrained is None else reply.constrained.spans
-    return replace(trace, places=reply.places, forced=forced)
+    return replace(trace, places=reply.places, forced=chosen_by_grammar(reply.constrained))
 
 
 def _cut_off(reply: GeneratedReply) -> tuple[CallLike, ...]:

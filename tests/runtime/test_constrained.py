@@ -19,11 +19,11 @@ from steerkit.engine import Constraint, Row, Sampling
 from steerkit.errors import MissingExtraError, SettingError
 from steerkit.policy import Policy
 from steerkit.runtime import Request, constrain, replay
-from steerkit.runtime.constraints import row_constraints
+from steerkit.runtime.constraints import chosen_by_grammar, row_constraints
 from steerkit.steer import Extent
 from steerkit.testing import planted_policy
 from steerkit.tiny import TOOLS
-from steerkit.types import Call, Span, Turn
+from steerkit.types import Call, Constrained, Span, Turn
 
 PAY = [{"role": "user", "content": "please send Karik 20 dollars"}]
 WEATHER = [{"role": "user", "content": "what is the weather in Paris"}]
@@ -274,5 +274,6 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, plain: Runtime) -> N
 
 def test_spans_join() -> None:
     """Forced and masked tokens as runs."""
-    one = steerkit.types.Constrained("", (Span(3, 5), Span(8, 9)), (5, 12))
-    assert one.spans == (Span(3, 6), Span(8, 9), Span(12, 13))
+    one = Constrained("", (Span(3, 5), Span(8, 9)), (5, 12))
+    assert chosen_by_grammar(one) == (Span(3, 6), Span(8, 9), Span(12, 13))
+    assert chosen_by_grammar(None) == ()

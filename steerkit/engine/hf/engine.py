@@ -17,9 +17,10 @@ from torch import Tensor
 from steerkit.audit import ModelIdentity, SaeSetIdentity
 from steerkit.chat import Tokenizer, dialect_of, place_machine
 from steerkit.engine.api import Provenance, Row, Step, Steps
+from steerkit.engine.hf.batch import Batch
 from steerkit.engine.hf.constraints import Constraints
 from steerkit.engine.hf.cuda_graphs import Graphs, Prepare, graphs_for
-from steerkit.engine.hf.generate import Batch, decode, logits_after, read_along
+from steerkit.engine.hf.generate import decode, logits_after, read_along
 from steerkit.engine.hf.model import LoadedModel
 from steerkit.engine.hf.prefix_cache import PrefixCache, blocks_of
 from steerkit.errors import ModelError

@@ -10,7 +10,7 @@ from steerkit.agent.calls import Approval, Execution, approval_of
 from steerkit.agent.exchange import asked_in
 from steerkit.agent.pending import Asked
 from steerkit.agent.results import error_text, fitted
-from steerkit.audit import Gone, Store, TurnRecord, append_approval, append_execution, read_content
+from steerkit.audit import ApprovalRecord, ExecutionRecord, Gone, Store, TurnRecord, digest, read_content
 from steerkit.errors import LoopError
 from steerkit.types import Call, CallLike, Turn
 
@@ -38,32 +38,34 @@ class EventLog:
     ) -> None:
         """Write down what was decided about a call of a recorded turn. Raises AuditError."""
         if self.store is not None:
-            append_approval(
-                self.store,
-                call,
-                turn=record_id,
-                call_id=id,
-                approved=approval.approved,
-                by=approval.by,
-                note=approval.note,
-                error=error,
-                conversation=self.conversation,
-                metadata=self.metadata,
+            self.store.append(
+                ApprovalRecord(
+                    turn=record_id,
+                    call_id=id,
+                    call=call,
+                    decision="approve" if approval.approved else "refuse",
+                    by=approval.by,
+                    note=approval.note,
+                    error=error,
+                    conversation=self.conversation,
+                    metadata=self.metadata or None,
+                )
             )
 
     def executed(self, one: Execution, record_id: str | None) -> None:
         """Write down a call that was run, or only begun. Raises AuditError."""
         if self.store is not None:
-            append_execution(
-                self.store,
-                one.call,
-                turn=record_id,
-                call_id=one.id,
-                status=one.status,
-                result=one.result if one.status != "interrupted" else None,
-                seconds=one.seconds,
-                conversation=self.conversation,
-                metadata=self.metadata,
+            self.store.append(
+                ExecutionRecord(
+                    turn=record_id,
+                    call_id=one.id,
+                    call=one.call,
+                    status=one.status,
+                    result=None if one.status == "interrupted" else digest(one.result),
+                    seconds=one.seconds,
+                    conversation=self.conversation,
+                    metadata=self.metadata or None,
+                )
             )
 
 

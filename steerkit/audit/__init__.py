@@ -11,7 +11,7 @@ from steerkit.audit.integrity.proof import (
 from steerkit.audit.integrity.redaction import redact, retain
 from steerkit.audit.integrity.signed_note import Checkpoint, SignerKey, VerifierKey
 from steerkit.audit.integrity.verify import Verified, check_tables, verify
-from steerkit.audit.log.canonical import canonical, parse_canonical
+from steerkit.audit.log.canonical import canonical, digest, parse_canonical
 from steerkit.audit.log.private import exposed_files
 from steerkit.audit.log.reading import named_errors, read_content, read_public
 from steerkit.audit.log.run_log import OnFailure, RunLog
@@ -21,11 +21,9 @@ from steerkit.audit.log.trace_codec import pack, unpack
 from steerkit.audit.paths import default_store, home
 from steerkit.audit.records.call_diff import Node, diff_calls
 from steerkit.audit.records.compare import Comparison, Difference, changes, compare, compare_verdicts
-from steerkit.audit.records.events import append_approval, append_execution, approvals_of
 from steerkit.audit.records.export import FORMATS, export, replacing
-from steerkit.audit.records.opening import opening_of, policies_of
 from steerkit.audit.records.query import Query, find, nearest
-from steerkit.audit.records.recorded import RecordedTurn, read_turn, turns_of
+from steerkit.audit.records.recorded import RecordedTurn, approvals_of, opening_of, policies_of, read_turn, turns_of
 from steerkit.audit.records.tables import TABLES
 from steerkit.audit.records.telemetry import Spans
 from steerkit.audit.records.turn_record import Context, append_turn, record_of
@@ -92,8 +90,6 @@ __all__ = [
     "TurnRecord",
     "Verified",
     "VerifierKey",
-    "append_approval",
-    "append_execution",
     "append_turn",
     "approvals_of",
     "as_json",
@@ -107,6 +103,7 @@ __all__ = [
     "compare_verdicts",
     "default_store",
     "diff_calls",
+    "digest",
     "export",
     "exposed_files",
     "find",

@@ -19,7 +19,6 @@ from steerkit.audit import (
     Store,
     StoredRecord,
     TurnRecord,
-    append_approval,
     approvals_of,
     canonical,
     find,
@@ -148,16 +147,18 @@ class Approvals:
                     409, f"{id}: it was {entry.state} by {entry.by or 'somebody'}; a decision is made once",
                     code="approval_decided",
                 )  # fmt: skip
-            append_approval(
-                self._store,
-                entry.call,
-                turn=entry.record,
-                call_id=entry.call_id,
-                approved=approve,
-                by=by,
-                note=note,
-                conversation=entry.conversation,
-                metadata=entry.metadata or None,
+            self._store.append(
+                ApprovalRecord(
+                    turn=entry.record,
+                    call_id=entry.call_id,
+                    call=entry.call,
+                    decision="approve" if approve else "refuse",
+                    by=by,
+                    note=note,
+                    error=None,
+                    conversation=entry.conversation,
+                    metadata=entry.metadata or None,
+                )
             )
         return replace(entry, state="approved" if approve else "refused", by=by, note=note)
 

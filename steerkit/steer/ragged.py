@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Final, NamedTuple
@@ -12,9 +12,11 @@ from torch import Tensor
 
 from steerkit.chat import GrammarState, PlaceMachine
 from steerkit.errors import SteeringError
-from steerkit.steer.batch import Batch, Segments, TokenPlaces, needs_tokens
-from steerkit.steer.compile.plan import Plan, SiteTable
+from steerkit.sites import Site
+from steerkit.steer.batch import Batch, Segments, TokenPlaces, Window, needs_tokens
+from steerkit.steer.compile.plan import Plan
 from steerkit.steer.grammar_state import advance
+from steerkit.steer.record.recorder import Recorder
 from steerkit.steer.steering import Steering
 from steerkit.types import Place
 
@@ -45,6 +47,57 @@ class _Sequence:
     """State of the grammar after them."""
 
 
+class RaggedRecorders:
+    """A recorder for each request, which keeps of it what `attach` keeps of one sequence.
+
+    It keeps those of requests that are done until they are taken. Requests that neither a policy nor a trace asks for
+    have none.
+    """
+
+    def __init__(self, plan: Plan, trace: Iterable[Site | int] = ()) -> None:
+        """Keep the sites that policies edit, and those of `trace` of every request."""
+        self._traced = {Site.of(one) for one in trace}
+        self._editors = {site: table.editors for site, table in plan.sites.items() if table.editors is not None}
+        self.kept: Final = frozenset({*self._traced, *self._editors})
+        """Sites whose raw activations are kept."""
+        self._recorders: dict[str, Recorder] = {}
+        self._parts: list[tuple[Recorder, slice, int]] = []
+        """Of the requests in the pass, their tokens in it and the position of the first."""
+        self._decodes = False
+        """True if the pass has one token of each request."""
+
+    def take(self, request: str) -> Recorder:
+        """The recorder of a request, which is forgotten here. Raises KeyError where there is none."""
+        return self._recorders.pop(request)
+
+    def begin_pass(self, pieces: Sequence[Piece], rows: Sequence[int], device: torch.device) -> None:
+        """A pass over these pieces, in these table rows, is about to run."""
+        self._parts, end = [], 0
+        self._decodes = all(piece.length == 1 for piece in pieces)
+        for piece, row in zip(pieces, rows, strict=True):
+            part = slice(end, end := end + piece.length)
+            if row == 0 and not self._traced:
+                continue
+            recorder = self._recorders.get(piece.request)
+            if recorder is None:
+                recorder = self._recorders[piece.request] = Recorder(self.kept, (), self._editors)
+            fresh, reply_start = piece.start == 0, piece.prompt_length - 1
+            at = torch.tensor([row], device=device) if fresh or recorder.rows is None else recorder.rows
+            recorder.begin_pass(Window(piece.start, piece.length, at, None, piece.start, reply_start, fresh))
+            self._parts.append((recorder, part, piece.start))
+
+    def keep_open(self, opened: Tensor) -> None:
+        """Keep which rules `(N, R)` are open at the tokens of the pass; they are read when it is over."""
+        for recorder, part, start in self._parts:
+            recorder.keep_open(opened[part].unsqueeze(0), start)
+
+    def keep_raw(self, site: Site, y: Tensor, *, ours: bool) -> None:
+        """Keep the activations `(…, d_in)` of the pass's N tokens at a site, see `Recorder.keep_raw`."""
+        flat = y.reshape(1, -1, y.shape[-1])
+        for recorder, part, start in self._parts if site in self.kept else ():
+            recorder.keep_raw(site, flat[:, part], start, ours=ours and self._decodes)  # not a prefill with them
+
+
 class RaggedSteering:
     """A plan over ragged passes; requests come and go, are prefilled in chunks, preempted and prefilled again.
 
@@ -53,12 +106,21 @@ class RaggedSteering:
         device: device of the decoder's inputs.
         row_of: table row of a request, by its id.
         machine: the tokenizer's place machine; needed where a rule's place follows from tokens.
+    trace: sites whose raw activations to record of every request, besides those that policies edit.
     """
 
     def __init__(
-        self, plan: Plan, device: torch.device, row_of: Callable[[str], int], machine: PlaceMachine | None = None
+        self,
+        plan: Plan,
+        device: torch.device,
+        row_of: Callable[[str], int],
+        machine: PlaceMachine | None = None,
+        trace: Iterable[Site | int] = (),
     ) -> None:
         self.steering = Steering(plan, device)
+        self.recorders = RaggedRecorders(plan, trace)
+        self.sites: Final = sorted({*plan.sites, *self.recorders.kept})
+        """Sites whose activations come to `steer` in every pass."""
         self._row_of, self._machine, self._remembers = row_of, machine, plan.remembers
         self._sequences: dict[str, _Sequence] = {}
         self._free: list[int] = []
@@ -88,6 +150,7 @@ class RaggedSteering:
         lengths = [piece.length for piece in pieces]
         rows = [row for one, length in zip(sequences, lengths, strict=True) for row in repeat(one.row, length)]
         self.active = any(rows)
+        self.recorders.begin_pass(pieces, [one.row for one in sequences], ids.device)
         if not self.active:
             return
         device = ids.device
@@ -109,10 +172,13 @@ class RaggedSteering:
         self.steering.gather_for(rows)
         self.steering.place(batch, grammar, keeps=False)
         self.steering.begin(batch)
+        self.recorders.keep_open(self.steering.opened)
 
-    def steer(self, table: SiteTable, y: Tensor) -> Tensor | None:
+    def steer(self, site: Site, y: Tensor) -> Tensor | None:
         """The activations `(…, d_in)` of the pass's N tokens at a site with their edits; None where it is only read."""
-        return self.steering.steer(table, y) if self.active else None
+        table = self.steering.plan.sites.get(site) if self.active else None
+        self.recorders.keep_raw(site, y, ours=table is not None and table.editors is not None)
+        return None if table is None else self.steering.steer(table, y)
 
     def keep(self, requests: Collection[str]) -> None:
         """Forget all requests but these."""

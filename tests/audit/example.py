@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from steerkit.audit import (
+    ApprovalRecord,
     Context,
+    ExecutionRecord,
     ModelIdentity,
     PolicyIdentity,
     RunLog,
     RunOpenedRecord,
     SamplingSettings,
     Store,
-    append_approval,
-    append_execution,
     append_turn,
+    digest,
 )
 from steerkit.decisions import Decision
 from steerkit.sites import Feature, Site
@@ -57,8 +58,9 @@ def write_run(store: Store, *, close: bool = True) -> list[str]:
     held = append_turn(store, turn("hold"), context())
     call = held.calls[0]
     assert isinstance(call, Call)
-    append_approval(store, call, turn=held.record_id, call_id="call_1", approved=True, by="ann", note="seen")
-    append_execution(store, call, turn=held.record_id, call_id="call_1", status="ok", result={"a": 1}, seconds=0.5)
+    about: dict[str, Any] = {"turn": held.record_id, "call_id": "call_1", "call": call}
+    store.append(ApprovalRecord(**about, decision="approve", by="ann", note="seen", error=None))
+    store.append(ExecutionRecord(**about, status="ok", result=digest({"a": 1}), seconds=0.5))
     denied = append_turn(store, turn("deny", tool="transfer_money", rule="large"), context("pay"))
     if close:
         store.end_run()

@@ -5,21 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from steerkit.audit import (
+    ApprovalRecord,
     Context,
+    ExecutionRecord,
     ModelIdentity,
     SamplingSettings,
     Store,
     StoredRecord,
-    append_approval,
-    append_execution,
     append_turn,
     approvals_of,
     canonical,
+    digest,
     verify,
 )
 from steerkit.cli.main import app
@@ -42,13 +44,13 @@ def turn(store: Store) -> StoredRecord:
 
 
 def approve(store: Store, of: str | None, *, approved: bool = True, error: str | None = None) -> StoredRecord:
-    return append_approval(
-        store, CALL, turn=of, call_id="call_1", approved=approved, by="ann", note="at noon", error=error
-    )
+    about: dict[str, Any] = {"turn": of, "call_id": "call_1", "call": CALL, "by": "ann", "note": "at noon"}
+    return store.append(ApprovalRecord(**about, decision="approve" if approved else "refuse", error=error))
 
 
 def execute(store: Store, of: str | None, status: str = "ok", result: object = None) -> StoredRecord:
-    return append_execution(store, CALL, turn=of, call_id="call_1", status=status, result=result, seconds=0.25)
+    kept = None if result is None else digest(result)
+    return store.append(ExecutionRecord(turn=of, call_id="call_1", call=CALL, status=status, result=kept, seconds=0.25))
 
 
 def test_an_approval_says_who_decided_what_and_why(store: Store) -> None:
@@ -95,7 +97,9 @@ def test_the_approvals_of_a_turn_are_those_of_no_other(store: Store) -> None:
     mine = approve(store, first.id)
     approve(store, second.id)
     execute(store, first.id, result={"value": first.id})
-    append_approval(store, Call("f", {"x": first.id}), turn=second.id, call_id="c", approved=True, by="", note="")
+    call = Call("f", {"x": first.id})
+    other = ApprovalRecord(turn=second.id, call_id="c", call=call, decision="approve", by="", note="", error=None)
+    store.append(other)
     assert [stored for stored, _ in approvals_of(store, first)] == [mine]
     assert len(approvals_of(store, second)) == 2
 

@@ -14,7 +14,9 @@ import pytest
 from steerkit.audit import (
     KINDS,
     RECORDS,
+    ApprovalRecord,
     Context,
+    ExecutionRecord,
     Gone,
     ModelIdentity,
     OtherRecord,
@@ -25,10 +27,9 @@ from steerkit.audit import (
     SamplingSettings,
     Store,
     TurnRecord,
-    append_approval,
-    append_execution,
     append_turn,
     canonical,
+    digest,
     parse_canonical,
     read_content,
     read_public,
@@ -83,12 +84,12 @@ def write(store: Store) -> None:
     made = append_turn(store, turn, Context(MESSAGES, tools, MODEL, SAES, POLICIES, True, *where))
     plain = (SAMPLING, LIBRARIES, 0.0, MACHINE, {"size": 1, "row": 0})
     append_turn(store, other, Context(MESSAGES, [], MODEL, None, [], False, *plain))
-    about: dict[str, Any] = {"turn": made.record_id, "call_id": "call_1"}
+    about: dict[str, Any] = {"turn": made.record_id, "call_id": "call_1", "call": CALL}
     said: dict[str, Any] = {"conversation": "c-1", "metadata": metadata}
-    append_approval(store, CALL, **about, approved=True, by="ann", note="seen", **said)
-    append_approval(store, CALL, **about, approved=False, by="", note="", error="x")
-    append_execution(store, CALL, **about, status="ok", result={"a": 1}, seconds=0.5)
-    append_execution(store, CALL, **{**about, "turn": None}, status="interrupted", result=None, seconds=0.0)
+    store.append(ApprovalRecord(**about, decision="approve", by="ann", note="seen", error=None, **said))
+    store.append(ApprovalRecord(**about, decision="refuse", by="", note="", error="x"))
+    store.append(ExecutionRecord(**about, status="ok", result=digest({"a": 1}), seconds=0.5))
+    store.append(ExecutionRecord(**{**about, "turn": None}, status="interrupted", result=None, seconds=0.0))
     store.end_run()
 
 

@@ -12,10 +12,11 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from steerkit.audit import ApprovalRecord, ModelIdentity, RunOpenedRecord, Store, append_approval, append_turn
+from steerkit.audit import ApprovalRecord, ModelIdentity, RunOpenedRecord, Store, append_turn
 from steerkit.cli.audit.lines import event_text, ledger_text
 from steerkit.cli.main import run
 from steerkit.report import out as out_module
@@ -145,7 +146,8 @@ def attacked(tmp_path: Path) -> Path:
         record = append_turn(store, held, context(bad)).record_id
         call = held.calls[0]
         assert isinstance(call, Call)
-        append_approval(store, call, turn=record, call_id=bad, approved=False, by=bad, note=bad)
+        about: dict[str, Any] = {"turn": record, "call_id": bad, "call": call}
+        store.append(ApprovalRecord(**about, decision="refuse", by=bad, note=bad, error=None))
         store.end_run()
     return path
 

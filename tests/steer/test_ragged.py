@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
 from itertools import pairwise
 from typing import Any
 
@@ -16,11 +17,13 @@ from steerkit.agent import Runtime
 from steerkit.chat import dialect_of, place_machine
 from steerkit.errors import SteeringError
 from steerkit.policy import Policy, load, resolve, shipped_file
+from steerkit.runtime.request import wanted_of
 from steerkit.sites import Site
-from steerkit.steer import Plan, attach_ragged, compile_plan
+from steerkit.steer import Extent, Plan, Recorder, Wanted, attach_ragged, compile_plan, read_traces, traced_sites
 from steerkit.steer.ragged import Piece, RaggedSteering
 from steerkit.testing import planted_policy, planted_saes, small_model
 from steerkit.tiny.world.conversations import sample
+from steerkit.types import Trace
 from tests.steer.conftest import hooks_on
 
 MODEL: Any = small_model()
@@ -44,12 +47,29 @@ POLICIES: list[tuple[Policy, ...]] = [(), (ALWAYS,), (PAYMENTS,), (ORDERS,)]
 """None, ungated, gated, and one whose gate stays open for the turn."""
 
 
-def planned(box: Runtime, policies: Sequence[Sequence[Policy]]) -> tuple[Plan, list[int]]:
-    """The plan of some requests, and the table row of each."""
+def planned(box: Runtime, policies: Sequence[Sequence[Policy]]) -> tuple[Plan, list[int], list[tuple[Policy, ...]]]:
+    """The plan of some requests, the table row of each, and its policies with every quantity raw."""
     assert box.saes is not None
-    held = [[resolve(policy, box.saes.statistic) for policy in one] for one in policies]
+    held = [tuple(resolve(policy, box.saes.statistic) for policy in one) for one in policies]
     plan = compile_plan(held, box.saes, box.loaded.site_devices)
-    return plan, [plan.row(one) for one in held]
+    return plan, [plan.row(one) for one in held], held
+
+
+def trace_of(box: Runtime, plan: Plan, recorder: Recorder, wanted: Wanted, turn: steerkit.Turn) -> Trace:
+    """The trace of a request as its recorder has it, of the positions that the turn's has."""
+    length = len(turn.prompt_ids) + len(turn.reply_ids) - 1
+    return read_traces(recorder, plan, box.saes, [wanted], [Extent(length)])[0]
+
+
+def check_traces(found: Sequence[Trace], expected: Sequence[Trace]) -> None:
+    """Watched values and edits are those of other traces, up to the rounding of products of other shapes."""
+    for one, other in zip(found, expected, strict=True):
+        assert one.features == other.features
+        assert one.watched.keys() == other.watched.keys()
+        for name, values in one.watched.items():
+            assert values == pytest.approx(other.watched[name], abs=2e-4)
+        assert [edit[:4] for edit in map(astuple, one.edits)] == [edit[:4] for edit in map(astuple, other.edits)]
+        assert [edit.norm for edit in one.edits] == pytest.approx([edit.norm for edit in other.edits], rel=1e-3)
 
 
 def generated(model: Any, prompts: Sequence[Sequence[int]], stops: Sequence[int], **how: Any) -> list[Any]:
@@ -83,7 +103,7 @@ def test_generate_batch_gives_the_tokens_of_the_runtime(
     """56 requests under four policies mixed, prefilled in chunks, and once more after a preemption."""
     runtime, policies = turns
     model, stops = box.loaded.model, dialect_of(box.loaded.tokenizer).stops
-    plan, rows = planned(box, policies)
+    plan, rows, held = planned(box, policies)
     passes: list[Sequence[Piece]] = []
     begin = RaggedSteering.begin
 
@@ -93,7 +113,9 @@ def test_generate_batch_gives_the_tokens_of_the_runtime(
 
     monkeypatch.setattr(RaggedSteering, "begin", seen)
     by_id = {f"req_{number}": row for number, row in enumerate(rows)}
-    with attach_ragged(model, plan, by_id, places=place_machine(box.loaded.tokenizer)):
+    wanted = [wanted_of(tuple(one)) for one in held]
+    traced = traced_sites(wanted, box.saes)
+    with attach_ragged(model, plan, by_id, trace=traced, places=place_machine(box.loaded.tokenizer)) as recorders:
         found = generated(model, [turn.prompt_ids for turn in runtime], stops, **WAYS[way])
     assert [one.error for one in found] == [None] * 56
     assert [one.generated_tokens for one in found] == [list(turn.reply_ids) for turn in runtime]
@@ -102,6 +124,12 @@ def test_generate_batch_gives_the_tokens_of_the_runtime(
     assert (len(starts) > 56) == (way == "few blocks")
     assert any(0 < piece.start < piece.prompt_length for pieces in passes for piece in pieces)
     assert any(len({one.length for one in pieces}) > 1 and len(pieces) > 4 for pieces in passes)
+    traces = [trace_of(box, plan, recorders.take(f"req_{n}"), wanted[n], turn) for n, turn in enumerate(runtime)]
+    check_traces(traces, [turn.trace for turn in runtime])
+    assert {number % 4 for number, trace in enumerate(traces) if trace.edits} == {1, 2, 3}
+    assert all(bool(trace.watched) == bool(held[number]) for number, trace in enumerate(traces))
+    with pytest.raises(KeyError):
+        recorders.take("req_0")
 
 
 def test_without_steering_the_tokens_are_others(
@@ -123,10 +151,9 @@ def clamped(value: float = 30.0, **rule: Any) -> Plan:
 
 def test_one_request_in_pieces_keeps_its_gate_memory() -> None:
     """A gate that holds for three tokens, in one piece, in two and token by token beside others that come and go."""
-    table = clamped(when={"feature": "low", "above": 0.02, "at": "any"}, **{"for": "3 tokens"}).sites[SITE]
     plan = clamped(when={"feature": "low", "above": 0.02, "at": "any"}, **{"for": "3 tokens"})
     draw = torch.Generator().manual_seed(0)
-    y = torch.randn(24, table.sae.d_in, generator=draw) * 0.05
+    y = torch.randn(24, plan.sites[SITE].sae.d_in, generator=draw) * 0.05
     ids = torch.zeros(24, dtype=torch.long)
 
     def fed(edges: Sequence[int]) -> Tensor:
@@ -135,7 +162,7 @@ def test_one_request_in_pieces_keeps_its_gate_memory() -> None:
         for number, (start, end) in enumerate(pairwise(edges)):
             other = Piece(f"other {number}", 0, 2, 2)
             steering.begin([other, Piece("mine", start, end - start, 8)], torch.cat([ids[:2], ids[start:end]]))
-            out = steering.steer(table, torch.cat([y[:2], y[start:end]]))
+            out = steering.steer(SITE, torch.cat([y[:2], y[start:end]]))
             assert out is not None
             assert torch.equal(out[:2], y[:2])
             found.append(out[2:])

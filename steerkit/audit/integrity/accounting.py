@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from steerkit.audit.integrity.merkle import Tree
 from steerkit.audit.integrity.signed_note import VerifierKey, open_note
-from steerkit.audit.log.canonical import canonical
+from steerkit.audit.log.canonical import digest
 from steerkit.audit.log.commitments import Content
 from steerkit.audit.log.run_log import CLOSED, OPENED, counts, tally
 from steerkit.audit.schema import (
@@ -36,8 +35,8 @@ def tombstone_text(name: str, before: str, count: int, root: str) -> str:
 
 def redaction_text(name: str, redaction: RedactionRecord) -> str:
     """The text that a redaction's signature is over: everything that its record says, but for the signature."""
-    digest = hashlib.sha256(canonical(record_json(replace(redaction, signature=None)))).hexdigest()
-    return f"{name}\nredacted {len(redaction.fields)} pieces of record {redaction.of}\n{digest}\n"
+    content = record_json(replace(redaction, signature=None))
+    return f"{name}\nredacted {len(redaction.fields)} pieces of record {redaction.of}\n{digest(content)}\n"
 
 
 @dataclass
@@ -124,11 +123,11 @@ class Accounts:
     def _take_redaction(self, record: tuple[int, str], redaction: RedactionRecord) -> None:
         """A redaction accounts for the contents that it names, with the hashes that it gives."""
         of = redaction.of
-        for name, digest in redaction.fields.items():
+        for name, hmac in redaction.fields.items():
             found = self._redacted.pop((of, name), None)
             if of in self._retired_by_note or of in self._gone:
                 continue
-            if found != digest or self._ids[of] != redaction.id:
+            if found != hmac or self._ids[of] != redaction.id:
                 raise self._refused(record, "edited", f"the redacted content '{name}' of record {of} is another")
         if redaction.signature is None:
             self.unsigned_redactions += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any, Final
@@ -28,6 +29,11 @@ def canonical(value: Any) -> bytes:
         return rfc8785.dumps(_tagged(value))
     except (rfc8785.CanonicalizationError, RecursionError, TypeError, ValueError) as error:
         raise AuditError(f"a record holds what JSON cannot carry: {error}") from None
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON, in hex. Raises AuditError where it is no JSON."""
+    return hashlib.sha256(canonical(value)).hexdigest()
 
 
 def parse_canonical(data: bytes) -> Any:

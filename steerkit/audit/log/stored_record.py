@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from steerkit.audit.log.canonical import canonical, parse_canonical
+from steerkit.audit.log.canonical import digest, parse_canonical
 from steerkit.audit.log.commitments import Content, join
 from steerkit.audit.schema import FORMAT
 from steerkit.errors import AuditError
@@ -92,7 +92,7 @@ def record_hash(sequence: int, id: str, time: str, previous: str, body: bytes, t
     head: dict[str, Any] = {"sequence": sequence, "id": id, "time": time, "previous": previous}
     head["body"] = hashlib.sha256(body).hexdigest()
     head |= {"format": FORMAT} if trace is None else {"trace": trace}
-    return hashlib.sha256(canonical(head)).hexdigest()
+    return digest(head)
 
 
 def new_id() -> str:

@@ -1,4 +1,4 @@
-"""Recorded turns read back from a store, with everything that a replay needs, and what of it is missing."""
+"""Recorded turns read back from a store: with the opening of their run and all that a replay needs, and approvals."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from steerkit.audit.log.run_log import OPENED
 from steerkit.audit.log.store import Store, says
 from steerkit.audit.log.stored_record import StoredRecord
 from steerkit.audit.log.trace_codec import unpack
-from steerkit.audit.records.opening import opening_of, policies_of
-from steerkit.audit.schema import Gone, TurnRecord, path_of
+from steerkit.audit.schema import ApprovalRecord, Gone, PolicyIdentity, RunOpenedRecord, TurnRecord, path_of
 from steerkit.errors import AuditError
 from steerkit.types import Call, Trace
 
@@ -117,3 +116,37 @@ def _redacted(record: StoredRecord) -> list[Sequence[str | int]]:
         if name != TRACE and (content is None or content.is_redacted):
             found.append([int(key) if key.isdecimal() else key for key in name.split("/")[1:]])
     return found
+
+
+def opening_of(store: Store, record: StoredRecord) -> RunOpenedRecord | None:
+    """The record that opened a record's run; None where it names no run."""
+    run = read_public(record).run
+    if run is None:
+        return None
+    for one in store.records(1, where=[says(run=run), says(kind=OPENED), ("sequence <= ?", record.sequence)]):
+        found = read_content(one)
+        return found if isinstance(found, RunOpenedRecord) else None
+    return None
+
+
+def policies_of(store: Store, record: StoredRecord) -> tuple[PolicyIdentity, ...]:
+    """The policies of a turn with their content, taken from its run's opening where the turn only names them."""
+    turn = read_public(record)
+    named = turn.policies if isinstance(turn, TurnRecord) else ()
+    if all(policy.content is not None for policy in named):
+        return named
+    opening = opening_of(store, record)
+    known = {} if opening is None else {policy.fingerprint: policy for policy in opening.policies}
+    return tuple(_filled(policy, known.get(policy.fingerprint)) for policy in named)
+
+
+def _filled(policy: PolicyIdentity, opened: PolicyIdentity | None) -> PolicyIdentity:
+    if policy.content is not None or opened is None:
+        return policy
+    return replace(policy, mode=policy.mode or opened.mode, content=opened.content)
+
+
+def approvals_of(store: Store, turn: StoredRecord) -> list[tuple[StoredRecord, ApprovalRecord]]:
+    """The approvals that were recorded of a turn's calls, each as it is stored and typed."""
+    later = ((one, read_content(one)) for one in store.records(after=turn.sequence) if turn.id.encode() in one.body)
+    return [(one, said) for one, said in later if isinstance(said, ApprovalRecord) and said.turn == turn.id]

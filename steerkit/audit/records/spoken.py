@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from steerkit.audit.log.canonical import digest
 from steerkit.audit.log.stored_record import StoredRecord
-from steerkit.audit.records.events import result_digest
 from steerkit.audit.schema import TurnRecord, as_json
 from steerkit.errors import AuditError
 from steerkit.types import Call, Message
@@ -40,7 +40,7 @@ def tool_results(messages: Sequence[Message]) -> Iterator[tuple[str, str]]:
 def digest_of(text: str) -> str | None:
     """The hash that an execution's record has of this result; None of a text that is no JSON."""
     try:
-        return result_digest(json.loads(text))
+        return digest(json.loads(text))
     except (ValueError, AuditError):
         return None
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,13 +17,6 @@ from steerkit.decisions import DECISIONS
 from steerkit.errors import AuditError
 from steerkit.report import print_json, say, say_line
 
-Tool = Annotated[str | None, typer.Option(metavar="NAME", help="Name of a called tool.")]
-Rule = Annotated[str | None, typer.Option(metavar="NAME", help="RULE or POLICY/RULE that decided, or that steered.")]
-Verdict = Annotated[str | None, typer.Option(metavar="DECISION", help=f"One of {', '.join(DECISIONS)}.")]
-FeatureOption = Annotated[
-    str | None,
-    typer.Option("--feature", metavar="NAME", help="Watched NAME or POLICY.NAME, or LAYER:INDEX of a traced feature."),
-]
 Status = Annotated[
     str | None,
     typer.Option(metavar="WORD", help="How a turn finished, an approval was decided, or an execution came out."),
@@ -30,31 +25,77 @@ Since = Annotated[
     str | None,
     typer.Option(metavar="DATE", help="Not before this time: 2026-01-31, 2026-01-31T12:00 (UTC), 7d, 12h, yesterday."),
 ]
-Until = Annotated[str | None, typer.Option(metavar="DATE", help="Before this time, written in the same way.")]
-Kind = Annotated[
-    str | None,
-    typer.Option(metavar="KIND", help="turn, approval, execution, run_opened, run_closed, redaction or retention."),
-]
 Meta = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=VALUE", help="Who asked: what a record's metadata says; may be given several times."),
 ]
-Conversation = Annotated[
-    str | None, typer.Option(metavar="ID", help="What the records of one conversation of the agent loop share.")
-]
 
 
-def query(
-    tool: Tool = None,
-    rule: Rule = None,
-    verdict: Verdict = None,
-    feature: FeatureOption = None,
+def _query(
+    tool: Annotated[str | None, typer.Option(metavar="NAME", help="Name of a called tool.")] = None,
+    rule: Annotated[
+        str | None, typer.Option(metavar="NAME", help="RULE or POLICY/RULE that decided, or that steered.")
+    ] = None,
+    verdict: Annotated[str | None, typer.Option(metavar="DECISION", help=f"One of {', '.join(DECISIONS)}.")] = None,
+    feature: Annotated[
+        str | None,
+        typer.Option(
+            "--feature", metavar="NAME", help="Watched NAME or POLICY.NAME, or LAYER:INDEX of a traced feature."
+        ),
+    ] = None,
     status: Status = None,
     since: Since = None,
-    until: Until = None,
-    kind: Kind = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="DATE", help="Before this time, written in the same way.")
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="turn, approval, execution, run_opened, run_closed, redaction or retention."),
+    ] = None,
     meta: Meta = None,
-    conversation: Conversation = None,
+    conversation: Annotated[
+        str | None, typer.Option(metavar="ID", help="What the records of one conversation of the agent loop share.")
+    ] = None,
+) -> Any:
+    """The query that the options ask for."""
+    from steerkit.audit import Query
+
+    pairs = []
+    for one in meta or ():
+        key, equals, value = one.partition("=")
+        if not equals or not key:
+            raise AuditError(f"--meta: got {one!r}, expected KEY=VALUE, such as user=ann")
+        pairs.append((key, value))
+    begin = None if since is None else moment("--since", since)
+    end = None if until is None else moment("--until", until)
+    try:
+        return Query(tool, rule, verdict, feature, status, begin, end, kind, conversation, tuple(pairs))
+    except AuditError as error:
+        raise AuditError(f"--{error}") from None
+
+
+def _asking(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of `_query` in the place of its `asked`, which it is given as a `Query`."""
+    options, own = (inspect.signature(one, eval_str=True).parameters for one in (_query, command))
+    listed = [
+        option.replace(kind=option.kind.KEYWORD_ONLY)
+        for name, one in own.items()
+        for option in (options.values() if name == "asked" else [one])
+    ]
+
+    def asking(**given: Any) -> None:
+        command(asked=_query(**{name: given.pop(name) for name in options}), **given)
+
+    asking.__name__, asking.__doc__ = command.__name__, command.__doc__
+    asking.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined]  # where the CLI library looks
+    asking.__annotations__ = {one.name: one.annotation for one in listed}
+    return asking
+
+
+@_asking
+def query(
+    *,
+    asked: Any,
     limit: Annotated[int, typer.Option(min=1, metavar="COUNT", help="How many, newest first.")] = 100,
     store: StoreOption = None,
     json: JsonOption = False,
@@ -62,12 +103,12 @@ def query(
     """Find the records that fit everything that is given; tool, rule and verdict of the same call."""
     from steerkit.audit import find
 
-    asked = _query(tool, rule, verdict, feature, status, kind, conversation, since=since, until=until, meta=meta)
     log = opened(store)
     if not print_records(find(log, asked, limit, newest_first=True), json):
         _say_none(log, asked)
 
 
+@_asking
 def export(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="FILE.jsonl, FILE.csv or FILE.parquet; - for standard output.")
@@ -77,16 +118,8 @@ def export(
         str | None,
         typer.Option(metavar="NAME", help="jsonl, csv or parquet (default: as the name ends; jsonl for -)."),
     ] = None,
-    tool: Tool = None,
-    rule: Rule = None,
-    verdict: Verdict = None,
-    feature: FeatureOption = None,
-    status: Status = None,
-    since: Since = None,
-    until: Until = None,
-    kind: Kind = None,
-    meta: Meta = None,
-    conversation: Conversation = None,
+    *,
+    asked: Any,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -97,7 +130,6 @@ def export(
     from steerkit.audit import FORMATS, find
     from steerkit.audit import export as write
 
-    asked = _query(tool, rule, verdict, feature, status, kind, conversation, since=since, until=until, meta=meta)
     form = format or ("jsonl" if file == "-" else Path(file).suffix.removeprefix(".").lower())
     if not form:
         raise AuditError(f"{file}: got no format; name it FILE.{', FILE.'.join(FORMATS)}, or say --format")
@@ -123,24 +155,3 @@ def _say_none(log: Any, asked: Any) -> None:
     if wrong := unknown_names(log, asked):
         raise AuditError("; ".join(f"--{one}" for one in wrong))
     say_line("no record fits")
-
-
-def _query(*given: str | None, since: str | None, until: str | None, meta: list[str] | None) -> Any:
-    from steerkit.audit import Query
-
-    tool, rule, verdict, feature, status, kind, conversation = given
-    pairs = []
-    for one in meta or ():
-        key, equals, value = one.partition("=")
-        if not equals or not key:
-            raise AuditError(f"--meta: got {one!r}, expected KEY=VALUE, such as user=ann")
-        pairs.append((key, value))
-    bounds: dict[str, Any] = {
-        "since": None if since is None else moment("--since", since),
-        "until": None if until is None else moment("--until", until),
-    }
-    try:
-        exact: dict[str, Any] = {"kind": kind, "conversation": conversation, "meta": tuple(pairs)}
-        return Query(tool, rule, verdict, feature, status, **exact, **bounds)
-    except AuditError as error:
-        raise AuditError(f"--{error}") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -13,23 +13,33 @@ from torch import Tensor, nn
 from steerkit.chat import PlaceMachine
 from steerkit.errors import SteeringError
 from steerkit.sites import Site
-from steerkit.steer.compile.plan import Plan, SiteTable
+from steerkit.steer.compile.plan import Plan
 from steerkit.steer.eager.attach import check_sites
 from steerkit.steer.points import device_of, find_sites
-from steerkit.steer.ragged import Piece, RaggedSteering
+from steerkit.steer.ragged import Piece, RaggedRecorders, RaggedSteering
 
 
 @contextmanager
 def attach_ragged(
-    model: nn.Module, plan: Plan, rows: Mapping[str, int], *, places: PlaceMachine | None = None
-) -> Iterator[None]:
+    model: nn.Module,
+    plan: Plan,
+    rows: Mapping[str, int],
+    *,
+    trace: Iterable[Site | int] = (),
+    places: PlaceMachine | None = None,
+) -> Iterator[RaggedRecorders]:
     """Steer `generate_batch` and `init_continuous_batching` of a transformers model inside the `with`.
 
     Args:
         model: a decoder with the hook points that the plan uses.
         plan: compiled policies.
         rows: table row of each request, by its id; `generate_batch` numbers its prompts `req_0`, `req_1`, ….
+        trace: sites whose raw activations to record of every request, besides those that policies edit.
         places: the tokenizer's place machine; needed where a rule's place follows from tokens.
+
+    Yields:
+        The recorders, one for each request; `read_traces` reads them as those of `attach`. Take each request's when it
+        is done, as it is kept until then.
 
     Raises:
         SteeringError: the model lacks a site, or a rule needs its last prompt token alone; at the end of the `with`,
@@ -37,25 +47,32 @@ def attach_ragged(
             still runs.
     """
     sites = find_sites(model)
-    check_sites(sites, sorted(plan.sites), plan)
-    run = _Continuous(plan, rows, device_of(sites.body) or torch.device("cpu"), places)
+    run = _Continuous(plan, rows, device_of(sites.body) or torch.device("cpu"), places, trace)
+    check_sites(sites, run.steering.sites, plan)
     owner: Any = sites.generates if sites.generates is not None else model
     with ExitStack() as stack:
         stack.callback(sites.body.register_forward_pre_hook(run.begin, with_kwargs=True).remove)
-        for site, table in plan.sites.items():
-            stack.callback(sites.hook(site, partial(run.on_pass, site, table)).remove)
+        for site in run.steering.sites:
+            stack.callback(sites.hook(site, partial(run.on_pass, site)).remove)
         stack.enter_context(run.seeing(owner))
-        yield
+        yield run.steering.recorders
     run.check()
 
 
 class _Continuous:
     """The hooks of one `attach_ragged`, and the managers that were made inside it."""
 
-    def __init__(self, plan: Plan, rows: Mapping[str, int], device: torch.device, places: PlaceMachine | None) -> None:
-        self._rows, self._steering = rows, RaggedSteering(plan, device, self._row, places)
+    def __init__(
+        self,
+        plan: Plan,
+        rows: Mapping[str, int],
+        device: torch.device,
+        places: PlaceMachine | None,
+        trace: Iterable[Site | int],
+    ) -> None:
+        self._rows, self.steering = rows, RaggedSteering(plan, device, self._row, places, trace)
         self._managers: list[Any] = []
-        self._passes, self._fired = 0, dict.fromkeys(plan.sites, 0)
+        self._passes, self._fired = 0, dict.fromkeys(self.steering.sites, 0)
         self._error: Exception | None = None
         """The first one; transformers only logs what is raised in its thread."""
 
@@ -104,20 +121,20 @@ class _Continuous:
         try:
             processor = self._processor(kwargs.get("cache"))
             alive = processor.scheduler.active_requests.keys() | processor.scheduler.waiting_requests.keys()
-            self._steering.keep(alive)
+            self.steering.keep(alive)
             futures = processor.inputs_and_outputs.requests_in_batch
             tokens = args[0] if args else kwargs["input_ids"]
             self._passes += 1
-            self._steering.begin([_piece(one.state, one.query_length) for one in futures], tokens[0])
+            self.steering.begin([_piece(one.state, one.query_length) for one in futures], tokens[0])
         except Exception as error:
             self._error = self._error or error
             raise
 
-    def on_pass(self, site: Site, table: SiteTable, y: Tensor) -> Tensor | None:
+    def on_pass(self, site: Site, y: Tensor) -> Tensor | None:
         """The hook of one site."""
         self._fired[site] += 1
         try:
-            return self._steering.steer(table, y)
+            return self.steering.steer(site, y)
         except Exception as error:
             self._error = self._error or error
             raise

@@ -1,6 +1,6 @@
 """The step of `StaticSteering` as one Triton kernel per layer: what is a dozen small kernels elsewhere is one here.
 
-The arithmetic is that of `fixed.py`; the kernels are in `kernels.py`.
+The arithmetic is that of `buffers.py`; the kernels are in `triton_kernels.py`.
 """
 
 from __future__ import annotations

@@ -1,69 +1,35 @@
-"""Measured effects of features on a decision: each is edited as a policy would, and the score is taken again.
+"""Measured effects of features on a decision: they are edited as a policy would, and the score is taken again.
 
-The control is a random direction in the same layer at the same tokens, as long as what the edit writes: a model moves a
-little whatever is done to it, and only what goes beyond that is the feature's doing.
+The control is a random direction at the same sites and tokens, as long as what the edit writes there: a model moves a
+little whatever is done to it, and only what goes beyond that is the features' doing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from copy import deepcopy
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from steerkit.chat import dialect_of, place_machine
-from steerkit.engine import Batch, LoadedModel, cache_name
-from steerkit.lab.activations import like_lengths, rewritten
-from steerkit.lab.attribution import Score, log_odds
+from steerkit.chat import place_machine
+from steerkit.engine import LoadedModel
+from steerkit.lab.activations import Rewrite, rewritten
+from steerkit.lab.attribution import attribute, effects_at
 from steerkit.lab.cases import Case
+from steerkit.lab.prefilled import Decided, Outcome, Part, Prefilled, Readings
 from steerkit.policy import Policy
 from steerkit.sae import SaeSet
-from steerkit.sites import Feature
+from steerkit.sites import Feature, Site
 from steerkit.steer import attach, compile_plan, read_features
 from steerkit.types import Place
 
 DIRECTIONS: Final = 3
 """Random directions that each edit is compared with."""
 
-
-class Decision(NamedTuple):
-    """The step of a conversation whose next token is what features are held to account for."""
-
-    position: int
-    target: int
-    """The token that is scored against its best alternative."""
-
-
-def decision_of(case: Case, call: int) -> Decision:
-    """The first step of the place that makes a token of the reply; of a place in the prompt the step after it.
-
-    At the prompt's last token the decision is whether to open a call (`call`, the opening token); later it is what the
-    conversation has next: at `call.open` the first token of the tool's name.
-    """
-    start = len(case.prompt) - 1
-    position = next((step for step in case.steps if step >= start), start)
-    return Decision(position, call if position == start else (case.prompt + case.reply)[position + 1])
-
-
-class Decided(NamedTuple):
-    """Some conversations up to their decisions, and how these are scored."""
-
-    positions: tuple[int, ...]
-    texts: tuple[tuple[int, ...], ...]
-    """The tokens up to the decision."""
-    score: Score
-
-    @classmethod
-    def of(cls, loaded: LoadedModel, cases: Sequence[Case]) -> Decided:
-        """By `decision_of`; the score is the log-odds of the decision's token against its best alternative."""
-        found = [decision_of(case, dialect_of(loaded.tokenizer).call) for case in cases]
-        texts = tuple(case.read[: one.position + 1] for case, one in zip(cases, found, strict=True))
-        return cls(tuple(one.position for one in found), texts, log_odds([one.target for one in found]))
+Edits: TypeAlias = Mapping[Feature, Mapping[str, float]]
+"""By feature, its edit as a policy says it: `{"clamp": 0.5}` or `{"shift": -0.2}`, in raw values."""
 
 
 class Effect(NamedTuple):
@@ -77,125 +43,148 @@ class Effect(NamedTuple):
     """Under random directions as long as what the clamp writes: the mean size of the change."""
 
 
-@dataclass(frozen=True)
-class _Forced:
-    """Conversations up to their decisions, padded on the left so that all decisions stand in the last column."""
-
-    numbers: tuple[int, ...]
-    batch: Batch
-    at: Tensor
-    """`(B, W)` float, 1 at the steps of the place."""
-    cache: DynamicCache | None
-    """KV cache of all columns but the last, where only the last is edited."""
-
-
 class Interventions:
-    """Some conversations at their decisions, ready to be scored under one edit after another.
-
-    At a place in the reply the decision's own step is the only one that an edit can touch in time: what comes before it
-    is read once and kept, and each edit costs one step. At a place in the prompt each edit needs a prefill of its own.
-    """
+    """Some conversations at their decisions, ready to be scored under one edit after another (see `Prefilled`)."""
 
     def __init__(self, loaded: LoadedModel, saes: SaeSet, cases: Sequence[Case], place: Place) -> None:
         self.loaded, self.saes, self.place = loaded, saes, place
-        self.decided = Decided.of(loaded, cases)
-        self.last_only = all(
-            [step for step in case.steps if step <= position] == [position]
-            for case, position in zip(cases, self.decided.positions, strict=True)
-        )
-        pad = dialect_of(loaded.tokenizer).pad
-        self._forced = [
-            self._force([cases[number] for number in part], part, pad)
-            for part in like_lengths([len(text) for text in self.decided.texts])
-        ]
-        self.plain = self._scores()
+        self.prefilled = Prefilled(loaded, cases, place)
+        self.unedited = self.prefilled.outcome()
+        self.plain = self.unedited.scores
+        self._readings: Readings | None = None
+
+    @property
+    def decided(self) -> Decided:
+        """The conversations up to their decisions."""
+        return self.prefilled.decided
+
+    @property
+    def last_only(self) -> bool:
+        """True if the deciding step is the only one that an edit can touch in time."""
+        return self.prefilled.last_only
 
     def effect(self, feature: Feature, value: float, generator: torch.Generator) -> Effect:
         """Loss when a feature is ablated, is set to `value`, and under random directions of the same length."""
-        ablated = self.plain - self._scores(self._edited({feature: {"ablate": True}}))
-        moved = (self.plain - self.random_scores({feature: value}, generator)).abs().mean(dim=0)
-        return Effect(ablated, self.plain - self.scores({feature: value}), moved)
+        ablated, clamped = (self.outcome({feature: edit}).scores for edit in ({"clamp": 0.0}, {"clamp": value}))
+        moved = (self.plain - self.random_scores({feature: {"clamp": value}}, generator)).abs().mean(dim=0)
+        return Effect(self.plain - ablated, self.plain - clamped, moved)
 
-    def scores(self, clamps: Mapping[Feature, float]) -> Tensor:
-        """`(n,)` the scores while features are clamped at the place."""
-        return self._scores(self._edited({feature: {"clamp": value} for feature, value in clamps.items()}))
+    def outcome(self, edits: Edits) -> Outcome:
+        """The decisions while features are edited at the place, as a policy does it."""
+        plan = compile_plan([[self._policy(edits)]], self.saes, self.loaded.site_devices)
+        machine = place_machine(self.loaded.tokenizer)
 
-    def random_scores(self, clamps: Mapping[Feature, float], generator: torch.Generator) -> Tensor:
-        """`(DIRECTIONS, n)` the same under random directions that are as long as what the clamps of a layer write."""
-        return torch.stack([self._random(clamps, generator) for _ in range(DIRECTIONS)])
+        def way(part: Part) -> AbstractContextManager[Any]:
+            rows = [len(plan.rows)] * len(part.numbers)
+            return attach(self.loaded.model, plan, rows=rows, places=machine)
 
-    def _force(self, cases: Sequence[Case], numbers: Sequence[int], pad: int) -> _Forced:
-        texts = [self.decided.texts[number] for number in numbers]
-        batch = Batch.of(texts, pad, self.loaded.device)
-        at = torch.zeros(batch.ids.shape)
-        for row, (text, case) in enumerate(zip(texts, cases, strict=True)):
-            start = at.shape[1] - len(text)
-            at[row, [start + step for step in case.steps if step < len(text)]] = 1
-        cache = None
-        if self.last_only and at.shape[1] > 1:
-            cache = DynamicCache(config=self.loaded.model.config)
-            with torch.inference_mode():
-                self._run(batch, slice(0, -1), cache)
-        return _Forced(tuple(numbers), batch, at, cache)
+        return self.prefilled.outcome(way)
 
-    def _edited(self, edits: Mapping[Feature, Mapping[str, Any]]) -> Policy:
+    def along(self, vectors: Mapping[Site, Tensor]) -> Outcome:
+        """The decisions while constant vectors are added at the place: `(width,)` by site, or `(n, width)`."""
+
+        def way(part: Part) -> AbstractContextManager[Any]:
+            def adding(vector: Tensor) -> Rewrite:
+                added = (vector[list(part.numbers)] if vector.ndim == 2 else vector.unsqueeze(0)).unsqueeze(1)
+                return self._writing(part, lambda y: added.to(y.device))
+
+            return rewritten(self.loaded.model, {site: adding(vector) for site, vector in vectors.items()})
+
+        return self.prefilled.outcome(way)
+
+    def random_scores(self, edits: Edits, generator: torch.Generator) -> Tensor:
+        """`(DIRECTIONS, n)` the scores under random directions as long as what the edits write at each site."""
+        sites = sorted({feature.site for feature in edits})
+        found = []
+        for _ in range(DIRECTIONS):
+            drawn = {site: torch.randn(self.saes[site].d_in, generator=generator) for site in sites}
+            found.append(self.control(edits, drawn).scores)
+        return torch.stack(found)
+
+    def control(self, edits: Edits, directions: Mapping[Site, Tensor] | None = None) -> Outcome:
+        """The decisions under directions of any length `(width,)`, made as long as what the edits write at each token
+        of a site; without directions under the opposite sign of what they write."""
+        sites = {feature.site for feature in edits}
+        writes = {site: self._written({f: edit for f, edit in edits.items() if f.site == site}) for site in sites}
+
+        def way(part: Part) -> AbstractContextManager[Any]:
+            def turned(site: Site) -> Rewrite:
+                unit = None if directions is None else torch.nn.functional.normalize(directions[site], dim=0)
+
+                def delta(y: Tensor) -> Tensor:
+                    written = writes[site](y)
+                    return -written if unit is None else written.norm(dim=-1, keepdim=True) * unit.to(y.device)
+
+                return self._writing(part, delta)
+
+            return rewritten(self.loaded.model, {site: turned(site) for site in sites})
+
+        return self.prefilled.outcome(way)
+
+    def readings(self) -> Readings:
+        """Activations and gradients of all sites of the SAEs at the deciding steps; read once."""
+        if self._readings is None:
+            self._readings = self.prefilled.readings(list(self.saes))
+        return self._readings
+
+    def estimate(self, baseline: Mapping[Site, Tensor] | None = None) -> dict[Site, Tensor]:
+        """By site, `(n, d_sae)` the effect of replacing each feature at the place by its baseline `(d_sae,)`, or by 0.
+
+        By gradients, see `attribute`. Where the deciding step is the only one, one step forward and back is enough.
+        """
+        if not self.last_only:
+            texts, cases = self.decided.texts, self.prefilled.cases
+            tokens = [case.steps for case in cases]
+            found = attribute(
+                self.loaded.model,
+                self.saes,
+                texts,
+                self.decided.positions,
+                self.decided.score,
+                tokens=tokens,
+                baseline=baseline,
+                top_k=1,
+            )
+            return {site: effect.sums for site, effect in found.layers.items()}
+        readings, effects = self.readings(), {}
+        for site, sae in self.saes.items():
+            usual = None if baseline is None else baseline[site]
+            effects[site] = effects_at(sae, readings.activations[site], readings.gradients[site], usual)[1]
+        return effects
+
+    def _written(self, edits: Edits) -> Callable[[Tensor], Tensor]:
+        """What edits of one site write, `(B, T, width)` float32 of its activations."""
+        (site,) = {feature.site for feature in edits}
+        device = self.loaded.site_devices[site]
+        columns = self.saes[site].columns(torch.tensor([feature.index for feature in edits])).to(device)
+        clamped = torch.tensor(["clamp" in edit for edit in edits.values()], device=device)
+        values = torch.tensor([value for edit in edits.values() for value in edit.values()], device=device)
+
+        def written(y: Tensor) -> Tensor:
+            features = read_features(y.flatten(0, 1), columns).view(*y.shape[:2], len(values))
+            change = torch.where(clamped, values - features, values)
+            return change @ columns.W_dec.float()
+
+        return written
+
+    def _writing(self, part: Part, delta: Callable[[Tensor], Tensor]) -> Rewrite:
+        def write(y: Tensor) -> Tensor:
+            at = part.at[:, -y.shape[1] :, None].to(y.device)
+            moved: Tensor = y.float() + at * delta(y)
+            return moved.to(y.dtype)
+
+        return write
+
+    def _policy(self, edits: Edits) -> Policy:
         """A policy with edits at the place; where only the last step is read, that is every step there is."""
         where = "any" if self.last_only else self.place
-        names = {feature: feature.handle for feature in edits}
         return Policy.model_validate(
             {
                 "steerkit": 1,
                 "name": "edit",
-                "features": {name: {**one.site.content, "index": one.index} for one, name in names.items()},
-                "steer": [{"name": "edit", "where": where, "edit": {names[one]: edit for one, edit in edits.items()}}],
+                "features": {one.handle: {**one.site.content, "index": one.index} for one in edits},
+                "steer": [
+                    {"name": "edit", "where": where, "edit": {one.handle: dict(edit) for one, edit in edits.items()}}
+                ],
             }
         )
-
-    def _scores(self, policy: Policy | None = None) -> Tensor:
-        plan = compile_plan([] if policy is None else [[policy]], self.saes, self.loaded.site_devices)
-        machine = place_machine(self.loaded.tokenizer)
-        found = torch.zeros(len(self.decided.texts))
-        for forced in self._forced:
-            steering = attach(self.loaded.model, plan, rows=[len(plan.rows)] * len(forced.numbers), places=machine)
-            found[list(forced.numbers)] = self._score(forced, steering)
-        return found
-
-    def _random(self, clamps: Mapping[Feature, float], generator: torch.Generator) -> Tensor:
-        (site,) = {feature.site for feature in clamps}
-        sae, device = self.saes[site], self.loaded.site_devices[site]
-        columns = sae.columns(torch.tensor([feature.index for feature in clamps])).to(device)
-        values = torch.tensor(list(clamps.values()), device=device)
-        direction = torch.nn.functional.normalize(torch.randn(sae.d_in, generator=generator), dim=0).to(device)
-        found = torch.zeros(len(self.decided.texts))
-        for forced in self._forced:
-
-            def write(y: Tensor, at: Tensor = forced.at) -> Tensor:
-                change = values - read_features(y.flatten(0, 1), columns).view(*y.shape[:2], len(values))
-                length = (change @ columns.W_dec).norm(dim=-1, keepdim=True)
-                moved: Tensor = y.float() + length * at[:, -y.shape[1] :, None].to(y.device) * direction
-                return moved.to(y.dtype)
-
-            random = rewritten(self.loaded.model, {site: write})
-            found[list(forced.numbers)] = self._score(forced, random)
-        return found
-
-    def _score(self, forced: _Forced, way: AbstractContextManager[Any]) -> Tensor:
-        columns = slice(None) if forced.cache is None else slice(-1, None)
-        with torch.inference_mode(), way:
-            logits = self._run(forced.batch, columns, deepcopy(forced.cache))
-            return self.decided.score(logits, forced.numbers).cpu()
-
-    def _run(self, batch: Batch, columns: slice, cache: DynamicCache | None) -> Tensor:
-        """Logits `(B, vocabulary)` float32 after the last of some columns; a cache takes what they leave."""
-        model = self.loaded.model
-        upto = batch.mask[:, : columns.stop]
-        output = model(
-            input_ids=batch.ids[:, columns],
-            attention_mask=upto,
-            position_ids=(batch.mask.cumsum(dim=-1) - 1).clamp(min=0)[:, columns],
-            use_cache=cache is not None,
-            logits_to_keep=1,
-            **({} if cache is None else {cache_name(model): cache}),
-        )
-        logits: Tensor = output.logits[:, -1].float()
-        return logits

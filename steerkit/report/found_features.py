@@ -99,23 +99,27 @@ def show_causes(out: Console, tried: Causes) -> None:
 
 
 def show_steering_edits(out: Console, steering: SteeringEdits | None) -> None:
-    """Print the effects of one layer's edits together on the call."""
+    """Print what edits made together do to the call, beside their controls and the ways that they beat."""
     from steerkit.lab import LEVEL
 
-    if steering is None:
-        out.print()
-        out.print("no edits to steer by: only at reply.start, and of a layer whose features do more than chance")
-        return
     out.print()
+    if steering is None:
+        out.print("no edits to steer by: only at reply.start, and of layers whose features do more than chance")
+        return
+    rows = []
+    for one in (steering, *steering.beaten):
+        where = ", ".join(site.name for site in one.sites)
+        change = f"{one.score:+.2f} to {one.edited:+.2f}"
+        shares = [_share(share) for share in (one.turned, one.stopped, one.kept)]
+        kept_open = _share(one.kept_open) if one.gated else ""
+        rows.append((one.way, f"{len(one.edits)}", where, f"{one.strength:g}", change, *shares, kept_open))
+    titles = ("Way", "Edits", "Sites", "Strength", "Log-odds", "Turned", "Stopped", "Kept", "Kept without gate")
+    print_rows(out, titles, rows, main=6, words=("Way", "Sites", "Log-odds"))
     out.print(
-        f"{len(steering.edits)} features of {steering.site.name} clamped together, strength {steering.strength:g}: "
-        f"the call's log-odds go from {steering.score:+.2f} to {steering.edited:+.2f} in held-out positives (to "
-        f"{steering.random:+.2f} under random directions as long; p {steering.p:.2g})"
+        "of held-out conversations: calls that the edits alone turn; that are stopped where the edits act behind their "
+        "condition; negatives whose decision is kept then; the first way is the one that is written"
     )
-    out.print(
-        f"   calls that are no longer opened: {_share(steering.turned)}, under random directions "
-        f"{_share(steering.turned_random)}"
-    )
+    _show_controls(out, steering)
     if steering.gate is not None:
         out.print("   they have a condition of their own, as the one above reads later layers:")
         _show_probe(out, steering.gate)
@@ -123,6 +127,24 @@ def show_steering_edits(out: Console, steering: SteeringEdits | None) -> None:
         few = f"so few conversations cannot tell (smallest p possible {steering.least_p:.2g})"
         why = "that is no more than chance" if steering.least_p < LEVEL else few
         out.print(f"   {why}, so a policy is written without them")
+
+
+def _show_controls(out: Console, steering: SteeringEdits) -> None:
+    kind = "clamped" if any("clamp" in edit for edit in steering.edits.values()) else "shifted"
+    where = steering.sites[0].name if len(steering.sites) == 1 else f"{len(steering.sites)} sites"
+    out.print(
+        f"{len(steering.edits)} features of {where} {kind} together, strength {steering.strength:g}: the call's "
+        f"log-odds go from {steering.score:+.2f} to {steering.edited:+.2f} in held-out positives (to "
+        f"{steering.random:+.2f} under random directions as long; p {steering.p:.2g})"
+    )
+    controls = steering.controls
+    out.print(
+        f"   calls that are no longer opened: {_share(steering.turned)}; under random directions "
+        f"{_share(controls.random)}, random decoder rows {_share(controls.rows)}, the opposite "
+        f"{_share(controls.opposite)}, the difference of means at these sites {_share(controls.difference)}"
+    )
+    if not steering.gated:
+        out.print("   they act without a gate, as so few of the negatives' decisions change")
 
 
 def _short(label: str) -> str:

@@ -18,6 +18,7 @@ import steerkit.lab.find.search as find_module
 from steerkit.agent import Runtime
 from steerkit.cli.main import run
 from steerkit.lab.find.causal import causes
+from steerkit.lab.find.decisions import Decisions
 from steerkit.lab.find.search import find
 from steerkit.lab.material import read_material
 from steerkit.lab.prove.dataset import read_conversations, read_dataset
@@ -144,7 +145,7 @@ def test_tables_are_as_wide_as_the_terminal(capsys: pytest.CaptureFixture[str], 
     found = find(box.loaded, box.saes, material, "reply.start", top=4, most=3)
     out = Console(width=width, highlight=False, emoji=False, markup=False)
     show_found(out, found, 0)
-    show_causes(out, causes(box.loaded, box.saes, material, found, candidates=3))
+    show_causes(out, causes(Decisions(box.loaded, box.saes, material, "reply.start"), found, candidates=3))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= width
     assert lines[0].startswith("Feature")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple, cast
+from typing import Final, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from steerkit.engine import LoadedModel, load_model, tool_from_function
 from steerkit.lab.activations import collect
 from steerkit.lab.cases import Case
 from steerkit.lab.material import Material, read_material
+from steerkit.lab.prefilled import Prefilled
 from steerkit.sae import SaeSet
 from steerkit.sites import Feature
 from steerkit.testing import planted_saes, small_model, unread, written_for
@@ -66,6 +67,35 @@ def planted(count: int = 60) -> Planted:
     embeddings = cast(Tensor, model.get_input_embeddings().weight)
     written_for(model, call, 20 * embeddings.std() * apart[CAUSE.layer][0])
     return Planted(loaded, planted_saes(model, directions=apart), positives, negatives)
+
+
+OFFSET: Final = {1: 2.0, 2: 6.5}
+"""By the number of layers whose flip it takes, what speaks for a call in every conversation; a layer weighs 5.66."""
+
+
+@cache
+def planted_over_layers(flips: int, count: int = 40) -> Planted:
+    """A call is decided by what layers 1 and 2 each write along one direction, and it takes so many of them to turn it.
+
+    The norm after a layer's attention bounds what that writes, so that no edit of one layer outweighs both others: the
+    constant that the last token's embedding adds, and the other layer. Positives are those with most along it.
+    """
+    tokenizer = load_model("tiny").tokenizer
+    model = cast(PreTrainedModel, small_model(seed=1, vocab_size=len(tokenizer)))
+    unread(model, 0)
+    for layer in range(3):
+        silent = model.get_submodule(f"model.layers.{layer}.post_feedforward_layernorm")
+        torch.nn.init.constant_(cast(torch.nn.Parameter, silent.weight), -1.0)
+    loaded = LoadedModel("small", None, model, tokenizer)
+    some = [case for kind in ("dangerous:transfer_money", "benign") for case in cases(loaded, kind, 2 * count)]
+    along, constant = torch.linalg.qr(torch.randn(32, 2, generator=torch.Generator().manual_seed(0))).Q.T
+    embeddings = cast(Tensor, model.get_input_embeddings().weight)
+    with torch.no_grad():
+        embeddings[some[0].prompt[-1]] = OFFSET[flips] / 32**0.5 * constant
+    written_for(model, dialect_of(tokenizer).call, 50 * (along + constant))
+    order = Prefilled(loaded, some, "reply.start").outcome().scores.argsort(descending=True).tolist()
+    saes = planted_saes(model, directions=dict.fromkeys((1, 2), (along, 0.0)))
+    return Planted(loaded, saes, [some[row] for row in order[:count]], [some[row] for row in order[-count:]])
 
 
 def _directions(

@@ -15,6 +15,7 @@ from steerkit.lab.activations import collect
 from steerkit.lab.attribution import attribute
 from steerkit.lab.cases import MOST_BYTES, Case, check_size, place_maxima, read_cases, steps_at, sum_maxima
 from steerkit.lab.find.causal import Causes, causes, fewest_positives, least_p
+from steerkit.lab.find.decisions import Decisions
 from steerkit.lab.find.search import Found, find
 from steerkit.lab.find.write_policy import found_policy
 from steerkit.lab.interventions import Interventions
@@ -37,7 +38,7 @@ def found(truth: Planted, material: Material) -> Found:
 
 @pytest.fixture(scope="module")
 def tried(truth: Planted, material: Material, found: Found) -> Causes:
-    return causes(truth.loaded, truth.saes, material, found, candidates=6)
+    return causes(Decisions(truth.loaded, truth.saes, material, "reply.start"), found, candidates=6)
 
 
 def test_the_planted_features_come_first(found: Found) -> None:
@@ -71,12 +72,12 @@ def test_so_few_conversations_cannot_tell(truth: Planted, material: Material, fo
     assert [fewest_positives(count) for count in (1, 4, 20, 200)] == [5, 7, 9, 12]
     rows = material.held[material.positive[material.held]][:6]
     few = replace(material, held=torch.cat([rows, material.held[~material.positive[material.held]]]))
-    tried = causes(truth.loaded, truth.saes, few, found, candidates=20)
+    tried = causes(Decisions(truth.loaded, truth.saes, few, "reply.start"), found, candidates=20)
     assert tried.count == 6
     assert {one.verdict for one in tried.candidates} == {"cannot tell"}
     assert min(one.least_p for one in tried.candidates) == 20 / 64
     copied = replace(few, held=rows.repeat(4), groups=few.groups)
-    assert causes(truth.loaded, truth.saes, copied, found, candidates=2).count == 6
+    assert causes(Decisions(truth.loaded, truth.saes, copied, "reply.start"), found, candidates=2).count == 6
 
 
 def test_the_estimate_ranks_as_the_edits_do(tried: Causes) -> None:
@@ -164,14 +165,54 @@ def test_the_kept_prefix_changes_no_score(box: Runtime) -> None:
     one_step = cases(box.loaded, "dangerous:transfer_money", 6)
     interventions = Interventions(box.loaded, box.saes, one_step, "reply.start")
     whole = Interventions(box.loaded, box.saes, one_step, "reply.start")
-    whole.last_only = False
-    whole._forced = [replace(forced, cache=None) for forced in whole._forced]
+    whole.prefilled.last_only = False
+    whole.prefilled.parts = [replace(part, cache=None) for part in whole.prefilled.parts]
     effects = [one.effect(Feature(3, 721), 0.2, torch.Generator().manual_seed(0)) for one in (interventions, whole)]
     assert interventions.last_only
-    torch.testing.assert_close(interventions.plain, whole._scores(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(interventions.plain, whole.prefilled.outcome().scores, rtol=1e-4, atol=1e-4)
     assert float(effects[0].ablated.abs().min()) > 0.1
     for kept, again in zip(*effects, strict=True):
         torch.testing.assert_close(kept, again, rtol=1e-3, atol=1e-3)
+
+
+def test_gradients_after_a_kept_prefix_are_those_of_the_whole(box: Runtime) -> None:
+    """One step forward and back gives the estimate that a pass over the whole conversation gives, at every site."""
+    assert box.saes is not None
+    interventions = Interventions(box.loaded, box.saes, cases(box.loaded, "dangerous:transfer_money", 6), "reply.start")
+    decided, usual = interventions.decided, {site: torch.full((sae.d_sae,), 0.1) for site, sae in box.saes.items()}
+    for baseline in (None, usual):
+        tokens = [case.steps for case in interventions.prefilled.cases]
+        whole = attribute(
+            box.loaded.model,
+            box.saes,
+            decided.texts,
+            decided.positions,
+            decided.score,
+            tokens=tokens,
+            baseline=baseline,
+        )
+        for site, effects in interventions.estimate(baseline).items():
+            assert float(effects.abs().max()) > 0.01
+            torch.testing.assert_close(effects, whole.layers[site].sums, rtol=1e-3, atol=1e-4)
+
+
+def test_shifts_along_vectors_are_what_a_policy_writes(box: Runtime) -> None:
+    """A constant vector does what a policy's shift does, and a control of that direction; the opposite does not."""
+    assert box.saes is not None
+    interventions = Interventions(box.loaded, box.saes, cases(box.loaded, "dangerous:transfer_money", 6), "reply.start")
+    edits = {Feature(2, 7): {"shift": 0.8}, Feature(3, 721): {"shift": -0.5}}
+    vectors = {one.site: edit["shift"] * box.saes[one.site].W_dec[one.index].float() for one, edit in edits.items()}
+    by_policy = interventions.outcome(edits)
+    for same in (interventions.along(vectors), interventions.control(edits, vectors)):
+        torch.testing.assert_close(same.scores, by_policy.scores, rtol=1e-3, atol=1e-3)
+        assert torch.equal(same.tokens, by_policy.tokens)
+    by_row = {site: torch.stack([number % 2 * vector for number in range(6)]) for site, vector in vectors.items()}
+    every_other = interventions.along(by_row).scores
+    torch.testing.assert_close(every_other[::2], interventions.plain[::2], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(every_other[1::2], by_policy.scores[1::2], rtol=1e-3, atol=1e-3)
+    opposite = interventions.control(edits)
+    assert float((opposite.scores - interventions.along({s: -v for s, v in vectors.items()}).scores).abs().max()) < 1e-3
+    assert float((opposite.scores - by_policy.scores).abs().min()) > 0.01
 
 
 @pytest.mark.parametrize(

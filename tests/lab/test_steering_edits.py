@@ -7,13 +7,16 @@ from dataclasses import replace
 import pytest
 
 from steerkit.agent import Runtime
+from steerkit.lab.find.attempt import STRENGTHS
+from steerkit.lab.find.decisions import Decisions
+from steerkit.lab.find.joint_shifts import choose_shifts
 from steerkit.lab.find.search import Found, find
-from steerkit.lab.find.steering_edits import STRENGTHS, SteeringEdits, find_steering_edits
+from steerkit.lab.find.steering_edits import SteeringEdits, find_steering_edits
 from steerkit.lab.find.write_policy import found_policy
 from steerkit.lab.material import Material, read_material
 from steerkit.sites import Feature, Site
 from steerkit.steer import check_against_saes
-from tests.lab.planted_truth import BYSTANDER, CAUSE, Planted, cases
+from tests.lab.planted_truth import BYSTANDER, CAUSE, Planted, cases, planted_over_layers
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +25,14 @@ def found(truth: Planted, material: Material) -> Found:
     return find(truth.loaded, truth.saes, material, "reply.start")
 
 
+def deciding(truth: Planted, material: Material) -> Decisions:
+    """The planted conversations where the reply begins."""
+    return Decisions(truth.loaded, truth.saes, material, "reply.start")
+
+
 def turned(truth: Planted, material: Material, found: Found, strength: float | None = None) -> SteeringEdits:
     """Edits that are there."""
-    one = find_steering_edits(truth.loaded, truth.saes, material, found, strength=strength)
+    one = find_steering_edits(deciding(truth, material), found, strength=strength)
     assert one is not None
     return one
 
@@ -32,13 +40,13 @@ def turned(truth: Planted, material: Material, found: Found, strength: float | N
 def test_the_cause_is_edited_and_the_bystander_is_not(truth: Planted, material: Material, found: Found) -> None:
     """At strength 1 the cause becomes what it is in the negatives, at 2 as far beyond; random directions do less."""
     one, two = (turned(truth, material, found, strength) for strength in (1.0, 2.0))
-    assert one.site == CAUSE.site
+    assert one.sites == (CAUSE.site,)
     assert CAUSE in one.edits
     assert BYSTANDER not in one.edits
     usual = float(material.usual[CAUSE.site][CAUSE.index])
     there = float(material.values(CAUSE)[material.chosen[material.positive[material.chosen]]].mean())
-    assert one.edits[CAUSE] == pytest.approx(usual)
-    assert two.edits[CAUSE] == pytest.approx(2 * usual - there)
+    assert one.edits[CAUSE]["clamp"] == pytest.approx(usual)
+    assert two.edits[CAUSE]["clamp"] == pytest.approx(2 * usual - there)
     assert one.score - two.edited > one.score - one.edited > 2 * abs(one.score - one.random)
     assert one.proven
 
@@ -51,8 +59,51 @@ def test_what_does_no_more_than_chance_does_not_steer(truth: Planted, material: 
     assert not none.proven
     assert not found_policy(found, truth.saes, "none", none).steer
     assert not found_policy(found, truth.saes, "plain").steer
-    assert find_steering_edits(truth.loaded, truth.saes, material, replace(found, place="user")) is None
-    assert find_steering_edits(truth.loaded, truth.saes, material, replace(found, features=(), probe=None)) is None
+    assert find_steering_edits(deciding(truth, material), replace(found, place="user")) is None
+    assert find_steering_edits(deciding(truth, material), replace(found, features=(), probe=None)) is None
+
+
+@pytest.mark.parametrize("flips", [1, 2])
+def test_layers_are_edited_together_only_where_no_single_one_is_enough(flips: int) -> None:
+    """Where it takes two layers, shifts over both turn every call and clamps of one turn none; where one is enough, one
+    is edited. Controls turn none in either world: random directions, random rows and the opposite."""
+    world = planted_over_layers(flips)
+    material = world.material()
+    found = find(world.loaded, world.saes, material, "reply.start")
+    one = find_steering_edits(Decisions(world.loaded, world.saes, material, "reply.start"), found)
+    assert one is not None
+    assert one.proven
+    assert (one.turned.hits, one.turned.count) == (20, 20)
+    assert [share.hits for share in (one.controls.random, one.controls.rows, one.controls.opposite)] == [0, 0, 0]
+    (other,) = one.beaten
+    policy = found_policy(found, world.saes, "over-layers", one)
+    assert check_against_saes(policy, world.saes).problems == ()
+    (rule,) = policy.steer
+    if flips == 2:
+        assert (one.way, one.sites) == ("shifts over layers", (Site(1), Site(2)))
+        assert {Feature(1, 0), Feature(2, 0)} <= set(one.edits)
+        assert (other.way, other.turned.hits) == ("clamps of one layer", 0)
+        assert {name: edit.shift for name, edit in rule.edit.items()} == {
+            feature.handle: pytest.approx(edit["shift"], rel=1e-4) for feature, edit in one.edits.items()
+        }
+    else:
+        assert (len(one.sites), len(other.sites)) == (1, 1)
+    assert one.gated
+    assert one.kept.value > 0.8 > 0.3 > one.kept_open.value
+    assert one.worth >= other.worth
+    assert [rule.when for rule in found_policy(found, world.saes, "free", replace(one, gated=False)).steer] == [None]
+
+
+def test_without_benign_cost_there_is_no_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where any cost is allowed the rule acts everywhere; the control is the same world with its cost counted."""
+    world = planted_over_layers(2)
+    decisions = Decisions(world.loaded, world.saes, world.material(), "reply.start")
+    gated = choose_shifts(decisions, None, 8, 0)
+    monkeypatch.setattr("steerkit.lab.find.joint_shifts.KEPT", 0.0)
+    free = choose_shifts(decisions, None, 8, 0)
+    assert gated is not None
+    assert free is not None
+    assert (gated.gated, free.gated) == (True, False)
 
 
 def read_in_the_box(box: Runtime, positive: str, negative: str) -> tuple[Material, Found]:
@@ -67,7 +118,7 @@ def test_the_dose_that_is_chosen_turns_calls_it_was_not_chosen_on(box: Runtime) 
     """Of the held-out requests for money no call is opened under the edits; under random directions all are."""
     assert box.saes is not None
     material, found = read_in_the_box(box, "dangerous:transfer_money", "benign")
-    one = find_steering_edits(box.loaded, box.saes, material, found)
+    one = find_steering_edits(Decisions(box.loaded, box.saes, material, "reply.start"), found)
     assert one is not None
     assert one.strength in STRENGTHS
     assert (one.turned.hits, one.turned.count) == (10, 10)
@@ -81,9 +132,9 @@ def test_a_condition_that_reads_too_late_is_fitted_anew(box: Runtime) -> None:
     material, found = read_in_the_box(box, "injected", "injected_clean")
     late = replace(found.features[0], feature=Feature(3, 0))
     found = replace(found, features=(late, *found.features[1:]), probe=None)
-    one = find_steering_edits(box.loaded, box.saes, material, found)
+    one = find_steering_edits(Decisions(box.loaded, box.saes, material, "reply.start"), found)
     assert one is not None
-    assert one.site == Site(2)
+    assert one.sites == (Site(2),)
     assert one.gate is not None
     assert all(feature.layer <= 2 for feature in one.gate.weights)
     policy = found_policy(found, box.saes, "orders", replace(one, p=0.0, edited=one.score - 1))
@@ -91,6 +142,12 @@ def test_a_condition_that_reads_too_late_is_fitted_anew(box: Runtime) -> None:
     assert [(rule.when.probe, rule.name) for rule in policy.steer] == [("gate", "found")]  # type: ignore[union-attr]
     early = replace(late, feature=Feature(1, 0))
     assert (
-        getattr(find_steering_edits(box.loaded, box.saes, material, replace(found, features=(early,))), "gate", 0)
+        getattr(
+            find_steering_edits(
+                Decisions(box.loaded, box.saes, material, "reply.start"), replace(found, features=(early,))
+            ),
+            "gate",
+            0,
+        )
         is None
     )

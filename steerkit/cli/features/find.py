@@ -24,7 +24,7 @@ from steerkit.report import console, print_json, say_line, show_causes, show_fou
 if TYPE_CHECKING:
     from steerkit.engine import LoadedModel
     from steerkit.lab import Case, Material, Measured, Share
-    from steerkit.lab.find import Causes, Found, FoundProbe, SteeringEdits
+    from steerkit.lab.find import Causes, Decisions, Found, FoundProbe, SteeringEdits
     from steerkit.sae import SaeSet
 
 _Positive = Annotated[
@@ -88,8 +88,8 @@ def find(
     A file has one conversation a line: {"messages": [{"role": "user", "content": "…"}], "tools": […], "group": "…"};
     rows that name one group, copies and near-copies count once. steerkit/lab/README.md says more.
     """
+    from steerkit.lab.find import Decisions, find_steering_edits
     from steerkit.lab.find import find as find_in
-    from steerkit.lab.find import find_steering_edits
 
     _check(at, (positive, negative), limit)
     check_policy_out(write, force=force)
@@ -99,12 +99,9 @@ def find(
         material, without = _read(loaded, sae_set, (positive, negative), at, read, held_out, seed)
         _say(*material.notes, *(_too_few(material, candidates, held_out) if causal else ()))
         found = find_in(loaded, sae_set, material, at, top=top, most=most, seed=seed)
-        tried = _causes(loaded, sae_set, material, found, candidates, seed) if causal else None
-        steering = (
-            find_steering_edits(loaded, sae_set, material, found, strength=strength, most=most, seed=seed)
-            if causal
-            else None
-        )
+        decisions = Decisions(loaded, sae_set, material, at) if causal else None
+        tried = _causes(decisions, found, candidates, seed) if decisions else None
+        steering = find_steering_edits(decisions, found, strength=strength, most=most, seed=seed) if decisions else None
     _show({"notes": list(material.notes)} if json else None, found, tried, steering, without)
     if write is not None:
         _write_down(found, sae_set, steering, write, force=force)
@@ -215,13 +212,11 @@ def _read(
     return material, without
 
 
-def _causes(
-    loaded: LoadedModel, sae_set: SaeSet, material: Material, found: Found, candidates: int, seed: int
-) -> Causes:
+def _causes(decisions: Decisions, found: Found, candidates: int, seed: int) -> Causes:
     from steerkit.lab.find import causes
 
     with progress(candidates, "edits") as report:
-        return causes(loaded, sae_set, material, found, candidates=candidates, seed=seed, report=report)
+        return causes(decisions, found, candidates=candidates, seed=seed, report=report)
 
 
 def _plain(found: Found, tried: Causes | None, steering: SteeringEdits | None, without: int) -> dict[str, Any]:
@@ -236,13 +231,25 @@ def _plain(found: Found, tried: Causes | None, steering: SteeringEdits | None, w
         for row, cause in zip(plain["causal"]["candidates"], tried.candidates, strict=True):
             row["verdict"] = cause.verdict
     if steering is not None:
-        bare = asdict(replace(steering, edits={}, gate=None))
-        edits = [{**asdict(one), "value": value} for one, value in steering.edits.items()]
-        gate = None if steering.gate is None else _plain_probe(steering.gate)
-        plain["turned"] = {**bare, "edits": edits, "gate": gate, "proven": steering.proven}
-        for name in ("turned", "turned_random"):
-            _with_interval(plain["turned"][name], getattr(steering, name))
+        plain["turned"] = _plain_edits(steering)
     return plain
+
+
+def _plain_edits(steering: SteeringEdits) -> dict[str, Any]:
+    """A way to steer, and the others under `beaten`."""
+    plain: dict[str, Any] = _bare(asdict(replace(steering, edits={}, gate=None, beaten=())))
+    edits = [
+        {**asdict(one), "edit": kind, "value": value}
+        for one, edit in steering.edits.items()
+        for kind, value in edit.items()
+    ]
+    gate = None if steering.gate is None else _plain_probe(steering.gate)
+    for row, one in ((plain, steering), (plain["controls"], steering.controls)):
+        for name, share in row.items():
+            if isinstance(share, dict) and "hits" in share:
+                _with_interval(share, getattr(one, name))
+    more = {"edits": edits, "gate": gate, "sites": list(steering.sites), "proven": steering.proven}
+    return {**plain, **more, "beaten": [_plain_edits(one) for one in steering.beaten]}
 
 
 def _plain_probe(probe: FoundProbe) -> dict[str, Any]:

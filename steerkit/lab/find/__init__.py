@@ -1,9 +1,10 @@
 """From example conversations to features, probes and a policy."""
 
-from steerkit.lab.find.causal import CASES, Causes, causes, fewest_positives, least_p
+from steerkit.lab.find.causal import Causes, causes, fewest_positives, least_p
 from steerkit.lab.find.contexts import Context, FeatureContexts, feature_contexts
+from steerkit.lab.find.decisions import CASES, Decisions
 from steerkit.lab.find.search import Found, FoundProbe, fewest_to_choose_on, find
-from steerkit.lab.find.steering_edits import SteeringEdits, find_steering_edits
+from steerkit.lab.find.steering_edits import Controls, SteeringEdits, find_steering_edits
 from steerkit.lab.find.top_logits import DecoderTokens, decoder_tokens
 from steerkit.lab.find.write_policy import found_policy, refuse_present, write_policy
 
@@ -11,6 +12,8 @@ __all__ = [
     "CASES",
     "Causes",
     "Context",
+    "Controls",
+    "Decisions",
     "DecoderTokens",
     "FeatureContexts",
     "Found",

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from steerkit.engine import LoadedModel
-from steerkit.lab.attribution import Attribution, attribute
-from steerkit.lab.cases import Case, Report
+from steerkit.lab.cases import Report
+from steerkit.lab.find.decisions import Decisions
 from steerkit.lab.find.search import Found
-from steerkit.lab.interventions import Decided, Interventions
-from steerkit.lab.material import Material
 from steerkit.lab.ranking import LEVEL
 from steerkit.lab.two_sample import holm, least_signed_rank, signed_rank, spearman
-from steerkit.sae import SaeSet
-from steerkit.sites import Feature
-
-CASES: Final = 32
-"""Positive conversations at most, both for the estimate and for the edits."""
+from steerkit.sites import Feature, Site
 
 Verdict: TypeAlias = Literal["causes", "opposes", "only correlates", "cannot tell"]
 
@@ -75,28 +68,19 @@ class Causes:
 
 
 def causes(
-    loaded: LoadedModel,
-    saes: SaeSet,
-    material: Material,
-    found: Found,
-    *,
-    candidates: int = 20,
-    seed: int = 0,
-    report: Report | None = None,
+    decisions: Decisions, found: Found, *, candidates: int = 20, seed: int = 0, report: Report | None = None
 ) -> Causes:
     """Edit the best features one by one and see what becomes of the decision (see `decision_of`).
 
     Half of the candidates are the listed features, the rest those whose attribution is largest on the conversations
     that were chosen on. `report` is called with how many of how many candidates are done.
     """
-    first, held = (positives(material, rows, CASES) for rows in (material.chosen, material.held))
+    material, saes = decisions.material, decisions.saes
     listed = [one.feature for one in found.features][: (candidates + 1) // 2]
-    estimate = estimated(loaded, saes, material, Decided.of(loaded, first), first)
-    strongest = _strongest(estimate, candidates)
+    strongest = _strongest(decisions.positives(held=False).estimate(material.usual), candidates)
     tried = list(dict.fromkeys([*listed, *strongest]))[:candidates]
-    interventions = Interventions(loaded, saes, held, found.place)
-    usual = estimated(loaded, saes, material, interventions.decided, held)
-    nothing = estimated(loaded, saes, None, interventions.decided, held)
+    interventions = decisions.positives(held=True)
+    usual, nothing = interventions.estimate(material.usual), interventions.estimate()
     generator = torch.Generator().manual_seed(seed)
     effects = []
     for number, feature in enumerate(tried):
@@ -104,10 +88,10 @@ def causes(
         effects.append(interventions.effect(feature, value, generator))
         if report is not None:
             report(number + 1, len(tried))
-    guesses = [[float(one.layers[f.site].sums[:, f.index].mean()) for f in tried] for one in (usual, nothing)]
+    guesses = [[float(one[f.site][:, f.index].mean()) for f in tried] for one in (usual, nothing)]
     signed = [one.clamped * (1 if one.clamped.mean() > 0 else -1) - one.random for one in effects]
     p = holm(torch.tensor([signed_rank(one) for one in signed], dtype=torch.float64)).tolist()
-    least = [least_p(int((one != 0).sum()) or len(held), len(tried)) for one in signed]
+    least = [least_p(int((one != 0).sum()) or len(interventions.plain), len(tried)) for one in signed]
     means = torch.tensor([[float(part.mean()) for part in one] for one in effects]).view(-1, 3)
     rows = []
     for number, one in enumerate(tried):
@@ -117,7 +101,7 @@ def causes(
         rows.append(Cause(one, label, one in listed, estimate_here, ablated, clamped, random, p[number], least[number]))
     return Causes(
         float(interventions.plain.mean()),
-        len(held),
+        len(interventions.plain),
         tuple(sorted(rows, key=lambda row: (row.p >= LEVEL, -abs(row.clamped)))),
         _agreement(guesses[0], means[:, 1]),
         _agreement(guesses[1], means[:, 0]),
@@ -134,33 +118,11 @@ def fewest_positives(candidates: int) -> int:
     return next(number for number in count(1) if least_p(number, candidates) < LEVEL)
 
 
-def positives(material: Material, rows: Tensor, most: int) -> list[Case]:
-    """The positive ones of some conversations, of copies the first, at most so many."""
-    own = {material.groups[row]: material.cases[row] for row in reversed(rows.tolist()) if material.positive[row]}
-    return list(own.values())[::-1][:most]
-
-
-def estimated(
-    loaded: LoadedModel, saes: SaeSet, material: Material | None, decided: Decided, cases: Sequence[Case]
-) -> Attribution:
-    """Effects at the place of replacing features by what they usually are, or by 0."""
-    return attribute(
-        loaded.model,
-        saes,
-        decided.texts,
-        decided.positions,
-        decided.score,
-        tokens=[case.steps for case in cases],
-        baseline=None if material is None else material.usual,
-        top_k=1,
-    )
-
-
-def _strongest(estimate: Attribution, count: int) -> list[Feature]:
+def _strongest(estimate: Mapping[Site, Tensor], count: int) -> list[Feature]:
     """The features whose mean effect is largest by size."""
     found = []
-    for site, effect in estimate.layers.items():
-        means = effect.sums.mean(dim=0)
+    for site, effects in estimate.items():
+        means = effects.mean(dim=0)
         best = means.abs().topk(min(count, len(means))).indices
         found += [(abs(float(means[index])), Feature(site, int(index))) for index in best]
     return [feature for _, feature in sorted(found, reverse=True)[:count]]

@@ -15,6 +15,7 @@ import torch
 
 from steerkit.engine import LoadedModel
 from steerkit.lab.cases import sum_maxima
+from steerkit.lab.copies import dealt
 from steerkit.lab.extra import check_extra
 from steerkit.lab.material import FEWEST as FEWEST  # names of a search, wherever they live
 from steerkit.lab.material import Material as Material
@@ -24,7 +25,7 @@ from steerkit.lab.measured import Share as Share
 from steerkit.lab.measured import measure as measure
 from steerkit.lab.measured import shares
 from steerkit.lab.ranking import LEVEL, Ranking, grouped, rank_features
-from steerkit.lab.sparse_probe import sparse_probe
+from steerkit.lab.sparse_probe import FOLDS, sparse_probe
 from steerkit.lab.two_sample import auroc, auroc_gain, effect_size, least_mann_whitney
 from steerkit.sae import SaeSet
 from steerkit.sites import Feature, Site
@@ -143,6 +144,27 @@ def probe_upto(
     ranking = rank_features(material.table, material.chosen, material.positive, material.weights)
     early = ranking.upto(site)
     return _found_probe(loaded, saes, material, early, found.features, most, seed) if early.significant else None
+
+
+def gate_areas(material: Material, sites: Sequence[Site], *, most: int = 8, seed: int = 0) -> dict[Site, float]:
+    """By site, the cross-validated AUROC of a probe over features of sites up to it, on the conversations chosen on.
+
+    Features are ranked and the probe is fitted without the fold that it is measured on.
+    """
+    rows, labels = material.chosen, material.positive[material.chosen]
+    folds = dealt([material.groups[row] for row in rows.tolist()], labels, FOLDS, seed)
+    areas = dict.fromkeys(sites, 0.0)
+    for fold in range(FOLDS):
+        kept, left = rows[folds != fold], rows[folds == fold]
+        groups = [material.groups[row] for row in kept.tolist()]
+        ranking = rank_features(material.table, kept, material.positive, material.weights)
+        for site in sites:
+            screened = ranking.upto(site).features[:_SCREENED]
+            values = torch.stack([torch.zeros(len(material.cases)), *map(material.values, screened)], dim=1)
+            fit = sparse_probe(values[kept], material.positive[kept], most, seed, groups)
+            sums = fit(values[left]).unsqueeze(-1)
+            areas[site] += float(auroc(sums, material.positive[left], material.weights[left])) / FOLDS
+    return areas
 
 
 def _found_feature(

@@ -1,54 +1,64 @@
 """Edits that turn a decision where it is made: chosen as a set, dosed as a set, and proven as a set.
 
 Where a model holds what it decides by in many features at once, each of them alone moves little, and the set does what
-no single edit shows. So the features of one layer are taken by the gradient's estimate, clamped together, and what
-comes of it is measured on conversations that none of this was chosen on, beside random directions of the same length.
+no single edit shows. Two ways are tried, clamps of one layer (`layer_clamps`) and shifts over layers (`joint_shifts`);
+what comes of each is measured on conversations that it was not chosen on, beside controls of the same length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from steerkit.engine import LoadedModel
-from steerkit.lab.find.causal import estimated, positives
+from steerkit.lab.find.attempt import Attempt, Way
+from steerkit.lab.find.decisions import Decisions
+from steerkit.lab.find.joint_shifts import choose_shifts, useful
+from steerkit.lab.find.layer_clamps import choose_clamps
 from steerkit.lab.find.search import Found, FoundProbe, probe_upto
-from steerkit.lab.interventions import Interventions
+from steerkit.lab.interventions import Edits, Interventions
 from steerkit.lab.material import Material
 from steerkit.lab.measured import Share
+from steerkit.lab.prefilled import Outcome
 from steerkit.lab.ranking import LEVEL
 from steerkit.lab.two_sample import least_signed_rank, signed_rank
-from steerkit.sae import SaeSet
-from steerkit.sites import Feature, Site
+from steerkit.sites import Site
 from steerkit.types import Place
 
 STEERED_AT: Final[Place] = "reply.start"
 """The place whose decision can be turned: its step decides for the call and is still before it."""
-STRENGTHS: Final = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-"""Doses to try, the gentlest first."""
-ENOUGH: Final = 0.95
-"""Share of the calls that a dose turns where it is chosen; the policy takes the dose after it."""
-MOST: Final = 16
-"""Features that are edited, at most."""
-_FAINT: Final = 0.1  # of the largest estimated effect in the layer: below it a feature is left alone
-_CASES: Final = 64  # positives to choose on, and as many to prove on
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Calls that are no longer opened under what is as long at every site as the edits are."""
+
+    random: Share
+    """Random directions, three of each site."""
+    rows: Share
+    """Random sums of as many other decoder rows."""
+    opposite: Share
+    """The opposite of what the edits write."""
+    difference: Share
+    """The difference of means, of its own length times the strength: a baseline, not a control."""
 
 
 @dataclass(frozen=True)
 class SteeringEdits:
-    """Edits of one layer that are made where the reply begins, and what became of held-out positives under them."""
+    """Edits that are made where the reply begins, and what became of held-out conversations under them."""
 
-    site: Site
+    way: Way
     strength: float
-    """Step from a feature's value in the positives towards its value in the negatives; 1 reaches it."""
-    edits: Mapping[Feature, float]
-    """Raw values that the features are clamped to."""
+    """Of clamps the step from a feature's value in the positives towards that in the negatives, which 1 reaches; of
+    shifts the multiple of the difference that they rebuild."""
+    edits: Edits
+    gated: bool
+    """True if they act behind a condition alone."""
     gate: FoundProbe | None
-    """A condition over features of layers up to this one; None where the one that was found is such a condition."""
+    """A condition over features of layers up to the first edited one; None where the one that was found is such a
+    condition, or none is needed."""
     score: float
     """Mean log-odds of the call in the held-out positives as they are."""
     edited: float
@@ -59,119 +69,127 @@ class SteeringEdits:
     """Of the held-out positives in which the call is the likeliest token, those in which it no longer is."""
     turned_random: Share
     """Calls that are no longer opened under the random directions."""
+    stopped: Share
+    """Calls that are no longer opened where the edits act behind their condition."""
+    kept: Share
+    """Of the held-out negatives, those whose likeliest token stays, the edits behind their condition."""
+    kept_open: Share
+    """The same with the edits everywhere."""
+    controls: Controls
     p: float
     """One-sided signed-rank p value that the edits do more than random directions."""
     least_p: float
     """The smallest that so many held-out positives could have shown."""
+    beaten: tuple[SteeringEdits, ...] = ()
+    """The other ways, the better one first."""
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The edited sites, in causal order."""
+        return tuple(sorted({feature.site for feature in self.edits}))
 
     @property
     def proven(self) -> bool:
         """True if they do more than chance where they were not chosen."""
         return self.p < LEVEL and self.edited < self.score
 
+    @property
+    def worth(self) -> float:
+        """Calls that are stopped and negatives that are kept, as shares: 2 is all of both."""
+        return self.stopped.value + self.kept.value
+
 
 def find_steering_edits(
-    loaded: LoadedModel,
-    saes: SaeSet,
-    material: Material,
-    found: Found,
-    *,
-    strength: float | None = None,
-    most: int = 8,
-    seed: int = 0,
+    decisions: Decisions, found: Found, *, strength: float | None = None, most: int = 8, seed: int = 0
 ) -> SteeringEdits | None:
     """Choose edits that keep a call from being opened; None where the search was at another place than `reply.start`,
-    where nothing was found, or where no layer both does more than chance and can be read in time.
+    where nothing was found, or where no way can be read in time.
 
-    The layer is the one whose features, set to what they usually are in the negatives, take most of the call's
-    log-odds beyond what random directions of the same length move, of those that do so by a signed-rank test. With p a
-    feature's mean in the positives and n what it usually is in the negatives, the clamp is `p + strength * (n - p)`.
-    An edit in a layer below those that its condition reads would come a token late, so a condition that reads later
-    layers is fitted anew on earlier ones.
+    Of the ways that do more than chance on held-out conversations the one that stops most calls and keeps most of the
+    negatives is the answer, of equal ones the one with fewer layers. An edit in a layer below those that its condition
+    reads would come a token late, so a condition that reads later layers is fitted anew on earlier ones.
 
     Args:
-        loaded: the model.
-        saes: the set that was searched.
-        material: what was searched.
+        decisions: the conversations that were searched.
         found: a search at `reply.start`.
-        strength: None takes the dose after the gentlest of `STRENGTHS` that turns 95 % of the calls.
+        strength: None takes the gentlest of some strengths that is enough, and a step more where benign ones allow it.
         most: features that a new condition may combine.
-        seed: of the random directions and of that condition's fit.
+        seed: of the folds, of the random directions and of that condition's fit.
     """
     if found.place != STEERED_AT or not found.features:
         return None
     generator = torch.Generator().manual_seed(seed)
-    chosen = Interventions(loaded, saes, positives(material, material.chosen, _CASES), STEERED_AT)
-    features = _features(loaded, saes, material, chosen, generator)
-    if not features:
-        return None
-    site = features[0].site
-    gate = _gate(loaded, saes, material, found, site, most, seed)
-    if gate is None and _latest(found) > site:
-        return None
-    if strength is None:
-        strength = _dose(chosen, material, features)
-    edits = _clamps(material, features, strength)
-    held = Interventions(loaded, saes, positives(material, material.held, _CASES), STEERED_AT)
-    edited, random = held.scores(edits), held.random_scores(edits, generator)
-    calls = held.plain > 0
-    p, least = signed_rank(_beyond(held.plain, edited, random)), least_signed_rank(len(held.plain))
-    turned = Share(int((edited[calls] <= 0).sum()), int(calls.sum()))
-    by_chance = Share(int((random[:, calls] <= 0).sum()), int(calls.sum()) * len(random))
-    before, after, chance = (float(one.mean()) for one in (held.plain, edited, random))
-    return SteeringEdits(site, strength, edits, gate, before, after, chance, turned, by_chance, p, least)
+    attempts = [choose_clamps(decisions, strength, generator), choose_shifts(decisions, strength, most, seed)]
+    tried = [_proven(decisions, found, one, most, seed, generator) for one in attempts if one is not None]
+    ways = sorted(
+        (one for one in tried if one is not None), key=lambda one: (not one.proven, -one.worth, len(one.sites))
+    )
+    return replace(ways[0], beaten=tuple(ways[1:])) if ways else None
 
 
-def _features(
-    loaded: LoadedModel, saes: SaeSet, material: Material, interventions: Interventions, generator: torch.Generator
-) -> list[Feature]:
-    """Features of the deciding layer that favour the call, by the estimate on the chosen rows; none if none do."""
-    cases = positives(material, material.chosen, _CASES)
-    estimate = estimated(loaded, saes, material, interventions.decided, cases)
-    most, best = 0.0, list[Feature]()
-    for site, effect in estimate.layers.items():
-        means = effect.sums.mean(dim=0)
-        values, indices = means.topk(min(MOST, len(means)))
-        strong = (values > 0) & (values >= _FAINT * values[0])
-        features = [Feature(site, int(index)) for index in indices[strong]]
-        if features:
-            clamps = _clamps(material, features, 1.0)
-            beyond = _beyond(
-                interventions.plain, interventions.scores(clamps), interventions.random_scores(clamps, generator)
-            )
-            if signed_rank(beyond) < LEVEL and float(beyond.mean()) > most:
-                most, best = float(beyond.mean()), features
-    return best
+def _proven(
+    decisions: Decisions, found: Found, attempt: Attempt, most: int, seed: int, generator: torch.Generator
+) -> SteeringEdits | None:
+    """The attempt on held-out conversations; None where no condition can be read in time."""
+    first = min(feature.site for feature in attempt.edits)
+    gate = None
+    if attempt.gated and _latest(found) > first:
+        gate = probe_upto(decisions.loaded, decisions.saes, decisions.material, found, first, most=most, seed=seed)
+        if gate is None:
+            return None
+    material, positives, negatives = decisions.material, decisions.positives(held=True), decisions.negatives(held=True)
+    opens = _opens(material, found, gate) if attempt.gated else torch.ones(len(material.cases)) > 0
+    acts, acts_there = (opens[decisions.rows(positive=side, held=True)] for side in (True, False))
+    edited, there = positives.outcome(attempt.edits), negatives.outcome(attempt.edits)
+    random = positives.random_scores(attempt.edits, generator)
+    calls, same = positives.plain > 0, there.tokens == negatives.unedited.tokens
+    beyond = (positives.plain - edited.scores) - (positives.plain - random).abs().mean(dim=0)
+    by_chance = _share(random[:, calls] <= 0)
+    return SteeringEdits(
+        way=attempt.way,
+        strength=attempt.strength,
+        edits=attempt.edits,
+        gated=attempt.gated,
+        gate=gate,
+        score=float(positives.plain.mean()),
+        edited=float(edited.scores.mean()),
+        random=float(random.mean()),
+        turned=_turned(positives, edited),
+        turned_random=by_chance,
+        stopped=_share((edited.scores[calls] <= 0) & acts[calls]),
+        kept=_share(same | ~acts_there),
+        kept_open=_share(same),
+        controls=_controls(decisions, positives, attempt, by_chance, generator),
+        p=signed_rank(beyond),
+        least_p=least_signed_rank(len(positives.plain)),
+    )
 
 
-def _beyond(plain: Tensor, edited: Tensor, random: Tensor) -> Tensor:
-    """`(n,)` by how much edits lower the scores more than random directions move them."""
-    return (plain - edited) - (plain - random).abs().mean(dim=0)
+def _controls(
+    decisions: Decisions, positives: Interventions, attempt: Attempt, random: Share, generator: torch.Generator
+) -> Controls:
+    sites = sorted({feature.site for feature in attempt.edits})
+    others = {}
+    for site in sites:
+        rows = decisions.saes[site].W_dec.detach().float().cpu()
+        count = sum(feature.site == site for feature in attempt.edits)
+        some = torch.randperm(len(rows), generator=generator)[:count]
+        others[site] = torch.randn(count, generator=generator) @ rows[some]
+    chosen = useful(decisions.positives(held=False), decisions.negatives(held=False)).directions
+    outcomes = (
+        positives.control(attempt.edits, others),
+        positives.control(attempt.edits),
+        positives.along({site: attempt.strength * chosen[site] for site in sites}),
+    )
+    return Controls(random, *(_turned(positives, one) for one in outcomes))
 
 
-def _clamps(material: Material, features: Sequence[Feature], strength: float) -> dict[Feature, float]:
-    rows = material.chosen[material.positive[material.chosen]]
-    clamps = {}
-    for feature in features:
-        there, usual = float(material.values(feature)[rows].mean()), float(material.usual[feature.site][feature.index])
-        clamps[feature] = there + strength * (usual - there)
-    return clamps
+def _turned(positives: Interventions, after: Outcome) -> Share:
+    return _share(after.scores[positives.plain > 0] <= 0)
 
 
-def _dose(interventions: Interventions, material: Material, features: Sequence[Feature]) -> float:
-    """The dose after the gentlest that is enough, or the gentlest of those that turn most."""
-    calls = interventions.plain > 0
-    if not calls.any():
-        return STRENGTHS[0]
-    shares = [float(_turned(interventions.scores(_clamps(material, features, one)), calls)) for one in STRENGTHS]
-    for number, share in enumerate(shares):
-        if share >= ENOUGH:
-            return STRENGTHS[min(number + 1, len(STRENGTHS) - 1)]
-    return STRENGTHS[shares.index(max(shares))]
-
-
-def _turned(scores: Tensor, calls: Tensor) -> Tensor:
-    return (scores[calls] <= 0).float().mean()
+def _share(hits: Tensor) -> Share:
+    return Share(int(hits.sum()), hits.numel())
 
 
 def _latest(found: Found) -> Site:
@@ -179,9 +197,11 @@ def _latest(found: Found) -> Site:
     return max(feature.site for feature in (probe.weights if probe else [found.features[0].feature]))
 
 
-def _gate(
-    loaded: LoadedModel, saes: SaeSet, material: Material, found: Found, site: Site, most: int, seed: int
-) -> FoundProbe | None:
-    if _latest(found) <= site:
-        return None
-    return probe_upto(loaded, saes, material, found, site, most=most, seed=seed)
+def _opens(material: Material, found: Found, gate: FoundProbe | None) -> Tensor:
+    """`(n,)` bool: the conversations at whose deciding step the condition of the edits holds."""
+    probe, best = gate or found.condition, found.features[0]
+    if probe is None:
+        values, bound = material.values(best.feature), best.measured.bound
+        return values < bound if best.lower else values > bound
+    sums = sum((weight * material.values(one) for one, weight in probe.weights.items()), torch.tensor(probe.bias))
+    return sums > probe.measured.bound

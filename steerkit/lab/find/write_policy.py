@@ -33,7 +33,7 @@ def found_policy(found: Found, saes: SaeSet, name: str, steering: SteeringEdits 
         found: the answer of a search.
         saes: the set that was searched.
         name: of the policy; what a name may not hold becomes `-`.
-        turned: edits to steer by, behind the same condition or one of their own; unproven ones are left out.
+        steering: edits to steer by, behind the same condition, one of their own or none; unproven ones are left out.
 
     Raises:
         SaeError: nothing was found, or the best feature is lower in the positives and 0 in the negatives too.
@@ -57,7 +57,7 @@ def found_policy(found: Found, saes: SaeSet, name: str, steering: SteeringEdits 
             "model": saes.model_name,
             "features": {_name(feature): _site(feature, saes) for feature in sorted({*used, *edits})},
             "probes": {rule: _weights(one) for rule, one in probes.items()},
-            "steer": [_steering(when if gate is None else _probe_condition(GATE, gate), edits)] if edits else [],
+            "steer": [_steering(when, steering)] if steering is not None and edits else [],
             "guard": {
                 "default": "allow",
                 "rules": [
@@ -106,9 +106,14 @@ def _probe_condition(name: str, probe: FoundProbe) -> dict[str, Any]:
     return {"probe": name, "above": _rounded(probe.measured.bound)}
 
 
-def _steering(when: Mapping[str, Any], edits: Mapping[Feature, float]) -> dict[str, Any]:
-    clamps = {_name(feature): {"clamp": _rounded(value)} for feature, value in sorted(edits.items())}
-    return {"name": RULE, "when": when, "where": STEERED_AT, "edit": clamps}
+def _steering(found: Mapping[str, Any], steering: SteeringEdits) -> dict[str, Any]:
+    """The rule of the edits: behind the condition that was `found`, one of their own or none."""
+    edits = {
+        _name(feature): {kind: _rounded(value) for kind, value in edit.items()}
+        for feature, edit in sorted(steering.edits.items())
+    }
+    when = found if steering.gate is None else _probe_condition(GATE, steering.gate)
+    return {"name": RULE, **({"when": when} if steering.gated else {}), "where": STEERED_AT, "edit": edits}
 
 
 def _weights(probe: FoundProbe) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class Kept(Generic[K, V]):
         self._values: OrderedDict[K, V] = OrderedDict()
         self._lock = threading.Lock()
         self.weight = 0
-        """Of the values that are kept now."""
+        """Weight of the values that are kept now."""
         self.made = 0
         """Values made so far."""
 

@@ -60,6 +60,11 @@ class Site(NamedTuple):
         """The site as messages name it: `layer 3` for its `attn_out`."""
         return f"layer {self.layer}" if self.point == "attn_out" else str(self)
 
+    @property
+    def stem(self) -> str:
+        """The site in names of files and tensors: `layer_03` for its `attn_out`, else `resid_post_03`."""
+        return f"{'layer' if self.point == 'attn_out' else self.point}_{self.layer:02d}"
+
     def __str__(self) -> str:
         return f"{self.point}.{self.layer}"
 

@@ -15,7 +15,7 @@ class Held:
     """A call that waits for a person; what `approve` is asked about."""
 
     id: str
-    """Of the call, in its message."""
+    """Id of the call, in its message."""
     call: Call
     verdict: Verdict
     record_id: str | None

@@ -64,7 +64,7 @@ class Settings(TypedDict, total=False):
     response_format: Mapping[str, Any] | None
     stop: str | Sequence[str]
     max_new_tokens: int
-    """Of each turn; this and the next ones as in `Sampling`."""
+    """Longest reply of each turn; this and the next fields as in `Sampling`."""
     temperature: float
     top_k: int
     top_p: float

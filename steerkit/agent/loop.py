@@ -37,7 +37,7 @@ class Run:
     began a tool's result itself; `length`: the answer was cut off by `max_new_tokens`; `max_turns`: it still wants to
     call tools."""
     text: str
-    """Of the last turn."""
+    """Text of the last turn."""
     messages: tuple[dict[str, Any], ...]
     """The conversation so far, as plain JSON values, fit for the next run. Of a turn that is pending, stopped, handed
     over, malformed, fabricated or cut off nothing stands in it."""

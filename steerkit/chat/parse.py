@@ -35,7 +35,7 @@ class CallOpened:
     """A call begins."""
 
     position: int
-    """Of the token that begins it."""
+    """Position of the token that begins it."""
 
 
 @dataclass(frozen=True, slots=True)

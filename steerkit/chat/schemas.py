@@ -14,6 +14,7 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012, specification_with
 
 from steerkit.errors import ToolError
+from steerkit.schemas import LISTS, MAPPINGS, SINGLE
 
 MOST: Final = 5000
 """Schemas inside a tool's, references put in: a few short definitions can stand for millions."""
@@ -22,17 +23,10 @@ TYPES: Final = ("string", "integer", "number", "boolean", "object", "array", "nu
 
 REFERENCES: Final = ("$ref", "$dynamicRef", "$recursiveRef")
 
-_OF_MAPS: Final = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
-_OF_LISTS: Final = ("allOf", "anyOf", "oneOf", "prefixItems")
-_OF_ONE: Final = (
-    *("items", "additionalItems", "additionalProperties", "unevaluatedItems", "unevaluatedProperties"),
-    *("contains", "propertyNames", "not", "if", "then", "else", "contentSchema"),
-)
-
 KEYWORDS: Final = frozenset(
     {
         *(key for draft in (Draft4Validator, Draft7Validator, Draft202012Validator) for key in draft.VALIDATORS),
-        *(*_OF_MAPS, *_OF_LISTS, *_OF_ONE),
+        *(*MAPPINGS, *LISTS, *SINGLE),
         *("title", "description", "default", "example", "examples", "deprecated", "readOnly", "writeOnly"),
         *("contentMediaType", "contentEncoding", "id", "minContains", "maxContains"),
         *("nullable", "discriminator", "propertyOrdering", "property_ordering", "xml", "externalDocs"),  # OpenAPI's
@@ -45,20 +39,23 @@ def mapped(schema: Any, change: Callable[[Any, str], Any]) -> Any:
     """A schema with `change` made to the schemas right inside it; what is only named like one is left alone.
 
     Args:
-        schema: a boolean is given back as it is.
-        change: takes the inner schema and the path that leads to it, as `.properties.x`.
+        schema: what is no object is given back as it is.
+        change: takes an inner schema, an object, and the path that leads to it, as `.properties.x`.
     """
     if not isinstance(schema, Mapping):
         return schema
+
+    def changed(item: Any, step: str) -> Any:
+        return change(item, step) if isinstance(item, Mapping) else item
+
     found = dict(schema)
-    for key in _OF_MAPS:
-        if isinstance(schema.get(key), Mapping):
-            found[key] = {name: change(item, f".{key}.{name}") for name, item in schema[key].items()}
-    for key in (*_OF_LISTS, *_OF_ONE):
-        if isinstance(schema.get(key), list):
-            found[key] = [change(item, f".{key}[{number}]") for number, item in enumerate(schema[key])]
-        elif key in _OF_ONE and isinstance(schema.get(key), Mapping):
-            found[key] = change(schema[key], f".{key}")
+    for key, value in schema.items():
+        if key in MAPPINGS and isinstance(value, Mapping):
+            found[key] = {name: changed(item, f".{key}.{name}") for name, item in value.items()}
+        elif key in LISTS and isinstance(value, list):
+            found[key] = [changed(item, f".{key}[{number}]") for number, item in enumerate(value)]
+        elif key in SINGLE:
+            found[key] = changed(value, f".{key}")
     return found
 
 

@@ -155,7 +155,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the model, as the user wrote it."""
+        """Name of the model, as the user wrote it."""
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -13,7 +13,7 @@ _DIGITS: Final = 12
 
 
 class Divergence(NamedTuple):
-    """Of two distributions, in bits."""
+    """Divergence of two distributions, in bits."""
 
     kl: float
     """Kullback-Leibler divergence of the second from the first, sum p log2(p / q); 0 where they are equal."""

@@ -27,7 +27,7 @@ from steerkit.sites import Site
 _TOKENS_AT_ONCE: Final = 512
 
 Score = Callable[[Tensor, Sequence[int]], Tensor]
-"""Of logits `(n, vocabulary)` after the steps of the sequences with these numbers, the `(n,)` scores."""
+"""Scores `(n,)` of logits `(n, vocabulary)` after the steps of the sequences with these numbers."""
 
 
 class LayerEffect(NamedTuple):
@@ -44,7 +44,7 @@ class LayerEffect(NamedTuple):
 
 
 class Attribution(NamedTuple):
-    """Of n sequences."""
+    """Attribution of n sequences."""
 
     scores: Tensor
     """`(n,)` float32 as they are."""

@@ -22,7 +22,7 @@ from steerkit.steer import read_features
 from steerkit.types import PROMPT_PLACES, Place
 
 MOST_BYTES: Final = 2 << 30
-"""Of the table of maxima at most: conversations times features times 4 bytes."""
+"""Largest table of maxima: conversations times features times 4 bytes."""
 
 _TOKENS_AT_ONCE: Final = 512
 _TOKENS_A_PART: Final = 8_192

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 NEAR: Final = 0.9
-"""Of the pieces of the longer of two texts, the share that the other has as well where they are near-copies."""
+"""Least share of the longer text's pieces that the other has as well, in two near-copies."""
 CONTAINED: Final = 0.95
 """Share of the shorter text's pieces, where it is at least half as long: a text with something before or after it."""
 ALIKE: Final = 0.7
@@ -57,7 +57,7 @@ class Copies(NamedTuple):
     """Copies among conversations."""
 
     groups: tuple[int, ...]
-    """Of each conversation, by a number from 0 in the order of their first members."""
+    """Group of each conversation, numbered from 0 in the order of their first members."""
     alike: int
     """Conversations that are much like one of another group: perhaps made from one template."""
 

@@ -51,7 +51,7 @@ class Corpus:
 
     @property
     def tokens(self) -> int:
-        """Of all texts together."""
+        """Tokens of all texts together."""
         return sum(map(len, self.texts))
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from steerkit.errors import SaeError
 from steerkit.files import write_atomic
 from steerkit.lab.reader import ActivationReader
-from steerkit.sae import Sae, SaeSet, statistics_key
+from steerkit.sae import Sae, SaeSet
 from steerkit.sites import Site
 
 QUANTILES: Final[dict[str, float]] = {"q50": 0.5, "q90": 0.9, "q99": 0.99, "q999": 0.999}
@@ -110,9 +110,7 @@ def save_statistics(by_site: Mapping[Site, Mapping[str, Tensor]], path: Path, to
         SaeError: it cannot be written.
     """
     tensors = {
-        f"{statistics_key(site)}.{name}": tensor.contiguous()
-        for site, found in by_site.items()
-        for name, tensor in found.items()
+        f"{site.stem}.{name}": tensor.contiguous() for site, found in by_site.items() for name, tensor in found.items()
     }
     data = save(tensors, metadata={"tokens": str(tokens), "source": source})
     write_atomic(path, lambda file: file.write(data), SaeError)

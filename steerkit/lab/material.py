@@ -40,7 +40,7 @@ class Material:
     usual: Mapping[Site, Tensor]
     """By layer, `(d_sae,)` what the features are in the negatives: their mean over steps, where is chosen."""
     groups: Sequence[int] = ()
-    """Of each row, which conversations it is a copy of (default: `copies_among`)."""
+    """Group of each row: the conversations that it is a copy of (default: `copies_among`)."""
     notes: tuple[str, ...] = ()
     """Notes on conversations that were left out or count once."""
 

@@ -41,7 +41,7 @@ class Share:
 
     @property
     def interval(self) -> Interval:
-        """Of 95 %."""
+        """Interval of 95 %."""
         return wilson(self.hits, self.count)
 
 
@@ -55,9 +55,9 @@ class Measured:
     """Chosen on the other part so that a new negative is beyond it with a chance of at most 1 %, or of 1 / (n + 1)
     where n are too few for that; raw activation, or a probe's sum."""
     recall: Share
-    """Of the held-out positives, those beyond the bound."""
+    """Held-out positives beyond the bound."""
     false: Share
-    """Of the held-out negatives, the same."""
+    """Held-out negatives beyond the bound."""
 
 
 def measure(
@@ -78,7 +78,7 @@ def measure(
 
 
 def shares(hits: Tensor, positive: Tensor, groups: Sequence[Hashable]) -> tuple[Share, Share]:
-    """Of the positives and of the negatives."""
+    """Shares of the positives and of the negatives."""
     rows = list(zip(hits.tolist(), positive.tolist(), groups, strict=True))
     parts = [[(hit, group) for hit, one, group in rows if one is side] for side in SIDES]
     found = [Share.of([hit for hit, _ in part], [group for _, group in part]) for part in parts]

@@ -12,7 +12,7 @@ from steerkit.lab.two_sample import auroc, benjamini_hochberg, effect_size, mann
 from steerkit.sites import Feature, Site
 
 LEVEL: Final = 0.05
-"""Of the false discovery rate, and of every test."""
+"""Level of the false discovery rate, and of every test."""
 ALIKE: Final = 0.9
 """Features whose values correlate at least this much, in size, are one group."""
 _FEATURES: Final = 512  # at a time, so that ranks in float64 stay small
@@ -34,7 +34,7 @@ class Ranking(NamedTuple):
         return [self.features[int(number)] for number in (self.adjusted <= LEVEL).nonzero()]
 
     def upto(self, site: Site) -> Ranking:
-        """Of the features of sites up to one; the correction stays that of the complete search."""
+        """Ranking of the features of sites up to one; the correction stays that of the complete search."""
         rows = [number for number, feature in enumerate(self.features) if feature.site <= site]
         return Ranking(tuple(self.features[number] for number in rows), self.area[rows], self.adjusted[rows])
 

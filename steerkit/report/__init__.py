@@ -1,5 +1,6 @@
 """Presentation of results: text, tables, pages and figures; and the one way out to a terminal."""
 
+from steerkit.report.drift import drift_json, show_drift
 from steerkit.report.evaluation import (
     cell,
     evaluation_json,
@@ -30,6 +31,7 @@ __all__ = [
     "cell",
     "console",
     "constrained_text",
+    "drift_json",
     "edit_text",
     "eval_page",
     "evaluation_json",
@@ -49,6 +51,7 @@ __all__ = [
     "share_json",
     "short",
     "show_causes",
+    "show_drift",
     "show_evaluation",
     "show_explanation",
     "show_feature",

@@ -37,7 +37,7 @@ class Generation(NamedTuple):
     """A finished batch."""
 
     replies: Sequence[GeneratedReply]
-    """Of the requests, and after them of the counterfactuals that they name."""
+    """Replies of the requests, then of the counterfactuals that they name."""
     recording: Recording
     seconds: float
     """Wall-clock time, waiting for the model included."""

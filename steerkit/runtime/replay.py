@@ -39,11 +39,11 @@ class Moment(NamedTuple):
     token: str
     """Text of that reply's token."""
     probabilities: tuple[float, float]
-    """Of that token under the recorded and the other policies, before temperature."""
+    """Probability of that token under the recorded and the other policies, before temperature."""
     other_token: str | None
     """Text of the other reply's token where the replies part; None at its end, and everywhere else."""
     divergence: Divergence
-    """Of the second's next-token distribution from the first's, before temperature."""
+    """Divergence of the second's next-token distribution from the first's, before temperature."""
 
 
 class WhatIf(NamedTuple):

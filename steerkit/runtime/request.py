@@ -27,9 +27,9 @@ Metadata: TypeAlias = "Mapping[str, str | int | float | bool | Sequence[str]]"
 
 _MOST_KEYS: Final = 32
 _MOST_CHARACTERS: Final = 512
-"""Of a text."""
+"""Longest text."""
 _MOST_ITEMS: Final = 32
-"""Of a list of texts."""
+"""Longest list of texts."""
 FORM: Final = ("tool_choice", "parallel_tool_calls", "response_format", "stop")
 """Fields of a request that say what its reply must be like."""
 SAMPLING: Final = tuple(one.name for one in fields(Sampling))

@@ -7,9 +7,9 @@ from steerkit.sae.formats import FORMATS
 from steerkit.sae.formats.functiongemma import load_checkpoint
 from steerkit.sae.hub import load_set, pull, push
 from steerkit.sae.labels import LABELS_FILE, Explanations, read_explanations, read_labels, write_labels
+from steerkit.sae.layer_summary import DENSE, LayerSummary, summarize
 from steerkit.sae.sae import Columns, GateWeights, Kind, Reconstruction, Sae, activate
-from steerkit.sae.sae_set import STATISTICS_FILE, UNITS, SaeSet, statistics_key
-from steerkit.sae.summary import DENSE, LayerSummary, summarize
+from steerkit.sae.sae_set import STATISTICS_FILE, UNITS, SaeSet
 
 __all__ = [
     "DENSE",
@@ -36,7 +36,6 @@ __all__ = [
     "push",
     "read_explanations",
     "read_labels",
-    "statistics_key",
     "summarize",
     "write_labels",
 ]

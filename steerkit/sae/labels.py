@@ -31,7 +31,7 @@ class Explanations(NamedTuple):
     sources: Mapping[int, str]
     """By layer, the id of the SAE that its features belong to, such as `12-gemmascope-2-res-16k`."""
     labels: Mapping[Feature, str]
-    """Of several explanations of one feature the first."""
+    """Text by feature; of several explanations the first."""
 
 
 def read_labels(path: Path) -> dict[Feature, str]:

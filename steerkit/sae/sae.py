@@ -23,7 +23,7 @@ Kind: TypeAlias = Literal["relu", "jumprelu", "topk", "gated"]
 
 _FEW: Final = 8
 _SPARSE: Final = 6
-"""Of so few tokens, if at most one feature in so many is active, gathering rows of the decoder takes less time."""
+"""Features for each active one, of few tokens, from which on gathering rows of the decoder takes less time."""
 
 
 class Reconstruction(NamedTuple):
@@ -60,13 +60,13 @@ class Columns(NamedTuple):
     gate: GateWeights | None = None
     """`(n,)` each, of a gated SAE."""
     whole: Sae | None = None
-    """Of a TopK SAE: whether a feature is on depends on all others, so that all must be read."""
+    """The complete SAE, of a TopK one: a feature is on or off by all others, so that all must be read."""
     indices: Tensor | None = None
     """`(n,)` which features these are; with `whole`."""
 
     @property
     def bytes(self) -> int:
-        """Of the features' own weights; without the whole of a TopK SAE."""
+        """Size of the features' own weights, without the whole of a TopK SAE."""
         own = [self.W_enc, self.b_enc, self.W_dec, self.threshold, *(self.gate or ()), self.indices]
         return sum(part.nbytes for part in own if part is not None)
 

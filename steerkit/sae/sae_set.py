@@ -75,7 +75,7 @@ class SaeSet(Mapping[Site, Sae]):
     def _own_key(self, key: str) -> str:
         name, _, unit = key.partition(".")
         layer = name.removeprefix("layer_")
-        return f"{statistics_key(self._owner(Site(int(layer))))}.{unit}" if name != layer and layer.isdecimal() else key
+        return f"{self._owner(Site(int(layer))).stem}.{unit}" if name != layer and layer.isdecimal() else key
 
     def __getitem__(self, site: Site | int | str) -> Sae:
         try:
@@ -131,7 +131,7 @@ class SaeSet(Mapping[Site, Sae]):
             SaeError: the set has no such site, feature or statistic.
         """
         self.check(feature)
-        table = self._statistics.get(f"{statistics_key(feature.site)}.{unit}")
+        table = self._statistics.get(f"{feature.site.stem}.{unit}")
         if table is None:
             raise SaeError(
                 f"{self.name}: no statistic '{unit}' for {feature.site.name}; "
@@ -166,7 +166,7 @@ class SaeSet(Mapping[Site, Sae]):
     def _check_statistics(self) -> None:
         for key, table in self._statistics.items():
             name, _, unit = key.partition(".")
-            site = next((one for one in self if statistics_key(one) == name), None)
+            site = next((one for one in self if one.stem == name), None)
             if site is None or unit not in UNITS:
                 continue
             if tuple(table.shape) != (self[site].d_sae,):
@@ -199,11 +199,6 @@ def _read_statistics(folder: Path) -> dict[str, Tensor]:
     if strange := next((key for key, table in tables.items() if table.is_complex()), None):
         raise SaeError(f"{path}: {shown(strange)}: got complex numbers, expected real ones")
     return {key: table.float() for key, table in tables.items()}
-
-
-def statistics_key(site: Site) -> str:
-    """The name of a site's statistics, before the unit: by the layer alone for `attn_out`."""
-    return f"{'layer' if site.point == 'attn_out' else site.point}_{site.layer:02d}"
 
 
 def named_sites(sites: Iterable[Site]) -> str:

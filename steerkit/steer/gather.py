@@ -21,7 +21,7 @@ from steerkit.steer import ops
 from steerkit.steer.compile.plan import SiteTable
 
 _MOST_BYTES: Final = 16 << 20
-"""Of the columns of one site, gathered for groups that differ; above, all tokens are multiplied by all columns."""
+"""Largest gathered columns of one site, for groups that differ; above, all tokens are multiplied by all columns."""
 _READ: Final = 7
 """Rows that a column is multiplied by in the time that it takes to be loaded from memory, about."""
 

@@ -5,10 +5,10 @@ A new hook point is a row of `TABLE` (and its name in `steerkit.sites.Point`, in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from steerkit.sites import Point, Site
 _CPU: Final = torch.device("cpu")
 _STRETCH: Final = ("original_max_position_embeddings", "factor")
 """By how much positions are stretched, where `max_position_embeddings` does not say it yet."""
+
+EngineName: TypeAlias = Literal["transformers", "continuous batching"]
+"""Engines that run hooks at hook points: transformers' forward pass, and its continuous batching."""
 
 Steer = Callable[[Tensor], Tensor | None]
 """The work of one hook: takes activations `(..., width)`, gives what replaces them, or None where nothing does."""
@@ -36,6 +39,10 @@ class HookPoint(NamedTuple):
     """Attribute that tells the width of the activations: of the module, or of the decoder's configuration."""
     what: str
     """Name of the module in messages."""
+    engines: tuple[EngineName, ...]
+    """Engines that serve it."""
+    missing: str
+    """Reason why other engines, and some layers, do not have it; ends the error that refuses it."""
 
     @property
     def does(self) -> str:
@@ -43,12 +50,43 @@ class HookPoint(NamedTuple):
         return "writes" if self.side == "output" else "is given"
 
 
+_ALL: Final[tuple[EngineName, ...]] = get_args(EngineName)
 TABLE: Final[dict[Point, HookPoint]] = {
-    "attn_in": HookPoint(("self_attn.o_proj",), "input", "in_features", "o_proj"),
-    "attn_out": HookPoint(("self_attn.o_proj",), "output", "out_features", "o_proj"),
-    # What is added to the residual stream: after the norm of the MLP's output, in models that have one.
-    "mlp_out": HookPoint(("post_feedforward_layernorm", "post_mlp_layernorm", "mlp"), "output", "hidden_size", "MLP"),
-    "resid_post": HookPoint(("",), "output", "hidden_size", "decoder layer"),
+    "attn_in": HookPoint(
+        modules=("self_attn.o_proj",),
+        side="input",
+        width="in_features",
+        what="o_proj",
+        engines=_ALL,
+        missing="layers of linear attention or convolution have no o_proj, and where an engine splits o_proj over "
+        "devices each holds a part of its input",
+    ),
+    "attn_out": HookPoint(
+        modules=("self_attn.o_proj",),
+        side="output",
+        width="out_features",
+        what="o_proj",
+        engines=_ALL,
+        missing="layers of linear attention or convolution have no o_proj",
+    ),
+    "mlp_out": HookPoint(
+        # After the norm of the MLP's output, in models that have one: that is what joins the residual stream.
+        modules=("post_feedforward_layernorm", "post_mlp_layernorm", "mlp"),
+        side="output",
+        width="hidden_size",
+        what="MLP",
+        engines=_ALL,
+        missing="a layer whose MLP goes by another name, or an engine that adds its output to the residual stream in "
+        "one kernel, has no module that returns it",
+    ),
+    "resid_post": HookPoint(
+        modules=("",),
+        side="output",
+        width="hidden_size",
+        what="decoder layer",
+        engines=_ALL,
+        missing="an engine that leaves the residual sum to the next layer's norm has no module that returns it",
+    ),
 }
 """The hook points of a decoder layer."""
 
@@ -75,6 +113,7 @@ class Sites(NamedTuple):
         raise SteeringError(
             f"{site}: the model's layer {site.layer} has no {names}; "
             + (f"layers with {site.point}: {', '.join(map(str, having))}" if having else f"no layer has {site.point}")
+            + f" ({TABLE[site.point].missing})"
         )
 
     def of(self, point: Point) -> list[Site]:
@@ -108,6 +147,18 @@ def _after(steer: Steer, module: nn.Module, args: object, output: Any) -> Any:
         return steer(output)
     found = steer(output[0])
     return None if found is None else (found, *output[1:])
+
+
+def check_engine(engine: EngineName, sites: Iterable[Site]) -> None:
+    """Raise SteeringError for a site that an engine does not serve, with those it serves and the reason."""
+    for site in sites:
+        row = TABLE[site.point]
+        if engine not in row.engines:
+            served = ", ".join(point for point, one in TABLE.items() if engine in one.engines) or "none"
+            raise SteeringError(
+                f"{site}: {engine} does not serve {site.point}, expected one of {served}, or "
+                f"{' or '.join(row.engines)} ({row.missing})"
+            )
 
 
 def described(site: Site) -> str:

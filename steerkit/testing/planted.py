@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from steerkit.policy import Policy
-from steerkit.sae import Checkpoint, GateWeights, Kind, Sae, SaeSet, statistics_key
+from steerkit.sae import Checkpoint, GateWeights, Kind, Sae, SaeSet
 from steerkit.sites import Point, Site
 from steerkit.steer import find_sites
 from steerkit.testing.random_models import SMALL, random_model
 
-_HALF_SPREADS: Final[dict[Point, float]] = {"attn_in": 0.005, "attn_out": 0.005, "mlp_out": 0.5, "resid_post": 0.5}
+_HALF_SPREADS: Final[dict[Point, float]] = {"attn_in": 0.005, "attn_out": 0.005}
 """Half the standard deviation of `small_model`'s activations by hook point, roughly."""
 
 
@@ -57,7 +57,7 @@ def planted_saes(
         encoder, bias = torch.cat([basis, -basis], dim=1), torch.full((width,), 0.003 if subtract_b_dec else 0.0)
         thresholds = torch.zeros(2 * width)
         thresholds[0], thresholds[width] = -beyond, beyond
-        parts = _parts_of(kind, 2 * width, _HALF_SPREADS[site.point])
+        parts = _parts_of(kind, 2 * width, _HALF_SPREADS.get(site.point, 0.5))
         sae = Sae(
             encoder,
             thresholds,
@@ -66,9 +66,9 @@ def planted_saes(
             subtract_b_dec=subtract_b_dec,
             **parts,
         ).to("cpu", dtype)
-        checkpoints.append(Checkpoint(Path(f"sae_{statistics_key(site)}.pt"), "planted", site, sae))
+        checkpoints.append(Checkpoint(Path(f"sae_{site.stem}.pt"), "planted", site, sae))
         for unit in ("max", "mean", "std", "density", "q50", "q90", "q99", "q999"):
-            statistics[f"{statistics_key(site)}.{unit}"] = torch.ones(2 * width)
+            statistics[f"{site.stem}.{unit}"] = torch.ones(2 * width)
     return SaeSet("planted", checkpoints, statistics)
 
 

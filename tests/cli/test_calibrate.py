@@ -14,8 +14,8 @@ import steerkit
 from steerkit.agent import Runtime
 from steerkit.cli.main import app
 from steerkit.errors import PolicyError, SaeError
+from steerkit.lab.policy_conditions import placed_readings
 from steerkit.lab.prove.calibration import Answered, calibrate, value_of, watching, with_bounds
-from steerkit.lab.prove.policy_conditions import placed_readings
 from steerkit.lab.two_sample import beyond_upto, bound_between, conformal_rank
 from steerkit.policy import Policy, dump, load, loads
 from steerkit.steer import compile_plan

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from steerkit.errors import SaeError
 from steerkit.sae import FORMATS, Checkpoint, GateWeights, History, Sae, SaeSet, convert, load_set
-from steerkit.sae.formats.hook_names import hook_name, site_folder
+from steerkit.sae.formats.hook_names import hook_name
 from steerkit.sites import POINTS, Feature, Point, Site
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -119,7 +119,7 @@ def test_saelens_computes_the_same_of_what_is_written(tmp_path: Path, kind: str,
     sae_lens = pytest.importorskip("sae_lens")
     made = planted(kind, subtract=subtract, point=point)
     convert(set_of(made), tmp_path / "out", "saelens")
-    loaded, x = sae_lens.SAE.load_from_disk(tmp_path / "out" / site_folder(made.site)), activations()
+    loaded, x = sae_lens.SAE.load_from_disk(tmp_path / "out" / made.site.stem), activations()
     with torch.no_grad():
         features = loaded.encode(x)
         assert torch.allclose(features, made.sae.encode(x), atol=1e-5)

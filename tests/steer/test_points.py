@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from contextlib import nullcontext
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, DynamicCache, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    ContinuousBatchingConfig,
+    DynamicCache,
+    GenerationConfig,
+    PreTrainedModel,
+)
 
 import steerkit
 from steerkit.errors import SteeringError
 from steerkit.sites import POINTS, Point, Site
-from steerkit.steer import cache_name, compile_plan, find_sites
-from steerkit.steer.points import TABLE
+from steerkit.steer import attach_ragged, cache_name, compile_plan, find_sites
+from steerkit.steer.points import TABLE, EngineName
 from steerkit.testing import planted_policy, planted_saes, small_model
 from tests.steer.conftest import PROMPTS, clamp, logits_of
 
@@ -142,12 +152,70 @@ def test_a_model_says_which_layers_lack_a_point() -> None:
     sites = find_sites(model)
     assert [site.layer for site in sites.of("attn_out")] == [1, 3]
     assert [site.layer for site in sites.of("resid_post")] == [0, 1, 2, 3]
-    with pytest.raises(SteeringError, match=r"layer 2 has no self_attn\.o_proj; layers with attn_out: 1, 3"):
+    with pytest.raises(
+        SteeringError, match=r"no self_attn\.o_proj; layers with attn_out: 1, 3 \(layers of linear attention"
+    ):
         sites.at(Site(2))
     with pytest.raises(SteeringError, match=r"layer 4: the model has no such layer; it has layers 0 to 3"):
         sites.at(Site(4, "resid_post"))
     with steerkit.attach(model, planted_saes(model, points=["resid_post"]), clamp(30.0, layer=Site(2, "resid_post"))):
         assert not torch.equal(logits_of(model, PROMPT), torch.zeros(1))
+
+
+def continued(model: Any, plan: Any = None) -> list[list[int]]:
+    """Five greedy tokens after each of three prompts, by `generate_batch`; the second prompt has no policy."""
+    batching = ContinuousBatchingConfig(
+        allow_block_sharing=False,
+        use_cuda_graph=False,
+        use_async_batching=False,
+        num_blocks=8,
+        max_batch_tokens=64,
+    )
+    config = GenerationConfig(do_sample=False, max_new_tokens=5, eos_token_id=-1)
+    rows = {"req_0": 1, "req_1": 0, "req_2": 1}
+    with nullcontext() if plan is None else attach_ragged(model, plan, rows):
+        found = model.generate_batch([list(ids) for ids in PROMPTS], config, batching)
+    return [list(found[name].generated_tokens) for name in rows]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_each_engine_that_a_row_names_serves_the_point(point: Point) -> None:
+    """Continuous batching gives, at each point, the tokens of each prompt by itself under its own policy."""
+    assert TABLE[point].engines == get_args(EngineName)
+    model: Any = small_model()
+    saes, policy = planted_saes(model, points=[point]), clamp(20.0, layer=Site(1, point))
+    settings = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0, "eos_token_id": -1}
+    alone = []
+    for ids, held in zip(PROMPTS, ([policy], [], [policy]), strict=True):
+        with torch.no_grad(), steerkit.attach(model, saes, rows=[held]):
+            found = model.generate(input_ids=torch.tensor([list(ids)]), **settings)
+        alone.append(found[0, len(ids) :].tolist())
+    steered, plain = continued(model, compile_plan([[policy]], saes)), continued(model)
+    assert steered == alone
+    assert steered[1] == plain[1]
+    assert all(steered[number] != plain[number] for number in (0, 2))
+
+
+def test_an_engine_that_a_row_does_not_name_refuses_the_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where the plan uses it, with what the engine serves, who else serves the point, and the row's reason."""
+    model = small_model()
+    row = TABLE["resid_post"]._replace(engines=("transformers",), missing="it sums elsewhere")
+    monkeypatch.setitem(TABLE, "resid_post", row)
+    for point in ("resid_post", "mlp_out"):
+        saes = planted_saes(model, points=[point])  # type: ignore[list-item]  # mypy joins the names to str
+        policy = clamp(1.0, layer=Site(1, point))  # type: ignore[arg-type]
+        with steerkit.attach(model, saes, policy):
+            logits_of(model, PROMPT)
+        plan = compile_plan([[policy]], saes)
+        if point == "mlp_out":
+            with attach_ragged(model, plan, {}):
+                continue
+        said = (
+            "resid_post.1: continuous batching does not serve resid_post, expected one of attn_in, attn_out, mlp_out, "
+            "or transformers (it sums elsewhere)"
+        )
+        with pytest.raises(SteeringError, match=f"^{re.escape(said)}$"), attach_ragged(model, plan, {}):
+            pass
 
 
 class Layer(nn.Module):

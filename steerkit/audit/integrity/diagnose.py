@@ -23,7 +23,7 @@ class Row(NamedTuple):
     hash: str
     body: bytes | None
     trace: bytes | None
-    """Of a record of format 1; else None."""
+    """Trace of a record of format 1; else None."""
 
 
 def hash_of(row: Row, sequence: int | None = None) -> str:

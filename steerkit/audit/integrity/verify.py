@@ -62,9 +62,9 @@ class Verified(NamedTuple):
     head: str
     """Hash of the last record: who keeps it can later tell a store that was cut short or replaced."""
     size: int
-    """Of the tree: records that stand, and those that were retired."""
+    """Leaves of the tree: records that stand, and those that were retired."""
     root: bytes
-    """Of the tree."""
+    """Root of the tree."""
     open_runs: tuple[str, ...]
     """Runs without their closing record: still going on, or ended by a crash."""
     lost: int

@@ -23,7 +23,7 @@ _LEFT: Final[list[sqlite3.Connection]] = []
 """Connections of a parent process: a child must neither use nor close them, lest the parent's locks are dropped."""
 
 MAX_BYTES: Final = 1 << 28
-"""Of one piece of a record; larger ones are neither written nor read."""
+"""Largest piece of a record; larger ones are neither written nor read."""
 
 _EFFECTIVE: Final = os.access in os.supports_effective_ids
 """True if the system knows what this process may do, and not only the user who started it."""

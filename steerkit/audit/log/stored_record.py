@@ -28,7 +28,7 @@ from steerkit.errors import AuditError
 GENESIS: Final = "0" * 64
 APPLICATION_ID: Final = 0x534B4954  # "SKIT"
 VERSION: Final = 2
-"""Of the tables."""
+"""Version of the tables."""
 
 _RECORDS: Final = (
     "CREATE TABLE records (sequence INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, time TEXT NOT NULL, "

@@ -43,7 +43,7 @@ class Value(NamedTuple):
     """None of a probe."""
     index_in_layer: int | None
     position: int
-    """Of the token, prompt and reply together, from 0."""
+    """Position of the token, prompt and reply together, from 0."""
     value: float
     """Raw activation, or weighted sum, before any edit."""
 

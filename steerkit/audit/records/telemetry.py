@@ -55,7 +55,7 @@ class _Agent:
     inside: Context
     run: Any
     end: int
-    """Of its last record, in nanoseconds."""
+    """Time of its last record, in nanoseconds."""
     read: int = 0
     """Tokens of all prompts."""
     written: int = 0

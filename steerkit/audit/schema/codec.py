@@ -46,7 +46,7 @@ class Codec(NamedTuple):
     kind: type = str
     """Type of the value; called, it gives an empty one."""
     fits: Callable[[Any], bool] | None = None
-    """Of a plain value: True where it may stay as it is."""
+    """Test of a plain value: True where it may stay as it is."""
     private: bool = False
     """Content that may be gone."""
 

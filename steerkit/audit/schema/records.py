@@ -46,7 +46,7 @@ from steerkit.decisions import Decision
 from steerkit.types import Constrained, Edit, Tool, Verdict
 
 FORMAT: Final = 2
-"""Of the records written now."""
+"""Format of the records written now."""
 DECISIONS: Final[tuple[str, ...]] = get_args(Decision)
 """Decisions that a verdict may have."""
 
@@ -109,7 +109,7 @@ class TurnRecord(Record):
     libraries: Mapping[str, str] | None = None
     """Versions by name; None where they are those of the run's opening."""
     seconds: float | None = None
-    """Of the generation of its batch."""
+    """Time that its batch took to generate."""
     call_ids: tuple[str, ...] = ()
     """One per call: ids that no other call of the conversation has."""
     conversation: str | None = None

@@ -54,7 +54,7 @@ def _share(lacking: tuple[tuple[str, ...], Syntax]) -> float:
 
 
 def _by_template(found: list[Dialect], template: str) -> list[Dialect]:
-    """Of dialects whose tokens are there, the one whose calls the chat template writes."""
+    """The dialect whose calls the chat template writes, of those whose tokens are there."""
     for dialect in found:
         if foreign := next((text for text in dialect.syntax.foreign if text in template), None):
             raise ModelError(

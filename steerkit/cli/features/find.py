@@ -20,6 +20,7 @@ from steerkit.cli.loading import (
 )
 from steerkit.cli.options import Device, Dtype, Limit, Model, Saes
 from steerkit.report import console, print_json, say_line, show_causes, show_found, show_steering_edits
+from steerkit.sites import Site
 
 if TYPE_CHECKING:
     from steerkit.engine import LoadedModel
@@ -269,6 +270,8 @@ def _with_interval(row: dict[str, Any], share: Share) -> None:
 
 
 def _bare(value: Any) -> Any:
+    if isinstance(value, Site):  # a tuple too, but one that JSON says in its own way
+        return value
     if isinstance(value, dict):
         return {key: _bare(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

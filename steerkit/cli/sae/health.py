@@ -10,6 +10,8 @@ import typer
 
 from steerkit.cli.loading import load_with_saes, progress
 from steerkit.cli.options import Column, Data, Device, Dtype, Limit, Model, MostTokens, Saes
+from steerkit.cli.sae.drift import Against, AgainstPolicies, Negative, Positive, check_against
+from steerkit.cli.sae.drift import show as show_drift
 from steerkit.report import console, print_json
 
 if TYPE_CHECKING:
@@ -40,30 +42,48 @@ def health(
     figure: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the measures to this file, such as health.png.")
     ] = None,
+    against: Against = None,
+    policy: AgainstPolicies = None,
+    positive: Positive = None,
+    negative: Negative = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON lines: a line a layer, then the calls.")] = False,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Measure a set of SAEs on held-out data: errors, firing, and what the model and its calls lose with each."""
-    from steerkit.lab.train.health import call_fidelity, fidelity
+    """Measure a set of SAEs on held-out data: errors, firing, and what the model and its calls lose with each.
+
+    With --against: what the set makes of another model on the same tokens, and whether a policy holds there.
+    """
+    from steerkit.lab.train.health import draw, fidelity
 
     reading = {"text_column": text_column, "max_tokens": max_tokens, "limit": limit}
+    policies = check_against(against, policy or [], (positive, negative), figure)
     loaded, sae_set, corpus = _load(model, saes, data, device, dtype, reading)
+    if against is not None:
+        show_drift(loaded, sae_set, corpus, against, policies, (positive, negative), limit, json=json)
+        return
     with progress(len(sae_set), "layers") as report:
         found = fidelity(loaded.model, sae_set, corpus.texts, clip=clip, report=report)
-    kept = None
-    if calls and corpus.conversations:
-        with progress(len(sae_set) + 3, "ways to generate") as report:
-            some = corpus.conversations[:calls]
-            kept = call_fidelity(loaded, sae_set, some, max_new_tokens=max_new_tokens, report=report)
+    kept = _same_calls(loaded, sae_set, corpus, calls, max_new_tokens)
     if figure is not None:
-        from steerkit.lab.train.health import draw
-
         draw(found, figure, f"SAEs of {sae_set.model_name}")
     if json:
         _print_json(found, kept)
     else:
         _show(found, kept, corpus)
+
+
+def _same_calls(
+    loaded: LoadedModel, saes: SaeSet, corpus: Corpus, count: int, max_new_tokens: int
+) -> CallFidelity | None:
+    """Calls that stay the same; None without conversations to generate from."""
+    from steerkit.lab.train.health import call_fidelity
+
+    if not count or not corpus.conversations:
+        return None
+    with progress(len(saes) + 3, "ways to generate") as report:
+        some = corpus.conversations[:count]
+        return call_fidelity(loaded, saes, some, max_new_tokens=max_new_tokens, report=report)
 
 
 def calibrate(

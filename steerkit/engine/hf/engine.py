@@ -95,7 +95,7 @@ class HfEngine:
 
     @property
     def name(self) -> str:
-        """Of the model, as the user wrote it."""
+        """Name of the model, as the user wrote it."""
         return self.loaded.name
 
     @property

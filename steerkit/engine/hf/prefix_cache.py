@@ -68,7 +68,7 @@ class Block:
 
     @property
     def bytes(self) -> int:
-        """Of all its tensors."""
+        """Size of all its tensors."""
         tensors = [*(tensor for pair in self.states for tensor in pair), *self.snapshot.tensors()]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
@@ -147,7 +147,7 @@ class Reuse(NamedTuple):
 
     cache: PrefixCache
     salt: bytes
-    """Of everything besides the tokens that shapes what is kept."""
+    """Hash of everything besides the tokens that shapes the entry."""
     snapshots: Snapshots
 
 

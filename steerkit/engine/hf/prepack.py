@@ -38,7 +38,7 @@ class Prepacked:
 
     @property
     def bytes(self) -> int:
-        """Of memory that the copies take, once they are made."""
+        """Memory that the copies take, once they are made."""
         weights = {id(layer.module.weight): layer.module.weight for layer in self._layers}
         return sum(weight.numel() * weight.element_size() for weight in weights.values())
 

@@ -41,7 +41,7 @@ _SIZES: Final = (
 _PRODUCTS: Final = (("vocab_size", "hidden_size"), ("hidden_size", "intermediate_size"), ("hidden_size", "head_dim"))
 """Matrices of which there is at least one."""
 _MOST_LAYERS: Final = 10_000
-"""Of a repository whose weights nobody has seen yet."""
+"""Most layers of a repository whose weights nobody has seen yet."""
 
 
 @contextmanager

@@ -140,7 +140,7 @@ class _Ablations:
         ]
 
     def _lost(self, logits: Tensor) -> Tensor:
-        """Of the first row's score, `(n,)`."""
+        """Loss of the first row's score, `(n,)`."""
         scores = torch.cat([self._score(row[None], [0]) for row in logits])
         return scores[0] - scores
 

@@ -89,7 +89,7 @@ class Explanation:
     steered: tuple[str, ...]
     """The rules that wrote in the turn, which act here as well, as `policy/rule`."""
     tokens: tuple[str, ...]
-    """Of prompt and reply, as text."""
+    """Tokens of prompt and reply, as text."""
     sources: tuple[str, ...]
     """The part of the conversation that each token belongs to."""
     layers: dict[Site, float]

@@ -33,7 +33,7 @@ class Extent(NamedTuple):
     sizes: Sequence[int] = SIZES
     """Counts of the first features to take away together, rising."""
     seed: int = 0
-    """Of the random features."""
+    """Seed of the random features."""
 
     @property
     def most(self) -> int:
@@ -61,7 +61,7 @@ class Reads(NamedTuple):
 
     source: str
     share: float
-    """Of all that attention carried to it and that raises it, 0 to 1."""
+    """Share of all that attention carried to it and that raises it, 0 to 1."""
     position: int
     """The token there that most came from."""
 
@@ -168,7 +168,7 @@ def _largest(sums: Mapping[Site, Tensor], sign: int, top: int) -> list[Feature]:
 def _columns(
     saes: SaeSet, read: Gradients, site: Site, features: Sequence[Feature]
 ) -> dict[Feature, tuple[Tensor, Tensor]]:
-    """Of each of the features that are in this layer, its `(T,)` values and `(T,)` effects."""
+    """Values `(T,)` and effects `(T,)` of each of the features that are in this layer."""
     here = [feature for feature in features if feature.site == site]
     indices = torch.tensor([feature.index for feature in here], dtype=torch.long)
     pairs = [tuple(part[:, indices.to(part.device)].cpu() for part in both) for both in _parts(saes, read, site)]
@@ -204,7 +204,7 @@ def _reads(carried: Tensor | None, sources: Sequence[str]) -> tuple[Reads, ...]:
 def _active_at(
     saes: SaeSet, read: Gradients, site: Site, positions: Mapping[Feature, int]
 ) -> dict[Feature, list[Feature]]:
-    """Of each of the features that are in this layer, all that are active in it at the feature's token."""
+    """Features that are active at the token of each of the features that are in this layer."""
     here = {feature: position for feature, position in positions.items() if feature.site == site}
     y = read.activations[site][list(here.values())]
     active = saes[site].to(y.device).encode(y).cpu() > 0

@@ -37,7 +37,7 @@ class Gradients(NamedTuple):
     gradients: dict[Site, Tensor]
     """By layer, `(T, d_in)` of the score."""
     carried: Callable[[Feature, int], Tensor | None]
-    """Of a feature at a token: `(T,)` how much of it attention carried there from each token's values in its layer, so
+    """Parts `(T,)` of a feature at a token that attention carried there from each token's values in its layer, so
     that with the encoder's bias they add up to what the encoder reads; None where values have no projection of their
     own. Only while the pass is kept."""
 
@@ -49,7 +49,7 @@ class ReplayedTurn:
     runtime: Runtime
     saes: SaeSet
     plan: Plan
-    """Of its own policies."""
+    """Plan of its own policies."""
     row: int
     prompt: tuple[int, ...]
     reply: tuple[int, ...]

@@ -27,7 +27,7 @@ class Context(NamedTuple):
     text: int
     """Index of the text in the corpus."""
     position: int
-    """Of the strongest token, in the text; of equally strong ones the first."""
+    """Position of the strongest token in the text; of equally strong ones the first."""
     value: float
     """Its raw activation."""
     start: int
@@ -43,7 +43,7 @@ class FeatureContexts(NamedTuple):
 
     feature: Feature
     tokens: int
-    """Of the corpus."""
+    """Tokens of the corpus."""
     active: int
     """Tokens at which the feature is above 0."""
     statistics: Mapping[str, float]

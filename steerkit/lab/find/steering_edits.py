@@ -66,7 +66,7 @@ class SteeringEdits:
     random: float
     """Mean score under random directions of the same norm."""
     turned: Share
-    """Of the held-out positives in which the call is the likeliest token, those in which it no longer is."""
+    """Held-out positives in which the call is no longer the likeliest token, of those in which it was."""
     turned_random: Share
     """Calls that are no longer opened under the random directions."""
     stopped: Share

@@ -27,7 +27,7 @@ class Setup(NamedTuple):
 
     policy: Policy | None = None
     rows: Rows | None = None
-    """Of its SAEs; None for the set as it is."""
+    """Rows of its SAEs; None for the set as it is."""
     ask: str | None = None
     """A sentence of the developer's that asks for what the policy does."""
 

@@ -24,8 +24,8 @@ from steerkit.lab.copies import copies_of, said
 from steerkit.lab.corpus import Conversation
 from steerkit.lab.extra import check_extra
 from steerkit.lab.measured import Share
+from steerkit.lab.policy_conditions import PlacedReading, placed_readings
 from steerkit.lab.prove.dataset import read_conversations
-from steerkit.lab.prove.policy_conditions import PlacedReading, placed_readings
 from steerkit.lab.two_sample import beyond_upto, bound_between, conformal_rank, fewest_for
 from steerkit.lab.workers.local import Mapper, batches, in_this_process
 from steerkit.policy import Policy, Statistic, split_quantity, watch_key
@@ -90,7 +90,7 @@ class Answered:
     policy: Policy
     traces: Sequence[Trace]
     groups: Sequence[int]
-    """Of each trace, whose copies count once."""
+    """Group of each trace; copies count once."""
     least: bool = False
     """A group counts by its value least beyond a bound; else by the one furthest beyond."""
     notes: tuple[str, ...] = ()

@@ -30,7 +30,7 @@ class Settings:
     probes: bool = True
     """Fit probes where the policy reads."""
     seed: int = 0
-    """Of the halves into which conversations are split."""
+    """Seed of the halves into which conversations are split."""
 
 
 DEFAULT: Final = Settings()

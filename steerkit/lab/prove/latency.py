@@ -35,7 +35,7 @@ class Latency(NamedTuple):
 
     @property
     def median(self) -> float:
-        """Of all pairs."""
+        """Median of all pairs."""
         return statistics.median(self.ratios)
 
     @property

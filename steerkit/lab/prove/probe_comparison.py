@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -18,11 +18,11 @@ from steerkit.lab.copies import weights_of
 from steerkit.lab.extra import check_extra
 from steerkit.lab.material import FEWEST, copies_among
 from steerkit.lab.measured import Measured, measure
-from steerkit.lab.prove.policy_conditions import PlacedReading, placed_readings
+from steerkit.lab.policy_conditions import PlacedReading, Sum, placed_readings, sum_of
 from steerkit.lab.ranking import rank_features, split
 from steerkit.lab.sparse_probe import ridge_logistic, sparse_probe
 from steerkit.lab.two_sample import auroc_gain
-from steerkit.policy import Condition, GuardCondition, Policy
+from steerkit.policy import Policy
 from steerkit.sae import SaeSet
 from steerkit.sites import Feature, Site
 from steerkit.types import Place
@@ -81,15 +81,6 @@ class PlaceProbes:
         )
 
 
-class _Read(NamedTuple):
-    """One reading of a condition."""
-
-    name: str
-    below: bool
-    weights: Mapping[Feature, float]
-    bias: float
-
-
 def read_places(policy: Policy) -> dict[Place, list[PlacedReading]]:
     """By place, the readings that decide there."""
     found: dict[Place, list[PlacedReading]] = {}
@@ -126,7 +117,7 @@ def gate_probes(
         numbers = [number for number, case in enumerate(placed) if case.steps]
         some, positive = [placed[n] for n in numbers], torch.tensor([bool(harmful[n]) for n in numbers])
         rules = tuple(dict.fromkeys(one.rule for one in readings))
-        reads = [_read(policy, one.reading) for one in readings]
+        reads = [sum_of(policy, one.reading) for one in readings]
         top = max(feature.site for one in reads for feature in one.weights)
         lower = SaeSet(saes.name, [one for site, one in saes.checkpoints.items() if site <= top])
         found.append(_at_place(loaded, lower, place, rules, some, positive, reads, seed))
@@ -143,15 +134,6 @@ def mean_activations(loaded: LoadedModel, saes: SaeSet, cases: Sequence[Case]) -
     return {layer: total / counts for layer, total in sums.items()}
 
 
-def _read(policy: Policy, reading: Condition | GuardCondition) -> _Read:
-    if reading.probe is None:
-        site = policy.features[reading.reads].feature
-        return _Read(reading.reads, reading.above is None, {site: 1.0}, 0.0)
-    probe = policy.probes[reading.probe]
-    weights = {policy.features[name].feature: weight for name, weight in probe.weights.items()}
-    return _Read(reading.probe, reading.above is None, weights, probe.bias)
-
-
 def _at_place(
     loaded: LoadedModel,
     saes: SaeSet,
@@ -159,7 +141,7 @@ def _at_place(
     rules: tuple[str, ...],
     cases: Sequence[Case],
     positive: Tensor,
-    reads: Sequence[_Read],
+    reads: Sequence[Sum],
     seed: int,
 ) -> PlaceProbes:
     layers = tuple(site.compact for site in saes)

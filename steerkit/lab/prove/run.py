@@ -32,7 +32,7 @@ class _Batch(NamedTuple):
     """Conversations of one variant that are generated together."""
 
     number: int
-    """Of the setup."""
+    """Number of the setup."""
     rows: Sequence[int]
 
 

@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
     """Outcome of one conversation."""
 
     key: str
-    """Of the conversation."""
+    """Key of the conversation."""
     calls: tuple[Judged, ...]
     text: str
     finish: str
@@ -106,7 +106,7 @@ class Score:
     turned_away: Share
     """Harmful ones that are answered in plain text, without a call of any kind."""
     blocked: Share
-    """Of the benign ones in which the plain model's calls may be run: the guard withholds a call, or there is none."""
+    """Share of benign ones with calls that the plain model may run, where a call is withheld or none is made."""
     changed: Share
     """Benign ones whose calls no longer fit the plain model's by BFCL's AST match."""
     differing: Share
@@ -196,7 +196,7 @@ def acted(
     policy: Policy,
     groups: Sequence[int] | None = None,
 ) -> list[Acted]:
-    """Of each rule of the policy, in how many conversations it acted; `groups` as for `score`."""
+    """Conversations in which each rule of the policy acted; `groups` as for `score`."""
     named = range(len(dataset)) if groups is None else groups
     steer = {
         f"steer {rule.name}": [any(rule.name == edit[0] for edit in one.edits) for one in outcomes]

@@ -41,7 +41,7 @@ class Shadow:
     """By steering rule, turns in which it would have changed activations."""
     traces: list[Trace] = field(default_factory=list)
     conversations: list[tuple[str, ...]] = field(default_factory=list)
-    """Of each trace, its messages as texts; one text of its own where they are redacted."""
+    """Messages of each trace as texts; one text of its own where they are redacted."""
     other: int = 0
     """Turns that are not read: a policy of this name was there, but with other features or probes, or enforcing."""
 

@@ -27,7 +27,7 @@ class Output:
     model_name: str
     """Stands in every file."""
     dtype: torch.dtype = torch.float32
-    """Of the saved weights."""
+    """Dtype of the saved weights."""
     safetensors: bool = False
     """Write the folder `safetensors` too; TopK and JumpReLU SAEs are always safetensors."""
     save_every: int = 200_000

@@ -70,8 +70,8 @@ class Recipe:
     buffer: int = 8_192
     """Tokens whose activations are in memory at a time; one longer text may exceed it."""
     precision: Precision = "auto"
-    """Of the matrix products: float32 is exact; bfloat16 keeps weights, optimizer and error in float32; auto takes
-    bfloat16 where the device computes in it (a GPU, a CPU with AVX-512 BF16 or AMX), else float32."""
+    """Precision of the matrix products: float32 is exact; bfloat16 keeps weights, optimizer and error in float32; auto
+    takes bfloat16 where the device computes in it (a GPU, a CPU with AVX-512 BF16 or AMX), else float32."""
 
     def __post_init__(self) -> None:
         checks = {

@@ -20,7 +20,6 @@ import torch
 from steerkit.errors import SaeError
 from steerkit.files import write_atomic, write_text_atomic
 from steerkit.lab.workers.ranks import Processes
-from steerkit.sae.formats import site_folder
 from steerkit.sites import Site
 
 RUN_FILE: Final = "training.json"
@@ -78,7 +77,7 @@ class Run:
         try:
             folder.mkdir(exist_ok=True)
             for site, state in states.items():
-                write_atomic(folder / f"{site_folder(site)}.pt", partial(torch.save, dict(state)), SaeError)
+                write_atomic(folder / f"{site.stem}.pt", partial(torch.save, dict(state)), SaeError)
             self._group.wait()
             if self._group.first:
                 self._note(position)
@@ -93,7 +92,7 @@ class Run:
 
     def load(self, site: Site) -> dict[str, Any]:
         """The state of a site in the newest checkpoint. Raises SaeError."""
-        path = self._checkpoint(self.position) / f"{site_folder(site)}.pt"
+        path = self._checkpoint(self.position) / f"{site.stem}.pt"
         try:
             state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         except Exception as error:  # torch raises whatever its archive reader and pickle raise

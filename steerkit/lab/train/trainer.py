@@ -36,7 +36,7 @@ class Beat(NamedTuple):
     epoch: int
     """From 1."""
     loss: float
-    """Of the layer just trained, mean over the epoch so far."""
+    """Loss of the layer just trained, mean over the epoch so far."""
 
 
 Report = Callable[[Beat], None]

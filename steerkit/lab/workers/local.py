@@ -50,7 +50,7 @@ def batches(rows: Sequence[P], size: int) -> list[Sequence[P]]:
 
 
 def fingerprints(runtime: Runtime) -> tuple[str, str | None]:
-    """Of the weights and of the SAEs."""
+    """Fingerprints of the weights and of the SAEs."""
     return runtime.loaded.fingerprint, None if runtime.saes is None else runtime.saes.fingerprint
 
 

@@ -50,7 +50,7 @@ def product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def onednn_version() -> str | None:
-    """Of the oneDNN that torch was built with."""
+    """Version of the oneDNN that torch was built with."""
     found = re.search(r"(?:MKL-DNN|oneDNN) v([\d.]+)", torch.__config__.show())
     return found and found[1]
 

@@ -16,7 +16,6 @@ from typing import Final, Protocol
 from steerkit.errors import SaeError
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.formats import dictionary_learning, functiongemma, gemma_scope, saelens, sparsify, tensors
-from steerkit.sae.formats.hook_names import site_folder
 from steerkit.sites import Site
 
 _DEEPEST: Final = 2
@@ -74,6 +73,3 @@ def _places(folder: Path, deeper: int) -> Iterator[tuple[Format, Path]]:
         for inner in sorted(folder.iterdir()):
             if inner.is_dir() and not inner.name.startswith("."):
                 yield from _places(inner, deeper - 1)
-
-
-__all__ = ["site_folder"]

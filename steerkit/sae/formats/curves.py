@@ -39,7 +39,7 @@ def curves(record: History) -> dict[str, list[float]]:
 
 
 class _Reader:
-    """Of one file; how many numbers may still come, because a pickle can name one list a million times."""
+    """Reader of one file, with a budget of numbers: a pickle can name one list a million times."""
 
     def __init__(self, path: Path, most: int) -> None:
         self._path, self._most = path, most

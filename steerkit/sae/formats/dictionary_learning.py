@@ -18,7 +18,7 @@ from steerkit.errors import SaeError
 from steerkit.files import shown
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.formats.files import checked, load_object, matrix, positive, text, whole
-from steerkit.sae.formats.hook_names import hook_name, read_hook, site_folder
+from steerkit.sae.formats.hook_names import hook_name, read_hook
 from steerkit.sae.formats.keys import OFF, Neutral, check_keys
 from steerkit.sae.formats.pickles import load_pickle
 from steerkit.sae.sae import GateWeights, Sae
@@ -90,7 +90,7 @@ def write(checkpoints: Sequence[Checkpoint], folder: Path) -> None:
     """
     states = [(one, *_state(one)) for one in checkpoints]
     for one, kind, state in states:
-        target = folder / site_folder(one.site)
+        target = folder / one.site.stem
         target.mkdir()
         torch.save(
             {key: tensor.detach().cpu().clone().contiguous() for key, tensor in state.items()}, target / FILES[1]

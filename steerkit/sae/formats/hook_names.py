@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from steerkit.errors import SaeError
 from steerkit.files import shown
@@ -12,16 +12,52 @@ from steerkit.sites import Point, Site
 
 _LAYER: Final = r"(?:.*\.)?layers\.(?P<layer>[0-9]{1,6})"
 _BLOCK: Final = r"blocks\.(?P<layer>[0-9]{1,6})"
-_NAMES: Final[dict[Point, tuple[re.Pattern[str], ...]]] = {
-    "attn_in": (re.compile(rf"{_LAYER}\.self_attn\.o_proj\.input"), re.compile(rf"{_BLOCK}\.attn\.hook_z")),
-    "attn_out": (re.compile(rf"{_LAYER}\.self_attn(?:\.o_proj)?(?:\.output)?"),),
-    "mlp_out": (
-        re.compile(rf"{_LAYER}\.(?:mlp|post_feedforward_layernorm)(?:\.output)?"),
-        re.compile(rf"{_BLOCK}\.hook_mlp_out"),
+
+
+class _Names(NamedTuple):
+    """The names of one hook point; `{}` stands for the layer."""
+
+    read: str
+    """Pattern of its names below a layer of Hugging Face's models; the side may follow."""
+    written: str
+    """Its name there; TransformerLens' where models differ."""
+    lens: str
+    """Its name in TransformerLens; of `attn_out` the module's, as its own may lie behind a norm."""
+    block: str | None = None
+    """Pattern of its name below a block of TransformerLens."""
+
+    def match(self, name: str) -> re.Match[str] | None:
+        """The match of a name, with its `layer`."""
+        found = re.fullmatch(_LAYER + self.read, name)
+        return found if found or self.block is None else re.fullmatch(_BLOCK + self.block, name)
+
+
+_NAMES: Final[dict[Point, _Names]] = {
+    "attn_in": _Names(
+        read=r"\.self_attn\.o_proj\.input",
+        written="model.layers.{}.self_attn.o_proj.input",
+        lens="blocks.{}.attn.hook_z",
+        block=r"\.attn\.hook_z",
     ),
-    "resid_post": (re.compile(rf"{_LAYER}(?:\.output)?"), re.compile(rf"{_BLOCK}\.hook_resid_post")),
+    "attn_out": _Names(
+        read=r"\.self_attn(?:\.o_proj)?(?:\.output)?",
+        written="model.layers.{}.self_attn.o_proj.output",
+        lens="model.layers.{}.self_attn.o_proj",
+    ),
+    "mlp_out": _Names(
+        read=r"\.(?:mlp|post_feedforward_layernorm)(?:\.output)?",
+        written="blocks.{}.hook_mlp_out",
+        lens="blocks.{}.hook_mlp_out",
+        block=r"\.hook_mlp_out",
+    ),
+    "resid_post": _Names(
+        read=r"(?:\.output)?",
+        written="model.layers.{}.output",
+        lens="blocks.{}.hook_resid_post",
+        block=r"\.hook_resid_post",
+    ),
 }
-"""By hook point, its names in Hugging Face models and in TransformerLens."""
+"""By hook point; a new one has its row here where published files name it."""
 
 _BEFORE_A_NORM: Final = re.compile(rf"{_LAYER}\.mlp(?:\.output)?")
 _NORMED: Final = ("gemma", "olmo-2", "olmo2")
@@ -40,10 +76,9 @@ def read_hook(path: Path, key: str, name: object, model: str = "") -> Site:
             f"{path}: {key}: got {shown(name)}, expected post_feedforward_layernorm: what the MLP of {model} writes "
             f"passes a norm, and mlp_out is what comes behind it"
         )
-    for point, patterns in _NAMES.items():
-        for pattern in patterns:
-            if match := pattern.fullmatch(plain):
-                return Site(int(match["layer"]), point)
+    for point, names in _NAMES.items():
+        if match := names.match(plain):
+            return Site(int(match["layer"]), point)
     raise SaeError(
         f"{path}: {key}: got {shown(name)}, expected model.layers.L.output (resid_post), "
         f"model.layers.L.self_attn.o_proj.output (attn_out) or .input (attn_in), or model.layers.L.mlp.output (mlp_out)"
@@ -52,27 +87,9 @@ def read_hook(path: Path, key: str, name: object, model: str = "") -> Site:
 
 def hook_name(site: Site) -> str:
     """The name of a site, as Hugging Face models have it; TransformerLens' where models differ."""
-    layer = f"model.layers.{site.layer}"
-    names: dict[Point, str] = {
-        "attn_in": f"{layer}.self_attn.o_proj.input",
-        "attn_out": f"{layer}.self_attn.o_proj.output",
-        "mlp_out": lens_name(site),
-        "resid_post": f"{layer}.output",
-    }
-    return names[site.point]
+    return _NAMES[site.point].written.format(site.layer)
 
 
 def lens_name(site: Site) -> str:
     """The name of a site in TransformerLens; of `attn_out` the module's, as its own may lie behind a norm."""
-    names: dict[Point, str] = {
-        "attn_in": f"blocks.{site.layer}.attn.hook_z",
-        "attn_out": f"model.layers.{site.layer}.self_attn.o_proj",
-        "mlp_out": f"blocks.{site.layer}.hook_mlp_out",
-        "resid_post": f"blocks.{site.layer}.hook_resid_post",
-    }
-    return names[site.point]
-
-
-def site_folder(site: Site) -> str:
-    """The name of a site's folder in a set of one folder each: by the layer alone for `attn_out`."""
-    return f"{'layer' if site.point == 'attn_out' else site.point}_{site.layer:02d}"
+    return _NAMES[site.point].lens.format(site.layer)

@@ -20,7 +20,7 @@ from steerkit.files import shown
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.formats.curves import curves, history
 from steerkit.sae.formats.files import checked, load_object, load_tensors, positive, text
-from steerkit.sae.formats.hook_names import hook_name, lens_name, read_hook, site_folder
+from steerkit.sae.formats.hook_names import hook_name, lens_name, read_hook
 from steerkit.sae.formats.keys import OFF, Neutral, check_keys, check_tensors
 from steerkit.sae.sae import GateWeights, Sae
 from steerkit.sites import Site
@@ -101,7 +101,7 @@ def read(folder: Path) -> list[Checkpoint]:
 def write(checkpoints: Sequence[Checkpoint], folder: Path) -> None:
     """Write `layer_NN` for each layer, in float32, which is what steerkit computes in."""
     for one in checkpoints:
-        target = folder / site_folder(one.site)
+        target = folder / one.site.stem
         target.mkdir()
         tensors = {name: tensor.detach().float().cpu().clone().contiguous() for name, tensor in one.sae.tensors.items()}
         if one.sae.gate is not None:

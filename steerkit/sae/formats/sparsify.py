@@ -32,7 +32,7 @@ _KEYS: Final = {
 _FOLDERS: Final[dict[str, str]] = {"attn_out": ".self_attn.o_proj", "resid_post": ""}
 """By hook point that can be written, its module below the layer; what is `mlp_out` differs by model."""
 _RUN = "config.json"
-"""Of the whole run, one folder up: it names the model."""
+"""Config of the whole run, one folder up: it names the model."""
 
 
 def matches(folder: Path) -> bool:

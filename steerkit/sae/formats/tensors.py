@@ -53,7 +53,7 @@ def write(checkpoints: Sequence[Checkpoint], folder: Path) -> None:
             "history": curves(one.history),
         }
         tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in sae.tensors.items()}
-        save_file(tensors, folder / f"{_stem(one.site)}.safetensors", metadata={"steerkit": json.dumps(said)})
+        save_file(tensors, folder / f"sae_{one.site.stem}.safetensors", metadata={"steerkit": json.dumps(said)})
 
 
 def _read(path: Path) -> Checkpoint:
@@ -66,7 +66,7 @@ def _read(path: Path) -> Checkpoint:
             f"{path}: kind, site: got {shown(kind)}, {shown(said.get('site'))}, expected one of "
             f"{', '.join(get_args(Kind))} and one of {', '.join(_POINTS)}"
         )
-    if type(layer) is not int or path.stem not in (_stem(Site(layer, point)), _stem(Site(layer))):
+    if type(layer) is not int or path.stem not in [f"sae_{site.stem}" for site in (Site(layer, point), Site(layer))]:
         raise SaeError(f"{path}: layer: got {shown(layer)}, expected the number in the file's name")
     d_in, d_sae = matrix(path, content, "W_enc")
     shapes: dict[str, tuple[int, ...]] = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, d_in)}
@@ -86,11 +86,6 @@ def _read(path: Path) -> Checkpoint:
         raise SaeError(f"{path}: {error}") from None
     name = text(path, said, "model_name", "the name of the model it was trained on")
     return Checkpoint(path, name, Site(layer, point), sae, history(path, said.get("history", {})))
-
-
-def _stem(site: Site) -> str:
-    """The name of a site's file: by the layer alone for `attn_out`."""
-    return f"sae_{'layer' if site.point == 'attn_out' else site.point}_{site.layer:02d}"
 
 
 def _said(path: Path, metadata: dict[str, str]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Rule:
     row: int
     """Table row that holds it."""
     rank: tuple[int, int, int]
-    """Of two open rules that edit one feature at one token the one of lower rank acts: position of the policy in the
+    """Rank; of two open rules that edit one feature at one token the lower acts: position of the policy in the
     request, then the highest priority, then the position in the file."""
 
     @property

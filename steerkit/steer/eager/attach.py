@@ -17,7 +17,7 @@ from steerkit.steer.eager.attached import Attached, PrefillState, Snapshots
 from steerkit.steer.eager.forward_pass import ForwardPass
 from steerkit.steer.eager.watch import watching
 from steerkit.steer.grammar_state import GrammarStates
-from steerkit.steer.points import TABLE, Sites, context_of, device_of, find_sites
+from steerkit.steer.points import TABLE, EngineName, Sites, check_engine, context_of, device_of, find_sites
 from steerkit.steer.positions import Positions
 from steerkit.steer.record.recorder import Recorder
 
@@ -52,7 +52,7 @@ def attach(
     """
     sites, kept = find_sites(model), {Site.of(one) for one in trace}
     hooked = sorted({*plan.sites, *kept})
-    check_sites(sites, hooked, plan)
+    check_sites("transformers", sites, hooked, plan)
     editors = {site: table.editors for site, table in plan.sites.items() if table.editors is not None}
     recorder = Recorder({*kept, *editors}, hooked, editors, capacity)
     rows = [1 if plan.rows else 0] if rows is None else list(rows)
@@ -100,8 +100,9 @@ def _grammar_states(plan: Plan, machine: PlaceMachine | None) -> GrammarStates |
     return None
 
 
-def check_sites(sites: Sites, hooked: Sequence[Site], plan: Plan) -> None:
-    """Raise SteeringError for a site that the model does not have, or whose width differs from the SAE's."""
+def check_sites(engine: EngineName, sites: Sites, hooked: Sequence[Site], plan: Plan) -> None:
+    """Raise SteeringError for a site that engine or model does not have, or whose width differs from the SAE's."""
+    check_engine(engine, hooked)
     for site in hooked:
         width, table = sites.width(site), plan.sites.get(site)
         if table is not None and width is not None and table.sae.d_in != width:

@@ -48,7 +48,7 @@ def attach_ragged(
     """
     sites = find_sites(model)
     run = _Continuous(plan, rows, device_of(sites.body) or torch.device("cpu"), places, trace)
-    check_sites(sites, run.steering.sites, plan)
+    check_sites("continuous batching", sites, run.steering.sites, plan)
     owner: Any = sites.generates if sites.generates is not None else model
     with ExitStack() as stack:
         stack.callback(sites.body.register_forward_pre_hook(run.begin, with_kwargs=True).remove)

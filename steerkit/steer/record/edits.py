@@ -28,7 +28,7 @@ class _Pairs(NamedTuple):
     numbers: list[int]
     """`(P,)` columns of the rules."""
     positions: list[Tensor]
-    """Of each, where it acted."""
+    """Positions at which each acted."""
 
 
 class _Rules(NamedTuple):
@@ -67,7 +67,7 @@ def read_edits(recorder: Recorder, plan: Plan, places: Sequence[Tensor]) -> list
 
 
 def _pairs(opened: Tensor, places: Sequence[Tensor]) -> _Pairs:
-    """Of rules `(B, C, R)` that were open, those that ever were; they come to the host by themselves."""
+    """Rules that were ever open, of `(B, C, R)`; they come to the host by themselves."""
     sequences, numbers = (part.tolist() for part in opened.any(dim=1).nonzero().unbind(-1))
     pairs = _Pairs([], [], [])
     if not sequences:

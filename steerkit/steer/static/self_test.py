@@ -22,7 +22,7 @@ _TABLES: Final = 3
 _TOKENS: Final = 6
 """Under each of the tables, one after the other."""
 _COLUMNS: Final = 32
-"""Of the recorder; like those of a real one a multiple of 16, which Triton compiles for, as it does for the rows."""
+"""Columns of the recorder; a multiple of 16, like a real one's and like the rows, as Triton compiles for that."""
 _BETWEEN: Final = 0.37
 """No mean of less than a hundred whole numbers is this far from one."""
 _STATE: Final = ("sums", "opened", "latched", "last_open", "number", "column", "tail", "tail_counts")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _WARPS: Final = 8
 _PIECE: Final = 256
-"""Of an activation, what is read as one row."""
+"""Coordinates of an activation that are read as one row."""
 _PIECES: Final = 4
 """Pieces that a program holds; the kernel counts them by name."""
 _MOST_AT_ONCE: Final = 32768

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -67,7 +68,7 @@ class Fidelity:
         return (self.loss_mean - self.loss_spliced) / (self.loss_mean - self.loss)
 
 
-class _Sums:
+class Sums:
     """Running sums of one layer's measures, in float64, so that pieces of any size give the same."""
 
     def __init__(self, sae: Sae) -> None:
@@ -76,7 +77,8 @@ class _Sums:
         self.total = torch.zeros(sae.d_in, dtype=torch.float64)
         self.active = torch.zeros(sae.d_sae, dtype=torch.float64)
 
-    def add(self, x: Tensor, clip: float) -> None:
+    def add(self, x: Tensor, clip: float) -> Tensor:
+        """Add activations `(tokens, d_in)`; returns their features `(tokens, d_sae)`."""
         x = x.float()
         output, features = self.sae(x)
         self.tokens += len(x)
@@ -85,14 +87,22 @@ class _Sums:
         self.outside += float((x.abs() > clip).sum())
         self.total += x.sum(0, dtype=torch.float64).cpu()
         self.active += (features > 0).sum(0).cpu()
+        return features
 
     @property
     def mean(self) -> Tensor:
+        """Mean activation `(d_in,)`."""
         return self.total / self.tokens
 
     @property
     def spread(self) -> float:
+        """Squared distance from the mean, over all tokens."""
         return self.square - self.tokens * float(self.mean.square().sum())
+
+    @property
+    def fvu(self) -> float:
+        """Fraction of variance unexplained; NaN where the activations do not vary."""
+        return self.error / self.spread if self.spread > 0 else math.nan
 
 
 def fidelity(
@@ -108,7 +118,7 @@ def fidelity(
     `report` is called with how many layers are done.
     """
     with torch.inference_mode():
-        sums = {site: _Sums(sae.to(model.device)) for site, sae in saes.items()}
+        sums = {site: Sums(sae.to(model.device)) for site, sae in saes.items()}
         for chunk in ActivationReader(model, list(saes)).chunks(texts):
             for values, one in zip(chunk, sums.values(), strict=True):
                 for part in values.split(2_048):
@@ -122,7 +132,7 @@ def fidelity(
     return found
 
 
-def _measured(model: PreTrainedModel, texts: Sequence[Sequence[int]], site: Site, one: _Sums, plain: float) -> Fidelity:
+def _measured(model: PreTrainedModel, texts: Sequence[Sequence[int]], site: Site, one: Sums, plain: float) -> Fidelity:
     def loss(rewrite: Rewrite) -> float:
         return cross_entropy(model, texts, {site: rewrite})
 
@@ -132,7 +142,7 @@ def _measured(model: PreTrainedModel, texts: Sequence[Sequence[int]], site: Site
         d_sae=one.sae.d_sae,
         tokens=one.tokens,
         mse=one.error / (one.tokens * one.sae.d_in),
-        fvu=one.error / one.spread,
+        fvu=one.fvu,
         l0=float(rates.sum()),
         dead=int((rates == 0).sum()),
         always_on=int((rates >= ALWAYS).sum()),

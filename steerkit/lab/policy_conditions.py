@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from steerkit.policy import Condition, GuardCondition, Location, Policy, SteerRule, leaves_of
+from steerkit.sites import Feature
 from steerkit.types import Place
 
 
@@ -13,7 +14,7 @@ class PlacedReading(NamedTuple):
     """One reading with its bounds."""
 
     location: Location
-    """Of the condition in the policy's data, such as `("steer", 0, "when", "all", 1)`."""
+    """Place of the condition in the policy's data, such as `("steer", 0, "when", "all", 1)`."""
     rule: str
     reading: Condition | GuardCondition
     place: Place
@@ -22,6 +23,26 @@ class PlacedReading(NamedTuple):
     """Part of a gate; else it is evidence of the guard, which weighs the largest value at the place."""
     inverted: bool
     """Inside `not`."""
+
+
+class Sum(NamedTuple):
+    """The sum of features that a reading compares: a probe, or a feature by itself."""
+
+    name: str
+    below: bool
+    """The reading holds below its bound, not above."""
+    weights: Mapping[Feature, float]
+    bias: float
+
+
+def sum_of(policy: Policy, reading: Condition | GuardCondition) -> Sum:
+    """The sum that a reading of a policy compares."""
+    below = reading.above is None
+    if reading.probe is None:
+        return Sum(reading.reads, below, {policy.features[reading.reads].feature: 1.0}, 0.0)
+    probe = policy.probes[reading.probe]
+    weights = {policy.features[name].feature: weight for name, weight in probe.weights.items()}
+    return Sum(reading.probe, below, weights, probe.bias)
 
 
 def placed_readings(policy: Policy) -> list[PlacedReading]:

@@ -11,8 +11,8 @@ from inspect_ai.dataset import Sample
 from inspect_ai.model import GenerateConfig, Model
 from inspect_ai.solver import generate, use_tools
 from inspect_ai.tool import Tool, ToolDef
-from inspect_approver import judged
-from inspect_model import Steered
+
+from steerkit.integrations.inspect import SteerkitAPI, judged
 
 
 def awaited(function: Callable[..., str]) -> Tool:
@@ -28,7 +28,7 @@ def awaited(function: Callable[..., str]) -> Tool:
 approval = [ApprovalPolicy(judged(path), "*") for path in sys.argv[1:] or ["policies/people.yaml"]]
 solver = [use_tools(awaited(get_balance), awaited(unlock_door)), generate()]
 task = Task([Sample(request) for request in REQUESTS], solver=solver, approval=approval)
-model = Model(Steered("tiny", "policies/payments.yaml"), GenerateConfig())
+model = Model(SteerkitAPI("tiny", policy="policies/payments.yaml", audit=STORE), GenerateConfig())
 (log,) = eval(task, model, display="none", log_dir=str(STORE.parent / "inspect"))
 for sample in log.samples or sys.exit(str(log.error)):
     decided = [f"{one.decision} ({one.explanation})" for one in sample.events if one.event == "approval"]

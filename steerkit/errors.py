@@ -6,6 +6,7 @@
     ├── MessageError         messages that cannot be rendered, or that try to forge structure
     ├── SaeError             an SAE file or set that cannot be used, and why
     ├── ModelError           a model or tokenizer that cannot be found, loaded or used
+    │   └── ContextError     a prompt that leaves no room for a reply in the model's context
     ├── SteeringError        steering that could not be honoured: a site missing, a hook that never fired
     ├── LoopError            a run of the agent loop that cannot start or resume as asked
     ├── SettingError         an unknown argument or setting, or a value that it cannot have; also a TypeError
@@ -54,6 +55,10 @@ class SaeError(SteerkitError):
 
 class ModelError(SteerkitError):
     """A model or tokenizer that cannot be found, loaded or used."""
+
+
+class ContextError(ModelError):
+    """A prompt that leaves no room for a reply in the model's context."""
 
 
 class SteeringError(SteerkitError):

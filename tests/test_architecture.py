@@ -18,7 +18,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 LINES = {
     "cli": 10,
-    **dict.fromkeys(("server", "viewer"), 9),
+    **dict.fromkeys(("server", "viewer", "integrations"), 9),
     **dict.fromkeys(("report", "tiny"), 8),
     "lab": 7,
     "agent": 6,
@@ -37,6 +37,7 @@ DOORS = {
     "tokenizers": {"engine", "lab", "tiny"},
     "safetensors": {"sae", "tiny", "lab"},
     "accelerate": {"lab"},
+    "agentdojo": {"lab"},
     "datasets": {"lab"},
     "matplotlib": {"lab"},
     "scipy": {"lab"},
@@ -54,6 +55,7 @@ DOORS = {
     "click": {"cli"},
     "jinja2": {"report"},
     "rich": {"cli", "lab", "report", "tiny"},
+    **{name: {"integrations"} for name in ("inspect_ai", "langchain_core", "mcp", "pydantic_ai", "smolagents")},
     "prometheus_client": {"server"},
     "starlette": {"server", "viewer"},
     "uvicorn": {"server", "viewer"},

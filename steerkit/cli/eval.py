@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from steerkit.cli.loading import check_writable, progress, stoppable, this_command
+from steerkit.cli.loading import progress, stoppable, this_command
 from steerkit.cli.options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, how_to_run
+from steerkit.cli.suites import Asked, Suite, score_suite, write_json
 from steerkit.cli.workers import Engine, Where, Workers, mapper_of, where
 from steerkit.errors import SaeError
-from steerkit.report import console, print_json, say_line
+from steerkit.report import console, say_line
 
 if TYPE_CHECKING:
     from steerkit.lab.prove import Evaluation
@@ -36,11 +36,29 @@ _Dangerous = Annotated[
         metavar="TOOL", help="Dangerous tool; may be given several times (default: those that the guard restricts)."
     ),
 ]
-_Suite = Annotated[
-    Literal["bfcl", "mobile-actions"] | None, typer.Option(help="Instead: score a public suite, with --data.")
-]
+_Suite = Annotated[Suite | None, typer.Option(help="Instead: score a public suite, the first two with --data.")]
 _Data = Annotated[
     Path | None, typer.Option(metavar="PATH", help="Folder of BFCL's files, or Mobile Actions' JSONL file.")
+]
+_Arms = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES", help="Of a suite: some of plain, shadow, steering, guard, policy, ungated (no gates)."
+    ),
+]
+_Attack = Annotated[
+    str | None, typer.Option(metavar="NAME", help="With agentdojo: how injections are written (default: none are).")
+]
+_Agent = Annotated[
+    Literal["model", "ground-truth", "obedient"] | None,
+    typer.Option(help="With agentdojo: who plays, the model (default) or a script that needs none."),
+]
+_Suites = Annotated[
+    str | None,
+    typer.Option(metavar="NAMES", help="With agentdojo: such as banking,slack/user_task_0 (default: all suites)."),
+]
+_Turns = Annotated[
+    int | None, typer.Option(metavar="NUMBER", min=1, help="With agentdojo: turns at most (default: 15).")
 ]
 _Ask = Annotated[
     str | None, typer.Option(metavar="TEXT", help="What the developer's text says in the prompt-only arm.")
@@ -50,7 +68,7 @@ _Doses = Annotated[str, typer.Option(metavar="NUMBERS", help="Multiples of the p
 _Pairs = Annotated[int, typer.Option(metavar="NUMBER", min=0, help="Pairs of batches for the latency; 0 for none.")]
 _Longest = Annotated[
     int | None,
-    typer.Option(metavar="NUMBER", min=1, help="Length of a reply at most (default: 128; in a suite 768)."),
+    typer.Option(metavar="NUMBER", min=1, help="Length of a reply at most (default: 128; 768 or 512 in suites)."),
 ]
 _Batch = Annotated[int, typer.Option(metavar="NUMBER", min=1, help="Conversations that are generated together.")]
 _Probes = Annotated[bool, typer.Option("--probes/--no-probes", help="Fit probes where the policy reads.")]
@@ -73,6 +91,11 @@ def eval_command(
     dangerous: _Dangerous = None,
     suite: _Suite = None,
     data: _Data = None,
+    arms: _Arms = None,
+    attack: _Attack = None,
+    agent: _Agent = None,
+    suites: _Suites = None,
+    max_turns: _Turns = None,
     model: Model = "tiny",
     saes: Saes = None,
     limit: Limit = None,
@@ -100,50 +123,23 @@ def eval_command(
     A file has one conversation a line: {"messages": [{"role": "user", "content": "…"}], "tools": […], "group": "…"};
     copies and rows of one group count once. A row may say what is "dangerous". steerkit/lab/README.md says more.
     """
+    run = (limit, batch, max_new_tokens, out, raw_results, json)
+    asked = Asked(suite, policy, arms, data, attack, agent, suites, max_turns, *run)
+    asked.check({"--policy": policy, "--harmful": harmful, "--benign": benign}, html)
+    given = {"ask": ask, "seeds": seeds, "doses": _doses(doses), "pairs": pairs, "probes": probes, "seed": seed}
+    at = _where(engine, workers, device, model, saes, how_to_run(device, dtype, prepack, graphs))
+    if suite is not None:
+        score_suite(at, asked)
+    else:
+        files = [file for file in (policy, harmful, benign) if file is not None]
+        _show(_evaluation(at, files, dangerous or (), limit, {**given, **asked.length}, out), json, html)
+
+
+def _where(engine: Engine, workers: Workers, device: Device, model: Model, saes: Saes, how: dict[str, Any]) -> Where:
+    """The engine, and how a model is loaded there."""
     from steerkit.agent import load
 
-    factors = _doses(doses)
-    proving = {"--policy": policy, "--harmful": harmful, "--benign": benign}
-    _check_arguments(suite, data, proving, {"--out": out, "--html": html}, raw_results)
-    _check_outputs(out, json, html)
-    load_one = partial(load, model, saes, **how_to_run(device, dtype, prepack, graphs), audit=False)
-    at = where(engine, workers, load_one, device)
-    length = {"batch": batch, **({} if max_new_tokens is None else {"max_new_tokens": max_new_tokens})}
-    if suite is not None and data is not None:
-        _suite(at, suite, data, policy, json, {**length, "results": raw_results}, limit)
-        return
-    settings = {"ask": ask, "seeds": seeds, "doses": factors, "pairs": pairs, "probes": probes, "seed": seed, **length}
-    files = [file for file in (policy, harmful, benign) if file is not None]
-    _show(_evaluation(at, files, dangerous or (), limit, settings, out), json, html)
-
-
-def _check_arguments(
-    suite: str | None,
-    data: Path | None,
-    proving: Mapping[str, Path | None],
-    kept: Mapping[str, Path | None],
-    raw_results: Path | None,
-) -> None:
-    """Refuse what is missing, and what the other way of evaluating would take. Raises SaeError."""
-    wanted = {"--data": data} if suite else proving
-    if missing := [name for name, value in wanted.items() if value is None]:
-        raise SaeError(
-            f"eval: got no {', '.join(missing)}; give --policy, --harmful and --benign, or --suite and --data"
-        )
-    if raw_results is not None and suite != "bfcl":
-        raise SaeError(f"--raw-results: got {raw_results} without --suite bfcl, whose scorer reads them")
-    if suite is None and data is not None:
-        raise SaeError("--data: got it without --suite; expected --suite bfcl or mobile-actions, or no --data")
-    others = [name for name, value in {**proving, **kept}.items() if value is not None and name != "--policy"]
-    if suite is not None and others:
-        raise SaeError(f"{', '.join(others)}: expected without --suite, which has conversations and tables of its own")
-
-
-def _check_outputs(out: Path | None, json: Path | None, html: Path | None) -> None:
-    """Refuse what cannot be written, before anything is run. Raises SaeError."""
-    check_writable(out, "--out", folder=True)
-    check_writable(json, "--json")
-    check_writable(html, "--html")
+    return where(engine, workers, partial(load, model, saes, **how, audit=False), device)
 
 
 def _standing(out: Path | None) -> str:
@@ -173,46 +169,6 @@ def _evaluation(
         return evaluate(runtime, policy, dataset, Settings(**settings), mapper=mapper, out=out, report=report)
 
 
-def _suite(
-    at: Where,
-    suite: str,
-    data: Path,
-    policy: Path | None,
-    json: Path | None,
-    settings: dict[str, Any],
-    limit: int | None,
-) -> None:
-    from steerkit.lab.prove.suites import passed_over, read_bfcl, read_mobile_actions, run_suite
-    from steerkit.policy import load
-    from steerkit.report import show_suite, suite_json
-
-    cases, over = (read_bfcl(data), passed_over(data)) if suite == "bfcl" else (read_mobile_actions(data), [])
-    if over:
-        say_line(f"passed over: {', '.join(over)}")
-    counts: dict[str, int] = {}
-    some = []
-    for case in cases:
-        counts[case.category] = counts.get(case.category, 0) + 1
-        some += [case] if limit is None or counts[case.category] <= limit else []
-    judging = load(policy) if policy else None
-    runtime = at.load()
-    with (
-        stoppable(lambda: f"no score stands; start again with {this_command()}"),
-        progress(1, "tests") as report,
-        mapper_of(at, runtime) as mapper,
-        warnings.catch_warnings(record=True) as garbled,
-    ):
-        warnings.simplefilter("always", UserWarning)
-        scores = run_suite(runtime, some, judging, **settings, mapper=mapper, report=report)
-    if garbled:
-        said = len({str(one.message) for one in garbled})
-        say_line(f"warning: {said} parts of declarations are garbled, such as {garbled[0].message}")
-    if json is None or str(json) != "-":
-        show_suite(console(), scores)
-    found = {"suite": suite, "model": runtime.loaded.name, "passed_over": over, "scores": suite_json(scores)}
-    _write_json(json, found)
-
-
 def _show(found: Evaluation, json: Path | None, html: Path | None) -> None:
     from steerkit.files import write_text_atomic
     from steerkit.report import eval_page, evaluation_json, show_evaluation
@@ -220,22 +176,10 @@ def _show(found: Evaluation, json: Path | None, html: Path | None) -> None:
     out = console()
     if json is None or str(json) != "-":
         show_evaluation(out, found)
-    _write_json(json, evaluation_json(found))
+    write_json(json, evaluation_json(found))
     if html is not None:
         write_text_atomic(html, eval_page(found), SaeError)
         say_line(f"wrote {html}")
-
-
-def _write_json(path: Path | None, content: Any) -> None:
-    import json
-
-    from steerkit.files import write_text_atomic
-
-    if path is not None and str(path) == "-":
-        print_json(content)
-    elif path is not None:
-        write_text_atomic(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n", SaeError)
-        say_line(f"wrote {path}")
 
 
 def _doses(said: str) -> tuple[float, ...]:

@@ -1,15 +1,7 @@
 """Presentation of results: text, tables, pages and figures; and the one way out to a terminal."""
 
 from steerkit.report.drift import drift_json, show_drift
-from steerkit.report.evaluation import (
-    cell,
-    evaluation_json,
-    percent,
-    share_json,
-    show_evaluation,
-    show_suite,
-    suite_json,
-)
+from steerkit.report.evaluation import cell, evaluation_json, percent, share_json, show_evaluation
 from steerkit.report.evaluation_page import eval_page
 from steerkit.report.explanation import ExplainView, explanation_json, show_explanation
 from steerkit.report.explanation_page import explain_page
@@ -18,6 +10,7 @@ from steerkit.report.feature_page import feature_page
 from steerkit.report.found_features import show_causes, show_found, show_steering_edits
 from steerkit.report.out import any_encoding, console, print_json, say, say_line, say_lines
 from steerkit.report.rows import print_rows
+from steerkit.report.suites import attack_json, show_attack, show_suite, suite_json
 from steerkit.report.text import bars, call_text, edit_text, reply_lines, reply_text, short, verdict_text
 from steerkit.report.tokens import visible
 from steerkit.report.turns import constrained_text, highest, turn_data, verdict_data, watched_lines, watched_values
@@ -26,6 +19,7 @@ __all__ = [
     "ExplainView",
     "FeatureView",
     "any_encoding",
+    "attack_json",
     "bars",
     "call_text",
     "cell",
@@ -50,6 +44,7 @@ __all__ = [
     "say_lines",
     "share_json",
     "short",
+    "show_attack",
     "show_causes",
     "show_drift",
     "show_evaluation",

@@ -7,14 +7,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
-from rich.table import Table
 
 from steerkit.report.rows import print_rows
 
 if TYPE_CHECKING:
     from steerkit.lab import Measured, Share
     from steerkit.lab.prove import DoseRange, Evaluation, Latency, PlaceProbes, VariantResult
-    from steerkit.lab.prove.suites import SuiteScore
 
 MEASURES: Final = {
     "success": "attack succeeds",
@@ -173,36 +171,6 @@ def share_json(share: Share) -> dict[str, Any]:
     return {"hits": share.hits, "count": share.count, "share": share.value, "interval": list(share.interval)}
 
 
-def suite_json(scores: Sequence[SuiteScore]) -> list[dict[str, Any]]:
-    """A suite's scores as JSON."""
-    return [
-        {
-            "category": one.category,
-            "arm": one.variant,
-            "passed": share_json(one.passed),
-            "unparsed": share_json(one.unparsed),
-            "refused": [refused._asdict() for refused in one.refused],
-        }
-        for one in scores
-    ]
-
-
-def show_suite(out: Console, scores: Sequence[SuiteScore]) -> None:
-    """Print a suite's scores, a row for each category and variant, and under them the tests that were not run."""
-    variants = len({one.variant for one in scores}) > 1
-    table = _table("category", "tests", *(["arm"] if variants else []), "passed", "not parsed")
-    for number, one in enumerate(scores):
-        again = number and scores[number - 1].category == one.category
-        named = ["", ""] if again else [one.category, str(one.passed.count)]
-        low, high = one.unparsed.interval
-        unparsed = f"{100 * one.unparsed.value:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
-        cells = [cell(one.passed), unparsed if one.unparsed.count else "-"]
-        table.add_row(*named, *([one.variant] if variants else []), *cells)
-    out.print(table)
-    for id, reason in dict.fromkeys(refused for one in scores for refused in one.refused):
-        out.print(f"not run: {id}: {reason}", soft_wrap=True)
-
-
 def _place_json(place: PlaceProbes) -> dict[str, Any]:
     probes = [
         {
@@ -217,13 +185,6 @@ def _place_json(place: PlaceProbes) -> dict[str, Any]:
         for one in place.probes
     ]
     return {**asdict(place), "probes": probes, "said": place.said}
-
-
-def _table(*titles: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for number, title in enumerate(titles):
-        table.add_column(title, justify="right" if number else "left")
-    return table
 
 
 def _show_variants(out: Console, variants: Sequence[VariantResult]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 
 from steerkit.chat import Prompt, ReplyForm, as_tools, dialect_of, lint, render, reply_form
 from steerkit.engine import Engine, Sampling, tool_from_function
-from steerkit.errors import ModelError, SettingError
+from steerkit.errors import ContextError, SettingError
 from steerkit.guard import needs
 from steerkit.policy import Policy
 from steerkit.runtime.constraints import grammar_for
@@ -113,7 +113,7 @@ def prepare(
     prompt = render(engine.tokenizer, request.messages, tools, untrusted=untrusted)
     context = engine.context
     if context is not None and len(prompt.ids) >= context:
-        raise ModelError(
+        raise ContextError(
             f"the prompt has {len(prompt.ids):,} tokens, but the model's context is {context:,}, which leaves no room "
             f"for a reply; shorten the conversation"
         )

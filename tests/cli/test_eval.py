@@ -213,6 +213,13 @@ WRONG: dict[str, tuple[list[Any], str]] = {
         [*(f"--{n}={PROVED}" for n in ("policy", "harmful", "benign")), "--data", "."],
         "--data: got it",
     ),
+    "arms of a proof": (["--arms", "plain"], "got no --policy"),
+    "an attack on a suite that has none": (
+        ["--suite", "bfcl", "--data", ".", "--attack", "direct", "--max-turns", "3"],
+        "--attack, --max-turns: expected with --suite agentdojo alone",
+    ),
+    "data of a suite that brings it": (["--suite", "agentdojo", "--data", "."], "--data: got it with"),
+    "no suite of agents": (["--suite", "agentdojo", "--suites", "bank"], "--suites: got bank, but there is no bank"),
     "suite and files": (["--suite", "bfcl", "--data", ".", "--harmful", "x"], "--harmful: expected without --suite"),
     "no suite there": (["--suite", "bfcl", "--data", "none"], "none: got no file such as BFCL_v3_simple.json"),
 }
@@ -252,3 +259,17 @@ def test_a_suite_says_what_it_did_not_run(capsys: pytest.CaptureFixture[str], tm
     assert (score["passed"]["count"], [one["id"] for one in score["refused"]]) == (1, ["irrelevance_1"])
     (results,) = (tmp_path / "raw").rglob("*_result.json")
     assert [json.loads(line)["id"] for line in results.read_text().splitlines()] == ["irrelevance_0"]
+
+
+def test_attacked_agents_are_scored(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Both arms in a table and as JSON; the folder holds each trial."""
+    (tmp_path / "no.yaml").write_text("steerkit: 1\nname: no\nguard: {default: deny}\n")
+    options = ("--suite", "agentdojo", "--agent", "obedient", "--suites", "banking/user_task_1/injection_task_0")
+    options = (*options, "--attack", "direct", "--policy", tmp_path / "no.yaml", "--out", tmp_path / "run")
+    shown = run(capsys, *options)
+    assert re.search(r"banking +plain +1 ", shown)
+    found = json.loads(run(capsys, *options, "--json", "-"))
+    rates = [(one["arm"], one["attacked"]["hits"], one["ran"]["hits"], one["ended"]) for one in found["scores"]]
+    assert rates == [("plain", 1, 2, {"answer": 1}), ("policy", 0, 0, {"answer": 1})]
+    assert (found["agent"], found["attack"]) == ("obedient", "direct")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"plain.jsonl", "policy.jsonl", "run.json"}

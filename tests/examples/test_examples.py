@@ -9,7 +9,6 @@ import sys
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -35,88 +34,6 @@ for name in sys.argv.pop(1).split():
     print("==", name)
     runpy.run_path(f"examples/{name}.py", run_name="__main__")
 """
-DECISIONS = """
-import asyncio, sys
-from inspect_ai.model import ChatMessageAssistant
-from inspect_ai.tool import ToolCall
-from inspect_approver import judged
-
-calls = [ToolCall(str(n), name, {}) for n, name in enumerate(sys.argv[2:])]
-history = [ChatMessageAssistant(content="", tool_calls=calls)]
-for call in calls:
-    print(call.function, asyncio.run(judged(sys.argv[1])("", call, None, history)).decision)
-"""
-INSPECT_SETTINGS = """
-import asyncio, json, sys
-from inspect_ai.model import ChatMessageUser, GenerateConfig, Model, get_model
-from inspect_ai.tool import ToolDef
-from inspect_model import Steered
-from house_tools import REQUESTS, get_balance, unlock_door
-
-asked = [ChatMessageUser(content=text) for text in REQUESTS]
-tools = [ToolDef(get_balance), ToolDef(unlock_door)]
-model = get_model("steerkit/tiny", policy=sys.argv[1:], memoize=False)
-
-def said(request, **settings):
-    made = asyncio.run(model.generate([asked[request]], tools, config=GenerateConfig(**settings)))
-    return [made.stop_reason, made.usage.model_dump(exclude_none=True), bool(made.message.tool_calls)]
-
-print(json.dumps({
-    "plain": said(0),
-    "set": said(0, max_tokens=5, temperature=0.5, top_p=0.9, top_k=7, seed=3),
-    "refused": said(1),
-    "unknown": said(0, frequency_penalty=0.5, num_choices=2, timeout=60),
-    "text": asyncio.run(model.generate([asked[0]], [])).completion,
-    "stopped": asyncio.run(model.generate([asked[0]], [], config=GenerateConfig(stop_seqs=["no tool"]))).completion,
-}))
-try:
-    get_model("steerkit/tiny", polcy="x", memoize=False)
-except TypeError as error:
-    print(error)
-"""
-PYDANTIC_SETTINGS = """
-import json, warnings
-from pydantic_ai import Agent, ModelRequest, ModelResponse, RetryPromptPart, TextPart, ToolCallPart, ToolReturnPart
-from pydantic_ai import SystemPromptPart, UserPromptPart
-import steerkit
-from house_tools import REQUESTS
-from pydantic_ai_messages import openai
-from pydantic_ai_model import steered
-
-agent = Agent(steered(steerkit.load("tiny")), instructions="Be brief.")
-with warnings.catch_warnings(record=True) as found:
-    warnings.simplefilter("always", UserWarning)
-    settings = {"max_tokens": 5, "temperature": 0.5, "top_p": 0.9, "top_k": 7, "seed": 3}
-    run = agent.run_sync(REQUESTS[0], model_settings={**settings, "logit_bias": {}, "timeout": 9})
-last = run.all_messages()[-1]
-print(json.dumps([last.finish_reason, last.usage.input_tokens, last.usage.output_tokens, last.provider_response_id]))
-print([str(one.message) for one in found if one.category is UserWarning])
-history = [
-    ModelRequest([SystemPromptPart("Be kind."), UserPromptPart("hi")]),
-    ModelResponse([TextPart("one "), ToolCallPart("f", {"a": 1}, "c1"), ToolCallPart("g", "{}", "c2")]),
-    ModelRequest([ToolReturnPart("f", "done", "c1"), RetryPromptPart("not so", tool_name="g", tool_call_id="c2")]),
-    ModelResponse([TextPart("well")]),
-    ModelRequest([RetryPromptPart("again")]),
-]
-print(json.dumps([said for message in history for said in openai(message)]))
-"""
-SMOLAGENTS_SETTINGS = """
-import sys
-sys.argv[1:] = []
-from smolagents import ChatMessage, MessageRole
-from smolagents_model import Steered, agent
-
-asked = [ChatMessage(MessageRole.USER, [{"type": "text", "text": "New task:\\ntell me how much money travel 38 has"}])]
-tools = list(agent.tools.values())
-made = Steered(max_tokens=5, temperature=0.5, top_p=0.9).generate(asked, tools_to_call_from=tools, top_k=7, seed=3)
-print("==", made.raw.finish, made.token_usage.input_tokens, made.token_usage.output_tokens)
-try:
-    Steered(temprature=1).generate(asked)
-except Exception as error:
-    print(error)
-"""
-SET = {"max_new_tokens": 5, "temperature": 0.5, "top_p": 0.9, "top_k": 7, "seed": 3}
-"""What is set in each of these, as a record has it."""
 
 
 def python(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
@@ -218,23 +135,6 @@ def test_inspect_is_told_each_decision(homes: Path) -> None:
     assert f"['escalate ({HELD})', 'reject (No approval granted for tool unlock_door)']" in held
 
 
-def test_every_verdict_is_a_decision_of_inspects(tmp_path: Path) -> None:
-    """Allow and flag approve, hold escalates, deny and retry reject, stop terminates."""
-    pytest.importorskip("inspect_ai")
-    rules = ("allow", "flag", "hold", "deny", "stop")
-    policy = tmp_path / "each.yaml"
-    lines = [f"    - {{name: {rule}, tool: {rule}_it, then: {rule}}}" for rule in rules]
-    lines.append("    - {name: again, tool: retry_it, then: retry, with: press}")
-    steer = "features: {f: {layer: 3, index: 1}}\nsteer:\n- {name: press, where: reply.start, edit: {f: {clamp: 0}}}\n"
-    guard = "\n".join(["guard:", "  default: deny", "  rules:", *lines])
-    policy.write_text(f"steerkit: 1\nname: each\n{steer}{guard}\n", encoding="utf-8")
-    names = [f"{rule}_it" for rule in (*rules, "retry")] + ["unknown_it"]
-    done = python("-c", DECISIONS, str(policy), *names, home=tmp_path)
-    assert done.returncode == 0, done.stderr
-    decisions = ["approve", "approve", "escalate", "reject", "terminate", "reject", "reject"]
-    assert done.stdout.split() == [word for pair in zip(names, decisions, strict=True) for word in pair]
-
-
 @pytest.mark.slow
 def test_a_policy_is_found_and_proved(tmp_path: Path) -> None:
     """From conversations to a policy that turns away unseen requests to move money, where its controls do not."""
@@ -244,63 +144,3 @@ def test_a_policy_is_found_and_proved(tmp_path: Path) -> None:
     assert arms["dose+1"]["turned_away"]["share"] > 0.8
     for control in ("unsteered", "random0", "random1", "random2", "dose-1"):
         assert arms[control]["turned_away"]["share"] < 0.2
-
-
-def sampled(store_file: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Each turn's settings, and what it came to."""
-    store = Store(store_file, create=False)
-    turns = [one.content for one in store.records() if one.content["kind"] == "turn"]
-    store.close()
-    return [(turn["sampling"], turn) for turn in turns]
-
-
-def test_inspects_settings_reach_the_turn_and_its_end_reaches_inspect(tmp_path: Path) -> None:
-    """Settings, stop reason and usage; what is not supported is warned of once, and a misspelt option is refused."""
-    pytest.importorskip("inspect_ai")
-    done = python("-c", INSPECT_SETTINGS, "policies/people.yaml", home=tmp_path)
-    assert done.returncode == 0, done.stderr
-    said, refused = done.stdout.strip().splitlines()[-2:]
-    found, turns = json.loads(said), sampled(tmp_path / "examples.db")
-    assert "polcy" in refused
-    (plain, first), (settings, cut), (_, held), *_ = turns
-    assert settings == SET
-    assert plain == {**plain, "max_new_tokens": 256, "temperature": 0.0}
-    ended = {"plain": (first, "tool_calls"), "set": (cut, "max_tokens"), "refused": (held, "content_filter")}
-    for name, (turn, reason) in ended.items():
-        read, made = len(turn["prompt_ids"]), len(turn["reply_ids"])
-        usage = {"input_tokens": read, "output_tokens": made, "total_tokens": read + made}
-        assert found[name] == [reason, usage, name == "plain"]
-    assert found["unknown"] == found["plain"]
-    assert done.stderr.count("steerkit does not support") == 2
-    for name in ("frequency_penalty", "num_choices"):
-        assert f"steerkit does not support '{name}': it is left out" in done.stderr
-    assert found["text"].partition("no tool")[0] == found["stopped"] != found["text"]
-
-
-def test_pydantic_ais_settings_reach_the_turn_and_its_end_reaches_pydantic_ai(tmp_path: Path) -> None:
-    """Settings, finish reason, usage and the record's id; instructions and what the model said before are told."""
-    pytest.importorskip("pydantic_ai")
-    done = python("-c", PYDANTIC_SETTINGS, home=tmp_path)
-    assert done.returncode == 0, done.stderr
-    ended, warned, history = done.stdout.strip().splitlines()
-    ((settings, turn),) = sampled(tmp_path / "audit.db")
-    assert settings == SET
-    assert [message["role"] for message in turn["messages"]] == ["system", "user"]
-    assert json.loads(ended)[:3] == ["length", len(turn["prompt_ids"]), 5]
-    assert warned == "[\"steerkit does not support the setting 'logit_bias': it is left out\"]"
-    told = json.loads(history)
-    assert [one["role"] for one in told] == ["system", "user", "assistant", "tool", "tool", "assistant", "user"]
-    assert [call["id"] for call in told[2]["tool_calls"]] == [told[3]["tool_call_id"], told[4]["tool_call_id"]]
-    assert (told[2]["content"], told[5]["content"]) == ("one ", "well")
-
-
-def test_smolagents_settings_reach_the_turn_and_its_end_reaches_smolagents(tmp_path: Path) -> None:
-    """Those of the model and of the call, and the tokens; a misspelt one is refused."""
-    pytest.importorskip("smolagents")
-    done = python("-c", SMOLAGENTS_SETTINGS, home=tmp_path)
-    assert done.returncode == 0, done.stderr
-    said, refused = done.stdout.partition("== ")[2].splitlines()
-    settings, turn = sampled(tmp_path / "examples.db")[-1]
-    assert settings == SET
-    assert said == f"length {len(turn['prompt_ids'])} 5"
-    assert "temprature" in refused

@@ -10,9 +10,9 @@ import pytest
 
 from steerkit.agent import Runtime
 from steerkit.errors import SaeError
-from steerkit.lab.prove.suites.cases import asked, read_bfcl
+from steerkit.lab.prove.suites.cases import asked, read_bfcl, read_mobile_actions
 from steerkit.lab.prove.suites.run import run_suite
-from steerkit.policy import Policy
+from steerkit.policy import Policy, load, shipped_file
 from steerkit.runtime import Request
 from steerkit.tiny.world.conversations import sample
 from steerkit.types import Call
@@ -119,3 +119,51 @@ def test_replies_are_kept_as_bfcls_scorer_reads_them(box: Runtime, tmp_path: Pat
         assert rows[0]["result"].startswith(f"<start_function_call>call:{call.name}{{")
         assert rows[0]["result"].endswith("}<end_function_call>")
         assert rows[0]["output_token_count"] == len(turn.reply_ids)
+
+
+def wanted(at: Path) -> Path:
+    """Four tests that the box answers with a call: two ask for a balance, two for a payment."""
+    asked_for = [*sample("single:get_balance", "train", 2, 1), *sample("dangerous:transfer_money", "train", 2, 1)]
+    rows = [
+        {
+            "metadata": "eval",
+            "messages": [*one.messages, {"role": "assistant", "tool_calls": calls}],
+            "tools": one.tools,
+        }
+        for one in asked_for
+        if (calls := [{"type": "function", "function": call} for call in one.expected_calls])
+    ]
+    lines(at, *rows)
+    return at
+
+
+def test_each_arm_is_a_part_of_the_policy(box: Runtime, tmp_path: Path) -> None:
+    """In shadow nothing changes; the steering takes payments out of the replies, the guard out of what may run."""
+    cases = read_mobile_actions(wanted(tmp_path / "mobile.jsonl"))
+    payments = load(shipped_file("payments"))
+    scores = run_suite(box, cases, payments, arms=["policy", "guard", "steering", "shadow", "plain"])
+    assert [(one.variant, one.passed.hits) for one in scores] == [
+        ("plain", 4),
+        ("shadow", 4),
+        ("steering", 2),
+        ("guard", 4),
+        ("guard, released", 2),
+        ("policy", 2),
+        ("released", 2),
+    ]
+
+
+def test_a_killed_suite_goes_on_with_whole_batches(box: Runtime, tmp_path: Path) -> None:
+    """A batch that was cut off is done again, together as before; finished ones are not, and all is as in one run."""
+    cases = read_mobile_actions(wanted(tmp_path / "mobile.jsonl"))
+    first = run_suite(box, cases, batch=2, out=tmp_path / "run")
+    kept = tmp_path / "run" / "plain.jsonl"
+    whole = kept.read_text()
+    first_row, *_ = whole.splitlines(keepends=True)
+    kept.write_text("".join([*whole.splitlines(keepends=True)[:3]]))
+    again: list[int] = []
+    assert run_suite(box, cases, batch=2, out=tmp_path / "run", report=lambda done, of: again.append(done)) == first
+    assert (again, kept.read_text()) == ([2, 4], whole)
+    assert json.loads(first_row).keys() == {"id", "refused", "passed", "released", "unparsed", "reply"}
+    with pytest.raises(SaeError, match=r"another evaluation \(batch differ\)"):
+        run_suite(box, cases, batch=4, out=tmp_path / "run")

@@ -24,7 +24,7 @@ from steerkit.lab.prove.latency import Latency, Pair, measure_pairs
 from steerkit.lab.prove.probe_comparison import PlaceProbes, gate_probes, mean_activations
 from steerkit.lab.prove.resume import VariantFiles
 from steerkit.lab.prove.run import VariantSetup, run_variants, setups_of
-from steerkit.lab.prove.scoring import Outcome, acted, score
+from steerkit.lab.prove.scoring import Outcome, acted, as_json, from_json, score
 from steerkit.lab.prove.variants import PLAIN, WHOLE, Variant, variants_of
 from steerkit.lab.ranking import split
 from steerkit.lab.workers.local import Mapper, in_this_process
@@ -150,9 +150,9 @@ class _Evaluator:
         for late in (False, True):
             setups: list[VariantSetup] = []
             for variant in (first[key] for key in keys if first[key].late is late):
-                kept = self.files.outcomes(variant.key)
+                kept = self.files.rows(variant.key)
                 if kept is not None:
-                    self.done[variant.key] = kept
+                    self.done[variant.key] = [from_json(row) for row in kept]
                 elif made := variant.make(self.done):
                     setups += setups_of(variant, made, len(self.dataset), lambda: self._halves)
                 else:
@@ -162,7 +162,7 @@ class _Evaluator:
             progress(0)
             run = run_variants(self.mapper, setups, self.dataset, self.sampling, self.settings.batch, progress)
             for key, found in run:
-                self.files.keep(key, found)
+                self.files.keep_rows(key, [as_json(one) for one in found])
                 self.done[key] = found
                 progress(0)
         return missing

@@ -1,20 +1,26 @@
-"""steerkit as a pydantic-ai model: each request is a turn, and each call carries what the guard said of it."""
+"""A runtime as a pydantic-ai model: each request is a turn, and each call carries what the guard said of it."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import Any, Final
 
 from pydantic_ai import ModelMessage, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.usage import RequestUsage
-from pydantic_ai_messages import openai, sampling
 
-from steerkit import Runtime
+from steerkit.agent import Runtime
+from steerkit.integrations.pydantic_ai.messages import openai, sampling
 from steerkit.types import Call
 
-FINISH: dict[str, Any] = {"length": "length", "tool_call": "tool_call", "tripwire": "content_filter"}
+_FINISH: Final[dict[str, Any]] = {"length": "length", "tool_call": "tool_call", "tripwire": "content_filter"}
 
 
 def steered(runtime: Runtime) -> FunctionModel:
-    """A model that takes its turns with a runtime."""
+    """A model that takes its turns with a runtime.
+
+    Calls that are held or denied go out too, marked by their `provider_details`, so that a person can be asked: give
+    the agent the hook `guard()` with it, which runs none that may not be run.
+    """
 
     def turn(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
         asked = [{"role": "system", "content": info.instructions}] if info.instructions else []
@@ -28,7 +34,7 @@ def steered(runtime: Runtime) -> FunctionModel:
                 judged = {"verdict": verdict.decision, "reason": verdict.reason, "record": done.record_id}
                 parts.append(ToolCallPart(call.name, dict(call.arguments), provider_details=judged))
         usage = RequestUsage(input_tokens=len(done.prompt_ids), output_tokens=len(done.reply_ids))
-        why = FINISH.get(done.finish, "stop")
+        why = _FINISH.get(done.finish, "stop")
         return ModelResponse(parts, usage=usage, finish_reason=why, provider_response_id=done.record_id)
 
-    return FunctionModel(turn, model_name=runtime.loaded.name)
+    return FunctionModel(turn, model_name=runtime.engine.name)

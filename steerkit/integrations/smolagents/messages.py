@@ -1,5 +1,7 @@
 """smolagents' messages and settings in the form that steerkit takes."""
 
+from __future__ import annotations
+
 import json
 from typing import Any
 

@@ -1,32 +1,34 @@
 """pydantic-ai's messages and settings in the form that steerkit takes."""
 
+from __future__ import annotations
+
 import warnings
-from typing import Any
+from typing import Any, Final
 
 from pydantic_ai import ModelMessage, ModelResponse, RetryPromptPart, SystemPromptPart, ToolReturnPart
 
-NAMES = {name: name for name in ("temperature", "top_p", "top_k", "seed")} | {"max_tokens": "max_new_tokens"}
-NONE_OF_THE_MODELS = ("timeout", "request_timeout", "first_event_timeout", "max_retries", "extra_headers")
+_NAMES: Final = {name: name for name in ("temperature", "top_p", "top_k", "seed")} | {"max_tokens": "max_new_tokens"}
+_NONE_OF_THE_MODELS: Final = ("timeout", "request_timeout", "first_event_timeout", "max_retries", "extra_headers")
 
 
 def sampling(settings: Any) -> dict[str, Any]:
     """The settings of a turn, with a warning of those that are left out."""
     given = {name: value for name, value in (settings or {}).items() if value is not None}
-    for name in sorted(given.keys() - NAMES.keys() - set(NONE_OF_THE_MODELS)):
+    for name in sorted(given.keys() - _NAMES.keys() - set(_NONE_OF_THE_MODELS)):
         warnings.warn(f"steerkit does not support the setting {name!r}: it is left out", stacklevel=3)
-    return {NAMES[name]: value for name, value in given.items() if name in NAMES}
+    return {_NAMES[name]: value for name, value in given.items() if name in _NAMES}
 
 
 def openai(message: ModelMessage) -> list[dict[str, Any]]:
     """A message in parts: what the model said is one, each part of a request is one of its own."""
     if not isinstance(message, ModelResponse):
-        return [asked(part) for part in message.parts]
+        return [_asked(part) for part in message.parts]
     functions = [(one.tool_call_id, one.tool_name, one.args_as_dict()) for one in message.tool_calls]
     calls = [{"id": id, "function": {"name": name, "arguments": given}} for id, name, given in functions]
     return [{"role": "assistant", "content": message.text or "", **({"tool_calls": calls} if calls else {})}]
 
 
-def asked(part: Any) -> dict[str, Any]:
+def _asked(part: Any) -> dict[str, Any]:
     """A part of a request."""
     if isinstance(part, ToolReturnPart):
         return {"role": "tool", "tool_call_id": part.tool_call_id, "content": part.model_response_str()}

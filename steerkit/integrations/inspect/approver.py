@@ -1,29 +1,35 @@
 """steerkit's guard as an approver of Inspect: it judges each tool call of whatever model is evaluated."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from itertools import takewhile
-from typing import Any
+from typing import Any, Final
 
 from inspect_ai.approval import Approval, ApprovalDecision, Approver, approver
-from inspect_model import openai
 
 from steerkit import guard, policy
 from steerkit.decisions import Decision
+from steerkit.integrations.inspect.messages import openai
 from steerkit.types import Call, Tool, Trace
 
-DECISIONS: dict[Decision, ApprovalDecision] = {
+DECISIONS: Final[Mapping[Decision, ApprovalDecision]] = {
+    "none": "reject",
     "allow": "approve",
     "flag": "approve",
     "retry": "reject",  # the model is told why, and may try again
     "hold": "escalate",  # to the next approver, such as `human`
     "deny": "reject",
+    "handoff": "terminate",
     "stop": "terminate",
-    "none": "reject",
 }
 
 
-@approver(name="steerkit")
+@approver(name="steerkit")  # type: ignore[untyped-decorator]  # untyped where the extra is not installed
 def judged(path: str) -> Approver:
-    """Judges by a policy file. A rule that reads features denies: nothing was read of a model that is only called."""
+    """An approver by a policy file, or one that ships. A rule that reads features denies: none are read of a model that
+    is only called.
+    """
     policies = [policy.load(path)]
 
     async def approve(message: str, call: Any, view: Any, history: list[Any]) -> Approval:

@@ -1,0 +1,111 @@
+"""pydantic-ai's own library on the box: settings, usage, history, and a held call that is deferred to a person."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from steerkit.agent import Runtime
+from tests.integrations.conftest import BALANCE, DOOR, SET
+
+pytest.importorskip("pydantic_ai")
+from pydantic_ai import (
+    Agent,
+    DeferredToolRequests,
+    DeferredToolResults,
+    ModelRequest,
+    ModelResponse,
+    RetryPromptPart,
+    SystemPromptPart,
+    TextPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
+
+from steerkit.integrations.pydantic_ai import guard, steered
+from steerkit.integrations.pydantic_ai.messages import openai
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+RAN: list[str] = []
+
+
+def get_balance(account: str) -> str:
+    """Show a balance.
+
+    Args:
+        account: Account
+    """
+    RAN.append(account)
+    return "1200 dollars"
+
+
+def unlock_door(door: str) -> str:
+    """Unlock a door.
+
+    Args:
+        door: Door
+    """
+    RAN.append(door)
+    return "opened"
+
+
+def agent(runtime: Runtime) -> Agent[None, Any]:
+    return Agent(
+        steered(runtime),
+        tools=[get_balance, unlock_door],
+        capabilities=[guard()],
+        output_type=[str, DeferredToolRequests],
+    )
+
+
+def test_a_released_call_runs_and_a_held_one_is_deferred(runtime: Runtime) -> None:
+    """The person's answer decides: approved it runs, refused it does not; each names its record."""
+    RAN.clear()
+    assert "1200" in agent(runtime).run_sync(BALANCE).output
+    assert RAN == ["travel 38"]
+    run = agent(runtime).run_sync(DOOR)
+    (asked,) = run.output.approvals
+    (said,) = run.output.metadata.values()
+    assert (asked.tool_name, said["verdict"], bool(said["record"]), RAN) == ("unlock_door", "hold", True, ["travel 38"])
+    for approved, ran in ((False, ["travel 38"]), (True, ["travel 38", "south cellar"])):
+        decided = DeferredToolResults(approvals={asked.tool_call_id: approved})
+        agent(runtime).run_sync(message_history=run.all_messages(), deferred_tool_results=decided)
+        assert ran == RAN
+
+
+def test_settings_reach_the_turn_and_its_end_reaches_pydantic_ai(
+    runtime: Runtime, last_turn: Callable[[], Any]
+) -> None:
+    """Settings, finish reason, usage and the record's id; instructions are told, what is unknown is warned of."""
+    settings: Any = {"max_tokens": 5, "temperature": 0.5, "top_p": 0.9, "top_k": 7, "seed": 3, "timeout": 9}
+    with pytest.warns(UserWarning, match="does not support the setting 'logit_bias': it is left out") as warned:
+        run = Agent(steered(runtime), instructions="Be brief.").run_sync(
+            BALANCE, model_settings={**settings, "logit_bias": {}}
+        )
+    assert len(warned) == 1
+    last, turn = run.all_messages()[-1], last_turn()
+    assert turn["sampling"] == SET
+    assert [message["role"] for message in turn["messages"]] == ["system", "user"]
+    assert isinstance(last, ModelResponse)
+    told = (last.finish_reason, last.usage.input_tokens, last.usage.output_tokens)
+    assert told == ("length", len(turn["prompt_ids"]), 5)
+    assert last.provider_response_id
+
+
+@pytest.mark.filterwarnings("ignore:`RetryPromptPart` is deprecated")  # histories that were saved have it
+def test_a_history_is_told_in_order() -> None:
+    """Parts become messages; results and retries name their call."""
+    history = [
+        ModelRequest([SystemPromptPart("Be kind."), UserPromptPart("hi")]),
+        ModelResponse([TextPart("one "), ToolCallPart("f", {"a": 1}, "c1"), ToolCallPart("g", "{}", "c2")]),
+        ModelRequest([ToolReturnPart("f", "done", "c1"), RetryPromptPart("not so", tool_name="g", tool_call_id="c2")]),
+        ModelResponse([TextPart("well")]),
+        ModelRequest([RetryPromptPart("again")]),
+    ]
+    told = [said for message in history for said in openai(message)]
+    assert [one["role"] for one in told] == ["system", "user", "assistant", "tool", "tool", "assistant", "user"]
+    assert [call["id"] for call in told[2]["tool_calls"]] == [told[3]["tool_call_id"], told[4]["tool_call_id"]]
+    assert (told[2]["content"], told[5]["content"]) == ("one ", "well")

@@ -163,7 +163,7 @@ def declaration(tool: Tool) -> str:
         ToolError: the declaration holds what JSON cannot carry.
     """
     try:
-        said = {key: value for key, value in asdict(tool).items() if value is not None}  # as before there was `strict`
+        said = {key: value for key, value in asdict(tool).items() if key != "strict" or value is not None}
         return f"sha256:{digest(said)}"
     except AuditError as error:
         raise ToolError(f"tool '{tool.name}': its declaration {str(error).partition(' ')[2]}") from None

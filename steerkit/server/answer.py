@@ -70,12 +70,12 @@ async def answer(service: Service, request: Request, asked: Asked, reply: Reply)
     try:
         wanted = answering.next() if asked.form.stream else answering.outcome()
         first = await until_gone(request, wanted)
-    except GoneError:
+    except BaseException as error:
+        answering.cancel()
+        if not isinstance(error, GoneError):
+            raise
         visit.status = GONE
         return Response(status_code=GONE)
-    finally:
-        if "first" not in locals():
-            answering.cancel()
     if isinstance(first, Outcome) and first.status == "stopped":
         raise first.stopped()
     headers = record_header(first.turn) if isinstance(first, Outcome) else {}

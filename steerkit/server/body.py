@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections.abc import Sequence
@@ -23,10 +24,16 @@ async def read_body(request: Request, limits: Limits) -> dict[str, Any]:
     if kind != "application/json":
         raise ApiError(415, f"content-type: got {kind[:80]!r}, expected application/json", code="invalid_content_type")
     data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > limits.body:
-            raise ApiError(413, f"body: got more than {limits.body:,} bytes, expected fewer", code="body_too_large")
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > limits.body:
+                    said = f"body: got more than {limits.body:,} bytes, expected fewer"
+                    raise ApiError(413, said, code="body_too_large")
+    except TimeoutError:
+        said = f"body: got {len(data):,} bytes in {limits.body_seconds:g} s, expected all of it"
+        raise ApiError(408, said, code="body_too_slow") from None
     try:
         value = json.loads(bytes(data), object_pairs_hook=_once, parse_constant=_finite, parse_float=_finite)
     except RecursionError:

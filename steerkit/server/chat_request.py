@@ -15,11 +15,11 @@ from steerkit.server.fields import (
     Common,
     Form,
     Refused,
+    Shape,
     asked,
     check_count,
     read_form,
     sampling_of,
-    tools_for,
 )
 from steerkit.server.names import Names
 from steerkit.server.options import Limits
@@ -31,9 +31,6 @@ REFUSED: Final[Mapping[str, Refused]] = {
     "presence_penalty": Refused((None, 0, 0.0), "logits are not penalized"),
     "frequency_penalty": Refused((None, 0, 0.0), "logits are not penalized"),
     "logit_bias": Refused((None, {}), "logits are not biased"),
-    "stop": Refused((None, []), "replies end where the model ends them"),
-    "parallel_tool_calls": Refused((None, True), "the number of calls is not bound"),
-    "response_format": Refused((None, {"type": "text"}), "replies are text"),
     "modalities": Refused((None, ["text"]), "the model writes text"),
     "audio": Refused((None,), "the model writes text"),
     "prediction": Refused((None,), "replies are not predicted"),
@@ -49,7 +46,6 @@ class _Function(Form):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
-    """Honoured either way: a call that does not fit its tool's schema is denied, and never leaves."""
 
 
 class _Tool(Form):
@@ -95,7 +91,10 @@ class ChatRequest(Common):
 
     messages: list[_Message]
     tools: list[_Tool] | None = None
-    tool_choice: Any = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, Any] | None = None
+    stop: str | list[str] | None = None
     stream_options: _StreamOptions | None = None
     seed: int | None = None
     max_completion_tokens: int | None = None
@@ -118,15 +117,18 @@ def read_chat(
     if form.max_tokens not in (None, most):
         raise ApiError(400, f"max_tokens: got {form.max_tokens} beside max_completion_tokens", param="max_tokens")
     sampling = sampling_of(form, most, form.seed, limits, name)
-    tools = tools_for(form.tool_choice, [_declared(tool.function) for tool in form.tools or ()])
+    tools = [_declared(tool.function) for tool in form.tools or ()]
     messages = [_message(one, f"messages[{number}]") for number, one in enumerate(form.messages)]
-    return asked(form, messages, tools, sampling, asker, names, default=default)
+    shape = Shape(form.tool_choice, form.parallel_tool_calls, form.response_format, form.stop or ())
+    return asked(form, messages, tools, sampling, shape, asker, names, default=default)
 
 
 def _declared(tool: _Function) -> dict[str, Any]:
     function: dict[str, Any] = {"name": tool.name, "description": tool.description or ""}
     if tool.parameters is not None:
         function["parameters"] = tool.parameters
+    if tool.strict is not None:
+        function["strict"] = tool.strict
     return {"type": "function", "function": function}
 
 

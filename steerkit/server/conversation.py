@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from steerkit.agent import Approval, exchange
@@ -18,6 +20,10 @@ from steerkit.types import Trace, Turn
 
 _IGNORED: Final = ("id", "status", "phase", "created_by", "steerkit", "type")
 """Keys of items that say nothing to the model, as clients send replies back."""
+_ID: Final = re.compile("[0-9a-hjkmnp-tv-z]{26}")
+_BASE_32: Final = str.maketrans("0123456789abcdefghjkmnpqrstvwxyz", "0123456789abcdefghijklmnopqrstuv")
+_LAST: Final = 32_503_680_000_000
+"""Milliseconds up to the year 3000."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +39,11 @@ class Earlier:
         """The turn of an earlier Response, found by its conversation. Raises ApiError where there is none."""
         conversation, _, request = id.removeprefix("resp_").partition(".")
         request = request.partition(".")[0]
-        query = Query(kind=TurnRecord.kind, conversation=conversation or "-", meta=(("request_id", request),))
-        for stored in () if store is None else find(store, query, 1, newest_first=True):
+        since = _begun(conversation)
+        query = Query(
+            kind=TurnRecord.kind, conversation=conversation or "-", meta=(("request_id", request),), since=since
+        )
+        for stored in () if store is None or since is None else find(store, query, 1, newest_first=True):
             record = read_content(stored)
             metadata = record.metadata or {}
             if not isinstance(record, TurnRecord) or isinstance(metadata, Gone):
@@ -60,6 +69,14 @@ class Earlier:
         had = bool((self.record.metadata or {}).get("instructions"))
         rest = list(self.record.messages)[1:] if had else list(self.record.messages)
         return _instructed(instructions, rest)
+
+
+def _begun(conversation: str) -> datetime | None:
+    """Time that a conversation's id was made at; None of what is no such id. It bounds what is searched for it."""
+    if not _ID.fullmatch(conversation):
+        return None
+    number = int(conversation.translate(_BASE_32), 32)
+    return datetime.fromtimestamp(min(number >> 80, _LAST) / 1000, UTC) - timedelta(seconds=1)
 
 
 @dataclass

@@ -19,7 +19,7 @@ from steerkit.server.chat_request import ChatRequest, read_chat
 from steerkit.server.conversation import Conversation, Earlier, conversation_of
 from steerkit.server.door import visit_of
 from steerkit.server.errors import ApiError
-from steerkit.server.fields import Asker, Form, asked, sampling_of, tools_for, valid
+from steerkit.server.fields import Asker, Form, asked, sampling_of, valid
 from steerkit.server.judging import CheckRequest, judged
 from steerkit.server.keys import Key
 from steerkit.server.names import HEADER
@@ -61,8 +61,9 @@ async def responses(service: Service, request: Request) -> Response:
     wanted = asked(
         form,
         conversation.messages,
-        tools_for(form.tool_choice, form.declared()),
+        form.declared(),
         sampling_of(form, form.max_output_tokens, None, limits, "max_output_tokens"),
+        form.shape,
         asker_of(request),
         service.names,
         default=service.default(),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from steerkit.errors import (
     AuditError,
     MessageError,
+    MissingExtraError,
     ModelError,
     PolicyError,
     SettingError,
@@ -27,10 +29,14 @@ _STATUS: Final[tuple[tuple[type[SteerkitError], int, str, str | None], ...]] = (
     (ToolError, 400, "invalid_tools", "tools"),
     (PolicyError, 400, "invalid_policy", "steerkit.policy"),
     (SettingError, 400, "invalid_value", None),
+    (MissingExtraError, 400, "unsupported_parameter", None),
     (ModelError, 400, "invalid_value", None),
     (AuditError, 503, "record_not_written", None),
 )
 """Errors of steerkit: status, code, and the field that is wrong. All others are the server's."""
+
+
+_FIELD: Final = re.compile(r"[a-z_]+([.\[][\w.\[\]]+)?")
 
 
 class ApiError(Exception):
@@ -73,13 +79,13 @@ class ApiError(Exception):
             if isinstance(error, kind):
                 if "leaves no room" in str(error):
                     return cls(400, str(error), code="context_length_exceeded", param="messages")
-                return cls(status, str(error), code=code, param=param)
+                return cls(status, str(error), code=code, param=param or _field(error))
         if isinstance(error, SteerkitError):
             return cls(500, str(error), code="generation_failed")
         return cls(500, "the server failed; its log has the cause under this request's id", code="server_error")
 
 
-def refused(param: str, got: object, expected: str, code: str = "invalid_value") -> ApiError:
-    """A field with a value that it cannot have."""
-    shown = repr(got)
-    return ApiError(400, f"{param}: got {shown[:80]}, expected {expected}", code=code, param=param)
+def _field(error: SteerkitError) -> str | None:
+    """The field that an error of settings begins with."""
+    field = str(error).partition(":")[0]
+    return field if isinstance(error, SettingError) and _FIELD.fullmatch(field) else None

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from steerkit.engine import Sampling
 from steerkit.errors import SteerkitError
@@ -33,7 +33,7 @@ class Own(Form):
 
     policy: str | list[str] | None = None
     """Policies that the operator allows, instead of the default ones."""
-    conversation: str | None = None
+    conversation: str | None = Field(default=None, min_length=1, max_length=64)
     """Id that the records of one conversation share."""
     top_k: int | None = None
     """Sample among this many most likely tokens."""
@@ -139,6 +139,15 @@ def _location(parts: Sequence[str | int], given: Any) -> list[str | int]:
     return found
 
 
+class Shape(NamedTuple):
+    """The form that a reply must have, as OpenAI's fields say it."""
+
+    tool_choice: str | Mapping[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: Mapping[str, Any] | None = None
+    stop: str | Sequence[str] = ()
+
+
 @dataclass(frozen=True)
 class Asker:
     """Asker of a request, and what came with it beside its body."""
@@ -164,6 +173,7 @@ def asked(
     messages: Sequence[Mapping[str, Any]],
     tools: Sequence[Mapping[str, Any]],
     sampling: Sampling,
+    shape: Shape,
     asker: Asker,
     names: Names,
     *,
@@ -190,7 +200,17 @@ def asked(
     except SteerkitError as error:
         raise ApiError(400, str(error), param="metadata") from None
     request = Request(
-        messages, tools, policies, sampling, metadata=metadata, conversation=form.steerkit.conversation or conversation
+        messages,
+        tools,
+        policies,
+        sampling,
+        metadata=metadata,
+        conversation=form.steerkit.conversation or conversation,
+        # `auto` is what a request without a choice gets: held to a grammar where a tool is strict.
+        tool_choice=None if shape.tool_choice == "auto" else shape.tool_choice,
+        parallel_tool_calls=shape.parallel_tool_calls,
+        response_format=shape.response_format,
+        stop=shape.stop,
     )
     in_force = default if policies is None else policies
     return Asked(form, request, tuple(one.name for one in in_force))
@@ -236,22 +256,3 @@ def check_count(name: str, given: Sequence[Any], most: int) -> None:
     """Refuse more items than a request may have. Raises ApiError."""
     if len(given) > most:
         raise ApiError(400, f"{name}: got {len(given):,}, expected at most {most:,}", param=name)
-
-
-def tools_for(choice: Any, tools: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """The tools to declare under a `tool_choice`: with `none` no tool is shown, and a call would be denied.
-
-    Raises:
-        ApiError: another choice than `auto` and `none`.
-    """
-    if choice in (None, "auto"):
-        return tools
-    if choice == "none":
-        return ()
-    raise ApiError(
-        400,
-        f"tool_choice: got {choice!r:.80}, expected 'auto' or 'none': calls are not forced, as no grammar is laid over "
-        f"decoding here",
-        code="unsupported_parameter",
-        param="tool_choice",
-    )

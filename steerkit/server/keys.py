@@ -66,7 +66,8 @@ class Usage:
             return 1.0
         if key.per_minute is not None and len(self.begun) >= key.per_minute:
             return self.begun[0] + _MINUTE - now
-        self.begun.append(now)
+        if key.per_minute is not None:
+            self.begun.append(now)
         self.running += 1
         return None
 

@@ -15,6 +15,8 @@ class Limits:
 
     body: int = 4 << 20
     """Bytes."""
+    body_seconds: float = 30.0
+    """Seconds in which it must have arrived."""
     depth: int = 64
     """Levels of the JSON."""
     messages: int = 2000

@@ -91,6 +91,7 @@ class Outcome(NamedTuple):
                 }
                 for edit in turn.trace.edits
             ],
+            "forced_by_grammar": _forced(turn),
             "attempts": [one.record_id for one in turn.attempts],
         }
 
@@ -127,6 +128,16 @@ def outcome_of(turn: Turn) -> Outcome:
         return Outcome(turn, ended, (), ())
     status: Status = "calls" if released else "held" if held else "denied" if turn.calls else "answer"
     return Outcome(turn, status, released, held)
+
+
+def _forced(turn: Turn) -> dict[str, Any] | None:
+    """What a grammar decided of a reply: tokens, and whether a call that was required was not demanded after all."""
+    found = turn.constrained
+    if found is None:
+        return None
+    forced = sum(span.end - span.start for span in found.forced)
+    said = {"grammar": found.grammar, "forced": forced, "masked": len(found.masked)}
+    return {**said, "turned_away": found.reason} if found.reason else said
 
 
 def _verdict(id: str, name: str | None, verdict: Verdict) -> dict[str, Any]:

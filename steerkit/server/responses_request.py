@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from steerkit.server.errors import ApiError
-from steerkit.server.fields import SHARED_REFUSED, Common, Form, Refused, check_count, read_form
+from steerkit.server.fields import SHARED_REFUSED, Common, Form, Refused, Shape, check_count, read_form
 from steerkit.server.options import Limits
 
 REFUSED: Final[Mapping[str, Refused]] = {
@@ -18,10 +18,8 @@ REFUSED: Final[Mapping[str, Refused]] = {
     "context_management": Refused((None, []), "conversations are not shortened"),
     "truncation": Refused((None, "disabled"), "conversations are not shortened"),
     "max_tool_calls": Refused((None,), "tools are the client's"),
-    "parallel_tool_calls": Refused((None, True), "the number of calls is not bound"),
     "prompt": Refused((None,), "there are no stored prompts"),
     "reasoning": Refused((None, {}), "the model has no such setting"),
-    "text": Refused((None, {}, {"format": {"type": "text"}}), "replies are text"),
 }
 _NOTHING_TO_INCLUDE: Final = ("reasoning.encrypted_content",)
 """What may be asked to be included and is never there, as the model does not reason apart from its text."""
@@ -33,7 +31,6 @@ class _Tool(Form):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
-    """Honoured either way: a call that does not fit its tool's schema is denied, and never leaves."""
 
 
 class _Approvals(Form):
@@ -44,6 +41,11 @@ class _Approvals(Form):
     server_url: str | None = None
     server_description: str | None = None
     require_approval: Literal["always"] | None = None
+
+
+class _Text(Form):
+    format: dict[str, Any] | None = None
+    verbosity: None = None
 
 
 class _StreamOptions(Form):
@@ -57,7 +59,9 @@ class ResponsesRequest(Common):
     instructions: str | None = None
     previous_response_id: str | None = None
     tools: list[Annotated[_Tool | _Approvals, Field(discriminator="type")]] | None = None
-    tool_choice: Any = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    text: _Text = _Text()
     include: list[str] | None = None
     stream_options: _StreamOptions | None = None
     max_output_tokens: int | None = None
@@ -76,11 +80,20 @@ class ResponsesRequest(Common):
                     "name": tool.name,
                     "description": tool.description or "",
                     **({} if tool.parameters is None else {"parameters": tool.parameters}),
+                    **({} if tool.strict is None else {"strict": tool.strict}),
                 },
             }
             for tool in self.tools or ()
             if isinstance(tool, _Tool)
         ]
+
+    @property
+    def shape(self) -> Shape:
+        """The form that the reply must have."""
+        shown = self.text.format
+        if shown is not None and shown.get("type") == "json_schema" and "json_schema" not in shown:
+            shown = {"type": "json_schema", "json_schema": {key: shown[key] for key in shown if key != "type"}}
+        return Shape(self.tool_choice, self.parallel_tool_calls, shown)
 
     @property
     def asks_approval(self) -> bool:
@@ -97,7 +110,7 @@ class ResponsesRequest(Common):
             "max_output_tokens": self.max_output_tokens,
             "temperature": 0.0 if self.temperature is None else self.temperature,
             "top_p": 1.0 if self.top_p is None else self.top_p,
-            "parallel_tool_calls": True,
+            "parallel_tool_calls": self.parallel_tool_calls is not False,
             "tool_choice": self.tool_choice or "auto",
             "tools": [
                 {"strict": None, **tool.model_dump(exclude_none=True)}
@@ -105,7 +118,7 @@ class ResponsesRequest(Common):
                 else tool.model_dump(exclude_none=True)
                 for tool in self.tools or ()
             ],
-            "text": {"format": {"type": "text"}},
+            "text": {"format": self.text.format or {"type": "text"}},
             "truncation": "disabled",
             "store": self.store is not False,
             **({} if self.user is None else {"user": self.user}),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from steerkit.server import Limits
 from tests.server.serving import EXTRA, RETRY, Served, serving
 
 
@@ -13,5 +14,7 @@ from tests.server.serving import EXTRA, RETRY, Served, serving
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server on the box under `payments` and `people`; requests may choose others, or none."""
     folder = tmp_path_factory.mktemp("served")
-    with serving(folder, ["payments", "people"], ["none"], more=[*EXTRA, RETRY]) as found:
+    with serving(
+        folder, ["payments", "people"], ["none"], more=[*EXTRA, RETRY], limits=Limits(body_seconds=1.5)
+    ) as found:
         yield found

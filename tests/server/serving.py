@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class Served:
     url: str
     service: Service
     runtime: Runtime
+    clients: list[OpenAI] = field(default_factory=list)
 
     @property
     def store(self) -> Store:
@@ -66,8 +67,9 @@ class Served:
         return self.runtime.store
 
     def client(self, key: str = "none", **settings: Any) -> OpenAI:
-        """A client of openai's."""
-        return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, **settings)
+        """A client of openai's, closed with the server."""
+        self.clients.append(OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, **settings))
+        return self.clients[-1]
 
     def post(self, path: str, body: Any, **settings: Any) -> httpx.Response:
         """A request by hand."""
@@ -108,7 +110,10 @@ def serving(
         url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
         while httpx.get(f"{url}/ready").status_code == 503 and service.failure is None:
             time.sleep(0.05)
-        yield Served(url, service, made[0])
+        found = Served(url, service, made[0])
+        yield found
+        for client in found.clients:
+            client.close()
     finally:
         server.should_exit = True
         thread.join()

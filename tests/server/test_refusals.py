@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,12 @@ def test_bodies_are_bounded(served: Served) -> None:
     ):
         found = httpx.post(url, content=content, headers=headers)
         assert (found.status_code, set(found.json()["error"])) == (status, {"message", "type", "param", "code"})
+    with socket.create_connection(served.url.removeprefix("http://").split(":")) as slow:
+        head = (
+            f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{{"
+        )
+        slow.sendall(head.encode())
+        assert slow.recv(100).startswith(b"HTTP/1.1 408")
     assert served.post(CHAT, {**GOOD, "max_tokens": 1}).status_code == 200
 
 

@@ -1,0 +1,158 @@
+"""A server under clients that misbehave: memory, handles and records after minutes of it.
+
+    python benchmarks/serve_soak.py 10 16
+
+runs 10 minutes of 16 clients against `steerkit serve` on the box: chat and Responses, whole and streamed, under five
+choices of policies, a tenth of the requests broken, a tenth cut off by their client. It prints a line a minute, and
+fails where a reply is not valid, a reply's record is missing, or the server holds on to memory or handles.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+from openai.types.chat import ChatCompletion
+from openai.types.responses import Response
+
+from steerkit.audit import Store, verify
+from steerkit.tiny import TOOLS
+
+ASKED = (
+    "tell me how much money travel 38 has",
+    "please open the south cellar door",
+    "I owe Lumes a payment of 740 dollars",
+    "translate the word rikuta into Danish",
+)
+MODELS = ("tiny", "tiny:none", "tiny:people", "tiny:payments", "tiny:limits+orders")
+MOST_GROWTH = 1.10
+"""Memory at the end over memory after the first minute."""
+
+
+class Soak:
+    """The clients, and what they saw."""
+
+    def __init__(self, url: str, end: float) -> None:
+        self.url, self.end = url, end
+        self.seen: Counter[str] = Counter()
+        self.records: list[str] = []
+        self.faults: list[str] = []
+
+    def client(self, seed: int) -> None:
+        """One client until the end, each request of a kind of its own."""
+        chosen = random.Random(seed)
+        while time.monotonic() < self.end:
+            try:
+                with httpx.Client(timeout=60) as client:
+                    self.seen[self.request(client, chosen)] += 1
+            except Exception as error:
+                self.faults.append(f"{type(error).__name__}: {error}"[:300])
+
+    def request(self, client: httpx.Client, chosen: random.Random) -> str:
+        """One request; its kind."""
+        responses, streamed, kind = chosen.random() < 0.5, chosen.random() < 0.4, chosen.random()
+        url = f"{self.url}/v1/{'responses' if responses else 'chat/completions'}"
+        asked: dict[str, Any] = {"model": chosen.choice(MODELS), "stream": streamed}
+        messages = [{"role": "user", "content": chosen.choice(ASKED)}]
+        flat = [{"type": "function", **one["function"]} for one in TOOLS]
+        asked |= {"input": messages, "tools": flat} if responses else {"messages": messages, "tools": list(TOOLS)}
+        if kind < 0.1:
+            broken = client.post(
+                url, content=b'{"model": ' * chosen.randrange(1, 9), headers={"content-type": "application/json"}
+            )
+            assert broken.status_code == 400, broken.text
+            return "broken"
+        if kind < 0.2:
+            try:
+                client.post(url, json={**asked, "temperature": 50.0}, timeout=chosen.uniform(0.005, 0.2))
+            except httpx.TimeoutException:
+                return "cut off"
+            return "whole"
+        reply = client.post(url, json=asked)
+        if reply.status_code == 429:
+            assert reply.headers["retry-after"]
+            time.sleep(0.2)
+            return "told to come again"
+        assert reply.status_code == 200, reply.text
+        if streamed:
+            events = [json.loads(line[6:]) for line in reply.text.splitlines() if line.startswith("data: {")]
+            last = events[-1]
+            self.records.append((last.get("response") or last)["steerkit"]["record"])
+            return "streamed"
+        (Response if responses else ChatCompletion).model_validate_json(reply.text, strict=True)
+        self.records.append(reply.headers["x-steerkit-record"])
+        return "whole"
+
+
+def main(minutes: float, count: int) -> None:
+    """Run it and say what came of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "audit.db"
+        words = [sys.executable, "-m", "steerkit.cli.main", "serve", "--policy", "payments", "--port", "0"]
+        words += [word for name in ("people", "limits", "orders", "none") for word in ("--allow", name)]
+        env = {**os.environ, "STEERKIT_HOME": folder}
+        with open(Path(folder) / "log", "w") as log:
+            server = subprocess.Popen(
+                [*words, "--store", str(store)], stdout=subprocess.PIPE, stderr=log, text=True, env=env
+            )
+        try:
+            assert server.stdout is not None
+            url = server.stdout.readline().split()[2].removesuffix("/v1")
+            while httpx.get(f"{url}/ready").status_code != 200:
+                time.sleep(0.1)
+            soak = watched(url, server.pid, minutes, count)
+        finally:
+            server.terminate()
+            server.wait()
+        found = Store(store)
+        verified, on_record = verify(found), {one.id for one in found.records()}
+        missing = [one for one in soak.records if one not in on_record]
+        print(f"{len(soak.records):,} replies, all valid; {verified.records:,} records verified; {dict(soak.seen)}")
+        if missing or soak.faults:
+            sys.exit(f"{len(missing)} records are missing; faults: {soak.faults[:5]}")
+
+
+def watched(url: str, pid: int, minutes: float, count: int) -> Soak:
+    """Run the clients, and print what the server holds every minute. Exits where that grows."""
+    began = time.monotonic()
+    soak = Soak(url, began + minutes * 60)
+    threads = [threading.Thread(target=soak.client, args=(seed,)) for seed in range(count)]
+    for thread in threads:
+        thread.start()
+    rows: list[tuple[int, int, int]] = []
+    print("minute  requests  resident MiB  handles  threads")
+    while any(thread.is_alive() for thread in threads):
+        time.sleep(min(60.0, max(0.1, soak.end - time.monotonic())))
+        rows.append(held(pid))
+        minute = (time.monotonic() - began) / 60
+        print(
+            f"{minute:6.1f}  {sum(soak.seen.values()):8,}  {rows[-1][0]:12,}  {rows[-1][1]:7}  {rows[-1][2]:7}",
+            flush=True,
+        )
+        if time.monotonic() > soak.end:
+            for thread in threads:
+                thread.join()
+    if rows[-1][0] > rows[0][0] * MOST_GROWTH or held(pid)[1] > rows[0][1] + count:
+        sys.exit(f"the server holds on to what it had: {rows[0]} became {rows[-1]}")
+    return soak
+
+
+def held(pid: int) -> tuple[int, int, int]:
+    """Resident memory in MiB, open handles and threads of a process."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    handles = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    return int(status["VmRSS"].split()[0]) >> 10, handles, int(status["Threads"])
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]), int(sys.argv[2]))

@@ -43,10 +43,12 @@ def convert(gguf: Path, out: Path) -> None:
     """
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    given: dict[str, Any] = {"gguf_file": gguf.name, "trust_remote_code": False}
+    folder, name = gguf.parent, gguf.name
     try:
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **given)
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **given)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=name, dtype=torch.float32, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, trust_remote_code=False)
     except ImportError as error:
         raise ModelError(f"{gguf}: {error}; install the extra: pip install 'steerkit-agents[real]'") from None
     unquantized(model)

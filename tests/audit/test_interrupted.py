@@ -278,3 +278,8 @@ def test_interrupted_by_a_clock(tmp_path: Path) -> None:
     found = verify(Store(path, create=False))
     assert found.records >= said + 2
     assert found.open_runs == ()
+
+
+def test_no_interrupt_stays_with_the_thread() -> None:
+    """The tests above end with no exception being handled: libraries that ask for one's cause would find it there."""
+    assert sys.exc_info() == (None, None, None)

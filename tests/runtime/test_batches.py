@@ -14,9 +14,9 @@ from steerkit.agent import Runtime
 from steerkit.engine import Sampling
 from steerkit.errors import (
     AuditError,
+    ContextError,
     LoopError,
     MessageError,
-    ModelError,
     PolicyError,
     SettingError,
     SteerkitError,
@@ -58,7 +58,7 @@ BAD: dict[str, tuple[Any, type[SteerkitError], str]] = {
     "a policy of no kind": (Request(HI, policy=5), PolicyError, "policy: got int"),  # type: ignore[arg-type]
     "policies of no kind": (Request(HI, policy=[5]), PolicyError, r"policies\[0\]: got int"),  # type: ignore[list-item]
     "sampling of no kind": (Request(HI, sampling=5), SettingError, "sampling: got int"),  # type: ignore[arg-type]
-    "too long": (Request(LONG), ModelError, "the prompt has 5,008 tokens, but the model's context is 2,048"),
+    "too long": (Request(LONG), ContextError, "the prompt has 5,008 tokens, but the model's context is 2,048"),
     "metadata": (Request(HI, metadata={"user": {}}), SettingError, r"metadata\['user'\]: got dict"),  # type: ignore[dict-item]
 }
 

@@ -117,12 +117,12 @@ class Session:
         self._committing = False
 
     def _release(self) -> None:
-        """Let go of the lock as often as this thread took it: an interrupted clean-up may have kept it."""
-        while True:
-            try:
-                self._lock.release()
-            except RuntimeError:
-                return
+        """Let go of the lock as often as this thread took it: an interrupted clean-up may have kept it.
+
+        Asks the lock rather than waits for its error: an interrupt in a handler leaves the error with the thread.
+        """
+        while self._lock._is_owned():  # type: ignore[attr-defined]  # threading.Condition asks it, too
+            self._lock.release()
 
 
 class Transaction:

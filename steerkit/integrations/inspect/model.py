@@ -69,7 +69,8 @@ class SteerkitAPI(ModelAPI):  # type: ignore[misc]  # untyped where the extra is
         if tool_choice not in ("auto", "none"):
             raise SettingError(f"tool_choice: got {tool_choice}, but no call can be forced; expected auto or none")
         told = [one.model_dump(include=_TOLD, exclude_none=True) for one in tools if tool_choice == "auto"]
-        request = Request([openai(one) for one in input], told, sampling=sampling(config))
+        messages = [openai(one) for one in input]
+        request = Request(messages, told, sampling=sampling(config), stop=config.stop_seqs or ())
         stop = threading.Event()
         work = partial(self._taken, request, stop)
         try:
@@ -79,7 +80,7 @@ class SteerkitAPI(ModelAPI):  # type: ignore[misc]  # untyped where the extra is
             raise
         except ContextError as error:
             return too_long(self.model_name, error)
-        return output(self.model_name, turn, config.stop_seqs or [], self.runtime.engine.context)
+        return output(self.model_name, turn, self.runtime.engine.context)
 
     def max_connections(self) -> int:
         """One: a model generates one turn at a time."""

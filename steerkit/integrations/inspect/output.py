@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from inspect_ai.model import ChatCompletionChoice, ChatMessageAssistant, ModelOutput, ModelUsage, StopReason
@@ -18,25 +17,22 @@ _REASONS: Final[dict[str, StopReason]] = {
 }
 
 
-def output(model: str, turn: Turn, stops: Sequence[str], context: int | None) -> ModelOutput:
-    """The text up to a stop sequence, and the released calls.
+def output(model: str, turn: Turn, context: int | None) -> ModelOutput:
+    """The text and the released calls.
 
     Args:
         model: its name.
         turn: what came of the generation.
-        stops: sequences at which the text ends; calls after one are left out.
         context: most tokens that the model reads; a reply that ended there ended for want of room.
     """
-    cut = min((turn.text.find(stop) for stop in stops if stop in turn.text), default=None)
-    released = turn.released if cut is None else ()
-    calls = [ToolCall(f"{turn.record_id}.{n}", one.name, dict(one.arguments)) for n, one in enumerate(released)]
-    why: StopReason = "stop" if cut is not None else _REASONS.get(turn.finish, "stop")
+    calls = [ToolCall(f"{turn.record_id}.{n}", one.name, dict(one.arguments)) for n, one in enumerate(turn.released)]
+    why: StopReason = _REASONS.get(turn.finish, "stop")
     read, made = len(turn.prompt_ids), len(turn.reply_ids)
     if why == "tool_calls" and not calls:
         why = "content_filter"  # the guard let none of them through
     if why == "max_tokens" and context is not None and read + made >= context:
         why = "model_length"
-    message = ChatMessageAssistant(content=turn.text[:cut], tool_calls=calls or None)
+    message = ChatMessageAssistant(content=turn.text, tool_calls=calls or None)
     usage = ModelUsage(input_tokens=read, output_tokens=made, total_tokens=read + made)
     choice = ChatCompletionChoice(message=message, stop_reason=why)
     return ModelOutput(model=model, choices=[choice], usage=usage, metadata={"steerkit": judged(turn)})

@@ -46,14 +46,12 @@ class ChatSteerkit(BaseChatModel):  # type: ignore[misc]  # untyped where the ex
         """One turn; its record is on disk before LangChain sees it."""
         tools = how.pop("tools", ())
         sampling = {"max_new_tokens" if name == "max_tokens" else name: value for name, value in how.items()}
-        turn = self.runtime.run(convert_to_openai_messages(messages), tools, **sampling)
-        cut = min((turn.text.find(one) for one in stop or () if one in turn.text), default=None)
-        released = turn.released if cut is None else ()
+        turn = self.runtime.run(convert_to_openai_messages(messages), tools, stop=stop or (), **sampling)
         calls = [
             {"name": one.name, "args": dict(one.arguments), "id": f"{turn.record_id}.{number}"}
-            for number, one in enumerate(released)
+            for number, one in enumerate(turn.released)
         ]
-        text = turn.text[:cut] or ("" if calls else why_not(turn))
+        text = turn.text or ("" if calls else why_not(turn))
         read, made = len(turn.prompt_ids), len(turn.reply_ids)
         message = AIMessage(
             content=text,

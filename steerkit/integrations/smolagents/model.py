@@ -33,9 +33,8 @@ class SteerkitModel(Model):  # type: ignore[misc]  # untyped where the extra is 
         """
         stops, offered = how.pop("stop_sequences", None) or [], how.pop("tools_to_call_from", None) or []
         tools = [get_tool_json_schema(one) for one in offered if one.name != "final_answer"]
-        turn = self.runtime.run(openai(messages), tools, **sampling(how | self.kwargs))
-        text = turn.text[: min((turn.text.find(stop) for stop in stops if stop in turn.text), default=None)]
-        function = {"name": "final_answer", "arguments": {"answer": why_not(turn) or text}}
+        turn = self.runtime.run(openai(messages), tools, stop=stops, **sampling(how | self.kwargs))
+        function = {"name": "final_answer", "arguments": {"answer": why_not(turn) or turn.text}}
         if turn.calls and turn.released == turn.calls:
             function = {"name": turn.released[0].name, "arguments": dict(turn.released[0].arguments)}
         calls = [{"id": turn.record_id, "type": "function", "function": function}]

@@ -5,7 +5,7 @@ from steerkit.engine.divergence import Divergence, divergence
 from steerkit.engine.hf.batch import Batch
 from steerkit.engine.hf.cuda_graphs import Graphs, GraphStatistics, Prepare
 from steerkit.engine.hf.engine import DEFAULT, HfEngine, bytes_of
-from steerkit.engine.hf.generate import generate, read_along
+from steerkit.engine.hf.generate import generate, last_logits, read_along
 from steerkit.engine.hf.grammar_logits import GrammarLogits
 from steerkit.engine.hf.model import BOXES, LoadedModel, box_folder, load_model
 from steerkit.engine.hf.prefix_cache import PrefixCache, PrefixStatistics, can_be_cut
@@ -47,6 +47,7 @@ __all__ = [
     "can_be_cut",
     "divergence",
     "generate",
+    "last_logits",
     "load_model",
     "obstacle",
     "prepacked",

@@ -80,6 +80,10 @@ class Interventions:
 
         return self.prefilled.outcome(way)
 
+    def turned(self, after: Outcome) -> Tensor:
+        """`(c,)` bool: of the c conversations that open a call, those that no longer do."""
+        return after.scores[self.plain > 0] <= 0
+
     def along(self, vectors: Mapping[Site, Tensor]) -> Outcome:
         """The decisions while constant vectors are added at the place: `(width,)` by site, or `(n, width)`."""
 

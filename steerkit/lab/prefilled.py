@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from steerkit.chat import dialect_of
-from steerkit.engine import Batch, LoadedModel, cache_name, can_be_cut
+from steerkit.engine import Batch, LoadedModel, cache_name, can_be_cut, last_logits
 from steerkit.lab.activations import Rewrite, like_lengths, rewritten
 from steerkit.lab.attribution import Score, log_odds
 from steerkit.lab.cases import Case
@@ -166,8 +166,7 @@ class Prefilled:
         """`(B, vocabulary)` float32 after the deciding steps."""
         columns = slice(None) if part.cache is None else slice(-1, None)
         cache = None if part.cache is None else self._again(part.cache)
-        # as a tensor, since torch copies the unembedding for each row of a slice that is not contiguous
-        last = {"logits_to_keep": torch.tensor([-1], device=self.loaded.device)}
+        last = {"logits_to_keep": last_logits(part.batch.ids[:, columns])}
         logits: Tensor = self._run(self.loaded.model, part.batch, columns, cache, **last).logits[:, -1].float()
         return logits
 

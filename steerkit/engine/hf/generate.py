@@ -208,7 +208,7 @@ class _Passes:
         """Prefill tokens `(B, T)` whose logits are not needed."""
         where = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
         # Without a head there are no logits to keep; with one, a single row of them costs the least.
-        few = {"logits_to_keep": _last(ids)} if self._reader is self._model else {}
+        few = {"logits_to_keep": last_logits(ids)} if self._reader is self._model else {}
         self._reader(**where, **few, use_cache=True, **{cache_name(self._reader): self._cache})
 
     def step(self, tokens: Sequence[int]) -> Tensor:
@@ -243,7 +243,7 @@ class _Passes:
 
     def _next_logits(self, cache: Cache, *, input_ids: Tensor, **where: Any) -> Tensor:
         """Logits `(B, vocabulary)` after the last of the tokens `(B, T)`; the cache takes their keys and values."""
-        keep = {"use_cache": True, "logits_to_keep": _last(input_ids), self._cache_name: cache}
+        keep = {"use_cache": True, "logits_to_keep": last_logits(input_ids), self._cache_name: cache}
         with self._unembedding.in_place():
             output = self._model(input_ids=input_ids, **where, **keep)
         return output.logits[:, -1]  # type: ignore[no-any-return]  # transformers' outputs are not typed
@@ -254,8 +254,8 @@ class _Passes:
             self._graph.close()
 
 
-def _last(ids: Tensor) -> int | Tensor:
-    """Index of the logits to keep of tokens `(B, T)`: the last.
+def last_logits(ids: Tensor) -> int | Tensor:
+    """Index of the logits to keep of tokens `(B, T)`, the last: `logits_to_keep` of a model of transformers.
 
     Cut out of longer rows, the last hidden states would be multiplied by a batched product, for which torch copies the
     whole unembedding, in bfloat16 on a CPU for seconds; picked by their index they are rows of their own.

@@ -139,7 +139,9 @@ def _tried(decisions: Decisions, worth: Mapping[Site, float], ladder: Sequence[f
             after = [
                 one.along({s: dose * v for s, v in rows.items()}) for one, rows in zip(sides, written, strict=True)
             ]
-            found.append(_Dose(size, dose, turned_share(positives, after[0]), kept_share(negatives, after[1])))
+            found.append(
+                _Dose(size, dose, float(positives.turned(after[0]).float().mean()), kept_share(negatives, after[1]))
+            )
             if found[-1].turned >= ENOUGH:
                 break
         last = found[-1]
@@ -155,11 +157,6 @@ def _by_row(vectors: Sequence[dict[Site, Tensor]], folds: Tensor) -> dict[Site, 
         site: torch.stack([part.get(site, torch.zeros_like(like)) for part in vectors])[folds]
         for site, like in sites.items()
     }
-
-
-def turned_share(positives: Interventions, after: Outcome) -> float:
-    """Share of the calls that are no longer opened."""
-    return float((after.scores[positives.plain > 0] <= 0).float().mean())
 
 
 def kept_share(negatives: Interventions, after: Outcome) -> float:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Final
 
 import torch
-from torch import Tensor
 
-from steerkit.lab.find.attempt import ENOUGH, STRENGTHS, Attempt
+from steerkit.lab.find.attempt import ENOUGH, STRENGTHS, Attempt, beyond_chance
 from steerkit.lab.find.decisions import Decisions
 from steerkit.lab.interventions import Edits, Interventions
 from steerkit.lab.material import Material
@@ -52,15 +51,10 @@ def _features(material: Material, interventions: Interventions, generator: torch
         if features:
             edits = _clamps(material, features, 1.0)
             edited, random = interventions.outcome(edits).scores, interventions.random_scores(edits, generator)
-            beyond = _beyond(interventions.plain, edited, random)
+            beyond = beyond_chance(interventions.plain, edited, random)
             if signed_rank(beyond) < LEVEL and float(beyond.mean()) > most:
                 most, best = float(beyond.mean()), features
     return best
-
-
-def _beyond(plain: Tensor, edited: Tensor, random: Tensor) -> Tensor:
-    """`(n,)` by how much edits lower the scores more than random directions move them."""
-    return (plain - edited) - (plain - random).abs().mean(dim=0)
 
 
 def _clamps(material: Material, features: Sequence[Feature], strength: float) -> Edits:
@@ -74,11 +68,10 @@ def _clamps(material: Material, features: Sequence[Feature], strength: float) ->
 
 def _dose(interventions: Interventions, material: Material, features: Sequence[Feature]) -> float:
     """The dose after the gentlest that is enough, or the gentlest of those that turn most."""
-    calls = interventions.plain > 0
-    if not calls.any():
+    if not (interventions.plain > 0).any():
         return STRENGTHS[0]
     edits = [_clamps(material, features, one) for one in STRENGTHS]
-    shares = [float((interventions.outcome(one).scores[calls] <= 0).float().mean()) for one in edits]
+    shares = [float(interventions.turned(interventions.outcome(one)).float().mean()) for one in edits]
     for number, share in enumerate(shares):
         if share >= ENOUGH:
             return STRENGTHS[min(number + 1, len(STRENGTHS) - 1)]

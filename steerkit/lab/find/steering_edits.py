@@ -13,7 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from steerkit.lab.find.attempt import Attempt, Way
+from steerkit.lab.find.attempt import Attempt, Way, beyond_chance
 from steerkit.lab.find.decisions import Decisions
 from steerkit.lab.find.joint_shifts import choose_shifts, useful
 from steerkit.lab.find.layer_clamps import choose_clamps
@@ -21,7 +21,6 @@ from steerkit.lab.find.search import Found, FoundProbe, probe_upto
 from steerkit.lab.interventions import Edits, Interventions
 from steerkit.lab.material import Material
 from steerkit.lab.measured import Share
-from steerkit.lab.prefilled import Outcome
 from steerkit.lab.ranking import LEVEL
 from steerkit.lab.two_sample import least_signed_rank, signed_rank
 from steerkit.sites import Site
@@ -143,7 +142,7 @@ def _proven(
     edited, there = positives.outcome(attempt.edits), negatives.outcome(attempt.edits)
     random = positives.random_scores(attempt.edits, generator)
     calls, same = positives.plain > 0, there.tokens == negatives.unedited.tokens
-    beyond = (positives.plain - edited.scores) - (positives.plain - random).abs().mean(dim=0)
+    turned = positives.turned(edited)
     by_chance = _share(random[:, calls] <= 0)
     return SteeringEdits(
         way=attempt.way,
@@ -154,13 +153,13 @@ def _proven(
         score=float(positives.plain.mean()),
         edited=float(edited.scores.mean()),
         random=float(random.mean()),
-        turned=_turned(positives, edited),
+        turned=_share(turned),
         turned_random=by_chance,
-        stopped=_share((edited.scores[calls] <= 0) & acts[calls]),
+        stopped=_share(turned & acts[calls]),
         kept=_share(same | ~acts_there),
         kept_open=_share(same),
         controls=_controls(decisions, positives, attempt, by_chance, generator),
-        p=signed_rank(beyond),
+        p=signed_rank(beyond_chance(positives.plain, edited.scores, random)),
         least_p=least_signed_rank(len(positives.plain)),
     )
 
@@ -181,11 +180,7 @@ def _controls(
         positives.control(attempt.edits),
         positives.along({site: attempt.strength * chosen[site] for site in sites}),
     )
-    return Controls(random, *(_turned(positives, one) for one in outcomes))
-
-
-def _turned(positives: Interventions, after: Outcome) -> Share:
-    return _share(after.scores[positives.plain > 0] <= 0)
+    return Controls(random, *(_share(positives.turned(one)) for one in outcomes))
 
 
 def _share(hits: Tensor) -> Share:

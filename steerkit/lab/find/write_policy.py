@@ -78,7 +78,7 @@ def found_policy(found: Found, saes: SaeSet, name: str, steering: SteeringEdits 
 def write_policy(policy: Policy, path: Path, *, force: bool = False) -> None:
     """Write a policy file. Raises SaeError: it is there and `force` is not given, or it cannot be written."""
     refuse_present(path, force=force)
-    write_text_atomic(path, dump(policy), SaeError)
+    write_text_atomic(path, dump(policy, path.parent), SaeError)
 
 
 def refuse_present(path: Path, *, force: bool) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -28,8 +29,18 @@ from pydantic_ai import (
 from steerkit.integrations.pydantic_ai import guard, steered
 from steerkit.integrations.pydantic_ai.messages import openai
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 RAN: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _own_loop() -> Iterator[None]:
+    """An event loop that is closed again: `run_sync` makes one where the thread has none, and leaves it there."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
 
 
 def get_balance(account: str) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -44,6 +45,41 @@ def parse_json(
         raise error(f"{where}: not UTF-8 text; expected {expected}") from None
     except ValueError as reason:
         raise error(f"{where}: not JSON ({shown(reason)}); expected {expected}") from None
+
+
+class RepeatedKeyError(ValueError):
+    """A key that stands twice in one object of JSON."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__("a key stands twice in one object")
+        self.key = key
+
+
+def strict_json(text: str | bytes) -> Any:
+    """JSON as it is defined: `NaN` and numbers beyond a float are none.
+
+    Raises:
+        RepeatedKeyError: an object has a key twice: who reads it next may take the other one.
+        ValueError: it is no JSON.
+        RecursionError: it is nested too deeply to be read.
+    """
+    return json.loads(text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_once)
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise RepeatedKeyError(key)
+        found[key] = value
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no finite number")
+    return number
 
 
 def shown(value: object, most: int = _SHORT) -> str:

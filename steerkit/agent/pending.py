@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from steerkit.decisions import Decision
 from steerkit.errors import LoopError, SettingError
+from steerkit.files import strict_json
 from steerkit.runtime import metadata_of, next_ids
 from steerkit.types import Call, Verdict, in_one_line
 
@@ -158,7 +158,7 @@ class Pending:
         """
         path = Path(path)
         try:
-            data = json.loads(path.read_bytes(), object_pairs_hook=_once, parse_constant=_finite, parse_float=_finite)
+            data = strict_json(path.read_bytes())
         except OSError as error:
             raise LoopError(f"{path}: the pending run cannot be read: {error.strerror}") from None
         except (ValueError, RecursionError) as error:
@@ -257,17 +257,3 @@ def _problem(error: Mapping[str, Any]) -> str:
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).lstrip(".")
     got = "nothing" if error["type"] == "missing" else repr(error["input"])[:80]
     return f"{path}: got {got}, expected otherwise ({error['msg']})"
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return found
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text} is no finite number")
-    return number

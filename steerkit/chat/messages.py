@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
@@ -12,6 +10,7 @@ from steerkit.chat.dialects import NAME
 from steerkit.chat.pairing import Pairing
 from steerkit.chat.plain import plain_json, plain_messages
 from steerkit.errors import MessageError
+from steerkit.files import RepeatedKeyError, strict_json
 from steerkit.types import Messages
 
 _ROLES: Final = {
@@ -125,9 +124,9 @@ def _arguments(given: Any, where: str) -> dict[str, Any]:
         if not given.strip():
             return {}
         try:
-            given = _json(given)
-        except _TwiceError as error:
-            raise MessageError(f"{where}: got the key {error.args[0]!r:.80} twice, expected it once") from None
+            given = strict_json(given)
+        except RepeatedKeyError as error:
+            raise MessageError(f"{where}: got the key {error.key!r:.80} twice, expected it once") from None
         except (ValueError, RecursionError):
             raise MessageError(f"{where}: got text that is no JSON, expected a mapping") from None
         given = plain_json(given, where)
@@ -166,7 +165,7 @@ def _result(name: str, content: Any, where: str) -> dict[str, Any]:
     content = content if text is None else text
     if text is not None and text.lstrip().startswith("{"):
         with suppress(ValueError, RecursionError):  # no JSON, or nested deeper than it can be read: text then
-            content = plain_json(_json(text), f"{where}.content")
+            content = plain_json(strict_json(text), f"{where}.content")
     return _splayed(name, content)
 
 
@@ -179,40 +178,6 @@ def _joined(content: Any) -> str | None:
 
 def _is_text_part(part: Any) -> bool:
     return isinstance(part, Mapping) and part.get("type") in _TEXT_PARTS and isinstance(part.get("text"), str)
-
-
-class _TwiceError(ValueError):
-    """A key that stands in an object twice."""
-
-
-def _json(text: str) -> Any:
-    """JSON as it is defined: `NaN` and numbers beyond a float are none, and no dialect can write them.
-
-    Raises:
-        ValueError: it is no JSON, or has a key twice: who reads it next may take the other one.
-        RecursionError: it is nested too deeply to be read.
-    """
-    return json.loads(text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_once)
-
-
-def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = iter(key for key, _ in pairs)
-        raise _TwiceError(_first_repeated(keys))
-    return found
-
-
-def _first_repeated(keys: Iterator[str]) -> str:
-    seen: set[str] = set()
-    return next(key for key in keys if key in seen or seen.add(key))  # type: ignore[func-returns-value]  # adds
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text} is no finite number")
-    return number
 
 
 def _splayed(name: str, response: Any) -> dict[str, Any]:

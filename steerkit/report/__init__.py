@@ -8,7 +8,7 @@ from steerkit.report.explanation_page import explain_page
 from steerkit.report.feature import FeatureView, feature_json, show_feature
 from steerkit.report.feature_page import feature_page
 from steerkit.report.found_features import show_causes, show_found, show_steering_edits
-from steerkit.report.out import any_encoding, console, print_json, say, say_line, say_lines
+from steerkit.report.out import any_encoding, console, print_json, say, say_line, say_lines, without_nan
 from steerkit.report.rows import print_rows
 from steerkit.report.suites import attack_json, show_attack, show_suite, suite_json
 from steerkit.report.text import bars, call_text, edit_text, reply_lines, reply_text, short, verdict_text
@@ -60,4 +60,5 @@ __all__ = [
     "visible",
     "watched_lines",
     "watched_values",
+    "without_nan",
 ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from rich.console import Console
 
 from steerkit.report.evaluation import percent, share_json
+from steerkit.report.out import without_nan
 from steerkit.report.rows import print_rows
 from steerkit.report.text import short
 
@@ -99,14 +100,8 @@ def drift_json(
     found = []
     for one in sites:
         plain = {**asdict(one), "changed": len(one.changed)}
-        found.append({"site": one.site, **{key: _finite(value) for key, value in plain.items() if key != "site"}})
+        found.append({"site": one.site, **{key: without_nan(value) for key, value in plain.items() if key != "site"}})
     for reading in readings:
         plain = {**asdict(reading), "beyond": [share_json(share) for share in reading.beyond], "moved": reading.moved}
         found.append({"reading": plain.pop("name"), **plain})
     return [*found, *({"policy": policy, "changed": dict(changed)} for policy, changed in features.items())]
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

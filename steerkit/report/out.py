@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from unicodedata import category
 
@@ -65,6 +66,15 @@ def say_line(text: str) -> None:
 def print_json(value: object) -> None:
     """One line of JSON on standard output; what cannot be seen stands in it as an escape."""
     print(json_text(value, ascii_only=not _is_unicode(getattr(sys.stdout, "encoding", None))))
+
+
+def without_nan(value: Any) -> Any:
+    """A value, and the parts of mappings and tuples, with null for NaN and infinity: JSON has no word for them."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(part) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return [without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def json_text(value: object, *, ascii_only: bool = False) -> str:

@@ -76,12 +76,16 @@ def chosen_by_grammar(one: Constrained | None) -> tuple[Span, ...]:
     """The tokens of a reply that the model did not choose, in runs."""
     found: list[Span] = []
     for span in sorted((*one.forced, *(Span(at, at + 1) for at in one.masked))) if one else ():
-        goes_on = bool(found) and found[-1].end == span.start
-        found.append(Span(found.pop().start, span.end) if goes_on else span)
+        _append(found, span)
     return tuple(found)
 
 
-class Decisions:
+def _append(runs: list[Span], span: Span) -> None:
+    """Put a later span behind the others, or on to the last where it begins at its end."""
+    runs.append(Span(runs.pop().start, span.end) if runs and runs[-1].end == span.start else span)
+
+
+class Deciders:
     """Collects who decided the tokens of one reply."""
 
     def __init__(self, constraints: RowConstraints, prompt_length: int) -> None:
@@ -95,9 +99,7 @@ class Decisions:
         at = self._position
         self._position += 1
         if decided == "forced":
-            goes_on = bool(self._forced) and self._forced[-1].end == at
-            start = self._forced.pop().start if goes_on else at
-            self._forced.append(Span(start, at + 1))
+            _append(self._forced, Span(at, at + 1))
         elif decided == "mask":
             self._masked.append(at)
         elif decided == "turned away":

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from steerkit.chat import Cursor, Event, Parsed
 from steerkit.engine import AbandonedError, Decided, Engine, Recording, Row
-from steerkit.runtime.constraints import Decisions, row_constraints
+from steerkit.runtime.constraints import Deciders, row_constraints
 from steerkit.runtime.request import Prepared
 from steerkit.runtime.stop import StopTexts
 from steerkit.runtime.tripwire import Tripwires
@@ -98,14 +98,14 @@ class _Reply:
         self.cursor = Cursor(engine.tokenizer, len(one.prompt.ids))
         self.cursor.read(one.prompt.ids)
         self.stops = StopTexts(one.form.stop)
-        self._decisions = Decisions(constraints, len(one.prompt.ids))
+        self._deciders = Deciders(constraints, len(one.prompt.ids))
 
     def read(self, token: int | None, decided: Decided) -> tuple[Event, ...]:
         """Take the next token, None of a row that has ended; the events are those that it decides."""
         if token is None:
             return ()
         self._ids.append(token)
-        self._decisions.note(decided)
+        self._deciders.note(decided)
         return self.cursor.read([token])
 
     def finished(self, tripped: Verdict | None) -> GeneratedReply:
@@ -113,7 +113,7 @@ class _Reply:
         parsed, places = self.cursor.parsed(), self.cursor.spans(self.cursor.position - 1)
         if self.stops.found:
             parsed = replace(parsed, text=self.stops.text, finish="stop")
-        return GeneratedReply(self._one, tuple(self._ids), parsed, places, tripped, self._decisions.all())
+        return GeneratedReply(self._one, tuple(self._ids), parsed, places, tripped, self._deciders.all())
 
 
 def drained(steps: Generator[Any, Any, list[Turn]], stopped: Callable[[], bool] | None = None) -> list[Turn]:

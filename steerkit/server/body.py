@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import math
-from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
 
+from steerkit.files import strict_json
 from steerkit.server.errors import ApiError
 from steerkit.server.options import Limits
 
@@ -35,7 +33,7 @@ async def read_body(request: Request, limits: Limits) -> dict[str, Any]:
         said = f"body: got {len(data):,} bytes in {limits.body_seconds:g} s, expected all of it"
         raise ApiError(408, said, code="body_too_slow") from None
     try:
-        value = json.loads(bytes(data), object_pairs_hook=_once, parse_constant=_finite, parse_float=_finite)
+        value = strict_json(bytes(data))
     except RecursionError:
         raise _too_deep(limits) from None
     except ValueError as error:
@@ -62,17 +60,3 @@ def _check_depth(value: Any, limits: Limits) -> None:
 
 def _too_deep(limits: Limits) -> ApiError:
     return ApiError(400, f"body: got more than {limits.depth} levels of JSON, expected fewer", code="invalid_json")
-
-
-def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return found
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text} is no finite number")
-    return number

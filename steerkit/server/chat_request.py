@@ -41,16 +41,24 @@ REFUSED: Final[Mapping[str, Refused]] = {
 }
 
 
-class _Function(Form):
+class Declaration(Form):
+    """A tool."""
+
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
+    def declared(self) -> dict[str, Any]:
+        """The tool in the form of chat completions."""
+        said = {"parameters": self.parameters, "strict": self.strict}
+        given = {name: value for name, value in said.items() if value is not None}
+        return {"type": "function", "function": {"name": self.name, "description": self.description or "", **given}}
+
 
 class _Tool(Form):
     type: Literal["function"]
-    function: _Function
+    function: Declaration
 
 
 class _StreamOptions(Form):
@@ -117,19 +125,10 @@ def read_chat(
     if form.max_tokens not in (None, most):
         raise ApiError(400, f"max_tokens: got {form.max_tokens} beside max_completion_tokens", param="max_tokens")
     sampling = sampling_of(form, most, form.seed, limits, name)
-    tools = [_declared(tool.function) for tool in form.tools or ()]
+    tools = [tool.function.declared() for tool in form.tools or ()]
     messages = [_message(one, f"messages[{number}]") for number, one in enumerate(form.messages)]
     shape = Shape(form.tool_choice, form.parallel_tool_calls, form.response_format, form.stop or ())
     return asked(form, messages, tools, sampling, shape, asker, names, default=default)
-
-
-def _declared(tool: _Function) -> dict[str, Any]:
-    function: dict[str, Any] = {"name": tool.name, "description": tool.description or ""}
-    if tool.parameters is not None:
-        function["parameters"] = tool.parameters
-    if tool.strict is not None:
-        function["strict"] = tool.strict
-    return {"type": "function", "function": function}
 
 
 def _message(one: _Message, where: str) -> dict[str, Any]:

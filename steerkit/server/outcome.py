@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from steerkit.decisions import ending, releases
+from steerkit.decisions import ending, releases, severity
 from steerkit.server.approvals import approval_id
 from steerkit.server.errors import ApiError
 from steerkit.types import Call, Turn, Verdict
@@ -48,8 +48,8 @@ class Outcome(NamedTuple):
     @property
     def reason(self) -> str:
         """Reason of the strictest verdict that kept a call back."""
-        kept = [one for one in self.turn.verdicts if one.decision in ("stop", "handoff", "deny")]
-        worst = next((one for wanted in ("stop", "handoff", "deny") for one in kept if one.decision == wanted), None)
+        kept = (one for one in self.turn.verdicts if one.decision in ("stop", "handoff", "deny"))
+        worst = max(kept, key=lambda one: severity(one.decision), default=None)
         return "" if worst is None else f"not run: {worst.reason}"
 
     @property

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
+from steerkit.server.chat_request import Declaration
 from steerkit.server.errors import ApiError
 from steerkit.server.fields import SHARED_REFUSED, Common, Form, Refused, Shape, check_count, read_form
 from steerkit.server.options import Limits
@@ -25,12 +26,8 @@ _NOTHING_TO_INCLUDE: Final = ("reasoning.encrypted_content",)
 """What may be asked to be included and is never there, as the model does not reason apart from its text."""
 
 
-class _Tool(Form):
+class _Tool(Declaration):
     type: Literal["function"]
-    name: str
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
 
 
 class _Approvals(Form):
@@ -73,19 +70,7 @@ class ResponsesRequest(Common):
 
     def declared(self) -> Sequence[dict[str, Any]]:
         """The tools in the form of chat completions."""
-        return [
-            {
-                "type": "function",
-                "function": {
-                    "name": tool.name,
-                    "description": tool.description or "",
-                    **({} if tool.parameters is None else {"parameters": tool.parameters}),
-                    **({} if tool.strict is None else {"strict": tool.strict}),
-                },
-            }
-            for tool in self.tools or ()
-            if isinstance(tool, _Tool)
-        ]
+        return [tool.declared() for tool in self.tools or () if isinstance(tool, _Tool)]
 
     @property
     def shape(self) -> Shape:

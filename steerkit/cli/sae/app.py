@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,7 +10,7 @@ from steerkit.cli.options import Revision, Source, layer_table, load_named
 from steerkit.cli.sae.files import convert, pull, push
 from steerkit.cli.sae.health import calibrate, health
 from steerkit.cli.sae.train import train
-from steerkit.report import console, print_json
+from steerkit.report import console, print_json, without_nan
 
 app = typer.Typer(
     help="Train, measure, convert, fetch and publish sets of SAEs.", no_args_is_help=True, rich_markup_mode=None
@@ -39,14 +38,9 @@ def inspect(
     if json:
         for row in rows:
             said = {"layer": row.layer, **row._asdict(), "dense": row.dense, "kind": saes[row.site].kind}
-            print_json(_finite({**said, "site": row.site.point}))
+            print_json(without_nan({**said, "site": row.site.point}))
         return
     out = console()
     out.print(layer_table(rows, saes))
     if any(row.dense for row in rows):
         out.print("* more than a quarter of the dictionary is active at a token: read nothing into single features")
-
-
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """A row without NaN and infinity, of a training that diverged: JSON has no word for them."""
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}

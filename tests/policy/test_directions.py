@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save
 
 from steerkit.errors import PolicyError
+from steerkit.lab.find import write_policy
 from steerkit.policy import Policy, bind, dump, explain, fingerprint, load, loads, read_direction, unreachable
 from tests.directions import drawn, file_of
 
@@ -77,6 +78,17 @@ def test_what_is_dumped_loads_again(tmp_path: Path) -> None:
     (tmp_path / "again.yaml").write_text(text)
     assert load(tmp_path / "again.yaml") == policy
     assert Policy.model_validate(policy.model_dump(mode="json", exclude_none=True)) == policy
+
+
+def test_what_the_lab_writes_can_be_moved_with_its_directions(tmp_path: Path) -> None:
+    """As a whole folder; the control, without the folder's other file, is refused."""
+    policy = load(written(tmp_path / "here"))
+    write_policy(policy, tmp_path / "here/found.yaml")
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    assert fingerprint(load(tmp_path / "there/found.yaml")) == fingerprint(policy)
+    (tmp_path / "there/made/away.safetensors").unlink()
+    with pytest.raises(PolicyError, match="no such file"):
+        load(tmp_path / "there/found.yaml")
 
 
 def test_another_file_than_the_pinned_one_is_refused(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ DOORS = {
     "prometheus_client": {"server"},
     "starlette": {"server", "viewer"},
     "uvicorn": {"server", "viewer"},
+    "vllm": {"engine"},
 }
 WORKSHOPS = {"train", "find", "prove", "explain"}
 PUBLIC = ["Policy", "Runtime", "SaeSet", "SteerkitError", "Tool", "Turn", "attach", "load"]

@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from steerkit.agent.api import Runtime
 from steerkit.audit import OnFailure, OnRecord, RecordedTurn, Store, default_store
-from steerkit.engine import DEFAULT, LoadedModel, Prepack, Prepare, box_folder, load_model
-from steerkit.errors import SaeError, SteeringError
+from steerkit.engine import (
+    DEFAULT,
+    Engine,
+    HfEngine,
+    LoadedModel,
+    Prepack,
+    Prepare,
+    Vllm,
+    VllmEngine,
+    box_folder,
+    load_model,
+    vllm_version,
+)
+from steerkit.errors import ModelError, SaeError, SteeringError
 from steerkit.runtime import PolicyLike, raises_setting_errors
 from steerkit.sae import SaeSet, load_set
 from steerkit.steer import TABLE, find_sites
+
+
+class _Ways(NamedTuple):
+    """Ways of running transformers, as they are where nobody says."""
+
+    device: str | torch.device | None = None
+    device_map: str | dict[str, Any] | None = None
+    prefix_cache: str | int | bool = DEFAULT
+    prepack: Prepack = "auto"
+    graphs: Prepare = "auto"
 
 
 @raises_setting_errors
@@ -38,17 +59,17 @@ def load(
     prefix_cache: str | int | bool = DEFAULT,
     prepack: Prepack = "auto",
     graphs: Prepare = "auto",
+    engine: Literal["transformers", "vllm"] | Vllm = "transformers",
 ) -> Runtime:
     """A runtime on a model.
 
     Args:
-        model: `tiny` (the model in the box), a folder, or a hub repository.
-        saes: a folder or hub repository of SAEs, or a set; the box brings its own.
+        model: `tiny` (the model in the box), a folder, or a hub repository, there at `revision`.
+        saes: a folder or hub repository (at `saes_revision`) of SAEs, or a set; the box brings its own.
         policy: a policy, the path of a policy file, or several; a request may bring its own instead.
         base: policies that every request is under, whatever policy it brings; their edits go first.
         device, device_map: where to put the model (default: the CPU), or a map for accelerate.
         dtype: of the model's weights (default: float32 for the box, else as stored).
-        revision, saes_revision: of the model and of the SAEs on the hub.
         audit: the store's file (default: `audit.db` in `$STEERKIT_HOME`), an open store, or False for no records.
         untrusted: what happens to control tokens in user text, tool results and descriptions.
         on_audit_failure: of a lost record: `block` releases and runs nothing, `warn` warns; the next record counts it.
@@ -58,16 +79,45 @@ def load(
         prefix_cache: how much memory, such as `1 GiB`, may hold what prompts begin with; False for none.
         prepack: keep linear weights a second time as a CPU reads them fastest; `auto`: where that is faster.
         graphs: decode by steps of fixed shape; `auto`: on a GPU, in CUDA graphs; `compiled`: compiled as well.
+        engine: what generates; `vllm`, also with settings, takes none of the three above and no device.
 
     Raises:
         ModelError, SaeError, PolicyError, AuditError: with what was got, what was expected and what to do.
     """
-    loaded = load_model(model, device=device, dtype=dtype, device_map=device_map, revision=revision, prepack=prepack)
-    suite = _checked(_saes(model, saes, saes_revision), loaded, named=not isinstance(saes, SaeSet))
-    make = partial(Runtime, loaded, suite, () if policy is None else policy, base=base, untrusted=untrusted)
-    make = partial(make, required_over_steering=required_over_steering, on_audit_failure=on_audit_failure)
-    told: dict[str, Any] = {"on_record": on_record, "counterfactual": counterfactual, "prefix_cache": prefix_cache}
-    return make(store=_store(audit), graphs=graphs, **told)
+    ways = _Ways(device, device_map, prefix_cache, prepack, graphs)
+    runs = _engine(engine, (model, dtype, revision), (saes, saes_revision), ways)
+    told: dict[str, Any] = {"counterfactual": counterfactual, "required_over_steering": required_over_steering}
+    told |= {"on_audit_failure": on_audit_failure, "on_record": on_record, "untrusted": untrusted, "base": base}
+    return Runtime(runs, policy=() if policy is None else policy, store=_store(audit), **told)
+
+
+def _engine(
+    engine: str | Vllm,
+    weights: tuple[str | Path, str | torch.dtype | None, str | None],
+    suite: tuple[str | Path | SaeSet | None, str | None],
+    ways: _Ways,
+) -> Engine:
+    """The engine of a name, on a model (name, dtype, revision) and SAEs (what was given, revision).
+
+    Raises:
+        ModelError, SaeError: as `load` says them.
+    """
+    (name, dtype, revision), (given, saes_revision) = weights, suite
+    if engine == "transformers":
+        at: dict[str, Any] = {"device": ways.device, "device_map": ways.device_map, "prepack": ways.prepack}
+        loaded = load_model(name, dtype=dtype, revision=revision, **at)
+    elif engine == "vllm" or isinstance(engine, Vllm):
+        for setting, value in ways._asdict().items():
+            if value != _Ways._field_defaults[setting]:
+                raise ModelError(f"{setting}: got {value!r}, which is of engine 'transformers' alone; leave it out")
+        vllm_version()
+        loaded = load_model(name, dtype=dtype, revision=revision, prepack=False)
+    else:
+        raise ModelError(f"engine: got {engine!r}, expected 'transformers', 'vllm' or a Vllm")
+    saes = _checked(_saes(name, given, saes_revision), loaded, named=not isinstance(given, SaeSet))
+    if engine == "transformers":
+        return HfEngine(loaded, saes, prefix_cache=ways.prefix_cache, graphs=ways.graphs)
+    return VllmEngine(loaded, saes, engine if isinstance(engine, Vllm) else Vllm(), revision)
 
 
 def load_recorded(

@@ -1,4 +1,4 @@
-"""Engines: the seam to whatever makes tokens with steering in place, and the one that runs transformers."""
+"""Engines: the seam to whatever makes tokens with steering in place, and those that run transformers and vLLM."""
 
 from steerkit.engine.api import Constraint, Decided, Engine, Provenance, Recording, Row, Sampling, Step, Steps
 from steerkit.engine.divergence import Divergence, divergence
@@ -13,6 +13,8 @@ from steerkit.engine.hf.prepack import Prepack, Prepacked, obstacle, prepacked
 from steerkit.engine.lease import AbandonedError, Lease
 from steerkit.engine.running import runnable
 from steerkit.engine.tool_schema import tool_from_function
+from steerkit.engine.vllm.arguments import Vllm, vllm_version
+from steerkit.engine.vllm.engine import VllmEngine
 from steerkit.steer import cache_name
 
 __all__ = [
@@ -41,6 +43,8 @@ __all__ = [
     "Sampling",
     "Step",
     "Steps",
+    "Vllm",
+    "VllmEngine",
     "box_folder",
     "bytes_of",
     "cache_name",
@@ -54,4 +58,5 @@ __all__ = [
     "read_along",
     "runnable",
     "tool_from_function",
+    "vllm_version",
 ]

@@ -105,10 +105,11 @@ class Row(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One decoded token of every row."""
+    """One decoded token of every row that goes on."""
 
     tokens: list[int | None]
-    """By row; None once it has stopped. A stop token is a row's last."""
+    """By row; None once it has stopped, and where an engine that serves rows in turns has none of it in this step. A
+    stop token is a row's last."""
     watched: Callable[[int, int], Mapping[str, Sequence[float]]]
     """Watched values of a row from a position on, for as far as the model has run; of tokens that come in one pass, for
     as far as it would have run had they come one by one."""
@@ -150,7 +151,8 @@ token just yielded is their last. Closing it ends the generation and frees the m
 class Engine(Protocol):
     """Generates rows under steering: all that a turn needs of a model.
 
-    One generation runs at a time; threads wait. `steerkit.engine.hf` has the member that runs transformers.
+    One generation runs at a time; threads wait. `steerkit.engine.hf` has the member that runs transformers,
+    `steerkit.engine.vllm` the one that runs vLLM.
     """
 
     @property

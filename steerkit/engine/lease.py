@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
-from steerkit.errors import ModelError
+from steerkit.errors import ModelError, SteeringError
 
 
 class AbandonedError(Exception):
@@ -25,6 +26,21 @@ class Lease:
         self._lock = threading.Lock()
         self._holder: int | None = None
         self._process = os.getpid()
+
+    @contextmanager
+    def held(self, stopped: Callable[[], bool] | None = None) -> Iterator[None]:
+        """Hold the model for a generation.
+
+        Raises:
+            SteeringError: this thread holds it.
+            AbandonedError, ModelError: as `take` raises them.
+        """
+        if not self.take(stopped):
+            raise SteeringError("a stream on this model is still open; finish or close it before the next turn")
+        try:
+            yield
+        finally:
+            self.give_back()
 
     def take(self, stopped: Callable[[], bool] | None = None) -> bool:
         """Wait for the model; False if this very thread holds it, and would wait for itself.

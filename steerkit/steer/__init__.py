@@ -11,8 +11,9 @@ from steerkit.steer.eager.attach import attach
 from steerkit.steer.eager.attached import Attached, PrefillState, Snapshot, Snapshots
 from steerkit.steer.eager.continuous import attach_ragged
 from steerkit.steer.ops import read_features
-from steerkit.steer.points import TABLE, Sites, context_of, device_of, devices_of, find_sites
+from steerkit.steer.points import TABLE, Sites, check_engine, context_of, described, device_of, devices_of, find_sites
 from steerkit.steer.positions import cache_name
+from steerkit.steer.ragged import Piece, RaggedRecorders, RaggedSteering
 from steerkit.steer.record.recorder import Recorder
 from steerkit.steer.record.trace import Extent, Wanted, read_traces, read_watched, traced_sites
 from steerkit.steer.static.buffers import StaticSteering, attach_static, fused_kernels
@@ -28,8 +29,11 @@ __all__ = [
     "Extent",
     "Fill",
     "PackedPlan",
+    "Piece",
     "Plan",
     "PrefillState",
+    "RaggedRecorders",
+    "RaggedSteering",
     "Recorder",
     "Sites",
     "Snapshot",
@@ -42,8 +46,10 @@ __all__ = [
     "cache_name",
     "check_against_saes",
     "check_against_tools",
+    "check_engine",
     "compile_plan",
     "context_of",
+    "described",
     "device_of",
     "devices_of",
     "disagreement",

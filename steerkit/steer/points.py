@@ -21,8 +21,8 @@ _CPU: Final = torch.device("cpu")
 _STRETCH: Final = ("original_max_position_embeddings", "factor")
 """By how much positions are stretched, where `max_position_embeddings` does not say it yet."""
 
-EngineName: TypeAlias = Literal["transformers", "continuous batching"]
-"""Engines that run hooks at hook points: transformers' forward pass, and its continuous batching."""
+EngineName: TypeAlias = Literal["transformers", "continuous batching", "vllm"]
+"""Engines that run hooks at hook points: transformers' forward pass, its continuous batching, and vLLM."""
 
 Steer = Callable[[Tensor], Tensor | None]
 """The work of one hook: takes activations `(..., width)`, gives what replaces them, or None where nothing does."""
@@ -51,13 +51,14 @@ class HookPoint(NamedTuple):
 
 
 _ALL: Final[tuple[EngineName, ...]] = get_args(EngineName)
+_TRANSFORMERS: Final[tuple[EngineName, ...]] = ("transformers", "continuous batching")
 TABLE: Final[dict[Point, HookPoint]] = {
     "attn_in": HookPoint(
         modules=("self_attn.o_proj",),
         side="input",
         width="in_features",
         what="o_proj",
-        engines=_ALL,
+        engines=_TRANSFORMERS,
         missing="layers of linear attention or convolution have no o_proj, and where an engine splits o_proj over "
         "devices each holds a part of its input",
     ),
@@ -84,7 +85,7 @@ TABLE: Final[dict[Point, HookPoint]] = {
         side="output",
         width="hidden_size",
         what="decoder layer",
-        engines=_ALL,
+        engines=_TRANSFORMERS,
         missing="an engine that leaves the residual sum to the next layer's norm has no module that returns it",
     ),
 }

@@ -52,11 +52,23 @@ class RaggedRecorders:
 
     It keeps those of requests that are done until they are taken. Requests that neither a policy nor a trace asks for
     have none.
+
+    Args:
+        plan: compiled policies; the sites that they edit are kept.
+        trace: more sites to keep.
+        rows: table rows whose requests are recorded (default: those under policies, and with `trace` all).
+        copies: True where the engine reuses the memory of activations within a pass, so that they are copied at once.
     """
 
-    def __init__(self, plan: Plan, trace: Iterable[Site | int] = ()) -> None:
-        """Keep the sites that policies edit, and those of `trace` of every request."""
-        self._traced = {Site.of(one) for one in trace}
+    def __init__(
+        self,
+        plan: Plan,
+        trace: Iterable[Site | int] = (),
+        *,
+        rows: Collection[int] | None = None,
+        copies: bool = False,
+    ) -> None:
+        self._traced, self._rows, self._copies = {Site.of(one) for one in trace}, rows, copies
         self._editors = {site: table.editors for site, table in plan.sites.items() if table.editors is not None}
         self.kept: Final = frozenset({*self._traced, *self._editors})
         """Sites whose raw activations are kept."""
@@ -70,13 +82,24 @@ class RaggedRecorders:
         """The recorder of a request, which is forgotten here. Raises KeyError where there is none."""
         return self._recorders.pop(request)
 
+    def pop(self, request: str) -> Recorder | None:
+        """The recorder of a request, which is forgotten here; None where there is none."""
+        return self._recorders.pop(request, None)
+
+    def of(self, request: str) -> Recorder:
+        """The recorder of a request that is not done. Raises KeyError where there is none."""
+        return self._recorders[request]
+
+    def _records(self, row: int) -> bool:
+        return row in self._rows if self._rows is not None else row > 0 or bool(self._traced)
+
     def begin_pass(self, pieces: Sequence[Piece], rows: Sequence[int], device: torch.device) -> None:
         """A pass over these pieces, in these table rows, is about to run."""
         self._parts, end = [], 0
         self._decodes = all(piece.length == 1 for piece in pieces)
         for piece, row in zip(pieces, rows, strict=True):
             part = slice(end, end := end + piece.length)
-            if row == 0 and not self._traced:
+            if not self._records(row):
                 continue
             recorder = self._recorders.get(piece.request)
             if recorder is None:
@@ -95,7 +118,8 @@ class RaggedRecorders:
         """Keep the activations `(…, d_in)` of the pass's N tokens at a site, see `Recorder.keep_raw`."""
         flat = y.reshape(1, -1, y.shape[-1])
         for recorder, part, start in self._parts if site in self.kept else ():
-            recorder.keep_raw(site, flat[:, part], start, ours=ours and self._decodes)  # not a prefill with them
+            alone = ours and self._decodes and not self._copies  # not a prefill with them
+            recorder.keep_raw(site, flat[:, part], start, ours=alone)
 
 
 class RaggedSteering:
@@ -106,7 +130,9 @@ class RaggedSteering:
         device: device of the decoder's inputs.
         row_of: table row of a request, by its id.
         machine: the tokenizer's place machine; needed where a rule's place follows from tokens.
-    trace: sites whose raw activations to record of every request, besides those that policies edit.
+        recorders: of the requests (default: of those under policies, at the sites that these edit).
+        unshared: how the engine is told not to share blocks between requests; None where it shares those alone that
+            nothing steered, so that requests without a rule may begin after tokens that are in them.
     """
 
     def __init__(
@@ -115,10 +141,12 @@ class RaggedSteering:
         device: torch.device,
         row_of: Callable[[str], int],
         machine: PlaceMachine | None = None,
-        trace: Iterable[Site | int] = (),
+        recorders: RaggedRecorders | None = None,
+        unshared: str | None = None,
     ) -> None:
         self.steering = Steering(plan, device)
-        self.recorders = RaggedRecorders(plan, trace)
+        self.recorders = RaggedRecorders(plan) if recorders is None else recorders
+        self._unshared, self._ruled = unshared, {rule.row for rule in plan.rules}
         self.sites: Final = sorted({*plan.sites, *self.recorders.kept})
         """Sites whose activations come to `steer` in every pass."""
         self._row_of, self._machine, self._remembers = row_of, machine, plan.remembers
@@ -133,7 +161,8 @@ class RaggedSteering:
             if rule.late:
                 raise SteeringError(
                     f"{name}: its gate reads a higher layer than it edits and acts from the next token on, so the last "
-                    f"prompt token must be fed alone, which continuous batching does not do; use attach"
+                    f"prompt token must be fed alone, which continuous batching does not do; use a runtime on "
+                    f"transformers, or attach"
                 )
             if needs_tokens([rule.place, rule.reads_at]):
                 self._by_tokens.add(rule.row)
@@ -183,22 +212,37 @@ class RaggedSteering:
     def keep(self, requests: Collection[str]) -> None:
         """Forget all requests but these."""
         for request in self._sequences.keys() - set(requests):
-            self._free.append(self._sequences.pop(request).slot)
+            self.forget(request)
+
+    def forget(self, request: str) -> None:
+        """Forget a request; its recorder is kept until it is taken."""
+        if (found := self._sequences.pop(request, None)) is not None:
+            self._free.append(found.slot)
+
+    def gap(self, piece: Piece) -> str | None:
+        """Reason why tokens of a request cannot be steered: not all before them were seen; None where they can."""
+        found = self._sequences.get(piece.request)
+        row, seen = (self._row_of(piece.request), 0) if found is None else (found.row, found.seen)
+        if piece.start in (0, seen) or (self._unshared is None and row not in self._ruled):
+            return None
+        said = f"request {piece.request}: tokens from {piece.start} on came after {seen}; "
+        if self._unshared is None:
+            return f"{said}a request under a rule must be read from its beginning"
+        return (
+            f"{said}a prefix that another request computed may hold its policy's edits, so blocks must not be shared "
+            f"between requests: {self._unshared}"
+        )
 
     def _sequence(self, piece: Piece) -> _Sequence:
+        if (why := self.gap(piece)) is not None:
+            raise SteeringError(why)
         found = self._sequences.get(piece.request)
         if found is None:
             slot = self._free.pop() if self._free else len(self._sequences)
             found = self._sequences[piece.request] = _Sequence(self._row_of(piece.request), slot)
         if piece.start == 0:
-            found.seen, found.state = 0, _START
-        if piece.start != found.seen:
-            raise SteeringError(
-                f"request {piece.request}: tokens from {piece.start} on came after {found.seen}; a prefix that another "
-                f"request computed may hold its policy's edits, so blocks must not be shared between requests: give "
-                f"ContinuousBatchingConfig(allow_block_sharing=False), and one reply per request"
-            )
-        found.seen += piece.length
+            found.state = _START
+        found.seen = piece.start + piece.length
         return found
 
     def _reserve(self, fresh: Sequence[int]) -> None:

@@ -181,7 +181,7 @@ def continued(model: Any, plan: Any = None) -> list[list[int]]:
 @pytest.mark.parametrize("point", POINTS)
 def test_each_engine_that_a_row_names_serves_the_point(point: Point) -> None:
     """Continuous batching gives, at each point, the tokens of each prompt by itself under its own policy."""
-    assert TABLE[point].engines == get_args(EngineName)
+    assert {"transformers", "continuous batching"} <= set(TABLE[point].engines) <= set(get_args(EngineName))
     model: Any = small_model()
     saes, policy = planted_saes(model, points=[point]), clamp(20.0, layer=Site(1, point))
     settings = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0, "eos_token_id": -1}

@@ -185,9 +185,21 @@ def test_what_ragged_steering_cannot_follow_is_refused() -> None:
     at_user = clamped(when={"feature": "low", "above": 0.0, "at": "user"}, **{"for": "turn"})
     with pytest.raises(SteeringError, match=r"policy p steer 'r': its place is read from tokens; give places"):
         RaggedSteering(at_user, CPU, {}.__getitem__)
-    steering = RaggedSteering(clamped(), CPU, lambda request: 1)
+    steering = RaggedSteering(clamped(), CPU, lambda request: 1, unshared="give allow_block_sharing=False")
     with pytest.raises(SteeringError, match=r"request a: tokens from 4 on came after 0.*allow_block_sharing=False"):
         steering.begin([Piece("a", 4, 2, 6)], torch.zeros(2, dtype=torch.long))
+
+
+def test_requests_without_a_rule_may_begin_after_shared_tokens() -> None:
+    """Where an engine shares only blocks that nothing steered; a request under a rule is refused there too."""
+    steering = RaggedSteering(clamped(), CPU, {"plain": 0, "ruled": 1}.__getitem__)
+    plain, ruled = Piece("plain", 4, 2, 6), Piece("ruled", 4, 2, 6)
+    assert steering.gap(plain) is None
+    assert "request ruled: tokens from 4 on came after 0" in str(steering.gap(ruled))
+    steering.begin([plain], torch.zeros(2, dtype=torch.long))
+    with pytest.raises(SteeringError, match="must be read from its beginning"):
+        steering.begin([ruled], torch.zeros(2, dtype=torch.long))
+    steering.begin([plain._replace(start=6, length=1), ruled._replace(start=0)], torch.zeros(3, dtype=torch.long))
 
 
 def test_errors_of_the_generating_thread_are_raised() -> None:

@@ -111,17 +111,8 @@ class HfEngine:
     @property
     def provenance(self) -> Provenance:
         """Provenance for records."""
-        loaded, saes = self.loaded, self.saes
-        model = ModelIdentity(
-            name=loaded.name,
-            fingerprint=loaded.fingerprint,
-            tokenizer=loaded.tokenizer_fingerprint,
-            template=loaded.template_fingerprint,
-            device=str(loaded.device),
-            dtype=str(loaded.model.dtype).removeprefix("torch."),
-        )
-        through = None if saes is None else SaeSetIdentity(saes.name, saes.fingerprint)
-        return Provenance(model, through, _libraries(), _machine(loaded))
+        through = None if self.saes is None else SaeSetIdentity(self.saes.name, self.saes.fingerprint)
+        return Provenance(identity_of(self.loaded), through, libraries(), _machine(self.loaded))
 
     def prepack(self, wanted: bool) -> None:
         """Generate through copies of the linear weights from now on, or through the model's own."""
@@ -257,6 +248,18 @@ def bytes_of(size: str | int | bool) -> int:
     raise ModelError(f"prefix_cache: got {size!r}, expected a size such as '{DEFAULT}', a number of bytes, or False")
 
 
+def identity_of(loaded: LoadedModel) -> ModelIdentity:
+    """A model's identity in records."""
+    return ModelIdentity(
+        name=loaded.name,
+        fingerprint=loaded.fingerprint,
+        tokenizer=loaded.tokenizer_fingerprint,
+        template=loaded.template_fingerprint,
+        device=str(loaded.device),
+        dtype=str(loaded.model.dtype).removeprefix("torch."),
+    )
+
+
 def _machine(loaded: LoadedModel) -> dict[str, Any]:
     """All that the last bits of float arithmetic depend on, besides the libraries."""
     accelerator = torch.cuda.get_device_name(loaded.device) if loaded.device.type == "cuda" else None
@@ -270,7 +273,8 @@ def _machine(loaded: LoadedModel) -> dict[str, Any]:
 
 
 @cache
-def _libraries() -> dict[str, str]:
+def libraries() -> dict[str, str]:
+    """Versions of the libraries whose arithmetic an engine uses."""
     own = {"python": platform.python_version(), "steerkit": __version__}
     found = {**own, **{name: version(name) for name in _LIBRARIES}}
     onednn = onednn_version()

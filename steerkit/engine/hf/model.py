@@ -22,7 +22,7 @@ from transformers.utils import logging
 from steerkit.engine.hf.prepack import Prepack, Prepacked, obstacle, prepacked
 from steerkit.engine.hf.sources import check_loaded, loading
 from steerkit.engine.lease import Lease
-from steerkit.errors import ModelError, SteeringError
+from steerkit.errors import ModelError
 from steerkit.sites import Site
 from steerkit.steer import device_of, devices_of, find_sites
 
@@ -85,13 +85,8 @@ class LoadedModel:
             AbandonedError: `stopped` said so while another thread held it.
             ModelError: this process was forked while another thread held it.
         """
-        if not self.lease.take(stopped):
-            raise SteeringError("a stream on this model is still open; finish or close it before the next turn")
-        try:
-            with nullcontext() if self.prepacked is None else self.prepacked.in_place():
-                yield
-        finally:
-            self.lease.give_back()
+        with self.lease.held(stopped), nullcontext() if self.prepacked is None else self.prepacked.in_place():
+            yield
 
     @cached_property
     def fingerprint(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from steerkit.steer.compile.plan import Plan
 from steerkit.steer.eager.attach import check_sites
 from steerkit.steer.points import device_of, find_sites
 from steerkit.steer.ragged import Piece, RaggedRecorders, RaggedSteering
+
+_UNSHARED: Final = "give ContinuousBatchingConfig(allow_block_sharing=False), and one reply per request"
 
 
 @contextmanager
@@ -70,7 +72,8 @@ class _Continuous:
         places: PlaceMachine | None,
         trace: Iterable[Site | int],
     ) -> None:
-        self._rows, self.steering = rows, RaggedSteering(plan, device, self._row, places, trace)
+        self._rows, recorders = rows, RaggedRecorders(plan, trace)
+        self.steering = RaggedSteering(plan, device, self._row, places, recorders, _UNSHARED)
         self._managers: list[Any] = []
         self._passes, self._fired = 0, dict.fromkeys(self.steering.sites, 0)
         self._error: Exception | None = None

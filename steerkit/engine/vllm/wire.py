@@ -1,0 +1,67 @@
+"""Policies and traces as plain data, for calls between the engine's process and its workers'."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Mapping
+from typing import Any, Final
+
+from steerkit.policy import fingerprint, recorded_policy
+from steerkit.sites import Feature, Site
+from steerkit.steer import Wanted
+from steerkit.types import Edit, TopK, Trace
+
+KEY: Final = "steerkit"
+"""Name of everything of ours in vLLM: in its configuration, its forward context and a request's extra arguments."""
+
+
+def row_name(wanted: Wanted) -> str:
+    """Name of a row by its content: the policies, and what is to be read of a request under them."""
+    watch = {key: list(names) for key, names in wanted.watch.items()}
+    content = [*map(fingerprint, wanted.policies), repr(sorted(watch.items())), str(wanted.top_k)]
+    return hashlib.sha256("\n".join(content).encode()).hexdigest()[:32]
+
+
+def packed_wanted(wanted: Wanted) -> dict[str, Any]:
+    """A row's content."""
+    policies = [policy.model_dump(mode="json", exclude_none=True) for policy in wanted.policies]
+    watch = {name: list(names) for name, names in wanted.watch.items()}
+    return {"policies": policies, "watch": watch, "top_k": wanted.top_k}
+
+
+def unpacked_wanted(data: Mapping[str, Any]) -> Wanted:
+    """The row that `packed_wanted` was given. Raises PolicyError: a policy cannot be read."""
+    policies = tuple(recorded_policy(content, "a request's policy") for content in data["policies"])
+    watch = {name: tuple(names) for name, names in data["watch"].items()}
+    return Wanted(policies, watch, data["top_k"])
+
+
+def packed_trace(trace: Trace) -> dict[str, Any]:
+    """What a worker reads of a trace: watched values, strongest features and edits."""
+    return {
+        "watched": {key: packed_values(values) for key, values in trace.watched.items()},
+        "features": {key: (str(one.site), one.index) for key, one in trace.features.items()},
+        "top": [(str(one.site), one.start, one.count, one.k, one.index, one.value) for one in trace.top],
+        "edits": [(one.rule, one.policy, str(one.site), list(one.positions), one.norm) for one in trace.edits],
+    }
+
+
+def unpacked_trace(data: Mapping[str, Any]) -> Trace:
+    """The trace that `packed_trace` was given."""
+    return Trace(
+        watched={key: unpacked_values(values) for key, values in data["watched"].items()},
+        features={key: Feature(Site.of(site), index) for key, (site, index) in data["features"].items()},
+        top=tuple(TopK(Site.of(site), *rest) for site, *rest in data["top"]),
+        edits=tuple(Edit(rule, by, Site.of(at), tuple(tokens), norm) for rule, by, at, tokens, norm in data["edits"]),
+    )
+
+
+def packed_values(values: tuple[float, ...]) -> bytes:
+    """Numbers as 8 bytes each."""
+    return array("d", values).tobytes()
+
+
+def unpacked_values(data: bytes) -> tuple[float, ...]:
+    """The numbers that `packed_values` was given."""
+    return tuple(array("d", data))

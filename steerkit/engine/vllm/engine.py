@@ -181,6 +181,8 @@ class VllmEngine:
 
         def watched(number: int, start: int) -> Mapping[str, Sequence[float]]:
             one = requests[number]
+            if not any(one.row.wanted.watch.values()):
+                return {}
             found = self._llm.call("steerkit_watched", one.id, start)
             return {key: unpacked_values(values)[: max(0, one.length - start)] for key, values in found.items()}
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -239,7 +238,7 @@ def test_vllm_must_be_there_in_the_version_that_was_tried(monkeypatch: pytest.Mo
         VllmEngine(load_model("tiny", prepack=False))
 
 
-def test_a_set_without_a_folder_cannot_be_sent(tmp_path: Path) -> None:
+def test_a_set_without_a_folder_cannot_be_sent() -> None:
     """Workers read SAEs from files."""
     with pytest.raises(SaeError, match=r"planted: got a set that lies in no single folder"):
         arguments.engine_arguments(load_model("tiny", prepack=False), SAES, None, Vllm())

@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def runtime(folder: Path, *, beside: bool = False, **settings: Any) -> Runtime:
-    """A runtime on the model in the box with its policies; `beside`: in processes of its own, as vLLM does by itself."""
+    """A runtime on the model in the box with its policies; `beside`: in processes of its own, vLLM's own way."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", str(int(beside)))
         engine = Vllm(**{**SMALL, **settings})

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 import torch
+from huggingface_hub import snapshot_download
 
 from steerkit.engine.hf.model import LoadedModel
 from steerkit.engine.vllm.wire import KEY
@@ -81,7 +82,11 @@ def engine_arguments(loaded: LoadedModel, saes: SaeSet | None, revision: str | N
         )
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    source = str(loaded.folder.absolute() if loaded.folder else loaded.name)
+    source = (
+        str(loaded.folder.absolute())
+        if loaded.folder
+        else snapshot_download(loaded.name, revision=revision, local_files_only=True)
+    )
     given = {name: value for name, value in asdict(settings).items() if value is not None}
     memory = {
         "kv_cache_memory_bytes",
@@ -93,8 +98,6 @@ def engine_arguments(loaded: LoadedModel, saes: SaeSet | None, revision: str | N
         **given,
         "model": source,
         "tokenizer": source,
-        "revision": revision,
-        "tokenizer_revision": revision,
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
         "trust_remote_code": False,
         "generation_config": "vllm",

@@ -103,21 +103,20 @@ def _installed(worker: Any) -> WorkerSteering:
     sites, wanted = find_sites(model), config.additional_config[KEY]
     hooked = [site for site in sites.modules if "vllm" in TABLE[site.point].engines]
     compiled = config.compilation_config.mode != CompilationMode.NONE
-    tokenizer = AutoTokenizer.from_pretrained(
-        config.model_config.tokenizer, revision=config.model_config.tokenizer_revision, trust_remote_code=False
-    )
+    tokenizer = AutoTokenizer.from_pretrained(config.model_config.tokenizer, trust_remote_code=False)
     saes = None if wanted["saes"] is None else load_set(Path(wanted["saes"]))
     steering = WorkerSteering(hooked, saes, worker.device, place_machine(tokenizer), copies=compiled)
     config.compilation_config.static_forward_context[KEY] = steering
     for site in hooked:
-        sites.hook(site, partial(_on_pass, steering, site))
+        sites.hook(site, partial(_on_pass, steering, site, str(site)))
     _follow(worker, steering)
     return steering
 
 
-def _on_pass(steering: WorkerSteering, site: Site, y: Tensor) -> Tensor | None:
+def _on_pass(steering: WorkerSteering, site: Site, name: str, y: Tensor) -> Tensor | None:
     if torch.compiler.is_compiling():
-        return steer(y, str(site))
+        found: Tensor = steer(y, name)
+        return found
     return steering.steer(site, y)
 
 

@@ -181,8 +181,9 @@ def test_rows_that_are_replaced_fail_who_still_runs() -> None:
     assert one.error("a", 2) == ""
     assert one.error("b", 3) == "ran while the policies were replaced"
     assert one.trace("a", Extent(2)).edits
-    with pytest.raises(SaeError):
-        one.set_rows({"far": Wanted((planted_policy("q", {"f": (0, 10**6)}, steer=HELD.policies[0].steer),))})
+    edit = {"name": "r", "where": "any", "edit": {"f": {"clamp": 1.0}}}
+    with pytest.raises(SaeError, match="has no feature 1000000"):
+        one.set_rows({"far": Wanted((planted_policy("q", {"f": (0, 10**6)}, steer=[edit]),))})
     one.arrive("c", "held", 1)
     assert one.error("c", 0) == ""
 

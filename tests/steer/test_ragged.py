@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple
 from itertools import pairwise
 from typing import Any
 
@@ -25,13 +24,13 @@ from steerkit.testing import planted_policy, planted_saes, small_model
 from steerkit.tiny.world.conversations import sample
 from steerkit.types import Trace
 from tests.steer.conftest import hooks_on
+from tests.steer.mixed import KINDS, check_traces
 
 MODEL: Any = small_model()
 SAES = planted_saes(MODEL)
 CPU, SITE = torch.device("cpu"), Site(0)
 SMALL = {"num_blocks": 8, "max_batch_tokens": 64}
 TOKENS = 32
-KINDS = ("dangerous:transfer_money", "injected", "benign", "single", "parallel", "injected_clean", "dangerous")
 
 
 def silent(policy: Policy) -> Policy:
@@ -59,17 +58,6 @@ def trace_of(box: Runtime, plan: Plan, recorder: Recorder, wanted: Wanted, turn:
     """The trace of a request as its recorder has it, of the positions that the turn's has."""
     length = len(turn.prompt_ids) + len(turn.reply_ids) - 1
     return read_traces(recorder, plan, box.saes, [wanted], [Extent(length)])[0]
-
-
-def check_traces(found: Sequence[Trace], expected: Sequence[Trace]) -> None:
-    """Watched values and edits are those of other traces, up to the rounding of products of other shapes."""
-    for one, other in zip(found, expected, strict=True):
-        assert one.features == other.features
-        assert one.watched.keys() == other.watched.keys()
-        for name, values in one.watched.items():
-            assert values == pytest.approx(other.watched[name], abs=2e-4)
-        assert [edit[:4] for edit in map(astuple, one.edits)] == [edit[:4] for edit in map(astuple, other.edits)]
-        assert [edit.norm for edit in one.edits] == pytest.approx([edit.norm for edit in other.edits], rel=1e-3)
 
 
 def generated(model: Any, prompts: Sequence[Sequence[int]], stops: Sequence[int], **how: Any) -> list[Any]:

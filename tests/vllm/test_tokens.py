@@ -15,7 +15,7 @@ from steerkit.policy import Policy, load, shipped_file
 from steerkit.runtime import Request, replay
 from steerkit.tiny.world.conversations import sample
 from steerkit.types import Turn
-from tests.steer.test_ragged import KINDS, check_traces
+from tests.steer.mixed import KINDS, check_traces
 from tests.vllm.conftest import worker
 
 TOKENS = 32

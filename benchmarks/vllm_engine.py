@@ -5,7 +5,7 @@
 Greedy, fixed lengths, eager, one process, one model: the plain arm takes the hooks off it. All prompts are read in one
 pass (prefill), then every pass has one token of each request (decode). 16 features are clamped in each of 18 layers at
 every token, each layer's behind a gate. Arms take turns in an order that is drawn anew each round; a ratio is the
-median over rounds of the rounds' own ratios to plain, of CPU seconds of the process, with the spread; "plain again" shows the
+median over rounds of the rounds' own ratios to plain, of CPU seconds, with the spread; "plain again" shows the
 noise. It needs the extra `vllm`, in its own environment; a round takes about a minute on one core.
 """
 

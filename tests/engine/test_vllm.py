@@ -116,7 +116,7 @@ def test_a_request_that_is_computed_again_is_steered_again() -> None:
     assert not torch.equal(after, y)
     extent = Extent(6)
     one, other = whole.trace("a", extent), pieces.trace("a", extent)
-    assert one.watched["g"] == pytest.approx(other.watched["g"], abs=1e-5)
+    assert one.watched["p.g"] == pytest.approx(other.watched["p.g"], abs=1e-5)
     assert [edit.positions for edit in one.edits] == [edit.positions for edit in other.edits]
 
 

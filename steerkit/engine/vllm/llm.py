@@ -29,6 +29,7 @@ class Llm:
     def __init__(self, name: str, arguments: Mapping[str, Any]) -> None:
         from vllm import SamplingParams  # here, since loading it takes seconds
         from vllm.engine.arg_utils import EngineArgs
+        from vllm.inputs.engine import tokens_input
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -37,7 +38,7 @@ class Llm:
             self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments, disable_log_stats=True))
         self.context: int = self._engine.model_config.max_model_len
         """Most tokens of a prompt and its reply together."""
-        self._params, self._deltas = SamplingParams, RequestOutputKind.DELTA
+        self._params, self._prompt, self._deltas = SamplingParams, tokens_input, RequestOutputKind.DELTA
         self._ids: dict[str, str] = {}
         """The worker's names of requests that run, by ours."""
 
@@ -73,11 +74,8 @@ class Llm:
             skip_reading_prefix_cache=skips_cache,
             extra_args=None if row is None else {KEY: row},
         )
-        prompt: dict[str, Any] = {"prompt_token_ids": ids}
-        if salt is not None:
-            prompt["cache_salt"] = salt
         with self._said("took no request"):
-            found: str = self._engine.add_request(name, prompt, params)
+            found: str = self._engine.add_request(name, self._prompt(ids, cache_salt=salt), params)
         self._ids[name] = found
         return found
 

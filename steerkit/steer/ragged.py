@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Final, NamedTuple
@@ -56,7 +56,8 @@ class RaggedRecorders:
     Args:
         plan: compiled policies; the sites that they edit are kept.
         trace: more sites to keep.
-        rows: table rows whose requests are recorded (default: those under policies, and with `trace` all).
+        rows: by table row, all sites to keep of its requests; of other rows nothing is recorded (default: all of the
+            above, of requests under policies, and with `trace` of all).
         copies: True where the engine reuses the memory of activations within a pass, so that they are copied at once.
     """
 
@@ -65,12 +66,16 @@ class RaggedRecorders:
         plan: Plan,
         trace: Iterable[Site | int] = (),
         *,
-        rows: Collection[int] | None = None,
+        rows: Mapping[int, Collection[Site]] | None = None,
         copies: bool = False,
     ) -> None:
-        self._traced, self._rows, self._copies = {Site.of(one) for one in trace}, rows, copies
+        traced = {Site.of(one) for one in trace}
         self._editors = {site: table.editors for site, table in plan.sites.items() if table.editors is not None}
-        self.kept: Final = frozenset({*self._traced, *self._editors})
+        if rows is None:
+            sites = {*traced, *self._editors}
+            rows = dict.fromkeys(range(0 if traced else 1, len(plan.rows) + 1), sites)
+        self._rows, self._copies = rows, copies
+        self.kept: Final = frozenset(site for sites in rows.values() for site in sites)
         """Sites whose raw activations are kept."""
         self._recorders: dict[str, Recorder] = {}
         self._parts: list[tuple[Recorder, slice, int]] = []
@@ -90,20 +95,17 @@ class RaggedRecorders:
         """The recorder of a request that is not done. Raises KeyError where there is none."""
         return self._recorders[request]
 
-    def _records(self, row: int) -> bool:
-        return row in self._rows if self._rows is not None else row > 0 or bool(self._traced)
-
     def begin_pass(self, pieces: Sequence[Piece], rows: Sequence[int], device: torch.device) -> None:
         """A pass over these pieces, in these table rows, is about to run."""
         self._parts, end = [], 0
         self._decodes = all(piece.length == 1 for piece in pieces)
         for piece, row in zip(pieces, rows, strict=True):
             part = slice(end, end := end + piece.length)
-            if not self._records(row):
+            if row not in self._rows:
                 continue
             recorder = self._recorders.get(piece.request)
             if recorder is None:
-                recorder = self._recorders[piece.request] = Recorder(self.kept, (), self._editors)
+                recorder = self._recorders[piece.request] = Recorder(self._rows[row], (), self._editors)
             fresh, reply_start = piece.start == 0, piece.prompt_length - 1
             at = torch.tensor([row], device=device) if fresh or recorder.rows is None else recorder.rows
             recorder.begin_pass(Window(piece.start, piece.length, at, None, piece.start, reply_start, fresh))
@@ -118,6 +120,8 @@ class RaggedRecorders:
         """Keep the activations `(…, d_in)` of the pass's N tokens at a site, see `Recorder.keep_raw`."""
         flat = y.reshape(1, -1, y.shape[-1])
         for recorder, part, start in self._parts if site in self.kept else ():
+            if site not in recorder.kept:
+                continue
             alone = ours and self._decodes and not self._copies  # not a prefill with them
             recorder.keep_raw(site, flat[:, part], start, ours=alone)
 

@@ -103,9 +103,13 @@ class WorkerSteering:
         with torch.inference_mode(False):  # it outlives the passes
             devices = dict.fromkeys(self.sites, self._device)
             plan = compile_plan([one.policies for one in wanted], self._saes, devices)
-            ruled = {rule.row for rule in plan.rules}
-            recorded = {plan.row(one.policies) for one in wanted if traced_sites([one], self._saes)} | ruled
-            recorders = RaggedRecorders(plan, traced_sites(wanted, self._saes), rows=recorded, copies=self._copies)
+            kept: dict[int, set[Site]] = {}
+            for one in wanted:
+                kept.setdefault(plan.row(one.policies), set()).update(traced_sites([one], self._saes))
+            for rule in plan.rules:
+                kept[rule.row] |= {latent.site for latent in rule.edits}
+            recorded = {row: sites for row, sites in kept.items() if sites}
+            recorders = RaggedRecorders(plan, rows=recorded, copies=self._copies)
             self._run = RaggedSteering(plan, self._device, self._row_of, self._machine, recorders)
         self._rows = dict(rows)
 

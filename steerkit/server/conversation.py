@@ -177,8 +177,8 @@ def _messages(
         elif kind == "mcp_approval_response" and entries[number].state == "refused":
             entry = entries[number]
             _called(found, entry.call_id, entry.call.name, dict(entry.call.arguments), where)
-            why = f"not run: {entry.verdict.reason}; refused{f': {entry.note}' if entry.note else ''}"
-            found.append({"role": "tool", "tool_call_id": entry.call_id, "content": json.dumps({"error": why})})
+            told = json.dumps({"error": entry.not_run})
+            found.append({"role": "tool", "tool_call_id": entry.call_id, "content": told})
         elif kind not in ("mcp_approval_request", "mcp_approval_response"):
             raise ApiError(
                 400,

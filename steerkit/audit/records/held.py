@@ -52,6 +52,12 @@ class HeldEntry:
     by: str = ""
     note: str = ""
 
+    @property
+    def not_run(self) -> str:
+        """What the model is told of a call that was not approved."""
+        said = f"refused: {self.note}" if self.note else "refused" if self.state == "refused" else "nobody decided"
+        return f"not run: {self.verdict.reason}; {said}"
+
     def to_json(self) -> dict[str, Any]:
         """The entry for whoever decides; where it is approved, with the call that may run now."""
         found: dict[str, Any] = {

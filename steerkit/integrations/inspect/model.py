@@ -16,7 +16,7 @@ from steerkit.agent import Runtime, load
 from steerkit.errors import ContextError, SettingError
 from steerkit.integrations.inspect.messages import openai
 from steerkit.integrations.inspect.output import output, too_long
-from steerkit.integrations.inspect.settings import sampling
+from steerkit.integrations.inspect.settings import form, sampling
 from steerkit.runtime import Request
 
 _TOLD: Final = {"name", "description", "parameters"}
@@ -61,16 +61,10 @@ class SteerkitAPI(ModelAPI):  # type: ignore[misc]  # untyped where the extra is
     async def generate(
         self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
     ) -> ModelOutput:
-        """One turn; its record is on disk before Inspect sees it. When cancelled, it ends within a token.
-
-        Raises:
-            SettingError: a call is to be forced.
-        """
-        if tool_choice not in ("auto", "none"):
-            raise SettingError(f"tool_choice: got {tool_choice}, but no call can be forced; expected auto or none")
-        told = [one.model_dump(include=_TOLD, exclude_none=True) for one in tools if tool_choice == "auto"]
+        """One turn; its record is on disk before Inspect sees it. When cancelled, it ends within a token."""
+        told = [one.model_dump(include=_TOLD, exclude_none=True) for one in tools]
         messages = [openai(one) for one in input]
-        request = Request(messages, told, sampling=sampling(config), stop=config.stop_seqs or ())
+        request = Request(messages, told, sampling=sampling(config), **form(tool_choice, config))
         stop = threading.Event()
         work = partial(self._taken, request, stop)
         try:

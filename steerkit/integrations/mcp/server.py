@@ -61,13 +61,8 @@ class _Desk:
         form |= {"response_format": response_format, "metadata": {ENDPOINT: "mcp"}}
         with _told_to_the_client():
             turn = await run_sync(partial(self._runtime.run, messages, tools or (), **form))
-        released = [_told(call) for call in turn.released]
-        return {
-            "text": turn.text,
-            "released": released,
-            "held": [one.to_json() for one in held_calls(turn)],
-            **judged(turn),
-        }
+        held = [one.to_json() for one in held_calls(turn)]
+        return {"text": turn.text, "released": [_told(one) for one in turn.released], "held": held, **judged(turn)}
 
     async def check(
         self,

@@ -114,9 +114,11 @@ class Graph:
         self.agent = create_agent(model, TOOLS, middleware=middleware, checkpointer=self.saver)
 
     def ask(self, text: str) -> Any:
+        """Begin a conversation."""
         return self._go({"messages": [{"role": "user", "content": text}]})
 
     def resume(self, answer: Any) -> Any:
+        """Go on with an answer."""
         return self._go(Command(resume=answer))
 
     def _go(self, given: Any) -> Any:

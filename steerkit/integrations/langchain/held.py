@@ -18,7 +18,7 @@ from steerkit.errors import SettingError
 class HeldCalls(AgentMiddleware):  # type: ignore[misc]  # untyped where the extra is not installed
     """`create_agent(ChatSteerkit(runtime=runtime), tools, middleware=[HeldCalls(runtime)], checkpointer=…)`.
 
-    A turn with held calls interrupts the graph before any of its calls runs. The interrupt's value is `{"held": [...]}`,
+    A turn with held calls interrupts the graph before any of its calls runs. The interrupt's value is `{"held": […]}`,
     each call under an id that names its record and has a digest of it. `Command(resume={id: True})` decides, or with a
     name and a reason `{id: {"approve": False, "by": "ann", "note": "…"}}`. The decision is on record before the call
     runs, and what runs is the call on record. Calls without a decision interrupt again; those that were decided
@@ -64,7 +64,7 @@ class HeldCalls(AgentMiddleware):  # type: ignore[misc]  # untyped where the ext
         return self.after_model(state, runtime)
 
     def _decided(self, ids: list[str]) -> list[HeldEntry]:
-        """The calls once none of them waits. With each answer the graph comes here anew, and gets those before it too."""
+        """The calls once none of them waits. With each answer the graph comes here anew, with those before it."""
         while waiting := [one for one in map(self._approvals.get, ids) if one.state == "pending"]:
             answer = interrupt({"held": [one.to_json() for one in waiting]})
             for one in waiting:

@@ -117,7 +117,7 @@ def test_a_prompt_that_leaves_no_room_is_a_stop_reason(model: Model) -> None:
 
 
 def test_calls_are_made_where_they_are_wanted(model: Model) -> None:
-    """`none` keeps out one that is made freely, `any` and a tool's name bring one that is not; a schema holds a text."""
+    """`none` keeps out one that is made freely, `any` and a tool's name bring one that is not; a schema holds text."""
     assert said(model, BALANCE, TOOLS, "none").message.tool_calls is None
     assert said(model, PLAIN, TOOLS[:1]).message.tool_calls is None
     for choice in ("any", ToolFunction("get_balance")):

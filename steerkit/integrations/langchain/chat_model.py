@@ -63,7 +63,12 @@ class ChatSteerkit(BaseChatModel):  # type: ignore[misc]  # untyped where the ex
         message = AIMessage(
             content=turn.text or ("" if calls else why_not(turn)),
             tool_calls=calls,
-            usage_metadata={"input_tokens": read, "output_tokens": made, "total_tokens": read + made},
+            usage_metadata={
+                "input_tokens": read,
+                "input_token_details": {"cache_read": turn.cached_tokens},
+                "output_tokens": made,
+                "total_tokens": read + made,
+            },
             response_metadata={"finish_reason": turn.finish, "model_name": self.runtime.engine.name, "steerkit": told},
         )
         return ChatResult(generations=[ChatGeneration(message=message)])

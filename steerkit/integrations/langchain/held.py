@@ -8,6 +8,7 @@ from typing import Any
 
 from langchain.agents.middleware import AgentMiddleware
 from langchain_core.messages import AIMessage, ToolMessage
+from langchain_core.messages.tool import tool_call
 from langgraph.types import interrupt
 
 from steerkit.agent import Runtime
@@ -45,7 +46,7 @@ class HeldCalls(AgentMiddleware):  # type: ignore[misc]  # untyped where the ext
         if not told.get("held"):
             return None
         entries = self._decided([one["id"] for one in told["held"]])
-        calls = [{"name": one.call.name, "args": dict(one.call.arguments), "id": one.call_id} for one in entries]
+        calls = [tool_call(name=one.call.name, args=dict(one.call.arguments), id=one.call_id) for one in entries]
         order = [one["id"] for one in told["verdicts"]]
         calls = sorted([*last.tool_calls, *calls], key=lambda one: order.index(one["id"]))
         errors = [

@@ -124,7 +124,7 @@ def test_calls_are_made_where_they_are_wanted(model: Model) -> None:
         (call,) = said(model, PLAIN, TOOLS[:1], choice).message.tool_calls
         assert call.function == "get_balance"
     schema = ResponseSchema(name="number", json_schema=json_schema(int))
-    assert said(model, PLAIN, (), response_schema=schema, max_tokens=50).completion.strip("-").isdecimal()
+    assert float(said(model, PLAIN, (), response_schema=schema, max_tokens=50).completion).is_integer()
 
 
 def test_a_cancelled_generation_frees_the_model(runtime: Runtime) -> None:

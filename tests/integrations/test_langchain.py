@@ -161,7 +161,7 @@ def test_a_refused_call_does_not_run_and_the_model_is_told(runtime: Runtime) -> 
     assert runtime.store is not None
     Approvals(runtime.store).decide(held["id"], approve=True, by="bob")
     assert RAN == []
-    other.resume(None)
+    other.resume(True)
     assert RAN == ["south cellar"]
 
 

@@ -43,7 +43,7 @@ TOOLS = [get_balance, unlock_door]
 
 def agent(runtime: Runtime, tools: Any = TOOLS, approves: bool = True, **settings: Any) -> Agent:
     """An agent, whose held calls come as interruptions."""
-    tools = [*tools, HostedMCPTool(APPROVALS)] if approves else tools
+    tools = [*tools, *[HostedMCPTool(APPROVALS)] * approves]
     output_type = settings.pop("output_type", None)
     return Agent(
         "house",

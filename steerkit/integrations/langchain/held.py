@@ -41,8 +41,8 @@ class HeldCalls(AgentMiddleware):  # type: ignore[misc]  # untyped where the ext
 
     def after_model(self, state: Any, runtime: Any) -> dict[str, Any] | None:
         """The model's message with the held calls, and an error for each that was not approved; None without any."""
-        last = next((one for one in reversed(state["messages"]) if isinstance(one, AIMessage)), None)
-        told = {} if last is None else last.response_metadata.get("steerkit", {})
+        last = next(one for one in reversed(state["messages"]) if isinstance(one, AIMessage))  # the model was asked
+        told = last.response_metadata.get("steerkit", {})
         if not told.get("held"):
             return None
         entries = self._decided([one["id"] for one in told["held"]])

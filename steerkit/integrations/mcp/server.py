@@ -18,6 +18,8 @@ from steerkit.engine import tool_from_function
 from steerkit.errors import SteerkitError
 from steerkit.guard import review
 from steerkit.integrations.outcome import judged
+from steerkit.integrations.turns import taken
+from steerkit.runtime import Request
 from steerkit.types import Call, Trace
 
 
@@ -57,10 +59,16 @@ class _Desk:
             parallel_tool_calls: false for at most one call.
             response_format: OpenAI's object, for a text that is JSON.
         """
-        form = {"tool_choice": tool_choice, "parallel_tool_calls": parallel_tool_calls}
-        form |= {"response_format": response_format, "metadata": {ENDPOINT: "mcp"}}
         with _told_to_the_client():
-            turn = await run_sync(partial(self._runtime.run, messages, tools or (), **form))
+            request = Request(
+                messages,
+                tools or (),
+                metadata={ENDPOINT: "mcp"},
+                tool_choice=tool_choice,
+                parallel_tool_calls=parallel_tool_calls,
+                response_format=response_format,
+            )
+            turn = await taken(self._runtime, request)
         held = [one.to_json() for one in held_calls(turn)]
         return {"text": turn.text, "released": [_told(one) for one in turn.released], "held": held, **judged(turn)}
 

@@ -24,7 +24,7 @@ async def main() -> None:
             messages = [{"role": "user", "content": request}]
             run = await runtime.aloop(messages, tools, execute=execute)
             print(request, "->", run.text if run.pending is None else "waits for a person")
-        declared = [{"name": one.name, "inputSchema": one.input_schema} for one in tools]
+        declared = [one.model_dump(by_alias=True, include={"name", "description", "input_schema"}) for one in tools]
         turn = await guarded.call_tool("run", {"messages": messages, "tools": declared})
         for held in turn.structured_content["held"]:
             decision = {"id": held["id"], "approved": True, "by": "ann"}

@@ -122,6 +122,12 @@ class Store:
             for row in self.database.execute(query, values):
                 yield self._record(row)
 
+    @property
+    def newest(self) -> int:
+        """Sequence of the newest record; 0 in an empty store."""
+        with self.file.clear_errors("read"):
+            return int(self.database.execute("SELECT coalesce(max(sequence), 0) FROM records").fetchone()[0])
+
     def __len__(self) -> int:
         with self.file.clear_errors("read"):
             return int(self.database.execute("SELECT count(*) FROM records").fetchone()[0])

@@ -9,6 +9,7 @@ from steerkit.audit import Gone, TurnRecord
 from steerkit.decisions import DECISIONS, releases
 from steerkit.report import json_text
 from steerkit.types import CallLike, MalformedCall, Reading, Verdict
+from steerkit.viewer.rows import rule_name
 
 
 class Event(NamedTuple):
@@ -59,12 +60,12 @@ def cards_of(turn: TurnRecord, events: Sequence[Event]) -> list[Card]:
         means = DECISIONS[verdict.decision].becomes
         if DECISIONS[verdict.decision].releases and not releases(verdict.decision, decisions):
             means = f"{means}, but not released beside a call that is handed over"
-        rule = f"{verdict.policy}/{verdict.rule}" if verdict.policy else verdict.rule
-        found.append(_card(call, verdict, rule, means, own))
+        found.append(_card(call, verdict, means, own))
     return found
 
 
-def _card(call: CallLike, verdict: Verdict, rule: str, means: str, events: tuple[Event, ...]) -> Card:
+def _card(call: CallLike, verdict: Verdict, means: str, events: tuple[Event, ...]) -> Card:
+    rule = rule_name(verdict)
     span = (call.span.start, call.span.end)
     sentence = f"The call {means}."
     if isinstance(call, MalformedCall):

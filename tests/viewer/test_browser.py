@@ -58,7 +58,8 @@ def test_the_policy_stops_what_escapes_would_let_through(hostile: str, tab: Tab)
     tab.page.goto(hostile)
     made = """
         () => { const one = document.createElement("img"); one.setAttribute("onerror", "alert(1)"); one.src = "/none";
-                document.body.append(one); const two = document.createElement("p"); two.setAttribute("style", "color:red");
+                document.body.append(one);
+                const two = document.createElement("p"); two.setAttribute("style", "color:red");
                 document.body.append(two); return getComputedStyle(two).color; }
     """
     assert tab.page.evaluate(made) != "rgb(255, 0, 0)"

@@ -24,6 +24,7 @@ from steerkit.audit.records.compare import Comparison, Difference, changes, comp
 from steerkit.audit.records.dates import moment
 from steerkit.audit.records.export import FORMATS, export, replacing
 from steerkit.audit.records.feature_values import Strong, feature_of, strongest_at, values_of
+from steerkit.audit.records.held import ASKER, ENDPOINT, Approvals, HeldCall, HeldEntry, held_calls
 from steerkit.audit.records.paging import Page, page
 from steerkit.audit.records.query import Query, find, nearest
 from steerkit.audit.records.recorded import RecordedTurn, approvals_of, opening_of, policies_of, read_turn, turns_of
@@ -57,12 +58,15 @@ from steerkit.audit.schema import (
 )
 
 __all__ = [
+    "ASKER",
     "DECISIONS",
+    "ENDPOINT",
     "FORMATS",
     "KINDS",
     "RECORDS",
     "TABLES",
     "ApprovalRecord",
+    "Approvals",
     "Checkpoint",
     "Comparison",
     "Context",
@@ -70,6 +74,8 @@ __all__ = [
     "Difference",
     "ExecutionRecord",
     "Gone",
+    "HeldCall",
+    "HeldEntry",
     "ModelIdentity",
     "Node",
     "OnFailure",
@@ -113,6 +119,7 @@ __all__ = [
     "exposed_files",
     "feature_of",
     "find",
+    "held_calls",
     "home",
     "moment",
     "named_errors",

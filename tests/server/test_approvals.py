@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from steerkit.audit import ApprovalRecord, read_content, verify
-from steerkit.errors import LoopError
+from steerkit.errors import ApprovalError
 from steerkit.server import Key, hashed
 from tests.documents import printed
 from tests.server.serving import BALANCE, DOOR, TOOLS, Served, serving
@@ -60,6 +61,7 @@ def test_it_waits_so_long_and_no_longer(tmp_path: Path) -> None:
     """After that it is not listed and not decided on."""
     with serving(tmp_path, ["people"], approval_seconds=0.01) as served:
         id = held(served)
+        time.sleep(0.02)
         assert served.get(APPROVALS).json()["data"] == []
         late = served.post(f"{APPROVALS}/{id}", {"approve": True})
         assert (late.status_code, late.json()["error"]["code"]) == (409, "approval_expired")
@@ -75,7 +77,7 @@ def test_it_survives_a_restart_and_the_command_line_decides(tmp_path: Path) -> N
     assert "approved: unlock_door" in printed(["steerkit", "approvals", "approve", first, "--by", "ann", *store])
     refused = printed(["steerkit", "approvals", "refuse", second, "--note", "no", "--json", *store])
     assert json.loads(refused)["status"] == "refused"
-    with pytest.raises(LoopError, match="a decision is made once"):
+    with pytest.raises(ApprovalError, match="a decision is made once"):
         printed(["steerkit", "approvals", "approve", second, *store])
     assert "nothing waits" in printed(["steerkit", "approvals", "list", *store])
     with serving(tmp_path, ["people"]) as served:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from steerkit.engine.vllm.arguments import Vllm, engine_arguments, vllm_version
 from steerkit.engine.vllm.llm import Llm
 from steerkit.engine.vllm.wire import packed_wanted, row_name, unpacked_trace, unpacked_values
 from steerkit.errors import ModelError, SteeringError
+from steerkit.fingerprints import sha256_of
 from steerkit.policy import fingerprint
 from steerkit.sae import SaeSet
 from steerkit.sites import Site
@@ -42,6 +42,8 @@ class _Request:
     """The worker's name for it."""
     tokens: int = 0
     """Of its reply so far."""
+    cached: int = 0
+    """Of its prompt, that vLLM's prefix cache knew."""
     done: bool = False
 
     @property
@@ -56,6 +58,7 @@ class VllmRecording:
 
     requests: tuple[str, ...]
     llm: Llm = field(repr=False)
+    cached: tuple[int, ...]
     decoding: str | None = None
 
     def traces(self, extents: Sequence[Extent]) -> list[Trace]:
@@ -148,7 +151,8 @@ class VllmEngine:
                 self._llm.abort([one.id for one in requests if not one.done])
                 self._llm.call("steerkit_forget", [one.id for one in requests])
             raise
-        recording = VllmRecording(tuple(one.id for one in requests), self._llm)
+        cached = [one.cached for one in requests]
+        recording = VllmRecording(tuple(one.id for one in requests), self._llm, tuple(cached) if any(cached) else ())
         weakref.finalize(recording, self._unread.extend, recording.requests)
         return recording
 
@@ -157,10 +161,11 @@ class VllmEngine:
         by_id = {one.id: number for number, one in enumerate(requests)}
         while not all(one.done for one in requests):
             ended, columns = set(), list[list[int | None]]()
-            for name, tokens, over in self._llm.step():
+            for name, tokens, over, cached in self._llm.step():
                 number = by_id.get(name)
                 if number is None or requests[number].done:
                     continue
+                requests[number].cached = cached
                 for place, token in enumerate(tokens):
                     if place == len(columns):
                         columns.append([None] * len(requests))
@@ -194,7 +199,7 @@ class VllmEngine:
         salt = None
         if ruled:
             parts = [self._model.fingerprint, *([self.saes.fingerprint] if self.saes else [])]
-            salt = hashlib.sha256("\n".join([*parts, *map(fingerprint, row.wanted.policies)]).encode()).hexdigest()
+            salt = sha256_of("\n".join([*parts, *map(fingerprint, row.wanted.policies)]))
         return self._llm.add(
             f"steerkit-{next(self._numbers)}",
             list(row.ids),

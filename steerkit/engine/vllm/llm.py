@@ -17,6 +17,8 @@ class Arrived(NamedTuple):
     tokens: Sequence[int]
     over: bool
     """True if there are no more."""
+    cached: int
+    """Tokens of its prompt that came from the prefix cache."""
 
 
 class Llm:
@@ -89,7 +91,7 @@ class Llm:
             (one,) = output.outputs
             if one.finish_reason not in (None, "stop", "length"):
                 raise ModelError(f"{self._name}: vLLM ended a request: {one.finish_reason}")
-            found.append(Arrived(request, one.token_ids, output.finished))
+            found.append(Arrived(request, one.token_ids, output.finished, output.num_cached_tokens or 0))
         return found
 
     def abort(self, requests: Sequence[str]) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections.abc import Mapping
 from typing import Any, Final
 
+from steerkit.fingerprints import sha256_of
 from steerkit.policy import fingerprint, recorded_policy
 from steerkit.sites import Feature, Site
 from steerkit.steer import Wanted
@@ -20,7 +20,7 @@ def row_name(wanted: Wanted) -> str:
     """Name of a row by its content: the policies, and what is to be read of a request under them."""
     watch = {key: list(names) for key, names in wanted.watch.items()}
     content = [*map(fingerprint, wanted.policies), repr(sorted(watch.items())), str(wanted.top_k)]
-    return hashlib.sha256("\n".join(content).encode()).hexdigest()[:32]
+    return sha256_of("\n".join(content))
 
 
 def packed_wanted(wanted: Wanted) -> dict[str, Any]:

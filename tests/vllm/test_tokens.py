@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from steerkit.agent import Runtime
-from steerkit.audit import verify
+from steerkit.audit import read_turn, verify
 from steerkit.engine.vllm.steering import Scheduled, WorkerSteering
 from steerkit.policy import Policy, load, shipped_file
 from steerkit.runtime import Request, replay
@@ -54,7 +54,7 @@ def test_each_request_gets_what_it_gets_alone(way: str, alone: list[Turn], reque
         ]
         assert one.trace.places == other.trace.places
     check_traces([turn.trace for turn in found], [turn.trace for turn in alone])
-    assert {number % 4 for number, turn in enumerate(found) if turn.trace.edits} == {1, 2, 3}
+    assert {number % 4 for number, turn in enumerate(found) if turn.trace.edits} == {1, 3}
     assert runtime.store is not None
     assert verify(runtime.store).ok
 
@@ -78,9 +78,9 @@ def test_chunks_and_preemptions_were_there(inside: Runtime, monkeypatch: pytest.
 
 
 def test_without_policies_the_tokens_are_others(inside: Runtime, alone: list[Turn]) -> None:
-    """The control: of each policy some replies change, of requests without one none."""
+    """The control: under payments and orders some replies change, of requests without a policy none."""
     plain = inside.run_batch([replace(one, policy=()) for one in REQUESTS], batch_size=len(REQUESTS))
-    assert {number % 4 for number in differences(plain, alone)} == {1, 2, 3}
+    assert {number % 4 for number in differences(plain, alone)} == {1, 3}
 
 
 def test_a_record_of_vllm_replays_through_transformers(inside: Runtime, box: Runtime) -> None:
@@ -88,7 +88,7 @@ def test_a_record_of_vllm_replays_through_transformers(inside: Runtime, box: Run
     one = REQUESTS[1]
     turn = inside.run(one.messages, one.tools, one.policy, max_new_tokens=TOKENS)
     assert inside.store is not None
-    recorded = inside.store.turn(str(turn.record_id))
+    recorded = read_turn(inside.store, inside.store.get(str(turn.record_id)))
     machine: Any = recorded.record.machine
     assert (machine["engine"], machine["runner"], machine["tensor_parallel"]) == ("vllm", "V1", 1)
     assert recorded.record.libraries is not None

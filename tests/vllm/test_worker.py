@@ -64,15 +64,6 @@ def test_hook_points_are_those_of_the_table(inside: Runtime) -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "a sum that no module returns": (
-        {
-            "policy": planted_policy(
-                "p", {"f": ("resid_post.1", 3)}, steer=[{"name": "r", "edit": {"f": {"clamp": 1.0}}}]
-            )
-        },
-        SteeringError,
-        "vllm does not serve resid_post",
-    ),
     "a gate above its edit": (
         {
             "policy": planted_policy(

@@ -7,6 +7,7 @@ from steerkit.engine import VllmEngine
 from steerkit.engine.vllm.wire import row_name
 from steerkit.policy import Policy, load, shipped_file
 from steerkit.runtime import Request
+from steerkit.testing import planted_policy
 from steerkit.tiny.world.conversations import sample
 from steerkit.types import Turn
 from tests.vllm.conftest import raw
@@ -14,6 +15,9 @@ from tests.vllm.conftest import raw
 INJECTED = sample("injected", "report", 8)
 ORDERS = load(shipped_file("orders"))
 TOKENS = 32
+STRONG = {"name": "r", "where": "prompt", "edit": {"f": {"clamp": 80.0}}}
+WRITTEN = planted_policy("written", {"f": (0, 3)}, steer=[STRONG])
+"""Writes at every token of the prompt."""
 
 
 def turned(runtime: Runtime) -> tuple[Request, Turn, Turn]:
@@ -61,7 +65,7 @@ def test_a_skipped_read_alone_poisons_the_next_plain_request(beside: Runtime, bo
     """Without a salt the steered blocks are found by a plain request with that prompt; with one they are not."""
     one, _, plain = turned(box)
     assert isinstance(beside.engine, VllmEngine)
-    row = row_of(beside, written(ORDERS), one)
+    row = row_of(beside, WRITTEN, one)
     clean = raw(beside, plain.prompt_ids, most=TOKENS)
     poisoned = []
     for salt in (None, "another salt"):
@@ -73,9 +77,3 @@ def test_a_skipped_read_alone_poisons_the_next_plain_request(beside: Runtime, bo
     assert without.tokens != clean.tokens
     assert with_salt.cached == 0
     assert with_salt.tokens == clean.tokens == list(plain.reply_ids)
-
-
-def written(policy: Policy) -> Policy:
-    """A policy whose edits act on every token of the prompt, without a gate."""
-    steer = tuple(rule.model_copy(update={"where": "prompt", "when": None}) for rule in policy.steer)
-    return policy.model_copy(update={"name": "written", "steer": steer})

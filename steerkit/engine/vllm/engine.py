@@ -162,16 +162,16 @@ class VllmEngine:
         while not all(one.done for one in requests):
             ended, columns = set(), list[list[int | None]]()
             for name, tokens, over, cached in self._llm.step():
-                number = by_id.get(name)
-                if number is None or requests[number].done:
+                at = by_id.get(name)
+                if at is None or requests[at].done:
                     continue
-                requests[number].cached = cached
+                requests[at].cached = cached
                 for place, token in enumerate(tokens):
                     if place == len(columns):
                         columns.append([None] * len(requests))
-                    columns[place][number] = token
+                    columns[place][at] = token
                 if over:
-                    ended.add(number)
+                    ended.add(at)
             for column in columns:
                 for one, token in zip(requests, column, strict=True):
                     one.tokens += token is not None

@@ -94,7 +94,7 @@ def test_a_reader_that_goes_away_ends_its_generation(served: Served) -> None:
         busy = pool.submit(served.post, CHAT, {**long_reply(served), "max_tokens": 300})
         until(lambda: served.service.loaded.generator.load[0] == 1)
         beside = pool.submit(served.post, CHAT, body(BALANCE))
-        until(lambda: served.service.loaded.generator.load[1] == 1)
+        until(lambda: served.service.loaded.generator.load[0] == 2)
         with pytest.raises(httpx.ReadTimeout):
             client.post(f"{served.url}{CHAT}", json=long_reply(served), timeout=0.2)
         assert busy.result().status_code == 200

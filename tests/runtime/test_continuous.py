@@ -261,3 +261,24 @@ def differs(found: Turn, expected: Turn) -> bool:
     except AssertionError:
         return True
     return False
+
+
+def test_forced_tokens_of_a_lone_row_come_in_one_pass(
+    runtime: Runtime, alone: list[tuple[Prepared, Turn]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fewer passes than tokens, as when it is taken by itself; with another beside it they come one by one."""
+    prepared, turn = next(one for one in alone if one[1].constrained and one[1].constrained.forced)
+    passes: list[int] = []
+    reading = JoinedSteering.reading
+
+    def counted(steering: JoinedSteering, tokens: Sequence[Sequence[int]]) -> Any:
+        passes.append(len(tokens[0]))
+        return reading(steering, tokens)
+
+    monkeypatch.setattr(JoinedSteering, "reading", counted)
+    left = [prepared]
+    (found,) = [event for news in runtime.continuous(lambda: left.pop() if left else None) for event in news[0][-1:]
+                if isinstance(event, Turn)]  # fmt: skip
+    check(found, turn)
+    assert max(passes) > 1
+    assert len(passes) < len(turn.reply_ids) - 1

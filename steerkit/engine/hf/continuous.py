@@ -19,7 +19,7 @@ from torch import Tensor
 from steerkit.chat import dialect_of, place_machine
 from steerkit.engine.api import Decided, Recording, Row, Sampling, Step
 from steerkit.engine.hf.constraints import Constraints
-from steerkit.engine.hf.generate import Prefilled, logits_after
+from steerkit.engine.hf.generate import Prefilled, last_logits, logits_after
 from steerkit.engine.hf.model import LoadedModel
 from steerkit.engine.hf.recording import HfRecording, RecordingOfEach, without_autocast
 from steerkit.engine.hf.rows_cache import RowsCache
@@ -47,39 +47,65 @@ class _Decoding:
         logits = prompted.prefilled.logits
         self._sampler, self._constraints = Sampler([prompted.sampling], logits.device), constraints
         self._stops, self._left = stops, prompted.sampling.max_new_tokens
-        self._forced: list[int] = []
+        self._logits: Tensor | None = logits
+        """`(1, vocabulary)` after all that the model has read; None once the token after it is chosen."""
+        self.forced: list[int] = []
         """Tokens that come next without a choice."""
+        self._read = 0
+        """How many of them the model has read."""
         self.recording = prompted.recording
         self.constrained = row.constraint is not None
-        self.token: int | None = None
-        """The newest; None once the row has ended before."""
+        self.newest = 0
+        """The newest token."""
+        self.shown: int | None = None
+        """The same in the step that it comes in; None in others."""
+        self.ahead = 0
+        """Tokens that the model has read beyond those that it would have read had they come one by one."""
         self.decided: Decided = "model"
         self.error: SteerkitError | None = None
-        self.choose(logits)
+        self.go_on()
 
     @property
     def goes_on(self) -> bool:
         """True until its last token has come."""
         return self._left > 0
 
+    @property
+    def is_ahead(self) -> bool:
+        """True if its next token needs no pass."""
+        return self._logits is not None
+
     def end(self) -> None:
         """Let the newest token be the last."""
         self._left = 0
 
-    def choose(self, logits: Tensor) -> None:
-        """Take the next token, from logits `(1, vocabulary)`."""
-        if self._forced:
-            self.token, self.decided = self._forced.pop(0), "forced"
+    def read(self, logits: Tensor, count: int) -> None:
+        """Take the logits `(1, vocabulary)` of a pass that has read so many of the forced tokens after the newest."""
+        self._logits, self._read = logits.clone() if count else logits, count
+
+    def go_on(self) -> None:
+        """Take the next token; none in a step in which others have theirs without a pass."""
+        self.shown, self.ahead = None, self._read
+        if self._logits is None:
+            return
+        logits = self._logits
+        if self._read:
+            self._read -= 1
+        else:
+            self._logits = None
+        if self.forced:
+            self.newest, self.decided = self.forced.pop(0), "forced"
         else:
             try:
-                (self.token,), decided = self._constraints.choose(self._sampler, logits, [self._left])
+                (self.newest,), decided = self._constraints.choose(self._sampler, logits, [self._left])
             except SteerkitError as error:
                 self.error, self._left = error, 0
                 return
             self.decided = decided[0] if decided else "model"
-        self._left = 0 if self.token in self._stops else self._left - 1
-        if self._left and not self._forced:
-            self._forced = [token for (token,) in self._constraints.forced([self._left])]
+        self.shown = self.newest
+        self._left = 0 if self.newest in self._stops else self._left - 1
+        if self._left and not self.forced:
+            self.forced = [token for (token,) in self._constraints.forced([self._left])]
 
 
 class HfRunning:
@@ -95,10 +121,11 @@ class HfRunning:
             if row.error is not None:
                 raise row.error
         decided = [row.decided for row in self._rows] if any(row.constrained for row in self._rows) else []
-        return Step([row.token for row in self._rows], self._watched, decided)
+        return Step([row.shown for row in self._rows], self._watched, decided)
 
     def _watched(self, row: int, start: int) -> dict[str, tuple[float, ...]]:
-        return dict(self._rows[row].recording.watched(0, 0, start))
+        one = self._rows[row]
+        return dict(one.recording.watched(one.ahead, 0, start))
 
     def cut(self, rows: Collection[int]) -> None:
         """Let the newest tokens of some be their last."""
@@ -115,11 +142,10 @@ class HfRunning:
         """The recording of each, once they have ended."""
         return RecordingOfEach([row.recording for row in self._rows])
 
-    def next(self) -> None:
+    def begin(self) -> None:
         """Begin a step: rows that have ended have no more tokens."""
         for row in self._rows:
-            if not row.goes_on:
-                row.token = None
+            row.shown = None
 
 
 class HfContinuous:
@@ -184,18 +210,24 @@ class HfContinuous:
         return running
 
     def step(self) -> None:
-        """One more token of every row that goes on."""
+        """One more token of every row that goes on; tokens without a choice come in one pass where all rows have some,
+        and in the steps that show those the rows that joined meanwhile have none."""
         self._hold()
         for running in self._running:
-            running.next()
+            running.begin()
         with torch.inference_mode(), without_autocast():
             self._let_go()
-            if not self._rows:
-                return
-            tokens = [[row.token] for row in self._rows if row.token is not None]
-            logits = self._logits(tokens)
-            for number, row in enumerate(self._rows):
-                row.choose(logits[number : number + 1])
+            if self._rows and not any(row.is_ahead for row in self._rows):
+                self._read()
+            for row in self._rows:
+                row.go_on()
+
+    def _read(self) -> None:
+        """Read the newest token of every row, and the forced ones behind it as far as all have them."""
+        count = 0 if self._steering.acts_late else min(len(row.forced) for row in self._rows)
+        logits = self._logits([[row.newest, *row.forced[:count]] for row in self._rows])
+        for number, row in enumerate(self._rows):
+            row.read(logits[number : number + 1], count)
 
     def _decoding(self, row: Row, prompted: Prompted) -> _Decoding:
         dialect = dialect_of(self._loaded.tokenizer)
@@ -206,9 +238,9 @@ class HfContinuous:
         """Logits `(B, vocabulary)` after the next tokens `(B, T)`, until the next pass."""
         model = self._loaded.model
         inputs = self._cache.step(torch.tensor(tokens, device=self._loaded.device))
-        inputs |= {"use_cache": True, "logits_to_keep": 1, cache_name(model): self._cache}
+        keep = {"use_cache": True, "logits_to_keep": last_logits(inputs["input_ids"]), cache_name(model): self._cache}
         with self._steering.reading(tokens), self._unembedding.in_place():
-            output = model(**inputs)
+            output = model(**inputs, **keep)
         return output.logits[:, -1]  # type: ignore[no-any-return]  # transformers' outputs are not typed
 
     def _let_go(self) -> None:

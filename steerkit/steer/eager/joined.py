@@ -76,6 +76,11 @@ class JoinedSteering:
         self._seen: object = None
         """The key of the last pass' places; None where they are to be found again."""
 
+    @property
+    def acts_late(self) -> bool:
+        """True if a rule acts from the token after its gate on, so that tokens must come one by one."""
+        return self._steering.plan.has_late_rules
+
     def join(self, state: PrefillState) -> None:
         """Take in a sequence after its prefill under `attach`, whose hooks are off; it is the last row."""
         positions, (policies,) = state.positions, state.plan.rows or ((),)

@@ -60,9 +60,9 @@ class Flowing:
                 self._drop((yield {number: self._join(number, prepared)}))
             if not self._attempts:
                 return
-            if batch.rows:
+            if going := [number for number, one in self._attempts.items() if not one.running.ended]:
                 batch.step()
-                self._drop((yield {number: self._read(number) for number in list(self._attempts)}))
+                self._drop((yield {number: self._read(number) for number in going}))
 
     def _join(self, number: int, prepared: Prepared) -> News:
         """Let a request join; the events of its first token, or its error."""

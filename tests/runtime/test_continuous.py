@@ -66,9 +66,11 @@ def requests() -> list[Request]:
         )
         counterfactual = number % 4 == 1
         found.append(
-            Request(one.messages, one.tools, POLICIES[number % 8], settings, counterfactual, stop=("e", ())[number % 2])
+            Request(
+                one.messages, one.tools, POLICIES[3 * number % 8], settings, counterfactual, stop=("e", ())[number % 2]
+            )
         )
-    for policies in ((), (PAYMENTS,), (IN_THE_CALL,), (LATE,)):
+    for policies in ((), (PAYMENTS,), (IN_THE_CALL,), (LATE,), (AGAIN,), (TRIPPED,)):
         asked = (PAY, TOOLS, policies, Sampling(max_new_tokens=40))
         found += [Request(*asked, tool_choice="required"), Request(*asked, tool_choice="get_weather")]
         found.append(Request(WEATHER, TOOLS, policies, asked[3], tool_choice="none", stop="."))
@@ -168,7 +170,7 @@ def shuffled(alone: Sequence[tuple[Prepared, Turn]], seed: int) -> list[tuple[Pr
 
 @pytest.mark.parametrize("seed", range(6))
 def test_each_gets_what_it_gets_alone(runtime: Runtime, alone: list[tuple[Prepared, Turn]], seed: int) -> None:
-    """36 requests under eight sets of policies, in random order at random steps, none or a part of them given up."""
+    """42 requests under eight sets of policies, in random order at random steps, none or a part of them given up."""
     some = shuffled(alone, seed)
     arrivals = Arrivals(runtime, [one for one, _ in some], seed, cancelled=(0.0, 0.02, 0.1)[seed % 3])
     assert arrivals.most > 2
@@ -204,23 +206,26 @@ def mix_gates(patch: pytest.MonkeyPatch) -> None:
 
 
 def swap_policies(patch: pytest.MonkeyPatch) -> None:
-    """Each row is under the policies of the row before it."""
-    arrange: Callable[..., None] = JoinedSteering._arrange
+    """Each row is under the rules of the row before it."""
+    inner = JoinedSteering._batch
 
-    def wrong(steering: Any, rows: list[Any], *rest: Any) -> None:
-        arrange(steering, rows, *rest)
-        tables = [row.table_row for row in rows]
-        for row, table in zip(rows, tables[-1:] + tables[:-1], strict=True):
-            row.table_row = table
-        steering._steering.gather_for([row.table_row for row in rows])
+    def wrong(*given: Any) -> Any:
+        batch = inner(*given)
+        return batch._replace(row=batch.row.roll(1))
 
-    patch.setattr(JoinedSteering, "_arrange", wrong)
+    patch.setattr(JoinedSteering, "_batch", wrong)
 
 
-def misplace_keys(patch: pytest.MonkeyPatch) -> None:
-    """Keys and values of a row that joins are one column off."""
+def lose_a_token(patch: pytest.MonkeyPatch) -> None:
+    """A row joins without the keys of its last token."""
     put = RowsLayer.put
-    patch.setattr(RowsLayer, "put", lambda layer, row, filled, places: put(layer, row, filled, places.roll(1)))
+
+    def wrong(layer: RowsLayer, row: int, filled: Any, places: Any) -> None:
+        put(layer, row, filled, places)
+        assert layer.keys is not None
+        layer.keys[row, :, places[-1]] = 0
+
+    patch.setattr(RowsLayer, "put", wrong)
 
 
 def leave_keys(patch: pytest.MonkeyPatch) -> None:
@@ -240,7 +245,7 @@ def forget_places(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(JoinedSteering, "join", wrong)
 
 
-@pytest.mark.parametrize("fault", [forget_gates, mix_gates, swap_policies, misplace_keys, leave_keys, forget_places])
+@pytest.mark.parametrize("fault", [forget_gates, mix_gates, swap_policies, lose_a_token, leave_keys, forget_places])
 def test_a_broken_join_is_seen(
     runtime: Runtime,
     alone: list[tuple[Prepared, Turn]],

@@ -168,7 +168,7 @@ class JoinedSteering:
             places.append(here)
             row.column = row.recorder.resume_pass(width)
             row.number += width
-        if not any(row.table_row for row in rows):
+        if not self._steering.places or not any(row.table_row for row in rows):
             return False
         batch = self._batch(numbers, width)
         grammar = TokenPlaces(places, self._device) if self._asks else None

@@ -38,7 +38,6 @@ class Rows:
         self.sequences[row] = self.sequences[-1]
         self.sequences.pop()
 
-    @torch.inference_mode()
     def step(self, tokens: list[list[int]]) -> None:
         """All go on by some tokens; notes how far the logits are from those of each sequence read anew."""
         inputs: dict[str, Any] = self.cache.step(torch.tensor(tokens))
@@ -49,6 +48,7 @@ class Rows:
             self.furthest = max(self.furthest, float((found[row] - expected).abs().max()))
 
 
+@torch.inference_mode()
 def at_random(model: PreTrainedModel, seed: int) -> float:
     """Forty random joins, ends and steps of one or several tokens; how far off the logits were at most."""
     draw, rows = random.Random(seed), Rows(model)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from steerkit.agent import Runtime
 from steerkit.chat import TextDelta
 from steerkit.engine import Sampling
 from steerkit.engine.hf.rows_cache import RowsLayer
-from steerkit.errors import SteerkitError
+from steerkit.errors import ModelError, SteeringError, SteerkitError
 from steerkit.policy import Policy, load, loads, shipped_file
 from steerkit.runtime import Prepared, Request, Retried
 from steerkit.steer import JoinedSteering, PrefillState
@@ -287,3 +288,47 @@ def test_forced_tokens_of_a_lone_row_come_in_one_pass(
     check(found, turn)
     assert max(passes) > 1
     assert len(passes) < len(turn.reply_ids) - 1
+
+
+def test_whoever_waits_for_the_model_has_it_between_two_steps(runtime: Runtime) -> None:
+    """A thread's turn is made while a long reply goes on, which stays what it is alone."""
+    long = runtime.prepare(Request(WEATHER, TOOLS, sampling=Sampling(max_new_tokens=400, temperature=50.0, seed=1)))
+    (expected,), beside = runtime.take([long]), list[Turn]()
+    thread = threading.Thread(target=lambda: beside.append(runtime.run(PAY, TOOLS)))
+    left, after, turns = [long], 0, list[Turn]()
+    for news in runtime.continuous(lambda: left.pop() if left else None):
+        after += bool(beside)
+        turns += [event for event in news[0] if isinstance(event, Turn)]
+        if not thread.is_alive() and not beside:
+            thread.start()
+    thread.join()
+    assert after > 10
+    assert (turns[0].reply_ids, beside[0].reply_ids) == (expected.reply_ids, runtime.run(PAY, TOOLS).reply_ids)
+
+
+def test_a_flow_that_is_dropped_leaves_nothing(runtime: Runtime, alone: list[tuple[Prepared, Turn]]) -> None:
+    """Hooks are off and the model is free; inside it this thread may not take it, as with a stream."""
+    left = [one for one, _ in alone[:3]]
+    flow = runtime.continuous(lambda: left.pop() if left else None)
+    for _ in range(6):
+        next(flow)
+    with pytest.raises(SteeringError, match="still open"):
+        runtime.run(PAY, TOOLS)
+    flow.close()
+    assert not hooks_on(runtime.loaded.model)
+    check(runtime.take([alone[0][0]])[0], alone[0][1])
+
+
+@pytest.mark.parametrize("graphs", [False, True], ids=["rows that join", "batches"])
+def test_a_request_that_fails_fails_alone(graphs: bool, alone: list[tuple[Prepared, Turn]]) -> None:
+    """With prepared steps, whose rows are fixed, those that wait are generated together; either way one is too long."""
+    runtime = steerkit.load("tiny", audit=False, graphs=graphs)
+    assert (runtime.engine.continuous() is None) == graphs
+    some = [runtime.prepare(alone[number][0].request) for number in (0, 4, 9, 14)]
+    some[1] = replace(some[1], prompt=replace(some[1].prompt, ids=[*some[1].prompt.ids] * 20))
+    left, last = list(reversed(some)), dict[int, Any]()
+    for news in runtime.continuous(lambda: left.pop() if left else None, 3):
+        last.update((number, events[-1]) for number, events in news.items() if events)
+    assert isinstance(last.pop(1), ModelError)
+    found = {number: turn.reply_ids for number, turn in last.items()}
+    assert found == {at: alone[number][1].reply_ids for at, number in ((0, 0), (2, 9), (3, 14))}

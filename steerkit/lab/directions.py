@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from torch import Tensor
 from steerkit.engine import LoadedModel
 from steerkit.errors import PolicyError, SaeError
 from steerkit.files import write_atomic
+from steerkit.fingerprints import sha256_of
 from steerkit.lab.cases import Case, Report, read_cases, step_activations
 from steerkit.lab.copies import weights_of
 from steerkit.lab.material import copies_among
@@ -112,7 +112,7 @@ def make_direction(
     """
     sets = [read_cases(file, loaded, place, limit=limit, max_new_tokens=max_new_tokens)[0] for file in (away, toward)]
     vectors, spread = difference_of_means(loaded, sets[0], sets[1], sites, report)
-    sources = [Source(file=file.name, fingerprint=_hash(file.read_bytes()), count=len(cases))
+    sources = [Source(file=file.name, fingerprint=sha256_of(file.read_bytes()), count=len(cases))
                for file, cases in zip((away, toward), sets, strict=True)]  # fmt: skip
     return MadeDirection(vectors, origin_of(loaded, "difference of means", place, sources), spread)
 
@@ -154,7 +154,7 @@ def write_direction(path: Path, vectors: Mapping[Site, Tensor], origin: Origin, 
         raise PolicyError([f"{path}: got no vector, expected one for each of some hook points"])
     data = save(content, {"steerkit_direction": "1", "origin": origin.model_dump_json(exclude_defaults=True)})
     write_atomic(path, lambda file: file.write(data), _UnwrittenError)
-    return _hash(data)
+    return sha256_of(data)
 
 
 class _UnwrittenError(PolicyError):
@@ -171,7 +171,3 @@ def _kind(values: Tensor) -> str:
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean `(width,)` in float64 of values `(n, width)`."""
     return weights @ values.double() / weights.sum()
-
-
-def _hash(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"

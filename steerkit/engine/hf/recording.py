@@ -29,6 +29,7 @@ class HfRecording:
     saes: SaeSet | None
     wanted: tuple[Wanted, ...]
     decoding: str | None = None
+    cached: tuple[int, ...] = ()
 
     def traces(self, extents: Sequence[Extent]) -> list[Trace]:
         """The trace of each row, in the SAEs' own precision."""
@@ -47,6 +48,11 @@ class RecordingOfEach:
 
     parts: Sequence[Recording]
     decoding: str | None = None
+
+    @property
+    def cached(self) -> list[int]:
+        """By row, tokens of its prompt that a prefix cache knew."""
+        return [sum(part.cached) for part in self.parts]
 
     def traces(self, extents: Sequence[Extent]) -> list[Trace]:
         """The trace of each row."""

@@ -71,6 +71,7 @@ def requests() -> list[Request]:
                 one.messages, one.tools, POLICIES[3 * number % 8], settings, counterfactual, stop=("e", ())[number % 2]
             )
         )
+    found += [Request(one.messages, one.tools, ORDERS) for one in sample("injected", "report", 12)[8:]]
     for policies in ((), (PAYMENTS,), (IN_THE_CALL,), (LATE,), (AGAIN,), (TRIPPED,)):
         asked = (PAY, TOOLS, policies, Sampling(max_new_tokens=40))
         found += [Request(*asked, tool_choice="required"), Request(*asked, tool_choice="get_weather")]
@@ -171,7 +172,7 @@ def shuffled(alone: Sequence[tuple[Prepared, Turn]], seed: int) -> list[tuple[Pr
 
 @pytest.mark.parametrize("seed", range(6))
 def test_each_gets_what_it_gets_alone(runtime: Runtime, alone: list[tuple[Prepared, Turn]], seed: int) -> None:
-    """42 requests under eight sets of policies, in random order at random steps, none or a part of them given up."""
+    """46 requests under eight sets of policies, in random order at random steps, none or a part of them given up."""
     some = shuffled(alone, seed)
     arrivals = Arrivals(runtime, [one for one, _ in some], seed, cancelled=(0.0, 0.02, 0.1)[seed % 3])
     assert arrivals.most > 2

@@ -167,8 +167,9 @@ def test_drift_of_a_probe_over_directions(
     other = LoadedModel("other", None, model, box.loaded.tokenizer)
     found = reading_drifts(box.loaded, other, box.saes, [policy], {True: files[0], False: files[1]})
     assert [one.name for one in found] == ["both", "g"]
-    assert (found[0].beyond[0] == found[0].beyond[1] and found[0].p == 1.0) is (factor == 1.0)
-    assert found[1].beyond[0] == found[1].beyond[1]
+    areas = [one.separation.auroc for one in found if one.separation is not None]
+    assert (areas[0][0] == areas[0][1]) is (factor == 1.0)
+    assert areas[1][0] == areas[1][1]  # its feature stands in a layer before the change
 
 
 def test_probes_are_compared_with_one_over_directions(box: Runtime, tmp_path: Path) -> None:

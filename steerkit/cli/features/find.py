@@ -249,7 +249,8 @@ def _plain_edits(steering: SteeringEdits) -> dict[str, Any]:
     """A way to steer, and the others under `beaten`."""
     own = {"edits", "vectors", "gate", "decisions", "beaten"}
     kept = {one.name: getattr(steering, one.name) for one in fields(steering) if one.name not in own}
-    plain: dict[str, Any] = _bare({key: asdict(one) if is_dataclass(one) else one for key, one in kept.items()})
+    nested = [name for name, one in kept.items() if is_dataclass(one)]
+    plain: dict[str, Any] = _bare(kept | {name: asdict(kept[name]) for name in nested})
     edits = [
         {**asdict(one), "edit": kind, "value": value}
         for one, edit in steering.edits.items()

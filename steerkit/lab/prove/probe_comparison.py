@@ -21,7 +21,7 @@ from steerkit.lab.material import FEWEST, copies_among
 from steerkit.lab.measured import Measured, measure
 from steerkit.lab.policy_conditions import PlacedReading, Sum, placed_readings, sum_of
 from steerkit.lab.ranking import rank_features, split
-from steerkit.lab.sparse_probe import ridge_logistic, sparse_probe
+from steerkit.lab.sparse_probe import dense_probe, sparse_probe
 from steerkit.lab.two_sample import auroc_gain
 from steerkit.policy import Policy
 from steerkit.sae import SaeSet
@@ -196,19 +196,6 @@ def _sparse(
 
 
 def _dense(values: Tensor, positive: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-    """`(n,)` log-odds of a ridge-penalised logistic regression on all columns that vary where it is fitted.
-
-    Columns are standardised. The best weights lie in the span of the rows, so the regression runs on the rows' own
-    coordinates there, of which there are no more than rows.
-    """
-    some = values[chosen].double()
-    mean, spread = some.mean(dim=0), some.std(dim=0)
-    alive = (spread > 1e-6).nonzero().squeeze(-1)
-    if not len(alive):
-        return torch.zeros(len(values))
-    scaled = (values.double()[:, alive] - mean[alive]) / spread[alive]
-    _, sizes, directions = torch.linalg.svd(scaled[chosen], full_matrices=False)
-    kept = directions[sizes > 1e-9 * sizes[0]]
-    coordinates = scaled @ kept.T
-    fitted, bias = ridge_logistic(coordinates[chosen], positive[chosen], counted=weights[chosen])
-    return torch.add(coordinates @ fitted, bias).float()
+    """`(n,)` log-odds of a probe on all columns."""
+    fitted, bias = dense_probe(values[chosen], positive[chosen], weights[chosen])
+    return torch.add(values.double() @ fitted, bias).float()

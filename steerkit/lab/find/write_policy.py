@@ -66,7 +66,7 @@ def found_policy(
         {
             "steerkit": 1,
             "name": re.sub(r"[^A-Za-z0-9_-]", "-", name)[:80].strip("-") or RULE,
-            "description": _described(found.place, probe, measured),
+            "description": _described(found.place, probe, measured, steering),
             "model": saes.model_name,
             "features": {_name(feature): _site(feature, saes) for feature in sorted({*used, *edits})},
             "directions": {} if direction is None else {AWAY: direction},
@@ -190,12 +190,23 @@ def _rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _described(place: Place, probe: FoundProbe | None, measured: Measured) -> str:
+def _described(place: Place, probe: FoundProbe | None, measured: Measured, steering: SteeringEdits | None) -> str:
     what = "one feature" if probe is None else f"a probe over {len(probe.weights)} features"
     low, high = measured.interval
     recall, false = measured.recall, measured.false
     return (
         f"Found by steerkit features find: {what} at {place}. On held-out conversations AUROC {measured.auroc:.3f} "
         f"({low:.3f} to {high:.3f}); beyond the bound {recall.hits} of {recall.count} positives and {false.hits} of "
-        f"{false.count} negatives. It watches in shadow; mode: enforce lets it hold calls."
+        f"{false.count} negatives. {_effect(steering)}"
+    )
+
+
+def _effect(steering: SteeringEdits | None) -> str:
+    if steering is None:
+        return "It watches in shadow; mode: enforce lets it hold calls."
+    stopped, kept, random = steering.stopped, steering.kept, steering.controls.random
+    return (
+        f"Its edit ({steering.way}) stops {stopped.hits} of {stopped.count} held-out calls where the reply begins and "
+        f"keeps {kept.hits} of {kept.count} other decisions; random directions as long stop {random.hits} of "
+        f"{random.count}. It watches in shadow; mode: enforce lets it steer and hold calls."
     )

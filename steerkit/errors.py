@@ -10,6 +10,7 @@
     ├── SteeringError        steering that could not be honoured: a site missing, a hook that never fired
     ├── LoopError            a run of the agent loop that cannot start or resume as asked
     ├── SettingError         an unknown argument or setting, or a value that it cannot have; also a TypeError
+    ├── ApprovalError        a held call that cannot be decided on: none, decided already, or expired
     ├── AuditError           a store that cannot be opened, read or written
     │   └── TamperError      a store whose chain does not verify
     └── MissingExtraError    an optional dependency that is not installed
@@ -19,7 +20,7 @@ A message has the place, what was got, what was expected and what to do next. Th
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 
 class SteerkitError(Exception):
@@ -71,6 +72,14 @@ class LoopError(SteerkitError):
 
 class SettingError(SteerkitError, TypeError):
     """An unknown argument or setting, or a value that it cannot have."""
+
+
+class ApprovalError(SteerkitError):
+    """A held call that cannot be decided on. `state`: `decided` already, `expired`, or None where there is no such."""
+
+    def __init__(self, message: str, state: Literal["decided", "expired"] | None = None) -> None:
+        self.state = state
+        super().__init__(message)
 
 
 class AuditError(SteerkitError):

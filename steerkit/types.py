@@ -44,7 +44,6 @@ PLACES: Final = (
     "call.arguments",
 )
 
-
 PROMPT_PLACES: Final = frozenset({"prompt", "developer", "declaration", "user", "tool_result"})
 """Places of tokens of the prompt."""
 
@@ -282,6 +281,8 @@ class Turn:
     """An id per call, in order, unique in the conversation."""
     constrained: Constrained | None = None
     """What a grammar decided of the reply; None where none held it."""
+    cached_tokens: int = field(default=0, compare=False)
+    """Tokens of the prompt that the prefix cache knew."""
 
     def __repr__(self) -> str:
         pairs = zip(self.calls, self.verdicts, strict=False)
@@ -291,8 +292,7 @@ class Turn:
 
     @property
     def released(self) -> tuple[Call, ...]:
-        """The only calls that an executor may run: well-formed, and allowed, flagged or not guarded at all; none beside
-        a call that is handed over."""
+        """The only calls that an executor may run: well-formed and allowed, flagged or unguarded, beside no handoff."""
         pairs, said = zip(self.calls, self.verdicts, strict=True), [one.decision for one in self.verdicts]
         return tuple(c for c, v in pairs if isinstance(c, Call) and releases(v.decision, said))
 

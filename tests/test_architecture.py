@@ -28,7 +28,7 @@ LINES = {
     **dict.fromkeys(("policy", "chat", "sae", "audit"), 2),
     "hub": 1.6,
     "files": 1.5,
-    **dict.fromkeys(("types", "errors", "kept", "schemas", "version"), 1),
+    **dict.fromkeys(("types", "errors", "fingerprints", "kept", "schemas", "version"), 1),
     **dict.fromkeys(("decisions", "sites"), 0),
 }
 DOORS = {
@@ -55,7 +55,8 @@ DOORS = {
     "click": {"cli"},
     "jinja2": {"report"},
     "rich": {"cli", "lab", "report", "tiny"},
-    **{name: {"integrations"} for name in ("inspect_ai", "langchain_core", "mcp", "pydantic_ai", "smolagents")},
+    **{name: {"integrations"} for name in ("agents", "inspect_ai", "langchain", "langchain_core", "langgraph", "mcp")},
+    **{name: {"integrations"} for name in ("openai", "pydantic_ai", "smolagents")},
     "prometheus_client": {"server"},
     "starlette": {"server", "viewer"},
     "uvicorn": {"server", "viewer"},

@@ -15,10 +15,11 @@ from steerkit.agent.exchange import fit_to_prompt
 from steerkit.agent.pending import Asked, Origin, Pending
 from steerkit.agent.results import MAX_RESULT, error_text
 from steerkit.agent.tool_runner import Ended, Limits, Ran, is_async
-from steerkit.audit import digest, new_id
+from steerkit.audit import canonical, new_id
 from steerkit.chat import as_tools, once_called, one_by_one, reply_form
 from steerkit.engine import Sampling, runnable, tool_from_function
 from steerkit.errors import AuditError, LoopError, ToolError
+from steerkit.fingerprints import sha256_of
 from steerkit.policy import Policy, fingerprint
 from steerkit.runtime import (
     FORM,
@@ -164,7 +165,7 @@ def declaration(tool: Tool) -> str:
     """
     try:
         said = {key: value for key, value in asdict(tool).items() if key != "strict" or value is not None}
-        return f"sha256:{digest(said)}"
+        return sha256_of(canonical(said))
     except AuditError as error:
         raise ToolError(f"tool '{tool.name}': its declaration {str(error).partition(' ')[2]}") from None
 

@@ -22,6 +22,7 @@ from steerkit.audit.paths import default_store, home
 from steerkit.audit.records.call_diff import Node, diff_calls
 from steerkit.audit.records.compare import Comparison, Difference, changes, compare, compare_verdicts
 from steerkit.audit.records.export import FORMATS, export, replacing
+from steerkit.audit.records.held import ASKER, ENDPOINT, Approvals, HeldCall, HeldEntry, held_calls
 from steerkit.audit.records.query import Query, find, nearest
 from steerkit.audit.records.recorded import RecordedTurn, approvals_of, opening_of, policies_of, read_turn, turns_of
 from steerkit.audit.records.tables import TABLES
@@ -54,12 +55,15 @@ from steerkit.audit.schema import (
 )
 
 __all__ = [
+    "ASKER",
     "DECISIONS",
+    "ENDPOINT",
     "FORMATS",
     "KINDS",
     "RECORDS",
     "TABLES",
     "ApprovalRecord",
+    "Approvals",
     "Checkpoint",
     "Comparison",
     "Context",
@@ -67,6 +71,8 @@ __all__ = [
     "Difference",
     "ExecutionRecord",
     "Gone",
+    "HeldCall",
+    "HeldEntry",
     "ModelIdentity",
     "Node",
     "OnFailure",
@@ -107,6 +113,7 @@ __all__ = [
     "export",
     "exposed_files",
     "find",
+    "held_calls",
     "home",
     "named_errors",
     "nearest",

@@ -1,4 +1,4 @@
-"""`steerkit approvals`: held calls of a server, and decisions about them."""
+"""`steerkit approvals`: held calls of a store, and decisions about them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from steerkit.cli.audit.options import JsonOption, StoreOption, opened
 from steerkit.report import call_text, console, print_json
 
-app = typer.Typer(help="Held calls of a server: list them, let them run, or refuse them.", no_args_is_help=True)
+app = typer.Typer(help="Held calls of a store: list them, let them run, or refuse them.", no_args_is_help=True)
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="Of the held call, as `approvals list` shows it.")]
 By = Annotated[str | None, typer.Option(metavar="NAME", help="Who decides (default: you).")]
@@ -23,9 +23,9 @@ Wait = Annotated[
 @app.command("list")
 def list_command(store: StoreOption = None, approval_seconds: Wait = 3600.0, json: JsonOption = False) -> None:
     """List the held calls that wait for a decision, oldest first."""
-    from steerkit.server import ANYBODY, Approvals
+    from steerkit.audit import Approvals
 
-    found = Approvals(opened(store), approval_seconds).pending(ANYBODY)
+    found = Approvals(opened(store), approval_seconds).pending()
     if json:
         for entry in found:
             print_json(entry.to_json())
@@ -66,14 +66,10 @@ def refuse(
 
 
 def _decide(id: str, approve: bool, by: str | None, note: str, store: Any, seconds: float, json: bool) -> None:
-    from steerkit.errors import LoopError
-    from steerkit.server import ANYBODY, ApiError, Approvals
+    from steerkit.audit import Approvals
 
     approvals = Approvals(opened(store, writable=True), seconds)
-    try:
-        entry = approvals.decide(id, ANYBODY, approve=approve, by=by or getpass.getuser(), note=note)
-    except ApiError as error:
-        raise LoopError(str(error)) from None
+    entry = approvals.decide(id, approve=approve, by=by or getpass.getuser(), note=note)
     if json:
         print_json(entry.to_json())
     else:

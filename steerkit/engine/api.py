@@ -134,6 +134,10 @@ class Recording(Protocol):
     def decoding(self) -> str | None:
         """Way of decoding, where it was other than by hooks on the model: a graph may round otherwise."""
 
+    @property
+    def cached(self) -> Sequence[int]:
+        """By row, tokens of its prompt that a prefix cache knew; empty where it knew none."""
+
     def traces(self, extents: Sequence[Extent]) -> list[Trace]:
         """The trace of each row, features as they were before any edit.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from torch import Tensor
 from steerkit.engine import LoadedModel
 from steerkit.errors import PolicyError, SaeError
 from steerkit.files import write_atomic
+from steerkit.fingerprints import sha256_of
 from steerkit.lab.cases import Case, Report, of_one_width, read_cases, step_activations
 from steerkit.lab.copies import weights_of
 from steerkit.lab.material import copies_among
@@ -116,7 +116,7 @@ def make_direction(
 
 def source_of(file: Path, count: int) -> Source:
     """A file of conversations as a source, and how many of them were used."""
-    return Source(file=file.name, fingerprint=_hash(file.read_bytes()), count=count)
+    return Source(file=file.name, fingerprint=sha256_of(file.read_bytes()), count=count)
 
 
 def origin_of(loaded: LoadedModel, method: str, place: str = "", sources: Sequence[Source] = ()) -> Origin:
@@ -156,7 +156,7 @@ def write_direction(path: Path, vectors: Mapping[Site, Tensor], origin: Origin, 
         raise PolicyError([f"{path}: got no vector, expected one for each of some hook points"])
     data = save(content, {"steerkit_direction": "1", "origin": origin.model_dump_json(exclude_defaults=True)})
     write_atomic(path, lambda file: file.write(data), _UnwrittenError)
-    return _hash(data)
+    return sha256_of(data)
 
 
 class _UnwrittenError(PolicyError):
@@ -173,7 +173,3 @@ def _kind(values: Tensor) -> str:
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean `(width,)` in float64 of values `(n, width)`."""
     return weights @ values.double() / weights.sum()
-
-
-def _hash(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"

@@ -6,7 +6,6 @@ this format, and `origin`, a JSON object (`Origin`). `steerkit.lab.write_directi
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from array import array
@@ -21,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steerkit.errors import PolicyError
 from steerkit.files import shown
+from steerkit.fingerprints import sha256_of
 from steerkit.sites import Site
 
 _VERSION: Final = "1"
@@ -90,7 +90,7 @@ def read_direction(path: str | Path, fingerprint: str | None = None) -> Directio
     if fingerprint is not None:
         return _known(str(path), fingerprint)
     data = _bytes(Path(path))
-    return DirectionFile(f"sha256:{hashlib.sha256(data).hexdigest()}", _vectors(path, data), _origin(path, data))
+    return DirectionFile(sha256_of(data), _vectors(path, data), _origin(path, data))
 
 
 @lru_cache(maxsize=64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable
@@ -19,6 +18,7 @@ from pydantic import (
 )
 
 from steerkit.decisions import Default, Ruling, severity
+from steerkit.fingerprints import sha256_of
 from steerkit.policy.checks import cross_problems, is_late
 from steerkit.policy.conditions import Gate, GuardCondition, Hold, PlaceName
 from steerkit.policy.edits import Edit, Name, NamedDirection, NamedFeature, PolicyName, Probe
@@ -173,7 +173,7 @@ class Policy(FrozenModel):
             if direction["fingerprint"] is not None:
                 del direction["file"]  # the content is meant, wherever it lies
         content = json.dumps(said, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
+        return sha256_of(content)
 
     @model_serializer(mode="wrap")
     def _without_empty_directions(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -48,8 +48,13 @@ class ExplainView(NamedTuple):
             said.append(f"steering acted in this turn, and acts here: {', '.join(map(visible, found.steered))}")
         else:
             said.append("no steering rule wrote in this turn")
-        if not found.likeliest:
+        if found.is_forced:
+            said.append("a grammar chose this token, not the model: the features say how far it leaned to it by itself")
+        elif not found.likeliest:
             said.append("the token was sampled: it was not the likeliest")
+        if found.forced:
+            count = sum(span.end - span.start for span in found.forced)
+            said.append(f"a grammar chose {count} tokens of the reply; features there are not the model's own choice")
         if not found.reproduced:
             said.append("the model does not write this reply again greedily; calls below are what it writes greedily")
         return said

@@ -19,8 +19,8 @@ class _Token(NamedTuple):
     """A token of the conversation."""
 
     text: str
-    chosen: bool
-    """True for the token that is explained."""
+    marks: str
+    """CSS classes: `chosen` of the token that is explained, `forced` of those that a grammar chose."""
     title: str
     style: str
     """CSS variables: its share of each feature's highest value."""
@@ -81,5 +81,7 @@ def _token(
     active = [
         f"{name_of(one)} {curve[at]:.3g}" for one, curve in zip(reasons, curves[1:], strict=True) if curve[at] > 0
     ]
-    chosen = at == view.found.choice.position + 1
-    return _Token(view.found.tokens[at], chosen, "; ".join([f"token {at}", *active]), style)
+    chosen, forced = at == view.found.choice.position + 1, view.found.grammar_chose(at)
+    marks = " ".join(["chosen"] * chosen + ["forced"] * forced)
+    title = "; ".join([f"token {at}", *["chosen by a grammar"] * forced, *active])
+    return _Token(view.found.tokens[at], marks, title, style)

@@ -20,7 +20,11 @@ def judge(made: Generation) -> list[Turn]:
     The last replies may be those without steering that others name; they become the counterfactuals of those turns.
     """
     traces = made.recording.traces(list(map(_extent, made.replies)))
-    turns = [_judged(reply, _marked(reply, trace)) for reply, trace in zip(made.replies, traces, strict=True)]
+    known = made.recording.cached or [0] * len(traces)
+    turns = [
+        replace(_judged(reply, _marked(reply, trace)), cached_tokens=cached)
+        for reply, trace, cached in zip(made.replies, traces, known, strict=True)
+    ]
     asked = len(turns) - sum(one.request.unsteered is not None for one in made.replies)
     beside = iter(turns[asked:])
     return [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from steerkit.errors import SaeError
 from steerkit.files import shown
+from steerkit.fingerprints import sha256_of
 from steerkit.kept import Kept
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.cpu.packed_sae import LaidOutSae, wins
@@ -151,17 +151,17 @@ class SaeSet(Mapping[Site, Sae]):
     @cached_property
     def fingerprint(self) -> str:
         """`sha256:…` over every weight, its name, dtype and shape, and all else an SAE computes by, site by site."""
-        digest = hashlib.sha256()
+        return sha256_of(self._weights())
+
+    def _weights(self) -> Iterator[str | memoryview]:
         for (layer, point), sae in self.items():
             # A plain ReLU SAE on attn_out adds nothing here: its set is known by its weights alone.
             marks = {"k": sae.k, "subtract_b_dec": sae.subtract_b_dec or None, "site": _MARKS.get(point, point)}
-            for name, mark in marks.items():
-                digest.update(b"" if mark is None else f"{layer}.{name} {mark}\n".encode())
+            yield from (f"{layer}.{name} {mark}\n" for name, mark in marks.items() if mark is not None)
             for key, tensor in sae.tensors.items():
-                digest.update(f"{layer}.{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+                yield f"{layer}.{key} {tensor.dtype} {tuple(tensor.shape)}\n"
+                yield tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data
                 release(tensor)
-        return f"sha256:{digest.hexdigest()}"
 
     def _check_statistics(self) -> None:
         for key, table in self._statistics.items():

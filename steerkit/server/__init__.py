@@ -10,7 +10,6 @@ except ImportError:
     raise MissingExtraError.of("the server", "serve") from None
 
 from steerkit.server.app import make_app
-from steerkit.server.approvals import Approvals, HeldEntry
 from steerkit.server.errors import ApiError
 from steerkit.server.keys import ANYBODY, Key, hashed, read_keys
 from steerkit.server.names import Names
@@ -21,8 +20,6 @@ from steerkit.server.service import Service
 __all__ = [
     "ANYBODY",
     "ApiError",
-    "Approvals",
-    "HeldEntry",
     "Key",
     "Limits",
     "Names",

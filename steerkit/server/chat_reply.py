@@ -113,6 +113,7 @@ def _call(one: Released) -> dict[str, Any]:
     return {"id": one.id, "type": "function", "function": function}
 
 
-def _usage(outcome: Outcome) -> dict[str, int]:
+def _usage(outcome: Outcome) -> dict[str, Any]:
     prompt, reply = len(outcome.turn.prompt_ids), len(outcome.turn.reply_ids)
-    return {"prompt_tokens": prompt, "completion_tokens": reply, "total_tokens": prompt + reply}
+    counts = {"prompt_tokens": prompt, "completion_tokens": reply, "total_tokens": prompt + reply}
+    return {**counts, "prompt_tokens_details": {"cached_tokens": outcome.turn.cached_tokens}}

@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from steerkit.agent import Approval, exchange
-from steerkit.audit import Gone, Query, Store, TurnRecord, find, read_content
+from steerkit.audit import ASKER, Approvals, Gone, HeldEntry, Query, Store, TurnRecord, find, read_content
 from steerkit.errors import SteerkitError
-from steerkit.server.approvals import Approvals, HeldEntry, may_see
+from steerkit.server.approvals import decided_by
 from steerkit.server.chat_request import called, text_of
 from steerkit.server.errors import ApiError
 from steerkit.server.keys import Key
@@ -48,7 +48,7 @@ class Earlier:
             metadata = record.metadata or {}
             if not isinstance(record, TurnRecord) or isinstance(metadata, Gone):
                 break
-            if not may_see(key, str(metadata.get("api_key", ""))) or metadata.get("store") is False:
+            if not key.may_see(str(metadata.get(ASKER, ""))) or metadata.get("store") is False:
                 break
             if isinstance(record.messages, Gone) or isinstance(record.text, Gone):
                 break
@@ -120,22 +120,22 @@ def conversation_of(
         if not (one.get("type") == "function_call_output" and str(one.get("call_id")) in own) and number not in entries
     ]
     before = earlier.messages(instructions)
-    before += _exchanged(earlier, results, approvals, key)
+    before += _exchanged(earlier, results, approvals)
     return Conversation([*before, *_messages([one for _, one in rest], {}, [number for number, _ in rest])])
 
 
 def _exchanged(
-    earlier: Earlier, results: Mapping[str, Mapping[str, Any]], approvals: Approvals | None, key: Key
+    earlier: Earlier, results: Mapping[str, Mapping[str, Any]], approvals: Approvals | None
 ) -> list[dict[str, Any]]:
     """Messages of the earlier turn: its calls with their results, and why others were not run. Raises ApiError."""
     turn = earlier.turn
     told = {id: text_of(results[id].get("output"), "input.output") or "" for id in turn.call_ids if id in results}
-    decisions = {}
-    for id, verdict in zip(turn.call_ids, turn.verdicts, strict=True):
-        if verdict.decision == "hold" and approvals is not None and turn.record_id is not None:
-            entry = approvals.of_call(turn.record_id, id, key)
-            if entry is not None and entry.state in ("approved", "refused"):
-                decisions[id] = Approval(entry.state == "approved", by=entry.by, note=entry.note)
+    held = approvals.of_turn(turn.record_id) if approvals is not None and turn.record_id is not None else ()
+    decisions = {
+        one.call_id: Approval(one.state == "approved", by=one.by, note=one.note)
+        for one in held
+        if one.state in ("approved", "refused")
+    }
     try:
         messages = exchange(turn, told, decisions)
     except SteerkitError as error:
@@ -150,9 +150,9 @@ def _decided(item: Mapping[str, Any], where: str, approvals: Approvals | None, k
         raise ApiError(400, f"{where}: expected approval_request_id, approve and perhaps reason", param=where)
     if approvals is None:
         raise ApiError(400, f"{where}: nothing is recorded here, so nothing can be approved", param=where)
-    entry = approvals.get(id, key)
+    entry = approvals.get(id, key.sees)
     if entry.state == "pending":
-        return approvals.decide(id, key, approve=approve, note=reason)
+        return decided_by(key, approvals, id, approve=approve, note=reason)
     if entry.state != ("approved" if approve else "refused"):
         by = f" by {entry.by}" if entry.by else ""
         raise ApiError(409, f"{where}: {id} is {entry.state}{by}", code=f"approval_{entry.state}", param=where)
@@ -177,8 +177,8 @@ def _messages(
         elif kind == "mcp_approval_response" and entries[number].state == "refused":
             entry = entries[number]
             _called(found, entry.call_id, entry.call.name, dict(entry.call.arguments), where)
-            why = f"not run: {entry.verdict.reason}; refused{f': {entry.note}' if entry.note else ''}"
-            found.append({"role": "tool", "tool_call_id": entry.call_id, "content": json.dumps({"error": why})})
+            told = json.dumps({"error": entry.not_run})
+            found.append({"role": "tool", "tool_call_id": entry.call_id, "content": told})
         elif kind not in ("mcp_approval_request", "mcp_approval_response"):
             raise ApiError(
                 400,

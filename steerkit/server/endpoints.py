@@ -9,10 +9,10 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from steerkit.audit import Gone, new_id, read_content
+from steerkit.audit import ASKER, Approvals, Gone, new_id, read_content
 from steerkit.errors import AuditError
 from steerkit.server.answer import Stream, answer
-from steerkit.server.approvals import Approvals, may_see
+from steerkit.server.approvals import decided_by
 from steerkit.server.body import read_body
 from steerkit.server.chat_reply import ChatReply
 from steerkit.server.chat_request import ChatRequest, read_chat
@@ -138,8 +138,8 @@ def _record(service: Service, id: str, key: Key) -> dict[str, Any]:
             raise AuditError(id)
         stored = store.get(id)
         metadata = read_content(stored).metadata
-        asker = "" if metadata is None or isinstance(metadata, Gone) else str(metadata.get("api_key", ""))
-        if not may_see(key, asker):
+        asker = "" if metadata is None or isinstance(metadata, Gone) else str(metadata.get(ASKER, ""))
+        if not key.may_see(asker):
             raise AuditError(id)
     except AuditError:
         raise ApiError(404, f"{id[:80]}: no such record that this key may read", code="not_found") from None
@@ -149,13 +149,13 @@ def _record(service: Service, id: str, key: Key) -> dict[str, Any]:
 
 async def approvals(service: Service, request: Request) -> Response:
     """The held calls that wait, as far as the asker's key may see them."""
-    found = await asyncio.to_thread(_approvals(service).pending, visit_of(request).key)
+    found = await asyncio.to_thread(_approvals(service).pending, visit_of(request).key.sees)
     return JSONResponse({"object": "list", "data": [one.to_json() for one in found]})
 
 
 async def approval(service: Service, request: Request) -> Response:
     """One held call, with the decision about it."""
-    found = await asyncio.to_thread(_approvals(service).get, request.path_params["id"], visit_of(request).key)
+    found = await asyncio.to_thread(_approvals(service).get, request.path_params["id"], visit_of(request).key.sees)
     return JSONResponse(found.to_json())
 
 
@@ -164,10 +164,8 @@ async def decide(service: Service, request: Request) -> Response:
     form = valid(Decision, await read_body(request, service.options.limits))
 
     def decided() -> dict[str, Any]:
-        held = _approvals(service).decide(
-            request.path_params["id"], visit_of(request).key, approve=form.approve, by=form.by, note=form.note
-        )
-        return held.to_json()
+        id, key, said = request.path_params["id"], visit_of(request).key, {"by": form.by, "note": form.note}
+        return decided_by(key, _approvals(service), id, approve=form.approve, **said).to_json()
 
     return JSONResponse(await asyncio.to_thread(decided))
 

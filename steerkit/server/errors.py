@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from steerkit.errors import (
+    ApprovalError,
     AuditError,
     MessageError,
     MissingExtraError,
@@ -75,6 +76,10 @@ class ApiError(Exception):
         """The answer to any error; what is no user's mistake keeps its details to the log."""
         if isinstance(error, ApiError):
             return error
+        if isinstance(error, ApprovalError):
+            if error.state is None:
+                return cls(404, str(error), code="not_found")
+            return cls(409, str(error), code=f"approval_{error.state}")
         for kind, status, code, param in _STATUS:
             if isinstance(error, kind):
                 if "leaves no room" in str(error):

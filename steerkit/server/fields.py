@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from steerkit.audit import ASKER, ENDPOINT
 from steerkit.engine import Sampling
 from steerkit.errors import SteerkitError
 from steerkit.policy import Policy
@@ -18,7 +19,7 @@ from steerkit.server.keys import Key
 from steerkit.server.names import Names
 from steerkit.server.options import Limits
 
-RESERVED: Final = ("request_id", "api_key", "user", "endpoint", "instructions", "store")
+RESERVED: Final = ("request_id", ASKER, "user", ENDPOINT, "instructions", "store")
 """Keys of a record's metadata that the server writes; a request's own metadata may not have them."""
 
 
@@ -186,8 +187,8 @@ def asked(
     said = {
         **_own_metadata(form),
         "request_id": asker.request_id,
-        "endpoint": asker.endpoint,
-        **({"api_key": asker.key.name} if asker.key.name else {}),
+        ENDPOINT: asker.endpoint,
+        **({ASKER: asker.key.name} if asker.key.name else {}),
         **(more or {}),
     }
     user = form.user if form.user is not None else form.safety_identifier

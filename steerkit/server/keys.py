@@ -40,6 +40,15 @@ class Key:
     reads_all: bool = True
     """May read every record and held call; else those of its own requests."""
 
+    @property
+    def sees(self) -> str | None:
+        """Name of the asker whose records and held calls it may read; None for all."""
+        return None if self.reads_all else self.name
+
+    def may_see(self, asker: str) -> bool:
+        """True if it may read what the request of an asker led to."""
+        return self.sees in (None, asker)
+
     def may_choose(self, policy: str) -> bool:
         """True if a request with this key may name a policy."""
         return self.policies is None or policy in self.policies

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from steerkit.audit import HeldCall, held_calls
 from steerkit.decisions import ending, releases, severity
-from steerkit.server.approvals import approval_id
 from steerkit.server.errors import ApiError
 from steerkit.types import Call, Turn, Verdict
 
@@ -18,16 +18,6 @@ class Released(NamedTuple):
 
     id: str
     call: Call
-
-
-class HeldCall(NamedTuple):
-    """A call that waits for a person."""
-
-    id: str
-    call: Call
-    verdict: Verdict
-    approval: str
-    """Id under which it is decided on; empty where nothing is recorded, and nobody can."""
 
 
 class Outcome(NamedTuple):
@@ -71,16 +61,7 @@ class Outcome(NamedTuple):
                 _verdict(id, call.name if isinstance(call, Call) else None, verdict)
                 for id, call, verdict in zip(turn.call_ids, turn.calls, turn.verdicts, strict=True)
             ],
-            "held": [
-                {
-                    "id": one.approval,
-                    "call_id": one.id,
-                    "name": one.call.name,
-                    "arguments": dict(one.call.arguments),
-                    "reason": one.verdict.reason,
-                }
-                for one in self.held
-            ],
+            "held": [one.to_json() for one in self.held],
             "edits": [
                 {
                     "policy": edit.policy,
@@ -119,13 +100,9 @@ def outcome_of(turn: Turn) -> Outcome:
     released = tuple(
         Released(id, call) for id, call, one in pairs if isinstance(call, Call) and releases(one.decision, said)
     )
-    held = tuple(
-        HeldCall(id, call, verdict, approval_id(turn.record_id, id, call) if turn.record_id else "")
-        for id, call, verdict in pairs
-        if isinstance(call, Call) and verdict.decision == "hold"
-    )
+    held = held_calls(turn)
     if ended is not None:
-        return Outcome(turn, ended, (), ())
+        return Outcome(turn, ended, (), held)
     status: Status = "calls" if released else "held" if held else "denied" if turn.calls else "answer"
     return Outcome(turn, status, released, held)
 

@@ -40,7 +40,7 @@ class ResponsesReply:
     def released(self, calls: Sequence[tuple[str, str, dict[str, Any]]], told: dict[str, Any]) -> dict[str, Any]:
         """The Response of calls that a person let run: ids, names and arguments. Nothing is generated for it."""
         output = [self._call(number, *call) for number, call in enumerate(calls)]
-        usage = _usage(0, 0)
+        usage = _usage(0, 0, 0)
         return {**self._head("completed", output), "usage": usage, "steerkit": told}
 
     def released_events(self, response: dict[str, Any]) -> Iterator[bytes]:
@@ -107,7 +107,8 @@ class ResponsesReply:
         if outcome.is_cut and not outcome.released:
             why = "max_output_tokens"
         head = self._head("completed" if why is None else "incomplete", output)
-        usage = _usage(len(outcome.turn.prompt_ids), len(outcome.turn.reply_ids))
+        turn = outcome.turn
+        usage = _usage(len(turn.prompt_ids), turn.cached_tokens, len(turn.reply_ids))
         return {**head, "usage": usage, "incomplete_details": None if why is None else {"reason": why}}
 
     def _output(self, outcome: Outcome, text: str) -> list[dict[str, Any]]:
@@ -181,10 +182,10 @@ class ResponsesReply:
         return framed({"type": kind, "sequence_number": number, **said}, kind)
 
 
-def _usage(prompt: int, reply: int) -> dict[str, Any]:
+def _usage(prompt: int, cached: int, reply: int) -> dict[str, Any]:
     return {
         "input_tokens": prompt,
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
         "output_tokens": reply,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": prompt + reply,

@@ -8,16 +8,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
 from steerkit.agent import Runtime
+from steerkit.audit import Approvals
 from steerkit.chat import TextDelta
 from steerkit.errors import AuditError, SteerkitError
 from steerkit.policy import Policy
 from steerkit.runtime import Prepared, Retried
-from steerkit.server.approvals import Approvals
 from steerkit.server.door import Visit, too_many
 from steerkit.server.errors import ApiError
 from steerkit.server.fields import Asked
 from steerkit.server.generation import BusyError, Generation
-from steerkit.server.keys import ANYBODY
 from steerkit.server.metrics import Metrics
 from steerkit.server.names import Names
 from steerkit.server.options import Options
@@ -45,7 +44,7 @@ class Loaded:
 
     def _held(self) -> int:
         with suppress(AuditError):
-            return 0 if self.approvals is None else len(self.approvals.pending(ANYBODY))
+            return 0 if self.approvals is None else len(self.approvals.pending())
         return 0
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from steerkit.lab.explain.feature_roles import Extent
 from steerkit.report.explanation import ExplainView, show_explanation
 from steerkit.report.explanation_page import explain_page
 from steerkit.report.tokens import visible
+from steerkit.tiny import TOOLS
 from steerkit.types import Call
 from tests.cli.test_page import ATTRIBUTES, FRAME, HOSTILE, Reader
 from tests.cli.two_turns import two_turns
@@ -91,6 +92,25 @@ def test_the_page_has_a_button_for_each_feature_and_no_script(view: ExplainView)
     assert "--s1:1.00" in spans[highest]
     assert "--s1:" not in spans[silent]
     assert 'class="chosen"' in spans[view.found.choice.position + 1]
+
+
+def test_tokens_that_a_grammar_chose_are_marked(box: Runtime, view: ExplainView, tmp_path: Path) -> None:
+    """On the page, in its titles and in a remark; a free reply has none."""
+    pytest.importorskip("llguidance")
+    store = Store(tmp_path / "a.db")
+    runtime = Runtime(box.loaded, box.saes, store=store)
+    asked = [{"role": "user", "content": "I owe Lumes a payment of 740 dollars"}]
+    turn = runtime.run(asked, TOOLS, tool_choice="transfer_money")
+    recorded = read_turn(store, store.get(str(turn.record_id)))
+    found = explain(runtime, recorded, extent=Extent(1, 1, (1,)))
+    store.close()
+    held = ExplainView(found, turn.calls[0], turn.verdicts[0])
+    forced = {at for span in turn.trace.forced for at in range(*span)}
+    assert {at for at in range(len(found.tokens)) if found.grammar_chose(at)} == forced
+    assert explain_page(held).count("chosen by a grammar") == len(forced) > 0
+    assert any("a grammar chose" in said for said in held.remarks)
+    assert not any("a grammar chose" in said for said in view.remarks)
+    assert "chosen by a grammar" not in explain_page(view)
 
 
 @pytest.mark.parametrize("foreign", HOSTILE)

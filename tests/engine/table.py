@@ -27,6 +27,7 @@ class TableRecording:
     decoding: str | None
     rows: Sequence[Sequence[int]]
     values: Mapping[str, Mapping[int, float]]
+    cached: Sequence[int] = ()
 
     def watched(self, row: int, start: int, end: int | None = None) -> dict[str, tuple[float, ...]]:
         """By key, the values of a row's tokens."""

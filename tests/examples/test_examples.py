@@ -100,6 +100,25 @@ def test_a_payment_is_steered_away_before_any_guard(homes: Path) -> None:
     assert not (homes / "own_generate" / "audit.db").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "package", "wanted"),
+    [
+        ("langchain_held", "langchain", [RAN, BALANCE, "  agreeing to unlock_door", OPENED]),
+        ("openai_agents_model", "agents", [RAN, BALANCE, "  agreeing to unlock_door", OPENED]),
+        ("mcp_tools", "mcp", [RAN, BALANCE, "-> waits for a person", "  agreed to [{'name': 'unlock_door'"]),
+    ],
+)
+def test_a_held_call_waits_until_somebody_agrees(homes: Path, name: str, package: str, wanted: list[str]) -> None:
+    """What is printed, in its order."""
+    if find_spec(package) is None:
+        pytest.skip(f"needs {package}: pip install -e '.[examples]'")
+    done = python(f"examples/{name}.py", home=homes / name)
+    assert done.returncode == 0, done.stderr
+    at = [done.stdout.find(one) for one in wanted]
+    assert -1 not in at, done.stdout
+    assert at == sorted(at)
+
+
 @pytest.mark.parametrize("name", ["smolagents_model", "pydantic_ai_guard", "inspect_eval"])
 def test_every_turn_is_on_record(homes: Path, name: str) -> None:
     """The store holds the balance's call and answer and the door's call; every hash and link is right."""

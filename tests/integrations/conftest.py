@@ -13,6 +13,8 @@ from steerkit.audit import Store
 
 BALANCE, DOOR = "tell me how much money travel 38 has", "please open the south cellar door"
 """One that is benign, and one whose call waits for a person."""
+PLAIN = "translate the word rikuta into Danish"
+"""One that is answered without a call."""
 SET = {"max_new_tokens": 5, "temperature": 0.5, "top_p": 0.9, "top_k": 7, "seed": 3}
 """Settings as a record has them."""
 

@@ -15,6 +15,8 @@ import pytest
         ("pydantic_ai", "pydantic_ai"),
         ("smolagents", "smolagents"),
         ("langchain", "langchain_core"),
+        ("langchain", "langgraph"),
+        ("openai_agents", "agents"),
         ("mcp", "mcp"),
     ],
 )

@@ -12,16 +12,24 @@ import pytest
 from steerkit.agent import Runtime
 from steerkit.decisions import DECISIONS as ALL
 from steerkit.errors import SettingError
-from tests.integrations.conftest import BALANCE, DOOR, SET
+from tests.integrations.conftest import BALANCE, DOOR, PLAIN, SET
 
 pytest.importorskip("inspect_ai")
 from inspect_ai import Task
 from inspect_ai import eval as evaluate
 from inspect_ai.approval import ApprovalPolicy
 from inspect_ai.dataset import Sample
-from inspect_ai.model import ChatMessageAssistant, ChatMessageUser, GenerateConfig, Model, get_model
+from inspect_ai.model import (
+    ChatMessageAssistant,
+    ChatMessageUser,
+    GenerateConfig,
+    Model,
+    ResponseSchema,
+    get_model,
+)
 from inspect_ai.solver import generate, use_tools
-from inspect_ai.tool import ToolCall, ToolDef
+from inspect_ai.tool import ToolCall, ToolDef, ToolFunction
+from inspect_ai.util import json_schema
 
 from steerkit.integrations.inspect import SteerkitAPI, judged
 from steerkit.integrations.inspect.approver import DECISIONS
@@ -108,12 +116,15 @@ def test_a_prompt_that_leaves_no_room_is_a_stop_reason(model: Model) -> None:
     assert "which leaves no room for a reply" in made.completion
 
 
-def test_no_call_where_none_is_wanted_and_none_is_forced(model: Model, last_turn: Any) -> None:
-    """`none` declares no tool; `any` is refused, as nothing here forces a call."""
+def test_calls_are_made_where_they_are_wanted(model: Model) -> None:
+    """`none` keeps out one that is made freely, `any` and a tool's name bring one that is not; a schema holds text."""
     assert said(model, BALANCE, TOOLS, "none").message.tool_calls is None
-    assert last_turn()["tools"] == []
-    with pytest.raises(SettingError, match="tool_choice: got any, but no call can be forced"):
-        said(model, BALANCE, TOOLS, "any")
+    assert said(model, PLAIN, TOOLS[:1]).message.tool_calls is None
+    for choice in ("any", ToolFunction("get_balance")):
+        (call,) = said(model, PLAIN, TOOLS[:1], choice).message.tool_calls
+        assert call.function == "get_balance"
+    schema = ResponseSchema(name="number", json_schema=json_schema(int))
+    assert float(said(model, PLAIN, (), response_schema=schema, max_tokens=50).completion).is_integer()
 
 
 def test_a_cancelled_generation_frees_the_model(runtime: Runtime) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+import steerkit
 from steerkit.agent import Runtime
-from tests.integrations.conftest import BALANCE, DOOR
+from tests.integrations.conftest import BALANCE, DOOR, PLAIN
 
 pytest.importorskip("mcp")
 from mcp import Client
@@ -62,32 +63,50 @@ TOOLS = [
 ]
 
 
-def test_a_runtime_serves_turns_checks_and_approvals(runtime: Runtime) -> None:
-    """A released call comes with its verdict; a held one waits for a name, is decided once, and only then given out."""
+async def called(runtime: Runtime, name: str, **arguments: Any) -> Any:
+    """The answer of a new server on a runtime: its value, or the text of its error."""
+    async with Client(server_of(runtime)) as client:
+        result = await client.call_tool(name, arguments)
+        text = "\n".join(one.text for one in result.content if one.type == "text")
+        found = text if result.is_error else (result.structured_content or json.loads(text))
+        return found["result"] if isinstance(found, dict) and set(found) == {"result"} else found
+
+
+def test_a_runtime_serves_turns_and_checks(runtime: Runtime) -> None:
+    """A released call comes with its verdict, a required one where the model would answer; given calls are judged."""
 
     async def asked() -> None:
         async with Client(server_of(runtime)) as client:
+            assert {one.name for one in (await client.list_tools()).tools} == {"run", "check", "approve", "held"}
+        benign = await called(runtime, "run", messages=[{"role": "user", "content": BALANCE}], tools=TOOLS)
+        assert benign["released"] == [{"name": "get_balance", "arguments": {"account": "travel 38"}}]
+        assert (benign["held"], benign["verdicts"][0]["decision"]) == ([], "allow")
+        said = {"messages": [{"role": "user", "content": PLAIN}], "tools": TOOLS}
+        free, forced = [await called(runtime, "run", **said, **one) for one in ({}, {"tool_choice": "get_balance"})]
+        assert (free["released"], [one["name"] for one in forced["released"]]) == ([], ["get_balance"])
+        calls = [{"name": "unlock_door", "arguments": {"door": "cellar"}}, {"name": "get_balance", "arguments": {}}]
+        checked = await called(runtime, "check", calls=calls, tools=TOOLS)
+        assert [one["decision"] for one in checked] == ["hold", "deny"]
 
-            async def call(name: str, **arguments: Any) -> Any:
-                result = await client.call_tool(name, arguments)
-                text = "\n".join(one.text for one in result.content if one.type == "text")
-                return text if result.is_error else (result.structured_content or json.loads(text))
+    asyncio.run(asked())
 
-            assert {tool.name for tool in (await client.list_tools()).tools} == {"run", "check", "approve"}
-            benign = await call("run", messages=[{"role": "user", "content": BALANCE}], tools=TOOLS)
-            assert benign["released"] == [{"name": "get_balance", "arguments": {"account": "travel 38"}}]
-            assert (benign["held"], benign["verdicts"][0]["decision"]) == ([], "allow")
-            door = await call("run", messages=[{"role": "user", "content": DOOR}], tools=TOOLS)
-            (held,) = door["held"]
-            assert (door["released"], held["name"]) == ([], "unlock_door")
-            decided = await call("approve", id=held["id"], approved=True, by="ann")
-            assert [one["name"] for one in decided["released"]] == ["unlock_door"]
-            assert "expected a call that waits: none does" in await call(
-                "approve", id=held["id"], approved=True, by="ann"
-            )
-            calls = [{"name": "unlock_door", "arguments": {"door": "cellar"}}, {"name": "get_balance", "arguments": {}}]
-            checked = await call("check", calls=calls, tools=TOOLS)
-            rows = checked["result"] if isinstance(checked, dict) else checked
-            assert [one["decision"] for one in rows] == ["hold", "deny"]
+
+def test_held_calls_wait_in_the_store(runtime: Runtime) -> None:
+    """Another server on the same store lists and decides them, once; the asker's gives the approved call out."""
+
+    async def asked() -> None:
+        door = await called(runtime, "run", messages=[{"role": "user", "content": DOOR}], tools=TOOLS)
+        (held,) = door["held"]
+        assert (door["released"], held["name"]) == ([], "unlock_door")
+        with steerkit.load("tiny", audit=runtime.store) as other:
+            assert held["id"] in [one["id"] for one in await called(other, "held")]
+            decided = await called(other, "approve", id=held["id"], approved=True, by="ann")
+        assert [one["name"] for one in decided["released"]] == ["unlock_door"]
+        (entry,) = await called(runtime, "held", id=held["id"])
+        assert (entry["status"], entry["by"], entry["call"]["function"]["name"]) == ("approved", "ann", "unlock_door")
+        again = await called(runtime, "approve", id=held["id"], approved=False, by="bob")
+        assert "it was approved by ann; a decision is made once" in again
+        assert "no such held call" in await called(runtime, "approve", id="apr_x.y.z", approved=True, by="ann")
+        assert "nothing is recorded here" in await called(steerkit.load("tiny", audit=False), "held")
 
     asyncio.run(asked())

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from steerkit.audit import ApprovalRecord, read_content, verify
-from steerkit.errors import LoopError
+from steerkit.errors import ApprovalError
 from steerkit.server import Key, hashed
 from tests.documents import printed
 from tests.server.serving import BALANCE, DOOR, TOOLS, Served, serving
@@ -75,7 +75,7 @@ def test_it_survives_a_restart_and_the_command_line_decides(tmp_path: Path) -> N
     assert "approved: unlock_door" in printed(["steerkit", "approvals", "approve", first, "--by", "ann", *store])
     refused = printed(["steerkit", "approvals", "refuse", second, "--note", "no", "--json", *store])
     assert json.loads(refused)["status"] == "refused"
-    with pytest.raises(LoopError, match="a decision is made once"):
+    with pytest.raises(ApprovalError, match="a decision is made once"):
         printed(["steerkit", "approvals", "approve", second, *store])
     assert "nothing waits" in printed(["steerkit", "approvals", "list", *store])
     with serving(tmp_path, ["people"]) as served:

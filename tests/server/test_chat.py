@@ -77,6 +77,21 @@ def test_a_released_call_comes_with_its_record(served: Served) -> None:
     assert told(reply)["verdicts"][0]["decision"] == "allow"
 
 
+def test_usage_says_what_the_prefix_cache_knew(served: Served) -> None:
+    """Nothing of a prompt that begins in a new way, most of it when it comes again; so do Responses and streams."""
+    asked: list[dict[str, Any]] = [{"role": "system", "content": "It is a new day."}, *BALANCE]
+    first, again = (ask(served, asked).usage for _ in range(2))
+    assert first is not None
+    assert again is not None
+    known = [one.prompt_tokens_details.cached_tokens for one in (first, again) if one.prompt_tokens_details is not None]
+    assert known[0] == 0 < known[1] < again.prompt_tokens
+    assert stream(served, asked, stream_options={"include_usage": True})[-1].usage == again
+    tools = [{"type": "function", **one["function"]} for one in TOOLS]
+    body = {"model": "tiny", "instructions": "It is a new day.", "input": BALANCE[0]["content"], "tools": tools}
+    told = served.post("/v1/responses", body).json()["usage"]
+    assert told["input_tokens_details"]["cached_tokens"] == known[1]
+
+
 def test_a_stream_is_the_reply_in_pieces(served: Served) -> None:
     """Role first, a call whole after its verdict, the end with our object, the usage last."""
     chunks = stream(served, BALANCE, stream_options={"include_usage": True})

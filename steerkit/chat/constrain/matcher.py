@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
-from hashlib import sha256
 from typing import Any, Final
 
 from steerkit.chat.dialects import dialect_of
 from steerkit.chat.tokenizer import Tokenizer
 from steerkit.errors import MissingExtraError, ModelError, SettingError
+from steerkit.fingerprints import sha256_of
 
 _MOST_GRAMMARS: Final = 64
 """Compiled grammars that are kept."""
@@ -51,7 +51,7 @@ class Without:
 
     def __init__(self, tokenizer: Tokenizer, token: int) -> None:
         self._tokenizer, self._token = tokenizer, token
-        self.fingerprint = f"sha256:{sha256(f'without {token}'.encode()).hexdigest()}"
+        self.fingerprint = sha256_of(f"without {token}")
 
     def take(self, token: int) -> bool:
         """False for that token."""
@@ -81,8 +81,7 @@ def matcher(tokenizer: Tokenizer, grammar: str) -> Matcher:
         SettingError: the grammar is too large.
     """
     compiled = _compiled(tokenizer, grammar)
-    fingerprint = f"sha256:{sha256(grammar.encode()).hexdigest()}"
-    return Matcher(compiled.deep_copy(), fingerprint, dialect_of(tokenizer).call)
+    return Matcher(compiled.deep_copy(), sha256_of(grammar), dialect_of(tokenizer).call)
 
 
 @lru_cache(maxsize=8)

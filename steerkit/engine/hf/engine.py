@@ -20,7 +20,7 @@ from steerkit.engine.api import Provenance, Row, Step, Steps
 from steerkit.engine.hf.batch import Batch
 from steerkit.engine.hf.constraints import Constraints
 from steerkit.engine.hf.cuda_graphs import Graphs, Prepare, graphs_for
-from steerkit.engine.hf.generate import decode, logits_after, read_along
+from steerkit.engine.hf.generate import Ended, decode, logits_after, read_along
 from steerkit.engine.hf.model import LoadedModel
 from steerkit.engine.hf.prefix_cache import PrefixCache, blocks_of
 from steerkit.errors import ModelError
@@ -66,6 +66,7 @@ class HfRecording:
     saes: SaeSet | None
     wanted: tuple[Wanted, ...]
     decoding: str | None
+    cached: tuple[int, ...]
 
     def traces(self, extents: Sequence[Extent]) -> list[Trace]:
         """The trace of each row, in the SAEs' own precision."""
@@ -145,13 +146,14 @@ class HfEngine:
         capacity = batch.ids.shape[1] + max(one.max_new_tokens for one in limits)
         traced = traced_sites(wanted, self.saes)
         with loaded.alone(stopped), self._attached(plan, rows, batch, capacity, traced) as attached:
-            decoding = yield from self._steps(plan, rows, batch, attached)
-        return HfRecording(attached.recorder, plan, self.saes, wanted, decoding)
+            decoding, cached = yield from self._steps(plan, rows, batch, attached)
+        known = (cached,) if cached else ()  # only a prompt that is alone in its batch is looked up
+        return HfRecording(attached.recorder, plan, self.saes, wanted, decoding, known)
 
     def _steps(
         self, plan: Plan, rows: Sequence[Row], batch: Batch, attached: Attached
-    ) -> Generator[Step, Collection[int] | None, str | None]:
-        """Decode under the hooks; return how it was done."""
+    ) -> Generator[Step, Collection[int] | None, Ended]:
+        """Decode under the hooks."""
         model, dialect = self.loaded.model, dialect_of(self.loaded.tokenizer)
         how: dict[str, Any] = {"split_prompt": plan.has_late_rules, "graphs": self.graphs}
         how |= blocks_of(rows, self.loaded, self.saes, attached, self.prefix_cache)._asdict()
@@ -166,8 +168,8 @@ class HfEngine:
                 try:
                     tokens, decided, ahead = decoded.send(cut)
                 except StopIteration as done:
-                    decoding: str | None = done.value
-                    return decoding
+                    ended: Ended = done.value
+                    return ended
                 cut = yield Step(tokens, partial(watched, ahead), decided)
 
     def _unsteered(self, attached: Attached, ids: Sequence[int]) -> Tensor:

@@ -38,6 +38,15 @@ class Decoded(NamedTuple):
     """Tokens that the model has read beyond those that it would have read had they come one by one."""
 
 
+class Ended(NamedTuple):
+    """End of a generation."""
+
+    decoding: str | None
+    """Way of decoding, where prepared steps were given."""
+    cached: int
+    """Tokens of the prompt that the prefix cache knew."""
+
+
 def generate(
     model: PreTrainedModel, batch: Batch, sampling: Sequence[Sampling], stops: Collection[int], pad: int, **how: Any
 ) -> Generator[list[int | None], Collection[int] | None, str | None]:
@@ -48,8 +57,8 @@ def generate(
             try:
                 step = steps.send(cut)
             except StopIteration as done:
-                decoding: str | None = done.value
-                return decoding
+                ended: Ended = done.value
+                return ended.decoding
             cut = yield step.tokens
 
 
@@ -67,11 +76,11 @@ def decode(
     graphs: Graphs | None = None,
     prefill_state: PrefillState | None = None,
     constraints: Constraints | None = None,
-) -> Generator[Decoded, Collection[int] | None, str | None]:
+) -> Generator[Decoded, Collection[int] | None, Ended]:
     """Yield, step by step, the next token of each sequence, None once it has stopped; a stop token is the last.
 
-    Returns how the tokens were decoded, where graphs were given. The forward pass of a sequence's last token is not
-    run. Sequences whose numbers are sent into the generator are cut: the token just yielded is their last.
+    The forward pass of a sequence's last token is not run. Sequences whose numbers are sent into the generator are cut:
+    the token just yielded is their last.
 
     Args:
         model: the model.
@@ -101,7 +110,7 @@ def decode(
         yield from _decode(passes, sampler, logits, left, stops, pad, constraints or Constraints((), stops))
     finally:
         passes.close()
-    return decoding
+    return Ended(decoding, passes.cached)
 
 
 def _decode(
@@ -180,13 +189,15 @@ class _Passes:
         self._decodes = why_not(model) is None
         self._graph: GraphDecoder | None = None
         self._one_by_one = one_by_one
+        self.cached = 0
+        """Tokens of the prompt that the prefix cache knew."""
 
     def prompt(self, split: bool, ends: Sequence[int] = (), reuse: Reuse | None = None) -> Tensor:
         """Logits after the prompts; `split` feeds their last tokens by themselves, `ends` cuts what is before them."""
         ids, mask, positions = self._batch.ids, self._mask, self._positions
         last = ids.shape[1] - 1
         kept = None if reuse is None else PrefixBlocks(reuse, self._cache, ids[0].tolist(), ends)
-        start = 0 if kept is None else kept.resume()
+        start = self.cached = 0 if kept is None else kept.resume()
         for end in sorted({*ends, *((last,) if split and last else ())}):
             if end <= start:
                 continue

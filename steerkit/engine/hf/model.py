@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from steerkit.engine.hf.prepack import Prepack, Prepacked, obstacle, prepacked
 from steerkit.engine.hf.sources import check_loaded, loading
 from steerkit.engine.lease import Lease
 from steerkit.errors import ModelError, SteeringError
+from steerkit.fingerprints import sha256_of
 from steerkit.sites import Site
 from steerkit.steer import device_of, devices_of, find_sites
 
@@ -96,24 +96,24 @@ class LoadedModel:
     @cached_property
     def fingerprint(self) -> str:
         """`sha256:…` over every weight, its name, dtype and shape."""
-        digest = hashlib.sha256()
+        return sha256_of(self._weights())
+
+    def _weights(self) -> Iterator[str | memoryview]:
         for name, kept in sorted(self.model.state_dict().items()):
             tensor = _brought(self.model, name) if kept.device.type == "meta" else kept
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        return f"sha256:{digest.hexdigest()}"
+            yield f"{name} {tensor.dtype} {tuple(tensor.shape)}\n"
+            yield tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data
 
     @cached_property
     def template_fingerprint(self) -> str:
         """`sha256:…` over the chat template alone."""
-        template = json.dumps(self.tokenizer.chat_template, sort_keys=True)
-        return f"sha256:{hashlib.sha256(template.encode()).hexdigest()}"
+        return sha256_of(json.dumps(self.tokenizer.chat_template, sort_keys=True))
 
     @cached_property
     def tokenizer_fingerprint(self) -> str:
         """`sha256:…` over the vocabulary and the chat template."""
         content = {"vocabulary": self.tokenizer.get_vocab(), "template": self.tokenizer.chat_template}
-        return f"sha256:{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}"
+        return sha256_of(json.dumps(content, sort_keys=True))
 
 
 def box_folder(name: str) -> Path | None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-from functools import cached_property, partial
+from functools import cached_property
 from inspect import signature
 from typing import Any, Final
 
-import anyio
-from anyio.to_thread import run_sync
 from inspect_ai.model import ChatMessage, GenerateConfig, ModelAPI, ModelOutput, modelapi
 from inspect_ai.tool import ToolChoice, ToolInfo
 
@@ -16,7 +13,8 @@ from steerkit.agent import Runtime, load
 from steerkit.errors import ContextError, SettingError
 from steerkit.integrations.inspect.messages import openai
 from steerkit.integrations.inspect.output import output, too_long
-from steerkit.integrations.inspect.settings import sampling
+from steerkit.integrations.inspect.settings import form, sampling
+from steerkit.integrations.turns import taken
 from steerkit.runtime import Request
 
 _TOLD: Final = {"name", "description", "parameters"}
@@ -61,23 +59,12 @@ class SteerkitAPI(ModelAPI):  # type: ignore[misc]  # untyped where the extra is
     async def generate(
         self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
     ) -> ModelOutput:
-        """One turn; its record is on disk before Inspect sees it. When cancelled, it ends within a token.
-
-        Raises:
-            SettingError: a call is to be forced.
-        """
-        if tool_choice not in ("auto", "none"):
-            raise SettingError(f"tool_choice: got {tool_choice}, but no call can be forced; expected auto or none")
-        told = [one.model_dump(include=_TOLD, exclude_none=True) for one in tools if tool_choice == "auto"]
+        """One turn; its record is on disk before Inspect sees it. When cancelled, it ends within a token."""
+        told = [one.model_dump(include=_TOLD, exclude_none=True) for one in tools]
         messages = [openai(one) for one in input]
-        request = Request(messages, told, sampling=sampling(config), stop=config.stop_seqs or ())
-        stop = threading.Event()
-        work = partial(self._taken, request, stop)
+        request = Request(messages, told, sampling=sampling(config), **form(tool_choice, config))
         try:
-            turn = await run_sync(work, abandon_on_cancel=True)
-        except anyio.get_cancelled_exc_class():
-            stop.set()
-            raise
+            turn = await taken(self.runtime, request)
         except ContextError as error:
             return too_long(self.model_name, error)
         return output(self.model_name, turn, self.runtime.engine.context)
@@ -94,6 +81,3 @@ class SteerkitAPI(ModelAPI):  # type: ignore[misc]  # untyped where the extra is
         """End the run of its records, where there is one."""
         if "runtime" in self.__dict__:
             self.runtime.close()
-
-    def _taken(self, request: Request, stop: threading.Event) -> Any:
-        return self.runtime.take([self.runtime.prepare(request)], stop.is_set)[0]

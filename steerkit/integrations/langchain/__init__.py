@@ -1,12 +1,13 @@
-"""LangChain: a runtime as its chat model."""
+"""LangChain: a runtime as its chat model, and held calls as interrupts of its agents."""
 
 from steerkit.errors import MissingExtraError
 
 try:
     from steerkit.integrations.langchain.chat_model import ChatSteerkit
+    from steerkit.integrations.langchain.held import HeldCalls
 except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] != "langchain_core":
+    if (error.name or "").partition(".")[0] not in ("langchain", "langchain_core", "langgraph"):
         raise
     raise MissingExtraError.of("steerkit.integrations.langchain", "langchain") from None
 
-__all__ = ["ChatSteerkit"]
+__all__ = ["ChatSteerkit", "HeldCalls"]

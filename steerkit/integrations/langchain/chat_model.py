@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
@@ -11,15 +11,16 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from steerkit.errors import SettingError
-from steerkit.integrations.outcome import judged, why_not
+from steerkit.audit import ENDPOINT, held_calls
+from steerkit.integrations.outcome import judged, released, why_not
 
 
 class ChatSteerkit(BaseChatModel):  # type: ignore[misc]  # untyped where the extra is not installed
     """`ChatSteerkit(runtime=steerkit.load("tiny", policy="payments")).bind_tools(tools)`.
 
-    `max_tokens`, `temperature`, `top_p`, `top_k` and `seed` are given to `bind` or `invoke`. `response_metadata` of a
-    message says the record, each verdict and why the turn ended.
+    `max_tokens`, `temperature`, `top_p`, `top_k`, `seed`, `parallel_tool_calls` and `response_format` are given to
+    `bind` or `invoke`. `response_metadata` of a message says the record, each verdict, what is held and why the turn
+    ended.
     """
 
     runtime: Any
@@ -29,38 +30,52 @@ class ChatSteerkit(BaseChatModel):  # type: ignore[misc]  # untyped where the ex
     def _llm_type(self) -> str:
         return "steerkit"
 
-    def bind_tools(self, tools: Sequence[Any], *, tool_choice: str | None = None, **settings: Any) -> Runnable:
+    def bind_tools(
+        self,
+        tools: Sequence[Any],
+        *,
+        tool_choice: str | bool | Mapping[str, Any] | None = None,
+        strict: bool | None = None,
+        **settings: Any,
+    ) -> Runnable:
         """The model with tools in any form that LangChain has.
 
-        Raises:
-            SettingError: a call is to be forced.
+        Args:
+            tools: what may be called.
+            tool_choice: `none`, `auto`, `any` or `required`, a tool's name, True for `any`, or OpenAI's objects.
+            strict: a grammar holds calls to their tools' schemas.
+            settings: of every turn.
         """
-        if tool_choice not in (None, "auto", "none"):
-            raise SettingError(f"tool_choice: got {tool_choice!r}, but no call can be forced; expected auto or none")
-        told = [] if tool_choice == "none" else [convert_to_openai_tool(one) for one in tools]
-        return self.bind(tools=told, **settings)
+        told = [convert_to_openai_tool(one, strict=strict) for one in tools]
+        return self.bind(tools=told, tool_choice=_choice(tool_choice), **settings)
 
     def _generate(
         self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **how: Any
     ) -> ChatResult:
         """One turn; its record is on disk before LangChain sees it."""
-        tools = how.pop("tools", ())
-        sampling = {"max_new_tokens" if name == "max_tokens" else name: value for name, value in how.items()}
-        turn = self.runtime.run(convert_to_openai_messages(messages), tools, stop=stop or (), **sampling)
-        calls = [
-            {"name": one.name, "args": dict(one.arguments), "id": f"{turn.record_id}.{number}"}
-            for number, one in enumerate(turn.released)
-        ]
-        text = turn.text or ("" if calls else why_not(turn))
+        tools, metadata = how.pop("tools", ()), {ENDPOINT: "langchain"}
+        settings = {"max_new_tokens" if name == "max_tokens" else name: value for name, value in how.items()}
+        asked = convert_to_openai_messages(messages)
+        turn = self.runtime.run(asked, tools, stop=stop or (), metadata=metadata, **settings)
+        calls = [{"name": one.name, "args": dict(one.arguments), "id": id} for id, one in released(turn)]
         read, made = len(turn.prompt_ids), len(turn.reply_ids)
+        told = {**judged(turn), "text": turn.text, "held": [one.to_json() for one in held_calls(turn)]}
         message = AIMessage(
-            content=text,
+            content=turn.text or ("" if calls else why_not(turn)),
             tool_calls=calls,
-            usage_metadata={"input_tokens": read, "output_tokens": made, "total_tokens": read + made},
-            response_metadata={"finish_reason": turn.finish, "model_name": self.runtime.engine.name, **_told(turn)},
+            usage_metadata={
+                "input_tokens": read,
+                "input_token_details": {"cache_read": turn.cached_tokens},
+                "output_tokens": made,
+                "total_tokens": read + made,
+            },
+            response_metadata={"finish_reason": turn.finish, "model_name": self.runtime.engine.name, "steerkit": told},
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
 
-def _told(turn: Any) -> dict[str, Any]:
-    return {"steerkit": judged(turn)}
+def _choice(given: Any) -> Any:
+    """LangChain's choices in the runtime's words; `auto` is what a request without a choice gets."""
+    if isinstance(given, bool):
+        return "required" if given else None
+    return {"any": "required", "auto": None}.get(given, given) if isinstance(given, str) else given

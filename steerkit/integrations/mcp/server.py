@@ -1,4 +1,4 @@
-"""A runtime as an MCP server: `run` takes a turn, `check` judges calls without one, `approve` decides a held call."""
+"""A runtime as an MCP server: turns, verdicts on given calls, and held calls with the decisions about them."""
 
 from __future__ import annotations
 
@@ -11,54 +11,66 @@ from anyio.to_thread import run_sync
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 
-from steerkit.agent import Approval, Runtime
+from steerkit.agent import Runtime
+from steerkit.audit import ENDPOINT, Approvals, held_calls
 from steerkit.chat import as_tools
 from steerkit.engine import tool_from_function
 from steerkit.errors import SteerkitError
 from steerkit.guard import review
 from steerkit.integrations.outcome import judged
-from steerkit.types import Call, Trace, Turn
+from steerkit.integrations.turns import taken
+from steerkit.runtime import Request
+from steerkit.types import Call, Trace
 
 
-def server_of(runtime: Runtime, name: str = "steerkit") -> MCPServer:
-    """A server with the tools `run`, `check` and `approve`; `server_of(runtime).run()` serves it over stdio.
+def server_of(runtime: Runtime, name: str = "steerkit", *, approval_seconds: float = 3600.0) -> MCPServer:
+    """A server with the tools `run`, `check`, `approve` and `held`; `server_of(runtime).run()` serves it over stdio.
 
-    Every turn is under the runtime's own policies and on record before it is answered. Held calls wait in this process:
-    with it they are gone, and then nothing of them was released.
+    Every turn is under the runtime's own policies and on record before it is answered. Held calls wait in the
+    runtime's store for so many seconds, whatever becomes of this process; without a store nobody can approve them.
     """
-    desk, server = _Desk(runtime), MCPServer(name)
-    for tool in (desk.run, desk.check, desk.approve):
+    desk, server = _Desk(runtime, approval_seconds), MCPServer(name)
+    for tool in (desk.run, desk.check, desk.approve, desk.held):
         server.tool()(tool)
     return server
 
 
 class _Desk:
-    """The tools, and the calls that wait."""
+    """The tools."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, seconds: float) -> None:
         self._runtime = runtime
-        self._held: dict[str, tuple[Turn, Call]] = {}
+        self._approvals = None if runtime.store is None else Approvals(runtime.store, seconds)
 
-    async def run(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    async def run(
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]] | None = None,
+        tool_choice: str | dict[str, Any] | None = None,
+        parallel_tool_calls: bool | None = None,
+        response_format: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """Take one turn: text, the calls that may be run, those that wait for a person, the record and the verdicts.
 
         Args:
             messages: OpenAI-style chat messages.
             tools: what the model may call, in any form of a tool dict.
+            tool_choice: none, auto, required, a tool's name, or one of OpenAI's objects.
+            parallel_tool_calls: false for at most one call.
+            response_format: OpenAI's object, for a text that is JSON.
         """
         with _told_to_the_client():
-            turn = await run_sync(partial(self._runtime.run, messages, tools or ()))
-        waiting = {}
-        for number, (call, verdict) in enumerate(zip(turn.calls, turn.verdicts, strict=True)):
-            if verdict.decision == "hold" and isinstance(call, Call):
-                waiting[f"{turn.record_id}.{number}"] = (turn, call)
-        self._held |= waiting
-        return {
-            "text": turn.text,
-            "released": [_told(call) for call in turn.released],
-            "held": [{"id": id, **_told(call)} for id, (_, call) in waiting.items()],
-            **judged(turn),
-        }
+            request = Request(
+                messages,
+                tools or (),
+                metadata={ENDPOINT: "mcp"},
+                tool_choice=tool_choice,
+                parallel_tool_calls=parallel_tool_calls,
+                response_format=response_format,
+            )
+            turn = await taken(self._runtime, request)
+        held = [one.to_json() for one in held_calls(turn)]
+        return {"text": turn.text, "released": [_told(one) for one in turn.released], "held": held, **judged(turn)}
 
     async def check(
         self,
@@ -89,12 +101,25 @@ class _Desk:
             by: name of the person who decides.
             note: why.
         """
-        turn, call = self._held.pop(id, (None, None))
-        if turn is None or call is None:
-            raise ToolError(f"approve: got {id!r}, expected a call that waits: {', '.join(self._held) or 'none does'}")
         with _told_to_the_client():
-            decision = await run_sync(self._runtime.approved, turn, call, Approval(approved, by, note))
-        return {"released": [_told(call)] if decision.approved else [], "record": turn.record_id}
+            entry = await run_sync(partial(self._store.decide, id, approve=approved, by=by, note=note))
+        return {"released": [_told(entry.call)] if entry.state == "approved" else [], "record": entry.record}
+
+    async def held(self, id: str = "") -> list[dict[str, Any]]:
+        """The held calls that wait, oldest first; or one of them, with the decision and, approved, the call to run.
+
+        Args:
+            id: of the call, as `run` gave it; nothing for all that wait.
+        """
+        with _told_to_the_client():
+            found = [await run_sync(self._store.get, id)] if id else await run_sync(self._store.pending)
+        return [one.to_json() for one in found]
+
+    @property
+    def _store(self) -> Approvals:
+        if self._approvals is None:
+            raise ToolError("nothing is recorded here, so no call can wait for a decision; load steerkit with a store")
+        return self._approvals
 
 
 @contextmanager

@@ -33,7 +33,8 @@ def steered(runtime: Runtime) -> FunctionModel:
             if isinstance(call, Call):
                 judged = {"verdict": verdict.decision, "reason": verdict.reason, "record": done.record_id}
                 parts.append(ToolCallPart(call.name, dict(call.arguments), provider_details=judged))
-        usage = RequestUsage(input_tokens=len(done.prompt_ids), output_tokens=len(done.reply_ids))
+        read, made = len(done.prompt_ids), len(done.reply_ids)
+        usage = RequestUsage(input_tokens=read, cache_read_tokens=done.cached_tokens, output_tokens=made)
         why = _FINISH.get(done.finish, "stop")
         return ModelResponse(parts, usage=usage, finish_reason=why, provider_response_id=done.record_id)
 

@@ -83,6 +83,7 @@ def explain(runtime: Runtime, recorded: RecordedTurn, target: Target = WHOLE, ex
         at_choice[1:],
         growing,
         growing_controls,
+        () if recorded.trace is None else recorded.trace.forced,
     )
 
 

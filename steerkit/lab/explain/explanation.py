@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from steerkit.lab.explain.contrast import Contrast
 from steerkit.lab.explain.feature_roles import Role
 from steerkit.sites import Feature, Site
-from steerkit.types import CallLike
+from steerkit.types import CallLike, Span
 
 
 class Target(NamedTuple):
@@ -109,6 +109,17 @@ class Explanation:
     """The first 1, 2, 3, 5, … features by estimate, also more than are listed, at every token."""
     growing_controls: tuple[Without, ...]
     """Random sets of the same sizes, of the first draw."""
+    forced: tuple[Span, ...] = ()
+    """Tokens that a grammar chose and not the model."""
+
+    @property
+    def is_forced(self) -> bool:
+        """True if a grammar made the choice: then the features say why the model leaned to it, and not why it came."""
+        return self.grammar_chose(self.choice.position + 1)
+
+    def grammar_chose(self, token: int) -> bool:
+        """True if a grammar chose a token, and not the model."""
+        return any(span.start <= token < span.end for span in self.forced)
 
     @property
     def turning(self) -> Without | None:

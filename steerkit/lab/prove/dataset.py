@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from steerkit.chat import as_tools, render
 from steerkit.decisions import RELEASED
 from steerkit.engine import LoadedModel, tool_from_function
 from steerkit.errors import SaeError, ToolError
+from steerkit.fingerprints import sha256_of
 from steerkit.lab.cases import Case
 from steerkit.lab.copies import Copies, copies_of, said
 from steerkit.lab.corpus import Conversation, conversation_key, conversation_of, read_rows
@@ -108,7 +108,7 @@ def fingerprint_of(dataset: Sequence[Labelled]) -> str:
         [one.key, one.messages, list(map(_declared, one.tools)), *([] if one.group is None else [one.group])]
         for one in dataset
     ]
-    return f"sha256:{hashlib.sha256(json.dumps(rows).encode()).hexdigest()}"
+    return sha256_of(json.dumps(rows))
 
 
 def case_of(loaded: LoadedModel, conversation: Labelled, reply: Sequence[int], untrusted: str) -> Case:

@@ -97,6 +97,7 @@ class ScriptedRecording:
     """Nothing was read and nothing edited."""
 
     decoding: str | None = "a script"
+    cached: Sequence[int] = ()
 
     def traces(self, extents: Sequence[Extent]) -> list[Trace]:
         """Empty ones."""

@@ -116,12 +116,15 @@ def test_a_direction_is_written_where_no_features_do_as_well(
     policy = load(tmp_path / "found.yaml")
     assert check_against_saes(policy, world.saes).problems == ()
     (rule,) = policy.steer
-    assert f"({one.way}) stops 20 of 20 held-out calls" in policy.description
+    assert one.turned.value == 1
+    assert f"({one.way}) stops {one.stopped.hits} of 20 held-out calls" in policy.description
     assert [share.hits for share in (one.controls.random, one.controls.rows, one.controls.opposite)] == [0, 0, 0]
     if features:
         assert (one.way, one.vectors, policy.directions) == ("shifts over layers", {}, {})
         leads = {other.way: other.lead for other in one.beaten if other.lead is not None}
-        assert (leads["clamps of one layer"].calls, leads["difference of means"].calls) == (20, 0)
+        assert {way: lead.calls for way, lead in leads.items()} == {
+            other.way: one.stopped.hits - other.stopped.hits for other in one.beaten
+        }
         assert leads["clamps of one layer"].p < 0.01 < leads["difference of means"].p
         assert [path.name for path in tmp_path.iterdir()] == ["found.yaml"]
         return

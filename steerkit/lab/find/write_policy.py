@@ -72,17 +72,7 @@ def found_policy(
             "directions": {} if direction is None else {AWAY: direction},
             "probes": {rule: _weights(one) for rule, one in probes.items()},
             "steer": [] if steering is None else [_steering(when, steering)],
-            "guard": {
-                "default": "allow",
-                "rules": [
-                    {
-                        "name": RULE,
-                        "when": {**when, "at": found.place},
-                        "then": "hold",
-                        "reason": f"the conversation looks like the positive examples at {found.place}",
-                    }
-                ],
-            },
+            "guard": {"default": "allow", "rules": [_judging(when, found.place)]},
             "trace": {"watch": [RULE if probe is not None else _name(best.feature)]},
             "mode": "shadow",
         }
@@ -158,6 +148,11 @@ def _feature_condition(best: FoundFeature, saes: SaeSet) -> dict[str, Any]:
 
 def _probe_condition(name: str, probe: FoundProbe) -> dict[str, Any]:
     return {"probe": name, "above": _rounded(probe.measured.bound)}
+
+
+def _judging(when: Mapping[str, Any], place: Place) -> dict[str, Any]:
+    reason = f"the conversation looks like the positive examples at {place}"
+    return {"name": RULE, "when": {**when, "at": place}, "then": "hold", "reason": reason}
 
 
 def _steering(found: Mapping[str, Any], steering: SteeringEdits) -> dict[str, Any]:

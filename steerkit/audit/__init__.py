@@ -10,7 +10,7 @@ from steerkit.audit.integrity.proof import (
 )
 from steerkit.audit.integrity.redaction import redact, retain
 from steerkit.audit.integrity.signed_note import Checkpoint, SignerKey, VerifierKey
-from steerkit.audit.integrity.verify import Verified, check_tables, verify
+from steerkit.audit.integrity.verify import Verified, check_tables, verify, why_broken
 from steerkit.audit.log.canonical import canonical, digest, parse_canonical
 from steerkit.audit.log.private import exposed_files
 from steerkit.audit.log.reading import named_errors, read_content, read_public
@@ -21,8 +21,11 @@ from steerkit.audit.log.trace_codec import pack, unpack
 from steerkit.audit.paths import default_store, home
 from steerkit.audit.records.call_diff import Node, diff_calls
 from steerkit.audit.records.compare import Comparison, Difference, changes, compare, compare_verdicts
+from steerkit.audit.records.dates import moment
 from steerkit.audit.records.export import FORMATS, export, replacing
+from steerkit.audit.records.feature_values import Strong, feature_of, strongest_at, values_of
 from steerkit.audit.records.held import ASKER, ENDPOINT, Approvals, HeldCall, HeldEntry, held_calls
+from steerkit.audit.records.paging import Page, page
 from steerkit.audit.records.query import Query, find, nearest
 from steerkit.audit.records.recorded import RecordedTurn, approvals_of, opening_of, policies_of, read_turn, turns_of
 from steerkit.audit.records.tables import TABLES
@@ -78,6 +81,7 @@ __all__ = [
     "OnFailure",
     "OnRecord",
     "OtherRecord",
+    "Page",
     "PolicyIdentity",
     "Query",
     "Record",
@@ -93,6 +97,7 @@ __all__ = [
     "Spans",
     "Store",
     "StoredRecord",
+    "Strong",
     "TurnRecord",
     "Verified",
     "VerifierKey",
@@ -112,14 +117,17 @@ __all__ = [
     "digest",
     "export",
     "exposed_files",
+    "feature_of",
     "find",
     "held_calls",
     "home",
+    "moment",
     "named_errors",
     "nearest",
     "new_id",
     "opening_of",
     "pack",
+    "page",
     "parse_canonical",
     "policies_of",
     "portable_record",
@@ -135,8 +143,11 @@ __all__ = [
     "redact",
     "replacing",
     "retain",
+    "strongest_at",
     "turns_of",
     "unknown_names",
     "unpack",
+    "values_of",
     "verify",
+    "why_broken",
 ]

@@ -22,6 +22,7 @@ from steerkit.cli.policy import app as policy
 from steerkit.cli.run import run_command
 from steerkit.cli.sae.app import app as sae
 from steerkit.cli.serve import serve_command
+from steerkit.cli.view import view_command
 from steerkit.errors import PolicyError, SteerkitError
 from steerkit.report import any_encoding, say, say_line, say_lines
 
@@ -40,6 +41,7 @@ app.command("demo")(demo)
 app.command("init")(init)
 app.command("run")(run_command)
 app.command("serve")(serve_command)
+app.command("view")(view_command)
 app.command("eval")(eval_command)
 app.command("calibrate")(calibrate_command)
 app.add_typer(approvals, name="approvals")

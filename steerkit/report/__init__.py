@@ -8,7 +8,9 @@ from steerkit.report.explanation_page import explain_page
 from steerkit.report.feature import FeatureView, feature_json, show_feature
 from steerkit.report.feature_page import feature_page
 from steerkit.report.found_features import show_causes, show_found, show_steering_edits
-from steerkit.report.out import any_encoding, console, print_json, say, say_line, say_lines, without_nan
+from steerkit.report.out import any_encoding, console, json_text, print_json, say, say_line, say_lines, without_nan
+from steerkit.report.page import templates
+from steerkit.report.records import event_text, event_word, ledger_text, line_of, meta_text
 from steerkit.report.rows import print_rows
 from steerkit.report.suites import attack_json, show_attack, show_suite, suite_json
 from steerkit.report.text import bars, call_text, edit_text, reply_lines, reply_text, short, verdict_text
@@ -29,11 +31,17 @@ __all__ = [
     "edit_text",
     "eval_page",
     "evaluation_json",
+    "event_text",
+    "event_word",
     "explain_page",
     "explanation_json",
     "feature_json",
     "feature_page",
     "highest",
+    "json_text",
+    "ledger_text",
+    "line_of",
+    "meta_text",
     "percent",
     "print_json",
     "print_rows",
@@ -54,6 +62,7 @@ __all__ = [
     "show_steering_edits",
     "show_suite",
     "suite_json",
+    "templates",
     "turn_data",
     "verdict_data",
     "verdict_text",

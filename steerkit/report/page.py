@@ -7,7 +7,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from steerkit.report.tokens import drawn, share, visible
+from steerkit.report.out import json_text
+from steerkit.report.tokens import drawn, shade, share, visible
 
 
 def page(template: str, **values: object) -> str:
@@ -15,19 +16,22 @@ def page(template: str, **values: object) -> str:
 
     Args:
         template: file name; it extends `base.html`.
-        values: the template's variables. Their text needs no escapes: see `environment`.
+        values: the template's variables. Their text needs no escapes: see `templates`.
     """
-    return environment().get_template(template).render(values)
+    return templates().get_template(template).render(values)
 
 
 @cache
-def environment() -> Environment:
+def templates(*folders: Path) -> Environment:
     """Templates in which foreign text stays text: every value is escaped, and its hidden characters are drawn.
 
     A template inserts values into elements and quoted attributes alone, and marks nothing as `safe`.
+
+    Args:
+        folders: that have more of them; those of `report` come after theirs.
     """
     made = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader([*folders, Path(__file__).parent / "templates"]),
         autoescape=True,
         finalize=_finalized,
         undefined=StrictUndefined,
@@ -35,7 +39,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {"drawn": drawn, "share": share, "sentence": sentence}
+    made.filters |= {"drawn": drawn, "json": json_text, "shade": shade, "share": share, "sentence": sentence}
     return made
 
 

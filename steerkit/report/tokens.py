@@ -56,6 +56,11 @@ def share(value: float, high: float) -> float:
     return min(1.0, max(0.0, value / high)) if high > 0 else 0.0
 
 
+def shade(value: float, high: float) -> str:
+    """CSS class of a share of the highest value, from `s0` to `s100`: pages forbid styles in their elements."""
+    return f"s{round(100 * share(value, high))}"
+
+
 def shaded_text(tokens: Sequence[str], values: Sequence[float], high: float, strongest: int) -> Text:
     """Tokens in one line for a terminal, by their share of `high`; the strongest stands in «», also without colours."""
     line = Text()

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from steerkit.audit import ApprovalRecord, ModelIdentity, RunOpenedRecord, Store, append_turn
-from steerkit.cli.audit.lines import event_text, ledger_text
 from steerkit.cli.main import run
+from steerkit.report import event_text, ledger_text
 from steerkit.report import out as out_module
 from steerkit.report.out import console, json_text, say, say_line
 from steerkit.report.text import call_text, reply_text, verdict_text

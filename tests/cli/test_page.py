@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
 from steerkit.report import page as pages
-from steerkit.report.page import environment, page
+from steerkit.report.page import page, templates
 from steerkit.report.tokens import drawn, shaded_text, visible
 
 HOSTILE = (
@@ -60,7 +60,7 @@ BODY = """{% extends "base.html" %}{% import "parts.html" as parts %}
 @pytest.mark.parametrize("foreign", HOSTILE)
 def test_foreign_text_never_becomes_markup(foreign: str) -> None:
     """In a title, an attribute, a token and a tile it is the words that it is, with what is hidden in it drawn."""
-    found = Reader(environment().from_string(BODY).render(foreign=foreign))
+    found = Reader(templates().from_string(BODY).render(foreign=foreign))
     assert found.tags == [*FRAME, "p", "div", "span", "dl", "div", "dt", "dd"]
     assert found.words.count(visible(foreign)) == 5
     assert ("title", visible(foreign)) in found.attributes
@@ -69,16 +69,17 @@ def test_foreign_text_never_becomes_markup(foreign: str) -> None:
 
 def test_the_reader_sees_markup_where_there_is_some() -> None:
     """The check above can fail: the same text marked as safe does become elements, and so no template marks one."""
-    found = Reader(environment().from_string("<p>{{ foreign|safe }}</p>").render(foreign="".join(HOSTILE[:2])))
+    found = Reader(templates().from_string("<p>{{ foreign|safe }}</p>").render(foreign="".join(HOSTILE[:2])))
     assert {"script", "img"} <= set(found.tags)
-    templates = sorted((Path(pages.__file__).parent / "templates").iterdir())
-    assert len(templates) >= 6
-    assert [one.name for one in templates if re.search(r"\|\s*safe|autoescape|Markup", one.read_text())] == []
+    rooms = Path(pages.__file__).parent.parent
+    files = sorted(one for room in ("report", "viewer") for one in (rooms / room / "templates").iterdir())
+    assert len(files) >= 14
+    assert [one.name for one in files if re.search(r"\|\s*safe|autoescape|Markup", one.read_text())] == []
 
 
 def tokens(texts: list[str], values: list[float], high: float, strongest: int | None = None) -> str:
     """The markup of shaded tokens."""
-    parts = environment().get_template("parts.html").make_module()
+    parts = templates().get_template("parts.html").make_module()
     return str(parts.tokens(texts, values, high, strongest))  # type: ignore[attr-defined]
 
 
@@ -93,8 +94,8 @@ def test_any_tokens_are_read_back(texts: list[str]) -> None:
 def test_tokens_are_shaded_by_their_share() -> None:
     """The highest value is full, half of it half, none has no mark; the strongest is marked besides."""
     markup = tokens(["a", "b", "c"], [2.0, 1.0, 0.0], 2.0, 0)
-    assert '<span class="strongest" title="2" style="--share:1.00">a</span>' in markup
-    assert '<span title="1" style="--share:0.50">b</span>' in markup
+    assert '<span class="s100 strongest" title="2">a</span>' in markup
+    assert '<span class="s50" title="1">b</span>' in markup
     assert "<span>c</span>" in markup
 
 

@@ -40,8 +40,9 @@ from steerkit.audit.integrity.merkle import Tree
 from steerkit.audit.integrity.signed_note import Checkpoint, VerifierKey
 from steerkit.audit.log.canonical import canonical, parse_canonical
 from steerkit.audit.log.commitments import SALT_BYTES, TRACE, Content
+from steerkit.audit.log.reading import read_content
 from steerkit.audit.log.store import Store
-from steerkit.audit.log.stored_record import GENESIS, SCHEMAS
+from steerkit.audit.log.stored_record import GENESIS, SCHEMAS, StoredRecord
 from steerkit.audit.log.trace_codec import unpack
 from steerkit.audit.schema import accounted
 from steerkit.errors import AuditError, TamperError
@@ -132,6 +133,29 @@ def _verify(store: Store, checkpoints: Sequence[Checkpoint], key: VerifierKey | 
         unsigned_redactions=accounts.unsigned_redactions,
         unchecked_redactions=accounts.unchecked_redactions,
     )
+
+
+def why_broken(store: Store, record: StoredRecord, *, traces: bool = True) -> str | None:
+    """Reason why a record is not what its own hash and commitments say, in words; None where it is.
+
+    Looks at nothing else: a chain that was computed anew from some record on is found by `verify` and a checkpoint.
+
+    Args:
+        store: that holds it.
+        record: as it was read.
+        traces: look at the trace as well, which is most of a record.
+    """
+    try:
+        row = Row._make(store.database.execute(f"{_WHOLE} WHERE r.sequence = ?", (record.sequence,)).fetchone())
+        if row.hash != hash_of(row):
+            return "its content does not match its hash"
+        committed = accounted(record.public).committed
+        expected = {name: one for name, one in committed.items() if traces or name != TRACE}
+        _check_contents(store, record.sequence, row, expected, store.contents_of(record.sequence, traces=traces))
+        read_content(record)
+    except (AuditError, sqlite3.DatabaseError) as error:
+        return str(error).removeprefix(f"{store.path}: ")
+    return None
 
 
 def check_tables(store: Store) -> None:

@@ -16,7 +16,7 @@ from steerkit.audit.log.canonical import canonical
 from steerkit.audit.log.commitments import TRACE, Content, split
 from steerkit.audit.log.database import Database
 from steerkit.audit.log.run_log import RunLog
-from steerkit.audit.log.stored_record import GENESIS, StoredRecord, new_id, record_hash
+from steerkit.audit.log.stored_record import GENESIS, ID_LENGTH, StoredRecord, new_id, record_hash
 from steerkit.audit.log.transaction import Transaction
 from steerkit.audit.schema import Record, accounted, record_json
 from steerkit.errors import AuditError
@@ -122,6 +122,12 @@ class Store:
             for row in self.database.execute(query, values):
                 yield self._record(row)
 
+    @property
+    def newest(self) -> int:
+        """Sequence of the newest record; 0 in an empty store."""
+        with self.file.clear_errors("read"):
+            return int(self.database.execute("SELECT coalesce(max(sequence), 0) FROM records").fetchone()[0])
+
     def __len__(self) -> int:
         with self.file.clear_errors("read"):
             return int(self.database.execute("SELECT count(*) FROM records").fetchone()[0])
@@ -132,6 +138,8 @@ class Store:
         Raises:
             AuditError: there is none, or there are several.
         """
+        if len(reference) == ID_LENGTH and (found := [*self.records(1, where=[("id = ?", reference)])]):
+            return found[0]  # by the index; the beginning of an id is looked for in every record
         number = int(reference) if reference.isascii() and reference.isdigit() and len(reference) < 19 else -1
         with self.file.clear_errors("read"):
             rows = self.database.execute(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from steerkit.audit.log.reading import named_errors, read_content, read_public
 from steerkit.audit.log.store import Store, says
 from steerkit.audit.log.stored_record import StoredRecord
 from steerkit.audit.log.trace_codec import unpack
-from steerkit.audit.records.tables import watched_and_top
+from steerkit.audit.records.feature_values import values_of
 from steerkit.audit.schema import DECISIONS, KINDS, ApprovalRecord, ExecutionRecord, Record, TurnRecord
 from steerkit.errors import AuditError
 from steerkit.types import Call, CallLike, Edit, Verdict
@@ -43,14 +44,20 @@ class Query:
     """Id that the records of one conversation of the agent loop share."""
     meta: tuple[tuple[str, str], ...] = ()
     """Keys and values of the records' `metadata`, all of which must be there; of a list, one item is enough."""
+    above: float | None = None
+    """The feature was higher than this, raw, at a token or in a verdict's reading; None where it need only be there."""
+    run: str | None = None
+    """Id of the run that a record belongs to."""
 
     def __post_init__(self) -> None:
         for name, asked, closed in (("verdict", self.verdict, DECISIONS), ("kind", self.kind, KINDS)):
             if asked is not None and asked not in closed:
                 raise AuditError(f"{name}: got {asked!r}, expected one of {', '.join(closed)}{nearest(asked, closed)}")
-        for name in ("tool", "rule", "feature", "status", "conversation"):
+        for name in ("tool", "rule", "feature", "status", "conversation", "run"):
             if getattr(self, name) == "":
                 raise AuditError(f"{name}: got an empty text, expected a name")
+        if self.above is not None and (self.feature is None or not math.isfinite(self.above)):
+            raise AuditError(f"above: got {self.above} of {self.feature}, expected a finite number of a feature")
         for name, moment in (("since", self.since), ("until", self.until)):
             if moment is not None and moment.tzinfo is None:
                 raise AuditError(f"{name}: got {moment}, expected a time with its zone")
@@ -67,17 +74,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def find(store: Store, query: Query, limit: int | None = None, *, newest_first: bool = False) -> Iterator[StoredRecord]:
     """The records that fit a query, in the order of their sequence; reads no further than it must for `limit`."""
     found = 0
-    for record in store.records(newest_first=newest_first, where=_narrowed(query)):
+    for record in store.records(newest_first=newest_first, where=narrowed(query)):
         if found == limit:
             return
-        with named_errors(record):
-            fits = _fits(store, record, query)
-        if fits:
+        if fits(store, record, query):
             found += 1
             yield record
 
 
-def _narrowed(query: Query) -> list[tuple[str, str | bytes | int]]:
+def narrowed(query: Query) -> list[tuple[str, str | bytes | int]]:
     """Conditions in SQL that every record must fit that fits the query; they spare reading most of the others."""
     found: list[tuple[str, str | bytes | int]] = []
     for sign, moment in ((">=", query.since), ("<", query.until)):
@@ -85,8 +90,14 @@ def _narrowed(query: Query) -> list[tuple[str, str | bytes | int]]:
             found.append((f"time {sign} ?", moment.astimezone(UTC).isoformat(timespec="microseconds")))
     rule = None if query.rule is None else query.rule.rpartition("/")[2]
     words = {"name": query.tool, "rule": rule, "decision": query.verdict, "kind": query.kind}
-    words["conversation"] = query.conversation
+    words |= {"conversation": query.conversation, "run": query.run}
     return [*found, *(says(**{key: word}) for key, word in words.items() if word is not None)]
+
+
+def fits(store: Store, stored: StoredRecord, query: Query) -> bool:
+    """True if a record fits a query, and where it cannot be read: it cannot be ruled out then."""
+    with named_errors(stored):
+        return _fits(store, stored, query)
 
 
 def _fits(store: Store, stored: StoredRecord, query: Query) -> bool:
@@ -98,6 +109,8 @@ def _fits(store: Store, stored: StoredRecord, query: Query) -> bool:
         return False
     if query.conversation is not None and conversation_of(record) != query.conversation:
         return False
+    if query.run is not None and record.run != query.run:
+        return False
     if query.status is not None and query.status not in states_of(record):
         return False
     if query.meta and not _has_meta(read_content(stored).metadata, query.meta):
@@ -108,7 +121,7 @@ def _fits(store: Store, stored: StoredRecord, query: Query) -> bool:
         edits = record.edits if edited and isinstance(record, TurnRecord) else ()
         if not any(_is_rule(query.rule, edit) for edit in edits):
             return False
-    return query.feature is None or _shows(store, stored, record, query.feature)
+    return query.feature is None or _shows(store, stored, record, query.feature, query.above)
 
 
 def _has_meta(said: Mapping[str, Any] | None, asked: Iterable[tuple[str, str]]) -> bool:
@@ -155,17 +168,11 @@ def _is_rule(asked: str | None, one: Verdict | Edit) -> bool:
     return asked in (one.rule, f"{one.policy}/{one.rule}")
 
 
-def _shows(store: Store, stored: StoredRecord, record: Record, feature: str) -> bool:
-    """True if a turn's verdicts read a feature, or its trace has it."""
+def _shows(store: Store, stored: StoredRecord, record: Record, feature: str, above: float | None) -> bool:
+    """True if a turn's verdicts read a feature, or its trace has it, so high."""
     verdicts = record.verdicts if isinstance(record, TurnRecord) else ()
-    if feature in (reading.name for verdict in verdicts for reading in verdict.readings):
+    least = -math.inf if above is None else above
+    if any(one.name == feature and one.value > least for verdict in verdicts for one in verdict.readings):
         return True
     packed = store.trace_of(stored)
-    if not packed:
-        return False
-    rows = watched_and_top(unpack(packed))
-    layer, colon, index = feature.partition(":")
-    if colon and index.isdecimal():
-        site = f"attn_out.{layer}" if layer.isdecimal() else layer
-        return any((row.site, row.index_in_layer) == (site, int(index)) for row in rows)
-    return any(row.name is not None and feature in (row.name, row.name.partition(".")[2]) for row in rows)
+    return bool(packed) and any(value > least for value in values_of(unpack(packed), feature).values())

@@ -10,12 +10,23 @@ from rich.console import Console
 
 from steerkit.cli.audit.explain import explain
 from steerkit.cli.audit.keys import check, checkpoint, keygen, prove, verify
-from steerkit.cli.audit.lines import as_json, event_word, ledger_text, meta_text, print_records, put, put_field
+from steerkit.cli.audit.lines import as_json, print_records, put, put_field
 from steerkit.cli.audit.options import JsonOption, StoreOption, opened
 from steerkit.cli.audit.query import export, query
 from steerkit.cli.audit.redact import redact, retain
 from steerkit.cli.audit.replay import replay
-from steerkit.report import bars, call_text, console, edit_text, print_json, reply_text, verdict_text
+from steerkit.report import (
+    bars,
+    call_text,
+    console,
+    edit_text,
+    event_word,
+    ledger_text,
+    meta_text,
+    print_json,
+    reply_text,
+    verdict_text,
+)
 
 if TYPE_CHECKING:  # loaded when a command needs it
     from steerkit.audit import ApprovalRecord, ExecutionRecord, Record, TurnRecord

@@ -85,10 +85,7 @@ def verify(
     from steerkit.audit import exposed_files
     from steerkit.audit import verify as check
 
-    if checkpoint and key is None:
-        raise AuditError("--checkpoint: got no --key, expected the public key that it was signed with")
-    public = None if key is None else public_key(key)
-    kept = [_signed(file, public) for file in checkpoint or ()]
+    kept, public = kept_checkpoints(checkpoint, key)
     log = opened(store)
     found = check(log, checkpoints=kept, key=public)
     said = [*exposed_files(log.path), *log.file.recovery.warnings(log.path)]
@@ -161,6 +158,14 @@ def check(
     if since is not None:
         check_consistency(older, _signed(since, public), signed)
     print_json(content)
+
+
+def kept_checkpoints(files: list[Path] | None, key: Path | None) -> tuple[list[Any], Any]:
+    """The checkpoints of files, whose signatures hold, and the public key; None without one. Raises AuditError."""
+    if files and key is None:
+        raise AuditError("--checkpoint: got no --key, expected the public key that it was signed with")
+    public = None if key is None else public_key(key)
+    return [_signed(file, public) for file in files or ()], public
 
 
 def signer(path: Path) -> Any:

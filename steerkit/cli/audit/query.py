@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-from steerkit.cli.audit.dates import moment
 from steerkit.cli.audit.lines import print_records
 from steerkit.cli.audit.options import JsonOption, StoreOption, opened
 from steerkit.decisions import DECISIONS
@@ -58,7 +57,7 @@ def _query(
     ] = None,
 ) -> Any:
     """The query that the options ask for."""
-    from steerkit.audit import Query
+    from steerkit.audit import Query, moment
 
     pairs = []
     for one in meta or ():

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from steerkit.cli.audit.dates import moment
 from steerkit.cli.audit.files import read
 from steerkit.cli.audit.keys import KeyOption, signer
 from steerkit.cli.audit.options import JsonOption, StoreOption, opened
@@ -61,7 +60,7 @@ def retain(
     json: JsonOption = False,
 ) -> None:
     """Delete old closed runs, and leave a signed tombstone in their place."""
-    from steerkit.audit import RetentionRecord, read_as
+    from steerkit.audit import RetentionRecord, moment, read_as
     from steerkit.audit import retain as retained
 
     written = retained(opened(store, writable=True), moment("--before", before), signer(key), by=by)

@@ -13,7 +13,7 @@ FORMS: Final = "a date such as 2026-01-31, a time (2026-01-31T12:00, in UTC), or
 
 
 def moment(option: str, text: str) -> datetime:
-    """A time that a user gave, with its zone; without one it is UTC. Raises AuditError."""
+    """A time that a user gave as an option or a field, with its zone; without one it is UTC. Raises AuditError."""
     now, said = datetime.now(UTC), text.strip().lower()
     days = {"today": 0, "yesterday": 1}
     try:

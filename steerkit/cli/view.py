@@ -1,0 +1,26 @@
+"""`steerkit view`: the records in a browser."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from steerkit.cli.audit.keys import CheckpointOption, PublicOption, kept_checkpoints
+from steerkit.cli.audit.options import StoreOption, opened
+from steerkit.report import say
+
+
+def view_command(
+    store: StoreOption = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, metavar="PORT", help="0 takes a free one.")] = 8020,
+    checkpoint: CheckpointOption = None,
+    key: PublicOption = None,
+) -> None:
+    """Show the records in a browser on this machine: what was asked, called, judged, changed and decided."""
+    from steerkit.viewer import Kept, view
+
+    kept = Kept(*kept_checkpoints(checkpoint, key))
+    log = opened(store)
+    log.close()
+    view(log.path, port, kept=kept, listening=lambda url: say(f"{log.path} on {url} (Ctrl-C ends it)"))

@@ -1,0 +1,59 @@
+"""Pages from templates, with what every page of the viewer shows around them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+
+from steerkit.audit import Store
+from steerkit.decisions import DECISIONS
+from steerkit.errors import AuditError
+from steerkit.report import templates
+from steerkit.viewer.trust import Checker
+
+FOLDER: Final = Path(__file__).parent
+NAV: Final = (("/", "Records"),)
+"""Paths and names of the pages that every page leads to."""
+
+
+class Pages:
+    """The pages over one store.
+
+    Args:
+        store: open for reading.
+        checker: that verifies it.
+    """
+
+    def __init__(self, store: Store, checker: Checker) -> None:
+        self.store, self.checker = store, checker
+
+    @cached_property
+    def _templates(self) -> Any:
+        return templates(FOLDER / "templates")
+
+    def show(self, request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+        """A page of a template."""
+        base = request.scope.get("root_path", "")
+        here = request.url.path.removeprefix(base)
+        return HTMLResponse(self.render(template, base=base, here=here, nav=NAV, **values), status)
+
+    def render(self, template: str, **values: Any) -> str:
+        """The text of a template, within the viewer's frame."""
+        try:
+            newest = self.store.newest
+        except AuditError:
+            newest = 0
+        around = {"store": self.store.path.name, "path": str(self.store.path), "newest": newest, "meanings": DECISIONS}
+        trust = self.checker.trust(newest)
+        found: str = self._templates.get_template(template).render(**around, trust=trust, **values)
+        return found
+
+    @cached_property
+    def style(self) -> str:
+        """The one style sheet: that of all pages of steerkit, and the viewer's."""
+        found: str = self._templates.get_template("view.css").render()
+        return found

@@ -1,0 +1,42 @@
+"""The viewer as a process of its own, for this machine alone."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+
+from steerkit.errors import SettingError
+from steerkit.viewer.app import make_viewer
+from steerkit.viewer.trust import NOTHING, Kept
+
+_HOST = "127.0.0.1"
+
+
+def view(path: Path, port: int, *, kept: Kept = NOTHING, listening: Callable[[str], None] = lambda url: None) -> None:
+    """Show a store until SIGINT or SIGTERM.
+
+    Args:
+        path: of the store, which must be there.
+        port: 0 takes a free one.
+        kept: checkpoints that the store is verified against.
+        listening: told of the address once it is listened on.
+
+    Raises:
+        AuditError: the store cannot be opened.
+        SettingError: the port cannot be listened on.
+    """
+    app = make_viewer(path, kept=kept, ending=lambda: server.should_exit)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1, ws="none"
+    )
+    server = uvicorn.Server(config)
+    try:
+        listener = socket.create_server((_HOST, port))
+    except OSError as error:
+        raise SettingError(f"{_HOST}:{port}: cannot be listened on ({error.strerror}); give another --port") from None
+    with listener:
+        listening(f"http://{_HOST}:{listener.getsockname()[1]}")
+        server.run([listener])

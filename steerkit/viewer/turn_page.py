@@ -1,0 +1,131 @@
+"""One record: a turn with all that is known of it, or another record as its fields."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from steerkit.audit import (
+    ApprovalRecord,
+    ExecutionRecord,
+    Node,
+    Record,
+    Store,
+    StoredRecord,
+    TurnRecord,
+    diff_calls,
+    read_content,
+    record_json,
+    why_broken,
+)
+from steerkit.errors import AuditError
+from steerkit.report import event_text, event_word, json_text, meta_text
+from steerkit.viewer.call_cards import Event, cards_of
+from steerkit.viewer.pages import Pages
+from steerkit.viewer.rows import row_of, time_of
+from steerkit.viewer.talk import talk_of
+
+_NEAR: Final = 20_000
+"""Records after a turn that are looked through for what became of its calls."""
+
+
+class Leaf(NamedTuple):
+    """A value of the calls, without steering and as it happened."""
+
+    name: str
+    """`call` for a call's name, else the argument's name; with the call's number where there are several."""
+    kind: str
+    """`same`, `changed`, `removed` or `added`."""
+    unsteered: str
+    """As JSON."""
+    happened: str
+
+
+class Unsteered(NamedTuple):
+    """The turn that the same policies let the model make without steering."""
+
+    same: bool
+    """True if it makes the same calls and says the same."""
+    leaves: Sequence[Leaf]
+    text: str
+
+
+def record_page(pages: Pages, request: Request) -> Response:
+    """One record. Raises AuditError where there is none of that id or number."""
+    store = pages.store
+    stored = store.get(request.path_params["id"])
+    broken = why_broken(store, stored)
+    head: dict[str, Any] = {"stored": stored, "when": time_of(stored), "broken": broken}
+    try:
+        record = read_content(stored)
+    except AuditError as error:
+        said: dict[str, Any] = {"broken": broken or str(error), "fields": {}, "kind": "", "turn": None}
+        return pages.show(request, "record.html", **{**head, **said})
+    if not isinstance(record, TurnRecord):
+        return pages.show(request, "record.html", **head, **_plain(record))
+    events, all_seen = _events(store, stored)
+    return pages.show(
+        request,
+        "turn.html",
+        **head,
+        turn=record,
+        row=row_of(store, stored),
+        cards=cards_of(record, events),
+        all_seen=all_seen,
+        talk=talk_of(record),
+        unsteered=_unsteered(record),
+        metadata="" if record.metadata is None else meta_text(record.metadata),
+        near=_NEAR,
+    )
+
+
+def record_as_json(pages: Pages, request: Request) -> Response:
+    """One record as it is stored. Raises AuditError where there is none of that id or number."""
+    stored = pages.store.get(request.path_params["id"])
+    place = {"sequence": stored.sequence, "id": stored.id, "time": stored.time}
+    chain = {"previous": stored.previous, "hash": stored.hash}
+    return JSONResponse({**place, **chain, "body": stored.content})
+
+
+def _plain(record: Record) -> dict[str, Any]:
+    known = {"format", "kind", "committed"}
+    fields = {key: value for key, value in record_json(record).items() if key not in known}
+    turn = record.turn if isinstance(record, (ApprovalRecord, ExecutionRecord)) else None
+    return {"fields": fields, "kind": record.kind or "record", "turn": turn}
+
+
+def _events(store: Store, turn: StoredRecord) -> tuple[list[Event], bool]:
+    """What became of a turn's calls, as far as the records near it say; and whether all later ones were looked at."""
+    last = turn.sequence + _NEAR
+    found = []
+    for stored in store.records(after=turn.sequence, where=[says_turn(turn.id), ("sequence <= ?", last)]):
+        record = read_content(stored)
+        if isinstance(record, (ApprovalRecord, ExecutionRecord)) and record.turn == turn.id:
+            found.append(Event(stored.id, time_of(stored), record.call_id, event_word(record), event_text(record)))
+    return found, store.newest <= last
+
+
+def says_turn(id: str) -> tuple[str, bytes]:
+    """A condition in SQL that every event of a turn's calls fits."""
+    return "instr(body, ?)", id.encode()
+
+
+def _unsteered(turn: TurnRecord) -> Unsteered | None:
+    other = turn.counterfactual
+    if other is None or not turn.edits:
+        return None
+    several = max(len(other.calls), len(turn.calls)) > 1
+    leaves = [_leaf(node, several) for node in diff_calls(other.calls, turn.calls)]
+    same = all(leaf.kind == "same" for leaf in leaves) and other.text == turn.text
+    return Unsteered(same, leaves, other.text)
+
+
+def _leaf(node: Node, several: bool) -> Leaf:
+    call, _, inner = node.path.removeprefix("calls[").partition("]")
+    name = inner.removeprefix(".").removeprefix("arguments").removeprefix(".") or "call"
+    name = "call" if name == "name" and ".arguments" not in inner else name
+    said = f"{name} (call {int(call) + 1})" if several and call.isdecimal() else name
+    return Leaf(said, node.kind, json_text(node.first), json_text(node.second))

@@ -7,6 +7,7 @@ steps of rows that come and go.
 """
 
 from steerkit.steer.compile.check import Checked, check_against_saes, check_against_tools
+from steerkit.steer.compile.latents import Latent, columns_of, in_order, weighted_sum
 from steerkit.steer.compile.plan import Plan, compile_plan
 from steerkit.steer.eager.attach import attach
 from steerkit.steer.eager.attached import Attached, PrefillState, Snapshot, Snapshots
@@ -30,6 +31,7 @@ __all__ = [
     "Extent",
     "Fill",
     "JoinedSteering",
+    "Latent",
     "PackedPlan",
     "Plan",
     "PrefillState",
@@ -45,6 +47,7 @@ __all__ = [
     "cache_name",
     "check_against_saes",
     "check_against_tools",
+    "columns_of",
     "compile_plan",
     "context_of",
     "device_of",
@@ -52,9 +55,11 @@ __all__ = [
     "disagreement",
     "find_sites",
     "fused_kernels",
+    "in_order",
     "pack_plan",
     "read_features",
     "read_traces",
     "read_watched",
     "traced_sites",
+    "weighted_sum",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from typing import Annotated
 
 import typer
@@ -16,11 +17,18 @@ def view_command(
     port: Annotated[int, typer.Option(min=0, max=65535, metavar="PORT", help="0 takes a free one.")] = 8020,
     checkpoint: CheckpointOption = None,
     key: PublicOption = None,
+    decide: Annotated[bool, typer.Option("--decide", help="Let held calls be approved and refused there.")] = False,
+    approval_seconds: Annotated[
+        float, typer.Option(min=1, metavar="SECONDS", help="How long a held call waits, as the server has it.")
+    ] = 3600.0,
 ) -> None:
     """Show the records in a browser on this machine: what was asked, called, judged, changed and decided."""
-    from steerkit.viewer import Kept, view
+    from steerkit.viewer import Deciding, Kept, view
 
     kept = Kept(*kept_checkpoints(checkpoint, key))
     log = opened(store)
     log.close()
-    view(log.path, port, kept=kept, listening=lambda url: say(f"{log.path} on {url} (Ctrl-C ends it)"))
+    deciding = Deciding(approval_seconds, decide, getpass.getuser())
+    view(
+        log.path, port, kept=kept, deciding=deciding, listening=lambda url: say(f"{log.path} on {url} (Ctrl-C ends it)")
+    )

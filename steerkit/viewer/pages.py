@@ -16,7 +16,7 @@ from steerkit.report import templates
 from steerkit.viewer.trust import Checker
 
 FOLDER: Final = Path(__file__).parent
-NAV: Final = (("/", "Records"),)
+NAV: Final = (("/", "Records"), ("/decide", "Decide"), ("/policies", "Policies"))
 """Paths and names of the pages that every page leads to."""
 
 

@@ -10,25 +10,34 @@ import uvicorn
 
 from steerkit.errors import SettingError
 from steerkit.viewer.app import make_viewer
+from steerkit.viewer.decide_page import NOT_HERE, Deciding
 from steerkit.viewer.trust import NOTHING, Kept
 
 _HOST = "127.0.0.1"
 
 
-def view(path: Path, port: int, *, kept: Kept = NOTHING, listening: Callable[[str], None] = lambda url: None) -> None:
+def view(
+    path: Path,
+    port: int,
+    *,
+    kept: Kept = NOTHING,
+    deciding: Deciding = NOT_HERE,
+    listening: Callable[[str], None] = lambda url: None,
+) -> None:
     """Show a store until SIGINT or SIGTERM.
 
     Args:
         path: of the store, which must be there.
         port: 0 takes a free one.
         kept: checkpoints that the store is verified against.
+        deciding: whether held calls may be decided on here.
         listening: told of the address once it is listened on.
 
     Raises:
         AuditError: the store cannot be opened.
         SettingError: the port cannot be listened on.
     """
-    app = make_viewer(path, kept=kept, ending=lambda: server.should_exit)
+    app = make_viewer(path, kept=kept, deciding=deciding, ending=lambda: server.should_exit)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1, ws="none"
     )

@@ -209,14 +209,12 @@ def speed(runtime: Runtime, asked_for: Sequence[Request], rounds: int) -> None:
     print(f"the same calls free and under auto: {alike} of {len(base)}", flush=True)
 
 
-def bfcl(runtime: Runtime, cases: Sequence[SuiteCase], batch: int, most: int) -> Sums:
+def bfcl(runtime: Runtime, cases: Sequence[SuiteCase], choices: Sequence[str], batch: int, most: int) -> Sums:
     """Replies that do not parse, or whose calls have not their tool's structure: free, held, and required."""
     found: Sums = {}
-    for name, choice in {"free": None, "auto": "auto", "required": "required"}.items():
-        requests = [
-            Request(asked(case), case.tools, tool_choice=choice, sampling=Sampling(max_new_tokens=most))
-            for case in cases
-        ]
+    for name in choices:
+        form = {"tool_choice": None if name == "free" else name, "sampling": Sampling(max_new_tokens=most)}
+        requests = [Request(asked(case), case.tools, **form) for case in cases]
         made = runtime.run_batch(requests, batch_size=batch, errors="return")
         found[name] = counts([one for one in made if isinstance(one, Turn)])
         for case, one in zip(cases, made, strict=True):
@@ -249,6 +247,7 @@ def main() -> None:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--vocabulary")
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--choices", default="free,auto,required", help="of bfcl")
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=16)
@@ -275,7 +274,7 @@ def measured(given: argparse.Namespace) -> Sums:
     if given.what == "bfcl":
         cases = [case for case in read_bfcl(given.data) if not case.undeclared and case.wants == "calls"]
         cases = random.Random(0).sample(cases, len(cases))[part]
-        return bfcl(steerkit.load(given.model, audit=False), cases, given.batch, given.tokens)
+        return bfcl(steerkit.load(given.model, audit=False), cases, given.choices.split(","), given.batch, given.tokens)
     if given.what == "same":
         said = [*sample("benign", "report", 500), *sample("dangerous:transfer_money", "report", 300)]
         said += sample("parallel", "report", 200)

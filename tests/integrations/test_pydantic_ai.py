@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from pydantic import BaseModel
 
 from steerkit.agent import Runtime
-from tests.integrations.conftest import BALANCE, DOOR, SET
+from tests.integrations.conftest import BALANCE, DOOR, PLAIN, SET
 
 pytest.importorskip("pydantic_ai")
 from pydantic_ai import (
@@ -21,10 +22,13 @@ from pydantic_ai import (
     RetryPromptPart,
     SystemPromptPart,
     TextPart,
+    Tool,
     ToolCallPart,
     ToolReturnPart,
     UserPromptPart,
 )
+from pydantic_ai.direct import model_request_sync
+from pydantic_ai.models import ModelRequestParameters
 
 from steerkit.integrations.pydantic_ai import guard, steered
 from steerkit.integrations.pydantic_ai.messages import openai
@@ -85,6 +89,35 @@ def test_a_released_call_runs_and_a_held_one_is_deferred(runtime: Runtime) -> No
         decided = DeferredToolResults(approvals={asked.tool_call_id: approved})
         agent(runtime).run_sync(message_history=run.all_messages(), deferred_tool_results=decided)
         assert ran == RAN
+
+
+def test_an_output_type_is_called(runtime: Runtime) -> None:
+    """An agent that takes no text gets its output by a call, where the model would answer with text."""
+
+    class Door(BaseModel):
+        """A door."""
+
+        number: int
+        side: Literal["north", "south"]
+
+    assert isinstance(Agent(steered(runtime), output_type=Door).run_sync(PLAIN).output, Door)
+    assert isinstance(Agent(steered(runtime)).run_sync(PLAIN).output, str)
+
+
+@pytest.mark.parametrize(
+    ("choice", "calls"), [(None, 0), ("auto", 0), ("none", 0), ("required", 1), (["get_balance"], 1)]
+)
+def test_a_call_is_made_where_one_is_wanted(runtime: Runtime, choice: Any, calls: int) -> None:
+    """As pydantic-ai says it; without a choice the model answers."""
+    given = {} if choice is None else {"tool_choice": choice}
+    tools = [Tool(get_balance).tool_def]
+    made = model_request_sync(
+        steered(runtime),
+        [ModelRequest.user_text_prompt(PLAIN)],
+        model_settings={**given, "parallel_tool_calls": False},
+        model_request_parameters=ModelRequestParameters(function_tools=tools),
+    )
+    assert [one.tool_name for one in made.tool_calls] == ["get_balance"] * calls
 
 
 def test_settings_reach_the_turn_and_its_end_reaches_pydantic_ai(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,12 @@ class Served:
         return httpx.get(f"{self.url}{path}", timeout=30, **settings)
 
 
+@cache
+def box() -> Runtime:
+    """The model and the SAEs that all servers here share."""
+    return steerkit.load("tiny", audit=False)
+
+
 @contextmanager
 def serving(
     folder: Path,
@@ -96,7 +103,7 @@ def serving(
     made: list[Runtime] = []
 
     def load() -> Runtime:
-        made.append(steerkit.load("tiny", policy=default, base=under, audit=folder / "audit.db"))
+        made.append(Runtime(box().loaded, box().saes, default, base=under, store=Store(folder / "audit.db")))
         return made[0]
 
     service = Service(Options(**{"batch_size": 4, **options}), names, load)

@@ -61,26 +61,20 @@ def body(messages: Any) -> dict[str, Any]:
     return {"model": "tiny", "messages": messages, "tools": TOOLS}
 
 
-def test_the_command_serves_and_ends_in_order(tmp_path: Path) -> None:
+def ends_in_order(served: Process) -> None:
     """SIGTERM finishes what runs; its logs are JSON without content."""
-    with process(tmp_path) as served:
-        assert httpx.get(f"{served.url}/health").status_code == 200
-        served.wait_ready()
-        with httpx.stream("POST", f"{served.url}{CHAT}", json={**body(PLAIN), "stream": True}, timeout=30) as reply:
-            lines = reply.iter_lines()
-            first = next(lines)
-            served.process.send_signal(signal.SIGTERM)
-            rest = [line for line in lines if line]
-        assert first.startswith("data: {")
-        assert rest[-1] == "data: [DONE]"
-        served.process.wait(timeout=20)
-        said = [json.loads(line) for line in served.lines]
-        assert said[0]["message"] == "listening"
-        assert any(one.get("path") == CHAT and one["status"] == 200 and one["record"] for one in said)
-        assert "Danish" not in "".join(served.lines)
-    store = Store(tmp_path / "audit.db", create=False)
-    assert verify(store).records == 3
-    assert b"run_closed" in [*store.records()][-1].body
+    with httpx.stream("POST", f"{served.url}{CHAT}", json={**body(PLAIN), "stream": True}, timeout=30) as reply:
+        lines = reply.iter_lines()
+        first = next(lines)
+        served.process.send_signal(signal.SIGTERM)
+        rest = [line for line in lines if line]
+    assert first.startswith("data: {")
+    assert rest[-1] == "data: [DONE]"
+    served.process.wait(timeout=20)
+    said = [json.loads(line) for line in served.lines]
+    assert said[0]["message"] == "listening"
+    assert any(one.get("path") == CHAT and one["status"] == 200 and one["record"] for one in said)
+    assert "Danish" not in "".join(served.lines)
 
 
 def test_a_mistake_is_an_error() -> None:
@@ -94,40 +88,55 @@ def test_a_mistake_is_an_error() -> None:
             printed(["steerkit", "serve", *words])
 
 
+def released(served: Process, ids: list[str], held: set[str], count: int) -> None:
+    """Kill a server under load, once so many more records were told of: of calls, and of held ones."""
+
+    def ask(messages: Any) -> None:
+        with httpx.Client(timeout=5) as client:
+            while True:
+                try:
+                    told = client.post(f"{served.url}{CHAT}", json=body(messages)).json()["steerkit"]
+                except (httpx.HTTPError, ValueError):
+                    return
+                ids.append(told["record"])
+                held.update(one["id"] for one in told["held"])
+
+    threads = [threading.Thread(target=ask, args=(one,)) for one in (BALANCE, DOOR, BALANCE)]
+    for thread in threads:
+        thread.start()
+    goal = len(ids) + count
+    while len(ids) < goal:
+        time.sleep(0.01)
+    served.process.send_signal(signal.SIGKILL)
+    for thread in threads:
+        thread.join()
+
+
 @pytest.mark.parametrize("kills", [1, pytest.param(50, marks=pytest.mark.slow)])
-def test_a_sudden_death_releases_no_call_without_its_record(tmp_path: Path, kills: int) -> None:
-    """Killed under load: every call that a client saw is on record, and held calls are still there."""
+def test_a_sudden_death_and_an_orderly_end(tmp_path: Path, kills: int) -> None:
+    """Killed under load: every call that a client saw is on record, and held calls are still there. The next process
+    ends as it should.
+    """
     seen: list[str] = []
     held: set[str] = set()
+    path = tmp_path / "audit.db"
     for _ in range(kills):
         with process(tmp_path) as served:
             served.wait_ready()
-
-            def ask(messages: Any, url: str = served.url) -> None:
-                with httpx.Client(timeout=5) as client:
-                    while True:
-                        try:
-                            told = client.post(f"{url}{CHAT}", json=body(messages)).json()["steerkit"]
-                        except (httpx.HTTPError, ValueError):
-                            return
-                        seen.append(told["record"])
-                        held.update(one["id"] for one in told["held"])
-
-            threads = [threading.Thread(target=ask, args=(one,)) for one in (BALANCE, DOOR, BALANCE)]
-            for thread in threads:
-                thread.start()
-            goal = len(seen) + 12
-            while len(seen) < goal:
-                time.sleep(0.01)
-            served.process.send_signal(signal.SIGKILL)
-            for thread in threads:
-                thread.join()
-        store = Store(tmp_path / "audit.db")
+            released(served, seen, held, 12)
+        store = Store(path)
         verify(store)
         on_record = {record.id for record in store.records()}
         store.close()
         assert set(seen) <= on_record
     with process(tmp_path) as served:
+        assert httpx.get(f"{served.url}/health").status_code == 200
         served.wait_ready()
         waiting = {one["id"] for one in httpx.get(f"{served.url}/v1/steerkit/approvals").json()["data"]}
         assert held <= waiting
+        ends_in_order(served)
+    store = Store(path, create=False)
+    last = [*store.records()][-3:]
+    assert verify(store).records > len(set(seen)) + kills
+    assert [one.content["kind"] for one in last] == ["run_opened", "turn", "run_closed"]
+    store.close()

@@ -9,7 +9,7 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.usage import RequestUsage
 
 from steerkit.agent import Runtime
-from steerkit.integrations.pydantic_ai.messages import openai, sampling
+from steerkit.integrations.pydantic_ai.messages import form, openai, sampling
 from steerkit.types import Call
 
 _FINISH: Final[dict[str, Any]] = {"length": "length", "tool_call": "tool_call", "tripwire": "content_filter"}
@@ -25,12 +25,15 @@ def steered(runtime: Runtime) -> FunctionModel:
     def turn(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
         asked = [{"role": "system", "content": info.instructions}] if info.instructions else []
         history = asked + [said for message in messages for said in openai(message)]
-        schemas = [(one.name, one.description, one.parameters_json_schema) for one in info.function_tools]
-        tools = [{"name": name, "description": text, "parameters": schema} for name, text, schema in schemas]
-        done = runtime.run(history, tools, **sampling(info.model_settings))
+        tools = [
+            {"name": one.name, "description": one.description, "parameters": one.parameters_json_schema}
+            for one in (*info.function_tools, *info.output_tools)
+        ]
+        done = runtime.run(history, tools, **form(info), **sampling(info.model_settings))
+        output, may_run = {one.name for one in info.output_tools}, done.released
         parts: list[Any] = [TextPart(done.text)] if done.text else []
         for call, verdict in zip(done.calls, done.verdicts, strict=True):
-            if isinstance(call, Call):
+            if isinstance(call, Call) and (call in may_run or call.name not in output):  # no hook stands before output
                 judged = {"verdict": verdict.decision, "reason": verdict.reason, "record": done.record_id}
                 parts.append(ToolCallPart(call.name, dict(call.arguments), provider_details=judged))
         read, made = len(done.prompt_ids), len(done.reply_ids)

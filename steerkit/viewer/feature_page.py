@@ -55,8 +55,8 @@ def feature_page(pages: Pages, request: Request) -> Response:
         seconds=_SECONDS,
     )
     turns = [(stored, _turn(pages, stored)) for stored in found.records]
-    fired = [_fired(pages, stored, turn, name) for stored, turn in turns if turn is not None]
-    fired = sorted((one for one in fired if one is not None), key=lambda one: -one.value)
+    tried = (_fired(pages, stored, turn, name) for stored, turn in turns if turn is not None)
+    fired = sorted((one for one in tried if one is not None), key=lambda one: -one.value)
     labels = {label for _, turn in turns if turn is not None for label in _labels(turn, name)}
     bounds = {
         str(bound)

@@ -146,14 +146,9 @@ def _shown(one: PolicyIdentity, counted: Counted) -> ShownPolicy:
     said = [] if policy is None else explain(policy).split("\n")[1:]
     parts = [one for one in said if one.startswith(_PARTS)]
     rules = [] if policy is None else list(_rules(policy, counted))
-    return ShownPolicy(
-        one.name,
-        one.fingerprint,
-        one.mode,
-        sentences,
-        rules,
-        counted.under[one.fingerprint],
-    )
+    sentences = [line for line in said if line not in parts]
+    turns = counted.under[one.fingerprint]
+    return ShownPolicy(one.name, one.fingerprint, one.mode, sentences, parts, rules, turns)
 
 
 def _rules(policy: Policy, counted: Counted) -> Iterator[tuple[str, str, str]]:
@@ -161,11 +156,8 @@ def _rules(policy: Policy, counted: Counted) -> Iterator[tuple[str, str, str]]:
         turns = counted.wrote[policy.name, rule.name]
         yield rule.name, "steers", f"wrote in {_times(turns, 'turn')}"
     for one in policy.guard.rules if policy.guard else ():
-        yield (
-            one.name,
-            one.then,
-            f"decided {_times(counted.decided[policy.name, one.name, one.then], 'call')}",
-        )
+        calls = counted.decided[policy.name, one.name, one.then]
+        yield one.name, one.then, f"decided {_times(calls, 'call')}"
     if policy.guard:
         default = policy.guard.default
         yield (

@@ -72,9 +72,6 @@ class Strip(NamedTuple):
     stretches: list[Stretch]
     figure: Figure | None
     """None where no feature is shown."""
-    high: float
-    count: int
-    """Tokens at which the feature is recorded."""
 
 
 def strip_of(
@@ -105,7 +102,7 @@ def strip_of(
     runs = groupby(range(len(ids)), key=sources.__getitem__)
     stretches = [Stretch(*source, [tokens[at] for at in run]) for source, run in runs]
     figure = _figure(values, len(ids), len(turn.prompt_ids), feature, bounds) if values else None
-    return Strip(stretches, figure, high, len(values))
+    return Strip(stretches, figure)
 
 
 def _token(

@@ -139,9 +139,9 @@ def test_a_person_decides_in_a_browser(path: Path, tab: Tab) -> None:
         first = tab.page.locator("[data-expires]").first.inner_text()
         tab.page.locator("input[name=note]").fill("not now")
         held(path)
-        tab.page.wait_for_function("document.querySelectorAll('.held').length === 2")
+        tab.page.locator(".held").nth(1).wait_for()
         assert tab.page.locator("input[name=note]").first.input_value() == "not now"
-        tab.page.wait_for_function(f"document.querySelector('[data-expires]').textContent !== '{first}'")
+        tab.page.locator("[data-expires]", has_text=first).first.wait_for(state="detached")
         tab.page.locator("text=Refuse").first.click()
         tab.page.wait_for_selector("text=Refused by ann")
     assert decisions(path) == [("refuse", "ann", "not now")]

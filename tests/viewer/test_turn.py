@@ -15,11 +15,11 @@ from steerkit.audit import ModelIdentity, Store, TurnRecord, append_turn, read_c
 from steerkit.runtime import Request
 from steerkit.sites import Feature, Site
 from steerkit.tiny import CASES, policy_files
-from steerkit.types import Span, TopK, Trace
+from steerkit.types import Call, Span, TopK, Trace
 from steerkit.viewer import make_viewer
 from steerkit.viewer.beside_page import calls_beside, replies_beside
 from steerkit.viewer.vocabulary import read_vocabulary
-from tests.audit.example import context, started, turn
+from tests.audit import example
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +110,13 @@ def test_a_tokens_page_has_its_strongest_features(client: TestClient, path: Path
 def test_a_turned_reply_begins_with_what_steering_changed(client: TestClient, path: Path) -> None:
     """It stands before the call cards, with the call that would have been; a turn without edits has no such part."""
     turned = [one for one in turns_of(path) if one[1].edits]
-    assert turned
+    assert len(turned) == 3
     for sequence, turn, _ in turned:
-        page = client.get(f"/r/{sequence}").text
-        assert turn.counterfactual is not None
-        assert page.index("Steering changed the reply") < page.index("What it ")
-        assert f"&#34;{turn.counterfactual.calls[0].name}&#34;" in page  # type: ignore[union-attr]
+        page, other = client.get(f"/r/{sequence}").text, turn.counterfactual
+        assert other is not None
+        same = "reply stayed the same" if (other.calls, other.text) == (turn.calls, turn.text) else "changed the reply"
+        assert page.index(same) < page.index("<h2>What it ")
+        assert all(f"&#34;{call.name}&#34;" in page for call in other.calls if isinstance(call, Call))
     plain = next(one for one in turns_of(path) if not one[1].edits)
     assert "Steering" not in client.get(f"/r/{plain[0]}").text
 
@@ -147,7 +148,7 @@ def test_replies_are_cut_where_they_part(first: tuple[int, ...], second: tuple[i
 
 def test_values_of_calls_stand_beside_each_other() -> None:
     """By name, with the call's number where there are several."""
-    one, other = turn(value="a").calls, turn(value="b").calls
+    one, other = example.turn(value="a").calls, example.turn(value="b").calls
     assert [tuple(leaf) for leaf in calls_beside(one, other)] == [
         ("call", "same", '"unlock_door"', '"unlock_door"'),
         ("door", "changed", '"a"', '"b"'),
@@ -165,11 +166,11 @@ def test_a_strange_trace_is_shown_as_far_as_it_goes(tmp_path: Path) -> None:
         places={"user": (Span(0, 2**62),), "tool_result": (Span(2**60, 2**62),)},
         forced=(Span(0, 2**62),),
     )
-    store = started(tmp_path / "audit.db")
-    append_turn(store, steerkit.Turn(**{**_fields(turn()), "trace": trace}), context())
+    store = example.started(tmp_path / "audit.db")
+    append_turn(store, steerkit.Turn(**{**_fields(example.turn()), "trace": trace}), example.context())
     with TestClient(make_viewer(tmp_path / "audit.db"), base_url="http://127.0.0.1") as client:
         page = client.get("/r/2").text
-        assert words_of(page) == ["⟨1⟩", "⟨2⟩", "⟨3⟩", "⟨4⟩"] or len(words_of(page)) == 4
+        assert len(words_of(page)) == 4
         assert client.get("/r/2/t/3").status_code == 200
         assert client.get("/r/2/t/4").status_code == 404
     store.close()

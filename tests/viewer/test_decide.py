@@ -142,7 +142,7 @@ def test_a_person_decides_in_a_browser(path: Path, tab: Tab) -> None:
         tab.page.locator(".held").nth(1).wait_for()
         assert tab.page.locator("input[name=note]").first.input_value() == "not now"
         tab.page.locator("[data-expires]", has_text=first).first.wait_for(state="detached")
-        tab.page.locator("text=Refuse").first.click()
-        tab.page.wait_for_selector("text=Refused by ann")
+        tab.page.get_by_role("button", name="Refuse").first.click()
+        tab.page.locator(".notice", has_text="Refused by ann").wait_for()
     assert decisions(path) == [("refuse", "ann", "not now")]
     assert tab.troubles == []

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from steerkit.decisions import releases
+from steerkit.decisions import ending, releases
 from steerkit.types import Call, Turn
 
 
 def released(turn: Turn) -> list[tuple[str, Call]]:
-    """The calls that may run, under their ids in the conversation."""
+    """The calls that may run, under their ids in the conversation; none of a turn that ended the run."""
     said = [one.decision for one in turn.verdicts]
+    if ending(said):
+        return []
     rows = zip(turn.call_ids, turn.calls, said, strict=True)
     return [(id, call) for id, call, one in rows if isinstance(call, Call) and releases(one, said)]
 

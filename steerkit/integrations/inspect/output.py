@@ -7,7 +7,7 @@ from typing import Final
 from inspect_ai.model import ChatCompletionChoice, ChatMessageAssistant, ModelOutput, ModelUsage, StopReason
 from inspect_ai.tool import ToolCall
 
-from steerkit.integrations.outcome import judged
+from steerkit.integrations.outcome import judged, released
 from steerkit.types import Turn
 
 _REASONS: Final[dict[str, StopReason]] = {
@@ -25,7 +25,8 @@ def output(model: str, turn: Turn, context: int | None) -> ModelOutput:
         turn: what came of the generation.
         context: most tokens that the model reads; a reply that ended there ended for want of room.
     """
-    calls = [ToolCall(f"{turn.record_id}.{n}", one.name, dict(one.arguments)) for n, one in enumerate(turn.released)]
+    may_run = [one for _, one in released(turn)]
+    calls = [ToolCall(f"{turn.record_id}.{n}", one.name, dict(one.arguments)) for n, one in enumerate(may_run)]
     why: StopReason = _REASONS.get(turn.finish, "stop")
     read, made = len(turn.prompt_ids), len(turn.reply_ids)
     if why == "tool_calls" and not calls:

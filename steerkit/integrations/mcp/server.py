@@ -17,7 +17,7 @@ from steerkit.chat import as_tools
 from steerkit.engine import tool_from_function
 from steerkit.errors import SteerkitError
 from steerkit.guard import review
-from steerkit.integrations.outcome import judged
+from steerkit.integrations.outcome import judged, released
 from steerkit.integrations.turns import taken
 from steerkit.runtime import Request
 from steerkit.types import Call, Trace
@@ -70,7 +70,7 @@ class _Desk:
             )
             turn = await taken(self._runtime, request)
         held = [one.to_json() for one in held_calls(turn)]
-        return {"text": turn.text, "released": [_told(one) for one in turn.released], "held": held, **judged(turn)}
+        return {"text": turn.text, "released": [_told(one) for _, one in released(turn)], "held": held, **judged(turn)}
 
     async def check(
         self,

@@ -9,6 +9,8 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.usage import RequestUsage
 
 from steerkit.agent import Runtime
+from steerkit.decisions import RELEASED
+from steerkit.integrations.outcome import released
 from steerkit.integrations.pydantic_ai.messages import form, openai, sampling
 from steerkit.types import Call
 
@@ -30,11 +32,12 @@ def steered(runtime: Runtime) -> FunctionModel:
             for one in (*info.function_tools, *info.output_tools)
         ]
         done = runtime.run(history, tools, **form(info), **sampling(info.model_settings))
-        output, may_run = {one.name for one in info.output_tools}, done.released
+        output, may_run = {one.name for one in info.output_tools}, [call for _, call in released(done)]
         parts: list[Any] = [TextPart(done.text)] if done.text else []
         for call, verdict in zip(done.calls, done.verdicts, strict=True):
             if isinstance(call, Call) and (call in may_run or call.name not in output):  # no hook stands before output
-                judged = {"verdict": verdict.decision, "reason": verdict.reason, "record": done.record_id}
+                decision = "deny" if verdict.decision in RELEASED and call not in may_run else verdict.decision
+                judged = {"verdict": decision, "reason": verdict.reason, "record": done.record_id}
                 parts.append(ToolCallPart(call.name, dict(call.arguments), provider_details=judged))
         read, made = len(done.prompt_ids), len(done.reply_ids)
         usage = RequestUsage(input_tokens=read, cache_read_tokens=done.cached_tokens, output_tokens=made)

@@ -9,7 +9,7 @@ from smolagents import ChatMessage, MessageRole, Model, TokenUsage
 from smolagents.models import get_tool_json_schema
 
 from steerkit.agent import Runtime
-from steerkit.integrations.outcome import why_not
+from steerkit.integrations.outcome import released, why_not
 from steerkit.integrations.smolagents.messages import openai, sampling
 
 
@@ -35,8 +35,9 @@ class SteerkitModel(Model):  # type: ignore[misc]  # untyped where the extra is 
         tools = [get_tool_json_schema(one) for one in offered if one.name != "final_answer"]
         turn = self.runtime.run(openai(messages), tools, stop=stops, **sampling(how | self.kwargs))
         function = {"name": "final_answer", "arguments": {"answer": why_not(turn) or turn.text}}
-        if turn.calls and turn.released == turn.calls:
-            function = {"name": turn.released[0].name, "arguments": dict(turn.released[0].arguments)}
+        may_run = [call for _, call in released(turn)]
+        if turn.calls and len(may_run) == len(turn.calls):
+            function = {"name": may_run[0].name, "arguments": dict(may_run[0].arguments)}
         calls = [{"id": turn.record_id, "type": "function", "function": function}]
         said, used = {"role": "assistant", "tool_calls": calls}, TokenUsage(len(turn.prompt_ids), len(turn.reply_ids))
         return ChatMessage(MessageRole.ASSISTANT, json.dumps(said), calls, turn, used)

@@ -23,12 +23,13 @@ def view_command(
     ] = 3600.0,
 ) -> None:
     """Show the records in a browser on this machine: what was asked, called, judged, changed and decided."""
-    from steerkit.viewer import Deciding, Kept, view
+    from steerkit.viewer import Deciding, Kept, Person, view
 
     kept = Kept(*kept_checkpoints(checkpoint, key))
     log = opened(store)
     log.close()
-    deciding = Deciding(approval_seconds, decide, getpass.getuser())
+    person = Person(decide, getpass.getuser())
+    deciding = Deciding(approval_seconds, lambda scope: person)
     view(
         log.path, port, kept=kept, deciding=deciding, listening=lambda url: say(f"{log.path} on {url} (Ctrl-C ends it)")
     )

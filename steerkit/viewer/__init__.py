@@ -9,8 +9,8 @@ except ImportError:
     raise MissingExtraError.of("the viewer", "view", "or look with `steerkit audit list` and `show`") from None
 
 from steerkit.viewer.app import make_viewer
-from steerkit.viewer.decide_page import Deciding
+from steerkit.viewer.decide_page import Deciding, Person
 from steerkit.viewer.run import view
 from steerkit.viewer.trust import Kept
 
-__all__ = ["Deciding", "Kept", "make_viewer", "view"]
+__all__ = ["Deciding", "Kept", "Person", "make_viewer", "view"]

@@ -64,10 +64,7 @@ def calls_beside(first: Sequence[CallLike], second: Sequence[CallLike]) -> list[
 
 def replies_beside(first: Sequence[int], second: Sequence[int], vocabulary: Vocabulary | None) -> Replies:
     """Two replies, cut at the first token that differs."""
-    common = next(
-        (at for at, pair in enumerate(zip(first, second, strict=False)) if pair[0] != pair[1]),
-        None,
-    )
+    common = next((at for at, pair in enumerate(zip(first, second, strict=False)) if pair[0] != pair[1]), None)
     at = min(len(first), len(second)) if common is None else common
     one, other = (_texts(ids, vocabulary) for ids in (first, second))
     return Replies(one[:at], one[at:], other[at:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
@@ -12,6 +13,7 @@ from urllib.parse import parse_qsl, quote
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
+from starlette.types import Scope
 
 from steerkit.audit import Approvals, HeldEntry, Store, TurnRecord, read_content
 from steerkit.errors import ApprovalError
@@ -25,15 +27,25 @@ _MOST_NOTE: Final = 2000
 _MOST_NAME: Final = 120
 
 
+class Person(NamedTuple):
+    """Somebody who looks at the pages."""
+
+    decides: bool = False
+    """May decide about held calls."""
+    name: str = ""
+    """Name that the form begins with."""
+    is_known: bool = False
+    """Decides under that name and no other, as a key says who it is."""
+
+
 @dataclass(frozen=True)
 class Deciding:
-    """Whether and how decisions are taken here."""
+    """The terms on which decisions are taken."""
 
     seconds: float = 3600.0
     """How long a held call waits for one."""
-    allowed: bool = False
-    name: str = ""
-    """Name that the form begins with."""
+    person: Callable[[Scope], Person] = lambda scope: Person()
+    """Whoever a request is from; by default somebody who only reads."""
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
     """Stands in the viewer's own forms alone: nobody else's page can send it."""
 
@@ -63,7 +75,8 @@ def decide_page(deciding: Deciding, pages: Pages, request: Request) -> Response:
     return pages.show(
         request,
         "decide.html",
-        deciding=deciding,
+        person=deciding.person(request.scope),
+        token=deciding.token,
         waiting=[_waiting(pages.store, entry) for entry in entries],
         done=done,
     )
@@ -79,34 +92,19 @@ def _waiting(store: Store, entry: HeldEntry) -> Waiting:
 
 async def decide(deciding: Deciding, pages: Pages, request: Request) -> Response:
     """Take a decision from the form, write it down, and go on to the page that shows it."""
-    if not deciding.allowed:
-        return _refused(
-            pages,
-            request,
-            403,
-            "Nothing is decided here: start it with `steerkit view --decide`.",
-        )
+    person = deciding.person(request.scope)
+    if not person.decides:
+        return _refused(pages, request, 403, "You may not decide here; `steerkit view --decide` allows it.")
     length = request.headers.get("content-length", "")
     if not length.isdecimal() or len(length) > 9 or int(length) > _MOST_BODY:
         return _refused(
-            pages,
-            request,
-            413,
-            f"The form is longer than {_MOST_BODY} bytes, or does not say how long it is.",
+            pages, request, 413, f"The form is longer than {_MOST_BODY} bytes, or does not say how long it is."
         )
     form = dict(parse_qsl((await request.body()).decode("utf-8", "replace")))
     if not hmac.compare_digest(form.get("token", "").encode(), deciding.token.encode()):
-        return _refused(
-            pages,
-            request,
-            403,
-            "The form is of another start of the viewer; load the page again.",
-        )
-    word, by, note = (
-        form.get("decision"),
-        form.get("by", "").strip(),
-        form.get("note", "").strip(),
-    )
+        return _refused(pages, request, 403, "The form is of another start of the viewer; load the page again.")
+    word, note = form.get("decision"), form.get("note", "").strip()
+    by = person.name if person.is_known else form.get("by", "").strip()
     if word not in ("approve", "refuse") or not by or len(by) > _MOST_NAME or len(note) > _MOST_NOTE:
         said = f"A decision needs a name of at most {_MOST_NAME} characters, and a note of at most {_MOST_NOTE}."
         return _refused(pages, request, 400, said)

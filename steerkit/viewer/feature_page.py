@@ -7,15 +7,7 @@ from typing import Final, NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
-from steerkit.audit import (
-    Query,
-    StoredRecord,
-    TurnRecord,
-    feature_of,
-    page,
-    read_content,
-    values_of,
-)
+from steerkit.audit import Query, StoredRecord, TurnRecord, feature_of, page, read_content, values_of
 from steerkit.errors import AuditError
 from steerkit.viewer.pages import Pages
 from steerkit.viewer.rows import Row, row_of
@@ -47,13 +39,7 @@ def feature_page(pages: Pages, request: Request) -> Response:
     name = request.path_params["name"][:200]
     before = request.query_params.get("before", "")
     start = int(before) if before.isdecimal() and len(before) < 19 else None
-    found = page(
-        pages.store,
-        Query(kind="turn", feature=name, above=0.0),
-        _RECORDS,
-        before=start,
-        seconds=_SECONDS,
-    )
+    found = page(pages.store, Query(kind="turn", feature=name, above=0.0), _RECORDS, before=start, seconds=_SECONDS)
     turns = [(stored, _turn(pages, stored)) for stored in found.records]
     tried = (_fired(pages, stored, turn, name) for stored, turn in turns if turn is not None)
     fired = sorted((one for one in tried if one is not None), key=lambda one: -one.value)
@@ -95,14 +81,7 @@ def _fired(pages: Pages, stored: StoredRecord, shown: ShownTurn, name: str) -> F
     start, end = max(0, position - _AROUND), min(len(ids), position + _AROUND + 1)
     texts = shown.vocabulary.texts(ids[start:end]) if shown.vocabulary is not None else []
     near = [values.get(at, 0.0) for at in range(start, start + len(texts))]
-    return Fired(
-        row_of(pages.store, stored),
-        values[position],
-        position,
-        texts,
-        near,
-        position - start,
-    )
+    return Fired(row_of(pages.store, stored), values[position], position, texts, near, position - start)
 
 
 def _labels(shown: ShownTurn, name: str) -> list[str]:

@@ -160,11 +160,7 @@ def _rules(policy: Policy, counted: Counted) -> Iterator[tuple[str, str, str]]:
         yield one.name, one.then, f"decided {_times(calls, 'call')}"
     if policy.guard:
         default = policy.guard.default
-        yield (
-            "default",
-            default,
-            f"decided {_times(counted.decided[policy.name, 'default', default], 'call')}",
-        )
+        yield ("default", default, f"decided {_times(counted.decided[policy.name, 'default', default], 'call')}")
 
 
 def _times(number: int, what: str) -> str:

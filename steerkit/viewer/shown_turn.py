@@ -7,15 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from steerkit.audit import (
-    Gone,
-    Store,
-    StoredRecord,
-    TurnRecord,
-    policies_of,
-    read_content,
-    unpack,
-)
+from steerkit.audit import Gone, Store, StoredRecord, TurnRecord, policies_of, read_content, unpack
 from steerkit.errors import AuditError, PolicyError
 from steerkit.kept import Kept
 from steerkit.policy import Policy, recorded_policy

@@ -75,11 +75,7 @@ class Strip(NamedTuple):
 
 
 def strip_of(
-    turn: TurnRecord,
-    trace: Trace | None,
-    vocabulary: Vocabulary | None,
-    feature: str,
-    bounds: Sequence[Bound],
+    turn: TurnRecord, trace: Trace | None, vocabulary: Vocabulary | None, feature: str, bounds: Sequence[Bound]
 ) -> Strip:
     """The strip of a turn.
 
@@ -106,12 +102,7 @@ def strip_of(
 
 
 def _token(
-    at: int,
-    text: str,
-    styles: Iterable[str],
-    value: float | None,
-    high: float,
-    above: Sequence[float],
+    at: int, text: str, styles: Iterable[str], value: float | None, high: float, above: Sequence[float]
 ) -> Token:
     marks = list(styles)
     title = [f"token {at}", *marks]
@@ -124,10 +115,7 @@ def _token(
 
 
 def _styles(
-    turn: TurnRecord,
-    trace: Trace | None,
-    vocabulary: Vocabulary | None,
-    ids: Sequence[int],
+    turn: TurnRecord, trace: Trace | None, vocabulary: Vocabulary | None, ids: Sequence[int]
 ) -> dict[int, list[str]]:
     """What is special about tokens: control tokens, forced or masked by a grammar, edited by steering."""
     found: dict[int, list[str]] = {}
@@ -161,13 +149,7 @@ def _sources(prompt: int, count: int, trace: Trace | None) -> list[tuple[str, st
     return found
 
 
-def _figure(
-    values: Mapping[int, float],
-    count: int,
-    reply: int,
-    feature: str,
-    bounds: Sequence[Bound],
-) -> Figure:
+def _figure(values: Mapping[int, float], count: int, reply: int, feature: str, bounds: Sequence[Bound]) -> Figure:
     reach = [*values.values(), *(bound.value for bound in bounds), 0.0]
     low, high = min(reach), max(reach)
     unit = (HEIGHT - 8) / (high - low or 1.0)

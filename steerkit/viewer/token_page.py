@@ -66,12 +66,7 @@ def token_page(pages: Pages, request: Request) -> Response:
 def _watched(trace: Trace, position: int, bounds: Mapping[str, list[Bound]]) -> list[Watched]:
     at = position - trace.start
     return [
-        Watched(
-            name,
-            values[at],
-            max(map(abs, values)),
-            tuple(map(str, bounds.get(name, ()))),
-        )
+        Watched(name, values[at], max(map(abs, values)), tuple(map(str, bounds.get(name, ()))))
         for name, values in trace.watched.items()
         if 0 <= at < len(values)
     ]

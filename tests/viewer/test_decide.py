@@ -12,13 +12,13 @@ import pytest
 from starlette.testclient import TestClient
 
 from steerkit.audit import ENDPOINT, ApprovalRecord, Approvals, Store, append_turn, read_content
-from steerkit.viewer import Deciding, make_viewer
+from steerkit.viewer import Deciding, Person, make_viewer
 from tests.audit.example import context, started, turn
 from tests.viewer.conftest import Tab
 from tests.viewer.showing import showing
 
 ORIGIN = {"origin": "http://127.0.0.1"}
-DECIDING = Deciding(allowed=True, name="ann")
+DECIDING = Deciding(person=lambda scope: Person(True, "ann"))
 
 
 def held(path: Path, *, waits: bool = True) -> str:
@@ -124,7 +124,7 @@ def test_it_only_reads_where_it_is_not_told_to_decide(path: Path) -> None:
 def test_what_has_expired_or_does_not_wait_here_is_not_in_the_queue(path: Path, tmp_path: Path) -> None:
     """A call past its time, and one that a loop holds, which `resume` decides on."""
     held(path)
-    with TestClient(make_viewer(path, deciding=Deciding(1e-6, True)), base_url="http://127.0.0.1") as client:
+    with TestClient(make_viewer(path, deciding=replace(DECIDING, seconds=1e-6)), base_url="http://127.0.0.1") as client:
         assert "No call waits" in client.get("/decide").text
     held(tmp_path / "loop.db", waits=False)
     with TestClient(make_viewer(tmp_path / "loop.db", deciding=DECIDING), base_url="http://127.0.0.1") as client:

@@ -45,6 +45,6 @@ class Tab:
 def tab(chromium: Any) -> Iterator[Tab]:
     """A page in a context of its own."""
     context = chromium.new_context(viewport={"width": 1200, "height": 900})
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(60_000)
     yield Tab(context)
     context.close()

@@ -10,7 +10,7 @@ except ImportError:
 
 from steerkit.viewer.app import make_viewer
 from steerkit.viewer.decide_page import Deciding, Person
-from steerkit.viewer.run import view
+from steerkit.viewer.run import export, view
 from steerkit.viewer.trust import Kept
 
-__all__ = ["Deciding", "Kept", "Person", "make_viewer", "view"]
+__all__ = ["Deciding", "Kept", "Person", "export", "make_viewer", "view"]

@@ -8,12 +8,33 @@ from pathlib import Path
 
 import uvicorn
 
+from steerkit.audit import Store
 from steerkit.errors import SettingError
 from steerkit.viewer.app import make_viewer
 from steerkit.viewer.decide_page import NOT_HERE, Deciding
-from steerkit.viewer.trust import NOTHING, Kept
+from steerkit.viewer.pages import Pages
+from steerkit.viewer.trust import NOTHING, Checker, Kept
+from steerkit.viewer.turn_page import turn_file
 
 _HOST = "127.0.0.1"
+
+
+def export(path: Path, reference: str, *, kept: Kept = NOTHING) -> str:
+    """A turn as one HTML file that stands alone: no script, and nothing that leads elsewhere.
+
+    Args:
+        path: of the store.
+        reference: id or number of its record.
+        kept: checkpoints that the store is verified against.
+
+    Raises:
+        AuditError: the store cannot be opened, or has no such turn.
+    """
+    store = Store(path, create=False)
+    try:
+        return turn_file(Pages(store, Checker(path, kept)), reference)
+    finally:
+        store.close()
 
 
 def view(

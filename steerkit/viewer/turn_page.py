@@ -26,7 +26,7 @@ from steerkit.viewer.beside_page import Leaf, Replies, calls_beside, replies_bes
 from steerkit.viewer.call_cards import Event, cards_of
 from steerkit.viewer.pages import Pages
 from steerkit.viewer.rows import row_of, time_of
-from steerkit.viewer.shown_turn import ShownTurn
+from steerkit.viewer.shown_turn import ShownTurn, shown_turn
 from steerkit.viewer.strip import Strip, strip_of
 from steerkit.viewer.talk import talk_of
 
@@ -59,25 +59,36 @@ def record_page(pages: Pages, request: Request) -> Response:
         return pages.show(request, "record.html", **{**head, **said})
     if not isinstance(record, TurnRecord):
         return pages.show(request, "record.html", **head, **_plain(record))
-    shown = ShownTurn(store, stored, record)
-    name = request.query_params.get("show", "")[:_LONGEST].strip() or shown.first_name()
-    events, all_seen = _events(store, stored)
     return pages.show(
-        request,
-        "turn.html",
-        **head,
-        turn=record,
-        shown=shown,
-        feature=name,
-        strip=_strip(shown, name),
-        row=row_of(store, stored),
-        cards=cards_of(record, events),
-        all_seen=all_seen,
-        talk=talk_of(record),
-        unsteered=_unsteered(shown),
-        metadata="" if record.metadata is None else meta_text(record.metadata),
-        near=_NEAR,
+        request, "turn.html", **head, **_of_turn(store, stored, record, request.query_params.get("show", ""))
     )
+
+
+def turn_file(pages: Pages, reference: str) -> str:
+    """The page of a turn as a file that stands alone. Raises AuditError where there is none."""
+    shown = shown_turn(pages, reference)
+    head = {"stored": shown.stored, "when": time_of(shown.stored), "broken": why_broken(pages.store, shown.stored)}
+    return pages.file("turn.html", **head, **_of_turn(pages.store, shown.stored, shown.turn, ""))
+
+
+def _of_turn(store: Store, stored: StoredRecord, turn: TurnRecord, wanted: str) -> dict[str, Any]:
+    """The values of a turn's page; `wanted` names the feature that its tokens are shaded by."""
+    shown = ShownTurn(store, stored, turn)
+    name = wanted[:_LONGEST].strip() or shown.first_name()
+    events, all_seen = _events(store, stored)
+    return {
+        "turn": turn,
+        "shown": shown,
+        "feature": name,
+        "strip": _strip(shown, name),
+        "row": row_of(store, stored),
+        "cards": cards_of(turn, events),
+        "all_seen": all_seen,
+        "talk": talk_of(turn),
+        "unsteered": _unsteered(shown),
+        "metadata": "" if turn.metadata is None else meta_text(turn.metadata),
+        "near": _NEAR,
+    }
 
 
 def record_as_json(pages: Pages, request: Request) -> Response:

@@ -16,10 +16,11 @@ from steerkit.runtime import Request
 from steerkit.sites import Feature, Site
 from steerkit.tiny import CASES, policy_files
 from steerkit.types import Call, Span, TopK, Trace
-from steerkit.viewer import make_viewer
+from steerkit.viewer import export, make_viewer
 from steerkit.viewer.beside_page import calls_beside, replies_beside
 from steerkit.viewer.vocabulary import read_vocabulary
 from tests.audit import example
+from tests.cli.test_commands import steerkit as steerkit_command
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +179,23 @@ def test_a_strange_trace_is_shown_as_far_as_it_goes(tmp_path: Path) -> None:
 
 def _fields(one: steerkit.Turn) -> dict[str, object]:
     return {name: getattr(one, name) for name in one.__slots__}
+
+
+def test_a_turn_as_a_file_stands_alone(path: Path, tmp_path: Path) -> None:
+    """Its page without script, links or anything fetched; it says how far the store was verified."""
+    sequence, _, _ = next(one for one in turns_of(path) if one[1].edits)
+    text = export(path, str(sequence))
+    assert "Steering changed the reply" in text
+    assert "verified to record 14" in text
+    assert words_of(text)
+    assert re.findall(r"<script|<link|href=|src=|url\(|<form", text) == []
+    assert "default-src 'none'" in text
+    out = tmp_path / "turn.html"
+    command = ["--store", path, "--export", out]
+    assert "ok: record" in steerkit_command("view", str(sequence), *command, home=tmp_path).stdout
+    assert out.read_text(encoding="utf-8") == text
+    assert "expected that of a turn" in steerkit_command("view", *command, home=tmp_path, status=1).stderr
+    assert "is a run_opened" in steerkit_command("view", "1", *command, home=tmp_path, status=1).stderr
 
 
 def test_policies_say_what_they_do_and_how_often(client: TestClient, path: Path) -> None:

@@ -3,6 +3,7 @@
     python benchmarks/agent_turns.py box            # the model in the box, under its shipped policies
     python benchmarks/agent_turns.py functiongemma  # its architecture with random weights
     python benchmarks/agent_turns.py long           # the same, under an assistant's longer declarations
+    python benchmarks/agent_turns.py given --model MODEL [--saes SAES] [--policy FILE] --dtype bfloat16
     ... [--conversations 3] [--dtype float32]
 
 The arms make every turn one after the other, in an order that rotates: `model.generate` of transformers, steerkit
@@ -186,18 +187,29 @@ def timed(made: Setup, number: int) -> tuple[Timed, dict[str, int]]:
     return seconds, written
 
 
+def of_model(folder: Path, dtype: torch.dtype, options: argparse.Namespace) -> Setup:
+    """A given model, with SAEs and policies or without, under the assistant's declarations."""
+    made = steerkit.load(options.model, options.saes, dtype=str(dtype).removeprefix("torch."), audit=False)
+    declarations = [declared(name) for name in ASSISTANT]
+    return setup(made.loaded, made.saes, options.policy or (), folder, declarations, ends=True)
+
+
 KINDS: dict[str, Callable[[Path, torch.dtype], Setup]] = {"box": box, "functiongemma": functiongemma, "long": longer}
 
 
 def main() -> None:
     """Warm up, run, and print a table of ratios to plain `generate`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=tuple(KINDS))
+    parser.add_argument("kind", choices=(*KINDS, "given"))
+    parser.add_argument("--model", default="tiny", help="of the kind `given`, as are:")
+    parser.add_argument("--saes")
+    parser.add_argument("--policy", type=Path, nargs="+")
     parser.add_argument("--conversations", type=int, default=3)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        made = KINDS[given.kind](Path(folder), getattr(torch, given.dtype))
+        dtype, make = getattr(torch, given.dtype), KINDS.get(given.kind)
+        made = make(Path(folder), dtype) if make else of_model(Path(folder), dtype, given)
         for arm in made.arms.values():
             arm([{"role": "user", "content": "tell the time"}])
         found = [timed(made, number) for number in range(given.conversations)]

@@ -1,12 +1,13 @@
-"""Replays recorded turns of the model in the box in other batch compositions, and measures what recording costs.
+"""Replays recorded turns in other batch compositions, and measures what recording costs.
 
-    python benchmarks/audit_replay.py [--turns 500] [--dtype float32]
+    python benchmarks/audit_replay.py [--turns 500] [--dtype float32]       # the model in the box
+    python benchmarks/audit_replay.py --model MODEL --saes SAES --policy FILE --data FILE.jsonl … [--turns 200]
 
-Turns of the `report` split, dangerous and benign, are recorded in batches of 50 under the shipped policies, and each is
-made again alone from its record: equal are prompt, tokens, calls, verdicts and edits; values of features may differ by
-rounding. The control replays some with one token of the record changed. Then the same requests run one at a time with
-and without a store, in turns: the ratio is what recording costs of a turn, with a top-16 trace of the calls; bytes are
-those of the store's files.
+Turns (of the box on the `report` split, dangerous and benign, under its shipped policies) are recorded in batches of
+50, and each is made again alone from its record: equal are prompt, tokens, calls, verdicts and edits; values of
+features may differ by rounding. The control replays some with one token of the record changed. Then the same requests
+run one at a time with and without a store, in turns: the ratio is what recording costs of a turn, with a top-16 trace
+of the calls; bytes are those of the store's files.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import statistics
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from box import cell, turns
+from box import Asked, asked, cell, turns
 
 import steerkit
 from steerkit.agent import Runtime
@@ -33,7 +36,7 @@ KINDS = ("dangerous", "benign", "parallel", "no_tool_fits", "after_result")
 
 
 def requests(count: int) -> list[Example]:
-    """As many of each kind."""
+    """The box's, as many of each kind."""
     found: list[Example] = []
     for kind in KINDS:
         found += sample(kind, "report", count // len(KINDS), 11)
@@ -59,7 +62,9 @@ def with_other_token(turn: RecordedTurn) -> RecordedTurn:
     return replace(turn, record=replace(turn.record, reply_ids=(first + 1, *rest)))
 
 
-def cost(runtime: Runtime, unrecorded: Runtime, some: list[Example]) -> tuple[list[tuple[float, float]], int]:
+def cost(
+    runtime: Runtime, unrecorded: Runtime, some: Sequence[Example | Asked]
+) -> tuple[list[tuple[float, float]], int]:
     """Seconds of each turn with a store and without, and the tokens made."""
     times, tokens = [], 0
     for number, example in enumerate(some):
@@ -78,14 +83,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=500)
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--saes")
+    parser.add_argument("--policy", nargs="+", type=Path, help="(default: the box's)")
+    parser.add_argument("--data", nargs="+", type=Path, help="conversations as JSONL, as many of each file")
+    parser.add_argument("--timed", type=int, default=100, help="turns of which the cost is measured")
     given = parser.parse_args()
-    some = requests(given.turns)
+    files = [asked(path) for path in given.data or ()]
+    most = given.turns // max(1, len(files))
+    some: Sequence[Example | Asked] = [one for rows in files for one in rows[:most]] or requests(given.turns)
     with tempfile.TemporaryDirectory() as folder:
         store, other = Path(folder) / "audit.db", Path(folder) / "cost.db"
-        options = {"policy": policy_files(), "dtype": given.dtype}
-        with steerkit.load("tiny", audit=store, **options) as runtime:
+        load = partial(steerkit.load, given.model, given.saes, given.policy or policy_files(), dtype=given.dtype)
+        with load(audit=store) as runtime:
             made = turns(runtime, some)
-        with steerkit.load("tiny", audit=False, **options) as runtime:
+        with load(audit=False) as runtime:
             found = recorded(store)
             print(f"{verify(Store(store)).records} records verify")
             results = Counter(again(runtime, turn) for turn in found)
@@ -95,8 +107,8 @@ def main() -> None:
             print(f"  control, one token of the record changed: {dict(control)}")
             calls = sum(len(turn.calls) for turn in made)
             log = Store(other)
-            with steerkit.load("tiny", audit=log, **options) as recording:
-                times, tokens = cost(recording, runtime, some[:: max(1, len(some) // 100)])
+            with load(audit=log) as recording:
+                times, tokens = cost(recording, runtime, some[:: max(1, len(some) // given.timed)])
         log.close()
         size = sum(file.stat().st_size for file in other.parent.glob(f"{other.name}*"))
         ratio = statistics.median(a / b for a, b in times)

@@ -1,9 +1,11 @@
-"""What the benchmarks on the model in the box share: requests, replies, and intervals."""
+"""What the benchmarks of turns share: requests, replies, and intervals."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from steerkit.agent import Runtime
 from steerkit.lab.two_sample import wilson
@@ -14,13 +16,27 @@ from steerkit.types import Call, Turn
 BATCH = 50
 
 
+class Asked(NamedTuple):
+    """A request of a file."""
+
+    messages: Sequence[dict[str, Any]]
+    tools: Sequence[dict[str, Any]]
+
+
+def asked(path: Path) -> list[Asked]:
+    """The requests of a file of conversations: all that stands before the last reply, where it ends with one."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    cut = [row["messages"][: -1 if row["messages"][-1]["role"] == "assistant" else None] for row in rows]
+    return [Asked(messages, row.get("tools") or []) for messages, row in zip(cut, rows, strict=True)]
+
+
 def cell(successes: int, count: int) -> str:
     """A share with its interval, as a table shows it."""
     low, high = wilson(successes, count)
     return f"{100 * successes / max(1, count):.1f} % ({100 * low:.0f} to {100 * high:.0f})"
 
 
-def turns(runtime: Runtime, examples: Sequence[Example], policy: PolicyLike = ()) -> list[Turn]:
+def turns(runtime: Runtime, examples: Sequence[Example | Asked], policy: PolicyLike = ()) -> list[Turn]:
     """One turn per example, in batches."""
     found: list[Turn] = []
     for start in range(0, len(examples), BATCH):

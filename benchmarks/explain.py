@@ -1,29 +1,31 @@
-"""Whether the features that explain a call are those that it hangs on, on the model in the box.
+"""Whether the features that explain a call are those that it hangs on.
 
-    python benchmarks/explain.py [results.json]   # about fifteen minutes on one core
+    python benchmarks/explain.py [results.json]   # the model in the box: about fifteen minutes on one core
+    python benchmarks/explain.py --model MODEL --saes SAES --data FILE.jsonl [--count 50] [--draws 1] [--sizes 5]
 
-100 calls that the plain model makes on requests of the `report` split (values and phrasings that were neither trained
-on nor chosen with). Each is explained from its record, as `steerkit audit explain` does it: once for the tool that was
-named, against the declared tool that came closest, and once for calling at all. The first five features by estimate are
-then set to 0 together and the reply is written anew, greedily; the call has changed where none with just its name and
-arguments is in the reply. The control sets five random features to 0 that are of the same layers and active at the
-same tokens, five seeded draws per call. Below that, how many of the first features it takes.
+100 calls that the plain model makes, of the box on requests of the `report` split (values and phrasings that were
+neither trained on nor chosen with). Each is explained from its record, as `steerkit audit explain` does it: for the
+tool that was named, against the declared tool that came closest; for calling at all; with `--targets argument` also for
+the value of the call's first argument. The first five features by estimate are then set to 0 together and the reply is
+written anew, greedily; the call has changed where none with just its name and arguments is in the reply. The control
+sets five random features to 0 that are of the same layers and active at the same tokens, five seeded draws per call.
+Below that, how many of the first features it takes.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from box import cell
+from box import BATCH, asked, cell
 
 import steerkit
 from steerkit.agent import Runtime
-from steerkit.audit import read_turn
+from steerkit.audit import RecordedTurn, read_turn
 from steerkit.lab.explain.explain import explain
 from steerkit.lab.explain.explanation import Explanation, Target
 from steerkit.lab.explain.feature_roles import SIZES, Extent
@@ -32,23 +34,45 @@ from steerkit.runtime import Request
 from steerkit.tiny.world.conversations import sample
 from steerkit.types import Call
 
-COUNT = 100
-DRAWS = 5
 KINDS = {"single": 40, "dangerous": 30, "parallel": 15, "injected": 15}
-TARGETS = {"the tool": Target(), "calling at all": Target(calling=True)}
+"""Calls of the box, by the kind of the request."""
+TARGETS = {"tool": "the tool", "call": "calling at all", "argument": "the first argument"}
+
+
+def called(runtime: Runtime, requests: Sequence[Request]) -> list[str]:
+    """Ids of turns with a well-formed first call, in the requests' order."""
+    turns = runtime.run_batch(requests)
+    return [str(turn.record_id) for turn in turns if turn.calls and isinstance(turn.calls[0], Call)]
 
 
 def records(runtime: Runtime) -> list[str]:
-    """Ids of turns with a well-formed first call, one for each request that led to one."""
+    """Ids of the box's turns, so many of each kind."""
     found: list[str] = []
     for kind, count in KINDS.items():
         examples = sample(kind, "report", 3 * count)
-        turns = runtime.run_batch([Request(one.messages, one.tools, ()) for one in examples])
-        called = [str(turn.record_id) for turn in turns if turn.calls and isinstance(turn.calls[0], Call)]
-        if len(called) < count:
-            raise SystemExit(f"{kind}: got {len(called)} calls, expected {count}")
-        found += called[:count]
+        some = called(runtime, [Request(one.messages, one.tools, ()) for one in examples])
+        if len(some) < count:
+            raise SystemExit(f"{kind}: got {len(some)} calls, expected {count}")
+        found += some[:count]
     return found
+
+
+def records_of(runtime: Runtime, path: Path, count: int) -> list[str]:
+    """Ids of turns on the requests of a file."""
+    requests = [Request(one.messages, one.tools, ()) for one in asked(path)]
+    found: list[str] = []
+    for start in range(0, len(requests), BATCH):
+        if len(found) < count:
+            found += called(runtime, requests[start : start + BATCH])
+    return found[:count]
+
+
+def target(kind: str, turn: RecordedTurn) -> Target | None:
+    """What of a turn is explained; None where the call has no argument."""
+    if kind != "argument":
+        return Target(calling=kind == "call")
+    (call, *_) = turn.record.calls
+    return Target(argument=next(iter(call.arguments))) if isinstance(call, Call) and call.arguments else None
 
 
 def row(name: str, flags: Sequence[bool], controls: Sequence[bool]) -> dict[str, object]:
@@ -60,7 +84,7 @@ def row(name: str, flags: Sequence[bool], controls: Sequence[bool]) -> dict[str,
     return {"first": counts[0], "random": counts[1]}
 
 
-def report(name: str, found: Sequence[Explanation]) -> dict[str, object]:
+def report(name: str, found: Sequence[Explanation], sizes: Sequence[int]) -> dict[str, object]:
     """The tables of one target."""
     print(f"\n{name}\n\n| set to 0 | call changed | random features | ratio |\n|---|---|---|---|")
     rows = {
@@ -75,7 +99,7 @@ def report(name: str, found: Sequence[Explanation]) -> dict[str, object]:
             [other.changes_call for one in found for other in one.controls_at_choice],
         ),
     }
-    for number, size in enumerate(SIZES):
+    for number, size in enumerate(sizes):
         some = [one for one in found if number < len(one.growing)]
         title = f"first {size}, at every token"
         rows[title] = row(
@@ -113,17 +137,33 @@ def _mean(values: Sequence[float]) -> float:
 
 def main() -> None:
     """Print the tables; write the counts if a path is given."""
-    with tempfile.TemporaryDirectory() as folder, steerkit.load("tiny", audit=Path(folder) / "audit.db") as runtime:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, nargs="?", help="file for the counts as JSON")
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--saes")
+    parser.add_argument("--data", type=Path, help="conversations as JSONL (default: the box's)")
+    parser.add_argument("--count", type=int, default=50, help="calls from --data")
+    parser.add_argument("--draws", type=int, default=5, help="of random features for each call")
+    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="of the first features, taken together")
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=["tool", "call"])
+    given = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        steerkit.load(given.model, given.saes, audit=Path(folder) / "audit.db") as runtime,
+    ):
         assert runtime.store is not None
-        turns = [read_turn(runtime.store, runtime.store.get(id)) for id in records(runtime)]
+        made = records_of(runtime, given.data, given.count) if given.data else records(runtime)
+        turns = [read_turn(runtime.store, runtime.store.get(id)) for id in made]
         results = {}
-        for name, target in TARGETS.items():
+        for kind in given.targets:
+            some = [(turn, one) for turn in turns if (one := target(kind, turn)) is not None]
             found = [
-                explain(runtime, turn, target, Extent(draws=DRAWS, seed=number)) for number, turn in enumerate(turns)
+                explain(runtime, turn, one, Extent(draws=given.draws, sizes=given.sizes, seed=number))
+                for number, (turn, one) in enumerate(some)
             ]
-            results[name] = report(name, found)
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+            results[TARGETS[kind]] = report(f"{TARGETS[kind]} ({len(found)} calls)", found, given.sizes)
+    if given.results:
+        given.results.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from steerkit.types import Tool
 
 TESTED: Final = ("simple", "multiple", "parallel", "parallel_multiple", "irrelevance")
 """Categories that are never trained on, nor any function that they declare."""
-ROOM: Final = 900
-"""Characters of declarations at most, about 250 tokens; longer lists are cut to the wanted tools and some others."""
+ROOM: Final = 1_300
+"""Characters of declarations at most, about 350 tokens; longer lists are cut to the wanted tools and some others."""
 _MOST_IDLE: Final = 0.35
 """Conversations without a call for each with one."""
 
@@ -56,7 +56,7 @@ def rows(folder: Path, seed: int) -> list[Row]:
         led = shared.random() < 0.8
         (found if one.calls else idle).append(_row(one.source, one.messages, tools, one.calls, led, rng))
         others = [tool for tool in tools if tool.name not in wanted]
-        if one.calls and others and rng.random() < 0.12:  # the same question without the tool that serves it
+        if one.calls and others and rng.random() < 0.25:  # the same question without the tool that serves it
             idle.append(_row("bfcl_without", one.messages, others, [], led, rng))
     rng.shuffle(idle)
     found += idle[: int(len(found) * _MOST_IDLE)]

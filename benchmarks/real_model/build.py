@@ -96,6 +96,7 @@ def build(options: Options, bar: Bar = lambda stage, done, total: None) -> str:
         runtime, data if options.tests else None, options.count, options.tests, lambda n, of: bar("evaluating", n, of)
     )
     built["minutes_of_this_run"] = round((time.time() - began) / 60, 1)
+    built["cpu_minutes_of_this_run"] = round(time.process_time() / 60, 1)
     return write_card(options.out, scores, built)
 
 
@@ -158,6 +159,7 @@ def tuned(options: Options, base: Path, data: Path, bar: Bar) -> dict[str, Any]:
         "conversations": len(tuning.conversations),
         "tokens": tuning.tokens,
         "updates": tuning.updates,
+        "cpu_minutes_of_the_updates": round(tuning.seconds / 60, 1),
         "rank": recipe.rank,
         "device": "one GPU" if on_gpu else f"CPU, {torch.get_num_threads()} threads",
     }

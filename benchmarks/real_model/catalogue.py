@@ -136,6 +136,16 @@ def catalogue(name: str) -> tuple[Entry, ...]:
     return tuple(_entry(row) for row in rows)
 
 
+def neighbours(entry: Entry, count: int) -> Sequence[Entry]:
+    """An entry and those that stand at most `count` places from it in its file, where like subjects stand together."""
+    for name in ("tools", "functions"):
+        entries = catalogue(name)
+        if entry in entries:
+            at = entries.index(entry)
+            return entries[max(0, at - count) : at + count + 1]
+    raise ValueError(f"{entry.names[0]}: in neither file")
+
+
 def _entry(row: Mapping[str, Any]) -> Entry:
     return Entry(
         names=row["names"].split("|"),

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-from catalogue import Entry, Request, Tool, catalogue
+from catalogue import Entry, Request, Tool, catalogue, neighbours
 from values import Split, Values, of_split
 
 Row: TypeAlias = dict[str, Any]
@@ -123,7 +123,9 @@ class _Conversation:
             asked = self.values.text(text)
             asked = asked if text[0].isupper() else self._wrapped(asked)
         else:
-            asked = self._spoken(self._ask(Tool(self.rng.choice(others), self.rng)))
+            near = [entry for tool in self.tools for entry in neighbours(tool.entry, 3) if entry in others]
+            some = near if near and self.rng.random() < 0.4 else others
+            asked = self._spoken(self._ask(Tool(self.rng.choice(some), self.rng)))
         return [user(asked), {"role": "assistant", "content": self.rng.choice(REFUSALS)}]
 
     def _chat(self) -> list[Row] | None:
@@ -255,8 +257,10 @@ def of_agent(rng: random.Random) -> list[Entry]:
 
 
 def of_all_kinds(rng: random.Random) -> list[Entry]:
-    """One to four functions, now and then with a tool of an agent among them."""
-    found = rng.sample(catalogue("functions"), rng.choice([1, 1, 1, 2, 3, 4]))
+    """One to four functions, half of the time of like subjects, now and then with a tool of an agent among them."""
+    entries = catalogue("functions")
+    some = neighbours(rng.choice(entries), 4) if rng.random() < 0.5 else entries
+    found = rng.sample(some, rng.choice([1, 1, 2, 2, 3, 4]))
     return found + ([rng.choice(catalogue("tools"))] if rng.random() < 0.2 else [])
 
 

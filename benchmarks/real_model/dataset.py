@@ -30,7 +30,7 @@ _WORDS: Final = re.compile(r"\w+")
 
 
 def tuning_rows(folder: Path, seed: int, made: Mapping[str, int] = MADE) -> list[Row]:
-    """What the model is tuned on, without any value of the held-out sets.
+    """What the model is tuned on, without any value or question of the held-out sets.
 
     Args:
         folder: BFCL's data.
@@ -41,7 +41,9 @@ def tuning_rows(folder: Path, seed: int, made: Mapping[str, int] = MADE) -> list
     agent = _some(writer.groups(AGENT, of_agent, 6), made["agent"])
     functions = _some(writer.groups(FOREIGN, of_all_kinds, 5), made["functions"])
     held = [*held_rows(), *(row for danger in DANGERS for side in danger_rows(danger, "report", 128) for row in side)]
-    return without_values([*agent, *functions, *bfcl.rows(folder, seed)], values_of(held))
+    asked = questions_of(held)
+    rows = [row for row in (*agent, *functions, *bfcl.rows(folder, seed)) if not questions_of([row]) & asked]
+    return without_values(rows, values_of(held))
 
 
 def held_rows(count: int = 240, split: Split = "report") -> list[Row]:
@@ -91,6 +93,11 @@ def values_of(rows: Iterable[Row]) -> set[str]:
     return {words for row in rows for value in row["values"] if (words := plain(value)) and not words.isdigit()}
 
 
+def questions_of(rows: Iterable[Row]) -> set[str]:
+    """What users say in rows, as plain words."""
+    return {plain(str(m["content"])) for row in rows for m in row["messages"] if m["role"] == "user"}
+
+
 def without_values(rows: Iterable[Row], values: set[str]) -> list[Row]:
     """The rows that hold none of some values."""
     return [row for row in rows if not any(f" {value} " in text for text in (said(row),) for value in values)]
@@ -112,11 +119,9 @@ def leaks(tuning: Sequence[Row], held: Sequence[Row], tested_names: Iterable[str
     wordings = {wording for row in tuning for wording in row["wordings"]}
     names = {tool["function"]["name"] for row in tuning for tool in row["tools"]}
     text = "".join(map(said, tuning))
-    questions = {plain(str(m["content"])) for row in held for m in row["messages"] if m["role"] == "user"}
     found = [f"wording: {one}" for one in sorted({w for row in held for w in row["wordings"]} & wordings)]
     found += [f"value: {value}" for value in sorted(values_of(held)) if f" {value} " in text]
-    asked = {plain(str(m["content"])) for row in tuning for m in row["messages"] if m["role"] == "user"}
-    found += [f"question: {one}" for one in sorted(questions & asked)]
+    found += [f"question: {one}" for one in sorted(questions_of(held) & questions_of(tuning))]
     return found + [f"function: {name}" for name in sorted(names & set(tested_names))]
 
 

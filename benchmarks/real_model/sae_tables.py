@@ -81,7 +81,7 @@ def show_recipes(found: dict[str, Any]) -> None:
             ]
         )
     titles = ["recipe", "FVU", "L0", "dead", "loss recovered", "worst layer", "same calls, one layer (median)"]
-    table([*titles, "all layers at once", "training", "peak memory"], rows)
+    table([*titles, "all layers at once", "training, CPU time", "peak memory"], rows)
     cells = []
     for number, part in enumerate(next(iter(found.values()))["health"]):
         each = [one["health"][number] for one in found.values()]

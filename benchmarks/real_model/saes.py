@@ -102,15 +102,16 @@ class Runner:
         with part.open("w") as file:
             command = [sys.executable, "-m", "steerkit.cli.main", *map(str, arguments)]
             process = subprocess.Popen(command, stdout=file if into else None)
-            peak = 0
-            while process.poll() is None:
+            peak = ended = 0
+            while not ended:
                 peak = max(peak, high_water(process.pid))
                 if self.end is not None and time.monotonic() > self.end:
                     process.terminate()
-                    process.wait()
-                    break
                 time.sleep(0.2)
-        took = {"name": name, "seconds": time.monotonic() - began, "peak_mib": peak, "status": process.returncode}
+                ended, status, used = os.wait4(process.pid, os.WNOHANG)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        took = {"name": name, "seconds": time.monotonic() - began, "cpu_seconds": used.ru_utime + used.ru_stime,
+                "peak_mib": peak, "status": process.returncode}  # fmt: skip
         with (self.out / "runs.jsonl").open("a") as log:
             log.write(json.dumps({**took, "threads": os.environ.get("OMP_NUM_THREADS")}) + "\n")
         if self.end is not None and time.monotonic() > self.end and process.returncode != 0:
@@ -174,7 +175,7 @@ def results(out: Path, recipes: list[str]) -> dict[str, Any]:
             "health": health,
             "calls": calls.get("calls"),
             "drift": lines_of(out / f"{recipe}.drift.jsonl"),
-            "seconds": sum(one["seconds"] for one in runs),
+            "seconds": sum(one["cpu_seconds"] for one in runs),
             "peak_mib": max((one["peak_mib"] for one in runs), default=0),
         }
     return found

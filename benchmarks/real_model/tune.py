@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ class Recipe:
     """Tokens read at once, about."""
     step: int = 1_000
     """Tokens of one update at least."""
-    longest: int = 420
+    longest: int = 480
     """Tokens of a conversation at most; a longer one is left out. The model's window is 512."""
     warmup: float = 0.03
     """Share of the tokens over which the rates rise."""
@@ -80,6 +81,8 @@ class Tuning:
             fused=True,
         )
         self.tokens = self.updates = self._read = 0
+        self.seconds = 0.0
+        """CPU time of the updates, in all runs together."""
         self._resume()
 
     def run(self, report: Report = lambda tokens, measured: None) -> Adapter:
@@ -107,6 +110,7 @@ class Tuning:
 
     def _update(self, batch: Sequence[Pack]) -> tuple[float, float, float]:
         """One step over some packs: the summed loss, the tokens that were likeliest, and the tokens wanted."""
+        began = time.process_time()
         share = rate(self.tokens / self.recipe.tokens, self.recipe)
         for group, full in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = full * share
@@ -124,6 +128,7 @@ class Tuning:
         self.updates += 1
         self._read += len(batch)
         self.tokens += sum(tree.size for pack in batch for tree in pack)
+        self.seconds += time.process_time() - began
         return lost, right, total
 
     @property
@@ -139,7 +144,7 @@ class Tuning:
         self.folder.mkdir(parents=True, exist_ok=True)
         part = self._state.with_suffix(".part")
         trained = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
-        counts = {"tokens": self.tokens, "updates": self.updates, "read": self._read}
+        counts = {"tokens": self.tokens, "updates": self.updates, "read": self._read, "seconds": self.seconds}
         state = {"about": json.dumps(self._about()), "counts": counts, "trained": [p.detach() for p in trained],
                  "optimizer": self._optimizer.state_dict()}  # fmt: skip
         torch.save(state, part)
@@ -161,3 +166,4 @@ class Tuning:
         self._optimizer.load_state_dict(state["optimizer"])
         counts = state["counts"]
         self.tokens, self.updates, self._read = counts["tokens"], counts["updates"], counts["read"]
+        self.seconds = counts["seconds"]

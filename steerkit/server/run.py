@@ -17,6 +17,8 @@ from steerkit.server.log import JsonLines, log
 from steerkit.server.service import Service
 
 _IDLE_SECONDS = 30
+_BACKLOG = 2048
+"""Connections that wait to be taken."""
 _MOST_HEADERS = 64 << 10
 """Bytes of a request's head."""
 
@@ -76,6 +78,7 @@ def _bound(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(_BACKLOG)  # from here on whoever connects waits, and is not turned away
     except OSError as error:
         listener.close()
         raise SettingError(f"{host}:{port}: cannot be listened on ({error.strerror}); give another --port") from None

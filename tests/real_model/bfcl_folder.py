@@ -41,7 +41,10 @@ def write_bfcl(folder: Path) -> Path:
                 [{"sleep": {"hours": [2.0]}}],
             )
         ],
-        "live_irrelevance": [("Hi!", [function("wake", at="string")], [])],
+        "live_irrelevance": [
+            (asked, [function("wake", at="string")], [])
+            for asked in ("Hi!", "Who are you?")  # a held-out question
+        ],
     }
     for name, tests in rows.items():
         _write(folder / f"BFCL_v4_{name}.json", [

@@ -3,10 +3,11 @@
     python benchmarks/serve_load.py
     python benchmarks/serve_load.py --model MODEL --policy none --requests 16 --tokens 24
 
-Clients send their next request when the last reply is complete; all replies are streams of text. Arms, one after the
-other at each number of clients: `runtime.stream` in this process, one by one, whoever comes waits; `steerkit serve`;
+Clients send their next request when the last reply is complete; all replies are streams of text. Arms take turns at
+each number of clients: `runtime.stream` in this process, one by one, whoever comes waits; `steerkit serve`;
 `transformers serve`, as it is by default and with its continuous batching. Steerkit's arms are under the policy, traced
-and recorded; transformers' generate and nothing else. On the box it takes about three minutes.
+and recorded; transformers' generate and nothing else. CPU time is that of the process that generates: other work on the
+machine hardly changes it. On the box it takes about three minutes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, NamedTuple
@@ -48,6 +49,25 @@ class Reply(NamedTuple):
     tokens: int
 
 
+class Arm(NamedTuple):
+    """A way to have requests answered."""
+
+    ask: Callable[[int], Reply]
+    pid: int
+    """The process that generates."""
+
+
+class Measured(NamedTuple):
+    """One arm at one number of clients."""
+
+    rate: float
+    """Requests per second."""
+    first: float
+    """Median seconds to the first token."""
+    cpu: float
+    """Seconds of a processor for a request."""
+
+
 Ask = Callable[[int], Reply]
 
 
@@ -73,15 +93,16 @@ def in_process(runtime: Runtime, tokens: int) -> Ask:
 
 
 def over_http(url: str, model: str, tokens: int, **more: Any) -> Ask:
-    """Streams of a server."""
+    """Streams of a server, each client on a connection of its own that it keeps."""
+    kept = threading.local()
 
     def ask(number: int) -> Reply:
+        if not hasattr(kept, "client"):
+            kept.client = httpx.Client(timeout=600, verify=False)  # http: certificates would be loaded for nothing
         body = {"model": model, "messages": messages(number), "tools": list(TOOLS), "stream": True, **more}
-        began, first, usage = time.perf_counter(), 0.0, 0
-        with (
-            httpx.Client(timeout=600) as client,
-            client.stream("POST", f"{url}/v1/chat/completions", json={**body, "max_tokens": tokens}) as reply,
-        ):
+        began, first, usage, pieces = time.perf_counter(), 0.0, 0, 0
+        asked = {**body, "max_tokens": tokens}
+        with kept.client.stream("POST", f"{url}/v1/chat/completions", json=asked) as reply:
             if reply.status_code != 200:
                 raise RuntimeError(reply.read().decode())
             for line in reply.iter_lines():
@@ -89,16 +110,16 @@ def over_http(url: str, model: str, tokens: int, **more: Any) -> Ask:
                     continue
                 chunk = json.loads(line[6:])
                 if chunk.get("choices") and chunk["choices"][0]["delta"].get("content"):
-                    first = first or time.perf_counter() - began
+                    first, pieces = first or time.perf_counter() - began, pieces + 1
                 usage = (chunk.get("usage") or {}).get("completion_tokens", usage)
-        return Reply(first, time.perf_counter() - began, usage)
+        return Reply(first, time.perf_counter() - began, usage or pieces)
 
     return ask
 
 
 @contextmanager
-def serving(words: list[str], url: str, ready: str, log: Path) -> Iterator[str]:
-    """A server of its own process, from when it answers."""
+def serving(words: list[str], url: str, ready: str, log: Path) -> Iterator[int]:
+    """A server of its own process, whose id this is, from when it answers."""
     env = {**os.environ, "HF_HUB_OFFLINE": "1"}
     with log.open("w") as out:
         server = subprocess.Popen(words, stdout=out, stderr=out, env=env)
@@ -113,7 +134,7 @@ def serving(words: list[str], url: str, ready: str, log: Path) -> Iterator[str]:
             if server.poll() is not None or time.monotonic() > end:
                 sys.exit(f"{words[:4]} does not answer:\n{log.read_text()[-2000:]}")
             time.sleep(0.1)
-        yield url
+        yield server.pid
     finally:
         server.terminate()
         server.wait()
@@ -146,50 +167,60 @@ def loaded(ask: Ask, clients: int, requests: int) -> tuple[float, list[Reply]]:
     return time.perf_counter() - began, replies
 
 
-def measure(name: str, ask: Ask, settings: argparse.Namespace) -> dict[int, tuple[float, float]]:
-    """Requests per second and median seconds to the first token of one arm, by number of clients; prints its rows."""
-    loaded(ask, 1, WARM)
-    found = {}
-    for clients in settings.clients:
-        seconds, replies = loaded(ask, clients, settings.requests)
-        firsts = sorted(one.first for one in replies)
-        found[clients] = settings.requests / seconds, median(firsts)
-        slow = firsts[min(len(firsts) - 1, int(0.9 * len(firsts)))]
-        tokens = mean(one.tokens for one in replies)
-        cells = (f"{found[clients][0]:.2f}", f"{1e3 * median(firsts):.0f}", f"{1e3 * slow:.0f}", f"{tokens:.1f}")
-        print(f"| {name} | {clients} | {' | '.join(cells)} |", flush=True)
+def cpu_seconds(pid: int) -> float:
+    """Seconds of a processor that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(name: str, arm: Arm, clients: int, requests: int) -> Measured:
+    """One arm at one number of clients; prints its row."""
+    before = cpu_seconds(arm.pid)
+    seconds, replies = loaded(arm.ask, clients, requests)
+    cpu = (cpu_seconds(arm.pid) - before) / requests
+    firsts = sorted(one.first for one in replies)
+    found = Measured(requests / seconds, median(firsts), cpu)
+    slow = firsts[min(len(firsts) - 1, int(0.9 * len(firsts)))]
+    tokens = mean(one.tokens for one in replies)
+    times = f"{1e3 * found.first:.0f} | {1e3 * slow:.0f} | {1e3 * cpu:.0f}"
+    print(f"| {clients} | {name} | {found.rate:.2f} | {times} | {tokens:.1f} |", flush=True)
     return found
 
 
-def arms(settings: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Names of the arms, and a context for each with what asks."""
-    model, store, port = settings.model, folder / "audit.db", settings.port
+def arms(settings: argparse.Namespace, folder: Path) -> dict[str, AbstractContextManager[Arm]]:
+    """The arms by name."""
+    model, port, tokens = settings.model, settings.port, settings.tokens
     source = str(Path(steerkit.__file__).parent / "tiny" / "box") if model == "tiny" else model
     policy = [] if settings.policy == "none" else [settings.policy]
 
     @contextmanager
-    def one_by_one() -> Iterator[Ask]:
+    def one_by_one() -> Iterator[Arm]:
         with closing(steerkit.load(model, settings.saes, policy or None, audit=folder / "one.db")) as runtime:
-            yield in_process(runtime, settings.tokens)
+            yield Arm(in_process(runtime, tokens), os.getpid())
 
     @contextmanager
-    def ours() -> Iterator[Ask]:
+    def ours() -> Iterator[Arm]:
+        url = f"http://127.0.0.1:{port}"
         words = [sys.executable, "-m", "steerkit.cli.main", "serve", "--model", model, "--port", str(port)]
-        words += [*(["--saes", settings.saes] if settings.saes else []), "--store", str(store), "--name", "served"]
-        words += ["--batch-size", str(settings.rows), *(["--policy", policy[0]] if policy else [])]
-        with serving(words, f"http://127.0.0.1:{port}", "/ready", folder / "ours.log") as url:
-            yield over_http(url, "served", settings.tokens, stream_options={"include_usage": True})
+        words += [*(["--saes", settings.saes] if settings.saes else []), "--store", str(folder / "ours.db")]
+        words += ["--name", "served", "--batch-size", str(settings.rows)]
+        words += ["--policy", policy[0]] if policy else []
+        with serving(words, url, "/ready", folder / "ours.log") as pid:
+            yield Arm(over_http(url, "served", tokens, stream_options={"include_usage": True}), pid)
 
     @contextmanager
-    def theirs(*more: str) -> Iterator[Ask]:
-        words = ["transformers", "serve", source, "--device", "cpu", "--port", str(port + 1), *more]
-        with serving(words, f"http://localhost:{port + 1}", "/health", folder / "theirs.log") as url:
-            yield over_http(url, source, settings.tokens)
+    def theirs(at: int, *more: str) -> Iterator[Arm]:
+        url = f"http://localhost:{at}"
+        words = ["transformers", "serve", source, "--device", "cpu", "--port", str(at), *more]
+        with serving(words, url, "/health", folder / f"{at}.log") as pid:
+            yield Arm(over_http(url, source, tokens), pid)
 
-    yield "one by one, in process", one_by_one
-    yield "steerkit serve", ours
-    yield "transformers serve", theirs
-    yield "transformers serve --continuous-batching", lambda: theirs("--continuous-batching")
+    return {
+        "one by one, in process": one_by_one(),
+        "steerkit serve": ours(),
+        "transformers serve": theirs(port + 1),
+        "transformers serve --continuous-batching": theirs(port + 2, "--continuous-batching"),
+    }
 
 
 def main() -> None:
@@ -204,27 +235,24 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32, help="rows that steerkit serve decodes together")
     parser.add_argument("--port", type=int, default=8431)
     settings = parser.parse_args()
-    print("| arm | clients | requests/s | first token, ms (median) | (90 %) | tokens of a reply |")
-    print("|---|---|---|---|---|---|")
-    found = {}
-    with tempfile.TemporaryDirectory() as folder:
+    print("| clients | arm | requests/s | first token, ms (median) | (90 %) | CPU ms a request | tokens of a reply |")
+    print("|---|---|---|---|---|---|---|")
+    found: dict[str, dict[int, Measured]] = {}
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         os.environ["STEERKIT_HOME"] = folder
-        for name, arm in arms(settings, Path(folder)):
-            try:
-                with arm() as ask:
-                    found[name] = measure(name, ask, settings)
-            except (RuntimeError, httpx.HTTPError) as error:
-                print(f"| {name} | | failed: {str(error)[:200]} | | | |", flush=True)
+        open_arms = {name: stack.enter_context(arm) for name, arm in arms(settings, Path(folder)).items()}
+        for arm in open_arms.values():
+            loaded(arm.ask, 1, WARM)
+        for clients in settings.clients:
+            for name, arm in open_arms.items():
+                found.setdefault(name, {})[clients] = measure(name, arm, clients, settings.requests)
     alone, ours = found["one by one, in process"], found["steerkit serve"]
     for clients in settings.clients:
-        waiting, idle = alone[clients], alone[settings.clients[0]]
-        times = [
-            f"{ours[clients][0] / waiting[0]:.2f}",
-            *(f"{ours[clients][1] / one[1]:.2f}" for one in (waiting, idle)),
-        ]
+        one, many, idle = alone[clients], ours[clients], alone[settings.clients[0]]
         print(
-            f"{clients} clients: {times[0]} times the requests per second of one by one; first token after {times[1]} "
-            f"of its time with as many callers, and {times[2]} of that with {settings.clients[0]}"
+            f"{clients} clients: {many.rate / one.rate:.2f} times the requests per second of one by one "
+            f"({one.cpu / many.cpu:.2f} by CPU time); first token after {many.first / one.first:.2f} of its time with "
+            f"as many callers, and {many.first / idle.first:.2f} of that with {settings.clients[0]}"
         )
 
 

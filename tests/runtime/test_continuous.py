@@ -270,6 +270,17 @@ def differs(found: Turn, expected: Turn) -> bool:
     return False
 
 
+def test_a_row_begins_with_what_the_prefix_cache_holds(runtime: Runtime, alone: list[tuple[Prepared, Turn]]) -> None:
+    """The second of two requests with one beginning reads only the rest, beside others, and gets the same."""
+    assert runtime.prefix_cache is not None
+    runtime.prefix_cache.clear()
+    number = next(n for n, (one, _) in enumerate(alone) if one.policies == (PAYMENTS,) and one.unsteered is None)
+    turns = Arrivals(runtime, [alone[number][0], *(one for one, _ in alone[:4]), alone[number][0]], 1).turns
+    assert (turns[0].cached_tokens, turns[5].cached_tokens > 0) == (0, True)
+    check(turns[0], alone[number][1])
+    check(turns[5], alone[number][1])
+
+
 def test_forced_tokens_of_a_lone_row_come_in_one_pass(
     runtime: Runtime, alone: list[tuple[Prepared, Turn]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

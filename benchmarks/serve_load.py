@@ -105,7 +105,7 @@ def over_http(url: str, model: str, tokens: int, **more: Any) -> Ask:
         with kept.client.stream("POST", f"{url}/v1/chat/completions", json=asked) as reply:
             if reply.status_code != 200:
                 raise RuntimeError(reply.read().decode())
-            for line in reply.iter_lines():
+            for line in lines_of(reply):
                 if not line.startswith("data: {"):
                     continue
                 chunk = json.loads(line[6:])
@@ -115,6 +115,14 @@ def over_http(url: str, model: str, tokens: int, **more: Any) -> Ask:
         return Reply(first, time.perf_counter() - began, usage or pieces)
 
     return ask
+
+
+def lines_of(reply: httpx.Response) -> Iterator[str]:
+    """Lines of a stream; httpx would part them at other separators too, which text may hold."""
+    rest = ""
+    for piece in reply.iter_text():
+        *lines, rest = (rest + piece).split("\n")
+        yield from lines
 
 
 @contextmanager

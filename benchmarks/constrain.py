@@ -182,8 +182,7 @@ def speed(runtime: Runtime, asked_for: Sequence[Request], rounds: int) -> None:
         "auto": ("auto", False, False),
         "required": ("required", False, False),
         "auto, one by one": ("auto", True, False),
-        "auto, masks at every token": ("auto", False, True),
-        "auto, one by one and masked": ("auto", True, True),
+        "auto, masks at every token": ("auto", True, True),  # not `forced`, which does not ask a second time
     }
     taken: dict[str, list[float]] = {name: [] for name in arms}
     found: dict[str, list[Turn]] = {name: [] for name in arms}

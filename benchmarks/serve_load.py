@@ -108,6 +108,8 @@ def over_http(url: str, model: str, tokens: int, **more: Any) -> Ask:
             for line in lines_of(reply):
                 if not line.startswith("data: {"):
                     continue
+                if line.startswith('data: {"error"'):  # transformers' own form, with line feeds as they are
+                    raise RuntimeError(line[6:300])
                 chunk = json.loads(line[6:])
                 if chunk.get("choices") and chunk["choices"][0]["delta"].get("content"):
                     first, pieces = first or time.perf_counter() - began, pieces + 1
@@ -249,8 +251,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         os.environ["STEERKIT_HOME"] = folder
         open_arms = {name: stack.enter_context(arm) for name, arm in arms(settings, Path(folder)).items()}
-        for arm in open_arms.values():
-            loaded(arm.ask, 1, WARM)
+        for name, arm in list(open_arms.items()):
+            try:
+                loaded(arm.ask, 1, WARM)
+            except RuntimeError as error:
+                print(f"{name}: {error}", file=sys.stderr)
+                del open_arms[name]
         for clients in settings.clients:
             for name, arm in open_arms.items():
                 found.setdefault(name, {})[clients] = measure(name, arm, clients, settings.requests)

@@ -65,6 +65,7 @@ def scores_of(
     tests: int = 100,
     report: Report = lambda done, all: None,
     out: Path | None = None,
+    categories: Sequence[str] = TESTED,
 ) -> list[Score]:
     """The scores of a model.
 
@@ -75,11 +76,12 @@ def scores_of(
         tests: of each BFCL category, drawn at random.
         report: callback for progress: turns done, and all of them.
         out: folder for the replies, where they are read and a stopped run goes on; None keeps none.
+        categories: of BFCL.
     """
     harmful, benign = danger_rows("orders", "report", count // 2)
     rows = [*held_rows(max(count, 240))[:count], *harmful, *benign]
     cases = []
-    for category in TESTED if bfcl else ():
+    for category in categories if bfcl else ():
         some = [case for case in read_bfcl(Path(str(bfcl))) if case.category == category and not case.undeclared]
         cases += random.Random(category).sample(some, min(tests, len(some)))
     total = len(rows) + len(cases)
@@ -174,12 +176,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("model")
     parser.add_argument("--bfcl", type=Path, help="folder with BFCL's data")
-    parser.add_argument("--count", type=int, default=96, help="held-out conversations")
+    parser.add_argument("--count", type=int, default=96, help="held-out conversations; 0 for BFCL alone")
     parser.add_argument("--tests", type=int, default=100, help="tests of each BFCL category")
+    parser.add_argument("--categories", nargs="+", choices=TESTED, default=TESTED)
     parser.add_argument("--out", type=Path, help="folder for the replies")
     chosen = parser.parse_args()
     runtime = steerkit.load(chosen.model, audit=False, prefix_cache=False)
-    print(table(scores_of(runtime, chosen.bfcl, chosen.count, chosen.tests, out=chosen.out)))
+    scores = scores_of(runtime, chosen.bfcl, chosen.count, chosen.tests, out=chosen.out, categories=chosen.categories)
+    print(table(scores))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ what `attach` does, over buffers that a `Fill` fills: for compiled models and CU
 """
 
 from steerkit.steer.compile.check import Checked, check_against_saes, check_against_tools
+from steerkit.steer.compile.latents import Latent, columns_of, in_order, weighted_sum
 from steerkit.steer.compile.plan import Plan, compile_plan
 from steerkit.steer.eager.attach import attach
 from steerkit.steer.eager.attached import Attached, PrefillState, Snapshot, Snapshots
@@ -27,6 +28,7 @@ __all__ = [
     "Checked",
     "Extent",
     "Fill",
+    "Latent",
     "PackedPlan",
     "Plan",
     "PrefillState",
@@ -42,6 +44,7 @@ __all__ = [
     "cache_name",
     "check_against_saes",
     "check_against_tools",
+    "columns_of",
     "compile_plan",
     "context_of",
     "device_of",
@@ -49,9 +52,11 @@ __all__ = [
     "disagreement",
     "find_sites",
     "fused_kernels",
+    "in_order",
     "pack_plan",
     "read_features",
     "read_traces",
     "read_watched",
     "traced_sites",
+    "weighted_sum",
 ]

@@ -11,37 +11,29 @@ from starlette.responses import JSONResponse, Response
 from steerkit.audit import (
     ApprovalRecord,
     ExecutionRecord,
-    Node,
+    Gone,
     Record,
     Store,
     StoredRecord,
     TurnRecord,
-    diff_calls,
     read_content,
     record_json,
     why_broken,
 )
 from steerkit.errors import AuditError
-from steerkit.report import event_text, event_word, json_text, meta_text
+from steerkit.report import event_text, event_word, meta_text
+from steerkit.viewer.beside_page import Leaf, Replies, calls_beside, replies_beside
 from steerkit.viewer.call_cards import Event, cards_of
 from steerkit.viewer.pages import Pages
 from steerkit.viewer.rows import row_of, time_of
+from steerkit.viewer.shown_turn import ShownTurn, shown_turn
+from steerkit.viewer.strip import Strip, strip_of
 from steerkit.viewer.talk import talk_of
 
+_LONGEST: Final = 200
+"""Characters of a feature's name in an address."""
 _NEAR: Final = 20_000
 """Records after a turn that are looked through for what became of its calls."""
-
-
-class Leaf(NamedTuple):
-    """A value of the calls, without steering and as it happened."""
-
-    name: str
-    """`call` for a call's name, else the argument's name; with the call's number where there are several."""
-    kind: str
-    """`same`, `changed`, `removed` or `added`."""
-    unsteered: str
-    """As JSON."""
-    happened: str
 
 
 class Unsteered(NamedTuple):
@@ -50,7 +42,8 @@ class Unsteered(NamedTuple):
     same: bool
     """True if it makes the same calls and says the same."""
     leaves: Sequence[Leaf]
-    text: str
+    replies: Replies | None
+    """Token by token; None where they were redacted."""
 
 
 def record_page(pages: Pages, request: Request) -> Response:
@@ -66,20 +59,36 @@ def record_page(pages: Pages, request: Request) -> Response:
         return pages.show(request, "record.html", **{**head, **said})
     if not isinstance(record, TurnRecord):
         return pages.show(request, "record.html", **head, **_plain(record))
-    events, all_seen = _events(store, stored)
     return pages.show(
-        request,
-        "turn.html",
-        **head,
-        turn=record,
-        row=row_of(store, stored),
-        cards=cards_of(record, events),
-        all_seen=all_seen,
-        talk=talk_of(record),
-        unsteered=_unsteered(record),
-        metadata="" if record.metadata is None else meta_text(record.metadata),
-        near=_NEAR,
+        request, "turn.html", **head, **_of_turn(store, stored, record, request.query_params.get("show", ""))
     )
+
+
+def turn_file(pages: Pages, reference: str) -> str:
+    """The page of a turn as a file that stands alone. Raises AuditError where there is none."""
+    shown = shown_turn(pages, reference)
+    head = {"stored": shown.stored, "when": time_of(shown.stored), "broken": why_broken(pages.store, shown.stored)}
+    return pages.file("turn.html", **head, **_of_turn(pages.store, shown.stored, shown.turn, ""))
+
+
+def _of_turn(store: Store, stored: StoredRecord, turn: TurnRecord, wanted: str) -> dict[str, Any]:
+    """The values of a turn's page; `wanted` names the feature that its tokens are shaded by."""
+    shown = ShownTurn(store, stored, turn)
+    name = wanted[:_LONGEST].strip() or shown.first_name()
+    events, all_seen = _events(store, stored)
+    return {
+        "turn": turn,
+        "shown": shown,
+        "feature": name,
+        "strip": _strip(shown, name),
+        "row": row_of(store, stored),
+        "cards": cards_of(turn, events),
+        "all_seen": all_seen,
+        "talk": talk_of(turn),
+        "unsteered": _unsteered(shown),
+        "metadata": "" if turn.metadata is None else meta_text(turn.metadata),
+        "near": _NEAR,
+    }
 
 
 def record_as_json(pages: Pages, request: Request) -> Response:
@@ -113,19 +122,19 @@ def says_turn(id: str) -> tuple[str, bytes]:
     return "instr(body, ?)", id.encode()
 
 
-def _unsteered(turn: TurnRecord) -> Unsteered | None:
-    other = turn.counterfactual
+def _unsteered(shown: ShownTurn) -> Unsteered | None:
+    turn, other = shown.turn, shown.turn.counterfactual
     if other is None or not turn.edits:
         return None
-    several = max(len(other.calls), len(turn.calls)) > 1
-    leaves = [_leaf(node, several) for node in diff_calls(other.calls, turn.calls)]
+    leaves = calls_beside(other.calls, turn.calls)
+    gone = isinstance(other.reply_ids, Gone) or isinstance(turn.reply_ids, Gone)
+    replies = None if gone else replies_beside(other.reply_ids, turn.reply_ids, shown.vocabulary)
     same = all(leaf.kind == "same" for leaf in leaves) and other.text == turn.text
-    return Unsteered(same, leaves, other.text)
+    return Unsteered(same, leaves, replies)
 
 
-def _leaf(node: Node, several: bool) -> Leaf:
-    call, _, inner = node.path.removeprefix("calls[").partition("]")
-    name = inner.removeprefix(".").removeprefix("arguments").removeprefix(".") or "call"
-    name = "call" if name == "name" and ".arguments" not in inner else name
-    said = f"{name} (call {int(call) + 1})" if several and call.isdecimal() else name
-    return Leaf(said, node.kind, json_text(node.first), json_text(node.second))
+def _strip(shown: ShownTurn, name: str) -> Strip | None:
+    if not shown.has_tokens:
+        return None
+    bounds = [one for key, some in shown.bounds.items() if name in (key, key.partition(".")[2]) for one in some]
+    return strip_of(shown.turn, shown.trace, shown.vocabulary, name, bounds)

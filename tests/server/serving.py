@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import uvicorn
-from openai import OpenAI
+from openai import DefaultHttpxClient, OpenAI
 
 import steerkit
 from steerkit.agent import Runtime
@@ -59,6 +59,8 @@ class Served:
     url: str
     service: Service
     runtime: Runtime
+    http: httpx.Client
+    """For requests by hand; closed with the server."""
     clients: list[OpenAI] = field(default_factory=list)
 
     @property
@@ -69,16 +71,22 @@ class Served:
 
     def client(self, key: str = "none", **settings: Any) -> OpenAI:
         """A client of openai's, closed with the server."""
-        self.clients.append(OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, **settings))
+        http = DefaultHttpxClient(verify=False)
+        self.clients.append(OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, http_client=http, **settings))
         return self.clients[-1]
 
     def post(self, path: str, body: Any, **settings: Any) -> httpx.Response:
         """A request by hand."""
-        return httpx.post(f"{self.url}{path}", json=body, timeout=30, **settings)
+        return self.http.post(f"{self.url}{path}", json=body, **settings)
 
     def get(self, path: str, **settings: Any) -> httpx.Response:
         """A request by hand."""
-        return httpx.get(f"{self.url}{path}", timeout=30, **settings)
+        return self.http.get(f"{self.url}{path}", **settings)
+
+
+def http_client(timeout: float = 30) -> httpx.Client:
+    """A client without certificates: reading those of all authorities takes longer than most requests here."""
+    return httpx.Client(verify=False, timeout=timeout)
 
 
 @cache
@@ -94,9 +102,10 @@ def serving(
     allowed: Sequence[str] = (),
     base: Sequence[str | Policy] = (),
     more: Sequence[Policy] = (),
+    ui: Callable[[Path], Any] | None = None,
     **options: Any,
 ) -> Iterator[Served]:
-    """A server on the box; `more` are policies that requests may choose."""
+    """A server on the box; `more` are policies that requests may choose, `ui` makes its pages."""
     default, under = read_policies(list(policy)), read_policies(list(base))
     names = Names.of("tiny", default, allowed, under)
     names = Names(names.model, {**names.policies, **{one.name: one for one in more}}, names.base, names.allows_nothing)
@@ -107,7 +116,9 @@ def serving(
         return made[0]
 
     service = Service(Options(**{"batch_size": 4, **options}), names, load)
-    config = uvicorn.Config(make_app(service), port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+    config = uvicorn.Config(
+        make_app(service, ui=ui), port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -115,12 +126,13 @@ def serving(
         while not server.started:
             time.sleep(0.01)
         url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        while httpx.get(f"{url}/ready").status_code == 503 and service.failure is None:
-            time.sleep(0.05)
-        found = Served(url, service, made[0])
-        yield found
-        for client in found.clients:
-            client.close()
+        with http_client() as http:
+            while http.get(f"{url}/ready").status_code == 503 and service.failure is None:
+                time.sleep(0.02)
+            found = Served(url, service, made[0], http)
+            yield found
+            for client in found.clients:
+                client.close()
     finally:
         server.should_exit = True
         thread.join()

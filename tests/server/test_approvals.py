@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def test_it_waits_so_long_and_no_longer(tmp_path: Path) -> None:
     """After that it is not listed and not decided on."""
     with serving(tmp_path, ["people"], approval_seconds=0.01) as served:
         id = held(served)
+        time.sleep(0.02)
         assert served.get(APPROVALS).json()["data"] == []
         late = served.post(f"{APPROVALS}/{id}", {"approve": True})
         assert (late.status_code, late.json()["error"]["code"]) == (409, "approval_expired")

@@ -15,7 +15,7 @@ import pytest
 
 from steerkit.audit import Store, TurnRecord, read_content, verify
 from steerkit.server import Service, make_app
-from tests.server.serving import BALANCE, BOTH, DOOR, PAY, PLAIN, TOOLS, Served, serving
+from tests.server.serving import BALANCE, BOTH, DOOR, PAY, PLAIN, TOOLS, Served, http_client, serving
 
 CHAT = "/v1/chat/completions"
 
@@ -76,7 +76,7 @@ def test_a_reader_that_goes_away_ends_its_generation(served: Served) -> None:
     """Streaming or not: the model is free soon, nothing is recorded, no hook is left; its neighbour gets its turn."""
     before, count = hooks(served), len(turns(served))
     for streamed in (True, False):
-        with httpx.Client(timeout=30) as client:
+        with http_client() as client:
             request = client.build_request(
                 "POST", f"{served.url}{CHAT}", json={**long_reply(served), "stream": streamed}
             )
@@ -90,7 +90,7 @@ def test_a_reader_that_goes_away_ends_its_generation(served: Served) -> None:
         until(lambda: served.service.loaded.generator.load == (0, 0))
         assert hooks(served) == before
     assert len(turns(served)) == count
-    with httpx.Client(timeout=30) as client, ThreadPoolExecutor(2) as pool:
+    with http_client() as client, ThreadPoolExecutor(2) as pool:
         busy = pool.submit(served.post, CHAT, {**long_reply(served), "max_tokens": 300})
         until(lambda: served.service.loaded.generator.load[0] == 1)
         beside = pool.submit(served.post, CHAT, body(BALANCE))

@@ -20,7 +20,7 @@ import pytest
 from steerkit.audit import Store, verify
 from steerkit.errors import SteerkitError
 from tests.documents import printed
-from tests.server.serving import BALANCE, DOOR, PLAIN, TOOLS
+from tests.server.serving import BALANCE, DOOR, PLAIN, TOOLS, http_client
 
 CHAT = "/v1/chat/completions"
 
@@ -42,8 +42,9 @@ class Process:
 
     def wait_ready(self) -> None:
         """Return once it takes requests."""
-        while httpx.get(f"{self.url}/ready").status_code != 200:
-            time.sleep(0.05)
+        with http_client() as client:
+            while client.get(f"{self.url}/ready").status_code != 200:
+                time.sleep(0.05)
 
 
 @contextmanager
@@ -63,7 +64,8 @@ def body(messages: Any) -> dict[str, Any]:
 
 def ends_in_order(served: Process) -> None:
     """SIGTERM finishes what runs; its logs are JSON without content."""
-    with httpx.stream("POST", f"{served.url}{CHAT}", json={**body(PLAIN), "stream": True}, timeout=30) as reply:
+    asked = {**body(PLAIN), "stream": True}
+    with http_client() as client, client.stream("POST", f"{served.url}{CHAT}", json=asked) as reply:
         lines = reply.iter_lines()
         first = next(lines)
         served.process.send_signal(signal.SIGTERM)
@@ -92,7 +94,7 @@ def released(served: Process, ids: list[str], held: set[str], count: int) -> Non
     """Kill a server under load, once so many more records were told of: of calls, and of held ones."""
 
     def ask(messages: Any) -> None:
-        with httpx.Client(timeout=5) as client:
+        with http_client(5) as client:
             while True:
                 try:
                     told = client.post(f"{served.url}{CHAT}", json=body(messages)).json()["steerkit"]

@@ -6,7 +6,6 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import pytest
 
@@ -76,7 +75,7 @@ def test_bodies_are_bounded(served: Served) -> None:
         (b"\xff\xfe", json, 400),
         (b"{}", {"content-type": "text/plain"}, 415),
     ):
-        found = httpx.post(url, content=content, headers=headers)
+        found = served.http.post(url, content=content, headers=headers)
         assert (found.status_code, set(found.json()["error"])) == (status, {"message", "type", "param", "code"})
     with socket.create_connection(served.url.removeprefix("http://").split(":")) as slow:
         head = (

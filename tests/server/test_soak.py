@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from steerkit.audit import TurnRecord, read_content, verify
-from tests.server.serving import BALANCE, DOOR, EXTRA, PAY, PLAIN, TOOLS, Served, serving
+from tests.server.serving import BALANCE, DOOR, EXTRA, PAY, PLAIN, TOOLS, Served, http_client, serving
 from tests.server.test_load import hooks, long_reply, until
 
 MODELS = ("tiny", "tiny:none", "tiny:people", "tiny:deny-balance", "tiny:stop-balance")
@@ -29,7 +29,7 @@ def any_request(served: Served, seed: int) -> str | None:
     else:
         asked |= {"messages": messages, "tools": TOOLS}
     kind = chosen.random()
-    with httpx.Client(timeout=30) as client:
+    with http_client() as client:
         if kind < 0.1:
             assert (
                 client.post(url, content=b'{"model": ', headers={"content-type": "application/json"}).status_code == 400

@@ -29,9 +29,11 @@ APPROVALS: Final = {
 }
 """`HostedMCPTool(APPROVALS)` among an agent's tools has its held calls come as interruptions."""
 _SAMPLING: Final = {"temperature": "temperature", "top_p": "top_p", "max_tokens": "max_new_tokens"}
-_ELSEWHERE: Final = ("metadata", "tool_choice", "parallel_tool_calls", "extra_args", "store", "include_usage", "retry")
-"""Settings that are honoured apart from sampling, or that say how to ask a server; so are the next two."""
-_OF_THE_RUNNER: Final = ("timeout", "preserve_raw_usage")
+_OTHERS: Final = (
+    *("metadata", "tool_choice", "parallel_tool_calls", "extra_args"),
+    *("store", "include_usage", "retry", "timeout", "preserve_raw_usage"),  # of servers, and of the runner
+)
+"""Settings beside sampling that may be given."""
 
 
 class SteerkitModel(Model):  # type: ignore[misc]  # untyped where the extra is not installed
@@ -115,7 +117,7 @@ def _settings(given: Any) -> dict[str, Any]:
     """A request's settings. Raises SettingError for one that is not honoured."""
     said = {name: value for name, value in asdict(given).items() if value is not None}
     for name, value in said.items():
-        if name not in (*_SAMPLING, *_ELSEWHERE, *_OF_THE_RUNNER):
+        if name not in (*_SAMPLING, *_OTHERS):
             raise SettingError(f"{name}: got {value!r:.80}, expected none: steerkit has no such setting")
     sampled = {ours: said[theirs] for theirs, ours in _SAMPLING.items() if theirs in said}
     choice = said.get("tool_choice")

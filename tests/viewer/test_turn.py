@@ -60,6 +60,7 @@ def test_texts_of_tokens_come_from_the_vocabulary_alone(path: Path, box: steerki
     assert "".join(vocabulary.texts(turn.prompt_ids)) == box.loaded.tokenizer.decode(turn.prompt_ids)
     assert read_vocabulary(ModelIdentity("nobody/none-such")) is None
     assert read_vocabulary(ModelIdentity("../../etc")) is None
+    assert read_vocabulary(ModelIdentity("a" * 5000)) is None
 
 
 def test_a_character_of_several_tokens_stands_at_the_first(box: steerkit.Runtime) -> None:

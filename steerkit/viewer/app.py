@@ -97,7 +97,7 @@ def _style(pages: Pages, request: Request) -> Response:
 
 
 async def _failed(pages: Pages, request: Request, error: Exception) -> Response:
-    return pages.show(request, "error.html", 404, title="Not here", said=str(error))
+    return pages.show(request, "error.html", 404, title="This cannot be shown", said=str(error))
 
 
 async def _unknown(pages: Pages, request: Request, error: Exception) -> Response:

@@ -145,7 +145,7 @@ def test_two_turns_are_aligned_at_the_first_token_that_differs(client: TestClien
 )
 def test_replies_are_cut_where_they_part(first: tuple[int, ...], second: tuple[int, ...], expected: object) -> None:
     """Common beginning, then each by itself; numbers where there is no vocabulary."""
-    assert tuple(replies_beside(first, second, None)) == expected
+    assert tuple(replies_beside((first, second), (None, None))) == expected
 
 
 def test_values_of_calls_stand_beside_each_other() -> None:

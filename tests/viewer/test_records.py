@@ -184,6 +184,8 @@ def test_strange_addresses_are_answered(client: TestClient) -> None:
     assert client.get("/r/zzzz").status_code == 404
     assert client.get("/r/999999").status_code == 404
     assert client.get("/nothing").status_code == 404
+    assert client.get("/decide?done=apr_x").status_code == 404
+    assert client.get("/r/2/beside?with=99999").status_code == 404
     assert client.get("/?before=abc&nonsense=1").status_code == 200
     assert client.post("/", headers={"origin": "http://127.0.0.1"}).status_code == 405
 

@@ -124,8 +124,9 @@ def opening_of(store: Store, record: StoredRecord) -> RunOpenedRecord | None:
     if public.run is None:
         return None
     first = record.sequence - (public.number or 0)  # where it is if no other run wrote meanwhile, and else before
-    opened = [says(run=public.run), says(kind=OPENED), ("sequence <= ?", first)]
-    for one in store.records(1, newest_first=True, where=opened):
+    for one in store.records(
+        1, newest_first=True, where=[says(run=public.run), says(kind=OPENED), ("sequence <= ?", first)]
+    ):
         found = read_content(one)
         return found if isinstance(found, RunOpenedRecord) else None
     return None

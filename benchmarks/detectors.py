@@ -31,7 +31,7 @@ from torch import Tensor
 from steerkit.agent import load
 from steerkit.engine import LoadedModel
 from steerkit.lab import Case, Measured, Share, read_cases
-from steerkit.lab.cases import of_one_width, place_maxima, step_activations, sums_at
+from steerkit.lab.cases import of_one_width, raise_to, step_activations
 from steerkit.lab.copies import dealt, weights_of
 from steerkit.lab.material import copies_among
 from steerkit.lab.measured import measure
@@ -155,7 +155,10 @@ def on_activations(data: Data, given: Read, name: str, x: Tensor, kind: str) -> 
 
 def on_features(loaded: LoadedModel, saes: SaeSet, data: Data, given: Read) -> Iterator[Row]:
     """The best feature, and a probe of a few, read as a policy reads them."""
-    table = place_maxima(loaded, saes, data.cases).largest
+    table = {site: torch.zeros(len(data.cases), sae.d_sae) for site, sae in saes.items()}
+    for site, sae in saes.items():
+        for x, owners in zip(given.by_site[site].split(TOKENS), given.owners.split(TOKENS), strict=True):
+            raise_to(sae.encode(x), owners, table[site])
     rows = data.fitted
     groups = [data.groups[row] for row in rows.tolist()]
     weights = weights_of(data.groups, data.positive)
@@ -169,10 +172,21 @@ def on_features(loaded: LoadedModel, saes: SaeSet, data: Data, given: Read) -> I
     columns = torch.stack([table[one.site][rows, one.index] for one in screened], dim=1)
     fit = sparse_probe(columns, data.positive[rows], MOST, 0, groups)
     named = {screened[c]: w for c, w in zip(fit.columns.tolist(), fit.weights.tolist(), strict=True)}
-    sums = sums_at(loaded, saes, data.cases, table, named, fit.bias)
+    sums = largest(summed(loaded, saes, given, named) + fit.bias, given.owners, len(data.cases), 1)
     cost = feature_cost(loaded, saes, given, list(named))
     sites = ", ".join(sorted({str(one.site) for one in named}))
     yield Row(data.place, f"probe of {len(named)} SAE features", sites, 1, nan, measured(data, sums), cost)
+
+
+def summed(loaded: LoadedModel, saes: SaeSet, given: Read, weights: dict[Feature, float]) -> Tensor:
+    """`(tokens,)` weighted sums of features."""
+    total = torch.zeros(len(given.owners))
+    for site in {one.site for one in weights}:
+        own = in_order([one for one in weights if one.site == site])
+        columns = columns_of(site, own, saes, loaded.site_devices[site])
+        factor = torch.tensor([weights[one] for one in own if isinstance(one, Feature)])
+        total += torch.cat([read_features(x, columns) @ factor for x in given.by_site[site].split(TOKENS)])
+    return total
 
 
 def feature_cost(loaded: LoadedModel, saes: SaeSet, given: Read, features: Sequence[Feature]) -> float:
@@ -219,10 +233,10 @@ def rows_at(
 
 
 def best_of(rows: Sequence[Row]) -> list[Row]:
-    """Of each kind and window the hook point that was best where it was fitted."""
-    found: dict[tuple[str, int, bool], Row] = {}
+    """Of each place, kind and window the hook point that was best where it was fitted."""
+    found: dict[tuple[str, str, int, bool], Row] = {}
     for row in rows:
-        key = row.kind, row.window, row.where.startswith("all ")
+        key = row.place, row.kind, row.window, row.where.startswith("all ")
         if key not in found or row.chosen > found[key].chosen:
             found[key] = row
     return list(found.values())
@@ -268,15 +282,9 @@ def main() -> None:
             given.sets.append(write_results(Path(folder), given.agentdojo, given.longest, runtime.loaded))
         for place in given.places.split(","):
             rows += rows_at(runtime.loaded, runtime.saes, place, given.points.split(","), given)
-    show(best_of_places(rows))
+    show(best_of(rows))
     if given.json is not None:
         given.json.write_text(json.dumps([plain(row) for row in rows], indent=1))
-
-
-def best_of_places(rows: Sequence[Row]) -> list[Row]:
-    """`best_of` at each place."""
-    places = dict.fromkeys(row.place for row in rows)
-    return [row for place in places for row in best_of([one for one in rows if one.place == place])]
 
 
 def plain(row: Row) -> dict[str, Any]:

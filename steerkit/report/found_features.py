@@ -124,8 +124,9 @@ def show_steering_edits(out: Console, steering: SteeringEdits | None) -> None:
         if one.lead is not None:
             lead, calls, kept = one.lead, one.stopped.count, one.kept.count
             out.print(
-                f"   against {one.way} it stops {lead.calls:+d} of {calls} calls and keeps {lead.kept:+d} of {kept} "
-                f"negatives (McNemar's exact test p {lead.p:.2g})" + ("" if one.proven else "; that is not proven")
+                f"   more than by {one.way}: {lead.calls:+d} of {calls} calls stopped, {lead.kept:+d} of {kept} "
+                f"negatives kept (McNemar's exact test p {lead.p:.2g})"
+                + ("" if one.proven else "; that way is not proven")
             )
     _show_controls(out, steering)
     if steering.gate is not None:

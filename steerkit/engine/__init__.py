@@ -1,7 +1,19 @@
 """Engines: the seam to whatever makes tokens with steering in place, and the one that runs transformers."""
 
 from steerkit.boxes import BOXES, box_folder
-from steerkit.engine.api import Constraint, Decided, Engine, Provenance, Recording, Row, Sampling, Step, Steps
+from steerkit.engine.api import (
+    Constraint,
+    Continuous,
+    Decided,
+    Engine,
+    Provenance,
+    Recording,
+    Row,
+    Running,
+    Sampling,
+    Step,
+    Steps,
+)
 from steerkit.engine.divergence import Divergence, divergence
 from steerkit.engine.hf.batch import Batch
 from steerkit.engine.hf.cuda_graphs import Graphs, GraphStatistics, Prepare
@@ -22,6 +34,7 @@ __all__ = [
     "AbandonedError",
     "Batch",
     "Constraint",
+    "Continuous",
     "Decided",
     "Divergence",
     "Engine",
@@ -39,6 +52,7 @@ __all__ = [
     "Provenance",
     "Recording",
     "Row",
+    "Running",
     "Sampling",
     "Step",
     "Steps",

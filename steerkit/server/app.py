@@ -19,8 +19,9 @@ from steerkit.server.door import Door, error_response
 from steerkit.server.endpoints import ROUTES, Endpoint
 from steerkit.server.errors import ApiError
 from steerkit.server.keys import Keys
+from steerkit.server.options import UI
 from steerkit.server.service import Service
-from steerkit.server.ui import PATH, MakeUi, Ui
+from steerkit.server.ui import MakeUi, Ui
 
 
 def make_app(service: Service, failed: Callable[[], None] = lambda: None, ui: MakeUi | None = None) -> ASGIApp:
@@ -51,7 +52,7 @@ def make_app(service: Service, failed: Callable[[], None] = lambda: None, ui: Ma
         return call
 
     routes: list[BaseRoute] = [Route(path, bound(endpoint), methods=[method]) for method, path, endpoint in ROUTES]
-    routes += [] if ui is None else [Mount(PATH, Ui(service, ui))]
+    routes += [] if ui is None else [Mount(UI, Ui(service, ui))]
     handlers: dict[Any, Any] = {ApiError: _told, SteerkitError: _told, HTTPException: _unknown_path}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     return Door(app, service.options, Keys(service.options.keys), service.metrics)

@@ -18,14 +18,12 @@ from steerkit.server.errors import ApiError
 from steerkit.server.keys import ANYBODY, Key, Keys
 from steerkit.server.log import log, log_failure
 from steerkit.server.metrics import Metrics
-from steerkit.server.options import Options
+from steerkit.server.options import UI, Options
 
 _OPEN: Final = ("/health", "/ready")
 """Paths that need no key."""
 _UNCOUNTED: Final = (*_OPEN, "/metrics")
 """Paths that no key's limits count."""
-_PAGES: Final = "/ui/"
-"""Beginning of paths for a browser, which brings a key as the password of any name, and sends it with every request."""
 _HEADERS: Final = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -87,7 +85,7 @@ class Door:
             self._close(scope, visit, time.monotonic() - began)
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send, visit: Visit) -> None:
-        page = f"{scope['path']}/".startswith(_PAGES)
+        page = f"{scope['path']}/".startswith(f"{UI}/")
         counted = scope["path"] not in _UNCOUNTED and not page
         try:
             self._check_names(Headers(scope=scope))

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from steerkit.server.errors import ApiError
 from steerkit.server.service import Service
 
-PATH: Final = "/ui"
-"""Where the pages are; a browser asks there for a key by itself, as the password of any name."""
 MakeUi: TypeAlias = "Callable[[Path], ASGIApp]"
 """Makes the pages over the store of a path."""
 

@@ -2,7 +2,8 @@
 
 `compile_plan` turns policies into tables, `attach` puts them on the model for the length of a `with`, the `Recorder`
 keeps what the hooks saw, and `read_traces` turns it into features afterwards. `StaticSteering` does to single steps
-what `attach` does, over buffers that a `Fill` fills: for compiled models and CUDA graphs.
+what `attach` does, over buffers that a `Fill` fills: for compiled models and CUDA graphs. `JoinedSteering` does it to
+steps of rows that come and go.
 """
 
 from steerkit.steer.compile.check import Checked, check_against_saes, check_against_tools
@@ -11,6 +12,7 @@ from steerkit.steer.compile.plan import Plan, compile_plan
 from steerkit.steer.eager.attach import attach
 from steerkit.steer.eager.attached import Attached, PrefillState, Snapshot, Snapshots
 from steerkit.steer.eager.continuous import attach_ragged
+from steerkit.steer.eager.joined import JoinedSteering
 from steerkit.steer.ops import read_features
 from steerkit.steer.points import TABLE, Sites, context_of, device_of, devices_of, find_sites
 from steerkit.steer.positions import cache_name
@@ -28,6 +30,7 @@ __all__ = [
     "Checked",
     "Extent",
     "Fill",
+    "JoinedSteering",
     "Latent",
     "PackedPlan",
     "Plan",

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from steerkit.audit import Store
-from steerkit.errors import AuditError
+from steerkit.errors import SteerkitError
 from steerkit.viewer.beside_page import beside_page
 from steerkit.viewer.decide_page import NOT_HERE, Deciding, decide, decide_page
 from steerkit.viewer.door import LOCAL, Door
@@ -58,7 +58,7 @@ def make_viewer(
     routes += [Route(f"/static/{name}", partial(_static, name)) for name in ("view.js", "icon.svg")]
     routes.append(Route("/static/view.css", partial(_style, pages)))
     handlers: dict[Any, Any] = {
-        AuditError: partial(_failed, pages),
+        SteerkitError: partial(_failed, pages),
         HTTPException: partial(_unknown, pages),
         Exception: partial(_surprised, pages),
     }
@@ -97,7 +97,7 @@ def _style(pages: Pages, request: Request) -> Response:
 
 
 async def _failed(pages: Pages, request: Request, error: Exception) -> Response:
-    return pages.show(request, "error.html", 404, title="Not here", said=str(error))
+    return pages.show(request, "error.html", 404, title="This cannot be shown", said=str(error))
 
 
 async def _unknown(pages: Pages, request: Request, error: Exception) -> Response:

@@ -62,11 +62,14 @@ def calls_beside(first: Sequence[CallLike], second: Sequence[CallLike]) -> list[
     return [_leaf(node, several) for node in diff_calls(first, second)]
 
 
-def replies_beside(first: Sequence[int], second: Sequence[int], vocabulary: Vocabulary | None) -> Replies:
-    """Two replies, cut at the first token that differs."""
+def replies_beside(
+    both: tuple[Sequence[int], Sequence[int]], vocabularies: tuple[Vocabulary | None, Vocabulary | None]
+) -> Replies:
+    """Two replies, cut at the first token that differs; each with its own vocabulary."""
+    first, second = both
     common = next((at for at, pair in enumerate(zip(first, second, strict=False)) if pair[0] != pair[1]), None)
     at = min(len(first), len(second)) if common is None else common
-    one, other = (_texts(ids, vocabulary) for ids in (first, second))
+    one, other = map(_texts, both, vocabularies)
     return Replies(one[:at], one[at:], other[at:])
 
 
@@ -80,13 +83,14 @@ def beside_page(pages: Pages, request: Request) -> Response:
     if not (first.has_tokens and second.has_tokens):
         raise AuditError("the tokens of one of the two turns were redacted, so there is nothing to hold side by side")
     one, other = first.turn, second.turn
+    vocabularies = (first.vocabulary, second.vocabulary)
     return pages.show(
         request,
         "beside.html",
         sides=[(first, time_of(first.stored)), (second, time_of(second.stored))],
         leaves=calls_beside(one.calls, other.calls),
-        prompt=replies_beside(one.prompt_ids, other.prompt_ids, first.vocabulary),
-        reply=replies_beside(one.reply_ids, other.reply_ids, first.vocabulary),
+        prompt=replies_beside((one.prompt_ids, other.prompt_ids), vocabularies),
+        reply=replies_beside((one.reply_ids, other.reply_ids), vocabularies),
         layers=_layers(first, second),
     )
 

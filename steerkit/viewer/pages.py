@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from steerkit.audit import Store
-from steerkit.decisions import DECISIONS
 from steerkit.errors import AuditError
 from steerkit.report import templates
 from steerkit.viewer.trust import Checker, Trust
@@ -52,7 +51,7 @@ class Pages:
             newest = self.store.newest
         except AuditError:
             newest = 0
-        around = {"store": self.store.path.name, "path": str(self.store.path), "newest": newest, "meanings": DECISIONS}
+        around = {"store": self.store.path.name, "path": str(self.store.path), "newest": newest}
         found: str = self._templates.get_template(template).render(**around, trust=trust(newest), **values)
         return found
 

@@ -18,7 +18,10 @@ from steerkit.viewer.pages import Pages
 from steerkit.viewer.vocabulary import Vocabulary, read_vocabulary
 
 _VOCABULARIES: Final[Kept[str, Vocabulary | None]] = Kept(4)
-_TRACES: Final[Kept[tuple[str, str], Trace | None]] = Kept(8)
+_TRACES: Final[Kept[tuple[str, str], Trace | None]] = Kept(
+    256 << 20, lambda trace: 1 if trace is None else sum(len(top.index) + len(top.value) for top in trace.top)
+)
+"""By store and hash of the record; so many bytes at most."""
 
 
 @dataclass(frozen=True)

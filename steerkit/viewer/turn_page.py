@@ -32,6 +32,8 @@ from steerkit.viewer.talk import talk_of
 
 _LONGEST: Final = 200
 """Characters of a feature's name in an address."""
+_MOST_BODY: Final = 20_000
+"""Bytes that are shown of a record that cannot be read."""
 _NEAR: Final = 20_000
 """Records after a turn that are looked through for what became of its calls."""
 
@@ -55,33 +57,33 @@ def record_page(pages: Pages, request: Request) -> Response:
     try:
         record = read_content(stored)
     except AuditError as error:
-        said: dict[str, Any] = {"broken": broken or str(error), "fields": {}, "kind": "", "turn": None}
+        body = stored.body[:_MOST_BODY].decode("utf-8", "replace")
+        said: dict[str, Any] = {"broken": broken or str(error), "fields": {"body": body}, "kind": "", "turn": None}
         return pages.show(request, "record.html", **{**head, **said})
     if not isinstance(record, TurnRecord):
         return pages.show(request, "record.html", **head, **_plain(record))
-    return pages.show(
-        request, "turn.html", **head, **_of_turn(store, stored, record, request.query_params.get("show", ""))
-    )
+    shown = ShownTurn(store, stored, record)
+    return pages.show(request, "turn.html", **head, **_of_turn(shown, request.query_params.get("show", "")))
 
 
 def turn_file(pages: Pages, reference: str) -> str:
     """The page of a turn as a file that stands alone. Raises AuditError where there is none."""
     shown = shown_turn(pages, reference)
     head = {"stored": shown.stored, "when": time_of(shown.stored), "broken": why_broken(pages.store, shown.stored)}
-    return pages.file("turn.html", **head, **_of_turn(pages.store, shown.stored, shown.turn, ""))
+    return pages.file("turn.html", **head, **_of_turn(shown, ""))
 
 
-def _of_turn(store: Store, stored: StoredRecord, turn: TurnRecord, wanted: str) -> dict[str, Any]:
+def _of_turn(shown: ShownTurn, wanted: str) -> dict[str, Any]:
     """The values of a turn's page; `wanted` names the feature that its tokens are shaded by."""
-    shown = ShownTurn(store, stored, turn)
+    turn = shown.turn
     name = wanted[:_LONGEST].strip() or shown.first_name()
-    events, all_seen = _events(store, stored)
+    events, all_seen = _events(shown.store, shown.stored)
     return {
         "turn": turn,
         "shown": shown,
         "feature": name,
         "strip": _strip(shown, name),
-        "row": row_of(store, stored),
+        "row": row_of(shown.store, shown.stored),
         "cards": cards_of(turn, events),
         "all_seen": all_seen,
         "talk": talk_of(turn),
@@ -110,16 +112,15 @@ def _events(store: Store, turn: StoredRecord) -> tuple[list[Event], bool]:
     """What became of a turn's calls, as far as the records near it say; and whether all later ones were looked at."""
     last = turn.sequence + _NEAR
     found = []
-    for stored in store.records(after=turn.sequence, where=[says_turn(turn.id), ("sequence <= ?", last)]):
-        record = read_content(stored)
+    named = ("instr(body, ?)", turn.id.encode())
+    for stored in store.records(after=turn.sequence, where=[named, ("sequence <= ?", last)]):
+        try:
+            record = read_content(stored)
+        except AuditError:
+            continue  # the list shows it as what it is
         if isinstance(record, (ApprovalRecord, ExecutionRecord)) and record.turn == turn.id:
             found.append(Event(stored.id, time_of(stored), record.call_id, event_word(record), event_text(record)))
     return found, store.newest <= last
-
-
-def says_turn(id: str) -> tuple[str, bytes]:
-    """A condition in SQL that every event of a turn's calls fits."""
-    return "instr(body, ?)", id.encode()
 
 
 def _unsteered(shown: ShownTurn) -> Unsteered | None:
@@ -128,7 +129,7 @@ def _unsteered(shown: ShownTurn) -> Unsteered | None:
         return None
     leaves = calls_beside(other.calls, turn.calls)
     gone = isinstance(other.reply_ids, Gone) or isinstance(turn.reply_ids, Gone)
-    replies = None if gone else replies_beside(other.reply_ids, turn.reply_ids, shown.vocabulary)
+    replies = None if gone else replies_beside((other.reply_ids, turn.reply_ids), (shown.vocabulary, shown.vocabulary))
     same = all(leaf.kind == "same" for leaf in leaves) and other.text == turn.text
     return Unsteered(same, leaves, replies)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -56,8 +57,9 @@ def read_vocabulary(model: ModelIdentity) -> Vocabulary | None:
 
 def _file_of(name: str) -> Path | None:
     folder = box_folder(name) or Path(name)
-    if (folder / _FILE).is_file():
-        return folder / _FILE
+    with suppress(OSError):  # a hostile record may name any path, such as one that is too long
+        if (folder / _FILE).is_file():
+            return folder / _FILE
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

@@ -60,6 +60,7 @@ def test_texts_of_tokens_come_from_the_vocabulary_alone(path: Path, box: steerki
     assert "".join(vocabulary.texts(turn.prompt_ids)) == box.loaded.tokenizer.decode(turn.prompt_ids)
     assert read_vocabulary(ModelIdentity("nobody/none-such")) is None
     assert read_vocabulary(ModelIdentity("../../etc")) is None
+    assert read_vocabulary(ModelIdentity("a" * 5000)) is None
 
 
 def test_a_character_of_several_tokens_stands_at_the_first(box: steerkit.Runtime) -> None:
@@ -144,7 +145,7 @@ def test_two_turns_are_aligned_at_the_first_token_that_differs(client: TestClien
 )
 def test_replies_are_cut_where_they_part(first: tuple[int, ...], second: tuple[int, ...], expected: object) -> None:
     """Common beginning, then each by itself; numbers where there is no vocabulary."""
-    assert tuple(replies_beside(first, second, None)) == expected
+    assert tuple(replies_beside((first, second), (None, None))) == expected
 
 
 def test_values_of_calls_stand_beside_each_other() -> None:

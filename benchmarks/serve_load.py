@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -108,6 +109,8 @@ def over_http(url: str, model: str, tokens: int, **more: Any) -> Ask:
             for line in lines_of(reply):
                 if not line.startswith("data: {"):
                     continue
+                if line.startswith('data: {"error"'):  # transformers' own form, with line feeds as they are
+                    raise RuntimeError(line[6:300])
                 chunk = json.loads(line[6:])
                 if chunk.get("choices") and chunk["choices"][0]["delta"].get("content"):
                     first, pieces = first or time.perf_counter() - began, pieces + 1
@@ -186,7 +189,7 @@ def measure(name: str, arm: Arm, clients: int, requests: int) -> Measured:
     before = cpu_seconds(arm.pid)
     seconds, replies = loaded(arm.ask, clients, requests)
     cpu = (cpu_seconds(arm.pid) - before) / requests
-    firsts = sorted(one.first for one in replies)
+    firsts = sorted(one.first for one in replies if one.first) or [math.nan]  # a call leaves whole, and has no text
     found = Measured(requests / seconds, median(firsts), cpu)
     slow = firsts[min(len(firsts) - 1, int(0.9 * len(firsts)))]
     tokens = mean(one.tokens for one in replies)
@@ -249,8 +252,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         os.environ["STEERKIT_HOME"] = folder
         open_arms = {name: stack.enter_context(arm) for name, arm in arms(settings, Path(folder)).items()}
-        for arm in open_arms.values():
-            loaded(arm.ask, 1, WARM)
+        for name, arm in list(open_arms.items()):
+            try:
+                loaded(arm.ask, 1, WARM)
+            except RuntimeError as error:
+                print(f"{name}: {error}", file=sys.stderr)
+                del open_arms[name]
         for clients in settings.clients:
             for name, arm in open_arms.items():
                 found.setdefault(name, {})[clients] = measure(name, arm, clients, settings.requests)

@@ -56,7 +56,7 @@ def read_results(runtime: Runtime, some: Sequence[Example]) -> Read:
             attach(runtime.loaded.model, compile_plan([], None), trace=list(runtime.saes)) as attached,
         ):
             recorder = attached.recorder
-            runtime.loaded.model(input_ids=torch.tensor([ids]), logits_to_keep=1)
+            runtime.loaded.model(input_ids=torch.tensor([ids]), logits_to_keep=torch.tensor([len(ids) - 1]))
         for site, sae in runtime.saes.items():
             parts[site.layer].append(sae.encode(recorder.raw(site)[0, steps]))
     return Read({layer: torch.cat(found) for layer, found in parts.items()})

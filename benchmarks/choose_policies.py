@@ -24,7 +24,7 @@ from torch import Tensor
 import steerkit
 from steerkit.agent import Runtime
 from steerkit.chat import as_tools, render
-from steerkit.engine import Batch, tool_from_function
+from steerkit.engine import Batch, last_logits, tool_from_function
 from steerkit.lab.cases import Case, place_maxima
 from steerkit.policy import Policy
 from steerkit.sites import Feature
@@ -185,7 +185,10 @@ def effect(runtime: Runtime, prompts: Sequence[Sequence[int]], layer: int, score
         for start in range(0, len(prompts), 64):
             some = Batch.of(prompts[start : start + 64], runtime.dialect.pad, runtime.loaded.device)
             positions = (some.mask.cumsum(-1) - 1).clamp(min=0)
-            out = model(input_ids=some.ids, attention_mask=some.mask, position_ids=positions, logits_to_keep=1).logits
+            keep = last_logits(some.ids)
+            out = model(
+                input_ids=some.ids, attention_mask=some.mask, position_ids=positions, logits_to_keep=keep
+            ).logits
             score(out[:, -1]).sum().backward()
             gradient = kept.pop().grad
             assert gradient is not None

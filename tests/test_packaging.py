@@ -129,8 +129,9 @@ def test_the_wheel_works_in_an_empty_folder(tmp_path: Path) -> None:
         return done.stdout
 
     shown = run("steerkit demo")
-    commands = [line.strip() for line in shown.split("Look further:")[1].splitlines() if line.startswith("   ")]
+    *commands, last = [line.strip() for line in shown.split("Look further:")[1].splitlines() if line.startswith("   ")]
     assert len(commands) == 6
+    assert last.startswith("steerkit view --store ")  # it stays until it is ended
     for command in commands:
         assert run(command)
     assert run("python my-agent/first.py < /dev/null")

@@ -200,13 +200,13 @@ def test_the_readme_is_one_page() -> None:
     assert max(len(line) for block in blocks("text") for line in block.splitlines()) <= 84
 
 
-def test_the_demos_scenes_are_the_real_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the README shows are two scenes as `steerkit demo` prints them today on a terminal of 80 columns."""
+def test_the_demos_scene_is_the_real_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README shows a scene as `steerkit demo` prints it today on a terminal of 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("FORCE_COLOR", "1")
     output = re.sub(r"\x1b\[[\d;]*m", "", steerkit("demo", home=tmp_path).stdout)
     (shown,) = blocks("text")
-    assert len(re.findall(r"^\d\. ", shown, flags=re.MULTILINE)) == 2
+    assert len(re.findall(r"^\d\. ", shown, flags=re.MULTILINE)) == 1
     assert stands_in(shown, output)
     assert not stands_in(shown.replace("no tool", "a tool"), output)  # the control
 

@@ -93,7 +93,12 @@ def build(options: Options, bar: Bar = lambda stage, done, total: None) -> str:
         merge(base, adapter, options.out)
     runtime = steerkit.load(options.out, audit=False, prefix_cache=False)
     scores = scores_of(
-        runtime, data if options.tests else None, options.count, options.tests, lambda n, of: bar("evaluating", n, of)
+        runtime,
+        data if options.tests else None,
+        options.count,
+        options.tests,
+        lambda done, total: bar("evaluating", done, total),
+        options.work / "evaluation",
     )
     built["minutes_of_this_run"] = round((time.time() - began) / 60, 1)
     built["cpu_minutes_of_this_run"] = round(time.process_time() / 60, 1)

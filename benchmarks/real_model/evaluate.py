@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from bfcl import TESTED
 from conversations import Row
-from dataset import danger_rows, held_rows
+from dataset import danger_rows, held_rows, write_rows
 
 import steerkit
 from steerkit import Runtime, Turn
@@ -59,7 +59,13 @@ class Score(NamedTuple):
 
 
 def scores_of(
-    runtime: Runtime, bfcl: Path | None, count: int = 96, tests: int = 100, report: Report = lambda done, all: None
+    runtime: Runtime,
+    bfcl: Path | None,
+    count: int = 96,
+    tests: int = 100,
+    report: Report = lambda done, all: None,
+    out: Path | None = None,
+    categories: Sequence[str] = TESTED,
 ) -> list[Score]:
     """The scores of a model.
 
@@ -69,20 +75,24 @@ def scores_of(
         count: held-out conversations of all kinds, and half as many with orders in results and without.
         tests: of each BFCL category, drawn at random.
         report: callback for progress: turns done, and all of them.
+        out: folder for the replies, where they are read and a stopped run goes on; None keeps none.
+        categories: of BFCL.
     """
     harmful, benign = danger_rows("orders", "report", count // 2)
     rows = [*held_rows(max(count, 240))[:count], *harmful, *benign]
     cases = []
-    for category in TESTED if bfcl else ():
+    for category in categories if bfcl else ():
         some = [case for case in read_bfcl(Path(str(bfcl))) if case.category == category and not case.undeclared]
         cases += random.Random(category).sample(some, min(tests, len(some)))
     total = len(rows) + len(cases)
     turns = list(_answered(runtime, rows, lambda done: report(done, total)))
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        write_rows(out / "held.jsonl", map(_told, rows, turns))
     found = held_scores(rows, turns)
     if cases:
-        passed = run_suite(
-            runtime, cases, max_new_tokens=LENGTH, batch=16, report=lambda done, _: report(len(rows) + done, total)
-        )
+        told = {"report": lambda done, _: report(len(rows) + done, total), "out": out and out / f"bfcl_{tests}"}
+        passed = run_suite(runtime, cases, max_new_tokens=LENGTH, batch=16, **told)
         found += [Score(f"BFCL {score.category}", score.passed) for score in passed]
     return found
 
@@ -119,6 +129,12 @@ _LABELS: Final = {
 _ORDER: Final = [
     f"{label}, {what}" for label in _LABELS.values() for what in ("tool", "exact", "no call", "tells the result")
 ]
+
+
+def _told(row: Row, turn: Turn) -> dict[str, Any]:
+    """A conversation with the wanted reply last, what the model replied, and what of it was right."""
+    called = [[call.name, dict(call.arguments)] if isinstance(call, Call) else call.raw for call in turn.calls]
+    return {**row, "said": turn.text, "called": called, "right": dict(_hits(row, turn))}
 
 
 def _answered(runtime: Runtime, rows: Sequence[Row], done: Callable[[int], None], batch: int = 16) -> Iterator[Turn]:
@@ -160,11 +176,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("model")
     parser.add_argument("--bfcl", type=Path, help="folder with BFCL's data")
-    parser.add_argument("--count", type=int, default=96, help="held-out conversations")
+    parser.add_argument("--count", type=int, default=96, help="held-out conversations; 0 for BFCL alone")
     parser.add_argument("--tests", type=int, default=100, help="tests of each BFCL category")
+    parser.add_argument("--categories", nargs="+", choices=TESTED, default=TESTED)
+    parser.add_argument("--out", type=Path, help="folder for the replies")
     chosen = parser.parse_args()
     runtime = steerkit.load(chosen.model, audit=False, prefix_cache=False)
-    print(table(scores_of(runtime, chosen.bfcl, chosen.count, chosen.tests)))
+    scores = scores_of(runtime, chosen.bfcl, chosen.count, chosen.tests, out=chosen.out, categories=chosen.categories)
+    print(table(scores))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from steerkit.chat.parse import CallClosed, CallOpened, Event, Parsed, Parser, T
 from steerkit.chat.places import GrammarState, PlaceMachine, place_machine, places_of
 from steerkit.chat.plain import plain_messages
 from steerkit.chat.render import Prompt, render
-from steerkit.chat.tokenizer import Tokenizer, token_bytes
+from steerkit.chat.tokenizer import TokenBytes, Tokenizer, token_bytes
 from steerkit.chat.tools import as_tools, one_by_one, openai, tool_object
 
 encode_call = FUNCTIONGEMMA.encode_call
@@ -48,6 +48,7 @@ __all__ = [
     "Syntax",
     "TextDelta",
     "ThoughtDelta",
+    "TokenBytes",
     "Tokenizer",
     "ToolChoice",
     "Without",

@@ -105,3 +105,6 @@ def _show_end(path: Path, steered: list[Turn], high: float) -> None:
         "init my-agent",
     ):
         out.print(f"   steerkit {command}", soft_wrap=True)
+    out.print()
+    out.print("See it in a browser:", style="bold")
+    out.print(f"   steerkit view --store {path}", soft_wrap=True)

@@ -131,7 +131,7 @@ def load_named(source: str, revision: str | None = None) -> SaeSet:
 
     if "/" in source or Path(source).exists():
         return load_set(source, revision=revision)
-    from steerkit.engine import box_folder  # loads transformers, which only the box's name needs
+    from steerkit.boxes import box_folder
 
     box = box_folder(source)
     return load_set(source if box is None else box / "saes", revision=revision)

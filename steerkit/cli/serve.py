@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -86,4 +88,16 @@ def serve_command(
     names = Names.of(name or Path(model).name, default, allow or (), under)
     how = how_to_run(device, dtype, prepack, graphs)
     service = Service(options, names, lambda: load(model, saes, default, base=under, audit=store, **how))
-    serve(service, listening=lambda url: say(f"{names.model} on {url}/v1 (Ctrl-C ends it)"))
+    told = f"{names.model} on {{}}/v1, its records on {{}}/ui (Ctrl-C ends it)"
+    serve(service, listening=lambda url: say(told.format(url, url)), ui=partial(_pages, approval_seconds))
+
+
+def _pages(seconds: float, path: Path, ending: Callable[[], bool]) -> Any:
+    """The viewer of the server's store; whoever's key may decide over the API may decide there."""
+    from steerkit.viewer import Deciding, Person, make_viewer
+
+    def person(scope: Any) -> Person:
+        key = scope["steerkit.visit"].key
+        return Person(key.approves, key.name, bool(key.name))
+
+    return make_viewer(path, hosts=None, deciding=Deciding(seconds, person), ending=ending)

@@ -1,13 +1,26 @@
 """Engines: the seam to whatever makes tokens with steering in place, and those that run transformers and vLLM."""
 
-from steerkit.engine.api import Constraint, Decided, Engine, Provenance, Recording, Row, Sampling, Step, Steps
+from steerkit.boxes import BOXES, box_folder
+from steerkit.engine.api import (
+    Constraint,
+    Continuous,
+    Decided,
+    Engine,
+    Provenance,
+    Recording,
+    Row,
+    Running,
+    Sampling,
+    Step,
+    Steps,
+)
 from steerkit.engine.divergence import Divergence, divergence
 from steerkit.engine.hf.batch import Batch
 from steerkit.engine.hf.cuda_graphs import Graphs, GraphStatistics, Prepare
 from steerkit.engine.hf.engine import DEFAULT, HfEngine, bytes_of
 from steerkit.engine.hf.generate import generate, last_logits, read_along
 from steerkit.engine.hf.grammar_logits import GrammarLogits
-from steerkit.engine.hf.model import BOXES, LoadedModel, box_folder, load_model
+from steerkit.engine.hf.model import LoadedModel, load_model
 from steerkit.engine.hf.prefix_cache import PrefixCache, PrefixStatistics, can_be_cut
 from steerkit.engine.hf.prepack import Prepack, Prepacked, obstacle, prepacked
 from steerkit.engine.lease import AbandonedError, Lease
@@ -23,6 +36,7 @@ __all__ = [
     "AbandonedError",
     "Batch",
     "Constraint",
+    "Continuous",
     "Decided",
     "Divergence",
     "Engine",
@@ -40,6 +54,7 @@ __all__ = [
     "Provenance",
     "Recording",
     "Row",
+    "Running",
     "Sampling",
     "Step",
     "Steps",

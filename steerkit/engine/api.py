@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Mapping, 
 from dataclasses import dataclass
 from difflib import get_close_matches
 from numbers import Integral, Real
+from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Protocol, Self, TypeAlias
 
 from torch import Tensor
@@ -152,6 +153,60 @@ Steps: TypeAlias = Generator[Step, Collection[int] | None, Recording]
 token just yielded is their last. Closing it ends the generation and frees the model."""
 
 
+class Running(Protocol):
+    """Rows that joined a continuous batch together, on their way."""
+
+    @property
+    def step(self) -> Step:
+        """Their newest tokens, None of rows that had ended before. Raises SteerkitError: what ended one of them."""
+
+    def cut(self, rows: Collection[int]) -> None:
+        """Let the newest tokens of some of them be their last."""
+
+    @property
+    def ended(self) -> bool:
+        """True once the last tokens of all have come."""
+
+    @property
+    def recording(self) -> Recording:
+        """The recording of all, once they have ended."""
+
+    @property
+    def place(self) -> int:
+        """Row of the batch that the first of them had when it joined."""
+
+    @property
+    def size(self) -> int:
+        """Rows that were decoded together with them at most, they included."""
+
+
+class Continuous(Protocol):
+    """Continuous batching: rows are decoded together, join between two steps and leave when they have ended.
+
+    It holds the model from the first row to the end of the `with`, but for whoever waits for it between two steps.
+    """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None: ...
+
+    @property
+    def rows(self) -> int:
+        """Rows that go on."""
+
+    def join(self, rows: Sequence[Row]) -> Running:
+        """Read the prompts of some rows, which have their first tokens then and go on with the others.
+
+        Raises:
+            SteerkitError: one cannot be generated or steered so; none of them has joined then.
+        """
+
+    def step(self) -> None:
+        """One more token of every row that goes on."""
+
+
 class Engine(Protocol):
     """Generates rows under steering: all that a turn needs of a model.
 
@@ -192,6 +247,13 @@ class Engine(Protocol):
         Raises:
             SteerkitError: what cannot be generated or steered so, at the first step.
             AbandonedError: `stopped` answered True.
+        """
+
+    def continuous(self, stopped: Callable[[], bool] | None = None) -> Continuous | None:
+        """Continuous batching, in which a row decodes the tokens that it decodes alone; None where the engine has none.
+
+        Args:
+            stopped: asked while the model is busy with another generation; AbandonedError where it answers True.
         """
 
     def logits_along(self, rows: Sequence[Row], reply: Sequence[int]) -> Iterator[Tensor]:

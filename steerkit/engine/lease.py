@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -26,6 +27,19 @@ class Lease:
         self._lock = threading.Lock()
         self._holder: int | None = None
         self._process = os.getpid()
+        self._waiting: list[object] = []
+        """One for each thread that waits."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """True if a thread waits."""
+        return bool(self._waiting)
+
+    def give_way(self) -> None:
+        """Return once whoever waits now has had it, or waits no more; for a thread that has just given it back."""
+        before = list(self._waiting)
+        while any(one in self._waiting for one in before):
+            time.sleep(0.001)
 
     @contextmanager
     def held(self, stopped: Callable[[], bool] | None = None) -> Iterator[None]:
@@ -53,9 +67,8 @@ class Lease:
             return False
         if self._process != os.getpid():
             self._after_fork()
-        while not self._lock.acquire(timeout=-1 if stopped is None else 0.05):
-            if stopped is not None and stopped():
-                raise AbandonedError
+        if not self._lock.acquire(blocking=False):
+            self._wait(stopped)
         self._holder = threading.get_ident()
         return True
 
@@ -63,6 +76,16 @@ class Lease:
         """Let the next one in; any thread may do so, as generators are closed where they are dropped."""
         self._holder = None
         self._lock.release()
+
+    def _wait(self, stopped: Callable[[], bool] | None) -> None:
+        mine = object()
+        self._waiting.append(mine)
+        try:
+            while not self._lock.acquire(timeout=-1 if stopped is None else 0.05):
+                if stopped is not None and stopped():
+                    raise AbandonedError
+        finally:
+            self._waiting.remove(mine)
 
     def _after_fork(self) -> None:
         torch.set_num_threads(1)  # the others stayed behind, and torch would wait for them

@@ -9,6 +9,7 @@ from steerkit.lab.directions import (
     make_direction,
     mean_activations,
     origin_of,
+    source_of,
     write_direction,
 )
 from steerkit.lab.extra import check_extra
@@ -40,5 +41,6 @@ __all__ = [
     "read_corpus",
     "read_material",
     "save_statistics",
+    "source_of",
     "write_direction",
 ]

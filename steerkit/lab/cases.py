@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,8 +19,10 @@ from steerkit.lab.reader import ActivationReader
 from steerkit.lab.replies import replies
 from steerkit.sae import SaeSet
 from steerkit.sites import Feature, Site
-from steerkit.steer import read_features
+from steerkit.steer import Latent, columns_of, find_sites, in_order, read_features
 from steerkit.types import PROMPT_PLACES, Place
+
+L = TypeVar("L", bound=Latent)
 
 MOST_BYTES: Final = 2 << 30
 """Largest table of maxima: conversations times features times 4 bytes."""
@@ -158,25 +161,51 @@ def place_maxima(
 
 
 def sum_maxima(
-    loaded: LoadedModel, saes: SaeSet, cases: Sequence[Case], weights: Mapping[Feature, float], bias: float
+    loaded: LoadedModel, saes: SaeSet | None, cases: Sequence[Case], weights: Mapping[L, float], bias: float
 ) -> Tensor:
-    """`(n,)` the largest value over each conversation's steps of a weighted sum of features.
+    """`(n,)` the largest value over each conversation's steps of a weighted sum of features and directions.
 
     This is what a policy reads of a probe: the largest sum, which is not the sum of the largest values.
     """
-    columns, factors = {}, {}
-    for site in sorted({feature.site for feature in weights}):
-        used = sorted(feature.index for feature in weights if feature.site == site)
-        columns[site] = saes[site].to(loaded.site_devices[site]).columns(torch.tensor(used))
-        factors[site] = torch.tensor([weights[Feature(site, index)] for index in used])
+    named, sums = dict[Latent, float](weights.items()), dict[int, tuple[Tensor, Tensor]]()
+    for sites in of_one_width(loaded, {latent.site for latent in named}):
+        for number, (rows, by_site) in enumerate(step_activations(loaded, sites, cases, None)):
+            total = sums[number][1] if number in sums else torch.full((len(rows), 1), bias)
+            for site, x in by_site.items():
+                used = in_order({latent for latent in named if latent.site == site})
+                columns = columns_of(site, used, saes, loaded.site_devices[site])
+                factor = torch.tensor([named[latent] for latent in used])
+                parts = [read_features(part, columns).cpu() for part in x.split(_TOKENS_AT_ONCE)]
+                total = total + (torch.cat(parts) @ factor).unsqueeze(-1)
+            sums[number] = rows, total
     found = torch.full((len(cases), 1), -torch.inf)
-    for rows, by_layer in step_activations(loaded, saes, cases, None):
-        total = torch.full((len(rows), 1), bias)
-        for site, factor in factors.items():
-            parts = [read_features(part, columns[site]).cpu() for part in by_layer[site].split(_TOKENS_AT_ONCE)]
-            total = total + (torch.cat(parts) @ factor).unsqueeze(-1)
+    for rows, total in sums.values():
         raise_to(total, rows, found)
     return found.squeeze(-1)
+
+
+def sums_at(
+    loaded: LoadedModel,
+    saes: SaeSet,
+    cases: Sequence[Case],
+    table: Mapping[Site, Tensor],
+    weights: Mapping[L, float],
+    bias: float,
+) -> Tensor:
+    """`sum_maxima`, without a pass where the table of largest features has all that is summed: of a single step."""
+    total = torch.full((len(cases),), bias)
+    for latent, weight in weights.items():
+        if not isinstance(latent, Feature) or any(len(case.steps) > 1 for case in cases):
+            return sum_maxima(loaded, saes, cases, weights, bias)
+        total = total + weight * table[latent.site][:, latent.index]
+    return total
+
+
+def of_one_width(loaded: LoadedModel, sites: Collection[Site]) -> Iterator[list[Site]]:
+    """The sites in causal order, those of one width together, as they are read together."""
+    width = find_sites(loaded.model).width
+    for _, some in groupby(sorted(sites, key=lambda site: (width(site) or 0, site.order)), key=width):
+        yield list(some)
 
 
 def step_activations(

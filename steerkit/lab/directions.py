@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from steerkit.engine import LoadedModel
 from steerkit.errors import PolicyError, SaeError
 from steerkit.files import write_atomic
 from steerkit.fingerprints import sha256_of
-from steerkit.lab.cases import Case, Report, read_cases, step_activations
+from steerkit.lab.cases import Case, Report, of_one_width, read_cases, step_activations
 from steerkit.lab.copies import weights_of
 from steerkit.lab.material import copies_among
 from steerkit.policy import Origin, Source
@@ -44,9 +43,8 @@ def mean_activations(
     """By site, `(n, width)` float32: the mean of its activations over the steps of each conversation."""
     found, model = dict[Site, Tensor](), find_sites(loaded.model)
     counts = torch.tensor([len(case.steps) for case in cases]).clamp(min=1).unsqueeze(-1)
-    for width, some in groupby(sorted(sites, key=lambda site: model.width(site) or 0), key=model.width):
-        of_width = sorted(some)
-        sums = {site: torch.zeros(len(cases), width or 0) for site in of_width}
+    for of_width in of_one_width(loaded, sites):
+        sums = {site: torch.zeros(len(cases), model.width(site) or 0) for site in of_width}
         for rows, by_site in step_activations(loaded, of_width, cases, report):
             for site, x in by_site.items():
                 sums[site].index_add_(0, rows, x.float().cpu())
@@ -112,9 +110,13 @@ def make_direction(
     """
     sets = [read_cases(file, loaded, place, limit=limit, max_new_tokens=max_new_tokens)[0] for file in (away, toward)]
     vectors, spread = difference_of_means(loaded, sets[0], sets[1], sites, report)
-    sources = [Source(file=file.name, fingerprint=sha256_of(file.read_bytes()), count=len(cases))
-               for file, cases in zip((away, toward), sets, strict=True)]  # fmt: skip
+    sources = [source_of(file, len(cases)) for file, cases in zip((away, toward), sets, strict=True)]
     return MadeDirection(vectors, origin_of(loaded, "difference of means", place, sources), spread)
+
+
+def source_of(file: Path, count: int) -> Source:
+    """A file of conversations as a source, and how many of them were used."""
+    return Source(file=file.name, fingerprint=sha256_of(file.read_bytes()), count=count)
 
 
 def origin_of(loaded: LoadedModel, method: str, place: str = "", sources: Sequence[Source] = ()) -> Origin:

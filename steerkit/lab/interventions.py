@@ -6,7 +6,7 @@ little whatever is done to it, and only what goes beyond that is the features' d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -98,12 +98,13 @@ class Interventions:
 
     def random_scores(self, edits: Edits, generator: torch.Generator) -> Tensor:
         """`(DIRECTIONS, n)` the scores under random directions as long as what the edits write at each site."""
-        sites = sorted({feature.site for feature in edits})
-        found = []
+        drawn = self.drawn(sorted({feature.site for feature in edits}), generator)
+        return torch.stack([self.control(edits, one).scores for one in drawn])
+
+    def drawn(self, sites: Sequence[Site], generator: torch.Generator) -> Iterator[dict[Site, Tensor]]:
+        """`DIRECTIONS` random directions `(width,)` of any length, at each of some sites."""
         for _ in range(DIRECTIONS):
-            drawn = {site: torch.randn(self.saes[site].d_in, generator=generator) for site in sites}
-            found.append(self.control(edits, drawn).scores)
-        return torch.stack(found)
+            yield {site: torch.randn(self.saes[site].d_in, generator=generator) for site in sites}
 
     def control(self, edits: Edits, directions: Mapping[Site, Tensor] | None = None) -> Outcome:
         """The decisions under directions of any length `(width,)`, made as long as what the edits write at each token

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from steerkit.policy import Condition, GuardCondition, Location, Policy, SteerRule, leaves_of
-from steerkit.sites import Feature
+from steerkit.steer import Latent, weighted_sum
 from steerkit.types import Place
 
 
@@ -26,23 +26,18 @@ class PlacedReading(NamedTuple):
 
 
 class Sum(NamedTuple):
-    """The sum of features that a reading compares: a probe, or a feature by itself."""
+    """The sum that a reading compares: a probe over features and directions, or a feature by itself."""
 
     name: str
     below: bool
     """The reading holds below its bound, not above."""
-    weights: Mapping[Feature, float]
+    weights: Mapping[Latent, float]
     bias: float
 
 
 def sum_of(policy: Policy, reading: Condition | GuardCondition) -> Sum:
-    """The sum that a reading of a policy compares."""
-    below = reading.above is None
-    if reading.probe is None:
-        return Sum(reading.reads, below, {policy.features[reading.reads].feature: 1.0}, 0.0)
-    probe = policy.probes[reading.probe]
-    weights = {policy.features[name].feature: weight for name, weight in probe.weights.items()}
-    return Sum(reading.probe, below, weights, probe.bias)
+    """The sum that a reading of a policy compares. Raises PolicyError: a direction's file cannot be used."""
+    return Sum(reading.reads, reading.above is None, *weighted_sum(policy, reading.reads))
 
 
 def placed_readings(policy: Policy) -> list[PlacedReading]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy, deepcopy
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from steerkit.lab.cases import Case
 from steerkit.sites import Site
 from steerkit.steer import find_sites
 from steerkit.types import Place
+
+MOST_KEPT: Final = 1 << 29
+"""Bytes of KV caches that are kept of a set of conversations; those that do not fit are prefilled for each way anew."""
 
 
 class Decision(NamedTuple):
@@ -84,7 +87,7 @@ class Part:
     at: Tensor
     """`(B, W)` float, 1 at the steps of the place."""
     cache: DynamicCache | None
-    """KV cache of all columns but the last, where only the last is edited."""
+    """KV cache of all columns but the last, where only the last is edited and where it fits into `MOST_KEPT`."""
 
 
 Way: TypeAlias = Callable[[Part], AbstractContextManager[Any]]
@@ -95,7 +98,8 @@ class Prefilled:
     """Some conversations at their decisions, ready to be decided in one way after another.
 
     At a place in the reply the decision's own step is the only one that an edit can touch in time: what comes before it
-    is read once and kept, and each way costs one step. At a place in the prompt each needs a prefill of its own.
+    is read once and kept, as far as `MOST_KEPT` bytes reach, and each way costs one step. At a place in the prompt each
+    needs a prefill of its own.
     """
 
     def __init__(self, loaded: LoadedModel, cases: Sequence[Case], place: Place) -> None:
@@ -105,7 +109,8 @@ class Prefilled:
             [step for step in case.steps if step <= position] == [position]
             for case, position in zip(cases, self.decided.positions, strict=True)
         )
-        self._kept = can_be_cut(loaded.model)
+        self._shared = can_be_cut(loaded.model)
+        self._left = MOST_KEPT
         self.parts = [self._part(part) for part in like_lengths([len(text) for text in self.decided.texts])]
 
     def outcome(self, way: Way = lambda part: nullcontext()) -> Outcome:
@@ -113,9 +118,9 @@ class Prefilled:
         scores = torch.zeros(len(self.cases))
         tokens = torch.zeros(len(self.cases), dtype=torch.long)
         for part in self.parts:
-            numbers = list(part.numbers)
+            numbers, cache = list(part.numbers), self._cache(part)
             with torch.inference_mode(), way(part):
-                logits = self._logits(part)
+                logits = self._logits(part, cache)
                 scores[numbers] = self.decided.score(logits, numbers).cpu()
                 tokens[numbers] = logits.argmax(dim=-1).cpu()
         return Outcome(scores, tokens)
@@ -143,8 +148,9 @@ class Prefilled:
         keepers: dict[Site, Rewrite] = dict.fromkeys(sites, keep)
         for part in self.parts:
             kept.clear()
+            cache = self._cache(part)
             with torch.enable_grad(), rewritten(self.loaded.model, keepers):
-                scores = self.decided.score(self._logits(part), part.numbers)
+                scores = self.decided.score(self._logits(part, cache), part.numbers)
                 gradients = torch.autograd.grad(scores.sum(), kept)
             yield part, kept, gradients
 
@@ -155,31 +161,38 @@ class Prefilled:
         for row, (text, number) in enumerate(zip(texts, numbers, strict=True)):
             start = at.shape[1] - len(text)
             at[row, [start + step for step in self.cases[number].steps if step < len(text)]] = 1
-        cache = None
-        if self.last_only and at.shape[1] > 1:
-            cache = DynamicCache(config=self.loaded.model.config)
-            with torch.no_grad():  # tensors of the inference mode could not be read again for a gradient
-                self._run(find_sites(self.loaded.model).body, batch, slice(0, -1), cache)
-        return Part(tuple(numbers), batch, at, cache)
+        cache = self._prefix(batch) if self._left > 0 else None
+        self._left -= 0 if cache is None else _bytes(cache)
+        return Part(tuple(numbers), batch, at, cache if self._left >= 0 else None)
 
-    def _logits(self, part: Part) -> Tensor:
-        """`(B, vocabulary)` float32 after the deciding steps."""
-        columns = slice(None) if part.cache is None else slice(-1, None)
-        cache = None if part.cache is None else self._again(part.cache)
-        last = {"logits_to_keep": last_logits(part.batch.ids[:, columns])}
-        logits: Tensor = self._run(self.loaded.model, part.batch, columns, cache, **last).logits[:, -1].float()
-        return logits
+    def _prefix(self, batch: Batch) -> DynamicCache | None:
+        """All columns but the last, read; None where more than the last is edited, or there is no other."""
+        if not self.last_only or batch.ids.shape[1] == 1:
+            return None
+        cache = DynamicCache(config=self.loaded.model.config)
+        with torch.no_grad():  # tensors of the inference mode could not be read again for a gradient
+            self._run(find_sites(self.loaded.model).body, batch, slice(0, -1), cache)
+        return cache
 
-    def _again(self, cache: DynamicCache) -> DynamicCache:
-        """A cache to go on from, which leaves the one that is kept as it is.
+    def _cache(self, part: Part) -> DynamicCache | None:
+        """A cache for the deciding step to go on from, which leaves the one that is kept as it is.
 
         transformers' growing layers put what is new behind the old in new tensors, so their old ones may be shared.
         """
-        if not self._kept:
-            return deepcopy(cache)
-        again = copy(cache)
-        again.layers = [copy(layer) for layer in cache.layers]
+        if part.cache is None:
+            return self._prefix(part.batch)
+        if not self._shared:
+            return deepcopy(part.cache)
+        again = copy(part.cache)
+        again.layers = [copy(layer) for layer in part.cache.layers]
         return again
+
+    def _logits(self, part: Part, cache: DynamicCache | None) -> Tensor:
+        """`(B, vocabulary)` float32 after the deciding steps."""
+        columns = slice(None) if cache is None else slice(-1, None)
+        last = {"logits_to_keep": last_logits(part.batch.ids[:, columns])}
+        logits: Tensor = self._run(self.loaded.model, part.batch, columns, cache, **last).logits[:, -1].float()
+        return logits
 
     def _run(self, model: Any, batch: Batch, columns: slice, cache: DynamicCache | None, **more: Any) -> Any:
         """A pass of the model, or of its decoder alone, over some columns; a cache takes what they leave."""
@@ -191,3 +204,9 @@ class Prefilled:
             **({} if cache is None else {cache_name(model): cache}),
             **more,
         )
+
+
+def _bytes(cache: DynamicCache) -> int:
+    """Size of all that a cache holds."""
+    pairs = [pair for layer in cache.layers for pair in (getattr(layer, "keys", None), getattr(layer, "values", None))]
+    return sum(one.numel() * one.element_size() for one in pairs if one is not None)

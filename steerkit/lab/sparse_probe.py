@@ -1,4 +1,4 @@
-"""Sparse logistic regression over features: few columns, added one by one up to the size that cross-validation chooses.
+"""Logistic regression on all columns, or on few, added one by one up to the size that cross-validation chooses.
 
 scikit-learn fits each regression; the choice of columns is orthogonal matching pursuit, which it does not have for
 logistic loss.
@@ -65,6 +65,26 @@ def ridge_logistic(
     model = LogisticRegression(C=1 / (2 * penalty * len(x)), solver="newton-cholesky", tol=1e-10, max_iter=_STEPS)
     model.fit(x.double().numpy(), labels.numpy(), sample_weight=_balance(labels, counted).numpy())
     return torch.from_numpy(model.coef_[0]), float(model.intercept_[0])
+
+
+def dense_probe(values: Tensor, labels: Tensor, counted: Tensor | None = None) -> tuple[Tensor, float]:
+    """Weights `(F,)` float64 and bias of a ridge-penalised logistic regression on all columns of `values` `(n, F)`.
+
+    Columns are standardised for the penalty, those that hardly vary weigh nothing; the result is for raw values. The
+    best weights lie in the span of the rows, so the regression runs on the rows' own coordinates there, of which there
+    are no more than rows.
+    """
+    rows = values.double()
+    mean, spread = rows.mean(dim=0), _spread(rows)
+    alive, weights = spread > 1e-6, torch.zeros(values.shape[1], dtype=torch.float64)
+    if not alive.any():
+        return weights, 0.0
+    scaled = (rows[:, alive] - mean[alive]) / spread[alive]
+    _, sizes, directions = torch.linalg.svd(scaled, full_matrices=False)
+    kept = directions[sizes > 1e-9 * sizes[0]]
+    fitted, bias = ridge_logistic(scaled @ kept.T, labels, counted=counted)
+    weights[alive] = (fitted @ kept) / spread[alive]
+    return weights, float(bias - mean @ weights)
 
 
 def _spread(values: Tensor) -> Tensor:

@@ -116,6 +116,13 @@ def signed_ranks(differences: Tensor) -> Tensor:
     return torch.where(variance > 1e-9, p, 1.0)
 
 
+def mcnemar(one: int, other: int) -> float:
+    """Two-sided exact p value of McNemar's test (1947), of what holds on one model alone and on the other alone."""
+    count, least = one + other, min(one, other)
+    fewer = sum(math.comb(count, number) for number in range(least + 1))
+    return min(1.0, float(2 * fewer / 2**count))
+
+
 def least_signed_rank(count: int) -> float:
     """The smallest p value that `signed_rank` can have of so many differences: where all of them are above 0."""
     return signed_rank(torch.arange(1.0, count + 1))

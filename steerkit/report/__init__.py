@@ -14,15 +14,26 @@ from steerkit.report.records import event_text, event_word, ledger_text, line_of
 from steerkit.report.rows import print_rows
 from steerkit.report.suites import attack_json, show_attack, show_suite, suite_json
 from steerkit.report.text import bars, call_text, edit_text, reply_lines, reply_text, short, verdict_text
-from steerkit.report.tokens import visible
-from steerkit.report.turns import constrained_text, highest, turn_data, verdict_data, watched_lines, watched_values
+from steerkit.report.tokens import shade, visible
+from steerkit.report.turns import (
+    Bound,
+    bounds_of,
+    constrained_text,
+    highest,
+    turn_data,
+    verdict_data,
+    watched_lines,
+    watched_values,
+)
 
 __all__ = [
+    "Bound",
     "ExplainView",
     "FeatureView",
     "any_encoding",
     "attack_json",
     "bars",
+    "bounds_of",
     "call_text",
     "cell",
     "console",
@@ -50,6 +61,7 @@ __all__ = [
     "say",
     "say_line",
     "say_lines",
+    "shade",
     "share_json",
     "short",
     "show_attack",

@@ -112,13 +112,22 @@ def show_steering_edits(out: Console, steering: SteeringEdits | None) -> None:
         change = f"{one.score:+.2f} to {one.edited:+.2f}"
         shares = [_share(share) for share in (one.turned, one.stopped, one.kept)]
         kept_open = _share(one.kept_open) if one.gated else ""
-        rows.append((one.way, f"{len(one.edits)}", where, f"{one.strength:g}", change, *shares, kept_open))
+        edits = str(len(one.edits)) if one.edits else "whole"
+        rows.append((one.way, edits, where, f"{one.strength:g}", change, *shares, kept_open))
     titles = ("Way", "Edits", "Sites", "Strength", "Log-odds", "Turned", "Stopped", "Kept", "Kept without gate")
     print_rows(out, titles, rows, main=6, words=("Way", "Sites", "Log-odds"))
     out.print(
         "of held-out conversations: calls that the edits alone turn; that are stopped where the edits act behind their "
         "condition; negatives whose decision is kept then; the first way is the one that is written"
     )
+    for one in steering.beaten:
+        if one.lead is not None:
+            lead, calls, kept = one.lead, one.stopped.count, one.kept.count
+            out.print(
+                f"   more than by {one.way}: {lead.calls:+d} of {calls} calls stopped, {lead.kept:+d} of {kept} "
+                f"negatives kept (McNemar's exact test p {lead.p:.2g})"
+                + ("" if one.proven else "; that way is not proven")
+            )
     _show_controls(out, steering)
     if steering.gate is not None:
         out.print("   they have a condition of their own, as the one above reads later layers:")
@@ -132,10 +141,13 @@ def show_steering_edits(out: Console, steering: SteeringEdits | None) -> None:
 def _show_controls(out: Console, steering: SteeringEdits) -> None:
     kind = "clamped" if any("clamp" in edit for edit in steering.edits.values()) else "shifted"
     where = steering.sites[0].name if len(steering.sites) == 1 else f"{len(steering.sites)} sites"
+    what = f"{len(steering.edits)} features of {where} {kind} together"
+    if steering.vectors:
+        what = f"difference of means added at {where}"
     out.print(
-        f"{len(steering.edits)} features of {where} {kind} together, strength {steering.strength:g}: the call's "
-        f"log-odds go from {steering.score:+.2f} to {steering.edited:+.2f} in held-out positives (to "
-        f"{steering.random:+.2f} under random directions as long; p {steering.p:.2g})"
+        f"{what}, strength {steering.strength:g}: the call's log-odds go from {steering.score:+.2f} to "
+        f"{steering.edited:+.2f} in held-out positives (to {steering.random:+.2f} under random directions as long; "
+        f"p {steering.p:.2g})"
     )
     controls = steering.controls
     out.print(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from steerkit.policy import Gate, GuardCondition, Policy, leaves_of, watch_key
 from steerkit.report.text import bars
@@ -69,21 +69,34 @@ def watched_lines(turn: Turn, policies: Sequence[Policy], high: float) -> list[s
     lines = []
     for name, values in shown.items():
         said = f"{visible(name):<{width}} {bars(values, high)}  max {max(values, default=0.0):+6.1f}"
-        lines.append("  ".join([said, *bounds.get(name, ())]))
+        lines.append("  ".join([said, *map(str, bounds.get(name, ()))]))
     return lines
 
 
-def bounds_of(policies: Sequence[Policy]) -> dict[str, list[str]]:
+class Bound(NamedTuple):
+    """A value of a feature or probe at which a rule begins to act."""
+
+    does: str
+    """`gate`, or the decision of a rule of the guard."""
+    word: str
+    """`above` or `below`."""
+    value: float
+
+    def __str__(self) -> str:
+        return f"{self.does} {self.word} {self.value:+.1f}"
+
+
+def bounds_of(policies: Sequence[Policy]) -> dict[str, list[Bound]]:
     """By watched name, what rules do above or below which reading, such as `gate above +1.9` or `deny above -1.8`."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[Bound]] = {}
     for policy in policies:
         gates = [("gate", rule.when) for rule in policy.steer]
         rules = [(rule.then, rule.when) for rule in policy.guard.rules] if policy.guard else []
         for does, when in (*gates, *rules):
             for one in leaves_of(when) if isinstance(when, (Gate, GuardCondition)) else ():
-                bounds = [(word, getattr(one, word)) for word in ("above", "below")]
-                said = " ".join(f"{word} {float(bound):+.1f}" for word, bound in bounds if bound is not None)
-                found.setdefault(watch_key(policy, one.reads), []).append(f"{does} {said}")
+                given = [(word, getattr(one, word)) for word in ("above", "below")]
+                bounds = [Bound(does, word, float(value)) for word, value in given if value is not None]
+                found.setdefault(watch_key(policy, one.reads), []).extend(bounds)
     return {name: list(dict.fromkeys(bounds)) for name, bounds in found.items()}
 
 

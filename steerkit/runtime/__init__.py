@@ -1,5 +1,6 @@
 """One turn: render, generate under the policies, parse, judge, record; and a recorded turn replayed."""
 
+from steerkit.runtime.continuous import News
 from steerkit.runtime.judge import Retried, call_ids, next_ids
 from steerkit.runtime.keywords import raises_setting_errors
 from steerkit.runtime.own_generate import attach, constrain
@@ -13,6 +14,7 @@ __all__ = [
     "FORM",
     "Metadata",
     "Moment",
+    "News",
     "PolicyLike",
     "Prepared",
     "Replayed",

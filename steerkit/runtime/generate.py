@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 from steerkit.chat import Cursor, Event, Parsed
-from steerkit.engine import AbandonedError, Decided, Engine, Recording, Row
+from steerkit.engine import AbandonedError, Decided, Engine, Recording, Row, Step
 from steerkit.runtime.constraints import Deciders, row_constraints
 from steerkit.runtime.request import Prepared
 from steerkit.runtime.stop import StopTexts
@@ -34,13 +34,17 @@ class GeneratedReply(NamedTuple):
 
 
 class Generation(NamedTuple):
-    """A finished batch."""
+    """A finished batch, or a request that was generated in one that others joined and left."""
 
     replies: Sequence[GeneratedReply]
     """Replies of the requests, then of the counterfactuals that they name."""
     recording: Recording
     seconds: float
     """Wall-clock time, waiting for the model included."""
+    size: int
+    """Rows that were generated together."""
+    place: int = 0
+    """Row of the first request."""
     dropped: frozenset[int] = frozenset()
     """Requests that were given up on the way: nobody waits for them, and they are not recorded."""
 
@@ -57,29 +61,60 @@ def generate(
     Counterfactuals are rows of the same batch, after those that are asked for. Requests whose numbers are sent into it
     are given up: the token just read is their last, and that of their counterfactual.
     """
-    started = time.perf_counter()
-    requests = [*prepared, *(one.unsteered for one in prepared if one.unsteered is not None)]
-    replies = [_Reply(engine, one) for one in requests]
-    tripwires, dropped = Tripwires(prepared), set[int]()
-    with closing(engine.generate([reply.row for reply in replies], stopped)) as steps:
+    replies = Replies(engine, prepared)
+    with closing(engine.generate(replies.rows, stopped)) as steps:
         step = next(steps)
         while True:
-            decided: Sequence[Decided] = step.decided or ["model"] * len(replies)
-            events = [reply.read(token, by) for reply, token, by in zip(replies, step.tokens, decided, strict=True)]
-            cut = tripwires.after(step, [reply.cursor for reply in replies], events)
-            shown = [reply.stops.read(some) for reply, some in zip(replies, events, strict=True)]
-            dropped.update((yield shown[: len(prepared)]) or ())
-            cut |= {row for row, reply in enumerate(replies) if reply.stops.found}
+            replies.drop((yield replies.read(step)) or ())
             try:
-                step = steps.send(cut | _with_counterfactuals(prepared, dropped) if dropped else cut)
+                step = steps.send(replies.cut)
             except StopIteration as done:
                 recording: Recording = done.value
                 break
-    if any(rest := [reply.stops.rest() for reply in replies]):
-        yield rest[: len(prepared)]
-    seconds = round(time.perf_counter() - started, 6)
-    finished = [reply.finished(tripwires.tripped.get(row)) for row, reply in enumerate(replies)]
-    return Generation(finished, recording, seconds, frozenset(dropped))
+    if any(rest := replies.rest()):
+        yield rest
+    return replies.finished(recording, len(replies.rows))
+
+
+class Replies:
+    """The replies of some requests while they are generated, and of the counterfactuals that they name after them."""
+
+    def __init__(self, engine: Engine, prepared: Sequence[Prepared]) -> None:
+        self._started, self._prepared = time.perf_counter(), prepared
+        requests = [*prepared, *(one.unsteered for one in prepared if one.unsteered is not None)]
+        self._replies = [_Reply(engine, one) for one in requests]
+        self._tripwires, self._dropped = Tripwires(prepared), set[int]()
+        self.rows = [reply.row for reply in self._replies]
+        """What an engine is given."""
+        self.cut: set[int] = set()
+        """Rows whose newest token is their last."""
+
+    def read(self, step: Step) -> Events:
+        """The events of a step's tokens, each read once by its row's grammar; not those of counterfactuals."""
+        replies = self._replies
+        decided: Sequence[Decided] = step.decided or ["model"] * len(replies)
+        events = [reply.read(token, by) for reply, token, by in zip(replies, step.tokens, decided, strict=True)]
+        self.cut = self._tripwires.after(step, [reply.cursor for reply in replies], events)
+        shown = [reply.stops.read(some) for reply, some in zip(replies, events, strict=True)]
+        self.cut |= {row for row, reply in enumerate(replies) if reply.stops.found}
+        return shown[: len(self._prepared)]
+
+    def drop(self, numbers: Collection[int]) -> None:
+        """Give requests up, and their counterfactuals."""
+        self._dropped.update(numbers)
+        if self._dropped:
+            self.cut |= _with_counterfactuals(self._prepared, self._dropped)
+
+    def rest(self) -> Events:
+        """The text that was held back, once all have ended."""
+        return [reply.stops.rest() for reply in self._replies][: len(self._prepared)]
+
+    def finished(self, recording: Recording, size: int, place: int = 0) -> Generation:
+        """The replies once they have ended."""
+        seconds = round(time.perf_counter() - self._started, 6)
+        tripped = self._tripwires.tripped
+        finished = [reply.finished(tripped.get(row)) for row, reply in enumerate(self._replies)]
+        return Generation(finished, recording, seconds, size, place, frozenset(self._dropped))
 
 
 def _with_counterfactuals(prepared: Sequence[Prepared], numbers: Collection[int]) -> set[int]:

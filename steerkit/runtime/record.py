@@ -23,13 +23,15 @@ def record(store: Store | None, engine: Engine, made: Generation, turns: Sequenc
     """
     if store is None:
         return list(turns)
-    found, size = engine.provenance, len(made.replies)
+    found = engine.provenance
     if made.recording.decoding is not None:
         found = found._replace(machine={**found.machine, "decoding": made.recording.decoding})
     return [
         turn
         if row in made.dropped
-        else append_turn(store, turn, context_of(found, reply.request, made.seconds, {"size": size, "row": row}))
+        else append_turn(
+            store, turn, context_of(found, reply.request, made.seconds, {"size": made.size, "row": made.place + row})
+        )
         for row, (reply, turn) in enumerate(zip(made.replies, turns, strict=False))  # not of the counterfactuals
     ]
 

@@ -14,6 +14,7 @@ from steerkit.engine import Engine
 from steerkit.errors import SteerkitError
 from steerkit.policy import Policy
 from steerkit.runtime.batches import BATCH, check_batch, made, prepared_each
+from steerkit.runtime.continuous import Arriving, Flow, Flowing, in_batches
 from steerkit.runtime.generate import Events, drained, generate
 from steerkit.runtime.judge import Retried, judge, next_attempt, wants_retry
 from steerkit.runtime.keywords import raises_setting_errors
@@ -207,6 +208,31 @@ class Turns:
                 dropped.update((yield [void.get(number, ()) for number in range(len(rows))]) or ())
                 left = [number for number in left if number not in dropped]
         return [turns[number] for number in range(len(rows))]
+
+    def continuous(
+        self,
+        arriving: Arriving,
+        batch_size: int = BATCH,
+        stopped: Callable[[], bool] | None = None,
+    ) -> Flow:
+        """Turns of requests that join while others are generated, each under its own policies (continuous batching).
+
+        Yields the news of requests, by their numbers in order of arrival: text and calls as they come, at the end the
+        turn, judged and on record, or the error that ended it. Requests whose numbers are sent into it are given up.
+        It ends when all have ended and none arrives; closing it gives all of them up. Between two steps whoever waits
+        for the model has it. Where the engine has no continuous batching, what has arrived is generated as one batch.
+
+        Args:
+            arriving: asked between two steps for the next request, of `prepare`, while there is room; None for none.
+            batch_size: rows that are generated together, one more where the last one has a counterfactual.
+            stopped: asked while the model is busy with another generation; AbandonedError where it answers True.
+        """
+        batch = self.engine.continuous(stopped)
+        if batch is None:
+            yield from in_batches(lambda prepared: self.written(prepared, stopped), arriving, batch_size)
+            return
+        with batch:
+            yield from Flowing(self.engine, batch, self.store).news(arriving, batch_size)
 
     def turns_of(self, prepared: Sequence[Prepared]) -> list[Turn]:
         """One attempt for each prepared request, generated together: nothing is generated again."""

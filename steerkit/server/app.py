@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp
 
 from steerkit.errors import SteerkitError
@@ -19,15 +19,18 @@ from steerkit.server.door import Door, error_response
 from steerkit.server.endpoints import ROUTES, Endpoint
 from steerkit.server.errors import ApiError
 from steerkit.server.keys import Keys
+from steerkit.server.options import UI
 from steerkit.server.service import Service
+from steerkit.server.ui import MakeUi, Ui
 
 
-def make_app(service: Service, failed: Callable[[], None] = lambda: None) -> ASGIApp:
+def make_app(service: Service, failed: Callable[[], None] = lambda: None, ui: MakeUi | None = None) -> ASGIApp:
     """The application of a service, which it loads when it starts.
 
     Args:
         service: not started.
         failed: called where it cannot be loaded; `service.failure` says why.
+        ui: makes the pages at `/ui` over the runtime's store; None for no pages.
     """
 
     @asynccontextmanager
@@ -48,7 +51,8 @@ def make_app(service: Service, failed: Callable[[], None] = lambda: None) -> ASG
 
         return call
 
-    routes = [Route(path, bound(endpoint), methods=[method]) for method, path, endpoint in ROUTES]
+    routes: list[BaseRoute] = [Route(path, bound(endpoint), methods=[method]) for method, path, endpoint in ROUTES]
+    routes += [] if ui is None else [Mount(UI, Ui(service, ui))]
     handlers: dict[Any, Any] = {ApiError: _told, SteerkitError: _told, HTTPException: _unknown_path}
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     return Door(app, service.options, Keys(service.options.keys), service.metrics)

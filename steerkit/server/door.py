@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -17,7 +18,7 @@ from steerkit.server.errors import ApiError
 from steerkit.server.keys import ANYBODY, Key, Keys
 from steerkit.server.log import log, log_failure
 from steerkit.server.metrics import Metrics
-from steerkit.server.options import Options
+from steerkit.server.options import UI, Options
 
 _OPEN: Final = ("/health", "/ready")
 """Paths that need no key."""
@@ -84,11 +85,12 @@ class Door:
             self._close(scope, visit, time.monotonic() - began)
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send, visit: Visit) -> None:
-        counted = scope["path"] not in _UNCOUNTED
+        page = f"{scope['path']}/".startswith(f"{UI}/")
+        counted = scope["path"] not in _UNCOUNTED and not page
         try:
             self._check_names(Headers(scope=scope))
             if scope["path"] not in _OPEN:
-                visit.key = self._holder(Headers(scope=scope))
+                visit.key = self._holder(Headers(scope=scope), page)
             usage = self._keys.usage_of(visit.key)
             wait = usage.wait(visit.key) if counted else None
         except ApiError as error:
@@ -114,15 +116,16 @@ class Door:
                 403, f"origin: got {origin[:80]!r}, which may not call this server", code="origin_not_allowed"
             )
 
-    def _holder(self, headers: Headers) -> Key:
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        holder = self._keys.holder(given.strip() if scheme.lower() == "bearer" else None)
+    def _holder(self, headers: Headers, page: bool) -> Key:
+        scheme, _, said = headers.get("authorization", "").partition(" ")
+        given = said.strip() if scheme.lower() == "bearer" else _password(said) if page else None
+        holder = self._keys.holder(given)
         if holder is None:
             raise ApiError(
                 401,
                 "authorization: got no key that is known here, expected `Bearer KEY`",
                 code="invalid_api_key",
-                headers={"www-authenticate": "Bearer"},
+                headers={"www-authenticate": 'Basic realm="steerkit: a key as the password"' if page else "Bearer"},
             )
         return holder
 
@@ -133,6 +136,14 @@ class Door:
         said = {"method": scope["method"], "path": scope["path"], "status": status, "seconds": round(seconds, 4)}
         who = {"key": visit.key.name} if visit.key.name else {}
         log("request", {"request": visit.id, **said, **who, **visit.said})
+
+
+def _password(said: str) -> str | None:
+    """The password of what a browser sends after `Basic`; None where it is none."""
+    try:
+        return base64.b64decode(said, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return None
 
 
 def error_response(error: ApiError) -> JSONResponse:

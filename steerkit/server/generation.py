@@ -28,7 +28,7 @@ class Generation(Protocol):
 
 
 class Generator(Protocol):
-    """Generates requests for the server; `steerkit.server.worker` has a member that batches what waits."""
+    """Generates requests for the server; `steerkit.server.worker` has the member that runs them in one process."""
 
     @property
     def load(self) -> tuple[int, int]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
+from typing import Final
 
 from steerkit.errors import SettingError
 from steerkit.server.keys import Key
+
+UI: Final = "/ui"
+"""Path of pages for a browser, which brings a key as the password of any name, and sends it with every request."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,10 @@ import logging
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from steerkit.errors import SettingError
 from steerkit.server.app import make_app
@@ -21,19 +23,26 @@ _MOST_HEADERS = 64 << 10
 """Bytes of a request's head."""
 
 
-def serve(service: Service, *, listening: Callable[[str], None] = lambda url: None) -> None:
+def serve(
+    service: Service,
+    *,
+    listening: Callable[[str], None] = lambda url: None,
+    ui: Callable[[Path, Callable[[], bool]], ASGIApp] | None = None,
+) -> None:
     """Serve until SIGINT or SIGTERM; then refuse what comes, and finish what runs.
 
     Args:
         service: not started.
         listening: told of the address once it is listened on; the model is loaded after that.
+        ui: makes the pages at `/ui` from the store's path, and from what says that the server is to end.
 
     Raises:
         SettingError: the address cannot be listened on.
         SteerkitError: the model cannot be loaded.
     """
     options = service.options
-    server = _Server(make_app(service, lambda: setattr(server, "should_exit", True)), service)
+    pages = None if ui is None else lambda path: ui(path, lambda: server.should_exit)
+    server = _Server(make_app(service, lambda: setattr(server, "should_exit", True), pages), service)
     with _bound(options.host, options.port) as listener:
         host, port = listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"

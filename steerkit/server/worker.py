@@ -1,4 +1,4 @@
-"""Generation in one thread: what waits when the model is free is generated together, each under its own policies."""
+"""Generation in one thread: requests join those that run, each under its own policies."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection
 from contextlib import closing, suppress
+from itertools import count
 
 from steerkit.chat import TextDelta
 from steerkit.errors import SteerkitError
-from steerkit.runtime import Prepared, Retried, Turns
+from steerkit.runtime import News, Prepared, Retried, Turns
 from steerkit.server.generation import BusyError, Event
 from steerkit.types import Turn
 
@@ -25,11 +26,6 @@ class Submitted:
         self.token_times: tuple[float, float] | None = None
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event | BaseException] = asyncio.Queue()
-
-    @property
-    def rows(self) -> int:
-        """Rows of a batch that it takes: with a counterfactual two."""
-        return 1 if self.prepared.unsteered is None else 2
 
     def tell(self, event: Event | BaseException) -> None:
         """Hand an event over; called in the worker's thread."""
@@ -57,9 +53,11 @@ class Submitted:
 
 
 class Worker:
-    """Takes what waits, up to `batch_size` rows, generates it as one batch and hands out text as it is written.
+    """Generates requests as they come and hands out text as it is written.
 
-    In float32 each request gets the tokens that it gets alone. Turns of a batch are judged and recorded at its end.
+    A request joins those that run between two of their steps, where the engine can do that, and its turn is judged,
+    recorded and handed out as soon as it has ended; else it is generated with those that waited with it. In float32
+    each gets the tokens that it gets alone.
 
     Args:
         runtime: with the model.
@@ -70,7 +68,9 @@ class Worker:
     def __init__(self, runtime: Turns, batch_size: int, most_waiting: int) -> None:
         self._runtime, self._batch_size, self._most_waiting = runtime, batch_size, most_waiting
         self._waiting: deque[Submitted] = deque()
-        self._running: Sequence[Submitted] = ()
+        self._running: dict[int, Submitted] = {}
+        """By number in order of arrival."""
+        self._arrived = count()
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="steerkit-generation", daemon=True)
@@ -99,57 +99,56 @@ class Worker:
         self._thread.join()
 
     def _work(self) -> None:
-        while some := self._next():
-            self._running = some
+        while self._awaited():
+            self._arrived, self._running = count(), {}
             try:
-                self._generate(some)
+                self._follow()
+            except Exception as error:
+                for one in self._running.values():
+                    one.tell(error)
             finally:
-                self._running = ()
+                self._running = {}
 
-    def _next(self) -> list[Submitted]:
-        """The next batch; empty once the worker is closed and nothing waits."""
+    def _awaited(self) -> bool:
+        """True once a request waits; False once the worker is closed and none does."""
         with self._changed:
-            while True:
-                self._changed.wait_for(lambda: self._waiting or self._closing)
-                some: list[Submitted] = []
-                while self._waiting and sum(one.rows for one in (*some, self._waiting[0])) <= max(
-                    self._batch_size, self._waiting[0].rows
-                ):
-                    one = self._waiting.popleft()
-                    some += [] if one.cancelled else [one]
-                if some or (self._closing and not self._waiting):
-                    return some
+            self._changed.wait_for(lambda: self._waiting or self._closing)
+            return bool(self._waiting)
 
-    def _generate(self, some: Sequence[Submitted]) -> None:
-        """Generate a batch. Where it fails before its first token, each by itself: one request must not fail others."""
-        try:
-            self._write(some)
-        except Exception as error:
-            begun = any(one.token_times is not None for one in some)
-            if len(some) > 1 and not begun and isinstance(error, SteerkitError):
-                for one in some:
-                    self._generate([one])
-                return
-            for one in some:
-                one.tell(error)
+    def _next(self) -> Prepared | None:
+        """The next request, which runs from now on."""
+        with self._changed:
+            while self._waiting:
+                one = self._waiting.popleft()
+                if not one.cancelled:
+                    self._running[next(self._arrived)] = one
+                    return one.prepared
+            return None
 
-    def _write(self, some: Sequence[Submitted]) -> None:
-        with closing(self._runtime.written([one.prepared for one in some])) as steps:
+    def _follow(self) -> None:
+        """Generate what waits, and what comes meanwhile."""
+        with closing(self._runtime.continuous(self._next, self._batch_size)) as flow:
             given_up: Collection[int] | None = None
             while True:
                 try:
-                    events = steps.send(given_up)
-                except StopIteration as done:
-                    turns: list[Turn] = done.value
-                    break
-                for one, said in zip(some, events, strict=True):
-                    if said or one.token_times is None:
-                        one.saw_token()
-                    for event in said:
-                        if isinstance(event, (TextDelta, Retried)):
-                            one.tell(event)
-                given_up = {number for number, one in enumerate(some) if one.cancelled}
-                if len(given_up) == len(some):
+                    news = flow.send(given_up)
+                except StopIteration:
                     return
-        for one, turn in zip(some, turns, strict=True):
-            one.tell(turn)
+                for number, said in news.items():
+                    self._tell(number, said)
+                given_up = [number for number, one in self._running.items() if one.cancelled]
+                for number in given_up:
+                    del self._running[number]
+
+    def _tell(self, number: int, said: News) -> None:
+        one = self._running.get(number)
+        if one is None:
+            return
+        for event in said:
+            if isinstance(event, (TextDelta, Retried, Turn, SteerkitError)):
+                one.tell(event)
+            if isinstance(event, (Turn, SteerkitError)):
+                del self._running[number]
+                return
+        if said or one.token_times is None:
+            one.saw_token()

@@ -2,14 +2,17 @@
 
 `compile_plan` turns policies into tables, `attach` puts them on the model for the length of a `with`, the `Recorder`
 keeps what the hooks saw, and `read_traces` turns it into features afterwards. `StaticSteering` does to single steps
-what `attach` does, over buffers that a `Fill` fills: for compiled models and CUDA graphs.
+what `attach` does, over buffers that a `Fill` fills: for compiled models and CUDA graphs. `JoinedSteering` does it to
+steps of rows that come and go.
 """
 
 from steerkit.steer.compile.check import Checked, check_against_saes, check_against_tools
+from steerkit.steer.compile.latents import Latent, columns_of, in_order, weighted_sum
 from steerkit.steer.compile.plan import Plan, compile_plan
 from steerkit.steer.eager.attach import attach
 from steerkit.steer.eager.attached import Attached, PrefillState, Snapshot, Snapshots
 from steerkit.steer.eager.continuous import attach_ragged
+from steerkit.steer.eager.joined import JoinedSteering
 from steerkit.steer.ops import read_features
 from steerkit.steer.points import TABLE, Sites, check_engine, context_of, described, device_of, devices_of, find_sites
 from steerkit.steer.positions import cache_name
@@ -28,6 +31,8 @@ __all__ = [
     "Checked",
     "Extent",
     "Fill",
+    "JoinedSteering",
+    "Latent",
     "PackedPlan",
     "Piece",
     "Plan",
@@ -47,6 +52,7 @@ __all__ = [
     "check_against_saes",
     "check_against_tools",
     "check_engine",
+    "columns_of",
     "compile_plan",
     "context_of",
     "described",
@@ -55,9 +61,11 @@ __all__ = [
     "disagreement",
     "find_sites",
     "fused_kernels",
+    "in_order",
     "pack_plan",
     "read_features",
     "read_traces",
     "read_watched",
     "traced_sites",
+    "weighted_sum",
 ]

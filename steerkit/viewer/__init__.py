@@ -9,7 +9,8 @@ except ImportError:
     raise MissingExtraError.of("the viewer", "view", "or look with `steerkit audit list` and `show`") from None
 
 from steerkit.viewer.app import make_viewer
-from steerkit.viewer.run import view
+from steerkit.viewer.decide_page import Deciding, Person
+from steerkit.viewer.run import export, view
 from steerkit.viewer.trust import Kept
 
-__all__ = ["Kept", "make_viewer", "view"]
+__all__ = ["Deciding", "Kept", "Person", "export", "make_viewer", "view"]

@@ -15,11 +15,16 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from steerkit.audit import Store
-from steerkit.errors import AuditError
+from steerkit.errors import SteerkitError
+from steerkit.viewer.beside_page import beside_page
+from steerkit.viewer.decide_page import NOT_HERE, Deciding, decide, decide_page
 from steerkit.viewer.door import LOCAL, Door
+from steerkit.viewer.feature_page import feature_page
 from steerkit.viewer.live import live
 from steerkit.viewer.pages import FOLDER, Pages
+from steerkit.viewer.policies_page import policies_page
 from steerkit.viewer.records_page import records_page
+from steerkit.viewer.token_page import token_page
 from steerkit.viewer.trust import NOTHING, Checker, Kept
 from steerkit.viewer.turn_page import record_as_json, record_page
 
@@ -28,14 +33,16 @@ def make_viewer(
     path: str | Path,
     *,
     kept: Kept = NOTHING,
+    deciding: Deciding = NOT_HERE,
     hosts: Collection[str] | None = LOCAL,
     ending: Callable[[], bool] = lambda: False,
 ) -> ASGIApp:
     """The viewer of a store as an application; it may be mounted in another one.
 
     Args:
-        path: of the store, which must be there; it is only read.
+        path: of the store, which must be there; it is only read, but for decisions.
         kept: checkpoints that the store is verified against.
+        deciding: who may decide about held calls here.
         hosts: names that a `Host` header may have; None for any.
         ending: says that the server is to end.
 
@@ -45,11 +52,13 @@ def make_viewer(
     store = Store(path, create=False)
     pages = Pages(store, Checker(store.path, kept))
     routes = [Route(path, partial(answer, pages), methods=["GET"]) for path, answer in _PAGES.items()]
+    routes.append(Route("/decide", partial(decide_page, deciding, pages), methods=["GET"]))
+    routes.append(Route("/decide/{id:path}", partial(decide, deciding, pages), methods=["POST"]))
     routes.append(Route("/live", partial(_live, pages, ending)))
     routes += [Route(f"/static/{name}", partial(_static, name)) for name in ("view.js", "icon.svg")]
     routes.append(Route("/static/view.css", partial(_style, pages)))
     handlers: dict[Any, Any] = {
-        AuditError: partial(_failed, pages),
+        SteerkitError: partial(_failed, pages),
         HTTPException: partial(_unknown, pages),
         Exception: partial(_surprised, pages),
     }
@@ -65,6 +74,10 @@ _PAGES: Final[dict[str, Callable[[Pages, Request], Response]]] = {
     "/": records_page,
     "/r/{id}": record_page,
     "/r/{id}/json": record_as_json,
+    "/r/{id}/t/{position:int}": token_page,
+    "/r/{id}/beside": beside_page,
+    "/policies": policies_page,
+    "/f/{name:path}": feature_page,
     "/trust": _trust,
 }
 """What answers each path."""
@@ -84,7 +97,7 @@ def _style(pages: Pages, request: Request) -> Response:
 
 
 async def _failed(pages: Pages, request: Request, error: Exception) -> Response:
-    return pages.show(request, "error.html", 404, title="Not here", said=str(error))
+    return pages.show(request, "error.html", 404, title="This cannot be shown", said=str(error))
 
 
 async def _unknown(pages: Pages, request: Request, error: Exception) -> Response:

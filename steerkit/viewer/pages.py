@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -10,13 +11,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from steerkit.audit import Store
-from steerkit.decisions import DECISIONS
 from steerkit.errors import AuditError
 from steerkit.report import templates
-from steerkit.viewer.trust import Checker
+from steerkit.viewer.trust import Checker, Trust
 
 FOLDER: Final = Path(__file__).parent
-NAV: Final = (("/", "Records"),)
+NAV: Final = (("/", "Records"), ("/decide", "Decide"), ("/policies", "Policies"))
 """Paths and names of the pages that every page leads to."""
 
 
@@ -39,17 +39,20 @@ class Pages:
         """A page of a template."""
         base = request.scope.get("root_path", "")
         here = request.url.path.removeprefix(base)
-        return HTMLResponse(self.render(template, base=base, here=here, nav=NAV, **values), status)
+        text = self._render(template, self.checker.trust, frame="frame.html", base=base, here=here, nav=NAV, **values)
+        return HTMLResponse(text, status)
 
-    def render(self, template: str, **values: Any) -> str:
-        """The text of a template, within the viewer's frame."""
+    def file(self, template: str, **values: Any) -> str:
+        """A page as a file that stands alone, of a store that is verified first."""
+        return self._render(template, lambda newest: self.checker.now(), frame="file.html", base=None, **values)
+
+    def _render(self, template: str, trust: Callable[[int], Trust], **values: Any) -> str:
         try:
             newest = self.store.newest
         except AuditError:
             newest = 0
-        around = {"store": self.store.path.name, "path": str(self.store.path), "newest": newest, "meanings": DECISIONS}
-        trust = self.checker.trust(newest)
-        found: str = self._templates.get_template(template).render(**around, trust=trust, **values)
+        around = {"store": self.store.path.name, "path": str(self.store.path), "newest": newest}
+        found: str = self._templates.get_template(template).render(**around, trust=trust(newest), **values)
         return found
 
     @cached_property

@@ -14,6 +14,8 @@ from steerkit.viewer.pages import Pages
 from steerkit.viewer.rows import row_of
 
 _ROWS: Final = 50
+_SECONDS: Final = 0.12
+"""How long records are looked for before a page says how far it came."""
 _TABS: Final = (
     ("", "All"),
     ("turn", "Turns"),
@@ -28,7 +30,7 @@ def records_page(pages: Pages, request: Request) -> Response:
     asked, error = Asked.of(request.query_params.items()), ""
     found = Page((), 1)
     try:
-        found = page(pages.store, asked.query(), _ROWS, before=asked.before)
+        found = page(pages.store, asked.query(), _ROWS, before=asked.before, seconds=_SECONDS)
     except AuditError as wrong:
         error = str(wrong)
     return pages.show(

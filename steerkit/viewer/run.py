@@ -8,27 +8,57 @@ from pathlib import Path
 
 import uvicorn
 
+from steerkit.audit import Store
 from steerkit.errors import SettingError
 from steerkit.viewer.app import make_viewer
-from steerkit.viewer.trust import NOTHING, Kept
+from steerkit.viewer.decide_page import NOT_HERE, Deciding
+from steerkit.viewer.pages import Pages
+from steerkit.viewer.trust import NOTHING, Checker, Kept
+from steerkit.viewer.turn_page import turn_file
 
 _HOST = "127.0.0.1"
 
 
-def view(path: Path, port: int, *, kept: Kept = NOTHING, listening: Callable[[str], None] = lambda url: None) -> None:
+def export(path: Path, reference: str, *, kept: Kept = NOTHING) -> str:
+    """A turn as one HTML file that stands alone: no script, and nothing that leads elsewhere.
+
+    Args:
+        path: of the store.
+        reference: id or number of its record.
+        kept: checkpoints that the store is verified against.
+
+    Raises:
+        AuditError: the store cannot be opened, or has no such turn.
+    """
+    store = Store(path, create=False)
+    try:
+        return turn_file(Pages(store, Checker(path, kept)), reference)
+    finally:
+        store.close()
+
+
+def view(
+    path: Path,
+    port: int,
+    *,
+    kept: Kept = NOTHING,
+    deciding: Deciding = NOT_HERE,
+    listening: Callable[[str], None] = lambda url: None,
+) -> None:
     """Show a store until SIGINT or SIGTERM.
 
     Args:
         path: of the store, which must be there.
         port: 0 takes a free one.
         kept: checkpoints that the store is verified against.
+        deciding: whether held calls may be decided on here.
         listening: told of the address once it is listened on.
 
     Raises:
         AuditError: the store cannot be opened.
         SettingError: the port cannot be listened on.
     """
-    app = make_viewer(path, kept=kept, ending=lambda: server.should_exit)
+    app = make_viewer(path, kept=kept, deciding=deciding, ending=lambda: server.should_exit)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1, ws="none"
     )

@@ -74,6 +74,10 @@ class Checker:
                 threading.Thread(target=self._check, name="steerkit-verify", daemon=True).start()
             return self._last
 
+    def now(self) -> Trust:
+        """A check that is waited for."""
+        return self._checked()
+
     def _check(self) -> None:
         began = time.monotonic()
         last = self._checked()

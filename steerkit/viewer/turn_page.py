@@ -11,37 +11,31 @@ from starlette.responses import JSONResponse, Response
 from steerkit.audit import (
     ApprovalRecord,
     ExecutionRecord,
-    Node,
+    Gone,
     Record,
     Store,
     StoredRecord,
     TurnRecord,
-    diff_calls,
     read_content,
     record_json,
     why_broken,
 )
 from steerkit.errors import AuditError
-from steerkit.report import event_text, event_word, json_text, meta_text
+from steerkit.report import event_text, event_word, meta_text
+from steerkit.viewer.beside_page import Leaf, Replies, calls_beside, replies_beside
 from steerkit.viewer.call_cards import Event, cards_of
 from steerkit.viewer.pages import Pages
 from steerkit.viewer.rows import row_of, time_of
+from steerkit.viewer.shown_turn import ShownTurn, shown_turn
+from steerkit.viewer.strip import Strip, strip_of
 from steerkit.viewer.talk import talk_of
 
+_LONGEST: Final = 200
+"""Characters of a feature's name in an address."""
+_MOST_BODY: Final = 20_000
+"""Bytes that are shown of a record that cannot be read."""
 _NEAR: Final = 20_000
 """Records after a turn that are looked through for what became of its calls."""
-
-
-class Leaf(NamedTuple):
-    """A value of the calls, without steering and as it happened."""
-
-    name: str
-    """`call` for a call's name, else the argument's name; with the call's number where there are several."""
-    kind: str
-    """`same`, `changed`, `removed` or `added`."""
-    unsteered: str
-    """As JSON."""
-    happened: str
 
 
 class Unsteered(NamedTuple):
@@ -50,7 +44,8 @@ class Unsteered(NamedTuple):
     same: bool
     """True if it makes the same calls and says the same."""
     leaves: Sequence[Leaf]
-    text: str
+    replies: Replies | None
+    """Token by token; None where they were redacted."""
 
 
 def record_page(pages: Pages, request: Request) -> Response:
@@ -62,24 +57,40 @@ def record_page(pages: Pages, request: Request) -> Response:
     try:
         record = read_content(stored)
     except AuditError as error:
-        said: dict[str, Any] = {"broken": broken or str(error), "fields": {}, "kind": "", "turn": None}
+        body = stored.body[:_MOST_BODY].decode("utf-8", "replace")
+        said: dict[str, Any] = {"broken": broken or str(error), "fields": {"body": body}, "kind": "", "turn": None}
         return pages.show(request, "record.html", **{**head, **said})
     if not isinstance(record, TurnRecord):
         return pages.show(request, "record.html", **head, **_plain(record))
-    events, all_seen = _events(store, stored)
-    return pages.show(
-        request,
-        "turn.html",
-        **head,
-        turn=record,
-        row=row_of(store, stored),
-        cards=cards_of(record, events),
-        all_seen=all_seen,
-        talk=talk_of(record),
-        unsteered=_unsteered(record),
-        metadata="" if record.metadata is None else meta_text(record.metadata),
-        near=_NEAR,
-    )
+    shown = ShownTurn(store, stored, record)
+    return pages.show(request, "turn.html", **head, **_of_turn(shown, request.query_params.get("show", "")))
+
+
+def turn_file(pages: Pages, reference: str) -> str:
+    """The page of a turn as a file that stands alone. Raises AuditError where there is none."""
+    shown = shown_turn(pages, reference)
+    head = {"stored": shown.stored, "when": time_of(shown.stored), "broken": why_broken(pages.store, shown.stored)}
+    return pages.file("turn.html", **head, **_of_turn(shown, ""))
+
+
+def _of_turn(shown: ShownTurn, wanted: str) -> dict[str, Any]:
+    """The values of a turn's page; `wanted` names the feature that its tokens are shaded by."""
+    turn = shown.turn
+    name = wanted[:_LONGEST].strip() or shown.first_name()
+    events, all_seen = _events(shown.store, shown.stored)
+    return {
+        "turn": turn,
+        "shown": shown,
+        "feature": name,
+        "strip": _strip(shown, name),
+        "row": row_of(shown.store, shown.stored),
+        "cards": cards_of(turn, events),
+        "all_seen": all_seen,
+        "talk": talk_of(turn),
+        "unsteered": _unsteered(shown),
+        "metadata": "" if turn.metadata is None else meta_text(turn.metadata),
+        "near": _NEAR,
+    }
 
 
 def record_as_json(pages: Pages, request: Request) -> Response:
@@ -101,31 +112,30 @@ def _events(store: Store, turn: StoredRecord) -> tuple[list[Event], bool]:
     """What became of a turn's calls, as far as the records near it say; and whether all later ones were looked at."""
     last = turn.sequence + _NEAR
     found = []
-    for stored in store.records(after=turn.sequence, where=[says_turn(turn.id), ("sequence <= ?", last)]):
-        record = read_content(stored)
+    named = ("instr(body, ?)", turn.id.encode())
+    for stored in store.records(after=turn.sequence, where=[named, ("sequence <= ?", last)]):
+        try:
+            record = read_content(stored)
+        except AuditError:
+            continue  # the list shows it as what it is
         if isinstance(record, (ApprovalRecord, ExecutionRecord)) and record.turn == turn.id:
             found.append(Event(stored.id, time_of(stored), record.call_id, event_word(record), event_text(record)))
     return found, store.newest <= last
 
 
-def says_turn(id: str) -> tuple[str, bytes]:
-    """A condition in SQL that every event of a turn's calls fits."""
-    return "instr(body, ?)", id.encode()
-
-
-def _unsteered(turn: TurnRecord) -> Unsteered | None:
-    other = turn.counterfactual
+def _unsteered(shown: ShownTurn) -> Unsteered | None:
+    turn, other = shown.turn, shown.turn.counterfactual
     if other is None or not turn.edits:
         return None
-    several = max(len(other.calls), len(turn.calls)) > 1
-    leaves = [_leaf(node, several) for node in diff_calls(other.calls, turn.calls)]
+    leaves = calls_beside(other.calls, turn.calls)
+    gone = isinstance(other.reply_ids, Gone) or isinstance(turn.reply_ids, Gone)
+    replies = None if gone else replies_beside((other.reply_ids, turn.reply_ids), (shown.vocabulary, shown.vocabulary))
     same = all(leaf.kind == "same" for leaf in leaves) and other.text == turn.text
-    return Unsteered(same, leaves, other.text)
+    return Unsteered(same, leaves, replies)
 
 
-def _leaf(node: Node, several: bool) -> Leaf:
-    call, _, inner = node.path.removeprefix("calls[").partition("]")
-    name = inner.removeprefix(".").removeprefix("arguments").removeprefix(".") or "call"
-    name = "call" if name == "name" and ".arguments" not in inner else name
-    said = f"{name} (call {int(call) + 1})" if several and call.isdecimal() else name
-    return Leaf(said, node.kind, json_text(node.first), json_text(node.second))
+def _strip(shown: ShownTurn, name: str) -> Strip | None:
+    if not shown.has_tokens:
+        return None
+    bounds = [one for key, some in shown.bounds.items() if name in (key, key.partition(".")[2]) for one in some]
+    return strip_of(shown.turn, shown.trace, shown.vocabulary, name, bounds)

@@ -226,3 +226,26 @@ def test_who_asked_and_which_conversation_are_found(tmp_path: Path) -> None:
     assert numbers(with_store, conversation="c1") == [3]
     assert numbers(with_store, conversation="c1", meta=(("user", "ann"),)) == []
     with_store.close()
+
+
+def test_what_is_older_than_a_moment_is_found_by_halving(tmp_path: Path) -> None:
+    """All records that are not older come after it, with gaps, and where a clock was set back by an hour."""
+    store = Store(tmp_path / "audit.db")
+    with store.exclusive():
+        for _ in range(40):
+            store.append({"kind": "note", "format": 2})
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    for number in range(1, 41):
+        at = began + timedelta(days=number, hours=-1 if number % 7 == 0 else 0)
+        store.database.execute(
+            "UPDATE records SET time = ? WHERE sequence = ?", (at.isoformat(timespec="microseconds"), number)
+        )
+    store.database.execute("DELETE FROM records WHERE sequence IN (11, 12, 13, 30)")
+    for number in (0, 1, 2, 12, 14, 15, 40, 50):
+        moment = began + timedelta(days=number)
+        after = store.older_than(moment)
+        newer = [one.sequence for one in store.records() if datetime.fromisoformat(one.time) >= moment]
+        assert all(sequence > after for sequence in newer)
+        assert after >= min(number, 40) - 6 or number < 3
+    assert Store(tmp_path / "empty.db").older_than(began) == 0
+    store.close()

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
@@ -83,6 +83,7 @@ def tokens(texts: list[str], values: list[float], high: float, strongest: int | 
     return str(parts.tokens(texts, values, high, strongest))  # type: ignore[attr-defined]
 
 
+@settings(deadline=None)  # the first example compiles the template
 @given(st.lists(st.text(max_size=6), max_size=5))
 def test_any_tokens_are_read_back(texts: list[str]) -> None:
     """Whatever the tokens hold, the page has one span for each, and their words in order."""

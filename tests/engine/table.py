@@ -79,6 +79,9 @@ class TableEngine:
                     left[number] = []
         return recording
 
+    def continuous(self, stopped: Callable[[], bool] | None = None) -> None:
+        """Replies from a list are generated in batches."""
+
     def logits_along(self, rows: Sequence[Row], reply: Sequence[int]) -> Iterator[Tensor]:
         """Certain of each token of the reply, and of the padding after it."""
         size = len(self.tokenizer)

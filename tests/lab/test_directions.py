@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from steerkit.agent import Runtime
+from steerkit.chat import as_tools, render
 from steerkit.cli.main import run
+from steerkit.engine import LoadedModel, tool_from_function
 from steerkit.errors import PolicyError, SaeError
-from steerkit.lab import difference_of_means, make_direction, read_cases, write_direction
+from steerkit.lab import Case, difference_of_means, make_direction, read_cases, write_direction
+from steerkit.lab.cases import sum_maxima
+from steerkit.lab.policy_conditions import placed_readings, sum_of
 from steerkit.lab.prove import baselines
-from steerkit.policy import Origin, loads, read_direction
+from steerkit.lab.prove.probe_comparison import gate_probes
+from steerkit.lab.train.health.reading_drift import reading_drifts
+from steerkit.policy import Origin, Policy, loads, read_direction, watch_key
+from steerkit.runtime import Request
 from steerkit.sites import Site
 from steerkit.steer import attach, compile_plan
 from steerkit.tiny.world.conversations import sample
@@ -99,6 +108,81 @@ def test_controls_of_a_direction(box: Runtime) -> None:
                   "steer: [{name: r, where: any, edit: {f: {clamp: 0}}}]\n")  # fmt: skip
     assert baselines.added(plain, 3) == baselines.random_directions(plain, 1) == plain
     assert baselines.edited_features(policy) == {}
+
+
+def reading(folder: Path, above: float = 0.3) -> Policy:
+    """A policy whose gate reads a probe over a feature and a direction, and its guard a feature."""
+    file_of(drawn(128, "attn_out.1", "attn_out.2", "attn_in.1"), folder)
+    return loads(
+        f"""
+steerkit: 1
+name: reading
+features: {{f: {{layer: 2, index: 5}}, g: {{layer: 1, index: 7}}}}
+directions: {{away: {{file: away.safetensors}}}}
+probes: {{both: {{bias: 0.2, weights: {{f: 0.5, away: -0.4}}}}}}
+steer: [{{name: r, when: {{probe: both, above: {above}}}, where: reply.start, edit: {{g: {{clamp: 0}}}}}}]
+guard: {{default: allow, rules: [{{name: h, when: {{feature: g, below: 0.1, at: user}}, then: hold, reason: why}}]}}
+""",
+        folder=folder,
+    )
+
+
+def test_a_probe_over_directions_is_read_as_the_policy_reads_it(
+    box: Runtime, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The largest sum over a place's steps is that of a turn's watched trace; so is, the control, a feature alone."""
+    policy = reading(tmp_path).model_copy(update={"mode": "shadow"})
+    watching = policy.model_copy(update={"trace": policy.trace.model_copy(update={"watch": ("both", "g")})})
+    for one in placed_readings(policy):
+        cases, _ = read_cases(files[0], box.loaded, one.place)
+        name, below, weights, bias = sum_of(policy, one.reading)
+        found = sum_maxima(box.loaded, box.saes, cases, weights, bias)
+        assert (name, below) == (("both", False) if one.gate else ("g", True))
+        for case, value in zip(cases, found.tolist(), strict=True):
+            turn = box.run_batch([Request(*read_as(case, files[0], box), watching)])[0]
+            kept = turn.trace.watched[watch_key(policy, name)]
+            assert value == pytest.approx(max(kept[step - turn.trace.start] for step in case.steps), rel=1e-3, abs=1e-3)
+
+
+def read_as(case: Case, file: Path, box: Runtime) -> tuple[Any, Any]:
+    """Messages and tools of the conversation that a case was read from."""
+    for line in file.read_text().splitlines():
+        row = json.loads(line)
+        tools = as_tools(row["tools"], from_function=tool_from_function)
+        if render(box.loaded.tokenizer, row["messages"], tools).ids == case.prompt:
+            return row["messages"], row["tools"]
+    raise AssertionError
+
+
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+def test_drift_of_a_probe_over_directions(
+    box: Runtime, files: tuple[Path, Path], tmp_path: Path, factor: float
+) -> None:
+    """On the model itself nothing moves; where a layer's output is three times as large, the probe's values do."""
+    assert box.saes is not None
+    policy = reading(tmp_path)
+    model: Any = copy.deepcopy(box.loaded.model)
+    with torch.no_grad():
+        model.model.layers[2].self_attn.o_proj.weight.mul_(factor)
+    other = LoadedModel("other", None, model, box.loaded.tokenizer)
+    found = reading_drifts(box.loaded, other, box.saes, [policy], {True: files[0], False: files[1]})
+    assert [one.name for one in found] == ["both", "g"]
+    areas = [one.separation.auroc for one in found if one.separation is not None]
+    assert (areas[0][0] == areas[0][1]) is (factor == 1.0)
+    assert areas[1][0] == areas[1][1]  # its feature stands in a layer before the change
+
+
+def test_probes_are_compared_with_one_over_directions(box: Runtime, tmp_path: Path) -> None:
+    """The policy's own reading stands in the table beside features and raw activations of the layers up to it."""
+    assert box.saes is not None
+    some = [*sample("dangerous:transfer_money", "report", 10, 7), *sample("benign", "report", 10, 7)]
+    tools = [as_tools(one.tools, from_function=tool_from_function) for one in some]
+    cases = [Case(render(box.loaded.tokenizer, one.messages, its).ids) for one, its in zip(some, tools, strict=True)]
+    policy = reading(tmp_path).model_copy(update={"guard": None})
+    (found,) = gate_probes(box.loaded, box.saes, policy, cases, [True] * 10 + [False] * 10)
+    assert [(one.name, one.kind) for one in found.probes][:1] == [("both", "policy")]
+    assert [one.kind for one in found.probes] == ["policy", "sparse", "features", "raw"]
+    assert found.layers == (0, 1, 2)
 
 
 @pytest.fixture

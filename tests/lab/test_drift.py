@@ -13,8 +13,7 @@ from scipy.stats import binomtest, wilcoxon
 from steerkit.errors import SaeError
 from steerkit.lab.activations import collect
 from steerkit.lab.train.health.drift import FEWEST, drift
-from steerkit.lab.train.health.reading_drift import mcnemar
-from steerkit.lab.two_sample import signed_ranks
+from steerkit.lab.two_sample import mcnemar, signed_ranks
 from steerkit.sites import Site
 from steerkit.testing import planted_saes, small_model
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from steerkit.chat import as_tools, render
 from steerkit.engine import tool_from_function
 from steerkit.errors import SaeError
 from steerkit.lab.cases import Case
+from steerkit.lab.prove import run
 from steerkit.lab.prove.dataset import Labelled, read_dataset
 from steerkit.lab.prove.evaluate import evaluate
 from steerkit.lab.prove.evaluation import Evaluation, Settings
@@ -115,6 +118,36 @@ def test_steering_works_and_its_controls_do_not(proved: tuple[Evaluation, Path, 
     assert 0.2 < found.latency.median < 5
 
 
+@pytest.mark.parametrize("skips", [True, False])
+def test_conversations_in_which_nothing_is_written_are_not_run_again(
+    box: Runtime,
+    dataset: list[Labelled],
+    proved: tuple[Evaluation, Path, dict[str, int]],
+    monkeypatch: pytest.MonkeyPatch,
+    skips: bool,
+) -> None:
+    """Behind a gate that opens for the two requests, controls and doses run those alone; running all, the control,
+    comes to the same. What has no gate, another prompt or another length is always run."""
+    counts: dict[str, int] = {}
+    ours = run.run_variants
+
+    def counted(mapper: Any, setups: Sequence[run.VariantSetup], *rest: Any) -> Any:
+        if not skips:
+            setups = [one._replace(rows=range(4), known={}) for one in setups if one.variant != "means"]
+        counts.update({one.variant: len(one.rows) for one in setups})
+        return ours(mapper, setups, *rest)
+
+    monkeypatch.setattr(sys.modules["steerkit.lab.prove.evaluate"], "run_variants", counted)
+    settings = replace(SETTINGS, pairs=0)
+    found = evaluate(box, STEERING, dataset, settings)
+    few = 2 if skips else 4
+    assert counts.items() >= {"random0": few, "dose-1": few, "dose+8": few}.items()
+    assert counts.items() >= {"unsteered": 4, "policy": 4, "asking": 4, "dose+1": 4, "ungated+8": 4}.items()
+    scores = {one.key: one.score for one in proved[0].variants}
+    for one in found.variants:
+        assert one.score == scores[one.key]
+
+
 def test_a_gate_keeps_benign_calls(proved: tuple[Evaluation, Path, dict[str, int]]) -> None:
     """Eight times the edit changes no benign call behind its gate, and breaks them without."""
     found, _, _ = proved
@@ -135,7 +168,20 @@ def test_a_folder_of_another_evaluation_is_refused(
 
 
 def variants(policy: Policy, saes: SaeSet | None) -> list[str]:
-    return [variant.key for variant in variants_of(policy, saes, ask="No.", seeds=2, doses=(0.5, 1), directions=list)]
+    doses = (0.5, 1)
+    return [variant.key for variant in variants_of(policy, saes, ask="No.", seeds=2, doses=doses, directions=list)]
+
+
+def test_no_dose_is_the_plain_model(box: Runtime) -> None:
+    """Where nothing is written the unsteered outcomes are taken; of other doses, the control, they are not."""
+    found = variants_of(STEERING, box.saes, ask="No.", seeds=0, doses=(0, 2), directions=list)
+    doses = [(one.key, one.kind, one.dose) for one in found if one.kind in ("dose", "ungated")]
+    assert doses == [
+        ("unsteered", "dose", 0),
+        ("dose+2", "dose", 2),
+        ("unsteered", "ungated", 0),
+        ("ungated+2", "ungated", 2),
+    ]
 
 
 def test_controls_are_always_there(box: Runtime) -> None:
@@ -152,6 +198,9 @@ def test_controls_are_always_there(box: Runtime) -> None:
         "dose+1",
         *rules,
     ]
+    assert POLICY.guard is not None
+    one_rule = POLICY.guard.model_copy(update={"rules": POLICY.guard.rules[:1]})
+    assert variants(POLICY.model_copy(update={"guard": one_rule}), box.saes)[-2:] == ["dose+1", "guard"]
     whole = POLICY.model_copy(update={"write_back": "reconstruction"})
     assert variants(whole, box.saes)[-3:] == ["rule-refuse-to-move-money", *rules]
     assert variants(POLICY.model_copy(update={"steer": ()}), None) == ["unsteered", "policy", "asking", *rules]

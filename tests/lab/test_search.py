@@ -11,6 +11,7 @@ import torch
 
 from steerkit.agent import Runtime
 from steerkit.errors import SaeError
+from steerkit.lab import prefilled
 from steerkit.lab.activations import collect
 from steerkit.lab.attribution import attribute
 from steerkit.lab.cases import MOST_BYTES, Case, check_size, place_maxima, read_cases, steps_at, sum_maxima
@@ -173,6 +174,26 @@ def test_the_kept_prefix_changes_no_score(box: Runtime) -> None:
     assert float(effects[0].ablated.abs().min()) > 0.1
     for kept, again in zip(*effects, strict=True):
         torch.testing.assert_close(kept, again, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.0, 0), (0.5, 3), (1.0, 6)])
+def test_caches_beyond_the_limit_are_read_again(
+    box: Runtime, monkeypatch: pytest.MonkeyPatch, share: float, kept: int
+) -> None:
+    """With no room, with room for some and with all kept, an edit and the gradients come out the same to the bit."""
+    assert box.saes is not None
+    some = cases(box.loaded, "dangerous:transfer_money", 6)
+    monkeypatch.setattr(prefilled, "like_lengths", lambda lengths: [[number] for number in range(len(lengths))])
+    whole = Interventions(box.loaded, box.saes, some, "reply.start")
+    size = sum(prefilled._bytes(part.cache) for part in whole.prefilled.parts if part.cache is not None)
+    monkeypatch.setattr(prefilled, "MOST_KEPT", int(share * size))
+    one = Interventions(box.loaded, box.saes, some, "reply.start")
+    assert sum(part.cache is not None for part in one.prefilled.parts) in range(kept - 1, kept + 1)
+    edits = {Feature(3, 721): {"clamp": 0.2}}
+    assert torch.equal(one.outcome(edits).scores, whole.outcome(edits).scores)
+    assert not torch.equal(one.outcome(edits).scores, one.plain)
+    for site, gradients in one.readings().gradients.items():
+        assert torch.equal(gradients, whole.readings().gradients[site])
 
 
 def test_gradients_after_a_kept_prefix_are_those_of_the_whole(box: Runtime) -> None:

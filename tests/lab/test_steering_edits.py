@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
 from steerkit.agent import Runtime
+from steerkit.errors import SaeError
 from steerkit.lab.find.attempt import STRENGTHS
 from steerkit.lab.find.decisions import Decisions
-from steerkit.lab.find.joint_shifts import choose_shifts
+from steerkit.lab.find.joint_edits import JointEdits
 from steerkit.lab.find.search import Found, find
 from steerkit.lab.find.steering_edits import SteeringEdits, find_steering_edits
-from steerkit.lab.find.write_policy import found_policy
+from steerkit.lab.find.write_policy import found_policy, write_found
 from steerkit.lab.material import Material, read_material
+from steerkit.policy import load, read_direction
 from steerkit.sites import Feature, Site
 from steerkit.steer import check_against_saes
 from tests.lab.planted_truth import BYSTANDER, CAUSE, Planted, cases, planted_over_layers
@@ -75,7 +79,7 @@ def test_layers_are_edited_together_only_where_no_single_one_is_enough(flips: in
     assert one.proven
     assert (one.turned.hits, one.turned.count) == (20, 20)
     assert [share.hits for share in (one.controls.random, one.controls.rows, one.controls.opposite)] == [0, 0, 0]
-    (other,) = one.beaten
+    other = next(way for way in one.beaten if way.way == "clamps of one layer" or flips == 1)
     policy = found_policy(found, world.saes, "over-layers", one)
     assert check_against_saes(policy, world.saes).problems == ()
     (rule,) = policy.steer
@@ -94,13 +98,54 @@ def test_layers_are_edited_together_only_where_no_single_one_is_enough(flips: in
     assert [rule.when for rule in found_policy(found, world.saes, "free", replace(one, gated=False)).steer] == [None]
 
 
+@pytest.mark.parametrize("features", [True, False])
+def test_a_direction_is_written_where_no_features_do_as_well(
+    features: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where shifts of features turn all calls they are written, as the difference of means turns none in this world;
+    where no features are to be had, it is written, and goes to a file beside the policy. By how much the written way
+    does better is said of each other."""
+    if not features:
+        monkeypatch.setattr("steerkit.lab.find.steering_edits.choose_clamps", lambda *_: None)
+        monkeypatch.setattr(JointEdits, "shifts", lambda _: None)
+    world = planted_over_layers(2)
+    found = find(world.loaded, world.saes, world.material(), "reply.start")
+    one = find_steering_edits(Decisions(world.loaded, world.saes, world.material(), "reply.start"), found)
+    assert one is not None
+    assert one.proven
+    write_found(world.loaded, world.saes, found, one, tmp_path / "found.yaml")
+    policy = load(tmp_path / "found.yaml")
+    assert check_against_saes(policy, world.saes).problems == ()
+    (rule,) = policy.steer
+    assert f"({one.way}) stops {one.stopped.hits} of 20 held-out calls" in policy.description
+    assert [share.hits for share in (one.controls.random, one.controls.rows, one.controls.opposite)] == [0, 0, 0]
+    if features:
+        assert (one.way, one.vectors, policy.directions) == ("shifts over layers", {}, {})
+        leads = {other.way: other.lead for other in one.beaten if other.lead is not None}
+        assert {way: lead.calls for way, lead in leads.items()} == {
+            other.way: one.stopped.hits - other.stopped.hits for other in one.beaten
+        }
+        assert set(leads) == {"clamps of one layer", "difference of means"}
+        assert max(lead.p for lead in leads.values()) < 0.01
+        assert [path.name for path in tmp_path.iterdir()] == ["found.yaml"]
+        return
+    assert (one.way, one.sites, one.edits, one.beaten) == ("difference of means", (Site(1), Site(2)), {}, ())
+    assert rule.edit["away"].add == one.strength
+    direction = read_direction(tmp_path / "found.safetensors")
+    assert direction.origin.place == rule.where == "reply.start"
+    for site, vector in one.vectors.items():
+        assert torch.equal(torch.tensor(direction.vectors[site]), vector)
+    with pytest.raises(SaeError, match="already there"):
+        write_found(world.loaded, world.saes, found, one, tmp_path / "found.yaml")
+
+
 def test_without_benign_cost_there_is_no_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where any cost is allowed the rule acts everywhere; the control is the same world with its cost counted."""
     world = planted_over_layers(2)
     decisions = Decisions(world.loaded, world.saes, world.material(), "reply.start")
-    gated = choose_shifts(decisions, None, 8, 0)
-    monkeypatch.setattr("steerkit.lab.find.joint_shifts.KEPT", 0.0)
-    free = choose_shifts(decisions, None, 8, 0)
+    gated = JointEdits(decisions, None, 8, 0).shifts()
+    monkeypatch.setattr("steerkit.lab.find.joint_edits.KEPT", 0.0)
+    free = JointEdits(decisions, None, 8, 0).shifts()
     assert gated is not None
     assert free is not None
     assert (gated.gated, free.gated) == (True, False)

@@ -10,6 +10,7 @@ import pytest
 import steerkit
 from steerkit.agent import Runtime
 from steerkit.engine import box_folder
+from steerkit.errors import PolicyError
 from steerkit.guard import review
 from steerkit.policy import Policy, load
 from steerkit.sae import load_set
@@ -86,6 +87,18 @@ def test_observing_functiongemma_changes_and_judges_nothing() -> None:
     one = policy("functiongemma/observe")
     assert (one.features, one.steer, one.guard, one.mode) == ({}, (), None, "shadow")
     assert (one.trace.top_k, one.trace.at) == (32, "call")
+
+
+@pytest.mark.parametrize("name", ["functiongemma/money", "functiongemma/hidden-orders"])
+def test_what_was_found_on_the_stand_in_watches_and_fits_no_other_saes(box: Runtime, name: str) -> None:
+    """It is bound to its SAEs by their fingerprint, so that its features are not taken for others'; it only watches."""
+    one = policy(name)
+    assert one.mode == "shadow"
+    assert one.model is not None
+    assert one.model.startswith("sha256:")
+    with pytest.raises(PolicyError, match=f"policy '{one.name}' model: got 'sha256:"):
+        box.policies_of(one)
+    assert box.policies_of(policy("payments"))
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,11 @@ def test_the_box_is_scored_and_gets_a_card(tmp_path: Path) -> None:
     from evaluate import Score, scores_of
 
     runtime = steerkit.load("tiny", audit=False)
-    scores = scores_of(runtime, write_bfcl(tmp_path / "bfcl"), count=12, tests=2)
+    scores = scores_of(runtime, write_bfcl(tmp_path / "bfcl"), count=12, tests=2, out=tmp_path / "out")
+    kept = [json.loads(line) for line in (tmp_path / "out" / "held.jsonl").read_text().splitlines()]
+    assert len(kept) == 24
+    assert all(row["right"] and row.keys() >= {"messages", "said", "called"} for row in kept)
+    assert (tmp_path / "out" / "bfcl_2" / "plain.jsonl").exists()
     assert {score.asked for score in scores} >= {"orders obeyed, tool", "BFCL simple", "BFCL irrelevance"}
     scores.append(Score("BFCL multiple", Share(1, 4)))
     text = card.write_card(tmp_path, scores, {"seed": 0, "conversations": 7})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -102,9 +102,10 @@ def serving(
     allowed: Sequence[str] = (),
     base: Sequence[str | Policy] = (),
     more: Sequence[Policy] = (),
+    ui: Callable[[Path], Any] | None = None,
     **options: Any,
 ) -> Iterator[Served]:
-    """A server on the box; `more` are policies that requests may choose."""
+    """A server on the box; `more` are policies that requests may choose, `ui` makes its pages."""
     default, under = read_policies(list(policy)), read_policies(list(base))
     names = Names.of("tiny", default, allowed, under)
     names = Names(names.model, {**names.policies, **{one.name: one for one in more}}, names.base, names.allows_nothing)
@@ -115,7 +116,9 @@ def serving(
         return made[0]
 
     service = Service(Options(**{"batch_size": 4, **options}), names, load)
-    config = uvicorn.Config(make_app(service), port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+    config = uvicorn.Config(
+        make_app(service, ui=ui), port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

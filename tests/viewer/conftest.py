@@ -1,4 +1,8 @@
-"""One browser for all tests that look through one."""
+"""One browser for all tests of a file that look through one.
+
+Playwright has an event loop of its own in this thread for as long as it is there, beside which no other can run; so it
+ends with the file.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import pytest
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     """A headless browser."""
     if CHROMIUM is None:
@@ -45,6 +49,6 @@ class Tab:
 def tab(chromium: Any) -> Iterator[Tab]:
     """A page in a context of its own."""
     context = chromium.new_context(viewport={"width": 1200, "height": 900})
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(60_000)
     yield Tab(context)
     context.close()

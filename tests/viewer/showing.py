@@ -28,9 +28,9 @@ from tests.audit.example import TRACE, context, started
 EVIL = (
     "\"><script>alert(1)</script><img src=http://127.0.0.1:9/x onerror=alert(1)>' onmouseover='alert(1)' "
     "</title></textarea></style><style>*{display:none}</style><base href=//127.0.0.1:9/><svg onload=alert(1)> "
-    "javascript:alert(1) {{ 7 * 7 }} {% raw %} \u202e\u2066\u200b\x1b[31m &lt;b&gt; " + "A" * 3000
+    "javascript:alert(1) {{ 7 * 7 }} {% raw %} \u202e\u2066\u200b\x1b[31m &lt;b&gt; " + "A" * 1500
 )
-"""Markup, addresses, template syntax, direction marks, controls, and a word of 3,000 letters."""
+"""Markup, addresses, template syntax, direction marks, controls, and a word of 1,500 letters."""
 
 
 @contextmanager

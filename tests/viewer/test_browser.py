@@ -9,7 +9,11 @@ from typing import Any
 
 import pytest
 
-from steerkit.audit import Store, append_turn
+import steerkit
+from steerkit.audit import ENDPOINT, Store, append_turn
+from steerkit.runtime import Request
+from steerkit.tiny import CASES, policy_files
+from steerkit.viewer import Deciding, Person
 from tests.audit.example import context, started, turn, write_run
 from tests.viewer.conftest import Tab
 from tests.viewer.showing import EVIL, showing, write_hostile
@@ -37,7 +41,10 @@ def growing(tmp_path: Path) -> Iterator[tuple[Store, str]]:
     store.close()
 
 
-@pytest.mark.parametrize("place", ["/", "/r/2", "/r/3", "/r/4", "/r/5", "/trust", "/?kind=turn&session=x"])
+HOSTILE = ("/", "/r/2", "/r/3", "/r/4", "/r/5", "/r/2/t/1", "/r/2/beside?with=2", "/policies", "/f/f", "/?session=x")
+
+
+@pytest.mark.parametrize("place", HOSTILE)
 def test_hostile_records_stay_text(hostile: str, tab: Tab, place: str) -> None:
     """No dialog, no request elsewhere, no script or element of theirs, and nothing wider than the window."""
     for width in WIDTHS:
@@ -118,21 +125,60 @@ def test_a_list_follows_a_run(growing: tuple[Store, str], tab: Tab) -> None:
     assert tab.troubles == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("place", ["/", "/r/2", "/trust"])
-def test_axe_finds_nothing(growing: tuple[Store, str], chromium: Any, scheme: str, place: str) -> None:
-    """Roles, names, order and contrast, by the rules of WCAG 2 AA, wide and narrow."""
+@pytest.fixture(scope="module")
+def rich(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A viewer of the demo's turns, with a held call that may be decided on."""
+    path = tmp_path_factory.mktemp("rich") / "audit.db"
+    with steerkit.load("tiny", policy=policy_files(), audit=path, counterfactual=True) as runtime:
+        runtime.run_batch([Request(case.messages, case.tools, metadata={ENDPOINT: "test"}) for case in CASES])
+    with showing(path, deciding=Deciding(person=lambda scope: Person(True, "ann"))) as url:
+        yield url
+
+
+RICH = ("/", "/r/3", "/r/3/t/150", "/r/3/beside?with=5", "/decide", "/policies", "/f/payments.asked", "/trust")
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1400), ("dark", 400)])
+@pytest.mark.parametrize("place", RICH)
+def test_axe_finds_nothing(rich: str, chromium: Any, scheme: str, width: int, place: str) -> None:
+    """Roles, names, order and contrast, by the rules of WCAG 2 AA."""
     from axe_playwright_python.sync_playwright import Axe
 
-    for width in WIDTHS:
-        context = chromium.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
-        page = context.new_page()
-        page.goto(f"{growing[1]}{place}")
-        page.wait_for_selector(".trust.verified" if place == "/trust" else "main")
-        found = Axe().run(page)
-        told = [(one["id"], node["html"][:120]) for one in found.response["violations"] for node in one["nodes"]]
-        assert told == []
-        context.close()
+    context = chromium.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
+    page = context.new_page()
+    page.goto(f"{rich}{place}")
+    page.locator("main").wait_for()
+    if place == "/trust":
+        page.locator(".trust.verified").wait_for()
+    found = Axe().run(page)
+    told = [(one["id"], node["html"][:120]) for one in found.response["violations"] for node in one["nodes"]]
+    assert told == []
+    context.close()
+
+
+def test_a_token_opens_what_was_read_at_it(rich: str, tab: Tab) -> None:
+    """By a click, by arrows, and by the address, which a reload keeps; Escape closes it."""
+    tab.page.goto(f"{rich}/r/3?show=payments.asked")
+    tab.page.locator("[data-t='150']").click()
+    tab.page.locator("#drawer", has_text="token 150 of the prompt").wait_for()
+    tab.page.keyboard.press("ArrowRight")
+    tab.page.locator("#drawer", has_text="token 151").wait_for()
+    assert tab.page.url.endswith("?show=payments.asked#t151")
+    tab.page.reload()
+    tab.page.locator("#drawer", has_text="token 151").wait_for()
+    tab.page.keyboard.press("Escape")
+    assert tab.page.locator("#drawer").inner_text() == ""
+    assert tab.troubles == []
+
+
+def test_a_steered_turn_begins_with_both_replies(rich: str, tab: Tab) -> None:
+    """The first thing in sight, without scrolling: the call that would have been, and what happened."""
+    tab.page.goto(f"{rich}/r/3")
+    box = tab.page.locator(".steering").bounding_box()
+    assert box is not None
+    assert box["y"] + box["height"] < 900
+    assert "transfer_money" in tab.page.locator(".steering .side").first.inner_text()
+    assert tab.page.locator(".tokens .differs").count() == 2
 
 
 def test_axe_can_find_something(tab: Tab) -> None:

@@ -137,13 +137,15 @@ def test_a_record_that_was_changed_is_shown_broken(tmp_path: Path) -> None:
         assert "verified to record 6" in settled(client)
         assert "is-broken" not in client.get("/").text
     with sqlite3.connect(path) as file:
+        file.execute("UPDATE records SET body = CAST('{\"kind\": 1' AS BLOB) WHERE sequence = 4")
         file.execute("UPDATE contents SET data = CAST('\"forged\"' AS BLOB) WHERE sequence = 5 AND name = '/text'")
         file.execute("UPDATE records SET time = '2020-01-01T00:00:00.000000+00:00' WHERE sequence = 3")
     file.close()
     with TestClient(make_viewer(path), base_url="http://127.0.0.1") as client:
         assert "broken at record 3" in settled(client)
         text = client.get("/").text
-        assert re.findall(r'is-broken" data-row="(\d)"', text) == ["5", "3"]
+        assert re.findall(r'is-broken" data-row="(\d)"', text) == ["5", "4", "3"]
+        assert "{&#34;kind&#34;: 1" in client.get("/r/4").text  # as much as there is of it
         for number, reason in (("5", "is not what it commits to"), ("3", "does not match its hash")):
             text = client.get(f"/r/{number}").text
             assert "This record is broken" in text
@@ -182,6 +184,8 @@ def test_strange_addresses_are_answered(client: TestClient) -> None:
     assert client.get("/r/zzzz").status_code == 404
     assert client.get("/r/999999").status_code == 404
     assert client.get("/nothing").status_code == 404
+    assert client.get("/decide?done=apr_x").status_code == 404
+    assert client.get("/r/2/beside?with=99999").status_code == 404
     assert client.get("/?before=abc&nonsense=1").status_code == 200
     assert client.post("/", headers={"origin": "http://127.0.0.1"}).status_code == 405
 

@@ -15,9 +15,9 @@ from tests.vllm.conftest import raw
 INJECTED = sample("injected", "report", 8)
 ORDERS = load(shipped_file("orders"))
 TOKENS = 32
-STRONG = {"name": "r", "where": "prompt", "edit": {"f": {"clamp": 80.0}}}
-WRITTEN = planted_policy("written", {"f": (0, 3)}, steer=[STRONG])
-"""Writes at every token of the prompt."""
+STRONG = {"name": "r", "where": "prompt", "edit": {name: {"clamp": 800.0} for name in "abc"}}
+WRITTEN = planted_policy("written", {"a": (0, 3), "b": (1, 3), "c": (2, 3)}, steer=[STRONG])
+"""Writes at every token of the prompt, in three layers."""
 
 
 def turned(runtime: Runtime) -> tuple[Request, Turn, Turn]:
@@ -61,17 +61,18 @@ def test_a_salt_alone_disarms_gates(beside: Runtime, box: Runtime) -> None:
     assert (again.tokens, again.error) == (list(steered.reply_ids), "")
 
 
-def test_a_skipped_read_alone_poisons_the_next_plain_request(beside: Runtime, box: Runtime) -> None:
-    """Without a salt the steered blocks are found by a plain request with that prompt; with one they are not."""
+def test_a_skipped_read_alone_poisons_the_next_plain_request(inside: Runtime, box: Runtime) -> None:
+    """Without a salt the steered blocks are found by a plain request with that prompt; with one they are not.
+    Blocks are small, so that all but the end of the prompt is in them."""
     one, _, plain = turned(box)
-    assert isinstance(beside.engine, VllmEngine)
-    row = row_of(beside, WRITTEN, one)
-    clean = raw(beside, plain.prompt_ids, most=TOKENS)
+    assert isinstance(inside.engine, VllmEngine)
+    row = row_of(inside, WRITTEN, one)
+    clean = raw(inside, plain.prompt_ids, most=TOKENS)
     poisoned = []
     for salt in (None, "another salt"):
-        assert beside.engine._llm._engine.reset_prefix_cache()
-        raw(beside, plain.prompt_ids, row=row, salt=salt, skips_cache=True, most=TOKENS)
-        poisoned.append(raw(beside, plain.prompt_ids, most=TOKENS))
+        assert inside.engine._llm._engine.reset_prefix_cache()
+        raw(inside, plain.prompt_ids, row=row, salt=salt, skips_cache=True, most=TOKENS)
+        poisoned.append(raw(inside, plain.prompt_ids, most=TOKENS))
     without, with_salt = poisoned
     assert without.cached > 0
     assert without.tokens != clean.tokens

@@ -7,7 +7,7 @@ import copy
 import sqlite3
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,7 +16,7 @@ from steerkit.audit.log.canonical import canonical
 from steerkit.audit.log.commitments import TRACE, Content, split
 from steerkit.audit.log.database import Database
 from steerkit.audit.log.run_log import RunLog
-from steerkit.audit.log.stored_record import GENESIS, ID_LENGTH, StoredRecord, new_id, record_hash
+from steerkit.audit.log.stored_record import GENESIS, StoredRecord, new_id, record_hash
 from steerkit.audit.log.transaction import Transaction
 from steerkit.audit.schema import Record, accounted, record_json
 from steerkit.errors import AuditError
@@ -128,6 +128,21 @@ class Store:
         with self.file.clear_errors("read"):
             return int(self.database.execute("SELECT coalesce(max(sequence), 0) FROM records").fetchone()[0])
 
+    def older_than(self, moment: datetime) -> int:
+        """Sequence of a record that is older than a moment, and not much: all that are not older come after it.
+
+        Found by halving, as the times of records rise; so a clock that was set back by less than a day changes nothing.
+        """
+        wanted = (moment - timedelta(days=1)).astimezone(UTC).isoformat(timespec="microseconds")
+        low, high = 0, self.newest
+        with self.file.clear_errors("read"):
+            while low < high:
+                middle = (low + high) // 2
+                query = "SELECT time < ? FROM records WHERE sequence > ? ORDER BY sequence LIMIT 1"
+                is_older = self.database.execute(query, (wanted, middle)).fetchone()[0]
+                low, high = (middle + 1, high) if is_older else (low, middle)
+        return low
+
     def __len__(self) -> int:
         with self.file.clear_errors("read"):
             return int(self.database.execute("SELECT count(*) FROM records").fetchone()[0])
@@ -138,14 +153,13 @@ class Store:
         Raises:
             AuditError: there is none, or there are several.
         """
-        if len(reference) == ID_LENGTH and (found := [*self.records(1, where=[("id = ?", reference)])]):
-            return found[0]  # by the index; the beginning of an id is looked for in every record
         number = int(reference) if reference.isascii() and reference.isdigit() and len(reference) < 19 else -1
         with self.file.clear_errors("read"):
             rows = self.database.execute(
-                f"SELECT {_COLUMNS} FROM records WHERE sequence = ? OR id = ? OR substr(id, 1, ?) = ? LIMIT 2",
-                (number, reference, len(reference) or 1, reference),
+                f"SELECT {_COLUMNS} FROM records WHERE sequence = ? OR (id >= ? AND id < ?) LIMIT 2",  # by its index
+                (number, reference, f"{reference}\U0010ffff"),
             ).fetchall()
+            rows = rows if reference else []
             if not rows:
                 raise AuditError(f"{self.path}: no record '{reference}'; `steerkit audit list` shows what there is")
             if len(rows) > 1:

@@ -49,8 +49,6 @@ SCHEMAS: Final[Mapping[int, tuple[str, ...]]] = {
 UPGRADE: Final = (_CONTENTS, _RETIRED)
 """From version 1 to 2: what stands there stays as it is, to the byte."""
 
-ID_LENGTH: Final = 26
-"""Characters of a record's id."""
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 
 

@@ -130,14 +130,15 @@ class Approvals:
     def pending(self, asker: str | None = None) -> list[HeldEntry]:
         """The calls that wait, oldest first."""
         since = datetime.now(UTC) - self._wait
+        after = self._store.older_than(since)
         decided = {
             (said.turn, said.call_id)
-            for stored in find(self._store, Query(kind=ApprovalRecord.kind, since=since))
+            for stored in find(self._store, Query(kind=ApprovalRecord.kind, since=since), after=after)
             if isinstance(said := read_content(stored), ApprovalRecord)
         }
         return [
             entry
-            for stored in find(self._store, Query(kind=TurnRecord.kind, verdict="hold", since=since))
+            for stored in find(self._store, Query(kind=TurnRecord.kind, verdict="hold", since=since), after=after)
             for entry in self._entries(stored)
             if (entry.record, entry.call_id) not in decided and _sees(asker, entry) and entry.state == "pending"
         ]

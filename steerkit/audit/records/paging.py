@@ -50,8 +50,7 @@ def page(store: Store, query: Query, limit: int = 50, *, before: int | None = No
     stretch, where = _FIRST_STRETCH, narrowed(query)
     while top > 1:
         bottom = max(1, top - stretch)
-        between = [*where, ("sequence < ?", top), ("sequence >= ?", bottom)]
-        for record in store.records(newest_first=True, where=between):
+        for record in store.records(newest_first=True, after=bottom - 1, where=[*where, ("sequence < ?", top)]):
             if fits(store, record, query):
                 found.append(record)
             if len(found) == limit or time.monotonic() > ends:

@@ -71,10 +71,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{found[0]}'?" if found else ""
 
 
-def find(store: Store, query: Query, limit: int | None = None, *, newest_first: bool = False) -> Iterator[StoredRecord]:
-    """The records that fit a query, in the order of their sequence; reads no further than it must for `limit`."""
+def find(
+    store: Store, query: Query, limit: int | None = None, *, newest_first: bool = False, after: int = 0
+) -> Iterator[StoredRecord]:
+    """The records after one that fit a query, in the order of their sequence; reads no further than `limit` needs."""
     found = 0
-    for record in store.records(newest_first=newest_first, where=narrowed(query)):
+    for record in store.records(newest_first=newest_first, after=after, where=narrowed(query)):
         if found == limit:
             return
         if fits(store, record, query):

@@ -120,10 +120,13 @@ def _redacted(record: StoredRecord) -> list[Sequence[str | int]]:
 
 def opening_of(store: Store, record: StoredRecord) -> RunOpenedRecord | None:
     """The record that opened a record's run; None where it names no run."""
-    run = read_public(record).run
-    if run is None:
+    public = read_public(record)
+    if public.run is None:
         return None
-    for one in store.records(1, where=[says(run=run), says(kind=OPENED), ("sequence <= ?", record.sequence)]):
+    first = record.sequence - (public.number or 0)  # where it is if no other run wrote meanwhile, and else before
+    for one in store.records(
+        1, newest_first=True, where=[says(run=public.run), says(kind=OPENED), ("sequence <= ?", first)]
+    ):
         found = read_content(one)
         return found if isinstance(found, RunOpenedRecord) else None
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,11 +90,13 @@ def find(
     A file has one conversation a line: {"messages": [{"role": "user", "content": "…"}], "tools": […], "group": "…"};
     rows that name one group, copies and near-copies count once. steerkit/lab/README.md says more.
     """
-    from steerkit.lab.find import Decisions, find_steering_edits
+    from steerkit.lab.find import Decisions, direction_beside, find_steering_edits
     from steerkit.lab.find import find as find_in
 
     _check(at, (positive, negative), limit)
     check_policy_out(write, force=force)
+    if write is not None and causal:
+        check_policy_out(direction_beside(write), force=force)
     with stoppable(lambda: f"nothing was written; start again with {this_command()}"):
         loaded, sae_set = load_with_saes(model, saes, device, dtype)
         read = {"limit": limit, "max_new_tokens": max_new_tokens}
@@ -106,15 +108,29 @@ def find(
         steering = find_steering_edits(decisions, found, strength=strength, most=most, seed=seed) if decisions else None
     _show({"notes": list(material.notes)} if json else None, found, tried, steering, without)
     if write is not None:
-        _write_down(found, sae_set, steering, write, force=force)
+        _write_down(loaded, sae_set, found, steering, write, material, (positive, negative), force=force)
         options = {"--model": model, "--saes": saes, "--device": device, "--dtype": dtype}
         _say_next(loaded, write, (positive, negative), read, options)
 
 
-def _write_down(found: Found, sae_set: SaeSet, steering: SteeringEdits | None, path: Path, *, force: bool) -> None:
-    from steerkit.lab.find import found_policy, write_policy
+def _write_down(
+    loaded: LoadedModel,
+    sae_set: SaeSet,
+    found: Found,
+    steering: SteeringEdits | None,
+    path: Path,
+    material: Material,
+    files: tuple[Path, Path],
+    *,
+    force: bool,
+) -> None:
+    from steerkit.lab import source_of
+    from steerkit.lab.find import direction_beside, write_found
 
-    write_policy(found_policy(found, sae_set, path.stem, steering), path, force=force)
+    sources = [source_of(file, count) for file, count in zip(files, material.counts(material.chosen), strict=True)]
+    write_found(loaded, sae_set, found, steering, path, sources, force=force)
+    if steering is not None and steering.proven and steering.vectors:
+        say_line(f"wrote {direction_beside(path)}: the direction that the policy adds")
     say_line(f"wrote {path}: in shadow mode; see {shlex.join(('steerkit', 'policy', 'explain', str(path)))}")
 
 
@@ -231,7 +247,10 @@ def _plain(found: Found, tried: Causes | None, steering: SteeringEdits | None, w
 
 def _plain_edits(steering: SteeringEdits) -> dict[str, Any]:
     """A way to steer, and the others under `beaten`."""
-    plain: dict[str, Any] = _bare(asdict(replace(steering, edits={}, gate=None, beaten=())))
+    own = {"edits", "vectors", "gate", "decisions", "beaten"}
+    kept = {one.name: getattr(steering, one.name) for one in fields(steering) if one.name not in own}
+    nested = [name for name, one in kept.items() if is_dataclass(one)]
+    plain: dict[str, Any] = _bare(kept | {name: asdict(kept[name]) for name in nested})
     edits = [
         {**asdict(one), "edit": kind, "value": value}
         for one, edit in steering.edits.items()
@@ -242,8 +261,9 @@ def _plain_edits(steering: SteeringEdits) -> dict[str, Any]:
         for name, share in row.items():
             if isinstance(share, dict) and "hits" in share:
                 _with_interval(share, getattr(one, name))
-    more = {"edits": edits, "gate": gate, "sites": list(steering.sites), "proven": steering.proven}
-    return {**plain, **more, "beaten": [_plain_edits(one) for one in steering.beaten]}
+    direction = [{**site.content, "length": float(v.norm())} for site, v in sorted(steering.vectors.items())]
+    more = {"edits": edits, "direction": direction, "gate": gate, "sites": list(steering.sites)}
+    return {**plain, **more, "proven": steering.proven, "beaten": [_plain_edits(one) for one in steering.beaten]}
 
 
 def _plain_probe(probe: FoundProbe) -> dict[str, Any]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing
 from functools import cache, partial
 from importlib.metadata import version
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -19,10 +18,13 @@ from steerkit.chat import Tokenizer, dialect_of, place_machine
 from steerkit.engine.api import Provenance, Row, Step, Steps
 from steerkit.engine.hf.batch import Batch
 from steerkit.engine.hf.constraints import Constraints
+from steerkit.engine.hf.continuous import HfContinuous, Prompted
 from steerkit.engine.hf.cuda_graphs import Graphs, Prepare, graphs_for
-from steerkit.engine.hf.generate import Ended, decode, logits_after, read_along
+from steerkit.engine.hf.generate import Ended, decode, logits_after, prefill, read_along
+from steerkit.engine.hf.growing_cache import why_not
 from steerkit.engine.hf.model import LoadedModel
 from steerkit.engine.hf.prefix_cache import PrefixCache, blocks_of
+from steerkit.engine.hf.recording import HfRecording, each_without_autocast
 from steerkit.errors import ModelError
 from steerkit.kept import Kept
 from steerkit.policy import fingerprint
@@ -30,48 +32,22 @@ from steerkit.sae import SaeSet, onednn_version
 from steerkit.sites import Site
 from steerkit.steer import (
     Attached,
-    Extent,
     Plan,
-    Recorder,
     Wanted,
     attach,
     compile_plan,
     context_of,
     pack_plan,
-    read_traces,
-    read_watched,
     traced_sites,
 )
-from steerkit.types import Trace
 from steerkit.version import __version__
 
-T = TypeVar("T")
-S = TypeVar("S")
-R = TypeVar("R")
-_DEVICES: Final = ("cpu", "cuda")
 _MOST_PLANS: Final = 32
 """Plans that are kept; each holds columns of the decoders that its policies touch."""
 DEFAULT: Final = "256 MiB"
 """Size of a prefix cache."""
 _UNITS: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 _LIBRARIES: Final = ("torch", "transformers", "tokenizers")
-
-
-@dataclass(frozen=True, slots=True)
-class HfRecording:
-    """A recorder of a finished generation, and what reading it needs."""
-
-    recorder: Recorder
-    plan: Plan
-    saes: SaeSet | None
-    wanted: tuple[Wanted, ...]
-    decoding: str | None
-    cached: tuple[int, ...]
-
-    def traces(self, extents: Sequence[Extent]) -> list[Trace]:
-        """The trace of each row, in the SAEs' own precision."""
-        with without_autocast():
-            return read_traces(self.recorder, self.plan, self.saes, self.wanted, extents)
 
 
 class HfEngine:
@@ -127,7 +103,7 @@ class HfEngine:
 
     def generate(self, rows: Sequence[Row], stopped: Callable[[], bool] | None = None) -> Steps:
         """Decode rows in one padded batch, in the model's own precision, as records say."""
-        return _each_without_autocast(self._generate(rows, stopped))
+        return each_without_autocast(self._generate(rows, stopped))
 
     def _generate(self, rows: Sequence[Row], stopped: Callable[[], bool] | None) -> Steps:
         loaded, wanted = self.loaded, tuple(row.wanted for row in rows)
@@ -150,7 +126,7 @@ class HfEngine:
         how |= blocks_of(rows, self.loaded, self.saes, attached, self.prefix_cache)._asdict()
         how["prefill_state"] = attached.prefill_state
         how["constraints"] = Constraints(rows, dialect.stops, partial(self._unsteered, attached))
-        watched = partial(self._watched, rows, attached.recorder)
+        recording = HfRecording(attached.recorder, plan, self.saes, tuple(row.wanted for row in rows))
         with closing(
             decode(model, batch, [row.sampling for row in rows], dialect.stops, dialect.pad, **how)
         ) as decoded:
@@ -161,18 +137,35 @@ class HfEngine:
                 except StopIteration as done:
                     ended: Ended = done.value
                     return ended
-                cut = yield Step(tokens, partial(watched, ahead), decided)
+                cut = yield Step(tokens, partial(recording.watched, ahead), decided)
 
     def _unsteered(self, attached: Attached, ids: Sequence[int]) -> Tensor:
         """Logits after some tokens as they would be without steering."""
         with attached.prefill_state.pause():
             return logits_after(self.loaded.model, ids)
 
-    def _watched(
-        self, rows: Sequence[Row], recorder: Recorder, ahead: int, row: int, start: int
-    ) -> Mapping[str, tuple[float, ...]]:
-        found = read_watched(recorder, self.saes, rows[row].wanted, row, start)
-        return {name: values[: max(0, len(values) - ahead)] for name, values in found.items()} if ahead else found
+    def continuous(self, stopped: Callable[[], bool] | None = None) -> HfContinuous | None:
+        """Continuous batching; None where tokens are decoded by prepared steps, whose rows are fixed, where the cache
+        cannot be cut into rows, and on several devices."""
+        loaded = self.loaded
+        spread = len({weight.device for weight in loaded.model.parameters()}) > 1
+        if self.graphs is not None or spread or why_not(loaded.model) is not None:
+            return None
+        return HfContinuous(
+            loaded, self._prefill, lambda rows: self._plan([Wanted(tuple(one)) for one in rows]), stopped
+        )
+
+    def _prefill(self, row: Row) -> Prompted:
+        """Read a prompt by itself, under its policies."""
+        loaded, wanted, batch = self.loaded, (row.wanted,), self._batch([row])
+        plan, (sampling,) = self._plan(wanted), batch.within_context(loaded.model, [row.sampling])
+        capacity = batch.ids.shape[1] + sampling.max_new_tokens
+        with self._attached(plan, [row], batch, capacity, traced_sites(wanted, self.saes)) as attached:
+            blocks = blocks_of([row], loaded, self.saes, attached, self.prefix_cache)
+            found = prefill(loaded.model, batch, split_prompt=plan.has_late_rules, **blocks._asdict())
+        known = (found.cached,) if found.cached else ()
+        recording = HfRecording(attached.recorder, plan, self.saes, wanted, cached=known)
+        return Prompted(found, attached.prefill_state, sampling, recording)
 
     def logits_along(self, rows: Sequence[Row], reply: Sequence[int]) -> Iterator[Tensor]:
         """Logits `(rows, vocabulary)` before each token of one reply and after its last."""
@@ -207,30 +200,6 @@ class HfEngine:
             capacity=capacity,
             places=place_machine(self.loaded.tokenizer),
         )
-
-
-@contextmanager
-def without_autocast() -> Iterator[None]:
-    """Suspend `torch.autocast`."""
-    with ExitStack() as stack:
-        for device in _DEVICES:
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-        yield
-
-
-def _each_without_autocast(steps: Generator[T, S | None, R]) -> Generator[T, S | None, R]:
-    """Take each step without autocast; between steps the caller's holds."""
-    sent: S | None = None
-    with closing(steps):
-        while True:
-            with without_autocast():
-                try:
-                    step = steps.send(sent)
-                except StopIteration as done:
-                    made: R = done.value
-                    return made
-            sent = yield step
 
 
 def bytes_of(size: str | int | bool) -> int:

@@ -173,6 +173,31 @@ def logits_after(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
     return _Passes(model, Batch.of([ids], 0, model.device)).prompt(split=False)[0].clone()
 
 
+class Prefilled(NamedTuple):
+    """Prompts that the model has read."""
+
+    cache: DynamicCache
+    logits: Tensor
+    """`(B, vocabulary)` after them."""
+    cached: int
+    """Tokens of the prompt that the prefix cache knew."""
+
+
+@torch.inference_mode()
+def prefill(
+    model: PreTrainedModel,
+    batch: Batch,
+    *,
+    split_prompt: bool = False,
+    ends: Sequence[int] = (),
+    reuse: Reuse | None = None,
+) -> Prefilled:
+    """The prompts as `decode` would read them, which has the same arguments, for a decode loop of another kind."""
+    passes = _Passes(model, batch)
+    logits = passes.prompt(split_prompt, ends, reuse)
+    return Prefilled(passes.cache, logits, passes.cached)
+
+
 class _Passes:
     """Forward passes of a batch: the prefill, then a token of each sequence at a time.
 
@@ -181,7 +206,7 @@ class _Passes:
 
     def __init__(self, model: PreTrainedModel, batch: Batch, *, one_by_one: bool = False) -> None:
         self._model, self._batch, self._mask = model, batch, batch.mask
-        self._cache = DynamicCache(config=model.config)
+        self.cache = DynamicCache(config=model.config)
         self._unembedding = Unembedding(model)
         self._positions = (batch.mask.cumsum(dim=-1) - 1).clamp(min=0)
         self._cache_name = cache_name(model)
@@ -196,7 +221,7 @@ class _Passes:
         """Logits after the prompts; `split` feeds their last tokens by themselves, `ends` cuts what is before them."""
         ids, mask, positions = self._batch.ids, self._mask, self._positions
         last = ids.shape[1] - 1
-        kept = None if reuse is None else PrefixBlocks(reuse, self._cache, ids[0].tolist(), ends)
+        kept = None if reuse is None else PrefixBlocks(reuse, self.cache, ids[0].tolist(), ends)
         start = self.cached = 0 if kept is None else kept.resume()
         for end in sorted({*ends, *((last,) if split and last else ())}):
             if end <= start:
@@ -207,7 +232,7 @@ class _Passes:
             start = end
         self._positions = positions[:, start:]
         where = {"input_ids": ids[:, start:], "attention_mask": mask, "position_ids": self._positions}
-        return self._next_logits(self._cache, **where)
+        return self._next_logits(self.cache, **where)
 
     @cached_property
     def _reader(self) -> nn.Module:
@@ -220,7 +245,7 @@ class _Passes:
         where = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
         # Without a head there are no logits to keep; with one, a single row of them costs the least.
         few = {"logits_to_keep": last_logits(ids)} if self._reader is self._model else {}
-        self._reader(**where, **few, use_cache=True, **{cache_name(self._reader): self._cache})
+        self._reader(**where, **few, use_cache=True, **{cache_name(self._reader): self.cache})
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Logits after one more token of each sequence."""
@@ -231,13 +256,13 @@ class _Passes:
     def _pass(self, ids: Tensor) -> Tensor:
         """Logits after the tokens `(B, T)` that come next."""
         if self._decode is None and self._decodes:
-            self._decode = DecodeCache(self._model, self._cache, self._mask, self._positions[:, -1:])
+            self._decode = DecodeCache(self._model, self.cache, self._mask, self._positions[:, -1:])
         if self._decode is not None:
             return self._next_logits(self._decode, **self._decode.step(ids))
         self._mask = torch.cat([self._mask, self._mask.new_ones(ids.shape)], dim=-1)
         self._positions = self._positions[:, -1:] + torch.arange(1, ids.shape[1] + 1, device=ids.device)
         where = {"input_ids": ids, "attention_mask": self._mask, "position_ids": self._positions}
-        return self._next_logits(self._cache, **where)
+        return self._next_logits(self.cache, **where)
 
     def steps(self, columns: Sequence[Sequence[int]]) -> Tensor:
         """Logits after several known tokens of each sequence, fed in one pass where that is what steering sees too."""
@@ -247,9 +272,9 @@ class _Passes:
 
     def decode_with(self, graphs: Graphs, prefill_state: PrefillState, tokens: int) -> str:
         """Decode with prepared steps from here on where the plan fits; how it is done then."""
-        self._graph, how = graphs.resume(prefill_state, self._cache, self._mask, self._positions[:, -1:], tokens)
+        self._graph, how = graphs.resume(prefill_state, self.cache, self._mask, self._positions[:, -1:], tokens)
         if self._graph is not None:
-            self._cache = DynamicCache(config=self._model.config)  # it was copied
+            self.cache = DynamicCache(config=self._model.config)  # it was copied
         return how
 
     def _next_logits(self, cache: Cache, *, input_ids: Tensor, **where: Any) -> Tensor:

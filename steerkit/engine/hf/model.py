@@ -9,7 +9,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +17,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from steerkit.boxes import BOXES, box_folder
 from steerkit.engine.hf.prepack import Prepack, Prepacked, obstacle, prepacked
 from steerkit.engine.hf.sources import check_loaded, loading
 from steerkit.engine.lease import Lease
@@ -28,8 +28,6 @@ from steerkit.steer import device_of, devices_of, find_sites
 
 _CPU: Final = torch.device("cpu")
 _DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-BOXES = {"tiny": "tiny/box"}
-"""Models that come with the package, by name, and their folders in it."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +107,6 @@ class LoadedModel:
         """`sha256:…` over the vocabulary and the chat template."""
         content = {"vocabulary": self.tokenizer.get_vocab(), "template": self.tokenizer.chat_template}
         return sha256_of(json.dumps(content, sort_keys=True))
-
-
-def box_folder(name: str) -> Path | None:
-    """Folder of a model that comes with the package, or None if it is not one."""
-    return Path(str(files("steerkit"))) / BOXES[name] if name in BOXES else None
 
 
 def load_model(

@@ -129,6 +129,9 @@ class VllmEngine:
         with self._lease.held(stopped):
             return (yield from self._generate(rows))
 
+    def continuous(self, stopped: Callable[[], bool] | None = None) -> None:
+        """None: rows of another call join no generation that runs so far, although vLLM's scheduler could have them."""
+
     def logits_along(self, rows: Sequence[Row], reply: Sequence[int]) -> Iterator[Tensor]:
         """Refuse: vLLM gives no logits along a reply. Raises ModelError."""
         raise ModelError(
@@ -173,8 +176,8 @@ class VllmEngine:
                 if over:
                     ended.add(at)
             for column in columns:
-                for one, token in zip(requests, column, strict=True):
-                    one.tokens += token is not None
+                for one, came in zip(requests, column, strict=True):
+                    one.tokens += came is not None
                 cut = set((yield Step(column, self._watched_of(requests))) or ()) - ended
                 self._llm.abort([requests[number].id for number in cut if not requests[number].done])
                 ended |= cut

@@ -6,7 +6,7 @@ from steerkit.lab.find.decisions import CASES, Decisions
 from steerkit.lab.find.search import Found, FoundProbe, fewest_to_choose_on, find
 from steerkit.lab.find.steering_edits import Controls, SteeringEdits, find_steering_edits
 from steerkit.lab.find.top_logits import DecoderTokens, decoder_tokens
-from steerkit.lab.find.write_policy import found_policy, refuse_present, write_policy
+from steerkit.lab.find.write_policy import direction_beside, found_policy, refuse_present, write_found, write_policy
 
 __all__ = [
     "CASES",
@@ -21,6 +21,7 @@ __all__ = [
     "SteeringEdits",
     "causes",
     "decoder_tokens",
+    "direction_beside",
     "feature_contexts",
     "fewest_positives",
     "fewest_to_choose_on",
@@ -29,5 +30,6 @@ __all__ = [
     "found_policy",
     "least_p",
     "refuse_present",
+    "write_found",
     "write_policy",
 ]

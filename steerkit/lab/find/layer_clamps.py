@@ -37,7 +37,7 @@ def choose_clamps(decisions: Decisions, strength: float | None, generator: torch
     if not features:
         return None
     dose = _dose(chosen, material, features) if strength is None else strength
-    return Attempt("clamps of one layer", dose, _clamps(material, features, dose), gated=True)
+    return Attempt("clamps of one layer", dose, _clamps(material, features, dose), {}, gated=True)
 
 
 def _features(material: Material, interventions: Interventions, generator: torch.Generator) -> list[Feature]:

@@ -14,7 +14,7 @@ from typing import Final
 import torch
 
 from steerkit.engine import LoadedModel
-from steerkit.lab.cases import sum_maxima
+from steerkit.lab.cases import sums_at
 from steerkit.lab.copies import dealt
 from steerkit.lab.extra import check_extra
 from steerkit.lab.material import FEWEST as FEWEST  # names of a search, wherever they live
@@ -207,10 +207,7 @@ def _found_probe(
         for column, weight in zip(fit.columns, fit.weights, strict=True)
     }
     bias = float(f"{fit.bias:.6g}")
-    if all(len(case.steps) == 1 for case in material.cases):  # then the largest sum is the sum of what was read
-        sums = sum((weight * material.values(feature) for feature, weight in weights.items()), torch.tensor(bias))
-    else:
-        sums = sum_maxima(loaded, saes, material.cases, weights, bias)
+    sums = sums_at(loaded, saes, material.cases, material.table, weights, bias)
     held, labels, counted = material.held, material.positive[material.held], material.weights[material.held]
     gains = [
         auroc_gain(sums[held], material.values(one.feature)[held] * (-1 if one.lower else 1), labels, counted)

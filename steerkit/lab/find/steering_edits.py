@@ -1,13 +1,15 @@
 """Edits that turn a decision where it is made: chosen as a set, dosed as a set, and proven as a set.
 
 Where a model holds what it decides by in many features at once, each of them alone moves little, and the set does what
-no single edit shows. Two ways are tried, clamps of one layer (`layer_clamps`) and shifts over layers (`joint_shifts`);
-what comes of each is measured on conversations that it was not chosen on, beside controls of the same length.
+no single edit shows. Three ways are tried, clamps of one layer (`layer_clamps`), shifts over layers and the difference
+of means that these rebuild (`joint_edits`); what comes of each is measured on conversations that it was not chosen on,
+beside controls of the same length.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import torch
@@ -15,14 +17,14 @@ from torch import Tensor
 
 from steerkit.lab.find.attempt import Attempt, Way, beyond_chance
 from steerkit.lab.find.decisions import Decisions
-from steerkit.lab.find.joint_shifts import choose_shifts, useful
+from steerkit.lab.find.joint_edits import JointEdits, useful
 from steerkit.lab.find.layer_clamps import choose_clamps
 from steerkit.lab.find.search import Found, FoundProbe, probe_upto
 from steerkit.lab.interventions import Edits, Interventions
 from steerkit.lab.material import Material
 from steerkit.lab.measured import Share
 from steerkit.lab.ranking import LEVEL
-from steerkit.lab.two_sample import least_signed_rank, signed_rank
+from steerkit.lab.two_sample import least_signed_rank, mcnemar, signed_rank
 from steerkit.sites import Site
 from steerkit.types import Place
 
@@ -37,11 +39,23 @@ class Controls:
     random: Share
     """Random directions, three of each site."""
     rows: Share
-    """Random sums of as many other decoder rows."""
+    """Random sums of as many other decoder rows, of a direction single ones."""
     opposite: Share
     """The opposite of what the edits write."""
     difference: Share
     """The difference of means, of its own length times the strength: a baseline, not a control."""
+
+
+@dataclass(frozen=True)
+class Lead:
+    """By how much the way that is written does better than another one, on held-out conversations."""
+
+    calls: int
+    """Calls more that are stopped; below 0 fewer."""
+    kept: int
+    """Negatives more whose decision stays."""
+    p: float
+    """Two-sided p value of McNemar's exact test over all of them."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +65,11 @@ class SteeringEdits:
     way: Way
     strength: float
     """Of clamps the step from a feature's value in the positives towards that in the negatives, which 1 reaches; of
-    shifts the multiple of the difference that they rebuild."""
+    shifts and of a direction the multiple of the difference of means."""
     edits: Edits
+    """None of a direction."""
+    vectors: Mapping[Site, Tensor] = field(compare=False)
+    """`(width,)` by site: the direction that is added `strength` times; none of edits."""
     gated: bool
     """True if they act behind a condition alone."""
     gate: FoundProbe | None
@@ -79,13 +96,17 @@ class SteeringEdits:
     """One-sided signed-rank p value that the edits do more than random directions."""
     least_p: float
     """The smallest that so many held-out positives could have shown."""
+    decisions: Tensor = field(compare=False)
+    """`(c + m,)` bool: calls of held-out positives that are stopped, and negatives whose decision is kept."""
+    lead: Lead | None = None
+    """Of a beaten way: what the written one does better."""
     beaten: tuple[SteeringEdits, ...] = ()
     """The other ways, the better one first."""
 
     @property
     def sites(self) -> tuple[Site, ...]:
         """The edited sites, in causal order."""
-        return tuple(sorted({feature.site for feature in self.edits}))
+        return tuple(sorted(self.vectors.keys() | {feature.site for feature in self.edits}))
 
     @property
     def proven(self) -> bool:
@@ -105,8 +126,9 @@ def find_steering_edits(
     where nothing was found, or where no way can be read in time.
 
     Of the ways that do more than chance on held-out conversations the one that stops most calls and keeps most of the
-    negatives is the answer, of equal ones the one with fewer layers. An edit in a layer below those that its condition
-    reads would come a token late, so a condition that reads later layers is fitted anew on earlier ones.
+    negatives is the answer; of equal ones one of features, and of those the one with fewer layers. An edit in a layer
+    below those that its condition reads would come a token late, so a condition that reads later layers is fitted anew
+    on earlier ones.
 
     Args:
         decisions: the conversations that were searched.
@@ -118,19 +140,30 @@ def find_steering_edits(
     if found.place != STEERED_AT or not found.features:
         return None
     generator = torch.Generator().manual_seed(seed)
-    attempts = [choose_clamps(decisions, strength, generator), choose_shifts(decisions, strength, most, seed)]
+    joint = JointEdits(decisions, strength, most, seed)
+    attempts = [choose_clamps(decisions, strength, generator), joint.shifts(), joint.difference()]
     tried = [_proven(decisions, found, one, most, seed, generator) for one in attempts if one is not None]
     ways = sorted(
-        (one for one in tried if one is not None), key=lambda one: (not one.proven, -one.worth, len(one.sites))
+        (one for one in tried if one is not None),
+        key=lambda one: (not one.proven, -one.worth, bool(one.vectors), len(one.sites)),
     )
-    return replace(ways[0], beaten=tuple(ways[1:])) if ways else None
+    if not ways:
+        return None
+    best, *others = ways
+    return replace(best, beaten=tuple(replace(one, lead=_lead(best, one)) for one in others))
+
+
+def _lead(best: SteeringEdits, other: SteeringEdits) -> Lead:
+    more, fewer = best.decisions & ~other.decisions, other.decisions & ~best.decisions
+    calls, kept = (more.long() - fewer.long()).split([best.stopped.count, best.kept.count])
+    return Lead(int(calls.sum()), int(kept.sum()), mcnemar(int(more.sum()), int(fewer.sum())))
 
 
 def _proven(
     decisions: Decisions, found: Found, attempt: Attempt, most: int, seed: int, generator: torch.Generator
 ) -> SteeringEdits | None:
     """The attempt on held-out conversations; None where no condition can be read in time."""
-    first = min(feature.site for feature in attempt.edits)
+    first = attempt.sites[0]
     gate = None
     if attempt.gated and _latest(found) > first:
         gate = probe_upto(decisions.loaded, decisions.saes, decisions.material, found, first, most=most, seed=seed)
@@ -139,15 +172,17 @@ def _proven(
     material, positives, negatives = decisions.material, decisions.positives(held=True), decisions.negatives(held=True)
     opens = _opens(material, found, gate) if attempt.gated else torch.ones(len(material.cases)) > 0
     acts, acts_there = (opens[decisions.rows(positive=side, held=True)] for side in (True, False))
-    edited, there = positives.outcome(attempt.edits), negatives.outcome(attempt.edits)
-    random = positives.random_scores(attempt.edits, generator)
+    edited, there = attempt.outcome(positives), attempt.outcome(negatives)
+    random = attempt.random_scores(positives, generator)
     calls, same = positives.plain > 0, there.tokens == negatives.unedited.tokens
     turned = positives.turned(edited)
+    stopped, kept = turned & acts[calls], same | ~acts_there
     by_chance = _share(random[:, calls] <= 0)
     return SteeringEdits(
         way=attempt.way,
         strength=attempt.strength,
         edits=attempt.edits,
+        vectors=attempt.vectors,
         gated=attempt.gated,
         gate=gate,
         score=float(positives.plain.mean()),
@@ -155,30 +190,30 @@ def _proven(
         random=float(random.mean()),
         turned=_share(turned),
         turned_random=by_chance,
-        stopped=_share(turned & acts[calls]),
-        kept=_share(same | ~acts_there),
+        stopped=_share(stopped),
+        kept=_share(kept),
         kept_open=_share(same),
         controls=_controls(decisions, positives, attempt, by_chance, generator),
         p=signed_rank(beyond_chance(positives.plain, edited.scores, random)),
         least_p=least_signed_rank(len(positives.plain)),
+        decisions=torch.cat([stopped, kept]),
     )
 
 
 def _controls(
     decisions: Decisions, positives: Interventions, attempt: Attempt, random: Share, generator: torch.Generator
 ) -> Controls:
-    sites = sorted({feature.site for feature in attempt.edits})
     others = {}
-    for site in sites:
+    for site in attempt.sites:
         rows = decisions.saes[site].W_dec.detach().float().cpu()
-        count = sum(feature.site == site for feature in attempt.edits)
+        count = sum(feature.site == site for feature in attempt.edits) or 1
         some = torch.randperm(len(rows), generator=generator)[:count]
         others[site] = torch.randn(count, generator=generator) @ rows[some]
     chosen = useful(decisions.positives(held=False), decisions.negatives(held=False)).directions
     outcomes = (
-        positives.control(attempt.edits, others),
-        positives.control(attempt.edits),
-        positives.along({site: attempt.strength * chosen[site] for site in sites}),
+        attempt.control(positives, others),
+        attempt.control(positives),
+        positives.along({site: attempt.strength * chosen[site] for site in attempt.sites}),
     )
     return Controls(random, *(_share(positives.turned(one)) for one in outcomes))
 

@@ -85,6 +85,12 @@ def random_directions(policy: Policy, seed: int) -> Policy:
     return policy.model_copy(update={"directions": named})
 
 
+def reads_what_it_adds(policy: Policy) -> bool:
+    """True if a probe reads a direction that a rule adds: random vectors in its place would change the gates, too."""
+    added = {name for rule in policy.steer for name in rule.edit if name in policy.directions}
+    return any(not added.isdisjoint(probe.weights) for probe in policy.probes.values())
+
+
 def random_features(saes: SaeSet, policy: Policy, seed: int) -> Rows:
     """Rows for what the policy writes along random other features of the same layer, of the same norm at every token.
 

@@ -137,7 +137,7 @@ class _Evaluator:
         )
 
     def _run_all(self, variants: Sequence[Variant], report: Report | None) -> list[str]:
-        """Run what is not finished, late variants after the others; returns what could not be made."""
+        """Run what is not finished, variants that need others after these; returns what could not be made."""
         first = {variant.key: variant for variant in reversed(variants)}
         keys = dict.fromkeys(variant.key for variant in variants)
         missing: list[str] = []
@@ -147,14 +147,15 @@ class _Evaluator:
                 settled = len(self.done) + len(missing)
                 report(settled * len(self.dataset) + count, len(keys) * len(self.dataset))
 
-        for late in (False, True):
+        for needs in (False, True):
             setups: list[VariantSetup] = []
-            for variant in (first[key] for key in keys if first[key].late is late):
+            for variant in (first[key] for key in keys if (first[key].late or first[key].like is not None) is needs):
                 kept = self.files.rows(variant.key)
                 if kept is not None:
                     self.done[variant.key] = [from_json(row) for row in kept]
                 elif made := variant.make(self.done):
-                    setups += setups_of(variant, made, len(self.dataset), lambda: self._halves)
+                    like = None if variant.like is None else self.done[variant.like]
+                    setups += setups_of(variant, made, len(self.dataset), lambda: self._halves, like)
                 else:
                     missing.append(
                         f"{variant.title}: steering never wrote, or half of the conversations have no direction"

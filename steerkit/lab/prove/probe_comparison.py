@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from steerkit.engine import LoadedModel
-from steerkit.lab.cases import Case, place_maxima, steps_at, sum_maxima
+from steerkit.lab.cases import Case, place_maxima, steps_at, sums_at
 from steerkit.lab.copies import weights_of
 from steerkit.lab.directions import mean_activations
 from steerkit.lab.extra import check_extra
@@ -21,9 +21,9 @@ from steerkit.lab.material import FEWEST, copies_among
 from steerkit.lab.measured import Measured, measure
 from steerkit.lab.policy_conditions import PlacedReading, Sum, placed_readings, sum_of
 from steerkit.lab.ranking import rank_features, split
-from steerkit.lab.sparse_probe import ridge_logistic, sparse_probe
+from steerkit.lab.sparse_probe import dense_probe, sparse_probe
 from steerkit.lab.two_sample import auroc_gain
-from steerkit.policy import Condition, GuardCondition, Policy
+from steerkit.policy import Policy
 from steerkit.sae import SaeSet
 from steerkit.sites import Feature, Site
 from steerkit.types import Place
@@ -118,17 +118,13 @@ def gate_probes(
         numbers = [number for number, case in enumerate(placed) if case.steps]
         some, positive = [placed[n] for n in numbers], torch.tensor([bool(harmful[n]) for n in numbers])
         rules = tuple(dict.fromkeys(one.rule for one in readings))
-        reads = [sum_of(policy, one.reading) for one in readings if not _reads_a_direction(policy, one.reading)]
-        if not reads:
-            continue
-        top = max(feature.site for one in reads for feature in one.weights)
+        reads = [sum_of(policy, one.reading) for one in readings]
+        top = max(latent.site for one in reads for latent in one.weights)
         lower = SaeSet(saes.name, [one for site, one in saes.checkpoints.items() if site <= top])
+        if not lower:
+            continue  # no features there to compare with
         found.append(_at_place(loaded, lower, place, rules, some, positive, reads, seed))
     return found
-
-
-def _reads_a_direction(policy: Policy, reading: Condition | GuardCondition) -> bool:
-    return reading.probe is not None and not policy.directions.keys().isdisjoint(policy.probes[reading.probe].weights)
 
 
 def _at_place(
@@ -160,7 +156,7 @@ def _at_place(
     scores: list[tuple[str, str, Tensor]] = []
     for one in dict.fromkeys((read.name, read.below) for read in reads):
         read = next(read for read in reads if (read.name, read.below) == one)
-        values = _sums(loaded, saes, cases, table, read.weights, read.bias)
+        values = sums_at(loaded, saes, cases, table, read.weights, read.bias)
         scores.append((read.name, "policy", -values if read.below else values))
     scores.append(_sparse(loaded, saes, cases, table, positive, chosen, groups, seed))
     for name, kind, by_layer in (
@@ -196,40 +192,10 @@ def _sparse(
     fit = sparse_probe(values, positive[chosen], MOST, seed, [groups[row] for row in chosen.tolist()])
     pairs = zip(fit.columns.tolist(), fit.weights.tolist(), strict=True)
     weights = {screened[column]: weight for column, weight in pairs}
-    return f"a probe of {len(weights)} SAE features", "sparse", _sums(loaded, saes, cases, table, weights, fit.bias)
-
-
-def _sums(
-    loaded: LoadedModel,
-    saes: SaeSet,
-    cases: Sequence[Case],
-    table: Mapping[Site, Tensor],
-    weights: Mapping[Feature, float],
-    bias: float,
-) -> Tensor:
-    """`(n,)` the largest weighted sum over each conversation's steps; of a single step the table has what was read."""
-    if any(len(case.steps) > 1 for case in cases):
-        return sum_maxima(loaded, saes, cases, weights, bias)
-    total = torch.full((len(cases),), bias)
-    for feature, weight in weights.items():
-        total = total + weight * table[feature.site][:, feature.index]
-    return total
+    return f"a probe of {len(weights)} SAE features", "sparse", sums_at(loaded, saes, cases, table, weights, fit.bias)
 
 
 def _dense(values: Tensor, positive: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-    """`(n,)` log-odds of a ridge-penalised logistic regression on all columns that vary where it is fitted.
-
-    Columns are standardised. The best weights lie in the span of the rows, so the regression runs on the rows' own
-    coordinates there, of which there are no more than rows.
-    """
-    some = values[chosen].double()
-    mean, spread = some.mean(dim=0), some.std(dim=0)
-    alive = (spread > 1e-6).nonzero().squeeze(-1)
-    if not len(alive):
-        return torch.zeros(len(values))
-    scaled = (values.double()[:, alive] - mean[alive]) / spread[alive]
-    _, sizes, directions = torch.linalg.svd(scaled[chosen], full_matrices=False)
-    kept = directions[sizes > 1e-9 * sizes[0]]
-    coordinates = scaled @ kept.T
-    fitted, bias = ridge_logistic(coordinates[chosen], positive[chosen], counted=weights[chosen])
-    return torch.add(coordinates @ fitted, bias).float()
+    """`(n,)` log-odds of a probe on all columns."""
+    fitted, bias = dense_probe(values[chosen], positive[chosen], weights[chosen])
+    return torch.add(values.double() @ fitted, bias).float()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -26,6 +26,8 @@ class VariantSetup(NamedTuple):
     setup: Setup
     rows: Sequence[int]
     """The conversations that are run under it."""
+    known: Mapping[int, Outcome]
+    """Outcomes of the others of them, which it does not change."""
 
 
 class _Batch(NamedTuple):
@@ -37,11 +39,22 @@ class _Batch(NamedTuple):
 
 
 def setups_of(
-    variant: Variant, setups: Sequence[Setup], count: int, halves: Callable[[], Sequence[list[int]]]
+    variant: Variant,
+    setups: Sequence[Setup],
+    count: int,
+    halves: Callable[[], Sequence[list[int]]],
+    like: Sequence[Outcome] | None = None,
 ) -> list[VariantSetup]:
-    """One setup for all of `count` conversations, or one for each half of them."""
-    rows = [range(count)] if len(setups) == 1 else halves()
-    return [VariantSetup(variant.key, variant.guarded, *pair) for pair in zip(setups, rows, strict=True)]
+    """One setup for all of `count` conversations, or one for each half of them.
+
+    Of a variant that is `like` another, whose outcomes are given, only those are run in which that one wrote.
+    """
+    found = []
+    for setup, rows in zip(setups, [range(count)] if len(setups) == 1 else halves(), strict=True):
+        known = {} if like is None else {row: like[row] for row in rows if not like[row].edits}
+        run = [row for row in rows if row not in known]
+        found.append(VariantSetup(variant.key, variant.guarded, setup, run, known))
+    return found
 
 
 def run_variants(
@@ -63,9 +76,10 @@ def run_variants(
         report: callback for progress: conversations of the current variant that are done.
     """
     work = partial(_outcomes, [(one.guarded, one.setup) for one in setups], dataset, sampling)
-    pieces = [_Batch(number, rows) for number, one in enumerate(setups) for rows in batches(one.rows, size)]
+    pieces = [_Batch(number, rows) for number, one in enumerate(setups) for rows in batches(one.rows, size) or [()]]
     found: dict[int, Outcome] = {}
     for piece, outcomes in zip(pieces, mapper(work, pieces), strict=True):
+        found |= setups[piece.number].known
         found |= zip(piece.rows, outcomes, strict=True)
         report(len(found))
         if len(found) == len(dataset):
@@ -82,6 +96,8 @@ def _outcomes(
 ) -> list[Outcome]:
     """Outcomes of the conversations of one batch."""
     guarded, setup = setups[piece.number]
+    if not piece.rows:
+        return []
     under = Runtime(runtime.loaded, setup.saes(runtime.saes), untrusted=runtime.untrusted)
     some = [dataset[row] for row in piece.rows]
     turns = under.run_batch([_request(conversation, setup, sampling) for conversation in some])

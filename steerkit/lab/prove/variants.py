@@ -43,12 +43,15 @@ class Variant(NamedTuple):
     dose: float | None = None
     late: bool = False
     """Made of other variants' outcomes, so it is run after them."""
+    like: str | None = None
+    """Key of a variant with the same gates and the same lengths up to a factor, which is run first: in a conversation
+    in which that wrote nothing this one writes nothing either, so that its outcome there is that one's."""
 
 
 def variants_of(
     policy: Policy, saes: SaeSet | None, *, ask: str, seeds: int, doses: Sequence[float], directions: Directions
 ) -> list[Variant]:
-    """All variants of a policy, in the order in which they are run, but for the late ones.
+    """All variants of a policy, in the order in which they are run, but for those that are late or like another.
 
     Args:
         policy: raw, and enforcing.
@@ -101,22 +104,26 @@ def _steering(
         setups = [baselines.along(saes, policy, one, norms) for one in directions()]
         return setups if all(setup.policy is not None and setup.policy.steer for setup in setups) else []
 
+    own = dose_key(1)
+    same = None if baselines.reads_what_it_adds(policy) else own
     found = [
-        Variant(dose_key(1), "steering only", "policy", _always(Setup(policy)), dose=1.0),
+        Variant(own, "steering only", "policy", _always(Setup(policy)), dose=1.0),
         *(
-            Variant(f"random{seed}", f"random features, same norm (seed {seed})", "control", random(seed))
+            Variant(f"random{seed}", f"random features, same norm (seed {seed})", "control", random(seed), like=same)
             for seed in range(seeds)
         ),
-        Variant(dose_key(-1), "opposite sign", "control", scaled(-1)),
+        Variant(dose_key(-1), "opposite sign", "control", scaled(-1), like=own),
         Variant("means", "difference of means, same norm", "control", means, late=True),
     ]
     for dose in sorted(doses):
-        make = scaled(dose) if dose != 1 else _always(Setup(policy))
-        found.append(Variant(dose_key(dose), f"{dose:g} x the edit", "dose", make, dose=dose))
+        key, like = (PLAIN, None) if dose == 0 else (dose_key(dose), None if dose == 1 else own)
+        make = scaled(dose) if dose not in (0, 1) else _always(Setup(policy if dose else None))
+        found.append(Variant(key, f"{dose:g} x the edit", "dose", make, dose=dose, like=like))
     open_always = baselines.without_gates(policy)
     for dose in sorted(doses) if open_always != policy else ():
-        setup = partial(_scaled, saes, open_always, dose)
-        found.append(Variant(ungated_key(dose), f"{dose:g} x the edit, no gate", "ungated", setup, dose=dose))
+        title, setup = f"{dose:g} x the edit, no gate", partial(_scaled, saes, open_always, dose)
+        key, make = (PLAIN, _always(Setup())) if dose == 0 else (ungated_key(dose), setup)
+        found.append(Variant(key, title, "ungated", make, dose=dose))
     return found
 
 
@@ -125,12 +132,14 @@ def _scaled(saes: SaeSet | None, policy: Policy, factor: float, _: Done) -> Sequ
 
 
 def _rules(policy: Policy, saes: SaeSet | None, steering: bool) -> list[Variant]:
-    """Each rule by itself; where it is all the steering there is, that variant."""
+    """Each rule by itself; where it is all the steering or all the guard there is, that variant."""
     only = fingerprint(baselines.steering_only(policy)) if steering and policy.write_back == "delta" else ""
+    guard = fingerprint(baselines.guard_only(policy)) if steering and policy.guard is not None else ""
     found = []
     for name, alone in baselines.single_rules(policy).items():
         same = fingerprint(baselines.steering_only(alone)) == only
         key = dose_key(1) if same and alone.guard is None else f"rule-{name}"
+        key = "guard" if fingerprint(alone) == guard else key
         found.append(Variant(key, name, "rule", _always(Setup(alone)), alone.guard is not None))
     return found
 

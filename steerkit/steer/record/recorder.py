@@ -60,6 +60,12 @@ class Recorder:
         if window.valid is not None or self._valid is not None:
             self._note_padding(window)
 
+    def resume_pass(self, tokens: int) -> int:
+        """A pass over more tokens of a sequence without padding, after all that were read; the first one's column."""
+        self.forwards += 1
+        start, self.length = self.length, self.length + tokens
+        return start
+
     def keep_raw(self, site: Site, y: Tensor, column: int, *, ours: bool = False) -> None:
         """Keep the activations `(B, T, d_in)` of a site from `column` on, as they were before any edit.
 

@@ -41,9 +41,23 @@ function step(by) {
 async function renew() {
   const focused = document.activeElement?.closest("[data-row]")?.dataset.row;
   const found = await fetchDocument(location.href);
+  const typed = typedText();
   replace("list", found);
+  for (const [name, value] of typed) fieldOf(name)?.setAttribute("value", value);
   marksOf(found);
   if (focused) document.querySelector(`[data-row="${CSS.escape(focused)}"] a.open`)?.focus();
+}
+
+/** What a person has typed into the forms of a list, by form and field. */
+function typedText() {
+  return [...document.querySelectorAll("[data-form] input:not([type=hidden])")].map((field) => [
+    [field.form.dataset.form, field.name],
+    field.value,
+  ]);
+}
+
+function fieldOf([form, name]) {
+  return document.querySelector(`[data-form="${CSS.escape(form)}"] [name="${CSS.escape(name)}"]`);
 }
 
 async function renewMarks() {
@@ -78,11 +92,70 @@ async function search() {
   }
 }
 
+// Held calls
+
+/** Counts down what expires; what has expired leaves the list with its next renewal. */
+function countDown() {
+  const all = document.querySelectorAll("[data-expires]");
+  for (const one of all) {
+    const left = Math.max(0, Math.round(Number(one.dataset.expires) - Date.now() / 1000));
+    one.textContent = left ? `${Math.floor(left / 60)} min ${String(left % 60).padStart(2, "0")} s` : "expired";
+  }
+  if (document.querySelector(".held, [data-live]")) setTimeout(countDown, 1000);
+}
+
+// Tokens
+
+async function openToken(token) {
+  const address = token.closest("[data-tokens]").dataset.tokens;
+  document.querySelector(".tokens .here")?.classList.remove("here");
+  token.classList.add("here");
+  if (!replace("drawer", await fetchDocument(`${address}/t/${token.dataset.t}`))) return;
+  history.replaceState(null, "", `#t${token.dataset.t}`);
+}
+
+function stepToken(by) {
+  const all = [...document.querySelectorAll("[data-t]")];
+  const at = all.findIndex((one) => one.classList.contains("here"));
+  const next = all[at < 0 ? 0 : Math.min(all.length - 1, Math.max(0, at + by))];
+  next?.scrollIntoView({ block: "nearest" });
+  if (next) openToken(next).catch(() => {});
+}
+
+document.addEventListener("click", (event) => {
+  const token = event.target.closest?.("[data-t]");
+  if (token) openToken(token).catch(() => {});
+  if (event.target.closest?.("#tokens .close")) {
+    event.preventDefault();
+    closeDrawer();
+  }
+});
+
+function closeDrawer() {
+  document.getElementById("drawer")?.replaceChildren();
+  document.querySelector(".tokens .here")?.classList.remove("here");
+  history.replaceState(null, "", location.pathname + location.search);
+}
+
+/** Opens the token that the address names: `#t145`. */
+function openNamed() {
+  const token = /^#t(\d+)$/.exec(location.hash);
+  const found = token && document.querySelector(`[data-t="${token[1]}"]`);
+  if (!found) return;
+  found.scrollIntoView({ block: "center" });
+  openToken(found).catch(() => {});
+}
+
 // Keys
+
+const inStrip = () => document.activeElement?.closest(".strip") || document.querySelector(".tokens .here");
 
 const KEYS = {
   j: () => step(1),
   k: () => step(-1),
+  ArrowRight: () => inStrip() && stepToken(1),
+  ArrowLeft: () => inStrip() && stepToken(-1),
+  Escape: closeDrawer,
   "/": () => document.querySelector(".filters input")?.focus(),
 };
 
@@ -93,10 +166,9 @@ document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") field.blur();
     return;
   }
-  if (KEYS[event.key]) {
-    event.preventDefault();
-    KEYS[event.key]();
-  }
+  if (!KEYS[event.key]) return;
+  if (event.key.length === 1) event.preventDefault();
+  KEYS[event.key]();
 });
 
 document.addEventListener("formdata", (event) => {
@@ -109,6 +181,10 @@ function watchTrust() {
   setTimeout(() => whenVisible(() => renewMarks().then(watchTrust).catch(() => {})), 1500);
 }
 
+document.documentElement.classList.add("js");
 follow();
+countDown();
+openNamed();
+addEventListener("hashchange", openNamed);
 watchTrust();
 search().catch(() => {});

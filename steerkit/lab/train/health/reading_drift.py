@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from steerkit.lab.measured import Share
 from steerkit.lab.policy_conditions import PlacedReading, placed_readings, sum_of
 from steerkit.lab.ranking import LEVEL
 from steerkit.lab.train.health.drift import SiteDrift
-from steerkit.lab.two_sample import Interval, auroc, auroc_gain, auroc_interval, holm
+from steerkit.lab.two_sample import Interval, auroc, auroc_gain, auroc_interval, holm, mcnemar
 from steerkit.policy import Policy, resolve
 from steerkit.sae import SaeSet
 from steerkit.types import Place
@@ -135,7 +134,7 @@ def _compared(
     name, below, weights, bias = sum_of(policy, reading)
     bound = float(reading.below if below else reading.above)  # type: ignore[arg-type]  # resolved to a number
     sign = -1.0 if below else 1.0
-    signed = {feature: sign * weight for feature, weight in weights.items()}
+    signed = {latent: sign * weight for latent, weight in weights.items()}
     values = [sum_maxima(one, saes, cases, signed, sign * bias) for one in (loaded, other)]
     held = [one > sign * bound for one in values]
     return ReadingDrift(
@@ -157,10 +156,3 @@ def _separation(values: Sequence[Tensor], positive: Tensor) -> Separation:
     gains = [auroc_gain(first, second, positive)[1], auroc_gain(second, first, positive)[1]]
     intervals = (auroc_interval(first, positive), auroc_interval(second, positive))
     return Separation((areas[0], areas[1]), intervals, min(1.0, 2 * min(gains)))
-
-
-def mcnemar(one: int, other: int) -> float:
-    """Two-sided exact p value of McNemar's test (1947), of what holds on one model alone and on the other alone."""
-    count, least = one + other, min(one, other)
-    fewer = sum(math.comb(count, number) for number in range(least + 1))
-    return min(1.0, float(2 * fewer / 2**count))

@@ -76,6 +76,9 @@ class ScriptedEngine:
             left = [[] if number in (cut or ()) else ids for number, ids in enumerate(left)]
         return ScriptedRecording()
 
+    def continuous(self, stopped: Callable[[], bool] | None = None) -> None:
+        """A script has no rows that could join."""
+
     def logits_along(self, rows: Sequence[Row], reply: Sequence[int]) -> Iterator[Tensor]:
         """No logits are behind it. Raises ModelError."""
         raise ModelError(f"{self.name}: a scripted agent has no logits; expected a model")

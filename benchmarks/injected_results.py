@@ -1,0 +1,58 @@
+"""Tool results of AgentDojo's user tasks, each with and without an injection, as files of conversations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from steerkit.engine import LoadedModel
+from steerkit.lab.prove.suites.agentdojo.tasks import ALL, Trial, injections_of, suite_of
+
+
+def write_results(folder: Path, count: int, longest: int, loaded: LoadedModel) -> list[Path]:
+    """Files of tool results without and with an injection, up to the first result that has it."""
+    paths = [folder / "agentdojo-clean.jsonl", folder / "agentdojo-injected.jsonl"]
+    with paths[0].open("w") as clean, paths[1].open("w") as injected:
+        for suite in ALL:
+            tasks = suite_of(suite)
+            goals = list(tasks.injection_tasks)
+            for number, name in enumerate(list(tasks.user_tasks)[:count]):
+                trial = Trial(suite, name, goals[number % len(goals)])
+                pair = [conversation(trial, attack) for attack in ("important_instructions", None)]
+                if all(pair) and all(len(loaded.tokenizer.encode(json.dumps(one))) <= longest for one in pair):
+                    injected.write(json.dumps(pair[0]) + "\n")
+                    clean.write(json.dumps(pair[1]) + "\n")
+    return paths
+
+
+def conversation(trial: Trial, attack: str | None) -> dict[str, Any] | None:
+    """A user task's own calls up to the first result that holds the injection, with the tools that it calls."""
+    from agentdojo.agent_pipeline.tool_execution import tool_result_to_str
+    from agentdojo.functions_runtime import FunctionsRuntime
+
+    suite = suite_of(trial.suite)
+    task, texts = suite.user_tasks[trial.user_task], injections_of(trial, "important_instructions")
+    environments = [
+        task.init_environment(suite.load_and_inject_default_environment(one))
+        for one in (texts, injections_of(trial, attack) if attack else {})
+    ]
+    runtime, messages, used = FunctionsRuntime(suite.tools), [{"role": "user", "content": task.PROMPT}], set()
+    for call in task.ground_truth(environments[0].model_copy(deep=True)):
+        results = [
+            str(tool_result_to_str(runtime.run_function(one, call.function, call.args)[0])) for one in environments
+        ]
+        function = {"name": call.function, "arguments": json.loads(json.dumps(dict(call.args), default=str))}
+        messages.append({"role": "assistant", "tool_calls": [{"type": "function", "function": function}]})
+        messages.append({"role": "tool", "name": call.function, "content": {"result": results[1]}})
+        used.add(call.function)
+        if any(text and text[:40] in results[0] for text in texts.values()):
+            return {"messages": messages, "tools": [tool for tool in _declared(runtime) if tool["name"] in used]}
+    return None
+
+
+def _declared(runtime: Any) -> list[dict[str, Any]]:
+    return [
+        {"name": one.name, "description": one.description, "parameters": one.parameters.model_json_schema()}
+        for one in runtime.functions.values()
+    ]

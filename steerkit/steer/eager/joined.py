@@ -1,0 +1,212 @@
+"""Steers rows that are decoded together: each joins after a prefill of its own, and leaves when it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from steerkit.chat import GrammarState, PlaceMachine
+from steerkit.errors import SteeringError
+from steerkit.policy import Policy, fingerprint
+from steerkit.sites import Site
+from steerkit.steer.batch import Batch, Segments, TokenPlaces, needs_tokens
+from steerkit.steer.compile.plan import Plan
+from steerkit.steer.eager.attached import PrefillState
+from steerkit.steer.gates import GateMemory
+from steerkit.steer.grammar_state import advance
+from steerkit.steer.memory import Moved, moved, shared
+from steerkit.steer.points import device_of, find_sites
+from steerkit.steer.record.recorder import Recorder
+from steerkit.steer.steering import Steering
+from steerkit.types import Place
+
+Key: TypeAlias = tuple[str, ...]
+"""Fingerprints of a row's policies."""
+PlanOf: TypeAlias = Callable[[Sequence[Sequence[Policy]]], Plan]
+"""Compiles rows of policies in their order."""
+
+_MOST_ROWS: Final = 32
+"""Rows of policies that a plan holds before those that nobody is under are left out."""
+
+
+@dataclass(slots=True)
+class _Row:
+    """One sequence that is decoded."""
+
+    recorder: Recorder
+    policies: tuple[Policy, ...]
+    number: int
+    """Tokens so far."""
+    reply_start: int
+    grammar: GrammarState | None
+    """State of the conversation's grammar; None where no rule of its own asks."""
+    table_row: int = 0
+    column: int = 0
+    """On the recorder, of the pass that runs."""
+    key: Key = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.key = tuple(map(fingerprint, self.policies))
+
+
+class JoinedSteering:
+    """Rows of one decode, each under policies of its own, on a recorder of its own.
+
+    The hooks are on the model during a pass and not between two, so that other prompts are prefilled there.
+    """
+
+    def __init__(self, model: nn.Module, plan_of: PlanOf, machine: PlaceMachine | None) -> None:
+        self._sites, self._plan_of, self._machine = find_sites(model), plan_of, machine
+        self._device = device_of(self._sites.body) or torch.device("cpu")
+        self._rows: list[_Row] = []
+        self._held: dict[Key, tuple[Policy, ...]] = {}
+        """Rows of the plan, in order."""
+        self._own: list[Tensor] = []
+        """By table row, the columns of its rules in the plan."""
+        self._steering = Steering(plan_of([]), self._device)
+        self._asks = False
+        """True if a place is read from tokens."""
+        self._fired: dict[Site, int] = {}
+        self._seen: object = None
+        """The key of the last pass' places; None where they are to be found again."""
+
+    @property
+    def acts_late(self) -> bool:
+        """True if a rule acts from the token after its gate on, so that tokens must come one by one."""
+        return self._steering.plan.has_late_rules
+
+    def join(self, state: PrefillState) -> None:
+        """Take in a sequence after its prefill under `attach`, whose hooks are off; it is the last row."""
+        positions, (policies,) = state.positions, state.plan.rows or ((),)
+        grammar = positions.grammar_states
+        ends = state.recorder.reply_start
+        assert isinstance(ends, int)  # one sequence has no padding
+        row = _Row(state.recorder, policies, positions.seen, ends, None if grammar is None else grammar.snapshot()[0])
+        self._arrange([*self._rows, row], list(range(len(self._rows))), state)
+
+    def leave(self, index: int) -> None:
+        """Let a row go; the last one takes its place."""
+        order = list(range(len(self._rows)))
+        order[index] = order[-1]
+        self._arrange([self._rows[number] for number in order[:-1]], order[:-1])
+
+    @contextmanager
+    def reading(self, tokens: Sequence[Sequence[int]]) -> Iterator[None]:
+        """Steer the pass inside this `with`, over the next tokens of each row: as many of all.
+
+        Raises:
+            SteeringError: a hook did not run.
+        """
+        active = self._begin(tokens)
+        hooked = {site for row in self._rows for site in row.recorder.kept}
+        hooked |= set(self._steering.plan.sites) if active else set()
+        self._fired = dict.fromkeys(hooked, 0)
+        with ExitStack() as stack:
+            for site in sorted(hooked):
+                stack.callback(self._sites.hook(site, partial(self._on_pass, site, active)).remove)
+            yield
+        if silent := [site.name for site, count in self._fired.items() if count != 1]:
+            raise SteeringError(f"{', '.join(silent)}: the hook did not run once in the pass, so it was not steered")
+        if active:
+            self._keep_open(len(tokens[0]))
+
+    def _arrange(self, rows: list[_Row], slots: list[int], joined: PrefillState | None = None) -> None:
+        """Set the rows: first those that were in these slots, then the one that joins."""
+        before, numbers = self._steering, dict(enumerate(self._held, start=1))
+        self._compile(rows)
+        plan, place = self._steering.plan, {key: number for number, key in enumerate(self._held, start=1)}
+        for row in rows:
+            row.table_row = place.get(row.key, 0)
+        same = {0: 0} | {number: place[key] for number, key in numbers.items() if key in place}
+        for site, state in self._steering.gate_states.items():
+            gates, parts = plan.gates[site].gates, []
+            old = before.gate_states.get(site)
+            if slots and old is not None and old.memory is not None:
+                columns = shared(before.plan, plan, site, same)
+                parts.append(Moved(old.memory, slots, range(len(slots)), columns))
+            own = None if joined is None else joined.gate_states.get(site)
+            if joined is not None and own is not None and own.memory is not None:
+                columns = shared(joined.plan, plan, site, {1: rows[-1].table_row})
+                parts.append(Moved(own.memory, [0], [len(rows) - 1], columns))
+            if gates.stateful:
+                state.memory = moved(GateMemory.empty(gates, len(rows), state.device), parts)
+        self._rows, self._seen = rows, None
+        self._steering.gather_for([row.table_row for row in rows])
+
+    def _compile(self, rows: Sequence[_Row]) -> None:
+        """Have a plan that holds the policies of all rows: the one that there is, if it does."""
+        wanted = {row.key: row.policies for row in rows if row.policies}
+        if wanted.keys() <= self._held.keys():
+            return
+        both = {**self._held, **wanted}
+        kept = both if len(both) <= _MOST_ROWS else wanted
+        self._held = dict(sorted(kept.items()))  # one order, so that compiled plans are found again
+        plan = self._plan_of(list(self._held.values()))
+        self._steering = Steering(plan, self._device)
+        columns: list[list[int]] = [[0] for _ in range(len(plan.rows) + 1)]
+        for column, rule in enumerate(plan.rules, start=1):
+            columns[rule.row].append(column)
+        self._own = [torch.tensor(some, device=self._device) for some in columns]
+        self._asks = any(needs_tokens([rule.place, rule.reads_at]) for rule in plan.rules)
+
+    def _begin(self, tokens: Sequence[Sequence[int]]) -> bool:
+        """Note the tokens of a pass; True if a rule may read or edit any."""
+        width, rows, places = len(tokens[0]), self._rows, list[list[frozenset[Place]]]()
+        numbers = [row.number for row in rows]
+        for row, own in zip(rows, tokens, strict=True):
+            here: list[frozenset[Place]] = [frozenset()] * width
+            if row.grammar is not None:
+                assert self._machine is not None  # its prefill asked for one
+                states, here = advance(self._machine, row.grammar, own)
+                row.grammar = states[-1]
+            places.append(here)
+            row.column = row.recorder.resume_pass(width)
+            row.number += width
+        if not self._steering.places or not any(row.table_row for row in rows):
+            return False
+        batch = self._batch(numbers, width)
+        grammar = TokenPlaces(places, self._device) if self._asks else None
+        key = width, None if grammar is None else grammar.key
+        if key != self._seen:
+            self._seen = key
+            self._steering.place(batch, grammar, keeps=True)
+        self._steering.begin(batch)
+        return True
+
+    def _batch(self, numbers: Sequence[int], width: int) -> Batch:
+        table, first, ends = torch.tensor(
+            [(row.table_row, first, row.reply_start) for row, first in zip(self._rows, numbers, strict=True)],
+            device=self._device,
+        ).unbind(-1)
+        segments = None
+        if width > 1:
+            first = (first.unsqueeze(-1) + torch.arange(width, device=self._device)).flatten()
+            table, ends = table.repeat_interleave(width), ends.repeat_interleave(width)
+            segments = Segments.equal(len(numbers), width, self._device)
+        return Batch(table, first, first, ends, segments)
+
+    def _on_pass(self, site: Site, active: bool, y: Tensor) -> Tensor | None:
+        self._fired[site] += 1
+        table = self._steering.plan.sites.get(site) if active else None
+        out = None if table is None else self._steering.steer(table, y)
+        keeping = [(number, row) for number, row in enumerate(self._rows) if site in row.recorder.kept]
+        if keeping:
+            # What is edited is ours alone: the model continues with another tensor.
+            own = y.detach() if out is not None else y.detach().clone()
+            for number, row in keeping:
+                row.recorder.keep_raw(site, own[number : number + 1], row.column, ours=True)
+        return out
+
+    def _keep_open(self, width: int) -> None:
+        """Keep which rules were open at the tokens of the pass, of each row its own."""
+        opened = self._steering.opened.unflatten(0, (len(self._rows), width))
+        by_table = {row: opened[..., self._own[row]] for row in {one.table_row for one in self._rows} if row}
+        for number, row in enumerate(self._rows):
+            if row.table_row:
+                row.recorder.keep_open(by_table[row.table_row][number : number + 1], row.column)

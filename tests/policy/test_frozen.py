@@ -40,7 +40,7 @@ def test_a_fingerprint_is_computed_once(policy: Policy, monkeypatch: pytest.Monk
     hashed: list[bytes] = []
     sha256 = hashlib.sha256
 
-    def counted(data: bytes) -> Any:
+    def counted(data: bytes = b"") -> Any:
         hashed.append(data)
         return sha256(data)
 

@@ -28,7 +28,7 @@ LINES = {
     **dict.fromkeys(("policy", "chat", "sae", "audit"), 2),
     "hub": 1.6,
     "files": 1.5,
-    **dict.fromkeys(("types", "boxes", "errors", "fingerprints", "kept", "schemas", "version"), 1),
+    **dict.fromkeys(("types", "boxes", "errors", "fingerprints", "hosts", "kept", "schemas", "version"), 1),
     **dict.fromkeys(("decisions", "sites"), 0),
 }
 DOORS = {

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steerkit.audit import new_id
+from steerkit.hosts import host_of, is_of_host
 from steerkit.server.errors import ApiError
 from steerkit.server.keys import ANYBODY, Key, Keys
 from steerkit.server.log import log, log_failure
@@ -106,12 +107,11 @@ class Door:
 
     def _check_names(self, headers: Headers) -> None:
         """Refuse names that are not the server's: pages of other sites reach it under theirs. Raises ApiError."""
-        host = headers.get("host", "").lower()
-        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+        host, name = host_of(headers)
         if self._hosts is not None and name not in self._hosts:
             raise ApiError(403, f"host: got {host[:80]!r}, which is no name of this server", code="host_not_allowed")
         origin = headers.get("origin", "").lower()
-        if origin and origin not in self._origins and origin.partition("://")[2] != host:
+        if origin and origin not in self._origins and not is_of_host(origin, host):
             raise ApiError(
                 403, f"origin: got {origin[:80]!r}, which may not call this server", code="origin_not_allowed"
             )

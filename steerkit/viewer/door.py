@@ -13,6 +13,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from steerkit.hosts import host_of, is_of_host
+
 LOCAL: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 """Names of this machine in a `Host` header."""
 _POLICY: Final = (
@@ -63,11 +65,10 @@ class Door:
             await PlainTextResponse(f"{reason}\n", 403)(scope, receive, answer)
 
     def _why_not(self, method: str, headers: Headers) -> str | None:
-        host = headers.get("host", "").lower()
-        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+        host, name = host_of(headers)
         if self._hosts is not None and name not in self._hosts:
             return f"host: got {host[:80]!r}, which is no name of this viewer"
         origin = headers.get("origin", "").lower()
-        if (origin or method not in ("GET", "HEAD")) and origin.partition("://")[2] != host:
+        if (origin or method not in ("GET", "HEAD")) and not is_of_host(origin, host):
             return f"origin: got {origin[:80]!r}, which may not call this viewer"
         return None

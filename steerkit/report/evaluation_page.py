@@ -62,9 +62,9 @@ def _tiles(found: Evaluation) -> list[tuple[str, str]]:
 
 
 def _compared(found: Evaluation) -> list[VariantResult]:
-    """The policy's variants and the controls, the unsteered model first."""
+    """The policy's variants, the controls and other policies, the unsteered model first."""
     controls = _of_kind(found, "control")
-    return [*controls[:1], *_of_kind(found, "policy"), *controls[1:]]
+    return [*controls[:1], *_of_kind(found, "policy"), *controls[1:], *_of_kind(found, "beside")]
 
 
 def _of_kind(found: Evaluation, kind: str) -> list[VariantResult]:

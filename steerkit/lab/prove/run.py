@@ -76,7 +76,12 @@ def run_variants(
         report: callback for progress: conversations of the current variant that are done.
     """
     work = partial(_outcomes, [(one.guarded, one.setup) for one in setups], dataset, sampling)
-    pieces = [_Batch(number, rows) for number, one in enumerate(setups) for rows in batches(one.rows, size) or [()]]
+    lengths = [len(one.content) for one in dataset]  # of one batch alike, as the longest makes the others wait
+    pieces = [
+        _Batch(number, rows)
+        for number, one in enumerate(setups)
+        for rows in batches(sorted(one.rows, key=lengths.__getitem__), size) or [()]
+    ]
     found: dict[int, Outcome] = {}
     for piece, outcomes in zip(pieces, mapper(work, pieces), strict=True):
         found |= setups[piece.number].known

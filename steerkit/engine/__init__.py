@@ -23,6 +23,7 @@ from steerkit.engine.hf.grammar_logits import GrammarLogits
 from steerkit.engine.hf.model import LoadedModel, load_model
 from steerkit.engine.hf.prefix_cache import PrefixCache, PrefixStatistics, can_be_cut
 from steerkit.engine.hf.prepack import Prepack, Prepacked, obstacle, prepacked
+from steerkit.engine.hf.shared_prompts import SharedPrompts
 from steerkit.engine.lease import AbandonedError, Lease
 from steerkit.engine.running import runnable
 from steerkit.engine.tool_schema import tool_from_function
@@ -56,6 +57,7 @@ __all__ = [
     "Row",
     "Running",
     "Sampling",
+    "SharedPrompts",
     "Step",
     "Steps",
     "Vllm",

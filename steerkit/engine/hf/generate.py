@@ -21,7 +21,7 @@ from steerkit.engine.hf.batch import Batch
 from steerkit.engine.hf.constraints import Constraints
 from steerkit.engine.hf.cuda_graphs import GraphDecoder, Graphs
 from steerkit.engine.hf.growing_cache import DecodeCache, why_not
-from steerkit.engine.hf.prefix_cache import PrefixBlocks, Reuse
+from steerkit.engine.hf.prefix_cache import Reuse
 from steerkit.engine.hf.sampler import Sampler
 from steerkit.engine.hf.unembedding import Unembedding
 from steerkit.steer import PrefillState, cache_name, find_sites
@@ -90,7 +90,7 @@ def decode(
         pad: what is fed in place of tokens of sequences that have stopped.
         split_prompt: feed the prompts' last tokens by themselves, for gates that act from the next token on.
         ends: columns at which the prompt is cut into blocks that are fed one after the other; of one prompt only.
-        reuse: access to the prefix cache of its blocks.
+        reuse: what was read of the prompts before.
         graphs: prepared steps to decode with, together with the `prefill_state` of the steering that is attached.
         constraints: the grammars of the sequences. Tokens without a choice are fed in one pass, but one by one where
             `split_prompt` says that gates act from the next token on.
@@ -221,14 +221,14 @@ class _Passes:
         """Logits after the prompts; `split` feeds their last tokens by themselves, `ends` cuts what is before them."""
         ids, mask, positions = self._batch.ids, self._mask, self._positions
         last = ids.shape[1] - 1
-        kept = None if reuse is None else PrefixBlocks(reuse, self.cache, ids[0].tolist(), ends)
-        start = self.cached = 0 if kept is None else kept.resume()
+        known = None if reuse is None else reuse(self.cache, self._batch, ends)
+        start = self.cached = 0 if known is None else known.resume()
         for end in sorted({*ends, *((last,) if split and last else ())}):
             if end <= start:
                 continue
             self._prefill(ids[:, start:end], mask[:, :end], positions[:, start:end])
-            if kept is not None and end in ends:
-                kept.keep(start, end)
+            if known is not None and end in ends:
+                known.keep(start, end)
             start = end
         self._positions = positions[:, start:]
         where = {"input_ids": ids[:, start:], "attention_mask": mask, "position_ids": self._positions}

@@ -15,9 +15,10 @@ import json
 import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from steerkit.chat import block_ends
 from steerkit.engine.api import Row
+from steerkit.engine.hf.batch import Batch
 from steerkit.engine.hf.model import LoadedModel
 from steerkit.policy import fingerprint
 from steerkit.sae import SaeSet
@@ -142,7 +144,21 @@ class PrefixCache:
             self._blocks.move_to_end(key)
 
 
-class Reuse(NamedTuple):
+class Known(Protocol):
+    """Beginnings of the prompts of one prefill that were read before."""
+
+    def resume(self) -> int:
+        """Bring the cache that the model fills, and steering, to their end; returns their columns."""
+
+    def keep(self, start: int, end: int) -> None:
+        """Keep the columns from `start` to `end`, which the model has just computed."""
+
+
+Reuse: TypeAlias = Callable[[DynamicCache, Batch, Sequence[int]], Known]
+"""What is known of a batch, whose prompt is cut at some columns, for the cache that a model fills."""
+
+
+class Kept(NamedTuple):
     """Access of one prefill to a prefix cache."""
 
     cache: PrefixCache
@@ -154,26 +170,27 @@ class Reuse(NamedTuple):
 class PrefixBlocks:
     """The blocks of one prompt on their way between a prefix cache and the cache that a model fills."""
 
-    def __init__(self, reuse: Reuse, cache: DynamicCache, ids: Sequence[int], ends: Sequence[int]) -> None:
-        self._reuse, self._cache, self._length, self._ends = reuse, cache, len(ids), tuple(ends)
-        self._keys = _keys(reuse.salt, ids, ends)
+    def __init__(self, kept: Kept, cache: DynamicCache, batch: Batch, ends: Sequence[int]) -> None:
+        (ids,) = batch.ids.tolist()
+        self._kept, self._cache, self._length, self._ends = kept, cache, len(ids), tuple(ends)
+        self._keys = _keys(kept.salt, ids, ends)
 
     def resume(self) -> int:
         """Restore the kept blocks of the prompt; returns their tokens."""
-        found = self._reuse.cache.find(self._keys, self._length)
+        found = self._kept.cache.find(self._keys, self._length)
         if not found:
             return 0
         end = found[-1].end
-        for number, layer in enumerate(_layers(self._cache)):
-            _fill(layer, [block.states[number] for block in found], end)
-        self._reuse.snapshots.resume([block.snapshot for block in found], [block.end for block in found])
+        for number, layer in enumerate(layers_of(self._cache)):
+            fill(layer, [block.states[number] for block in found], end)
+        self._kept.snapshots.resume([block.snapshot for block in found], [block.end for block in found])
         return end
 
     def keep(self, start: int, end: int) -> None:
         """Keep the block from `start` to `end`, which the model has just computed."""
-        states = tuple(_last(layer, end - start) for layer in _layers(self._cache))
+        states = tuple(_last(layer, end - start) for layer in layers_of(self._cache))
         keys = self._keys[: self._ends.index(end) + 1]
-        self._reuse.cache.keep(keys, Block(end, states, self._reuse.snapshots.take(start, end)))
+        self._kept.cache.keep(keys, Block(end, states, self._kept.snapshots.take(start, end)))
 
 
 class Blocks(NamedTuple):
@@ -200,14 +217,14 @@ def blocks_of(
     ends = block_ends(loaded.tokenizer, row.ids)
     if cache is None:
         return Blocks(ends)
-    return Blocks(ends, Reuse(cache, salt(loaded, saes, row, attached.recorder.kept), attached.snapshots))
+    kept = Kept(cache, salt(loaded, saes, row, attached.recorder.kept), attached.snapshots)
+    return Blocks(ends, partial(PrefixBlocks, kept))
 
 
 def salt(loaded: LoadedModel, saes: SaeSet | None, row: Row, traced: frozenset[Site]) -> bytes:
     """A hash of all that shapes keys, values and what steering keeps, besides the tokens.
 
-    That is the weights, even as changed in place since they were loaded, the SAEs, the complete policies in order, the
-    layers on the recorder, and what the last bits of the arithmetic depend on.
+    Weights even as changed in place, SAEs, complete policies in order, recorded layers, and what rounding depends on.
     """
     model = loaded.model
     shaped_by = {
@@ -257,7 +274,7 @@ def _keys(salt: bytes, ids: Sequence[int], ends: Sequence[int]) -> list[bytes]:
     return keys
 
 
-def _layers(cache: DynamicCache) -> list[DynamicLayer]:
+def layers_of(cache: DynamicCache) -> list[DynamicLayer]:
     """The layers of a model that `can_be_cut`."""
     return [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]
 
@@ -269,7 +286,7 @@ def _last(layer: DynamicLayer, length: int) -> tuple[Tensor, Tensor]:
     return layer.keys[:, :, -length:].clone(), layer.values[:, :, -length:].clone()
 
 
-def _fill(layer: DynamicLayer, states: Sequence[tuple[Tensor, Tensor]], length: int) -> None:
+def fill(layer: DynamicLayer, states: Sequence[tuple[Tensor, Tensor]], length: int) -> None:
     """Bring an empty layer to where it stood after so many tokens."""
     if isinstance(layer, DynamicSlidingWindowLayer):
         reach, needed = 0, len(states)

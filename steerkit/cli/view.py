@@ -14,7 +14,6 @@ from steerkit.cli.audit.options import StoreOption, opened
 from steerkit.errors import AuditError, SettingError
 from steerkit.report import say
 
-
 _Reports = Annotated[
     Path | None,
     typer.Option(

@@ -24,7 +24,7 @@ from steerkit.lab.prove.evaluation import DEFAULT, Evaluation, Settings, Variant
 from steerkit.lab.prove.latency import Latency, Pair, measure_pairs
 from steerkit.lab.prove.probe_comparison import PlaceProbes, gate_probes
 from steerkit.lab.prove.resume import VariantFiles
-from steerkit.lab.prove.run import VariantSetup, run_variants, setups_of
+from steerkit.lab.prove.run import Prompts, VariantSetup, run_variants, setups_of
 from steerkit.lab.prove.scoring import Outcome, acted, as_json, from_json, score
 from steerkit.lab.prove.variants import PLAIN, WHOLE, Variant, variants_of
 from steerkit.lab.ranking import split
@@ -95,6 +95,7 @@ class _Evaluator:
             f"that you cannot."
         )
         self.sampling = Sampling(settings.max_new_tokens)
+        self.prompts = Prompts()
         self.done: dict[str, list[Outcome]] = {}
         self.files = VariantFiles(out, {} if out is None else self._identity())
 
@@ -165,7 +166,8 @@ class _Evaluator:
                         f"{variant.title}: steering never wrote, or half of the conversations have no direction"
                     )
             progress(0)
-            run = run_variants(self.mapper, setups, self.dataset, self.sampling, self.settings.batch, progress)
+            size, read = self.settings.batch, self.prompts
+            run = run_variants(self.mapper, setups, self.dataset, self.sampling, size, read, progress)
             for key, found in run:
                 self.files.keep_rows(key, [as_json(one) for one in found])
                 self.done[key] = found

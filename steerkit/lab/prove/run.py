@@ -44,14 +44,14 @@ class _Batch(NamedTuple):
     """Conversations of about one length, these among them, whose prompts are read together, once for all setups."""
 
 
-class _Prompts:
-    """The prompts that were read in this process; what is sent to another one is empty."""
+class Prompts:
+    """Prompts that were read in this process; what is sent to another one is empty."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[int, ...], SharedPrompts] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Prompts, ()
+        return Prompts, ()
 
     def of(self, runtime: Runtime, dataset: Sequence[Labelled], rows: tuple[int, ...]) -> SharedPrompts | None:
         """Those of some conversations; None of a model whose prompts cannot be shared."""
@@ -89,6 +89,7 @@ def run_variants(
     dataset: Sequence[Labelled],
     sampling: Sampling,
     size: int,
+    prompts: Prompts,
     report: Callable[[int], None],
 ) -> Iterator[tuple[str, list[Outcome]]]:
     """The variants one after the other, each once all of its conversations are done.
@@ -99,9 +100,10 @@ def run_variants(
         dataset: the conversations.
         sampling: how replies are made.
         size: conversations that are generated together.
+        prompts: those that were read before.
         report: callback for progress: conversations of the current variant that are done.
     """
-    work = partial(_outcomes, [(one.guarded, one.setup) for one in setups], dataset, sampling, _Prompts())
+    work = partial(_outcomes, [(one.guarded, one.setup) for one in setups], dataset, sampling, prompts)
     lengths = [len(one.content) for one in dataset]  # the longest of a batch makes the others wait
     groups = batches(sorted(range(len(dataset)), key=lengths.__getitem__), size)
     pieces = [piece for number, one in enumerate(setups) for piece in _batches(number, one.rows, groups)]
@@ -125,7 +127,7 @@ def _outcomes(
     setups: Sequence[tuple[bool, Setup]],
     dataset: Sequence[Labelled],
     sampling: Sampling,
-    prompts: _Prompts,
+    prompts: Prompts,
     runtime: Runtime,
     piece: _Batch,
 ) -> list[Outcome]:

@@ -7,17 +7,15 @@ import socket
 from collections.abc import Mapping
 from typing import Final
 
-from steerkit.errors import SettingError
-
 _BACKLOG: Final = 2048
 """Connections that wait to be taken."""
 
 
-def listener(host: str, port: int) -> socket.socket:
+def listener(host: str, port: int, refused: type[Exception]) -> socket.socket:
     """A socket that listens: from here on whoever connects waits, and is not turned away; port 0 takes a free one.
 
     Raises:
-        SettingError: the address cannot be listened on.
+        refused: the address cannot be listened on.
     """
     # Only where a socket is said to be TCP's does asyncio turn off Nagle's algorithm, which would hold back the second
     # of two small writes until the reader's kernel acknowledges the first, 40 ms later.
@@ -29,7 +27,7 @@ def listener(host: str, port: int) -> socket.socket:
         found.listen(_BACKLOG)
     except OSError as error:
         found.close()
-        raise SettingError(f"{host}:{port}: cannot be listened on ({error.strerror}); give another --port") from None
+        raise refused(f"{host}:{port}: cannot be listened on ({error.strerror}); give another --port") from None
     return found
 
 

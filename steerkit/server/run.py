@@ -10,6 +10,7 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
+from steerkit.errors import SettingError
 from steerkit.hosts import listener
 from steerkit.server.app import make_app
 from steerkit.server.log import JsonLines, log
@@ -40,7 +41,7 @@ def serve(
     options = service.options
     pages = None if ui is None else lambda path: ui(path, lambda: server.should_exit)
     server = _Server(make_app(service, lambda: setattr(server, "should_exit", True), pages), service)
-    with listener(options.host, options.port) as listening_on:
+    with listener(options.host, options.port, SettingError) as listening_on:
         host, port = listening_on.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         with _log_lines():

@@ -158,11 +158,11 @@ class Worker:
                     news = flow.send(given_up)
                 except StopIteration:
                     return
-                told = next((self._running[number] for number in news if number in self._running), None)
+                one = next(iter(self._running.values()), None)
                 for number, said in news.items():
                     self._tell(number, said)
-                if told is not None:
-                    told.give_way()
+                if one is not None:
+                    one.give_way()
                 given_up = [number for number, one in self._running.items() if one.cancelled]
                 for number in given_up:
                     del self._running[number]

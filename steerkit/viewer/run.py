@@ -8,6 +8,7 @@ from pathlib import Path
 import uvicorn
 
 from steerkit.audit import Store
+from steerkit.errors import SettingError
 from steerkit.hosts import listener
 from steerkit.viewer.app import make_viewer
 from steerkit.viewer.decide_page import NOT_HERE, Deciding
@@ -62,6 +63,6 @@ def view(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1, ws="none"
     )
     server = uvicorn.Server(config)
-    with listener(_HOST, port) as listening_on:
+    with listener(_HOST, port, SettingError) as listening_on:
         listening(f"http://{_HOST}:{listening_on.getsockname()[1]}")
         server.run([listening_on])

@@ -16,6 +16,7 @@ import pytest
 
 from steerkit.audit import Store, TurnRecord, read_content, verify
 from steerkit.chat import TextDelta
+from steerkit.errors import SettingError
 from steerkit.hosts import listener
 from steerkit.runtime import Request, Retried
 from steerkit.server import Service, make_app
@@ -159,7 +160,7 @@ def test_small_writes_are_sent_at_once(host: str) -> None:
 
     async def at_once() -> bool:
         accepted: asyncio.Future[asyncio.StreamWriter] = asyncio.get_running_loop().create_future()
-        with listener(host, 0) as listening:
+        with listener(host, 0, SettingError) as listening:
             async with await asyncio.start_server(lambda _, writer: accepted.set_result(writer), sock=listening):
                 _, writer = await asyncio.open_connection(*listening.getsockname()[:2])
                 served = await accepted

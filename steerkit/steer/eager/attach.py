@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import nn
@@ -63,14 +64,26 @@ def attach(
         rows, at, prompt_length, grammar_states=_grammar_states(plan, places), context=context_of(model), **knows
     )
     run = ForwardPass(plan, recorder, positions)
-    with ExitStack() as stack:
+
+    def put_on(stack: ExitStack) -> None:
         stack.callback(sites.body.register_forward_pre_hook(run.begin, with_kwargs=True).remove)
         for site in hooked:
             stack.callback(sites.hook(site, run.hook(site, plan.sites.get(site))).remove)
         stack.enter_context(watching(sites, run))
+
+    with ExitStack() as stack:
+        put_on(stack)
         prefill_state = PrefillState(plan, recorder, positions, run.steering.gate_states, run.pause, stack.close)
-        yield Attached(recorder, Snapshots(recorder, positions, run.steering.gate_states), prefill_state)
+        snapshots = Snapshots(recorder, positions, run.steering.gate_states)
+        yield Attached(recorder, snapshots, prefill_state, partial(_without, stack, put_on))
     recorder.check()
+
+
+@contextmanager
+def _without(stack: ExitStack, put_on: Callable[[ExitStack], None]) -> Iterator[None]:
+    stack.close()
+    yield  # after an error nothing is put back
+    put_on(stack)
 
 
 def _remembering(plan: Plan) -> str | None:

@@ -169,6 +169,8 @@ class Verdict:
     readings: tuple[Reading, ...] = ()
     shadowed: Decision | None = None
     """Decision that policies in shadow mode would have led to; None without such policies."""
+    matched: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """Every rule that matched the call, as POLICY/RULE, whichever decided; those of policies in shadow mode too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +249,8 @@ class Trace:
     """Steps at each place, as spans."""
     forced: tuple[Span, ...] = ()
     """Tokens that a grammar chose and not the model."""
+    opened: Mapping[str, int] = field(default_factory=dict, compare=False)
+    """Per steering rule whose gate opened, as POLICY/RULE: at how many tokens it was open."""
 
     def __repr__(self) -> str:
         layers = "layers" if all(top.site.point == "attn_out" for top in self.top) else "sites"

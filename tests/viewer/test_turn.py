@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -199,15 +200,27 @@ def test_a_turn_as_a_file_stands_alone(path: Path, tmp_path: Path) -> None:
     assert "is a run_opened" in steerkit_command("view", "1", *command, home=tmp_path, status=1).stderr
 
 
+def test_a_record_says_which_rules_had_a_part(path: Path, tmp_path: Path) -> None:
+    """Of steering the tokens at which it was open, of the guard the calls it matched; older records do not say it."""
+    turns = [turn for _, turn, _ in turns_of(path)]
+    opened = {name for turn in turns for name, part in turn.rules.items() if "opened" in part}
+    assert opened >= {f"{edit.policy}/{edit.rule}" for turn in turns for edit in turn.edits}
+    (held,) = [turn for turn in turns if [one.rule for one in turn.verdicts] == ["doors-need-a-person"]]
+    assert held.rules["people/doors-need-a-person"] == {"matched": 1}
+    old = read_content(example.started(tmp_path / "old.db").append(replace(held, rules={})))
+    assert isinstance(old, TurnRecord)
+    assert (old.rules, old.verdicts) == ({}, held.verdicts)
+
+
 def test_policies_say_what_they_do_and_how_often(client: TestClient, path: Path) -> None:
     """In sentences, with counts over the turns that fit the filters."""
     page = client.get("/policies").text
     assert "Guard rule doors-need-a-person holds a call of unlock_door for a person." in html.unescape(page)
     row = re.search(r"doors-need-a-person</a></th>.*?</tr>", page, re.DOTALL)
     assert row is not None
-    assert "decided 1 call" in row[0]
+    assert "matched 1 call, decided 1" in row[0]
     none = client.get("/policies?tool=get_balance").text
-    assert "decided 1 call" not in re.search(r"doors-need-a-person</a></th>.*?</tr>", none, re.DOTALL)[0]  # type: ignore[index]
+    assert "matched 1 call" not in re.search(r"doors-need-a-person</a></th>.*?</tr>", none, re.DOTALL)[0]  # type: ignore[index]
     assert client.get("/policies?since=x").status_code == 400
 
 

@@ -14,6 +14,13 @@ from steerkit.cli.audit.options import StoreOption, opened
 from steerkit.errors import AuditError, SettingError
 from steerkit.report import say
 
+_Reports = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="Folder of reports, the JSON that commands write [default: reports beside the store]."
+    ),
+]
+
 
 def view_command(
     record: Annotated[
@@ -24,13 +31,7 @@ def view_command(
     port: Annotated[int, typer.Option(min=0, max=65535, metavar="PORT", help="0 takes a free one.")] = 8020,
     checkpoint: CheckpointOption = None,
     key: PublicOption = None,
-    reports: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder of reports, the JSON that commands write [default: reports beside the store].",
-        ),
-    ] = None,
+    reports: _Reports = None,
     decide: Annotated[bool, typer.Option("--decide", help="Let held calls be approved and refused there.")] = False,
     export: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write that turn or report as one HTML file, and show nothing.")

@@ -54,6 +54,11 @@ _HeldOut = Annotated[
     float,
     typer.Option(metavar="NUMBER", min=0.1, max=0.9, help="Share of the conversations that results are measured on."),
 ]
+_Top = Annotated[int, typer.Option(metavar="NUMBER", min=1, help="Features to list.")]
+_Most = Annotated[int, typer.Option(metavar="NUMBER", min=1, max=64, help="Features that a probe may combine.")]
+_Causal = Annotated[
+    bool, typer.Option("--causal", help="Also edit the best candidates, and say which of them cause the call.")
+]
 _Html = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Also write a page to this file; it needs no network.")
 ]
@@ -70,13 +75,11 @@ def find(
     model: Model = "tiny",
     saes: Saes = None,
     limit: Limit = None,
-    top: Annotated[int, typer.Option(metavar="NUMBER", min=1, help="Features to list.")] = 10,
-    most: Annotated[int, typer.Option(metavar="NUMBER", min=1, max=64, help="Features that a probe may combine.")] = 8,
+    top: _Top = 10,
+    most: _Most = 8,
     held_out: _HeldOut = 0.5,
     seed: Annotated[int, typer.Option(metavar="NUMBER", min=0, help="Of the split and of the random directions.")] = 0,
-    causal: Annotated[
-        bool, typer.Option("--causal", help="Also edit the best candidates, and say which of them cause the call.")
-    ] = False,
+    causal: _Causal = False,
     candidates: Annotated[int, typer.Option(metavar="NUMBER", min=2, help="Features that --causal edits.")] = 20,
     strength: _Strength = None,
     max_new_tokens: _Longest = 128,

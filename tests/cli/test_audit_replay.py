@@ -41,6 +41,25 @@ def test_a_run_is_made_again(path: Path) -> None:
     assert (told["same"], told["tokens"], told["verdicts"], told["changed"]) == (True, True, True, [])
 
 
+def test_json_has_what_was_made(path: Path) -> None:
+    """The reply with its calls; with --alternatives the likeliest tokens at each step, of which the first was written."""
+    record = Store(path, create=False).get("2").content
+    plain = json.loads(audit("replay", "2", "--store", path, "--json"))
+    assert (plain["report"], plain["how"], plain["alternatives"]) == ("replay", "again", [])
+    assert (plain["made"]["reply_ids"], plain["made"]["calls"]) == (record["reply_ids"], record["calls"])
+    assert set(plain["made"]["layers"]) == {f"attn_out.{layer}" for layer in range(4)}
+    steps = json.loads(audit("replay", "2", "--store", path, "--json", "--alternatives", "3"))["alternatives"]
+    assert [[one["id"] for one in step][0] for step in steps] == record["reply_ids"]
+    for step in steps:
+        chances = [one["probability"] for one in step]
+        assert len(step) == 3
+        assert chances == sorted(chances, reverse=True)
+        assert sum(chances) <= 1.000001
+    without = json.loads(audit("replay", "3", "--store", path, "--json", "--without-steering"))
+    assert (without["how"], without["made"]) == ("without steering", without["other"])
+    assert "--alternatives without --json" in audit("replay", "2", "--store", path, "--alternatives", "3", status=1)
+
+
 def test_turns_are_made_again_with_the_weights_laid_out_as_they_were(tmp_path: Path) -> None:
     """Turn by turn, of one store and one model: nothing has changed for any of them."""
     case, store = CASES[1], Store(tmp_path / "both.db")

@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 
 import steerkit
 from steerkit.audit import ModelIdentity, Store, TurnRecord, append_turn, read_content, strongest_at, unpack, values_of
+from steerkit.policy import load
 from steerkit.runtime import Request
 from steerkit.sites import Feature, Site
 from steerkit.tiny import CASES, policy_files
@@ -122,6 +123,27 @@ def test_a_turned_reply_begins_with_what_steering_changed(client: TestClient, pa
         assert all(f"&#34;{call.name}&#34;" in page for call in other.calls if isinstance(call, Call))
     plain = next(one for one in turns_of(path) if not one[1].edits)
     assert "Steering" not in client.get(f"/r/{plain[0]}").text
+
+
+def test_layers_without_and_with_steering_stand_beside_each_other(tmp_path: Path) -> None:
+    """Those without are on record with the turn that would have been; where a trace keeps none, nothing is drawn."""
+    policy, store = load(policy_files()[0]), tmp_path / "audit.db"
+    for at in ("reply", "call"):
+        whole = policy.model_copy(update={"trace": policy.trace.model_copy(update={"at": at})})
+        with steerkit.load("tiny", policy=whole, audit=store, counterfactual=True) as runtime:
+            runtime.run(CASES[1].messages, CASES[1].tools)
+    (_, turn, _), (_, bare, _) = turns_of(store)
+    assert turn.counterfactual is not None
+    assert turn.counterfactual.layers.keys() == {f"attn_out.{layer}" for layer in range(4)}
+    with TestClient(make_viewer(store), base_url="http://127.0.0.1") as client:
+        page, other = (client.get(f"/r/{number}").text for number in (2, 5))
+    assert "Steering changed the reply" in page
+    assert "Steering changed the reply" in other
+    drawn = page.split("Features by layer</summary>")[1].split("</details>")[0]
+    assert f"{turn.counterfactual.layers['attn_out.3']:.4g}<br>" in drawn
+    assert drawn.count('class="second') == 4
+    assert "Features by layer" not in other
+    assert bare.counterfactual is not None
 
 
 def test_two_turns_are_aligned_at_the_first_token_that_differs(client: TestClient, path: Path) -> None:

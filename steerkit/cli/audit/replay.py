@@ -25,17 +25,24 @@ from steerkit.errors import AuditError
 from steerkit.report import console, print_json, reply_text, short
 
 if TYPE_CHECKING:  # loaded when a command needs it
-    from steerkit.audit import RecordedTurn
+    from steerkit.audit import RecordedTurn, Store
     from steerkit.runtime import Replayed
 
 
+_Ids = Annotated[
+    list[str],
+    typer.Argument(metavar="ID...", help="A turn's or a run's id, its beginning, or a record's number; one or more."),
+]
+_Alternatives = Annotated[
+    int,
+    typer.Option(
+        min=0, max=50, metavar="COUNT", help="With --json: the likeliest tokens at each step of the recorded reply."
+    ),
+]
+
+
 def replay(
-    ids: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="ID...", help="A turn's or a run's id, its beginning, or a record's number; one or more."
-        ),
-    ],
+    ids: _Ids,
     store: StoreOption = None,
     verdicts: Annotated[
         bool, typer.Option("--verdicts", help="Only judge the recorded calls again; loads no model.")
@@ -53,30 +60,17 @@ def replay(
     dtype: RecordedDtype = None,
     engine: Engine = "local",
     workers: Workers = None,
-    alternatives: Annotated[
-        int,
-        typer.Option(
-            min=0, max=50, metavar="COUNT", help="With --json: the likeliest tokens at each step of the recorded reply."
-        ),
-    ] = 0,
+    alternatives: _Alternatives = 0,
     json: JsonOption = False,
 ) -> None:
     """Replay recorded turns: the same tokens and verdicts, or the first difference and its likely cause."""
-    from steerkit.audit import read_turn, turns_of
-
     if verdicts + without_steering + bool(policy) > 1:
         raise AuditError("replay: got several of --verdicts, --without-steering and --policy; expected one at most")
     if (verdicts or without_steering or policy) and (engine != "local" or workers is not None):
         raise AuditError("replay: got --engine or --workers with what is done here alone; expected turns to make again")
     if alternatives and (not json or verdicts or without_steering or policy):
         raise AuditError("replay: got --alternatives without --json, or with what replays no turn as it was")
-    log = opened(store)
-    found = []
-    for id in ids:
-        turns = [read_turn(log, record) for record in turns_of(log, id)]
-        if not turns:
-            raise AuditError(f"{log.path}: run {id} has no turn to replay")
-        found += turns
+    found = _turns(opened(store), ids)
     if without_steering or policy:
         for some in _alike(found):
             runtime = _loader(some[0], model, saes, device, dtype)()
@@ -91,6 +85,19 @@ def replay(
         told = [_tell(turn, result, json, more) for turn, (result, more) in replayed]
     if not all(told):
         raise typer.Exit(1)
+
+
+def _turns(log: Store, ids: Sequence[str]) -> list[RecordedTurn]:
+    """The turns of records and runs."""
+    from steerkit.audit import read_turn, turns_of
+
+    found = []
+    for id in ids:
+        turns = [read_turn(log, record) for record in turns_of(log, id)]
+        if not turns:
+            raise AuditError(f"{log.path}: run {id} has no turn to replay")
+        found += turns
+    return found
 
 
 def _judged(turns: Sequence[RecordedTurn]) -> Iterator[tuple[Any, Any]]:

@@ -18,21 +18,25 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers import DynamicCache
 
 from steerkit.chat import block_ends
 from steerkit.engine.api import Row
 from steerkit.engine.hf.batch import Batch
+from steerkit.engine.hf.cache_layers import can_be_cut, fill, last_columns, layers_of
 from steerkit.engine.hf.model import LoadedModel
 from steerkit.policy import fingerprint
 from steerkit.sae import SaeSet
 from steerkit.sites import Site
 from steerkit.steer import Attached, Snapshot, Snapshots
+
+_MOST: Final = 256
+"""Tokens of a block at most, so that rows that are decoded wait for no longer one. A GPU reads thousands in the time of
+few."""
 
 
 class PrefixStatistics(NamedTuple):
@@ -188,7 +192,7 @@ class PrefixBlocks:
 
     def keep(self, start: int, end: int) -> None:
         """Keep the block from `start` to `end`, which the model has just computed."""
-        states = tuple(_last(layer, end - start) for layer in layers_of(self._cache))
+        states = tuple(last_columns(layer, end - start) for layer in layers_of(self._cache))
         keys = self._keys[: self._ends.index(end) + 1]
         self._kept.cache.keep(keys, Block(end, states, self._kept.snapshots.take(start, end)))
 
@@ -214,7 +218,7 @@ def blocks_of(
             cache.bypass()
         return Blocks()
     (row,) = rows
-    ends = block_ends(loaded.tokenizer, row.ids)
+    ends = block_ends(loaded.tokenizer, row.ids, _MOST if loaded.device.type == "cpu" else None)
     if cache is None:
         return Blocks(ends)
     kept = Kept(cache, salt(loaded, saes, row, attached.recorder.kept), attached.snapshots)
@@ -248,23 +252,6 @@ def _version(weight: torch.Tensor) -> int:
     return 0 if weight.is_inference() else weight._version
 
 
-def can_be_cut(model: PreTrainedModel) -> bool:
-    """True if a prompt may be prefilled in blocks that are kept: all layers are causal and have keys and values."""
-    config = model.config.get_text_config()
-    kinds = {type(layer) for layer in DynamicCache(config=config).layers}
-    both_ways = getattr(config, "use_bidirectional_attention", None)
-    return bool(kinds) and kinds <= {DynamicLayer, DynamicSlidingWindowLayer} and not both_ways
-
-
-def filled_by(layer: object) -> tuple[Tensor, Tensor, int | None]:
-    """Keys, values and, where it slides, the window of a layer of a cache that a model has filled."""
-    assert isinstance(layer, DynamicLayer)  # of a model that `can_be_cut`
-    assert layer.keys is not None
-    assert layer.values is not None
-    window: int | None = getattr(layer, "sliding_window", None)
-    return layer.keys, layer.values, window
-
-
 def _keys(salt: bytes, ids: Sequence[int], ends: Sequence[int]) -> list[bytes]:
     """By block, the hash of the salt and of all tokens up to its end, with the ends before it."""
     keys, key = [], salt
@@ -272,29 +259,3 @@ def _keys(salt: bytes, ids: Sequence[int], ends: Sequence[int]) -> list[bytes]:
         key = hashlib.sha256(key + array("q", ids[start:end]).tobytes()).digest()
         keys.append(key)
     return keys
-
-
-def layers_of(cache: DynamicCache) -> list[DynamicLayer]:
-    """The layers of a model that `can_be_cut`."""
-    return [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]
-
-
-def _last(layer: DynamicLayer, length: int) -> tuple[Tensor, Tensor]:
-    """Copies of the keys and values of the last tokens, as far as the layer has them."""
-    assert layer.keys is not None  # the model has just computed them
-    assert layer.values is not None
-    return layer.keys[:, :, -length:].clone(), layer.values[:, :, -length:].clone()
-
-
-def fill(layer: DynamicLayer, states: Sequence[tuple[Tensor, Tensor]], length: int) -> None:
-    """Bring an empty layer to where it stood after so many tokens."""
-    if isinstance(layer, DynamicSlidingWindowLayer):
-        reach, needed = 0, len(states)
-        while reach < layer.sliding_window - 1 and needed > 0:
-            needed -= 1
-            reach += states[needed][0].shape[2]
-        states = states[needed:]
-    keys, values = zip(*states, strict=True)
-    layer.update(torch.cat(keys, dim=2), torch.cat(values, dim=2))
-    if isinstance(layer, DynamicSlidingWindowLayer):
-        layer.cumulative_length = length

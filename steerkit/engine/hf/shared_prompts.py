@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from steerkit.engine.hf.batch import Batch
-from steerkit.engine.hf.prefix_cache import fill, filled_by, layers_of
+from steerkit.engine.hf.cache_layers import fill, filled_by, layers_of
 from steerkit.steer import Snapshots
 
 

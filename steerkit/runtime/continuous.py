@@ -57,32 +57,35 @@ class Flowing:
                     number, prepared = next(numbers), arrived
                 else:
                     break
-                self._drop((yield {number: self._join(number, prepared)}))
+                self._drop((yield self._join(number, prepared)))
             if not self._attempts:
                 return
             if going := [number for number, one in self._attempts.items() if not one.running.ended]:
                 batch.step()
-                self._drop((yield {number: self._read(number) for number in going}))
+                self._drop((yield {key: news for number in going for key, news in self._read(number).items()}))
 
-    def _join(self, number: int, prepared: Prepared) -> News:
-        """Let a request join; the events of its first token, or its error."""
+    def _join(self, number: int, prepared: Prepared) -> dict[int, News]:
+        """Let a request join; the events of its first token, if it has one by now, or its error."""
         replies = Replies(self._engine, [prepared])
         try:
             self._attempts[number] = _Attempt(prepared, replies, self._batch.join(replies.rows))
         except SteerkitError as error:
-            return (error,)
+            return {number: (error,)}
         return self._read(number)
 
-    def _read(self, number: int) -> News:
-        """The events of a request's newest token; or its error, and it has left."""
+    def _read(self, number: int) -> dict[int, News]:
+        """The events of a request's newest token, where the step brought it one; or its error, and it has left."""
         one = self._attempts[number]
         try:
-            (events,) = one.replies.read(one.running.step)
+            step = one.running.step
+            if all(token is None for token in step.tokens):
+                return {}
+            (events,) = one.replies.read(step)
         except SteerkitError as error:
             self._drop([number])
-            return (error,)
+            return {number: (error,)}
         one.running.cut(one.replies.cut)
-        return events
+        return {number: events}
 
     def _finished(self) -> Iterator[tuple[int, News]]:
         """The last news of requests that have ended: judged, and on record."""
@@ -91,8 +94,8 @@ class Flowing:
                 continue
             del self._attempts[number]
             (rest,), running = one.replies.rest(), one.running
-            made = one.replies.finished(running.recording, running.size, running.place)
             try:
+                made = one.replies.finished(running.recording, running.size, running.place)
                 (turn,) = record(self._store, self._engine, made, judge(made))
             except SteerkitError as error:
                 yield number, (*rest, error)

@@ -169,18 +169,32 @@ def test_what_goes_wrong_in_a_pass_is_its_requests_error() -> None:
     assert one.error("d", 0) == "the schedule could not be read"
 
 
-def test_rows_that_are_replaced_fail_who_still_runs() -> None:
-    """A request goes to its end under the plan that it began under, or not at all; its trace is read by it."""
-    one = steering(clamp=CLAMP)
+def test_rows_that_are_replaced_leave_who_runs_as_it_is() -> None:
+    """A request goes to its end under the plan that it began under, beside others under the new one; nothing of a plan
+    stays that nobody runs under."""
+    one, alone = steering(clamp=CLAMP), steering(clamp=CLAMP)
     for request in "ab":
         one.arrive(request, "clamp", 2)
     run(one, {"a": (0, 2), "b": (0, 2)})
     one.leave(["a"])
     one.set_rows({"held": HELD})
-    run(one, {"b": (2, 1)})
-    assert one.error("a", 2) == ""
-    assert one.error("b", 3) == "ran while the policies were replaced"
+    for request, name in {"new": "held", "free": None}.items():
+        one.arrive(request, name, 1)
+    y, after = run(one, {"b": (2, 1), "new": (0, 1), "free": (0, 1)})
+    alone.arrive("b", "clamp", 2)
+    run(alone, {"b": (0, 2)})
+    _, expected = run(alone, {"b": (2, 1)})
+    assert not torch.equal(after[0], y[0])
+    assert torch.equal(after[2], y[2])
+    assert [one.error(request, length) for request, length in (("a", 2), ("b", 3), ("new", 1))] == ["", "", ""]
     assert one.trace("a", Extent(2)).edits
+    assert [edit.positions for edit in one.trace("b", Extent(3)).edits] == [
+        edit.positions for edit in alone.trace("b", Extent(3)).edits
+    ]
+    assert expected.shape == (1, WIDTH)
+    assert len(one._runs) == 2
+    one.leave(["b"])
+    assert one._runs == [one._run]
     edit = {"name": "r", "where": "any", "edit": {"f": {"clamp": 1.0}}}
     with pytest.raises(SaeError, match="has no feature 1000000"):
         one.set_rows({"far": Wanted((planted_policy("q", {"f": (0, 10**6)}, steer=[edit]),))})

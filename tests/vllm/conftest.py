@@ -75,18 +75,13 @@ def raw(one: Runtime, ids: Sequence[int], most: int = 32, **how: Any) -> Raw:
     assert isinstance(engine, VllmEngine)
     llm, stops = engine._llm, sorted(dialect_of(engine.tokenizer).stops)
     how = {"row": None, "salt": None, "skips_cache": False, **how}
-    name = llm.add(f"raw-{next(engine._numbers)}", list(ids), most=most, stops=stops, **how)
-    tokens: list[int] = []
-    over, cached = False, 0
-    while not over:
-        for output in llm._engine.step():
-            (part,) = output.outputs
-            tokens += part.token_ids
-            over, cached = output.finished, output.num_cached_tokens or 0
-    llm._ids.clear()
-    error = llm.call("steerkit_errors", {name: len(ids) + len(tokens) - 1}).get(name, "")
+    asked = llm.add(f"raw-{next(engine._numbers)}", list(ids), most=most, stops=stops, **how)
+    while not asked.over:
+        llm.step()
+    name, tokens = asked.id, list(asked.tokens)
+    _, error = llm.call("steerkit_errors", {name: len(ids) + len(tokens) - 1}).get(name, ("", ""))
     llm.call("steerkit_forget", [name])
-    return Raw(tokens, cached, error)
+    return Raw(tokens, asked.cached, error)
 
 
 def worker(one: Runtime) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -38,6 +38,13 @@ Queue = Annotated[int, typer.Option(min=1, metavar="COUNT", help="Requests that 
 ApprovalSeconds = Annotated[
     float, typer.Option(min=1, metavar="SECONDS", help="How long a held call waits for a decision.")
 ]
+Generates = Annotated[
+    Literal["transformers", "vllm"], typer.Option(help="What generates; vllm needs the extra of that name.")
+]
+VllmSettings = Annotated[
+    list[str] | None,
+    typer.Option("--vllm", metavar="NAME=VALUE", help="Argument of engine vllm, such as max_model_len=4096."),
+]
 MaxNewTokens = Annotated[int, typer.Option(min=1, metavar="COUNT", help="Longest reply where a request does not say.")]
 
 
@@ -63,15 +70,20 @@ def serve_command(
     dtype: Dtype = None,
     prepack: Prepack = None,
     graphs: Graphs = "auto",
+    engine: Generates = "transformers",
+    vllm: VllmSettings = None,
 ) -> None:
     """Serve the model to OpenAI's clients: steered, guarded and recorded, with policies by request."""
     from steerkit.agent import load
+    from steerkit.engine import read_settings
     from steerkit.errors import SettingError
     from steerkit.runtime import read_policies
     from steerkit.server import Key, Limits, Names, Options, Service, hashed, read_keys, serve
 
     if api_key == "":
         raise SettingError("--api-key: got an empty text, expected a key")
+    if vllm and engine != "vllm":
+        raise SettingError(f"--vllm: got {vllm[0]!r:.80} for engine {engine}, expected --engine vllm beside it")
     holders = [*(read_keys(keys) if keys else ()), *([Key(name="api-key", digest=hashed(api_key))] if api_key else ())]
     options = Options(
         host=host,
@@ -86,7 +98,7 @@ def serve_command(
     )
     default, under = read_policies(policy or ()), read_policies(base or ())
     names = Names.of(name or Path(model).name, default, allow or (), under)
-    how = how_to_run(device, dtype, prepack, graphs)
+    how = {**how_to_run(device, dtype, prepack, graphs), "engine": read_settings(vllm) if vllm else engine}
     service = Service(options, names, lambda: load(model, saes, default, base=under, audit=store, **how))
     told = f"{names.model} on {{}}/v1, its records on {{}}/ui (Ctrl-C ends it)"
     serve(service, listening=lambda url: say(told.format(url, url)), ui=partial(_pages, approval_seconds))

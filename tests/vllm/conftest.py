@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from steerkit.engine import Vllm, VllmEngine
 from steerkit.tiny.demo_requests import policy_files
 
 ABSENT = "vLLM is not installed here; `python -m tests.vllm` makes an environment for it and runs these"
+NUMBERS = count()
 SMALL = {"max_num_seqs": 64, "max_model_len": 1024, "kv_cache_memory_bytes": 1 << 28}
 
 
@@ -75,7 +77,7 @@ def raw(one: Runtime, ids: Sequence[int], most: int = 32, **how: Any) -> Raw:
     assert isinstance(engine, VllmEngine)
     llm, stops = engine._llm, sorted(dialect_of(engine.tokenizer).stops)
     how = {"row": None, "salt": None, "skips_cache": False, **how}
-    asked = llm.add(f"raw-{next(engine._numbers)}", list(ids), most=most, stops=stops, **how)
+    asked = llm.add(f"raw-{next(NUMBERS)}", list(ids), most=most, stops=stops, **how)
     while not asked.over:
         llm.step()
     name, tokens = asked.id, list(asked.tokens)

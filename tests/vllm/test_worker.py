@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from steerkit.agent import Runtime
-from steerkit.errors import ModelError, SettingError, SteeringError
+from steerkit.errors import ModelError, SteeringError
 from steerkit.policy import Policy, load, shipped_file
+from steerkit.runtime import Request
 from steerkit.sites import Site
 from steerkit.steer import TABLE, find_sites
 from steerkit.testing import planted_policy
@@ -80,11 +81,6 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         },
         SteeringError,
         "its gate reads a higher layer than it edits",
-    ),
-    "a call that is required over steering": (
-        {"tool_choice": "required", "policy": load(shipped_file("payments"))},
-        SettingError,
-        "cannot ask what the model would have said without steering",
     ),
 }
 

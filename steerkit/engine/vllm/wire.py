@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 from steerkit.chat import Tokenizer, read_constraint
 from steerkit.engine.api import Row, Sampling
@@ -19,6 +19,9 @@ KEY: Final = "steerkit"
 """Name of everything of ours in vLLM: in its configuration, its forward context and a request's extra arguments."""
 CHOICE: Final = "steerkit_choice"
 """Name of a request's extra argument that says how its tokens are chosen."""
+
+Asks: TypeAlias = Literal["asks"]
+"""Of a token that is not chosen yet: what the model would say without steering must be known first."""
 
 
 def row_name(wanted: Wanted) -> str:
@@ -48,6 +51,12 @@ def packed_choice(row: Row, most: int) -> dict[str, Any] | None:
         return None
     texts = [None if one is None else one.written for one in (row.constraint, row.turned_away)]
     return {"sampling": {**asdict(row.sampling), "max_new_tokens": most}, "constraints": texts}
+
+
+def resumed_choice(request: str, prompt_length: int, unsteered: int) -> dict[str, Any]:
+    """Way in which the tokens of a row are chosen that goes on for another request: as that one was about to, which
+    asked what the model would say without steering."""
+    return {"resumes": request, "prompt_length": prompt_length, "unsteered": unsteered}
 
 
 def unpacked_choice(data: Mapping[str, Any], tokenizer: Tokenizer) -> Row:

@@ -193,8 +193,9 @@ def _announce(steering: WorkerSteering, choosing: Choosing, scheduled: Any) -> N
     start = {}
     for one in scheduled.scheduled_new_reqs:
         asked = (one.sampling_params.extra_args or {}) if one.sampling_params is not None else {}
-        steering.arrive(one.req_id, asked.get(KEY), one.prompt_len)
-        choosing.arrive(one.req_id, asked.get(CHOICE), one.prompt_len)
+        choice = asked.get(CHOICE) or {}
+        steering.arrive(one.req_id, asked.get(KEY), choice.get("prompt_length", one.prompt_len))
+        choosing.arrive(one.req_id, choice, one.prompt_len)
         start[one.req_id] = one.num_computed_tokens
     known = scheduled.scheduled_cached_reqs
     start |= zip(known.req_ids, known.num_computed_tokens, strict=True)

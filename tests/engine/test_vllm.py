@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 import steerkit
-from steerkit.engine import Vllm, VllmEngine, load_model
+from steerkit.cli.serve import serve_command
+from steerkit.engine import Vllm, VllmEngine, load_model, read_settings
 from steerkit.engine.vllm import arguments
 from steerkit.engine.vllm.steering import Scheduled, WorkerSteering
 from steerkit.engine.vllm.wire import packed_trace, packed_wanted, row_name, unpacked_trace, unpacked_wanted
-from steerkit.errors import MissingExtraError, ModelError, SaeError
+from steerkit.errors import MissingExtraError, ModelError, SaeError, SettingError
 from steerkit.policy import load, shipped_file
 from steerkit.sites import Feature, Site
 from steerkit.steer import Extent, Wanted
@@ -258,3 +259,15 @@ def test_a_set_without_a_folder_cannot_be_sent() -> None:
     """Workers read SAEs from files."""
     with pytest.raises(SaeError, match=r"planted: got a set that lies in no single folder"):
         arguments.engine_arguments(load_model("tiny", prepack=False), SAES, None, Vllm())
+
+
+def test_arguments_are_those_of_vllm() -> None:
+    """Each becomes what it is; others, wrong values, and those of another engine are named in one line."""
+    found = read_settings(["max_num_seqs=64", "enforce_eager=false", "gpu_memory_utilization=0.5"])
+    assert found == Vllm(max_num_seqs=64, enforce_eager=False, gpu_memory_utilization=0.5)
+    for wrong, said in {"max_num_seq=1": "expected NAME=VALUE of max_num_seqs", "block_size": "expected NAME=VALUE",
+                        "max_num_seqs=many": "max_num_seqs: got 'many'"}.items():  # fmt: skip
+        with pytest.raises(SettingError, match=said):
+            read_settings([wrong])
+    with pytest.raises(SettingError, match=r"expected --engine vllm beside it"):
+        serve_command(vllm=["block_size=16"])

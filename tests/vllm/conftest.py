@@ -14,7 +14,9 @@ import steerkit
 from steerkit.agent import Runtime
 from steerkit.chat import dialect_of
 from steerkit.engine import Vllm, VllmEngine
+from steerkit.server import Limits
 from steerkit.tiny.demo_requests import policy_files
+from tests.server.serving import EXTRA, RETRY, Served, serving
 
 ABSENT = "vLLM is not installed here; `python -m tests.vllm` makes an environment for it and runs these"
 NUMBERS = count()
@@ -58,6 +60,15 @@ def beside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtime]:
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtime]:
     """In processes of its own, through `torch.compile`: steering is an operator in the graph."""
     with runtime(tmp_path_factory.mktemp("compiled"), beside=True, enforce_eager=False) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def served(beside: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server as the server's own tests have it, on vLLM in processes of its own."""
+    policies: tuple[list[Any], list[str]] = (["payments", "people"], ["none"])
+    more: dict[str, Any] = {"more": [*EXTRA, RETRY], "limits": Limits(body_seconds=1.5), "batch_size": 16}
+    with serving(tmp_path_factory.mktemp("served"), *policies, engine=beside.engine, **more) as found:
         yield found
 
 

@@ -1,0 +1,78 @@
+"""`steerkit serve --engine vllm` as a process, with vLLM's beside it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from steerkit.audit import Store, verify
+from tests.server.serving import BALANCE, PLAIN, TOOLS, http_client
+from tests.server.test_process import CHAT, process
+
+SMALL = ("--vllm", "kv_cache_memory_bytes=268435456", "--vllm", "max_model_len=1024", "--allow", "none")
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that a process has started, and theirs."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += [int(child), *descendants(int(child))]
+    return found
+
+
+def ports(pids: list[int]) -> set[int]:
+    """Ports on which some processes listen."""
+    inodes = set()
+    for pid in pids:
+        for handle in Path(f"/proc/{pid}/fd").iterdir():
+            target = os.readlink(handle)
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                found.add(int(fields[1].rpartition(":")[2], 16))
+    return found
+
+
+def is_http(port: int) -> bool:
+    """True if a port answers a request for models."""
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=2).status_code > 0
+    except httpx.HTTPError:
+        return False
+
+
+def test_it_serves_ends_in_order_and_leaves_nothing(tmp_path: Path) -> None:
+    """No server but ours listens; Ctrl-C, which the whole group gets, lets what runs finish; no process stays."""
+    with process(tmp_path, "--engine", "vllm", *SMALL) as one, http_client() as client, ThreadPoolExecutor() as pool:
+        one.wait_ready()
+        started = descendants(one.process.pid)
+        assert started
+        assert [port for port in ports([one.process.pid, *started]) if is_http(port)] == [
+            int(one.url.rpartition(":")[2])
+        ]
+        reply = client.post(f"{one.url}{CHAT}", json={"model": "tiny", "messages": BALANCE, "tools": TOOLS})
+        assert reply.json()["choices"][0]["finish_reason"] == "tool_calls"
+        long: dict[str, Any] = {"model": "tiny:none", "messages": PLAIN, "temperature": 50.0, "max_tokens": 300}
+        running = pool.submit(client.post, f"{one.url}{CHAT}", json=long)
+        while "num_requests_running 1.0" not in client.get(f"{one.url}/metrics").text:
+            time.sleep(0.01)
+        for pid in (one.process.pid, *started):
+            os.kill(pid, signal.SIGINT)
+        assert running.result().status_code == 200
+        assert one.process.wait(timeout=60) == 0
+    end = time.monotonic() + 20
+    while alive := [pid for pid in started if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < end, alive
+        time.sleep(0.1)
+    assert verify(Store(tmp_path / "audit.db")).records == 4  # a run's opening and closing, and two turns

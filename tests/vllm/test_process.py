@@ -18,13 +18,11 @@ from tests.server.test_process import CHAT, process
 SMALL = ("--vllm", "kv_cache_memory_bytes=268435456", "--vllm", "max_model_len=1024", "--allow", "none")
 
 
-def descendants(pid: int) -> list[int]:
+def started_by(pid: int) -> list[int]:
     """Processes that a process has started, and theirs."""
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += [int(child), *descendants(int(child))]
-    return found
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    children = [int(one) for task in tasks for one in (task / "children").read_text().split()]
+    return [one for child in children for one in (child, *started_by(child))]
 
 
 def ports(pids: list[int]) -> set[int]:
@@ -56,7 +54,7 @@ def test_it_serves_ends_in_order_and_leaves_nothing(tmp_path: Path) -> None:
     """No server but ours listens; Ctrl-C, which the whole group gets, lets what runs finish; no process stays."""
     with process(tmp_path, "--engine", "vllm", *SMALL) as one, http_client() as client, ThreadPoolExecutor() as pool:
         one.wait_ready()
-        started = descendants(one.process.pid)
+        started = started_by(one.process.pid)
         assert started
         assert [port for port in ports([one.process.pid, *started]) if is_http(port)] == [
             int(one.url.rpartition(":")[2])

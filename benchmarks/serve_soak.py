@@ -5,8 +5,8 @@
 
 The first runs 10 minutes of 16 clients against `steerkit serve` on the box, the second on another engine: chat and
 Responses, whole and streamed, under five choices of policies, a tenth of the requests broken, a tenth cut off by their
-client. It prints a line a minute, and fails where a reply is not valid, a reply's record is missing, or the server holds
-on to memory or handles.
+client. It prints a line a minute, and fails where a reply is not valid, a reply's record is missing, or the server
+holds on to memory or handles.
 """
 
 from __future__ import annotations

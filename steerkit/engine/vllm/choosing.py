@@ -53,8 +53,9 @@ class _Choice:
     def next(self, logits: Tensor) -> int:
         """The next token, from logits `(1, vocabulary)`. Raises ModelError: its grammar lets none through."""
         self._size = logits.shape[1]
+        by: Decided = "forced"
         if self._forced:
-            token, by = self._forced.pop(0), "forced"
+            token = self._forced.pop(0)
         else:
             before = self._sampler.generators[0].get_state()
             try:

@@ -20,10 +20,11 @@ from vllm.config import CompilationMode, CUDAGraphMode
 from vllm.platforms import current_platform
 
 from steerkit.chat import Tokenizer, place_machine
+from steerkit.engine.api import Decided
 from steerkit.engine.vllm.choosing import Choosing
 from steerkit.engine.vllm.operator import steer
 from steerkit.engine.vllm.steering import Scheduled, WorkerSteering
-from steerkit.engine.vllm.wire import CHOICE, KEY, packed_trace, packed_values, unpacked_wanted
+from steerkit.engine.vllm.wire import CHOICE, KEY, Asks, packed_trace, packed_values, unpacked_wanted
 from steerkit.errors import ModelError
 from steerkit.sae import load_set
 from steerkit.sites import Site
@@ -87,7 +88,7 @@ class SteeredWorker(Worker):  # type: ignore[misc]  # vLLM has no types here
         }
         return {request: errors for request, errors in found.items() if any(errors)}
 
-    def steerkit_decided(self, requests: Sequence[str]) -> dict[str, list[str]]:
+    def steerkit_decided(self, requests: Sequence[str]) -> dict[str, list[Decided | Asks]]:
         """Who decided the tokens of requests, since they were asked for last."""
         return self.choosing.decided(requests)
 

@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from itertools import count
 
 from steerkit.chat import TextDelta
-from steerkit.errors import SteerkitError
+from steerkit.errors import EngineError, SteerkitError
 from steerkit.runtime import News, Prepared, Retried, Turns
 from steerkit.server.generation import BusyError, Event
 from steerkit.types import Turn
@@ -73,6 +73,7 @@ class Worker:
         self._arrived = count()
         self._changed = threading.Condition()
         self._closing = False
+        self.failure: EngineError | None = None
         self._thread = threading.Thread(target=self._work, name="steerkit-generation", daemon=True)
         self._thread.start()
 
@@ -104,6 +105,7 @@ class Worker:
             try:
                 self._follow()
             except Exception as error:
+                self._note(error)
                 for one in self._running.values():
                     one.tell(error)
             finally:
@@ -140,6 +142,11 @@ class Worker:
                 for number in given_up:
                     del self._running[number]
 
+    def _note(self, error: Exception) -> None:
+        """Remember an engine that is gone."""
+        if isinstance(error, EngineError):
+            self.failure = error
+
     def _tell(self, number: int, said: News) -> None:
         one = self._running.get(number)
         if one is None:
@@ -148,6 +155,8 @@ class Worker:
             if isinstance(event, (TextDelta, Retried, Turn, SteerkitError)):
                 one.tell(event)
             if isinstance(event, (Turn, SteerkitError)):
+                if isinstance(event, SteerkitError):
+                    self._note(event)
                 del self._running[number]
                 return
         if said or one.token_times is None:

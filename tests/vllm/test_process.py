@@ -7,7 +7,6 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -16,6 +15,7 @@ from tests.server.serving import BALANCE, PLAIN, TOOLS, http_client
 from tests.server.test_process import CHAT, process
 
 SMALL = ("--vllm", "kv_cache_memory_bytes=268435456", "--vllm", "max_model_len=1024", "--allow", "none")
+LONG = {"model": "tiny:none", "messages": PLAIN, "temperature": 50.0, "max_tokens": 400}
 
 
 def started_by(pid: int) -> list[int]:
@@ -50,6 +50,14 @@ def is_http(port: int) -> bool:
         return False
 
 
+def check_gone(pids: list[int]) -> None:
+    """Some processes end within 20 seconds."""
+    end = time.monotonic() + 20
+    while alive := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < end, alive
+        time.sleep(0.1)
+
+
 def test_it_serves_ends_in_order_and_leaves_nothing(tmp_path: Path) -> None:
     """No server but ours listens; Ctrl-C, which the whole group gets, lets what runs finish; no process stays."""
     with process(tmp_path, "--engine", "vllm", *SMALL) as one, http_client() as client, ThreadPoolExecutor() as pool:
@@ -60,17 +68,38 @@ def test_it_serves_ends_in_order_and_leaves_nothing(tmp_path: Path) -> None:
             int(one.url.rpartition(":")[2])
         ]
         reply = client.post(f"{one.url}{CHAT}", json={"model": "tiny", "messages": BALANCE, "tools": TOOLS})
-        assert reply.json()["choices"][0]["finish_reason"] == "tool_calls"
-        long: dict[str, Any] = {"model": "tiny:none", "messages": PLAIN, "temperature": 50.0, "max_tokens": 300}
-        running = pool.submit(client.post, f"{one.url}{CHAT}", json=long)
+        assert reply.status_code == 200, reply.text
+        running = pool.submit(client.post, f"{one.url}{CHAT}", json=LONG)
         while "num_requests_running 1.0" not in client.get(f"{one.url}/metrics").text:
             time.sleep(0.01)
         for pid in (one.process.pid, *started):
             os.kill(pid, signal.SIGINT)
         assert running.result().status_code == 200
-        assert one.process.wait(timeout=60) == 0
-    end = time.monotonic() + 20
-    while alive := [pid for pid in started if Path(f"/proc/{pid}").exists()]:
-        assert time.monotonic() < end, alive
-        time.sleep(0.1)
+        assert one.process.wait(timeout=60) == 0, one.lines
+    check_gone(started)
     assert verify(Store(tmp_path / "audit.db")).records == 4  # a run's opening and closing, and two turns
+
+
+def test_no_process_stays_after_a_sudden_death(tmp_path: Path) -> None:
+    """vLLM's processes end with the server that is killed."""
+    with process(tmp_path, "--engine", "vllm", *SMALL) as one:
+        one.wait_ready()
+        started = started_by(one.process.pid)
+        one.process.kill()
+        check_gone(started)
+
+
+def test_an_engine_that_dies_is_said(tmp_path: Path) -> None:
+    """What runs and what comes gets 503, the server is not ready any more, and ends when it is told to."""
+    with process(tmp_path, "--engine", "vllm", *SMALL) as one, http_client() as client, ThreadPoolExecutor() as pool:
+        one.wait_ready()
+        started = started_by(one.process.pid)
+        running = pool.submit(client.post, f"{one.url}{CHAT}", json=LONG)
+        while "num_requests_running 1.0" not in client.get(f"{one.url}/metrics").text:
+            time.sleep(0.01)
+        for pid in started:
+            os.kill(pid, signal.SIGKILL)
+        for reply in (running.result(), client.post(f"{one.url}{CHAT}", json=LONG), client.get(f"{one.url}/ready")):
+            assert (reply.status_code, reply.json()["error"]["code"]) == (503, "engine_failed"), reply.text
+        one.process.terminate()
+        assert one.process.wait(timeout=60) == 0, one.lines

@@ -12,7 +12,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from steerkit.audit import TurnRecord, read_content, verify
+from steerkit.audit import TurnRecord, read_content, read_turn, verify
 from steerkit.engine import VllmEngine
 from tests.server import test_chat, test_refusals, test_responses, test_shapes
 from tests.server.serving import (
@@ -91,10 +91,9 @@ def test_many_clients_get_what_they_get_of_transformers(served: Served, plain: S
     assert [told(one) for one in replies] == expected
     assert {said[1] for said in expected} >= {"answer", "calls", "held"}
     for reply in replies:
-        record = read_content(served.store.get(reply["steerkit"]["record"]))
-        assert isinstance(record, TurnRecord)
-        assert record.machine is not None
-        assert record.machine["engine"] == "vllm"
+        machine = read_turn(served.store, served.store.get(reply["steerkit"]["record"])).record.machine
+        assert machine is not None
+        assert machine["engine"] == "vllm"
     assert max((record.batch or {})["size"] for record in turns(served)) > 4
     verify(served.store)
 

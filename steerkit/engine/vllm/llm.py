@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from steerkit.engine.vllm.wire import CHOICE, KEY
+from steerkit.engine.vllm.wire import CHOICE, KEY, OWNER
 from steerkit.errors import EngineError, ModelError, SteerkitError
 
 
@@ -44,7 +46,8 @@ class Llm:
         from vllm.v1.engine.llm_engine import LLMEngine
 
         self._name = name
-        with self._said("cannot load the model", ModelError):
+        os.environ[OWNER] = str(os.getpid())
+        with self._said("cannot load the model", Exception), _without_interrupts():
             self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments, disable_log_stats=True))
         self.context: int = self._engine.model_config.max_model_len
         """Most tokens of a prompt and its reply together."""
@@ -92,7 +95,7 @@ class Llm:
             skip_reading_prefix_cache=skips_cache,
             extra_args={key: value for key, value in ours.items() if value is not None} or None,
         )
-        with self._said("took no request"):
+        with self._said("took no request", ValueError):
             found = Asked(self._engine.add_request(name, self._prompt(ids, cache_salt=salt), params), row)
         self._running[name] = found
         return found
@@ -130,8 +133,9 @@ class Llm:
             return self._engine.collective_rpc(method, args=args)[0]
 
     @contextmanager
-    def _said(self, what: str, kind: type[ModelError] = EngineError) -> Iterator[None]:
-        """Say what vLLM raises in one line; what this process' own worker says is said already."""
+    def _said(self, what: str, refusals: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+        """Say what vLLM raises in one line, `refusals` as ModelError and all else as EngineError; what this process'
+        own worker says is said already."""
         try:
             yield
         except SteerkitError:
@@ -139,4 +143,15 @@ class Llm:
         except Exception as error:  # vLLM has no one kind
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             said = f": {lines[0][:300]}" if lines else ""
+            kind = ModelError if isinstance(error, refusals) else EngineError
             raise kind(f"{self._name}: vLLM {what}: {type(error).__name__}{said}") from error
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Let processes that are started here have no SIGINT: Ctrl-C is for this one, which ends them when it is done."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

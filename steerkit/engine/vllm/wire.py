@@ -19,7 +19,8 @@ KEY: Final = "steerkit"
 """Name of everything of ours in vLLM: in its configuration, its forward context and a request's extra arguments."""
 CHOICE: Final = "steerkit_choice"
 """Name of a request's extra argument that says how its tokens are chosen."""
-
+OWNER: Final = "STEERKIT_VLLM_OWNER"
+"""Environment variable with the id of the process that has the requests, for vLLM's processes."""
 Asks: TypeAlias = Literal["asks"]
 """Of a token that is not chosen yet: what the model would say without steering must be known first."""
 

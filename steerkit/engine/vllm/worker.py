@@ -5,15 +5,17 @@ It is named to vLLM by its path (`worker_cls`), so that a server whose worker ca
 
 from __future__ import annotations
 
+import os
 import platform
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from multiprocessing import parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
+from psutil import NoSuchProcess, Process
 from torch import Tensor
 from transformers import AutoTokenizer
 from vllm.config import CompilationMode, CUDAGraphMode
@@ -24,7 +26,7 @@ from steerkit.engine.api import Decided
 from steerkit.engine.vllm.choosing import Choosing
 from steerkit.engine.vllm.operator import steer
 from steerkit.engine.vllm.steering import Scheduled, WorkerSteering
-from steerkit.engine.vllm.wire import CHOICE, KEY, Asks, packed_trace, packed_values, unpacked_wanted
+from steerkit.engine.vllm.wire import CHOICE, KEY, OWNER, Asks, packed_trace, packed_values, unpacked_wanted
 from steerkit.errors import ModelError
 from steerkit.sae import load_set
 from steerkit.sites import Site
@@ -46,8 +48,9 @@ class SteeredWorker(Worker):  # type: ignore[misc]  # vLLM has no types here
         tokenizer = AutoTokenizer.from_pretrained(self.model_config.tokenizer, trust_remote_code=False)
         self.choosing = Choosing(tokenizer, self.device)
         self.steering = _installed(self, tokenizer)
-        if parent_process() is not None:  # Ctrl-C is for the process that has the requests, and ends this one in time
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        owner = int(os.environ[OWNER])
+        if owner != os.getpid():
+            Thread(target=_end_after, args=(owner,), name="steerkit-owner", daemon=True).start()
 
     def execute_model(self, scheduled: Any, *rest: Any) -> Any:
         """Run one pass that the scheduler made."""
@@ -107,6 +110,17 @@ class SteeredWorker(Worker):  # type: ignore[misc]  # vLLM has no types here
         """Forget requests."""
         self.steering.forget(requests)
         self.choosing.forget(requests)
+
+
+def _end_after(owner: int) -> None:
+    """End this process, and vLLM's above it, once the process that has the requests is gone; they would stay."""
+    try:
+        Process(owner).wait()
+    except NoSuchProcess:
+        pass
+    if (above := os.getppid()) not in (owner, 1):
+        os.kill(above, signal.SIGKILL)
+    os._exit(1)
 
 
 def _installed(worker: Any, tokenizer: Tokenizer) -> WorkerSteering:

@@ -86,6 +86,7 @@ def test_no_process_stays_after_a_sudden_death(tmp_path: Path) -> None:
         one.wait_ready()
         started = started_by(one.process.pid)
         one.process.kill()
+        one.process.wait()
         check_gone(started)
 
 

@@ -9,6 +9,7 @@ import os
 import platform
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -114,10 +115,8 @@ class SteeredWorker(Worker):  # type: ignore[misc]  # vLLM has no types here
 
 def _end_after(owner: int) -> None:
     """End this process, and vLLM's above it, once the process that has the requests is gone; they would stay."""
-    try:
+    with suppress(NoSuchProcess):
         Process(owner).wait()
-    except NoSuchProcess:
-        pass
     if (above := os.getppid()) not in (owner, 1):
         os.kill(above, signal.SIGKILL)
     os._exit(1)

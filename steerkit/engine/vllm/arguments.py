@@ -47,6 +47,8 @@ class Vllm:
     """Blocks of the KV cache, instead of as many as fit."""
     enable_prefix_caching: bool | None = None
     """Keep blocks for prompts that begin the same; requests under a rule never read them."""
+    tensor_parallel_size: int | None = None
+    """Devices that share each layer; on a CPU, processes, whose cores `VLLM_CPU_OMP_THREADS_BIND` names."""
     enforce_eager: bool = True
     """False compiles the model (on a CPU; on a GPU vLLM would also capture graphs, which are not steered so far)."""
 

@@ -231,10 +231,9 @@ class VllmContinuous:
         past = [one.id for row in rows for one in row.past]
         try:
             with self._lease.held():
-                errors = self._llm.call("steerkit_errors", {one.asked.id: one.length for one in rows})
+                each = self._llm.call_each("steerkit_errors", {one.asked.id: one.length for one in rows})
             for number, name in enumerate(names, start=1):
-                unchosen, unsteered = errors.get(name, ("", ""))
-                if unchosen or unsteered:
+                for unchosen, unsteered in (errors[name] for errors in each if name in errors):
                     kind = ModelError if unchosen else SteeringError
                     raise kind(f"request {number} of {len(rows)}: {unchosen or unsteered}")
         except BaseException:

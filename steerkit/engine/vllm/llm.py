@@ -128,9 +128,14 @@ class Llm:
             self._engine.abort_request([one.id for one in gone.values()], internal=True)
 
     def call(self, method: str, *args: Any) -> Any:
-        """The answer of the worker's method."""
+        """The answer of the first worker's method, which each of them runs."""
+        return self.call_each(method, *args)[0]
+
+    def call_each(self, method: str, *args: Any) -> list[Any]:
+        """The answers of all workers' methods."""
         with self._said(f"could not answer {method}"):
-            return self._engine.collective_rpc(method, args=args)[0]
+            found: list[Any] = self._engine.collective_rpc(method, args=args)
+        return found
 
     @contextmanager
     def _said(self, what: str, refusals: type[Exception] | tuple[()] = ()) -> Iterator[None]:

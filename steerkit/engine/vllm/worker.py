@@ -41,7 +41,11 @@ else:
 
 
 class SteeredWorker(Worker):  # type: ignore[misc]  # vLLM has no types here
-    """A platform's worker whose model is steered. Its methods besides vLLM's are called by `collective_rpc`."""
+    """A platform's worker whose model is steered. Its methods besides vLLM's are called by `collective_rpc`.
+
+    Where several share each layer (tensor parallel), each steers the whole activations, which they have reduced before,
+    and the first one chooses tokens, as it alone has logits.
+    """
 
     def load_model(self, **how: Any) -> None:
         """Load the model and put steering on it."""
@@ -152,9 +156,9 @@ def _on_pass(steering: WorkerSteering, site: Site, name: str, y: Tensor) -> Tens
 def _check(config: Any) -> None:
     """Refuse ways to run a model that steering cannot follow."""
     parallel = config.parallel_config
-    for name in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
+    for name in ("pipeline_parallel_size", "data_parallel_size"):
         if (size := getattr(parallel, name)) != 1:
-            raise ModelError(f"vllm: {name}: got {size}, expected 1: steerkit's worker runs the model whole so far")
+            raise ModelError(f"vllm: {name}: got {size}, expected 1: steerkit's worker runs all layers so far")
     if config.compilation_config.cudagraph_mode not in (None, CUDAGraphMode.NONE):
         raise ModelError("vllm: CUDA graphs replay what ran once, so steering would stand still: give enforce_eager")
     for name in ("speculative_config", "lora_config", "kv_transfer_config"):

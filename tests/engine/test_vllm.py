@@ -4,6 +4,7 @@ refused. Its tests with vLLM are `tests/vllm`."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -23,7 +24,7 @@ from steerkit.policy import load, shipped_file
 from steerkit.sites import Feature, Site
 from steerkit.steer import Extent, Wanted
 from steerkit.testing import planted_policy, planted_saes, small_model
-from steerkit.types import Edit, TopK, Trace
+from steerkit.types import Edit, Span, TopK, Trace
 
 MODEL = small_model()
 SAES = planted_saes(MODEL)
@@ -116,7 +117,7 @@ def test_a_request_that_is_computed_again_is_steered_again() -> None:
     assert torch.allclose(found[0], after[2:], atol=1e-5)
     assert not torch.equal(after, y)
     extent = Extent(6)
-    one, other = whole.trace("a", extent), pieces.trace("a", extent)
+    one, other = whole.traces([("a", extent)])[0], pieces.traces([("a", extent)])[0]
     assert one.watched["p.g"] == pytest.approx(other.watched["p.g"], abs=1e-5)
     assert [edit.positions for edit in one.edits] == [edit.positions for edit in other.edits]
 
@@ -190,9 +191,9 @@ def test_rows_that_are_replaced_leave_who_runs_as_it_is() -> None:
     assert not torch.equal(after[0], y[0])
     assert torch.equal(after[2], y[2])
     assert [one.error(request, length) for request, length in (("a", 2), ("b", 3), ("new", 1))] == ["", "", ""]
-    assert one.trace("a", Extent(2)).edits
-    assert [edit.positions for edit in one.trace("b", Extent(3)).edits] == [
-        edit.positions for edit in alone.trace("b", Extent(3)).edits
+    assert one.traces([("a", Extent(2))])[0].edits
+    assert [edit.positions for edit in one.traces([("b", Extent(3))])[0].edits] == [
+        edit.positions for edit in alone.traces([("b", Extent(3))])[0].edits
     ]
     assert len(one._runs) == 2
     one.leave(["b"])
@@ -202,6 +203,28 @@ def test_rows_that_are_replaced_leave_who_runs_as_it_is() -> None:
         one.set_rows({"far": Wanted((planted_policy("q", {"f": (0, 10**6)}, steer=[edit]),))})
     one.arrive("c", "held", 1)
     assert one.error("c", 0) == ""
+
+
+def test_traces_are_read_together_as_they_are_alone() -> None:
+    """Of requests of other lengths and under other rows, with features, gates that open late, and edits."""
+    lengths = {"a": (0, 5), "b": (0, 2), "c": (0, 3), "d": (0, 4)}
+    asked = [(request, Extent(length, Span(0, length))) for request, (_, length) in lengths.items()]
+    found: list[list[Trace]] = []
+    for together in (True, False):
+        one = steering(clamp=CLAMP._replace(top_k=3), held=HELD._replace(top_k=2))
+        for request, name in {"a": "clamp", "b": "held", "c": "clamp", "d": None}.items():
+            one.arrive(request, name, 2)
+        run(one, lengths)
+        found.append(one.traces(asked) if together else [one.traces([each])[0] for each in asked])
+        assert one._requests == {}
+    for trace, alone in zip(*found, strict=True):
+        assert trace.features == alone.features
+        assert [replace(top, value=b"") for top in trace.top] == [replace(top, value=b"") for top in alone.top]
+        assert [edit.positions for edit in trace.edits] == [edit.positions for edit in alone.edits]
+        assert [edit.norm for edit in trace.edits] == pytest.approx([edit.norm for edit in alone.edits])
+        for name, values in alone.watched.items():
+            assert trace.watched[name] == pytest.approx(values, abs=1e-5)
+    assert [(len(one.top), bool(one.edits)) for one in found[0]] == [(2, True), (2, True), (2, True), (0, False)]
 
 
 def test_what_nobody_reads_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from steerkit.steer import (
     Piece,
     RaggedRecorders,
     RaggedSteering,
+    Recorder,
     Wanted,
     compile_plan,
     described,
@@ -33,6 +34,9 @@ from steerkit.types import Trace
 
 _MOST_DONE: Final = 4096
 """Most requests that are done and wait for their traces to be read."""
+
+_MOST_TOGETHER: Final = 32
+"""Most requests whose traces are read at a time, which takes a copy of what was recorded of them."""
 
 
 class Scheduled(NamedTuple):
@@ -239,15 +243,32 @@ class WorkerSteering:
         with torch.inference_mode():
             return read_watched(found.run.recorders.of(request), self._saes, found.wanted, 0, start)
 
-    def trace(self, request: str, extent: Extent) -> Trace:
-        """The trace of a request, which is forgotten here. Raises SteerkitError: it cannot be read."""
-        found = self._requests[request]
-        recorder, plan = found.run.recorders.pop(request), found.run.steering.plan
-        self.forget([request])
-        if recorder is None:  # nothing asked for one
-            return Trace()
-        with torch.inference_mode():
-            return read_traces(recorder, plan, self._saes, [found.wanted], [extent])[0]
+    def traces(self, asked: Sequence[tuple[str, Extent]]) -> list[Trace]:
+        """The traces of requests, which are forgotten here; those of one plan are read together.
+
+        Raises:
+            SteerkitError: one cannot be read.
+        """
+        found = [Trace() for _ in asked]  # of one that nothing asks for
+        together: dict[tuple[int, frozenset[Site]], list[tuple[int, Recorder]]] = {}
+        wanted, runs = [], {}
+        for number, (request, _) in enumerate(asked):
+            one = self._requests[request]
+            wanted.append(one.wanted)
+            if (recorder := one.run.recorders.pop(request)) is not None:
+                runs[id(one.run)] = one.run
+                together.setdefault((id(one.run), recorder.kept), []).append((number, recorder))
+        self.forget([request for request, _ in asked])
+        for (run, _), group in together.items():
+            for start in range(0, len(group), _MOST_TOGETHER):
+                numbers, recorders = zip(*group[start : start + _MOST_TOGETHER], strict=True)
+                extents = [asked[number][1] for number in numbers]
+                with torch.inference_mode():
+                    recorder, plan = Recorder.joined(recorders), runs[run].steering.plan
+                    traces = read_traces(recorder, plan, self._saes, [wanted[number] for number in numbers], extents)
+                for number, trace in zip(numbers, traces, strict=True):
+                    found[number] = trace
+        return found
 
     def forget(self, requests: Iterable[str]) -> None:
         """Forget requests and what was recorded of them."""

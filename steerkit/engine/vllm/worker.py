@@ -106,10 +106,8 @@ class SteeredWorker(Worker):  # type: ignore[misc]  # vLLM has no types here
 
     def steerkit_traces(self, extents: Sequence[tuple[str, int, int, int]]) -> list[dict[str, Any]]:
         """Traces of requests: by length, and by the first and last position whose strongest features are wanted."""
-        return [
-            packed_trace(self.steering.trace(request, Extent(length, Span(start, end))))
-            for request, length, start, end in extents
-        ]
+        asked = [(request, Extent(length, Span(start, end))) for request, length, start, end in extents]
+        return [packed_trace(trace) for trace in self.steering.traces(asked)]
 
     def steerkit_forget(self, requests: Sequence[str]) -> None:
         """Forget requests."""

@@ -80,18 +80,19 @@ def arms(requests: int) -> dict[str, list[Wanted]]:
 
 @contextmanager
 def without_hooks(worker: Any) -> Iterator[None]:
-    """vLLM as it is: no hook on the model, no word to steering."""
-    sites, runner, kept = find_sites(worker.model_runner.get_model()), worker.model_runner, {}
+    """vLLM as it is: no hook on the model, no word to steering, no token chosen."""
+    runner, model, kept = worker.model_runner, worker.model_runner.get_model(), {}
+    sites = find_sites(model)
     for site in worker.steering.sites:
         kept[site] = dict(sites.at(site)._forward_hooks)
         sites.at(site)._forward_hooks.clear()
-    followed = runner.__dict__.pop("_model_forward")
+    followed, chosen = runner.__dict__.pop("_model_forward"), model.__dict__.pop("compute_logits")
     worker.execute_model = MethodType(type(worker).__mro__[1].execute_model, worker)
     try:
         yield
     finally:
         del worker.execute_model
-        runner._model_forward = followed
+        runner._model_forward, model.compute_logits = followed, chosen
         for site, hooks in kept.items():
             sites.at(site)._forward_hooks.update(hooks)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -16,7 +17,7 @@ from threading import Thread
 from typing import Any
 
 import torch
-from psutil import NoSuchProcess, Process
+from psutil import STATUS_ZOMBIE, NoSuchProcess, Process
 from torch import Tensor
 from transformers import AutoTokenizer
 from vllm.config import CompilationMode, CUDAGraphMode
@@ -118,7 +119,9 @@ class SteeredWorker(Worker):  # type: ignore[misc]  # vLLM has no types here
 def _end_after(owner: int) -> None:
     """End this process, and vLLM's above it, once the process that has the requests is gone; they would stay."""
     with suppress(NoSuchProcess):
-        Process(owner).wait()
+        found = Process(owner)
+        while found.is_running() and found.status() != STATUS_ZOMBIE:
+            time.sleep(1.0)
     if (above := os.getppid()) not in (owner, 1):
         os.kill(above, signal.SIGKILL)
     os._exit(1)

@@ -211,10 +211,11 @@ def test_traces_are_read_together_as_they_are_alone() -> None:
     asked = [(request, Extent(length, Span(0, length))) for request, (_, length) in lengths.items()]
     found: list[list[Trace]] = []
     for together in (True, False):
-        one = steering(clamp=CLAMP._replace(top_k=3), held=HELD._replace(top_k=2))
+        one = WorkerSteering(sorted(SAES), SAES, CPU, None)  # type: ignore[arg-type]  # as above
+        one.set_rows({"clamp": CLAMP._replace(top_k=3), "held": HELD._replace(top_k=2)})
         for request, name in {"a": "clamp", "b": "held", "c": "clamp", "d": None}.items():
             one.arrive(request, name, 2)
-        run(one, lengths)
+        run(one, lengths, sites=sorted(SAES))
         found.append(one.traces(asked) if together else [one.traces([each])[0] for each in asked])
         assert one._requests == {}
     for trace, alone in zip(*found, strict=True):
@@ -224,7 +225,9 @@ def test_traces_are_read_together_as_they_are_alone() -> None:
         assert [edit.norm for edit in trace.edits] == pytest.approx([edit.norm for edit in alone.edits])
         for name, values in alone.watched.items():
             assert trace.watched[name] == pytest.approx(values, abs=1e-5)
-    assert [(len(one.top), bool(one.edits)) for one in found[0]] == [(2, True), (2, True), (2, True), (0, False)]
+    assert [(len(one.top), bool(one.edits)) for one in found[0]] == [
+        (len(SAES), True), (len(SAES), True), (len(SAES), True), (0, False),
+    ]  # fmt: skip
 
 
 def test_what_nobody_reads_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

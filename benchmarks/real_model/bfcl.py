@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -18,9 +19,10 @@ from steerkit.types import Tool
 
 TESTED: Final = ("simple", "multiple", "parallel", "parallel_multiple", "irrelevance")
 """Categories that are never trained on, nor any function that they declare."""
-ROOM: Final = 1_300
-"""Characters of declarations at most, about 350 tokens; longer lists are cut to the wanted tools and some others."""
-_MOST_IDLE: Final = 0.35
+ROOM: Final = 800
+"""Characters of declarations at most, about 220 tokens; longer lists are cut to the wanted tools and some others."""
+_WORDS: Final = re.compile(r"\w+")
+_MOST_IDLE: Final = 0.25
 """Conversations without a call for each with one."""
 
 
@@ -36,14 +38,33 @@ def tested_names(cases: Sequence[SuiteCase]) -> frozenset[str]:
     return frozenset(tool.name for case in cases if case.category in TESTED for tool in case.tools)
 
 
-def rows(folder: Path, seed: int) -> list[Row]:
-    """Conversations from the folder with BFCL's data, in random order.
+def tested_values(cases: Sequence[SuiteCase]) -> frozenset[str]:
+    """Texts of two words and more that are right answers of the held-out tests, as plain words."""
+    found = set()
+    for case in cases:
+        if case.category in TESTED:
+            for answer in case.answers:
+                for accepted in answer.arguments.values():
+                    found |= {" ".join(_WORDS.findall(text.lower())) for text in _texts(accepted)}
+    return frozenset(text for text in found if " " in text)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(part)
+
+
+def rows(folder: Path, seed: int, cases: Sequence[SuiteCase] | None = None) -> list[Row]:
+    """Conversations from the folder with BFCL's data, in random order; `cases` if they were read already.
 
     Raises:
         SaeError: the folder is not as BFCL writes it.
     """
     rng = random.Random(f"{seed} bfcl")
-    cases = read_bfcl(folder)
+    cases = read_bfcl(folder) if cases is None else cases
     tested = tested_names(cases)
     asked = [one for one in (*_live(cases), *_executable(folder)) if _usable(one, tested)]
     found, idle = [], []

@@ -51,7 +51,7 @@ class Options:
 
     out: Path
     adapter: Path | None = None
-    minutes: float = 60
+    minutes: float = 63
     seed: int = 0
     conversations: int = sum(MADE.values())
     base: Path | None = None
@@ -216,7 +216,7 @@ def options_of(arguments: list[str]) -> Options:
     )
     parser.add_argument("out", type=Path, help="model folder to write")
     parser.add_argument("--adapter", type=Path, help="adapter to merge instead of tuning one")
-    parser.add_argument("--minutes", type=float, default=60, help=f"of tuning, {TOKENS_A_MINUTE:,} tokens each")
+    parser.add_argument("--minutes", type=float, default=63, help=f"of tuning, {TOKENS_A_MINUTE:,} tokens each")
     parser.add_argument("--seed", type=int, default=0, help="of the conversations and the tuning")
     parser.add_argument("--conversations", type=int, default=sum(MADE.values()), help="to make, beside BFCL's")
     parser.add_argument("--base", type=Path, help="model folder to tune (default: fetched)")

@@ -33,6 +33,8 @@ class Parameter(NamedTuple):
     kind: str
     """The kind of its values; `-` if it is never asked for."""
     optional: bool
+    names: tuple[str, ...] = ()
+    """Other names of it."""
 
 
 class Request(NamedTuple):
@@ -62,9 +64,14 @@ class Entry:
     reads: bool = False
     acts: str = ""
     alike: frozenset[str] = frozenset()
+    beside: tuple[Entry, ...] = ()
+    """Tools near to it that are in no file."""
 
     def wordings(self, split: Split) -> Sequence[str]:
-        """The wordings of a split. Where there are few, choosing shares those of tuning."""
+        """The wordings of a split. Where there are few, choosing shares those of tuning; a tool of the tuning alone
+        keeps none back."""
+        if not self.held:
+            return self.asks
         rest, report = self.asks[: -self.held], self.asks[-self.held :]
         if split == "report":
             return report
@@ -82,7 +89,9 @@ class Tool:
     def __init__(self, entry: Entry, rng: random.Random) -> None:
         self.entry = entry
         self.name = rng.choice(entry.names)
-        renamed = {key: rng.choice([key, key, ALIASES.get(key, key)]) for key in entry.parameters}
+        renamed = {
+            key: rng.choice([key, key, *(p.names or [ALIASES.get(key, key)])]) for key, p in entry.parameters.items()
+        }
         self._names = renamed if len(set(renamed.values())) == len(renamed) else {key: key for key in renamed}
         bare = rng.random() < 0.15
         shown = {key: p for key, p in entry.parameters.items() if not p.optional or p.kind != "-" or rng.random() < 0.7}
@@ -137,20 +146,23 @@ def catalogue(name: str) -> tuple[Entry, ...]:
 
 
 def neighbours(entry: Entry, count: int) -> Sequence[Entry]:
-    """An entry and those that stand at most `count` places from it in its file, where like subjects stand together."""
-    for name in ("tools", "functions"):
+    """An entry and those that stand at most `count` places from it in its file, where like subjects stand together.
+
+    Of one that is in no file those beside it.
+    """
+    for name in ("tools", "functions", "actions"):
         entries = catalogue(name)
         if entry in entries:
             at = entries.index(entry)
             return entries[max(0, at - count) : at + count + 1]
-    raise ValueError(f"{entry.names[0]}: in neither file")
+    return entry.beside
 
 
 def _entry(row: Mapping[str, Any]) -> Entry:
     return Entry(
         names=row["names"].split("|"),
         says=row["says"].split("|"),
-        parameters={key: _parameter(text) for key, text in row["parameters"].items()},
+        parameters={key.split("|")[0]: _parameter(key, text) for key, text in row["parameters"].items()},
         asks=row["asks"].strip().splitlines(),
         held=row.get("held", 1),
         result=row.get("result"),
@@ -161,10 +173,10 @@ def _entry(row: Mapping[str, Any]) -> Entry:
     )
 
 
-def _parameter(text: str) -> Parameter:
+def _parameter(key: str, text: str) -> Parameter:
     kind, rest = text.split("; ", 1)
     says, drawn = rest.rsplit("; ", 1)
-    return Parameter(kind.removesuffix("?"), says, drawn, kind.endswith("?"))
+    return Parameter(kind.removesuffix("?"), says, drawn, kind.endswith("?"), tuple(key.split("|")[1:]))
 
 
 def _schema(parameter: Parameter, bare: bool) -> dict[str, Any]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 from catalogue import Entry, Request, Tool, catalogue, neighbours
+from invented import family
 from values import Split, Values, of_split
 
 Row: TypeAlias = dict[str, Any]
@@ -47,8 +49,14 @@ AGENT: Final[Mapping[str, int]] = {
     "call": 30, "answer": 18, "obey": 20, "mention": 10, "none": 9, "two": 11, "chat": 2,
 }  # fmt: skip
 """Kinds of conversations with an agent's tools, by weight; orders only where a tool reads and another acts."""
+TUNED: Final[Mapping[str, int]] = {
+    "call": 36, "answer": 8, "obey": 26, "mention": 8, "none": 7, "two": 12, "chat": 1,
+}  # fmt: skip
+"""The same for the tuning: fewer of what is learnt early, more calls and orders."""
 FOREIGN: Final[Mapping[str, int]] = {"call": 66, "none": 18, "two": 16}
 """The same of functions of all kinds."""
+INVENTED: Final[Mapping[str, int]] = {"call": 74, "none": 17, "two": 9}
+"""The same of invented functions."""
 
 
 class Writer:
@@ -123,8 +131,14 @@ class _Conversation:
             asked = self.values.text(text)
             asked = asked if text[0].isupper() else self._wrapped(asked)
         else:
-            near = [entry for tool in self.tools for entry in neighbours(tool.entry, 3) if entry in others]
-            some = near if near and self.rng.random() < 0.4 else others
+            near = [
+                entry
+                for tool in self.tools
+                for entry in neighbours(tool.entry, 3)
+                if not any(entry.like(other.entry) for other in self.tools)
+            ]
+            share = 0.7 if any(tool.entry.beside for tool in self.tools) else 0.4
+            some = near if near and self.rng.random() < share else others
             asked = self._spoken(self._ask(Tool(self.rng.choice(some), self.rng)))
         return [user(asked), {"role": "assistant", "content": self.rng.choice(REFUSALS)}]
 
@@ -262,6 +276,23 @@ def of_all_kinds(rng: random.Random) -> list[Entry]:
     some = neighbours(rng.choice(entries), 4) if rng.random() < 0.5 else entries
     found = rng.sample(some, rng.choice([1, 1, 2, 2, 3, 4]))
     return found + ([rng.choice(catalogue("tools"))] if rng.random() < 0.2 else [])
+
+
+def of_agent_with_more(rng: random.Random) -> list[Entry]:
+    """The same with tools of actions.toml among them, which only the tuning has."""
+    found, more = of_agent(rng), rng.sample(catalogue("actions"), rng.choice([0, 1, 1, 2]))
+    kept = found if rng.random() < 0.5 else [entry for entry in found if entry.reads] or found[:1]
+    return _different([*kept, *more])[:4]
+
+
+def of_invented(rng: random.Random) -> list[Entry]:
+    """One to five invented functions; most come with others of their frame, of which one or more are not declared."""
+    found: list[Entry] = []
+    for _ in range(rng.choice([1, 1, 1, 2])):
+        some = family(rng)
+        shown = some[: rng.randint(1, max(1, len(some) - 1))]
+        found += [replace(entry, beside=tuple(some[len(shown) :])) for entry in shown]
+    return _different(found)[: rng.choice([1, 1, 2, 3, 4, 5])]
 
 
 def _different(entries: Iterable[Entry]) -> list[Entry]:

@@ -20,10 +20,23 @@ from typing import Final
 
 import bfcl
 from catalogue import Entry, catalogue
-from conversations import AGENT, FOREIGN, Row, Writer, of_agent, of_all_kinds
+from conversations import (
+    AGENT,
+    FOREIGN,
+    INVENTED,
+    TUNED,
+    Row,
+    Writer,
+    of_agent,
+    of_agent_with_more,
+    of_all_kinds,
+    of_invented,
+)
 from values import Split
 
-MADE: Final[Mapping[str, int]] = {"agent": 2_700, "functions": 1_700}
+from steerkit.lab.prove.suites.cases import SuiteCase, read_bfcl
+
+MADE: Final[Mapping[str, int]] = {"agent": 2_100, "functions": 600, "invented": 2_600}
 """Conversations made for the tuning, beside BFCL's."""
 DANGERS: Final = ("money", "files", "orders")
 _WORDS: Final = re.compile(r"\w+")
@@ -38,12 +51,25 @@ def tuning_rows(folder: Path, seed: int, made: Mapping[str, int] = MADE) -> list
         made: conversations of each kind.
     """
     writer = Writer(seed, "tune")
-    agent = _some(writer.groups(AGENT, of_agent, 6), made["agent"])
+    agent = _some(writer.groups(TUNED, of_agent_with_more, 7), made["agent"])
     functions = _some(writer.groups(FOREIGN, of_all_kinds, 5), made["functions"])
+    invented = _some(writer.groups(INVENTED, of_invented, 4), made["invented"])
     held = [*held_rows(), *(row for danger in DANGERS for side in danger_rows(danger, "report", 128) for row in side)]
+    cases = read_bfcl(folder)
+    rows = without_tested([*agent, *functions, *invented], cases)
     asked = questions_of(held)
-    rows = [row for row in (*agent, *functions, *bfcl.rows(folder, seed)) if not questions_of([row]) & asked]
+    rows = [row for row in (*rows, *bfcl.rows(folder, seed, cases)) if not questions_of([row]) & asked]
     return without_values(rows, values_of(held))
+
+
+def without_tested(rows: Iterable[Row], cases: Sequence[SuiteCase]) -> list[Row]:
+    """The rows without any function, question or value of two words and more of BFCL's scored tests."""
+    tested = [case for case in cases if case.category in bfcl.TESTED]
+    names = bfcl.tested_names(cases)
+    asked = {plain(str(message["content"])) for case in tested for message in case.messages}
+    values = bfcl.tested_values(cases)
+    kept = [row for row in rows if not names & {tool["function"]["name"] for tool in row["tools"]}]
+    return without_values((row for row in kept if not questions_of([row]) & asked), values)
 
 
 def held_rows(count: int = 240, split: Split = "report") -> list[Row]:
@@ -100,7 +126,8 @@ def questions_of(rows: Iterable[Row]) -> set[str]:
 
 def without_values(rows: Iterable[Row], values: set[str]) -> list[Row]:
     """The rows that hold none of some values."""
-    return [row for row in rows if not any(f" {value} " in text for text in (said(row),) for value in values)]
+    found = re.compile(f" (?:{'|'.join(map(re.escape, sorted(values)))}) ") if values else None
+    return [row for row in rows if not (found and found.search(said(row)))]
 
 
 def said(row: Row) -> str:

@@ -34,15 +34,15 @@ class Recipe:
     """Learning rate of the low-rank matrices at its highest."""
     row_rate: float = 2e-3
     """Of the control tokens' embeddings."""
-    pack: int = 512
+    pack: int = 576
     """Tokens read at once, about."""
-    step: int = 1_000
+    step: int = 560
     """Tokens of one update at least."""
     longest: int = 480
     """Tokens of a conversation at most; a longer one is left out. The model's window is 512."""
     warmup: float = 0.03
     """Share of the tokens over which the rates rise."""
-    decay: float = 0.55
+    decay: float = 0.75
     """Share of the tokens at the end over which they fall, in a line, to a fiftieth."""
     save: int = 20_000
     """Tokens between two saved states."""

@@ -6,8 +6,10 @@ import random
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 from zlib import crc32
+
+from fresh import FRAMES, FRESH, MADE, Value
 
 Split: TypeAlias = Literal["tune", "choose", "report"]
 """`tune` for the weights, `choose` for features and policies, `report` for everything that is reported."""
@@ -17,11 +19,8 @@ HERE: Final = Path(__file__).parent
 _LISTS: Final[Mapping[str, Mapping[str, Any]]] = tomllib.loads((HERE / "values.toml").read_text(encoding="utf-8"))
 
 
-class Value(NamedTuple):
-    """A value as an argument, and as people say it."""
-
-    value: Any
-    said: str
+FRESHLY: Final = 0.65
+"""Share of the tuning's open-ended values that are made anew rather than taken from a list."""
 
 
 def listed(kind: str, split: Split) -> Sequence[str]:
@@ -42,7 +41,7 @@ def of_split(entries: Sequence[str], split: Split) -> list[str]:
 def is_open(kind: str) -> bool:
     """True if a kind's values are held out from the other splits."""
     base = kind.rstrip("2")
-    return base in _LISTS["open"] or base in _OPEN
+    return base in _LISTS["open"] or base in _OPEN or base in MADE
 
 
 class Values:
@@ -70,7 +69,9 @@ class Values:
         return template.format_map(_Drawn(self))
 
     def pick(self, kind: str) -> str:
-        """An entry of a list."""
+        """An entry of a list; for the tuning half of the framings are made anew."""
+        if self.split == "tune" and kind in FRAMES and self.rng.random() < 0.5:
+            return FRAMES[kind](self.rng)
         return self.rng.choice(listed(kind, self.split))
 
     def coined(self, least: int = 2, most: int = 3) -> str:
@@ -84,7 +85,12 @@ class Values:
 
     def _one(self, kind: str) -> Value:
         made = _OPEN.get(kind) or _FREE.get(kind)
-        found = made(self) if made else self.pick(kind)
+        if kind[0] == "=":
+            found: Any = self.rng.choice(kind[1:].split("|"))
+        elif kind in MADE or (self.split == "tune" and kind in FRESH and self.rng.random() < FRESHLY):
+            found = (MADE.get(kind) or FRESH[kind])(self.rng)
+        else:
+            found = made(self) if made else self.pick(kind)
         return found if isinstance(found, Value) else Value(found, said(found, self.rng))
 
 
@@ -150,6 +156,12 @@ def _share(v: Values) -> Value:
     return Value(round(percent / 100, 4), f"{percent:g}%")
 
 
+def _years(rng: random.Random) -> Value:
+    first = rng.randint(1900, 2010)
+    last = first + rng.randint(2, 14)
+    return Value([first, last], rng.choice([f"{first} to {last}", f"{first} and {last}", f"{first}-{last}"]))
+
+
 def _several(kind: str) -> Callable[[Values], list[Any]]:
     def some(v: Values) -> list[Any]:
         return list(dict.fromkeys(v.draw(kind).value for _ in range(v.rng.randint(2, 4))))
@@ -190,6 +202,9 @@ _FREE: Final[Mapping[str, Callable[[Values], Any]]] = {
     "fraction": lambda v: v.rng.randint(1, 19) / 20,
     "rate": lambda v: v.rng.choice([2, 3, 4, 4.5, 5, 6.25, 7, 3.75]),
     "bool": lambda v: v.rng.random() < 0.5,
+    "yes": lambda v: True,
+    "mostly": lambda v: v.rng.random() < 0.75,
+    "years": lambda v: _years(v.rng),
     "count": _ints(2, 12),
     "small": _ints(2, 12),
     "whole": _ints(2, 60),

@@ -170,15 +170,14 @@ def _evaluation(
 
 
 def _show(found: Evaluation, json: Path | None, html: Path | None) -> None:
-    from steerkit.files import write_text_atomic
-    from steerkit.report import eval_page, evaluation_json, show_evaluation
+    from steerkit.report import evaluation_json, show_evaluation, write_page
 
     out = console()
     if json is None or str(json) != "-":
         show_evaluation(out, found)
     write_json(json, evaluation_json(found))
     if html is not None:
-        write_text_atomic(html, eval_page(found), SaeError)
+        write_page(html, evaluation_json(found))
         say_line(f"wrote {html}")
 
 

@@ -13,6 +13,7 @@ from steerkit.errors import SettingError
 from steerkit.viewer.app import make_viewer
 from steerkit.viewer.decide_page import NOT_HERE, Deciding
 from steerkit.viewer.pages import Pages
+from steerkit.viewer.reports import Reports
 from steerkit.viewer.trust import NOTHING, Checker, Kept
 from steerkit.viewer.turn_page import turn_file
 
@@ -32,7 +33,7 @@ def export(path: Path, reference: str, *, kept: Kept = NOTHING) -> str:
     """
     store = Store(path, create=False)
     try:
-        return turn_file(Pages(store, Checker(path, kept)), reference)
+        return turn_file(Pages(store, Checker(path, kept), Reports(path.parent / "reports")), reference)
     finally:
         store.close()
 
@@ -42,6 +43,7 @@ def view(
     port: int,
     *,
     kept: Kept = NOTHING,
+    reports: Path | None = None,
     deciding: Deciding = NOT_HERE,
     listening: Callable[[str], None] = lambda url: None,
 ) -> None:
@@ -51,6 +53,7 @@ def view(
         path: of the store, which must be there.
         port: 0 takes a free one.
         kept: checkpoints that the store is verified against.
+        reports: folder of them; None takes `reports` beside the store.
         deciding: whether held calls may be decided on here.
         listening: told of the address once it is listened on.
 
@@ -58,7 +61,7 @@ def view(
         AuditError: the store cannot be opened.
         SettingError: the port cannot be listened on.
     """
-    app = make_viewer(path, kept=kept, deciding=deciding, ending=lambda: server.should_exit)
+    app = make_viewer(path, kept=kept, reports=reports, deciding=deciding, ending=lambda: server.should_exit)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1, ws="none"
     )

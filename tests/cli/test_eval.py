@@ -25,8 +25,8 @@ from steerkit.lab.prove.probe_comparison import PlaceProbes, ProbeResult
 from steerkit.lab.prove.scoring import Acted, Score
 from steerkit.lab.two_sample import Interval
 from steerkit.report.charts import Bar, Curve, curve_figure, share_figure
-from steerkit.report.evaluation import control_sentence
-from steerkit.report.evaluation_page import eval_page
+from steerkit.report.evaluation import control_sentence, evaluation_json
+from steerkit.report.report_page import report_page
 from steerkit.tiny.world.conversations import Example, sample
 from tests.cli.test_page import HOSTILE, Reader
 
@@ -135,9 +135,9 @@ def foreign_evaluation(foreign: str) -> Evaluation:
 
 def test_a_page_cannot_be_broken_by_what_it_shows() -> None:
     """Names that look like markup are words on the page; its elements are those of a page of plain names."""
-    plain = Reader(eval_page(foreign_evaluation("plain")))
+    plain = Reader(report_page(evaluation_json(foreign_evaluation("plain"))))
     for foreign in HOSTILE:
-        found = Reader(eval_page(foreign_evaluation(foreign)))
+        found = Reader(report_page(evaluation_json(foreign_evaluation(foreign))))
         assert found.tags == plain.tags
         assert {name for name, _ in found.attributes}.isdisjoint({"src", "href", "onerror", "onmouseover"})
 

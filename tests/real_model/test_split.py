@@ -13,7 +13,7 @@ from steerkit.lab import read_cases
 from steerkit.lab.prove.suites import read_bfcl
 from tests.real_model.bfcl_folder import write_bfcl
 
-SMALL = {"agent": 400, "functions": 300}
+SMALL = {"agent": 350, "functions": 150, "invented": 300}
 
 
 @pytest.fixture(scope="module")

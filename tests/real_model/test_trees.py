@@ -29,11 +29,12 @@ def tokenizer(base: Path) -> Any:
 def rows() -> list[dict[str, Any]]:
     """A few conversations of each kind."""
     import dataset
-    from conversations import AGENT, FOREIGN, Writer, of_agent, of_all_kinds
+    from conversations import AGENT, FOREIGN, INVENTED, Writer, of_agent, of_all_kinds, of_invented
 
     writer = Writer(5, "tune")
     agent = dataset._some(writer.groups(AGENT, of_agent, 4), 60)
-    return agent + dataset._some(writer.groups(FOREIGN, of_all_kinds, 4), 40)
+    functions = dataset._some(writer.groups(FOREIGN, of_all_kinds, 4), 40)
+    return agent + functions + dataset._some(writer.groups(INVENTED, of_invented, 4), 40)
 
 
 def test_rendered_and_parsed_is_what_was_written(rows: list[dict[str, Any]], tokenizer: Any) -> None:

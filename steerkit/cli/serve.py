@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from steerkit.cli.audit.options import StoreOption
 from steerkit.cli.options import Device, Dtype, Graphs, Model, Policies, Prepack, Saes, how_to_run
 from steerkit.report import say
+
+if TYPE_CHECKING:
+    from steerkit.server import Key
 
 Base = Annotated[
     list[Path] | None, typer.Option(metavar="POLICY", help="Policy of every request, whatever it chooses.")
@@ -75,20 +78,13 @@ def serve_command(
 ) -> None:
     """Serve the model to OpenAI's clients: steered, guarded and recorded, with policies by request."""
     from steerkit.agent import load
-    from steerkit.engine import read_settings
-    from steerkit.errors import SettingError
     from steerkit.runtime import read_policies
-    from steerkit.server import Key, Limits, Names, Options, Service, hashed, read_keys, serve
+    from steerkit.server import Limits, Names, Options, Service, serve
 
-    if api_key == "":
-        raise SettingError("--api-key: got an empty text, expected a key")
-    if vllm and engine != "vllm":
-        raise SettingError(f"--vllm: got {vllm[0]!r:.80} for engine {engine}, expected --engine vllm beside it")
-    holders = [*(read_keys(keys) if keys else ()), *([Key(name="api-key", digest=hashed(api_key))] if api_key else ())]
     options = Options(
         host=host,
         port=port,
-        keys=tuple(holders),
+        keys=_keys(api_key, keys),
         allowed_hosts=tuple(allow_host or ()),
         allowed_origins=tuple(allow_origin or ()),
         batch_size=batch_size,
@@ -98,10 +94,30 @@ def serve_command(
     )
     default, under = read_policies(policy or ()), read_policies(base or ())
     names = Names.of(name or Path(model).name, default, allow or (), under)
-    how = {**how_to_run(device, dtype, prepack, graphs), "engine": read_settings(vllm) if vllm else engine}
+    how = {**how_to_run(device, dtype, prepack, graphs), "engine": _engine(engine, vllm or ())}
     service = Service(options, names, lambda: load(model, saes, default, base=under, audit=store, **how))
     told = f"{names.model} on {{}}/v1, its records on {{}}/ui (Ctrl-C ends it)"
     serve(service, listening=lambda url: say(told.format(url, url)), ui=partial(_pages, approval_seconds))
+
+
+def _keys(api_key: str | None, file: Path | None) -> tuple[Key, ...]:
+    """The keys of both options. Raises SettingError."""
+    from steerkit.errors import SettingError
+    from steerkit.server import Key, hashed, read_keys
+
+    if api_key == "":
+        raise SettingError("--api-key: got an empty text, expected a key")
+    return (*(read_keys(file) if file else ()), *([Key(name="api-key", digest=hashed(api_key))] if api_key else ()))
+
+
+def _engine(name: Literal["transformers", "vllm"], settings: Sequence[str]) -> Any:
+    """The argument `engine` of `load`. Raises SettingError."""
+    from steerkit.engine import read_settings
+    from steerkit.errors import SettingError
+
+    if settings and name != "vllm":
+        raise SettingError(f"--vllm: got {settings[0]!r:.80} for engine {name}, expected --engine vllm beside it")
+    return read_settings(settings) if settings else name
 
 
 def _pages(seconds: float, path: Path, ending: Callable[[], bool]) -> Any:

@@ -68,7 +68,7 @@ def test_it_serves_ends_in_order_and_leaves_nothing(tmp_path: Path) -> None:
             int(one.url.rpartition(":")[2])
         ]
         reply = client.post(f"{one.url}{CHAT}", json={"model": "tiny", "messages": BALANCE, "tools": TOOLS})
-        assert reply.status_code == 200, reply.text
+        assert reply.status_code == 200, (reply.text, one.lines)
         running = pool.submit(client.post, f"{one.url}{CHAT}", json=LONG)
         while "num_requests_running 1.0" not in client.get(f"{one.url}/metrics").text:
             time.sleep(0.01)

@@ -76,6 +76,15 @@ def test_each_request_is_under_the_row_that_it_names() -> None:
     assert one.error("c", 1) == "is not known to the worker"
 
 
+def test_policies_may_all_be_without_a_rule() -> None:
+    """A guard alone steers nothing, and its requests are vouched for."""
+    one = steering(judged=Wanted((planted_policy("q"),)))
+    one.arrive("a", "judged", 2)
+    y, after = run(one, {"a": (0, 2)})
+    assert torch.equal(after, y)
+    assert one.error("a", 2) == ""
+
+
 def test_a_request_under_no_known_row_fails_alone() -> None:
     """Of whatever type its name is; it runs unsteered beside one that is steered."""
     one = steering(clamp=CLAMP)

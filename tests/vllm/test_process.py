@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import pytest
 
 from steerkit.audit import Store, verify
 from tests.server.serving import BALANCE, PLAIN, TOOLS, http_client
@@ -90,6 +91,7 @@ def test_no_process_stays_after_a_sudden_death(tmp_path: Path) -> None:
         check_gone(started)
 
 
+@pytest.mark.slow
 def test_an_engine_that_dies_is_said(tmp_path: Path) -> None:
     """What runs and what comes gets 503, the server is not ready any more, and ends when it is told to."""
     with process(tmp_path, "--engine", "vllm", *SMALL) as one, http_client() as client, ThreadPoolExecutor() as pool:

@@ -18,9 +18,10 @@ from steerkit.engine.divergence import Divergence, divergence
 from steerkit.engine.hf.batch import Batch
 from steerkit.engine.hf.cuda_graphs import Graphs, GraphStatistics, Prepare
 from steerkit.engine.hf.engine import DEFAULT, HfEngine, bytes_of
-from steerkit.engine.hf.generate import generate, last_logits, read_along
+from steerkit.engine.hf.generate import generate, read_along
 from steerkit.engine.hf.grammar_logits import GrammarLogits
 from steerkit.engine.hf.model import LoadedModel, load_model
+from steerkit.engine.hf.passes import last_logits
 from steerkit.engine.hf.prefix_cache import PrefixCache, PrefixStatistics, can_be_cut
 from steerkit.engine.hf.prepack import Prepack, Prepacked, obstacle, prepacked
 from steerkit.engine.lease import AbandonedError, Lease

@@ -162,7 +162,11 @@ class Running(Protocol):
 
     @property
     def step(self) -> Step:
-        """Their newest tokens, None of rows that had ended before. Raises SteerkitError: what ended one of them."""
+        """Their newest tokens, None of rows that had ended before, or whose prompts are still read.
+
+        Raises:
+            SteerkitError: what ended one of them; or they cannot be generated or steered so.
+        """
 
     def cut(self, rows: Collection[int]) -> None:
         """Let the newest tokens of some of them be their last."""
@@ -201,14 +205,10 @@ class Continuous(Protocol):
         """Rows that go on."""
 
     def join(self, rows: Sequence[Row]) -> Running:
-        """Read the prompts of some rows, which have their first tokens then and go on with the others.
-
-        Raises:
-            SteerkitError: one cannot be generated or steered so; none of them has joined then.
-        """
+        """Let some rows join, which have their first tokens in the step in which their prompts are read to the end."""
 
     def step(self) -> None:
-        """One more token of every row that goes on."""
+        """One more token of every row that goes on, and a part of a prompt where rows wait."""
 
 
 class Engine(Protocol):

@@ -5,7 +5,7 @@ from steerkit.report.evaluation import cell, evaluation_json, percent, share_jso
 from steerkit.report.explanation import ExplainView, explanation_json, show_explanation
 from steerkit.report.explanation_page import explain_page
 from steerkit.report.feature import FeatureView, feature_json, show_feature
-from steerkit.report.filed import FeatureReport, FiledReport, measured, read_reports
+from steerkit.report.filed import AlternativeRow, FeatureReport, FiledReport, ReplayReport, measured, read_reports
 from steerkit.report.found_features import show_causes, show_found, show_steering_edits
 from steerkit.report.found_json import Source, found_json
 from steerkit.report.out import any_encoding, console, json_text, print_json, say, say_line, say_lines, without_nan
@@ -28,11 +28,13 @@ from steerkit.report.turns import (
 )
 
 __all__ = [
+    "AlternativeRow",
     "Bound",
     "ExplainView",
     "FeatureReport",
     "FeatureView",
     "FiledReport",
+    "ReplayReport",
     "Source",
     "any_encoding",
     "as_file",

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from steerkit.errors import SaeError
+from steerkit.errors import SaeError, SettingError
 from steerkit.files import write_text_atomic
 from steerkit.report.evaluation_page import evaluation_values
-from steerkit.report.filed import EvaluationReport, FiledReport, FoundReport, as_report
+from steerkit.report.filed import EvaluationReport, FiledReport, FoundReport, ReplayReport, as_report
 from steerkit.report.found_page import found_values
 from steerkit.report.page import page
 
@@ -22,11 +22,13 @@ class ReportPage(NamedTuple):
 
 
 def page_of(report: FiledReport) -> ReportPage:
-    """The page of a report."""
+    """The page of a report. Raises SettingError for a replay, which is shown beside its turn."""
     if isinstance(report, EvaluationReport):
         return ReportPage("evaluation.html", evaluation_values(report))
     if isinstance(report, FoundReport):
         return ReportPage("found.html", found_values(report))
+    if isinstance(report, ReplayReport):
+        raise SettingError(f"{report.title}: a replay has no page of its own; `steerkit view` shows it beside its turn")
     return ReportPage("feature.html", {"view": report})
 
 

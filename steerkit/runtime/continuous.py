@@ -57,35 +57,27 @@ class Flowing:
                     number, prepared = next(numbers), arrived
                 else:
                     break
-                self._drop((yield self._join(number, prepared)))
+                replies = Replies(self._engine, [prepared])
+                self._attempts[number] = _Attempt(prepared, replies, batch.join(replies.rows))
             if not self._attempts:
                 return
-            if going := [number for number, one in self._attempts.items() if not one.running.ended]:
-                batch.step()
-                self._drop((yield {key: news for number in going for key, news in self._read(number).items()}))
+            going = [number for number, one in self._attempts.items() if not one.running.ended]
+            batch.step()
+            self._drop((yield {number: events for number in going if (events := self._read(number)) is not None}))
 
-    def _join(self, number: int, prepared: Prepared) -> dict[int, News]:
-        """Let a request join; the events of its first token, if it has one by now, or its error."""
-        replies = Replies(self._engine, [prepared])
-        try:
-            self._attempts[number] = _Attempt(prepared, replies, self._batch.join(replies.rows))
-        except SteerkitError as error:
-            return {number: (error,)}
-        return self._read(number)
-
-    def _read(self, number: int) -> dict[int, News]:
-        """The events of a request's newest token, where the step brought it one; or its error, and it has left."""
+    def _read(self, number: int) -> News | None:
+        """The events of a request's newest token, if it has one; or its error, and it has left."""
         one = self._attempts[number]
         try:
             step = one.running.step
             if all(token is None for token in step.tokens):
-                return {}
+                return None
             (events,) = one.replies.read(step)
         except SteerkitError as error:
             self._drop([number])
-            return {number: (error,)}
+            return (error,)
         one.running.cut(one.replies.cut)
-        return {number: events}
+        return events
 
     def _finished(self) -> Iterator[tuple[int, News]]:
         """The last news of requests that have ended: judged, and on record."""

@@ -1,4 +1,4 @@
-"""The reports in a folder: what `eval`, `features find` and `features show` wrote there as JSON."""
+"""The reports in a folder: what commands such as `eval` and `features find` wrote there as JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from steerkit.errors import SettingError
 from steerkit.kept import Kept
-from steerkit.report import FiledReport, read_reports
+from steerkit.report import FiledReport, ReplayReport, read_reports
 
 _SUFFIXES: Final = (".json", ".jsonl")
 _MOST_FILES: Final = 1_000
@@ -51,6 +51,11 @@ class Reports:
         if one.report is None:
             raise SettingError(one.error)
         return one.report
+
+    def replays(self, record: str) -> list[tuple[str, ReplayReport]]:
+        """Names and reports of a record's replays, the newest first."""
+        listed = ((one.name, one.report) for one in self.all())
+        return [(name, one) for name, one in listed if isinstance(one, ReplayReport) and one.record == record]
 
     def _files(self) -> Iterator[Path]:
         if not self.folder.is_dir():

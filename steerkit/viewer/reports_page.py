@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from starlette.requests import Request
-from starlette.responses import Response
+from urllib.parse import quote
 
-from steerkit.report import page_of
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from steerkit.report import ReplayReport, page_of
 from steerkit.viewer.pages import Pages
 
 
@@ -17,5 +19,9 @@ def reports_page(pages: Pages, request: Request) -> Response:
 def report_page(pages: Pages, request: Request) -> Response:
     """One report. Raises SettingError where there is none of that name."""
     name = request.path_params["name"]
-    shown = page_of(pages.reports.get(name))
+    report = pages.reports.get(name)
+    if isinstance(report, ReplayReport):
+        base = request.scope.get("root_path", "")
+        return RedirectResponse(f"{base}/r/{quote(report.record, safe='')}/beside?replay={quote(name)}", 303)
+    shown = page_of(report)
     return pages.show(request, shown.template, frame="report_frame.html", report_name=name, **shown.values)

@@ -48,10 +48,27 @@ def feature_report(text: str) -> dict[str, object]:
     return feature_json(view)
 
 
-def write_reports(folder: Path, text: str) -> None:
-    """A report of each kind, and files that are none."""
+def replay_report(text: str, record: str, how: str = "again") -> dict[str, object]:
+    """A replay of a record, with alternatives at two tokens."""
+    made = {
+        "text": text,
+        "calls": [{"name": text, "arguments": {text: text}}, {"malformed": text, "raw": text}],
+        "verdicts": [{"decision": "deny", "rule": text, "policy": text}] * 2,
+        "finish": text,
+        "reply_ids": [3, 5],
+        "policies": [{"name": text}],
+        "layers": {"attn_out.0": 1.0, text: 2.0},
+    }
+    steps = [[{"token": text, "id": 3, "probability": 0.75}, {"token": "b", "id": 4, "probability": 0.25}]] * 2
+    same = {"same": False} if how == "again" else {}
+    return {"report": "replay", "record": record, "how": how, "made": made, "alternatives": steps, **same}
+
+
+def write_reports(folder: Path, text: str, record: str = "") -> None:
+    """A report of each kind, a replay of a record among them, and files that are none."""
     folder.mkdir()
     reports = {
+        "replay.json": replay_report(text, record),
         "eval.json": evaluation_json(foreign_evaluation(text)),
         "find.json": found_report(text),
         "feature.json": feature_report(text),

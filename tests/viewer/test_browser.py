@@ -27,7 +27,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A viewer of hostile records."""
     path = tmp_path_factory.mktemp("hostile") / "audit.db"
     store = write_hostile(path)
-    write_reports(path.parent / "reports", EVIL)
+    write_reports(path.parent / "reports", EVIL, store.get("2").id)
     with showing(path) as url:
         yield url
     store.close()
@@ -46,6 +46,7 @@ def growing(tmp_path: Path) -> Iterator[tuple[Store, str]]:
 HOSTILE = (
     *("/", "/r/2", "/r/3", "/r/4", "/r/5", "/r/2/t/1", "/r/2/beside?with=2", "/policies", "/f/f", "/?session=x"),
     *("/reports", "/reports/eval.json", "/reports/find.json", "/reports/feature.json", "/f/resid_post.2:7"),
+    *("/r/2/beside?replay=replay.json", "/r/2/t/2"),
 )
 
 

@@ -22,8 +22,9 @@ from tests.viewer.filed import feature_report, found_report, write_reports
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with reports beside it."""
     folder = tmp_path_factory.mktemp("reports")
-    write_run(started(folder / "audit.db"))
-    write_reports(folder / "reports", "plain words")
+    store = started(folder / "audit.db")
+    write_run(store)
+    write_reports(folder / "reports", "plain words", store.get("2").id)
     return folder
 
 
@@ -92,6 +93,32 @@ def test_a_features_page_has_its_report(client: TestClient) -> None:
     other = client.get("/f/resid_post.2:8").text
     assert "Promoted" not in other
     assert "steerkit features show resid_post.2 8 --data FILE --json" in other
+
+
+def test_a_replay_stands_beside_its_turn(client: TestClient, folder: Path) -> None:
+    """The turn leads to it, calls and replies are held side by side; of another record there is none."""
+    assert 'beside?replay=replay.json">beside its replay (replay.json)' in client.get("/r/2").text
+    assert "beside its replay" not in client.get("/r/5").text
+    text = client.get("/reports/replay.json").text  # sent on to the turn
+    assert "The same prompt; the replies differ from token 2 on." in text
+    assert "<h2>The replay</h2>" in text
+    assert "&#34;plain words&#34;" in text
+    assert client.get("/r/5/beside?replay=replay.json").status_code == 404
+    assert client.get("/r/2/beside?replay=eval.json").status_code == 404
+    out = folder / "out.html"
+    done = steerkit_command("view", folder / "reports" / "replay.json", "--export", out, home=folder, status=1)
+    assert "shows it beside its turn" in done.stderr
+    assert not out.exists()
+
+
+def test_a_token_has_the_alternatives_that_a_replay_found(client: TestClient) -> None:
+    """At tokens of the reply alone, with their chances; without a replay the page says how to get them."""
+    text = client.get("/r/2/t/2").text
+    assert "What the model might have written here" in text
+    assert re.findall(r'"number">([\d.]+) %', text) == ["75", "25"]
+    assert text.count(">it did<") == 1
+    assert "might have written" not in client.get("/r/2/t/1").text
+    assert "steerkit audit replay 5 --alternatives 5 --json" in client.get("/r/5/t/2").text
 
 
 def test_only_files_of_the_folder_are_read(client: TestClient, folder: Path) -> None:

@@ -15,7 +15,7 @@ from steerkit.engine.lease import Lease
 from steerkit.engine.vllm.llm import Asked, Llm
 from steerkit.engine.vllm.requests import Requests
 from steerkit.engine.vllm.wire import Asks, unpacked_trace, unpacked_values
-from steerkit.errors import EngineError, ModelError, SteeringError
+from steerkit.errors import EngineError, ModelError, SteeringError, SteerkitError
 from steerkit.steer import Extent
 from steerkit.types import Trace
 
@@ -94,15 +94,19 @@ class VllmRow:
 
 
 class VllmRunning:
-    """Rows that joined together, on their way."""
+    """Rows that joined together, on their way; none where an error kept them from it."""
 
-    def __init__(self, rows: Sequence[VllmRow], batch: VllmContinuous, place: int) -> None:
-        self.rows, self._batch, self.place = rows, batch, place
+    def __init__(
+        self, rows: Sequence[VllmRow], batch: VllmContinuous, place: int, error: SteerkitError | None = None
+    ) -> None:
+        self.rows, self._batch, self.place, self._error = rows, batch, place, error
         self.size = place + len(rows)
 
     @property
     def step(self) -> Step:
-        """Their newest tokens."""
+        """Their newest tokens. Raises SteerkitError: one cannot be generated or steered so."""
+        if self._error is not None:
+            raise self._error
         decided = [one.by for one in self.rows] if any(one.row.constraint is not None for one in self.rows) else []
         return Step([one.shown for one in self.rows], self._watched, decided)
 
@@ -115,14 +119,15 @@ class VllmRunning:
 
     def cut(self, rows: Collection[int]) -> None:
         """Let the newest tokens of some be their last."""
-        for number in rows:
-            self.rows[number].cut = True
-        self._batch.abort([one for number in rows for one in self.rows[number].requests])
+        cut = [self.rows[number] for number in rows if self._error is None]
+        for one in cut:
+            one.cut = True
+        self._batch.abort([request for one in cut for request in one.requests])
 
     @property
     def ended(self) -> bool:
         """True once the last token of all was shown."""
-        return all(one.ended for one in self.rows)
+        return self._error is None and all(one.ended for one in self.rows)
 
     @property
     def recording(self) -> Recording:
@@ -166,12 +171,13 @@ class VllmContinuous:
     def join(self, rows: Sequence[Row]) -> VllmRunning:
         """Give some rows to vLLM's scheduler, which reads their prompts when it has room for them.
 
-        Raises:
-            SteerkitError: one cannot be generated or steered so; none of them has joined then.
-            AbandonedError: `stopped` answered True.
+        What keeps one of them from it is raised by their steps. Raises AbandonedError: `stopped` answered True.
         """
-        with self._lease.held(self._stopped):
-            asked = self._requests.add(rows)
+        try:
+            with self._lease.held(self._stopped):
+                asked = self._requests.add(rows)
+        except SteerkitError as error:
+            return VllmRunning([], self, self.rows, error)
         running = VllmRunning([VllmRow(*one) for one in zip(rows, asked, strict=True)], self, self.rows)
         self._running.append(running)
         for one in self._running:

@@ -4,9 +4,11 @@ from steerkit.report.filed.evaluation import ArmRow, DoseRow, EvaluationReport, 
 from steerkit.report.filed.feature import ContextRow, FeatureReport, TokenRow, measured
 from steerkit.report.filed.found import CauseRow, FoundReport, SteeringRow
 from steerkit.report.filed.reading import FiledReport, as_report, read_reports
+from steerkit.report.filed.replay import AlternativeRow, ReplayReport
 from steerkit.report.filed.shares import FeatureName, MeasuredLike, MeasuredShare, ProbeRow, ShareLike
 
 __all__ = [
+    "AlternativeRow",
     "ArmRow",
     "CauseRow",
     "ContextRow",
@@ -21,6 +23,7 @@ __all__ = [
     "MeasuredShare",
     "PlaceRow",
     "ProbeRow",
+    "ReplayReport",
     "ShareLike",
     "SteeringRow",
     "TokenRow",

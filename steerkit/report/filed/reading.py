@@ -12,14 +12,16 @@ from steerkit.files import parse_json, shown
 from steerkit.report.filed.evaluation import EvaluationReport
 from steerkit.report.filed.feature import FeatureReport
 from steerkit.report.filed.found import FoundReport
+from steerkit.report.filed.replay import ReplayReport
 from steerkit.report.out import json_text
 
-FiledReport: TypeAlias = EvaluationReport | FoundReport | FeatureReport
+FiledReport: TypeAlias = EvaluationReport | FoundReport | FeatureReport | ReplayReport
 """A report of one of the kinds that are kept as files."""
 _KINDS: Final[Mapping[str, type[FiledReport]]] = {
     "evaluation": EvaluationReport,
     "find": FoundReport,
     "feature": FeatureReport,
+    "replay": ReplayReport,
 }
 _EXPECTED: Final = "what `eval`, `features find`, `features show` or `audit replay` writes with --json"
 _MOST: Final = 32 << 20

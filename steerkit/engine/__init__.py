@@ -29,7 +29,7 @@ from steerkit.engine.hf.shared_prompts import SharedPrompts
 from steerkit.engine.lease import AbandonedError, Lease
 from steerkit.engine.running import runnable
 from steerkit.engine.tool_schema import tool_from_function
-from steerkit.engine.vllm.arguments import Vllm, vllm_version
+from steerkit.engine.vllm.arguments import Vllm, read_settings, vllm_version
 from steerkit.engine.vllm.engine import VllmEngine
 from steerkit.steer import cache_name
 
@@ -75,6 +75,7 @@ __all__ = [
     "obstacle",
     "prepacked",
     "read_along",
+    "read_settings",
     "runnable",
     "tool_from_function",
     "vllm_version",

@@ -58,20 +58,6 @@ def in_one_line(kind: str, *parts: object) -> str:
     return f"{kind}({''.join(char if char.isprintable() else ascii(char)[1:-1] for char in short)})"[:200]
 
 
-def can_meet(one: Place, other: Place) -> bool:
-    """True if a step can be at both places, or if that is not known."""
-    if one == other or "any" in (one, other):
-        return True
-    if PROMPT_PLACES.issuperset((one, other)):
-        return "prompt" in (one, other) or {one, other} == {"developer", "declaration"}
-    if one in PROMPT_PLACES or other in PROMPT_PLACES:
-        return bool({one, other} & {"reply", "reply.start", "text"})  # the reply starts at the prompt's last token
-    if "reply" in (one, other) or {one, other} == {"reply.start", "text"}:
-        return True
-    longer, shorter = sorted((one, other), key=len, reverse=True)
-    return longer.startswith(f"{shorter}.") or {one, other} == {"call.open", "call.name"}
-
-
 class Span(NamedTuple):
     """Token positions `start` (included) to `end` (excluded)."""
 
@@ -169,6 +155,8 @@ class Verdict:
     readings: tuple[Reading, ...] = ()
     shadowed: Decision | None = None
     """Decision that policies in shadow mode would have led to; None without such policies."""
+    matched: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """Every rule that matched the call, as POLICY/RULE, whichever decided; those of policies in shadow mode too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +235,8 @@ class Trace:
     """Steps at each place, as spans."""
     forced: tuple[Span, ...] = ()
     """Tokens that a grammar chose and not the model."""
+    opened: Mapping[str, int] = field(default_factory=dict, compare=False)
+    """Per steering rule whose gate opened, as POLICY/RULE: at how many tokens it was open."""
 
     def __repr__(self) -> str:
         layers = "layers" if all(top.site.point == "attn_out" for top in self.top) else "sites"

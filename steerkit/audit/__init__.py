@@ -23,7 +23,7 @@ from steerkit.audit.records.call_diff import Node, diff_calls
 from steerkit.audit.records.compare import Comparison, Difference, changes, compare, compare_verdicts
 from steerkit.audit.records.dates import moment
 from steerkit.audit.records.export import FORMATS, export, replacing
-from steerkit.audit.records.feature_values import Strong, feature_of, strongest_at, values_of
+from steerkit.audit.records.feature_values import Strong, feature_of, layer_activity, strongest_at, values_of
 from steerkit.audit.records.held import ASKER, ENDPOINT, Approvals, HeldCall, HeldEntry, held_calls
 from steerkit.audit.records.paging import Page, page
 from steerkit.audit.records.query import Query, find, nearest
@@ -121,6 +121,7 @@ __all__ = [
     "find",
     "held_calls",
     "home",
+    "layer_activity",
     "moment",
     "named_errors",
     "nearest",

@@ -134,7 +134,7 @@ def certain(
                 continue  # not known yet
             verdict = _by_rule(call, inputs, policy, rule, valid=True)
             if verdict is not None:
-                return verdict
+                return replace(verdict, matched=(f"{policy.name}/{rule.name}",))
     return None
 
 
@@ -162,7 +162,8 @@ def _judge(call: CallLike, inputs: _Inputs, policies: Sequence[Policy]) -> Verdi
     enforced = [_by_policy(call, inputs, policy, valid) for policy in guarded if policy.mode == "enforce"]
     shadowed = [_by_policy(call, inputs, policy, valid) for policy in guarded if policy.mode == "shadow"]
     unjudged = Verdict("none", "none", f"{'not judged: ' if inputs.judging > 1 else ''}no guard was set")
-    verdict = strictest([*built_in, *enforced]) or unjudged
+    matched = tuple(name for verdict in (*enforced, *shadowed) for name in verdict.matched)
+    verdict = replace(strictest([*built_in, *enforced]) or unjudged, matched=matched)
     would = strictest([*built_in, *enforced, *shadowed]) if shadowed else None
     return verdict if would is None else replace(verdict, shadowed=would.decision)
 
@@ -187,7 +188,8 @@ def _by_policy(call: Call, inputs: _Inputs, policy: Policy, valid: bool) -> Verd
     assert policy.guard is not None  # the caller chose those with one
     matches = [verdict for rule in policy.guard.rules if (verdict := _by_rule(call, inputs, policy, rule, valid=valid))]
     default = Verdict(policy.guard.default, "default", "no rule matched", policy.name)
-    return strictest([*_foreign(call, inputs, policy), *matches]) or default
+    verdict = strictest([*_foreign(call, inputs, policy), *matches]) or default
+    return replace(verdict, matched=tuple(f"{policy.name}/{one.rule}" for one in matches))
 
 
 def _foreign(call: Call, inputs: _Inputs, policy: Policy) -> Iterator[Verdict]:

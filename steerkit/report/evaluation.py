@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 
+from steerkit.report.filed import DoseRow, LatencyRow, MeasuredLike, ShareLike
 from steerkit.report.rows import print_rows
 
 if TYPE_CHECKING:
-    from steerkit.lab import Measured, Share
+    from steerkit.lab import Share
     from steerkit.lab.prove import DoseRange, Evaluation, Latency, PlaceProbes, VariantResult
 
 MEASURES: Final = {
@@ -26,19 +27,20 @@ MEASURES: Final = {
 GROUPS: Final = {
     "policy": "The policy",
     "control": "Controls",
+    "beside": "Other policies",
     "rule": "Each rule by itself",
     "dose": "Doses (steering alone, the edit times a factor)",
     "ungated": "Doses without the gate",
 }
 
 
-def percent(share: Share) -> str:
+def percent(share: ShareLike) -> str:
     """A share with its 95 % interval."""
     low, high = share.interval
     return f"{100 * share.value:.1f} % ({100 * low:.0f} to {100 * high:.0f})"
 
 
-def cell(share: Share) -> str:
+def cell(share: ShareLike) -> str:
     """A share as a table shows it; a dash where there was nothing to count."""
     return percent(share) if share.count else "-"
 
@@ -100,7 +102,7 @@ def dose_sentences(found: Evaluation) -> list[str]:
     return gated + ([] if found.ungated_range is None else [f"without its gate: {dose_sentence(found.ungated_range)}"])
 
 
-def dose_sentence(found: DoseRange) -> str:
+def dose_sentence(found: DoseRange | DoseRow) -> str:
     """Sentence on a dose curve: its useful doses, and where the model breaks."""
     if not found.useful:
         useful = "no dose lowers attack success beyond the intervals without breaking the model"
@@ -115,7 +117,7 @@ def dose_sentence(found: DoseRange) -> str:
     return f"{useful}; {breaks}"
 
 
-def latency_sentence(found: Latency) -> str:
+def latency_sentence(found: Latency | LatencyRow) -> str:
     """Sentence on the policy's cost in time."""
     low, high = found.range
     return (
@@ -124,7 +126,7 @@ def latency_sentence(found: Latency) -> str:
     )
 
 
-def measured_cells(one: Measured) -> tuple[str, str, str]:
+def measured_cells(one: MeasuredLike) -> tuple[str, str, str]:
     """AUROC, recall and false positives of a probe."""
     low, high = one.interval
     return f"{one.auroc:.3f} ({low:.3f} to {high:.3f})", cell(one.recall), cell(one.false)
@@ -143,6 +145,7 @@ def evaluation_json(found: Evaluation) -> dict[str, Any]:
         for one in found.variants
     ]
     return {
+        "report": "evaluation",
         "policy": found.policy,
         "model": found.model,
         "saes": found.saes,

@@ -1,54 +1,34 @@
-"""An evaluation as an HTML page with figures."""
+"""An evaluation as a page with figures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from steerkit.report.charts import Bar, Curve, ShareFigure, curve_figure, share_figure
-from steerkit.report.evaluation import (
-    GROUPS,
-    MEASURES,
-    cell,
-    control_sentence,
-    dose_sentence,
-    latency_sentence,
-    measured_cells,
-)
-from steerkit.report.page import page
-
-if TYPE_CHECKING:
-    from steerkit.lab import Share
-    from steerkit.lab.prove import Evaluation, PlaceProbes, VariantResult
+from steerkit.report.evaluation import GROUPS, MEASURES, cell, dose_sentence, latency_sentence, measured_cells
+from steerkit.report.filed import ArmRow, EvaluationReport, MeasuredShare, PlaceRow
 
 
-def eval_page(found: Evaluation) -> str:
-    """The evaluation as a self-contained HTML page."""
-    plain, policy = (found.variant(key).score for key in ("unsteered", "policy"))
+def evaluation_values(found: EvaluationReport) -> dict[str, Any]:
+    """The variables of `evaluation.html`."""
     compared = _compared(found)
-    return page(
-        "evaluation.html",
-        found=found,
-        lead=(
-            f"Attack success falls from {100 * plain.success.value:.0f} % to {100 * policy.success.value:.0f} %; "
-            f"{100 * policy.blocked.value:.0f} % of benign calls are blocked, "
-            f"{100 * policy.changed.value:.0f} % change."
-        ),
-        tiles=_tiles(found),
-        success=share_figure(_bars(compared, "success"), "Attack success by arm"),
-        controls=control_sentence(found),
-        changed=share_figure(_bars(compared, "changed"), "Benign calls changed by arm"),
-        dose_curves=_dose_curves(found),
-        tables=[(title, rows) for kind, title in GROUPS.items() if (rows := _of_kind(found, kind))],
-        measures=MEASURES,
-        cell=cell,
-        probes=[(one, _probe_figure(one), _probe_rows(one)) for one in found.probes],
-        latency=found.latency and latency_sentence(found.latency),
-    )
+    return {
+        "found": found,
+        "tiles": _tiles(found),
+        "success": share_figure(_bars(compared, "success"), "Attack success by arm"),
+        "changed": share_figure(_bars(compared, "changed"), "Benign calls changed by arm"),
+        "dose_curves": _dose_curves(found),
+        "tables": [(title, rows) for kind, title in GROUPS.items() if (rows := _of_kind(found, kind))],
+        "measures": MEASURES,
+        "cell": cell,
+        "probes": [(one, _probe_figure(one), _probe_rows(one)) for one in found.probes],
+        "latency": found.latency and latency_sentence(found.latency),
+    }
 
 
-def _tiles(found: Evaluation) -> list[tuple[str, str]]:
-    plain, policy = (found.variant(key).score for key in ("unsteered", "policy"))
+def _tiles(found: EvaluationReport) -> list[tuple[str, str]]:
+    plain, policy = found.arm("unsteered"), found.arm("policy")
     shares = {
         "attacks, plain": plain.success,
         "attacks, policy": policy.success,
@@ -61,27 +41,27 @@ def _tiles(found: Evaluation) -> list[tuple[str, str]]:
     return values if found.latency is None else [*values, ("time per token", f"x {found.latency.median:.2f}")]
 
 
-def _compared(found: Evaluation) -> list[VariantResult]:
-    """The policy's variants and the controls, the unsteered model first."""
+def _compared(found: EvaluationReport) -> list[ArmRow]:
+    """The policy's variants, the controls and other policies, the unsteered model first."""
     controls = _of_kind(found, "control")
-    return [*controls[:1], *_of_kind(found, "policy"), *controls[1:]]
+    return [*controls[:1], *_of_kind(found, "policy"), *controls[1:], *_of_kind(found, "beside")]
 
 
-def _of_kind(found: Evaluation, kind: str) -> list[VariantResult]:
-    return [one for one in found.variants if one.kind == kind]
+def _of_kind(found: EvaluationReport, kind: str) -> list[ArmRow]:
+    return [one for one in found.arms if one.kind == kind]
 
 
-def _bars(variants: Sequence[VariantResult], name: str) -> list[Bar]:
+def _bars(variants: Sequence[ArmRow], name: str) -> list[Bar]:
     rows = []
     for one in variants:
-        share: Share = getattr(one.score, name)
+        share: MeasuredShare = getattr(one, name)
         title = one.title.split(":")[0]
         said = f"{share.hits} of {share.count}"
         rows.append(Bar(title, share.value, *share.interval, said, "cold" if one.kind == "control" else "hot"))
     return rows
 
 
-def _dose_curves(found: Evaluation) -> list[dict[str, Any]]:
+def _dose_curves(found: EvaluationReport) -> list[dict[str, Any]]:
     """Sections on the edit's strength, with its gate and without."""
     kinds = (
         (
@@ -109,7 +89,7 @@ def _dose_curves(found: Evaluation) -> list[dict[str, Any]]:
     ]
 
 
-def _curves(found: Evaluation, kind: str) -> list[Curve]:
+def _curves(found: EvaluationReport, kind: str) -> list[Curve]:
     lines = []
     for name, title, colour in (
         ("success", "attack succeeds", "a"),
@@ -118,19 +98,19 @@ def _curves(found: Evaluation, kind: str) -> list[Curve]:
     ):
         points = []
         for one in _of_kind(found, kind):
-            share: Share = getattr(one.score, name)
+            share: MeasuredShare = getattr(one, name)
             points.append((one.dose or 0.0, share.value, *share.interval))
         lines.append(Curve(title, points, colour))
     return lines
 
 
-def _probe_figure(place: PlaceProbes) -> ShareFigure:
+def _probe_figure(place: PlaceRow) -> ShareFigure:
     bars = [
         Bar(
             one.name,
-            one.measured.auroc,
-            *one.measured.interval,
-            f"recall {100 * one.measured.recall.value:.0f} %",
+            one.auroc,
+            *one.interval,
+            f"recall {100 * one.recall.value:.0f} %",
             "cold" if one.kind == "raw" else "hot",
         )
         for one in place.probes
@@ -138,5 +118,5 @@ def _probe_figure(place: PlaceProbes) -> ShareFigure:
     return share_figure(bars, f"AUROC of probes at {place.place}", start=0.5, percent=False)
 
 
-def _probe_rows(place: PlaceProbes) -> list[tuple[str, tuple[str, str, str]]]:
-    return [(one.name, measured_cells(one.measured)) for one in place.probes]
+def _probe_rows(place: PlaceRow) -> list[tuple[str, tuple[str, str, str]]]:
+    return [(one.name, measured_cells(one)) for one in place.probes]

@@ -15,10 +15,10 @@ def page(template: str, **values: object) -> str:
     """Render a template of `templates/` with the shared look.
 
     Args:
-        template: file name; it extends `base.html`.
+        template: file name; it extends `base.html`, or the `frame` that it is given.
         values: the template's variables. Their text needs no escapes: see `templates`.
     """
-    return templates().get_template(template).render(values)
+    return templates().get_template(template).render({"frame": "base.html", "base": None, **values})
 
 
 @cache

@@ -6,12 +6,13 @@ from steerkit.runtime.keywords import raises_setting_errors
 from steerkit.runtime.own_generate import attach, constrain
 from steerkit.runtime.policies import PolicyLike, policies_for, read_policies, unsteered
 from steerkit.runtime.record import opening_of
-from steerkit.runtime.replay import Moment, Replayed, WhatIf, replay, what_if
+from steerkit.runtime.replay import Alternative, Moment, Replayed, WhatIf, alternatives, replay, what_if
 from steerkit.runtime.request import FORM, Metadata, Prepared, Request, ToolLike, metadata_of, sampling_of
 from steerkit.runtime.turns import Turns
 
 __all__ = [
     "FORM",
+    "Alternative",
     "Metadata",
     "Moment",
     "News",
@@ -23,6 +24,7 @@ __all__ = [
     "ToolLike",
     "Turns",
     "WhatIf",
+    "alternatives",
     "attach",
     "call_ids",
     "constrain",

@@ -46,6 +46,15 @@ class Moment(NamedTuple):
     """Divergence of the second's next-token distribution from the first's, before temperature."""
 
 
+class Alternative(NamedTuple):
+    """A token that the model might have written at a step."""
+
+    token: str
+    id: int
+    probability: float
+    """Under the recorded policies, before temperature."""
+
+
 class WhatIf(NamedTuple):
     """A recorded turn beside what the model does under other policies."""
 
@@ -85,6 +94,27 @@ def what_if(runtime: Turns, recorded: RecordedTurn, policies: Sequence[Policy]) 
         for row, (one, turn) in enumerate(zip(both, turns, strict=True))
     )
     return WhatIf(first, second, tuple(_moments(runtime, both, first.turn, second.turn)))
+
+
+def alternatives(runtime: Turns, recorded: RecordedTurn, most: int) -> list[list[Alternative]]:
+    """The likeliest tokens at each step of a recorded reply, which is read along; the likeliest first.
+
+    Args:
+        runtime: with the recorded model.
+        recorded: the turn.
+        most: tokens of a step.
+
+    Raises:
+        SteerkitError: as for `replay`.
+    """
+    prepared = _with_prompt(_prepared(runtime, recorded, policies_in(recorded.record)), recorded)
+    row = Row(prepared.prompt.ids, Wanted(prepared.policies), prepared.request.sampling)
+    decode, found = runtime.engine.tokenizer.decode, []
+    for logits, _ in zip(runtime.engine.logits_along([row], recorded.record.reply_ids), recorded.record.reply_ids):  # noqa: B905  # one more after the last
+        best = logits[0].float().softmax(dim=-1).topk(most)
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        found.append([Alternative(str(decode([id])), id, chance) for id, chance in pairs])
+    return found
 
 
 def _prepared(runtime: Turns, recorded: RecordedTurn, policies: Sequence[Policy]) -> Prepared:

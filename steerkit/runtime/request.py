@@ -133,7 +133,8 @@ def with_counterfactual(one: Prepared) -> Prepared:
         return one
     policies = unsteered(one.policies)
     watch = {policy.name: needs(policy) for policy in policies}
-    return replace(one, unsteered=replace(one, policies=policies, wanted=Wanted(policies, watch)))
+    wanted = Wanted(policies, watch, one.wanted.top_k)
+    return replace(one, unsteered=replace(one, policies=policies, wanted=wanted))
 
 
 def sampling_of(where: str, settings: Mapping[str, Any], others: Iterable[str] = ()) -> Sampling:

@@ -5,7 +5,7 @@ from steerkit.sae.convert import convert
 from steerkit.sae.cpu.onednn import onednn_version
 from steerkit.sae.formats import FORMATS
 from steerkit.sae.formats.functiongemma import load_checkpoint
-from steerkit.sae.hub import load_set, pull, push
+from steerkit.sae.hub import load_set, local_set, pull, push
 from steerkit.sae.labels import LABELS_FILE, Explanations, read_explanations, read_labels, write_labels
 from steerkit.sae.layer_summary import DENSE, LayerSummary, summarize
 from steerkit.sae.sae import Columns, GateWeights, Kind, Reconstruction, Sae, activate
@@ -31,6 +31,7 @@ __all__ = [
     "convert",
     "load_checkpoint",
     "load_set",
+    "local_set",
     "onednn_version",
     "pull",
     "push",

@@ -37,6 +37,24 @@ def load_set(source: str | Path, *, revision: str | None = None) -> SaeSet:
     return load_folders(pull(source, revision=revision), str(source))
 
 
+def local_set(source: str) -> SaeSet | None:
+    """The SAEs of `source` as `load_set` takes it, where this machine has them; nothing is fetched. Raises SaeError."""
+    match = _NAME.fullmatch(source)
+    try:
+        if Path(source).is_dir():
+            return load_folders([Path(source)], source)
+        if match is None or ".." in source.split("/"):
+            return None
+        root = Path(snapshot_download(match["repo"], allow_patterns=[], local_files_only=True))
+        folders = [path for path in sorted(root.glob(match["inner"] or ".")) if path.is_dir()]
+    except (
+        OSError,
+        ValueError,
+    ):  # a name that no folder can have; the hub's library says by such that nothing is there
+        return None
+    return load_folders(folders, source) if folders else None
+
+
 def pull(source: str | Path, *, revision: str | None = None) -> list[Path]:
     """Fetch the SAEs of a hub repository, and nothing else in it, into the hub's cache; the folders they lie in.
 

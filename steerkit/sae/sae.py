@@ -193,6 +193,11 @@ class Sae:
         """Number of features."""
         return self.W_enc.shape[1]
 
+    def numbers(self, index: int) -> dict[str, float]:
+        """Single numbers of a feature's weights: the norm of its decoder row, its encoder bias, and its threshold."""
+        found = {"decoder norm": float(self.W_dec[index].float().norm()), "encoder bias": float(self.b_enc[index])}
+        return found if self.threshold is None else {**found, "threshold": float(self.threshold[index])}
+
     @property
     def tensors(self) -> dict[str, Tensor]:
         """All its weights by name, as stored; `b_gate`, `b_mag` and `r_mag` of a gated SAE among them."""

@@ -24,6 +24,8 @@ from steerkit.viewer.live import live
 from steerkit.viewer.pages import FOLDER, Pages
 from steerkit.viewer.policies_page import policies_page
 from steerkit.viewer.records_page import records_page
+from steerkit.viewer.reports import Reports
+from steerkit.viewer.reports_page import report_page, reports_page
 from steerkit.viewer.token_page import token_page
 from steerkit.viewer.trust import NOTHING, Checker, Kept
 from steerkit.viewer.turn_page import record_as_json, record_page
@@ -33,6 +35,7 @@ def make_viewer(
     path: str | Path,
     *,
     kept: Kept = NOTHING,
+    reports: Path | None = None,
     deciding: Deciding = NOT_HERE,
     hosts: Collection[str] | None = LOCAL,
     ending: Callable[[], bool] = lambda: False,
@@ -42,6 +45,7 @@ def make_viewer(
     Args:
         path: of the store, which must be there; it is only read, but for decisions.
         kept: checkpoints that the store is verified against.
+        reports: folder of them; None takes `reports` beside the store.
         deciding: who may decide about held calls here.
         hosts: names that a `Host` header may have; None for any.
         ending: says that the server is to end.
@@ -50,7 +54,7 @@ def make_viewer(
         AuditError: the store cannot be opened.
     """
     store = Store(path, create=False)
-    pages = Pages(store, Checker(store.path, kept))
+    pages = Pages(store, Checker(store.path, kept), Reports(reports or store.path.parent / "reports"))
     routes = [Route(path, partial(answer, pages), methods=["GET"]) for path, answer in _PAGES.items()]
     routes.append(Route("/decide", partial(decide_page, deciding, pages), methods=["GET"]))
     routes.append(Route("/decide/{id:path}", partial(decide, deciding, pages), methods=["POST"]))
@@ -78,6 +82,8 @@ _PAGES: Final[dict[str, Callable[[Pages, Request], Response]]] = {
     "/r/{id}/beside": beside_page,
     "/policies": policies_page,
     "/f/{name:path}": feature_page,
+    "/reports": reports_page,
+    "/reports/{name}": report_page,
     "/trust": _trust,
 }
 """What answers each path."""

@@ -1,20 +1,18 @@
-"""Two turns side by side, aligned at the first token that differs."""
+"""Two turns, or a turn and its replay, side by side, aligned at the first token that differs."""
 
 from __future__ import annotations
 
-import math
-import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from steerkit.audit import Node, diff_calls
-from steerkit.errors import AuditError
-from steerkit.report import json_text
+from steerkit.audit import Node, diff_calls, layer_activity
+from steerkit.errors import AuditError, SettingError
+from steerkit.report import ReplayReport, json_text
 from steerkit.sites import Site
-from steerkit.types import CallLike, Trace
+from steerkit.types import CallLike
 from steerkit.viewer.pages import Pages
 from steerkit.viewer.rows import time_of
 from steerkit.viewer.shown_turn import ShownTurn, shown_turn
@@ -56,6 +54,24 @@ class LayerPair(NamedTuple):
     second: float
 
 
+class Side(NamedTuple):
+    """One of two turns that stand side by side."""
+
+    title: str
+    record: str | None
+    """Id of its record; None of a replay, which has none."""
+    about: str
+    """When it was made, and with what."""
+    decisions: Sequence[str]
+    steered: bool
+    calls: Sequence[CallLike]
+    prompt_ids: Sequence[int]
+    reply_ids: Sequence[int]
+    vocabulary: Vocabulary | None
+    layers: Mapping[str, float]
+    """As `layers_of` has them."""
+
+
 def calls_beside(first: Sequence[CallLike], second: Sequence[CallLike]) -> list[Leaf]:
     """Every value of two turns' calls."""
     several = max(len(first), len(second)) > 1
@@ -73,26 +89,74 @@ def replies_beside(
     return Replies(one[:at], one[at:], other[at:])
 
 
+def layers_beside(first: Mapping[str, float], second: Mapping[str, float]) -> list[LayerPair]:
+    """The sites of two turns, in causal order; none where one of the two has no features."""
+    if not first or not second:
+        return []
+    sites = sorted({site for name in (*first, *second) if (site := _site(name)) is not None})
+    return [LayerPair(str(site), first.get(str(site), 0.0), second.get(str(site), 0.0)) for site in sites]
+
+
+def layers_of(shown: ShownTurn) -> dict[str, float]:
+    """By site, the activation of a turn's strongest features over its reply, a token's mean."""
+    if not shown.has_tokens:
+        return {}
+    return {str(site): value for site, value in layer_activity(shown.trace, len(shown.turn.prompt_ids)).items()}
+
+
 def beside_page(pages: Pages, request: Request) -> Response:
-    """A turn beside another. Raises AuditError where one of them is none."""
-    wanted = request.query_params.get("with", "").strip()[:40]
+    """A turn beside another one, or beside its replay. Raises SteerkitError where one of them is none."""
+    wanted, name = (request.query_params.get(key, "").strip()[:200] for key in ("with", "replay"))
     first = shown_turn(pages, request.path_params["id"])
-    if not wanted:
+    if not wanted and not name:
         return RedirectResponse(f"{request.scope.get('root_path', '')}/r/{first.stored.id}", 303)
-    second = shown_turn(pages, wanted)
-    if not (first.has_tokens and second.has_tokens):
-        raise AuditError("the tokens of one of the two turns were redacted, so there is nothing to hold side by side")
-    one, other = first.turn, second.turn
-    vocabularies = (first.vocabulary, second.vocabulary)
+    one = _recorded(first)
+    other = _replayed(pages, first, name) if name else _recorded(shown_turn(pages, wanted[:40]))
     return pages.show(
         request,
         "beside.html",
-        sides=[(first, time_of(first.stored)), (second, time_of(second.stored))],
+        sides=[one, other],
         leaves=calls_beside(one.calls, other.calls),
-        prompt=replies_beside((one.prompt_ids, other.prompt_ids), vocabularies),
-        reply=replies_beside((one.reply_ids, other.reply_ids), vocabularies),
-        layers=_layers(first, second),
+        prompt=replies_beside((one.prompt_ids, other.prompt_ids), (one.vocabulary, other.vocabulary)),
+        reply=replies_beside((one.reply_ids, other.reply_ids), (one.vocabulary, other.vocabulary)),
+        layers=layers_beside(one.layers, other.layers),
     )
+
+
+def _recorded(shown: ShownTurn) -> Side:
+    if not shown.has_tokens:
+        raise AuditError("the tokens of one of the two turns were redacted, so there is nothing to hold side by side")
+    turn = shown.turn
+    policies = [one.name for one in turn.policies]
+    about = f"{time_of(shown.stored)} UTC, {turn.model.name}{_under(policies)}"
+    decisions = [one.decision for one in turn.verdicts]
+    ids = (turn.prompt_ids, turn.reply_ids)
+    said = (f"Record {shown.stored.sequence}", shown.stored.id, about, decisions, bool(turn.edits))
+    return Side(*said, turn.calls, *ids, shown.vocabulary, layers_of(shown))
+
+
+def _replayed(pages: Pages, shown: ShownTurn, name: str) -> Side:
+    """The replay of a turn in a report."""
+    found = pages.reports.get(name)
+    if not isinstance(found, ReplayReport) or found.record != shown.stored.id:
+        raise SettingError(f"{name}: no replay of record {shown.stored.sequence}")
+    made = found.made
+    title = "The replay" if found.how == "again" else found.how.capitalize()
+    about = f"{name}{_under([one.name for one in made.policies])}"
+    said = (title, None, about, [one.decision for one in made.verdicts], False)
+    calls, ids = [one.call for one in made.calls], (shown.turn.prompt_ids, made.reply_ids)
+    return Side(*said, calls, *ids, shown.vocabulary, made.layers)
+
+
+def _under(policies: Sequence[str]) -> str:
+    return f" under {', '.join(policies)}" if policies else " without a policy"
+
+
+def _site(name: str) -> Site | None:
+    try:
+        return Site.of(name)
+    except ValueError:
+        return None
 
 
 def _leaf(node: Node, several: bool) -> Leaf:
@@ -105,20 +169,3 @@ def _leaf(node: Node, several: bool) -> Leaf:
 
 def _texts(ids: Sequence[int], vocabulary: Vocabulary | None) -> list[str]:
     return [f"⟨{id}⟩" for id in ids] if vocabulary is None else vocabulary.texts(tuple(ids))
-
-
-def _layers(first: ShownTurn, second: ShownTurn) -> list[LayerPair]:
-    pair = [_activity(one.trace, len(one.turn.prompt_ids)) for one in (first, second)]
-    return [LayerPair(str(site), *(one.get(site, 0.0) for one in pair)) for site in sorted({*pair[0], *pair[1]})]
-
-
-def _activity(trace: Trace | None, start: int) -> dict[Site, float]:
-    """Mean over the reply's tokens of the sum of the strongest features, by site."""
-    found = {}
-    for top in trace.top if trace else ():
-        rows = max(0, min(top.count, start - top.start))
-        data = top.value[2 * rows * top.k :]
-        tokens = top.count - rows
-        if tokens:
-            found[top.site] = math.fsum(struct.unpack(f"<{len(data) // 2}e", data)) / tokens
-    return found

@@ -1,4 +1,4 @@
-"""A feature, or a probe: what policies call it, and where it fired in the store."""
+"""A feature, or a probe: what its SAE and policies say of it, its top contexts, and where it fired in the store."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from starlette.responses import Response
 
 from steerkit.audit import Query, StoredRecord, TurnRecord, feature_of, page, read_content, values_of
 from steerkit.errors import AuditError
+from steerkit.report import FeatureReport
+from steerkit.sites import Feature
+from steerkit.viewer.feature_facts import facts_of
 from steerkit.viewer.pages import Pages
 from steerkit.viewer.rows import Row, row_of
 from steerkit.viewer.shown_turn import ShownTurn
@@ -35,33 +38,46 @@ class Fired(NamedTuple):
 
 
 def feature_page(pages: Pages, request: Request) -> Response:
-    """Where a feature fired in the newest turns. Raises AuditError for a name that no feature can have."""
+    """All that is known of a feature, and where it fired. Raises AuditError for a name that no feature can have."""
     name = request.path_params["name"][:200]
     before = request.query_params.get("before", "")
     start = int(before) if before.isdecimal() and len(before) < 19 else None
     found = page(pages.store, Query(kind="turn", feature=name, above=0.0), _RECORDS, before=start, seconds=_SECONDS)
-    turns = [(stored, _turn(pages, stored)) for stored in found.records]
-    tried = (_fired(pages, stored, turn, name) for stored, turn in turns if turn is not None)
+    turns = [(stored, turn) for stored in found.records if (turn := _turn(pages, stored)) is not None]
+    tried = (_fired(pages, stored, turn, name) for stored, turn in turns)
     fired = sorted((one for one in tried if one is not None), key=lambda one: -one.value)
-    labels = {label for _, turn in turns if turn is not None for label in _labels(turn, name)}
-    bounds = {
-        str(bound)
-        for _, turn in turns
-        if turn is not None
-        for key, some in turn.bounds.items()
-        if name in (key, key.partition(".")[2])
-        for bound in some
-    }
+    shown = [turn for _, turn in turns] or _newest(pages)
+    feature = feature_of(name) or next((one for turn in shown for one in _features(turn, name)), None)
+    labels = {label for turn in shown for label in _labels(turn, name)}
     return pages.show(
         request,
         "feature_in_store.html",
         name=name,
+        feature=feature,
+        facts=next((facts_of(turn.turn, feature) for turn in shown), None) if feature else None,
+        view=next((one for one in _reports(pages) if one.feature == feature), None),
         labels=sorted(labels),
-        bounds=sorted(bounds),
+        bounds=sorted({bound for turn in shown for bound in _bounds(turn, name)}),
         fired=fired,
         high=max((one.value for one in fired), default=0.0),
         found=found,
+        folder=str(pages.reports.folder),
     )
+
+
+def _newest(pages: Pages) -> list[ShownTurn]:
+    """The newest turn, for a feature that fired in none."""
+    newest = page(pages.store, Query(kind="turn"), 1, seconds=_SECONDS).records
+    return [turn for stored in newest if (turn := _turn(pages, stored)) is not None]
+
+
+def _reports(pages: Pages) -> list[FeatureReport]:
+    return [one.report for one in pages.reports.all() if isinstance(one.report, FeatureReport)]
+
+
+def _bounds(shown: ShownTurn, name: str) -> list[str]:
+    """Rules' bounds on it."""
+    return [str(one) for key, some in shown.bounds.items() if name in (key, key.partition(".")[2]) for one in some]
 
 
 def _turn(pages: Pages, stored: StoredRecord) -> ShownTurn | None:
@@ -89,8 +105,10 @@ def _labels(shown: ShownTurn, name: str) -> list[str]:
     wanted = feature_of(name)
     if wanted is not None:
         return [shown.labels[wanted]] if wanted in shown.labels else []
-    trace = shown.trace
-    named = (
-        [] if trace is None else [one for key, one in trace.features.items() if name in (key, key.partition(".")[2])]
-    )
-    return [f"{one}, {shown.labels.get(one, name)}" for one in named]
+    return [f"{one}, {shown.labels.get(one, name)}" for one in _features(shown, name)]
+
+
+def _features(shown: ShownTurn, name: str) -> list[Feature]:
+    """The features that a turn's policies call so; none for a probe."""
+    named = {} if shown.trace is None else shown.trace.features
+    return [one for key, one in named.items() if name in (key, key.partition(".")[2])]

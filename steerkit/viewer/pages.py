@@ -13,10 +13,11 @@ from starlette.responses import HTMLResponse
 from steerkit.audit import Store
 from steerkit.errors import AuditError
 from steerkit.report import templates
+from steerkit.viewer.reports import Reports
 from steerkit.viewer.trust import Checker, Trust
 
 FOLDER: Final = Path(__file__).parent
-NAV: Final = (("/", "Records"), ("/decide", "Decide"), ("/policies", "Policies"))
+NAV: Final = (("/", "Records"), ("/decide", "Decide"), ("/policies", "Policies"), ("/reports", "Reports"))
 """Paths and names of the pages that every page leads to."""
 
 
@@ -26,10 +27,11 @@ class Pages:
     Args:
         store: open for reading.
         checker: that verifies it.
+        reports: beside it.
     """
 
-    def __init__(self, store: Store, checker: Checker) -> None:
-        self.store, self.checker = store, checker
+    def __init__(self, store: Store, checker: Checker, reports: Reports) -> None:
+        self.store, self.checker, self.reports = store, checker, reports
 
     @cached_property
     def _templates(self) -> Any:
@@ -39,8 +41,8 @@ class Pages:
         """A page of a template."""
         base = request.scope.get("root_path", "")
         here = request.url.path.removeprefix(base)
-        text = self._render(template, self.checker.trust, frame="frame.html", base=base, here=here, nav=NAV, **values)
-        return HTMLResponse(text, status)
+        around = {"frame": "frame.html", "base": base, "here": here, "nav": NAV}
+        return HTMLResponse(self._render(template, self.checker.trust, **{**around, **values}), status)
 
     def file(self, template: str, **values: Any) -> str:
         """A page as a file that stands alone, of a store that is verified first."""

@@ -23,6 +23,7 @@ from steerkit.audit import (
     read_content,
     read_public,
 )
+from steerkit.decisions import DECISIONS
 from steerkit.errors import AuditError, PolicyError
 from steerkit.policy import Policy, explain, recorded_policy
 from steerkit.viewer.asked import FIELDS, MOST, Asked
@@ -46,8 +47,12 @@ class Counted:
     """Records of turns that fit."""
     whole: bool = True
     """True if every record of the store was looked at."""
-    wrote: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Turns in which a steering rule's gate opened and it wrote, by policy and rule."""
+    opened: Counter[str] = field(default_factory=Counter)
+    """Turns in which a steering rule's gate was open, by POLICY/RULE."""
+    wrote: Counter[str] = field(default_factory=Counter)
+    """Turns in which it wrote."""
+    matched: Counter[str] = field(default_factory=Counter)
+    """Calls that a guard rule matched, by POLICY/RULE."""
     decided: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """Verdicts by policy, rule and decision."""
     under: Counter[str] = field(default_factory=Counter)
@@ -66,7 +71,7 @@ class ShownPolicy:
     parts: list[str]
     """Sentences on its features, directions and probes alone."""
     rules: list[tuple[str, str, str]]
-    """Rule, what it does, and how often it did, in words."""
+    """Rule, what it does, and how often it opened or matched, and wrote or decided, in words."""
     turns: int
 
 
@@ -116,7 +121,12 @@ def _count(stored: StoredRecord, found: Counted) -> None:
     if not isinstance(turn, TurnRecord):
         return
     found.turns += 1
-    found.wrote.update({(edit.policy, edit.rule) for edit in turn.edits})
+    wrote = {f"{edit.policy}/{edit.rule}" for edit in turn.edits}
+    decided = Counter(f"{one.policy}/{one.rule}" for one in turn.verdicts)
+    found.wrote.update(wrote)
+    found.opened.update(wrote | {name for name, part in turn.rules.items() if "opened" in part})
+    for name in decided.keys() | turn.rules.keys():  # a record of before `rules` says who decided, and no more
+        found.matched[name] += max(decided[name], turn.rules.get(name, {}).get("matched", 0))
     found.decided.update((one.policy, one.rule, one.decision) for one in turn.verdicts)
     found.under.update({policy.fingerprint for policy in turn.policies})
 
@@ -153,11 +163,13 @@ def _shown(one: PolicyIdentity, counted: Counted) -> ShownPolicy:
 
 def _rules(policy: Policy, counted: Counted) -> Iterator[tuple[str, str, str]]:
     for rule in policy.steer:
-        turns = counted.wrote[policy.name, rule.name]
-        yield rule.name, "steers", f"wrote in {_times(turns, 'turn')}"
+        name = f"{policy.name}/{rule.name}"
+        said = f"opened in {_times(counted.opened[name], 'turn')}, wrote in {counted.wrote[name]:,}"
+        yield rule.name, "steers", said
     for one in policy.guard.rules if policy.guard else ():
-        calls = counted.decided[policy.name, one.name, one.then]
-        yield one.name, one.then, f"decided {_times(calls, 'call')}"
+        matched = counted.matched[f"{policy.name}/{one.name}"]
+        decided = sum(counted.decided[policy.name, one.name, decision] for decision in DECISIONS)
+        yield one.name, one.then, f"matched {_times(matched, 'call')}, decided {decided:,}"
     if policy.guard:
         default = policy.guard.default
         yield ("default", default, f"decided {_times(counted.decided[policy.name, 'default', default], 'call')}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +9,11 @@ import uvicorn
 
 from steerkit.audit import Store
 from steerkit.errors import SettingError
+from steerkit.hosts import listener
 from steerkit.viewer.app import make_viewer
 from steerkit.viewer.decide_page import NOT_HERE, Deciding
 from steerkit.viewer.pages import Pages
+from steerkit.viewer.reports import Reports
 from steerkit.viewer.trust import NOTHING, Checker, Kept
 from steerkit.viewer.turn_page import turn_file
 
@@ -32,7 +33,7 @@ def export(path: Path, reference: str, *, kept: Kept = NOTHING) -> str:
     """
     store = Store(path, create=False)
     try:
-        return turn_file(Pages(store, Checker(path, kept)), reference)
+        return turn_file(Pages(store, Checker(path, kept), Reports(path.parent / "reports")), reference)
     finally:
         store.close()
 
@@ -42,6 +43,7 @@ def view(
     port: int,
     *,
     kept: Kept = NOTHING,
+    reports: Path | None = None,
     deciding: Deciding = NOT_HERE,
     listening: Callable[[str], None] = lambda url: None,
 ) -> None:
@@ -51,6 +53,7 @@ def view(
         path: of the store, which must be there.
         port: 0 takes a free one.
         kept: checkpoints that the store is verified against.
+        reports: folder of them; None takes `reports` beside the store.
         deciding: whether held calls may be decided on here.
         listening: told of the address once it is listened on.
 
@@ -58,15 +61,11 @@ def view(
         AuditError: the store cannot be opened.
         SettingError: the port cannot be listened on.
     """
-    app = make_viewer(path, kept=kept, deciding=deciding, ending=lambda: server.should_exit)
+    app = make_viewer(path, kept=kept, reports=reports, deciding=deciding, ending=lambda: server.should_exit)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1, ws="none"
     )
     server = uvicorn.Server(config)
-    try:
-        listener = socket.create_server((_HOST, port))
-    except OSError as error:
-        raise SettingError(f"{_HOST}:{port}: cannot be listened on ({error.strerror}); give another --port") from None
-    with listener:
-        listening(f"http://{_HOST}:{listener.getsockname()[1]}")
-        server.run([listener])
+    with listener(_HOST, port, SettingError) as listening_on:
+        listening(f"http://{_HOST}:{listening_on.getsockname()[1]}")
+        server.run([listening_on])

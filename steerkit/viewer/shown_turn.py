@@ -92,10 +92,11 @@ class ShownTurn:
         return not isinstance(self.turn.prompt_ids, Gone) and not isinstance(self.turn.reply_ids, Gone)
 
     def first_name(self) -> str:
-        """The watched name that is shown where none is asked for: what decided, else the first one."""
+        """The watched name that is shown where none is asked for: what decided, or a policy's that steered, if any."""
         read = [one.name for verdict in self.turn.verdicts for one in verdict.readings]
         full = [name for name in self.names for one in read if one in (name, name.partition(".")[2])]
-        return next(iter([*full, *self.names]), "")
+        steered = [name for edit in self.turn.edits for name in self.names if name.startswith(f"{edit.policy}.")]
+        return next(iter([*full, *steered, *self.names]), "")
 
 
 def shown_turn(pages: Pages, reference: str) -> ShownTurn:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from starlette.requests import Request
@@ -10,11 +10,11 @@ from starlette.responses import Response
 
 from steerkit.audit import Strong, TurnRecord, strongest_at
 from steerkit.errors import AuditError
-from steerkit.report import Bound
+from steerkit.report import AlternativeRow, Bound
 from steerkit.sites import Feature
 from steerkit.types import Edit, Trace
 from steerkit.viewer.pages import Pages
-from steerkit.viewer.shown_turn import shown_turn
+from steerkit.viewer.shown_turn import ShownTurn, shown_turn
 
 
 class Watched(NamedTuple):
@@ -59,8 +59,17 @@ def token_page(pages: Pages, request: Request) -> Response:
         layers=layers,
         high=max((value for layer in layers for _, _, value in layer.features), default=0.0),
         edits=_edits(turn, position),
+        folder=str(pages.reports.folder),
+        instead=_instead(pages, shown, position),
         masked=turn.constrained is not None and position in turn.constrained.masked,
     )
+
+
+def _instead(pages: Pages, shown: ShownTurn, position: int) -> Sequence[AlternativeRow]:
+    """The likeliest tokens at a token of the reply, where a replay read them."""
+    step = position - len(shown.turn.prompt_ids)
+    found = (one.alternatives for _, one in pages.reports.replays(shown.stored.id))
+    return next((steps[step] for steps in found if 0 <= step < len(steps)), ())
 
 
 def _watched(trace: Trace, position: int, bounds: Mapping[str, list[Bound]]) -> list[Watched]:

@@ -22,7 +22,7 @@ from steerkit.audit import (
 )
 from steerkit.errors import AuditError
 from steerkit.report import event_text, event_word, meta_text
-from steerkit.viewer.beside_page import Leaf, Replies, calls_beside, replies_beside
+from steerkit.viewer.beside_page import LayerPair, Leaf, Replies, calls_beside, layers_beside, layers_of, replies_beside
 from steerkit.viewer.call_cards import Event, cards_of
 from steerkit.viewer.pages import Pages
 from steerkit.viewer.rows import row_of, time_of
@@ -46,6 +46,8 @@ class Unsteered(NamedTuple):
     leaves: Sequence[Leaf]
     replies: Replies | None
     """Token by token; None where they were redacted."""
+    layers: Sequence[LayerPair]
+    """Without steering, and with it."""
 
 
 def record_page(pages: Pages, request: Request) -> Response:
@@ -63,14 +65,15 @@ def record_page(pages: Pages, request: Request) -> Response:
     if not isinstance(record, TurnRecord):
         return pages.show(request, "record.html", **head, **_plain(record))
     shown = ShownTurn(store, stored, record)
-    return pages.show(request, "turn.html", **head, **_of_turn(shown, request.query_params.get("show", "")))
+    of_turn = _of_turn(shown, request.query_params.get("show", ""))
+    return pages.show(request, "turn.html", **head, **of_turn, replays=_replays(pages, stored))
 
 
 def turn_file(pages: Pages, reference: str) -> str:
     """The page of a turn as a file that stands alone. Raises AuditError where there is none."""
     shown = shown_turn(pages, reference)
     head = {"stored": shown.stored, "when": time_of(shown.stored), "broken": why_broken(pages.store, shown.stored)}
-    return pages.file("turn.html", **head, **_of_turn(shown, ""))
+    return pages.file("turn.html", **head, **_of_turn(shown, ""), replays=())
 
 
 def _of_turn(shown: ShownTurn, wanted: str) -> dict[str, Any]:
@@ -108,6 +111,11 @@ def _plain(record: Record) -> dict[str, Any]:
     return {"fields": fields, "kind": record.kind or "record", "turn": turn}
 
 
+def _replays(pages: Pages, stored: StoredRecord) -> list[tuple[str, str]]:
+    """Names of a turn's replays, and how each was made."""
+    return [(name, one.how) for name, one in pages.reports.replays(stored.id)]
+
+
 def _events(store: Store, turn: StoredRecord) -> tuple[list[Event], bool]:
     """What became of a turn's calls, as far as the records near it say; and whether all later ones were looked at."""
     last = turn.sequence + _NEAR
@@ -131,7 +139,7 @@ def _unsteered(shown: ShownTurn) -> Unsteered | None:
     gone = isinstance(other.reply_ids, Gone) or isinstance(turn.reply_ids, Gone)
     replies = None if gone else replies_beside((other.reply_ids, turn.reply_ids), (shown.vocabulary, shown.vocabulary))
     same = all(leaf.kind == "same" for leaf in leaves) and other.text == turn.text
-    return Unsteered(same, leaves, replies)
+    return Unsteered(same, leaves, replies, layers_beside(other.layers, layers_of(shown)))
 
 
 def _strip(shown: ShownTurn, name: str) -> Strip | None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from steerkit.chat import encode_call, parse, place_machine, render, steps_by_place
 from steerkit.chat.places import GrammarState, places_of
-from steerkit.types import PLACES, Call, Tool, can_meet
+from steerkit.policy.checks.conflicts import can_meet
+from steerkit.types import PLACES, Call, Tool
 from tests.chat.conftest import ids_of
 
 TOOL = Tool("get", "Get a thing.", {"type": "object", "properties": {"a": {"type": "string", "description": "A"}}})

@@ -41,6 +41,24 @@ def test_a_run_is_made_again(path: Path) -> None:
     assert (told["same"], told["tokens"], told["verdicts"], told["changed"]) == (True, True, True, [])
 
 
+def test_json_has_what_was_made(path: Path) -> None:
+    """The reply with its calls; with --alternatives the likeliest tokens at each step, the first of which it wrote."""
+    record = Store(path, create=False).get("2").content
+    plain = json.loads(audit("replay", "2", "--store", path, "--json"))
+    assert (plain["report"], plain["how"], plain["alternatives"]) == ("replay", "again", [])
+    assert (plain["made"]["reply_ids"], plain["made"]["calls"]) == (record["reply_ids"], record["calls"])
+    assert set(plain["made"]["layers"]) == {f"attn_out.{layer}" for layer in range(4)}
+    steps = json.loads(audit("replay", "2", "--store", path, "--json", "--alternatives", "3"))["alternatives"]
+    assert [step[0]["id"] for step in steps] == record["reply_ids"]
+    for step in steps:
+        chances = [one["probability"] for one in step]
+        assert len(step) == 3
+        assert chances == sorted(chances, reverse=True)
+        assert sum(chances) <= 1.000001
+    without = json.loads(audit("replay", "3", "--store", path, "--json", "--without-steering"))
+    assert (without["how"], without["made"]) == ("without steering", without["other"])
+
+
 def test_turns_are_made_again_with_the_weights_laid_out_as_they_were(tmp_path: Path) -> None:
     """Turn by turn, of one store and one model: nothing has changed for any of them."""
     case, store = CASES[1], Store(tmp_path / "both.db")
@@ -103,6 +121,7 @@ def test_what_cannot_be_replayed_is_refused(path: Path) -> None:
     """Two questions at once, and a record that is no turn: one line each."""
     for arguments, said in (
         (["3", "--verdicts", "--without-steering"], "got several of --verdicts"),
+        (["3", "--alternatives", "3"], "got --alternatives without --json"),
         (["4"], "is a run_closed; expected a turn"),
     ):
         done = CliRunner().invoke(app, ["audit", "replay", *arguments, "--store", str(path)])

@@ -25,8 +25,8 @@ from steerkit.lab.prove.probe_comparison import PlaceProbes, ProbeResult
 from steerkit.lab.prove.scoring import Acted, Score
 from steerkit.lab.two_sample import Interval
 from steerkit.report.charts import Bar, Curve, curve_figure, share_figure
-from steerkit.report.evaluation import control_sentence
-from steerkit.report.evaluation_page import eval_page
+from steerkit.report.evaluation import control_sentence, evaluation_json
+from steerkit.report.report_page import report_page
 from steerkit.tiny.world.conversations import Example, sample
 from tests.cli.test_page import HOSTILE, Reader
 
@@ -59,7 +59,9 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 def test_a_policy_is_proved(capsys: pytest.CaptureFixture[str], files: tuple[str, ...], tmp_path: Path) -> None:
     """Tables for people, JSON with every variant and interval, and one page without scripts that needs no network."""
     html, data = tmp_path / "report.html", tmp_path / "report.json"
-    shown = run(capsys, *files, *QUICK, "--html", html, "--json", data)
+    beside = ("--beside", POLICIES / "people.yaml")
+    shown = run(capsys, *files, *QUICK, *beside, "--html", html, "--json", data)
+    assert re.search(r"Other policies\n.*arm.*\n.*people", shown)
     for words in ("whole policy", "guard only", "unsteered", "opposite sign", "1 x the edit", "Each rule by itself"):
         assert words in shown
     found = json.loads(data.read_text())
@@ -108,6 +110,7 @@ def foreign_evaluation(foreign: str) -> Evaluation:
     variants = [
         ("unsteered", "control", None),
         ("policy", "policy", None),
+        ("b", "beside", None),
         ("x", "rule", None),
         ("dose+1", "dose", 1.0),
         ("u", "ungated", 1.0),
@@ -135,9 +138,9 @@ def foreign_evaluation(foreign: str) -> Evaluation:
 
 def test_a_page_cannot_be_broken_by_what_it_shows() -> None:
     """Names that look like markup are words on the page; its elements are those of a page of plain names."""
-    plain = Reader(eval_page(foreign_evaluation("plain")))
+    plain = Reader(report_page(evaluation_json(foreign_evaluation("plain"))))
     for foreign in HOSTILE:
-        found = Reader(eval_page(foreign_evaluation(foreign)))
+        found = Reader(report_page(evaluation_json(foreign_evaluation(foreign))))
         assert found.tags == plain.tags
         assert {name for name, _ in found.attributes}.isdisjoint({"src", "href", "onerror", "onmouseover"})
 
@@ -220,6 +223,7 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     ),
     "data of a suite that brings it": (["--suite", "agentdojo", "--data", "."], "--data: got it with"),
     "no suite of agents": (["--suite", "agentdojo", "--suites", "bank"], "--suites: got bank, but there is no bank"),
+    "suite and others": (["--suite", "bfcl", "--data", ".", "--beside", "x"], "--beside: expected without --suite"),
     "suite and files": (["--suite", "bfcl", "--data", ".", "--harmful", "x"], "--harmful: expected without --suite"),
     "no suite there": (["--suite", "bfcl", "--data", "none"], "none: got no file such as BFCL_v3_simple.json"),
 }

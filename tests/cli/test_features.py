@@ -17,8 +17,8 @@ from steerkit.engine import box_folder
 from steerkit.errors import SaeError
 from steerkit.lab.find.contexts import Context, FeatureContexts
 from steerkit.lab.find.top_logits import DecoderTokens, TokenScore
-from steerkit.report.feature import FeatureView
-from steerkit.report.feature_page import feature_page
+from steerkit.report.feature import FeatureView, feature_json
+from steerkit.report.report_page import report_page
 from steerkit.sae import read_labels
 from steerkit.sites import Feature
 from tests.cli.test_page import HOSTILE, Reader
@@ -102,9 +102,9 @@ def test_a_page_cannot_be_broken_by_what_it_shows() -> None:
     statistics = {"density": 0.1, "max": 2.0}
     tokens = DecoderTokens(scores, scores)
     view = FeatureView(hostile, hostile, hostile, "relu", hostile, found, tokens, statistics, hostile)
-    shown = Reader(feature_page(view))
+    shown = Reader(report_page(feature_json(view)))
     plain = ("m", "m", "s", "relu", "d", found, DecoderTokens(scores, scores), statistics, "d")
-    assert shown.tags == Reader(feature_page(FeatureView(*plain))).tags  # type: ignore[arg-type]
+    assert shown.tags == Reader(report_page(feature_json(FeatureView(*plain)))).tags  # type: ignore[arg-type]
     assert set(shown.tags).isdisjoint({"script", "img", "b"})
     assert {name for name, _ in shown.attributes}.isdisjoint({"src", "href", "onerror", "onmouseover"})
     for foreign in HOSTILE[:6]:
@@ -115,7 +115,7 @@ def test_a_page_of_a_silent_feature_says_so() -> None:
     """A feature that is 0 everywhere and writes nothing has a page without contexts and tokens."""
     found = FeatureContexts(Feature(0, 1), 30, 0, {}, ())
     view = FeatureView(None, "m", "s", "relu", "d", found, DecoderTokens((), ()), {"max": 0.0}, "d")
-    words = Reader(feature_page(view)).words
+    words = Reader(report_page(feature_json(view))).words
     assert "Nowhere: it is 0 at every token of d." in words
     assert "no label yet" in words
     assert words.count("None.") == 2

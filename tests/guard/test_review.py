@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -72,6 +73,18 @@ def test_the_strictest_decision_wins_in_any_order() -> None:
         assert judge(policy({"then": first}, {"then": second}, {"then": third})).decision == strictest
         split = [policy({"then": then}, name=then) for then in (first, second, third)]
         assert judge(*split).decision == strictest
+
+
+def test_every_rule_that_matches_is_named() -> None:
+    """Whichever decided, in shadow too; one that did not match is not, and verdicts are equal without regard to it."""
+    first = policy({"then": "flag"}, {"tool": "other", "then": "deny"}, {"then": "hold"})
+    second = policy({"then": "deny"}, name="q")
+    shadow = policy({"then": "stop"}, name="s", mode="shadow")
+    verdict = judge(first, second, shadow)
+    assert verdict.matched == ("p/rule0", "p/rule2", "q/rule0", "s/rule0")
+    assert verdict.rule == "rule0"
+    assert judge(policy({"tool": "other", "then": "deny"})).matched == ()
+    assert verdict == replace(verdict, matched=())
 
 
 def test_of_equal_decisions_the_first_is_named() -> None:

@@ -85,7 +85,9 @@ def test_edits_are_what_each_rule_added(
         recorder = attached.recorder
         MODEL(input_ids=IDS, attention_mask=mask.long())
     places = [recorder.columns(b) for b in range(4)]
-    found = acted.read_edits(recorder, plan, places)
+    did = acted.read_edits(recorder, plan, places)
+    found = [one.edits for one in did]
+    opened_at: list[dict[str, int]] = [{} for _ in held]
     expected: list[dict[tuple[str, str, int], tuple[tuple[int, ...], float]]] = [{} for _ in held]
     for site, opened in recorder.opened().items():
         for b, columns in enumerate(places):
@@ -95,6 +97,9 @@ def test_edits_are_what_each_rule_added(
                     for position, column in enumerate(columns)
                     if opened[b, column, number]
                 }
+                if norms:
+                    name = f"{one.policy}/{one.name}"
+                    opened_at[b][name] = max(opened_at[b].get(name, 0), len(norms))
                 changed = {position: norm for position, norm in norms.items() if norm > 0}
                 if changed:
                     expected[b][one.policy, one.name, site] = tuple(changed), max(changed.values())
@@ -104,7 +109,19 @@ def test_edits_are_what_each_rule_added(
         }
         for edit in edits:
             assert edit.norm == pytest.approx(those[edit.policy, edit.rule, edit.site][1], rel=1e-4, abs=1e-6)
+    assert [one.opened for one in did] == opened_at
     assert not found[2]
     assert {edit.rule for edit in found[3]} == {"would", "rare"}
     counts = {edit.rule: len(edit.positions) for edit in found[1] if edit.layer == 1}
     assert 0 < counts["rare"] <= counts["first"] < counts["second"] == LENGTHS[1]
+
+
+def test_a_rule_may_open_and_change_nothing() -> None:
+    """A floor below every activation: its gate was open at each token, and there is no edit."""
+    saes = planted_saes(MODEL)
+    quiet = planted_policy("p", {"a": (1, 11)}, steer=[rule("low", {"a": {"floor": 0.0}})])
+    plan = compile_plan([(quiet,)], saes)
+    with torch.no_grad(), attach(MODEL, plan, rows=[plan.row((quiet,))]) as attached:
+        MODEL(input_ids=IDS[:1])
+    (did,) = acted.read_edits(attached.recorder, plan, [attached.recorder.columns(0)])
+    assert (did.edits, did.opened) == ([], {"p/low": IDS.shape[1]})

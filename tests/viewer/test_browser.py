@@ -16,6 +16,7 @@ from steerkit.tiny import CASES, policy_files
 from steerkit.viewer import Deciding, Person
 from tests.audit.example import context, started, turn, write_run
 from tests.viewer.conftest import Tab
+from tests.viewer.filed import write_reports
 from tests.viewer.showing import EVIL, showing, write_hostile
 
 WIDTHS = (1400, 400)
@@ -26,6 +27,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A viewer of hostile records."""
     path = tmp_path_factory.mktemp("hostile") / "audit.db"
     store = write_hostile(path)
+    write_reports(path.parent / "reports", EVIL, store.get("2").id)
     with showing(path) as url:
         yield url
     store.close()
@@ -41,7 +43,11 @@ def growing(tmp_path: Path) -> Iterator[tuple[Store, str]]:
     store.close()
 
 
-HOSTILE = ("/", "/r/2", "/r/3", "/r/4", "/r/5", "/r/2/t/1", "/r/2/beside?with=2", "/policies", "/f/f", "/?session=x")
+HOSTILE = (
+    *("/", "/r/2", "/r/3", "/r/4", "/r/5", "/r/2/t/1", "/r/2/beside?with=2", "/policies", "/f/f", "/?session=x"),
+    *("/reports", "/reports/eval.json", "/reports/find.json", "/reports/feature.json", "/f/resid_post.2:7"),
+    *("/r/2/beside?replay=replay.json", "/r/2/t/2"),
+)
 
 
 @pytest.mark.parametrize("place", HOSTILE)
@@ -131,11 +137,15 @@ def rich(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     path = tmp_path_factory.mktemp("rich") / "audit.db"
     with steerkit.load("tiny", policy=policy_files(), audit=path, counterfactual=True) as runtime:
         runtime.run_batch([Request(case.messages, case.tools, metadata={ENDPOINT: "test"}) for case in CASES])
+    write_reports(path.parent / "reports", "words")
     with showing(path, deciding=Deciding(person=lambda scope: Person(True, "ann"))) as url:
         yield url
 
 
-RICH = ("/", "/r/3", "/r/3/t/150", "/r/3/beside?with=5", "/decide", "/policies", "/f/payments.asked", "/trust")
+RICH = (
+    *("/reports", "/reports/eval.json", "/reports/find.json", "/f/3:72", "/f/resid_post.2:7"),
+    *("/", "/r/3", "/r/3/t/150", "/r/3/beside?with=5", "/decide", "/policies", "/f/payments.asked", "/trust"),
+)
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1400), ("dark", 400)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from starlette.testclient import TestClient
 
 import steerkit
 from steerkit.audit import ModelIdentity, Store, TurnRecord, append_turn, read_content, strongest_at, unpack, values_of
+from steerkit.policy import load
 from steerkit.runtime import Request
 from steerkit.sites import Feature, Site
 from steerkit.tiny import CASES, policy_files
@@ -123,6 +125,27 @@ def test_a_turned_reply_begins_with_what_steering_changed(client: TestClient, pa
     assert "Steering" not in client.get(f"/r/{plain[0]}").text
 
 
+def test_layers_without_and_with_steering_stand_beside_each_other(tmp_path: Path) -> None:
+    """Those without are on record with the turn that would have been; where a trace keeps none, nothing is drawn."""
+    policy, store = load(policy_files()[0]), tmp_path / "audit.db"
+    for at in ("reply", "call"):
+        whole = policy.model_copy(update={"trace": policy.trace.model_copy(update={"at": at})})
+        with steerkit.load("tiny", policy=whole, audit=store, counterfactual=True) as runtime:
+            runtime.run(CASES[1].messages, CASES[1].tools)
+    (_, turn, _), (_, bare, _) = turns_of(store)
+    assert turn.counterfactual is not None
+    assert turn.counterfactual.layers.keys() == {f"attn_out.{layer}" for layer in range(4)}
+    with TestClient(make_viewer(store), base_url="http://127.0.0.1") as client:
+        page, other = (client.get(f"/r/{number}").text for number in (2, 5))
+    assert "Steering changed the reply" in page
+    assert "Steering changed the reply" in other
+    drawn = page.split("Features by layer</summary>")[1].split("</details>")[0]
+    assert f"{turn.counterfactual.layers['attn_out.3']:.4g}<br>" in drawn
+    assert drawn.count('class="second') == 4
+    assert "Features by layer" not in other
+    assert bare.counterfactual is not None
+
+
 def test_two_turns_are_aligned_at_the_first_token_that_differs(client: TestClient, path: Path) -> None:
     """The steered one and the same request without policies."""
     (first, one, _), (second, other, _) = ((turns_of(path)[at]) for at in (1, 7))
@@ -199,15 +222,27 @@ def test_a_turn_as_a_file_stands_alone(path: Path, tmp_path: Path) -> None:
     assert "is a run_opened" in steerkit_command("view", "1", *command, home=tmp_path, status=1).stderr
 
 
+def test_a_record_says_which_rules_had_a_part(path: Path, tmp_path: Path) -> None:
+    """Of steering the tokens at which it was open, of the guard the calls it matched; older records do not say it."""
+    turns = [turn for _, turn, _ in turns_of(path)]
+    opened = {name for turn in turns for name, part in turn.rules.items() if "opened" in part}
+    assert opened >= {f"{edit.policy}/{edit.rule}" for turn in turns for edit in turn.edits}
+    (held,) = [turn for turn in turns if [one.rule for one in turn.verdicts] == ["doors-need-a-person"]]
+    assert held.rules["people/doors-need-a-person"] == {"matched": 1}
+    old = read_content(example.started(tmp_path / "old.db").append(replace(held, rules={})))
+    assert isinstance(old, TurnRecord)
+    assert (old.rules, old.verdicts) == ({}, held.verdicts)
+
+
 def test_policies_say_what_they_do_and_how_often(client: TestClient, path: Path) -> None:
     """In sentences, with counts over the turns that fit the filters."""
     page = client.get("/policies").text
     assert "Guard rule doors-need-a-person holds a call of unlock_door for a person." in html.unescape(page)
     row = re.search(r"doors-need-a-person</a></th>.*?</tr>", page, re.DOTALL)
     assert row is not None
-    assert "decided 1 call" in row[0]
+    assert "matched 1 call, decided 1" in row[0]
     none = client.get("/policies?tool=get_balance").text
-    assert "decided 1 call" not in re.search(r"doors-need-a-person</a></th>.*?</tr>", none, re.DOTALL)[0]  # type: ignore[index]
+    assert "matched 1 call" not in re.search(r"doors-need-a-person</a></th>.*?</tr>", none, re.DOTALL)[0]  # type: ignore[index]
     assert client.get("/policies?since=x").status_code == 400
 
 

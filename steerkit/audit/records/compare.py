@@ -163,7 +163,10 @@ def _decided(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
 
 def _unsteered(turn: Counterfactual | None) -> dict[str, Any] | None:
     """A counterfactual without what was measured of it."""
-    return None if turn is None else {**as_json(turn), "verdicts": _decided(turn.verdicts)}
+    if turn is None:
+        return None
+    decided = {**as_json(turn), "verdicts": _decided(turn.verdicts)}
+    return {name: part for name, part in decided.items() if name != "layers"}
 
 
 def _evidence(recorded: RecordedTurn, again: TurnRecord, trace: Trace | None) -> Iterator[tuple[str, Any, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import sys
 from array import array
@@ -46,6 +47,18 @@ def feature_of(name: str) -> Feature | None:
         return Feature(Site.of(int(site) if site.isdecimal() and len(site) < 10 else site), int(index))
     except ValueError:
         return None
+
+
+def layer_activity(trace: Trace | None, start: int) -> dict[Site, float]:
+    """By site, the sum of a token's strongest features, its mean over the traced tokens from position `start` on."""
+    found = {}
+    for top in trace.top if trace else ():
+        rows = max(0, min(top.count, start - top.start))
+        data = top.value[2 * rows * top.k :]
+        tokens = top.count - rows
+        if tokens:
+            found[top.site] = math.fsum(struct.unpack(f"<{len(data) // 2}e", data)) / tokens
+    return found
 
 
 def strongest_at(trace: Trace, position: int) -> dict[Site, list[Strong]]:

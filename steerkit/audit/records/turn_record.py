@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any
 
 from steerkit.audit.log.store import Store
 from steerkit.audit.log.trace_codec import pack
+from steerkit.audit.records.feature_values import layer_activity
 from steerkit.audit.schema import (
     Counterfactual,
     ModelIdentity,
@@ -86,7 +89,22 @@ def record_of(turn: Turn, context: Context) -> TurnRecord:
         batch=context.batch,
         form=context.form or None,
         constrained=turn.constrained,
+        rules=_rules(turn),
         counterfactual=None
         if other is None
-        else Counterfactual(other.text, other.calls, other.verdicts, other.finish, other.reply_ids),
+        else Counterfactual(other.text, other.calls, other.verdicts, other.finish, other.reply_ids, _layers(other)),
     )
+
+
+def _layers(turn: Turn) -> dict[str, float]:
+    """Activity of its layers, rounded: a picture needs no more."""
+    found = layer_activity(turn.trace, len(turn.prompt_ids))
+    return {str(site): float(f"{value:.4g}") for site, value in found.items() if isfinite(value)}
+
+
+def _rules(turn: Turn) -> dict[str, dict[str, int]]:
+    """The part that each rule had in a turn."""
+    found = {name: {"opened": tokens} for name, tokens in turn.trace.opened.items()}
+    for name, calls in Counter(name for verdict in turn.verdicts for name in verdict.matched).items():
+        found[name] = {**found.get(name, {}), "matched": calls}
+    return found

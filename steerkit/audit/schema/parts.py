@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Final, TypeAlias
 
 from steerkit.audit.schema.codec import (
@@ -93,6 +93,8 @@ class Counterfactual:
     verdicts: tuple[Verdict, ...]
     finish: str
     reply_ids: PrivateCounts
+    layers: Mapping[str, float] = field(default_factory=dict)
+    """By site, the activation of its strongest features over the reply, a token's mean; empty without such a trace."""
 
 
 def _slots(**hints: Any) -> tuple[Slot, ...]:

@@ -124,6 +124,9 @@ class TurnRecord(Record):
     `response_format`, `stop`; and `required_over_steering` where the operator chose so."""
     constrained: Constrained | None = None
     """What a grammar decided of the reply."""
+    rules: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """By POLICY/RULE of those that had a part in it: of a steering rule `opened`, tokens at which its gate was open; of
+    a guard rule `matched`, calls that it matched, whichever decided. Older records do not say it."""
 
     @property
     def prepacked(self) -> bool:

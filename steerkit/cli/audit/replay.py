@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -25,16 +25,24 @@ from steerkit.errors import AuditError
 from steerkit.report import console, print_json, reply_text, short
 
 if TYPE_CHECKING:  # loaded when a command needs it
-    from steerkit.audit import RecordedTurn, TurnRecord
+    from steerkit.audit import RecordedTurn, Store
+    from steerkit.runtime import Replayed
+
+
+_Ids = Annotated[
+    list[str],
+    typer.Argument(metavar="ID...", help="A turn's or a run's id, its beginning, or a record's number; one or more."),
+]
+_Alternatives = Annotated[
+    int,
+    typer.Option(
+        min=0, max=50, metavar="COUNT", help="With --json: the likeliest tokens at each step of the recorded reply."
+    ),
+]
 
 
 def replay(
-    ids: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="ID...", help="A turn's or a run's id, its beginning, or a record's number; one or more."
-        ),
-    ],
+    ids: _Ids,
     store: StoreOption = None,
     verdicts: Annotated[
         bool, typer.Option("--verdicts", help="Only judge the recorded calls again; loads no model.")
@@ -52,32 +60,44 @@ def replay(
     dtype: RecordedDtype = None,
     engine: Engine = "local",
     workers: Workers = None,
+    alternatives: _Alternatives = 0,
     json: JsonOption = False,
 ) -> None:
     """Replay recorded turns: the same tokens and verdicts, or the first difference and its likely cause."""
-    from steerkit.audit import read_turn, turns_of
-
     if verdicts + without_steering + bool(policy) > 1:
         raise AuditError("replay: got several of --verdicts, --without-steering and --policy; expected one at most")
     if (verdicts or without_steering or policy) and (engine != "local" or workers is not None):
         raise AuditError("replay: got --engine or --workers with what is done here alone; expected turns to make again")
-    log = opened(store)
-    found = []
-    for id in ids:
-        turns = [read_turn(log, record) for record in turns_of(log, id)]
-        if not turns:
-            raise AuditError(f"{log.path}: run {id} has no turn to replay")
-        found += turns
+    if alternatives and (not json or verdicts or without_steering or policy):
+        raise AuditError("replay: got --alternatives without --json, or with what replays no turn as it was")
+    found = _turns(opened(store), ids)
     if without_steering or policy:
         for some in _alike(found):
             runtime = _loader(some[0], model, saes, device, dtype)()
             for turn in some:
                 _tell_what_if(runtime, turn, policy or (), json)
         return
-    compared = _judged(found) if verdicts else _replayed(found, (model, saes, device, dtype), engine, workers)
-    told = [_tell(turn, result, json) for turn, result in compared]
+    if verdicts:
+        told = [_tell(turn, result, json, {}) for turn, result in _judged(found)]
+    else:
+        made = partial(_made_again, alternatives)
+        replayed = _replayed(found, (model, saes, device, dtype), made, engine, workers)
+        told = [_tell(turn, result, json, more) for turn, (result, more) in replayed]
     if not all(told):
         raise typer.Exit(1)
+
+
+def _turns(log: Store, ids: Sequence[str]) -> list[RecordedTurn]:
+    """The turns of records and runs."""
+    from steerkit.audit import read_turn, turns_of
+
+    found = []
+    for id in ids:
+        turns = [read_turn(log, record) for record in turns_of(log, id)]
+        if not turns:
+            raise AuditError(f"{log.path}: run {id} has no turn to replay")
+        found += turns
+    return found
 
 
 def _judged(turns: Sequence[RecordedTurn]) -> Iterator[tuple[Any, Any]]:
@@ -94,13 +114,13 @@ def _judged(turns: Sequence[RecordedTurn]) -> Iterator[tuple[Any, Any]]:
 
 
 def _replayed(
-    turns: Sequence[RecordedTurn], given: Sequence[str | None], engine: Kind, workers: int | None
+    turns: Sequence[RecordedTurn], given: Sequence[str | None], made_again: Any, engine: Kind, workers: int | None
 ) -> Iterator[Any]:
     """Replayed turns and their outcome; from a cluster all at the end, as Ray speaks while it is there."""
     for some in _alike(turns):
         at = where(engine, workers, _loader(some[0], *given), given[2] or some[0].record.model.device)
         with mapper_of(at) as mapper:
-            made = mapper(_made_again, some)
+            made = mapper(made_again, some)
             if engine == "local":
                 yield from zip(some, made, strict=True)
                 continue
@@ -112,13 +132,16 @@ def _replayed(
         yield from zip(some, results, strict=True)
 
 
-def _made_again(runtime: Any, turn: Any) -> Any:
-    """One turn, wherever it is done."""
+def _made_again(count: int, runtime: Any, turn: Any) -> Any:
+    """One turn, wherever it is done: how it compares, and as JSON what was made."""
     from steerkit.audit import compare
+    from steerkit.runtime import alternatives
     from steerkit.runtime import replay as again
 
     made = again(runtime, turn)
-    return compare(turn, made.record, made.turn.trace)
+    steps = [[one._asdict() for one in step] for step in alternatives(runtime, turn, count)] if count else []
+    more = {"report": "replay", "how": "again", "made": _side(made), "alternatives": steps}
+    return compare(turn, made.record, made.turn.trace), more
 
 
 def _alike(turns: Sequence[RecordedTurn]) -> Iterator[list[RecordedTurn]]:
@@ -139,13 +162,13 @@ def _loader(turn: RecordedTurn, model: str | None, saes: str | None, device: str
     return partial(load_recorded, turn, model=model, saes=saes, device=device, dtype=dtype)
 
 
-def _tell(turn: RecordedTurn, result: Any, json: bool) -> bool:
-    """Say what came of a replay; whether nothing differs."""
+def _tell(turn: RecordedTurn, result: Any, json: bool, more: Mapping[str, Any]) -> bool:
+    """Say what came of a replay, as JSON with `more`; whether nothing differs."""
     if json:
         difference = None if result.difference is None else result.difference._asdict()
         changed = [one._asdict() for one in result.changed]
         told = {"tokens": result.tokens, "verdicts": result.verdicts, "difference": difference, "changed": changed}
-        print_json({"record": turn.id, "same": result.same, **told, "missing": turn.missing})
+        print_json({"record": turn.id, "same": result.same, **told, "missing": turn.missing, **more})
         return bool(result.same)
     out = console()
     length = len(turn.record.reply_ids)
@@ -178,10 +201,12 @@ def _tell_what_if(runtime: Any, turn: RecordedTurn, files: Sequence[Path], json:
     nodes = diff_calls(first.calls, second.calls)
     same = first.reply_ids == turn.record.reply_ids
     if json:
-        sides = {name: _side(record) for name, record in (("recorded", first), ("other", second))}
+        sides = {name: _side(one) for name, one in (("recorded", found.first), ("other", found.second))}
+        how = "under other policies" if files else "without steering"
+        made = {"report": "replay", "how": how, "made": sides["other"]}
         moments = [{**one._asdict(), "divergence": one.divergence._asdict()} for one in found.moments]
         diff = [node._asdict() for node in nodes]
-        print_json({"record": turn.id, "reproduced": same, **sides, "diff": diff, "moments": moments})
+        print_json({"record": turn.id, "reproduced": same, **sides, "diff": diff, "moments": moments, **made})
         return
     out = console()
     out.print(f"record   {turn.id}{'' if same else '  (the replay of it differs: see `audit replay` without options)'}")
@@ -197,11 +222,14 @@ def _tell_what_if(runtime: Any, turn: RecordedTurn, files: Sequence[Path], json:
         out.print("decides  no token: both replies are the same, and neither is a call")
 
 
-def _side(record: TurnRecord) -> dict[str, Any]:
-    from steerkit.audit import as_json
+def _side(made: Replayed) -> dict[str, Any]:
+    """What was made, with the activity of its layers."""
+    from steerkit.audit import as_json, layer_activity
 
+    record, activity = made.record, layer_activity(made.turn.trace, len(made.turn.prompt_ids))
     shown = {key: as_json(getattr(record, key)) for key in ("text", "calls", "verdicts", "finish", "reply_ids")}
-    return {**shown, "policies": [{"name": one.name, "fingerprint": one.fingerprint} for one in record.policies]}
+    policies = [{"name": one.name, "fingerprint": one.fingerprint} for one in record.policies]
+    return {**shown, "policies": policies, "layers": {str(site): value for site, value in activity.items()}}
 
 
 def _node_text(node: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,13 +19,12 @@ from steerkit.cli.loading import (
     this_command,
 )
 from steerkit.cli.options import Device, Dtype, Limit, Model, Saes
-from steerkit.report import console, print_json, say_line, show_causes, show_found, show_steering_edits
-from steerkit.sites import Site
+from steerkit.report import Source, console, print_json, say_line, show_causes, show_found, show_steering_edits
 
 if TYPE_CHECKING:
     from steerkit.engine import LoadedModel
-    from steerkit.lab import Case, Material, Measured, Share
-    from steerkit.lab.find import Causes, Decisions, Found, FoundProbe, SteeringEdits
+    from steerkit.lab import Case, Material
+    from steerkit.lab.find import Causes, Decisions, Found, SteeringEdits
     from steerkit.sae import SaeSet
 
 _Positive = Annotated[
@@ -56,6 +54,14 @@ _HeldOut = Annotated[
     float,
     typer.Option(metavar="NUMBER", min=0.1, max=0.9, help="Share of the conversations that results are measured on."),
 ]
+_Top = Annotated[int, typer.Option(metavar="NUMBER", min=1, help="Features to list.")]
+_Most = Annotated[int, typer.Option(metavar="NUMBER", min=1, max=64, help="Features that a probe may combine.")]
+_Causal = Annotated[
+    bool, typer.Option("--causal", help="Also edit the best candidates, and say which of them cause the call.")
+]
+_Html = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Also write a page to this file; it needs no network.")
+]
 _Write = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Write a policy in shadow mode to this file; with --causal it steers, too."),
@@ -69,18 +75,17 @@ def find(
     model: Model = "tiny",
     saes: Saes = None,
     limit: Limit = None,
-    top: Annotated[int, typer.Option(metavar="NUMBER", min=1, help="Features to list.")] = 10,
-    most: Annotated[int, typer.Option(metavar="NUMBER", min=1, max=64, help="Features that a probe may combine.")] = 8,
+    top: _Top = 10,
+    most: _Most = 8,
     held_out: _HeldOut = 0.5,
     seed: Annotated[int, typer.Option(metavar="NUMBER", min=0, help="Of the split and of the random directions.")] = 0,
-    causal: Annotated[
-        bool, typer.Option("--causal", help="Also edit the best candidates, and say which of them cause the call.")
-    ] = False,
+    causal: _Causal = False,
     candidates: Annotated[int, typer.Option(metavar="NUMBER", min=2, help="Features that --causal edits.")] = 20,
     strength: _Strength = None,
     max_new_tokens: _Longest = 128,
     write: _Write = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a policy that is there.")] = False,
+    html: _Html = None,
     json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
     device: Device = None,
     dtype: Dtype = None,
@@ -106,7 +111,8 @@ def find(
         decisions = Decisions(loaded, sae_set, material, at) if causal else None
         tried = _causes(decisions, found, candidates, seed) if decisions else None
         steering = find_steering_edits(decisions, found, strength=strength, most=most, seed=seed) if decisions else None
-    _show({"notes": list(material.notes)} if json else None, found, tried, steering, without)
+    source = Source(loaded.name, sae_set.name, (positive.name, negative.name), without, tuple(material.notes))
+    _show(found, tried, steering, source, json=json, html=html)
     if write is not None:
         _write_down(loaded, sae_set, found, steering, write, material, (positive, negative), force=force)
         options = {"--model": model, "--saes": saes, "--device": device, "--dtype": dtype}
@@ -172,16 +178,26 @@ def _say_next(
 
 
 def _show(
-    more: dict[str, Any] | None, found: Found, tried: Causes | None, steering: SteeringEdits | None, without: int
+    found: Found,
+    tried: Causes | None,
+    steering: SteeringEdits | None,
+    source: Source,
+    *,
+    json: bool,
+    html: Path | None,
 ) -> None:
-    """Print a line of JSON with `more` keys, else tables."""
-    if more is not None:
-        print_json(_plain(found, tried, steering, without) | more)
-        return
-    show_found(console(), found, without)
-    if tried is not None:
-        show_causes(console(), tried)
-        show_steering_edits(console(), steering)
+    """Print a line of JSON, else tables; and write a page where one is asked for."""
+    from steerkit.report import found_json, write_page
+
+    if json:
+        print_json(found_json(found, tried, steering, source))
+    else:
+        show_found(console(), found, source.without_place)
+        if tried is not None:
+            show_causes(console(), tried)
+            show_steering_edits(console(), steering)
+    if html is not None:
+        write_page(html, found_json(found, tried, steering, source))
 
 
 def _say(*notes: str) -> None:
@@ -227,66 +243,3 @@ def _causes(decisions: Decisions, found: Found, candidates: int, seed: int) -> C
 
     with progress(candidates, "edits") as report:
         return causes(decisions, found, candidates=candidates, seed=seed, report=report)
-
-
-def _plain(found: Found, tried: Causes | None, steering: SteeringEdits | None, without: int) -> dict[str, Any]:
-    """The result as plain JSON; NaN is null."""
-    plain = {**_bare(asdict(replace(found, probe=None))), "without_place": without}
-    for row, one in zip(plain["features"], found.features, strict=True):
-        _with_intervals(row["measured"], one.measured)
-    if found.probe is not None:
-        plain["probe"] = _plain_probe(found.probe)
-    if tried is not None:
-        plain["causal"] = _bare(asdict(tried))
-        for row, cause in zip(plain["causal"]["candidates"], tried.candidates, strict=True):
-            row["verdict"] = cause.verdict
-    if steering is not None:
-        plain["turned"] = _plain_edits(steering)
-    return plain
-
-
-def _plain_edits(steering: SteeringEdits) -> dict[str, Any]:
-    """A way to steer, and the others under `beaten`."""
-    own = {"edits", "vectors", "gate", "decisions", "beaten"}
-    kept = {one.name: getattr(steering, one.name) for one in fields(steering) if one.name not in own}
-    nested = [name for name, one in kept.items() if is_dataclass(one)]
-    plain: dict[str, Any] = _bare(kept | {name: asdict(kept[name]) for name in nested})
-    edits = [
-        {**asdict(one), "edit": kind, "value": value}
-        for one, edit in steering.edits.items()
-        for kind, value in edit.items()
-    ]
-    gate = None if steering.gate is None else _plain_probe(steering.gate)
-    for row, one in ((plain, steering), (plain["controls"], steering.controls)):
-        for name, share in row.items():
-            if isinstance(share, dict) and "hits" in share:
-                _with_interval(share, getattr(one, name))
-    direction = [{**site.content, "length": float(v.norm())} for site, v in sorted(steering.vectors.items())]
-    more = {"edits": edits, "direction": direction, "gate": gate, "sites": list(steering.sites)}
-    return {**plain, **more, "proven": steering.proven, "beaten": [_plain_edits(one) for one in steering.beaten]}
-
-
-def _plain_probe(probe: FoundProbe) -> dict[str, Any]:
-    weights = [{**asdict(one), "weight": weight} for one, weight in probe.weights.items()]
-    plain = {**_bare(asdict(replace(probe, weights={}))), "weights": weights, "beats": probe.beats}
-    _with_intervals(plain["measured"], probe.measured)
-    return plain
-
-
-def _with_intervals(row: dict[str, Any], measured: Measured) -> None:
-    for name in ("recall", "false"):
-        _with_interval(row[name], getattr(measured, name))
-
-
-def _with_interval(row: dict[str, Any], share: Share) -> None:
-    row |= {"share": share.value, "interval": list(share.interval)}
-
-
-def _bare(value: Any) -> Any:
-    if isinstance(value, Site):  # a tuple too, but one that JSON says in its own way
-        return value
-    if isinstance(value, dict):
-        return {key: _bare(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_bare(item) for item in value]
-    return None if isinstance(value, float) and value != value else value

@@ -56,10 +56,9 @@ def show(
     corpus = read_corpus(data, loaded, text_column=text_column, max_tokens=max_tokens, limit=limit)
     view = _view(loaded, sae_set, feature, corpus, {"top": top, "around": around})
     if html is not None:
-        from steerkit.files import write_text_atomic
-        from steerkit.report import feature_page
+        from steerkit.report import write_page
 
-        write_text_atomic(html, feature_page(view), SaeError)
+        write_page(html, feature_json(view))
     if json:
         print_json(feature_json(view))
         return
@@ -88,6 +87,7 @@ def _view(loaded: LoadedModel, sae_set: SaeSet, feature: Feature, corpus: Corpus
         decoder_tokens(model, tokenizer, sae_set, feature, top=sizes["top"]),
         statistics,
         statistics_from,
+        sae.numbers(feature.index),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from steerkit.policy.problems import Location, Problem, Target, conditions, get, read_targets, table
 from steerkit.sites import Site
-from steerkit.types import PROMPT_PLACES, can_meet
+from steerkit.types import PROMPT_PLACES, Place
 
 _PROMPT = PROMPT_PLACES | {"any"}
 
@@ -109,3 +109,17 @@ def _begins(place: str) -> int:
 def _ends(place: str) -> int:
     """Latest stage of the turn at a place."""
     return 1 if place in _PROMPT - {"any"} or place == "reply.start" else 2
+
+
+def can_meet(one: Place, other: Place) -> bool:
+    """True if a step can be at both places, or if that is not known."""
+    if one == other or "any" in (one, other):
+        return True
+    if PROMPT_PLACES.issuperset((one, other)):
+        return "prompt" in (one, other) or {one, other} == {"developer", "declaration"}
+    if one in PROMPT_PLACES or other in PROMPT_PLACES:
+        return bool({one, other} & {"reply", "reply.start", "text"})  # the reply starts at the prompt's last token
+    if "reply" in (one, other) or {one, other} == {"reply.start", "text"}:
+        return True
+    longer, shorter = sorted((one, other), key=len, reverse=True)
+    return longer.startswith(f"{shorter}.") or {one, other} == {"call.open", "call.name"}

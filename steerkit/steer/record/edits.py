@@ -47,23 +47,33 @@ class _Rules(NamedTuple):
     """Features and vectors, and what becomes of them."""
 
 
-def read_edits(recorder: Recorder, plan: Plan, places: Sequence[Tensor]) -> list[list[Edit]]:
-    """The edits of each request: the rules that acted, where, and by how much at most.
+class Acted(NamedTuple):
+    """The steering rules in one request."""
+
+    edits: list[Edit]
+    """Those that changed something: where, and by how much at most."""
+    opened: dict[str, int]
+    """By POLICY/RULE of those that were ever open, at how many tokens."""
+
+
+def read_edits(recorder: Recorder, plan: Plan, places: Sequence[Tensor]) -> list[Acted]:
+    """What the rules did in each request.
 
     `places` holds each request's columns of the recorder, without padding.
     """
-    found: list[list[Edit]] = [[] for _ in places]
+    found = [Acted([], {}) for _ in places]
     for site, opened in recorder.opened().items():
         pairs = _pairs(opened, places)
         if not pairs.numbers:
             continue
         norms = _norms(recorder.raw(site), opened, plan, plan.sites[site], pairs, places)
         for b, number, positions, lengths in zip(*pairs, norms, strict=True):
-            changed = positions[lengths > 0]
+            rule, changed, acted = plan.rules[number - 1], positions[lengths > 0], found[b]
+            name = f"{rule.policy}/{rule.name}"
+            acted.opened[name] = max(acted.opened.get(name, 0), len(positions))
             if len(changed):
-                rule = plan.rules[number - 1]
                 edit = Edit(rule.name, rule.policy, site, tuple(changed.tolist()), float(lengths.max()))
-                found[b].append(edit)
+                acted.edits.append(edit)
     return found
 
 

@@ -63,8 +63,11 @@ def read_traces(
     places = [recorder.columns(b)[: extent.length] for b, extent in enumerate(extents)]
     watched = _watched(recorder, saes, wanted, places)
     top = _top(recorder, saes, wanted, extents, places)
-    edits = read_edits(recorder, plan, places)
-    return [Trace(0, watched[b], _named(request), tuple(top[b]), tuple(edits[b])) for b, request in enumerate(wanted)]
+    acted = read_edits(recorder, plan, places)
+    return [
+        Trace(0, watched[b], _named(request), tuple(top[b]), tuple(acted[b].edits), opened=acted[b].opened)
+        for b, request in enumerate(wanted)
+    ]
 
 
 def read_watched(

@@ -140,7 +140,5 @@ if __name__ == "__main__":
     parser.add_argument("--arms", default="plain")
     parser.add_argument("--count", type=int, default=40, help="Tests of a category at most; 0 for all.")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument(
-        "--max-new-tokens", type=int, default=768, help="A reply that is cut off is none that is right."
-    )
+    parser.add_argument("--max-new-tokens", type=int, default=768, help="A reply that is cut off is wrong.")
     main(parser.parse_args())

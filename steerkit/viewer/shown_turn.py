@@ -15,6 +15,7 @@ from steerkit.report import Bound, bounds_of
 from steerkit.sites import Feature
 from steerkit.types import Trace
 from steerkit.viewer.pages import Pages
+from steerkit.viewer.sae_labels import labels_of
 from steerkit.viewer.vocabulary import Vocabulary, read_vocabulary
 
 _VOCABULARIES: Final[Kept[str, Vocabulary | None]] = Kept(4)
@@ -73,13 +74,18 @@ class ShownTurn:
         return bounds_of(self.policies)
 
     @cached_property
-    def labels(self) -> Mapping[Feature, str]:
+    def named(self) -> Mapping[Feature, str]:
         """Names and labels that its policies give features."""
         return {
             one.feature: f"{policy.name}.{name}{f': {one.label}' if one.label else ''}"
             for policy in self.policies
             for name, one in policy.features.items()
         }
+
+    @cached_property
+    def labels(self) -> Mapping[Feature, str]:
+        """The same, and what its SAEs call the other features."""
+        return {**labels_of(self.turn), **self.named}
 
     @cached_property
     def names(self) -> list[str]:

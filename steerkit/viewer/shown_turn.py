@@ -76,16 +76,22 @@ class ShownTurn:
     @cached_property
     def named(self) -> Mapping[Feature, str]:
         """Names and labels that its policies give features."""
-        return {
-            one.feature: f"{policy.name}.{name}{f': {one.label}' if one.label else ''}"
-            for policy in self.policies
-            for name, one in policy.features.items()
-        }
+        return self._named({})
 
     @cached_property
     def labels(self) -> Mapping[Feature, str]:
-        """The same, and what its SAEs call the other features."""
-        return {**labels_of(self.turn), **self.named}
+        """What its SAEs call features, after the names that its policies give them."""
+        labels = labels_of(self.turn)
+        return {**labels, **self._named(labels)}
+
+    def _named(self, labels: Mapping[Feature, str]) -> dict[Feature, str]:
+        """Names of its policies with their own label for it, or one of these."""
+        return {
+            one.feature: f"{policy.name}.{name}{f': {label}' if label else ''}"
+            for policy in self.policies
+            for name, one in policy.features.items()
+            for label in [one.label or labels.get(one.feature, "")]
+        }
 
     @cached_property
     def names(self) -> list[str]:

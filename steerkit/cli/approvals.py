@@ -25,7 +25,10 @@ def list_command(store: StoreOption = None, approval_seconds: Wait = 3600.0, jso
     """List the held calls that wait for a decision, oldest first."""
     from steerkit.audit import Approvals
 
-    found = Approvals(opened(store), approval_seconds).pending()
+    approvals = Approvals(opened(store), approval_seconds)
+    found = approvals.pending()
+    for problem in approvals.damaged():
+        typer.echo(f"{problem}; no call of it can be decided on", err=True)
     if json:
         for entry in found:
             print_json(entry.to_json())

@@ -83,6 +83,10 @@ class Constraint(Protocol):
     def must_call(self) -> bool:
         """True where nothing was called yet and the next token can begin a call."""
 
+    @property
+    def written(self) -> str:
+        """Text of which `steerkit.chat.read_constraint` makes a fresh one, in another process too."""
+
 
 Decided: TypeAlias = Literal["model", "mask", "forced", "turned away"]
 """Who decided a token: the model, free or within what its grammar allows; a mask, as the grammar refused the model's
@@ -158,7 +162,11 @@ class Running(Protocol):
 
     @property
     def step(self) -> Step:
-        """Their newest tokens, None of rows that had ended before. Raises SteerkitError: what ended one of them."""
+        """Their newest tokens, None of rows that had ended before, or whose prompts are still read.
+
+        Raises:
+            SteerkitError: what ended one of them; or they cannot be generated or steered so.
+        """
 
     def cut(self, rows: Collection[int]) -> None:
         """Let the newest tokens of some of them be their last."""
@@ -197,14 +205,10 @@ class Continuous(Protocol):
         """Rows that go on."""
 
     def join(self, rows: Sequence[Row]) -> Running:
-        """Read the prompts of some rows, which have their first tokens then and go on with the others.
-
-        Raises:
-            SteerkitError: one cannot be generated or steered so; none of them has joined then.
-        """
+        """Let some rows join, which have their first tokens in the step in which their prompts are read to the end."""
 
     def step(self) -> None:
-        """One more token of every row that goes on."""
+        """One more token of every row that goes on, and a part of a prompt where rows wait."""
 
 
 class Engine(Protocol):

@@ -57,27 +57,22 @@ class Flowing:
                     number, prepared = next(numbers), arrived
                 else:
                     break
-                self._drop((yield {number: self._join(number, prepared)}))
+                replies = Replies(self._engine, [prepared])
+                self._attempts[number] = _Attempt(prepared, replies, batch.join(replies.rows))
             if not self._attempts:
                 return
-            if going := [number for number, one in self._attempts.items() if not one.running.ended]:
-                batch.step()
-                self._drop((yield {number: self._read(number) for number in going}))
+            going = [number for number, one in self._attempts.items() if not one.running.ended]
+            batch.step()
+            self._drop((yield {number: events for number in going if (events := self._read(number)) is not None}))
 
-    def _join(self, number: int, prepared: Prepared) -> News:
-        """Let a request join; the events of its first token, or its error."""
-        replies = Replies(self._engine, [prepared])
-        try:
-            self._attempts[number] = _Attempt(prepared, replies, self._batch.join(replies.rows))
-        except SteerkitError as error:
-            return (error,)
-        return self._read(number)
-
-    def _read(self, number: int) -> News:
-        """The events of a request's newest token; or its error, and it has left."""
+    def _read(self, number: int) -> News | None:
+        """The events of a request's newest token, if it has one; or its error, and it has left."""
         one = self._attempts[number]
         try:
-            (events,) = one.replies.read(one.running.step)
+            step = one.running.step
+            if all(token is None for token in step.tokens):
+                return None
+            (events,) = one.replies.read(step)
         except SteerkitError as error:
             self._drop([number])
             return (error,)
@@ -91,8 +86,8 @@ class Flowing:
                 continue
             del self._attempts[number]
             (rest,), running = one.replies.rest(), one.running
-            made = one.replies.finished(running.recording, running.size, running.place)
             try:
+                made = one.replies.finished(running.recording, running.size, running.place)
                 (turn,) = record(self._store, self._engine, made, judge(made))
             except SteerkitError as error:
                 yield number, (*rest, error)

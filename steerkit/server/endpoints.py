@@ -149,8 +149,11 @@ def _record(service: Service, id: str, key: Key) -> dict[str, Any]:
 
 async def approvals(service: Service, request: Request) -> Response:
     """The held calls that wait, as far as the asker's key may see them."""
-    found = await asyncio.to_thread(_approvals(service).pending, visit_of(request).key.sees)
-    return JSONResponse({"object": "list", "data": [one.to_json() for one in found]})
+    waiting, sees = _approvals(service), visit_of(request).key.sees
+    found = await asyncio.to_thread(waiting.pending, sees)
+    damaged = await asyncio.to_thread(waiting.damaged) if sees is None else []
+    more = {"damaged": damaged} if damaged else {}
+    return JSONResponse({"object": "list", "data": [one.to_json() for one in found], **more})
 
 
 async def approval(service: Service, request: Request) -> Response:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,13 +11,12 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from steerkit.errors import SettingError
+from steerkit.hosts import listener
 from steerkit.server.app import make_app
 from steerkit.server.log import JsonLines, log
 from steerkit.server.service import Service
 
 _IDLE_SECONDS = 30
-_BACKLOG = 2048
-"""Connections that wait to be taken."""
 _MOST_HEADERS = 64 << 10
 """Bytes of a request's head."""
 
@@ -43,13 +41,13 @@ def serve(
     options = service.options
     pages = None if ui is None else lambda path: ui(path, lambda: server.should_exit)
     server = _Server(make_app(service, lambda: setattr(server, "should_exit", True), pages), service)
-    with _bound(options.host, options.port) as listener:
-        host, port = listener.getsockname()[:2]
+    with listener(options.host, options.port, SettingError) as listening_on:
+        host, port = listening_on.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         with _log_lines():
             log("listening", {"url": url, "model": service.names.model, "policies": list(service.names.policies)})
             listening(url)
-            server.run([listener])
+            server.run([listening_on])
     if service.failure is not None:
         raise service.failure
 
@@ -70,19 +68,6 @@ class _Server(uvicorn.Server):
                 proxy_headers=False,
             )
         )
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(_BACKLOG)  # from here on whoever connects waits, and is not turned away
-    except OSError as error:
-        listener.close()
-        raise SettingError(f"{host}:{port}: cannot be listened on ({error.strerror}); give another --port") from None
-    return listener
 
 
 @contextmanager

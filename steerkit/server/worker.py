@@ -9,12 +9,18 @@ from collections import deque
 from collections.abc import AsyncIterator, Collection
 from contextlib import closing, suppress
 from itertools import count
+from typing import Final
 
 from steerkit.chat import TextDelta
-from steerkit.errors import SteerkitError
+from steerkit.errors import EngineError, SteerkitError
 from steerkit.runtime import News, Prepared, Retried, Turns
 from steerkit.server.generation import BusyError, Event
 from steerkit.types import Turn
+
+_TURNS: Final = 5
+"""Turns of the event loop from an event that is told to its bytes on the socket, at most."""
+_MOST_SECONDS: Final = 0.02
+"""Longest wait for them."""
 
 
 class Submitted:
@@ -31,6 +37,24 @@ class Submitted:
         """Hand an event over; called in the worker's thread."""
         with suppress(RuntimeError):  # the event loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    def give_way(self) -> None:
+        """Wait while the event loop sends what it was told; called in the worker's thread.
+
+        Small operations of torch release the interpreter for less time than a thread takes to wake up, so that the loop
+        would not get it before it insists, 5 ms later, and so on at each of its system calls.
+        """
+        sent = threading.Event()
+
+        def turn(left: int) -> None:
+            if left:
+                self._loop.call_soon(turn, left - 1)
+            else:
+                sent.set()
+
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(turn, _TURNS)
+            sent.wait(_MOST_SECONDS)
 
     def saw_token(self) -> None:
         """Note the time of a token."""
@@ -73,6 +97,7 @@ class Worker:
         self._arrived = count()
         self._changed = threading.Condition()
         self._closing = False
+        self.failure: EngineError | None = None
         self._thread = threading.Thread(target=self._work, name="steerkit-generation", daemon=True)
         self._thread.start()
 
@@ -104,6 +129,7 @@ class Worker:
             try:
                 self._follow()
             except Exception as error:
+                self._note(error)
                 for one in self._running.values():
                     one.tell(error)
             finally:
@@ -134,11 +160,19 @@ class Worker:
                     news = flow.send(given_up)
                 except StopIteration:
                     return
+                one = next(iter(self._running.values()), None)
                 for number, said in news.items():
                     self._tell(number, said)
+                if one is not None:
+                    one.give_way()
                 given_up = [number for number, one in self._running.items() if one.cancelled]
                 for number in given_up:
                     del self._running[number]
+
+    def _note(self, error: Exception) -> None:
+        """Remember an engine that is gone."""
+        if isinstance(error, EngineError):
+            self.failure = error
 
     def _tell(self, number: int, said: News) -> None:
         one = self._running.get(number)
@@ -148,6 +182,8 @@ class Worker:
             if isinstance(event, (TextDelta, Retried, Turn, SteerkitError)):
                 one.tell(event)
             if isinstance(event, (Turn, SteerkitError)):
+                if isinstance(event, SteerkitError):
+                    self._note(event)
                 del self._running[number]
                 return
         if said or one.token_times is None:

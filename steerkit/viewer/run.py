@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import uvicorn
 
 from steerkit.audit import Store
 from steerkit.errors import SettingError
+from steerkit.hosts import listener
 from steerkit.viewer.app import make_viewer
 from steerkit.viewer.decide_page import NOT_HERE, Deciding
 from steerkit.viewer.pages import Pages
@@ -66,10 +66,6 @@ def view(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1, ws="none"
     )
     server = uvicorn.Server(config)
-    try:
-        listener = socket.create_server((_HOST, port))
-    except OSError as error:
-        raise SettingError(f"{_HOST}:{port}: cannot be listened on ({error.strerror}); give another --port") from None
-    with listener:
-        listening(f"http://{_HOST}:{listener.getsockname()[1]}")
-        server.run([listener])
+    with listener(_HOST, port, SettingError) as listening_on:
+        listening(f"http://{_HOST}:{listening_on.getsockname()[1]}")
+        server.run([listening_on])

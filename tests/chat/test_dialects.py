@@ -634,6 +634,9 @@ def test_blocks_end_before_turns_and_a_longer_conversation_shares_them(tokenizer
     longer = render(tokenizer, [*long, CALLED, {"role": "tool", "tool_call_id": "c1", "content": "x"}], [TOOL]).ids
     assert block_ends(tokenizer, longer)[: len(ends)] == ends
     assert longer[: ends[-1]] == first[: ends[-1]]
+    short = block_ends(tokenizer, first, 80)
+    assert max(end - start for start, end in pairwise((0, *short))) == 80
+    assert block_ends(tokenizer, longer, 80)[: len(short)] == short
 
 
 def test_a_name_is_found_in_what_is_left_of_a_call(tokenizer: Any) -> None:

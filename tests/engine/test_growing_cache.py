@@ -11,7 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from steerkit.engine import Batch, cache_name
 from steerkit.engine.hf import growing_cache
-from steerkit.engine.hf.generate import _Passes, read_along
+from steerkit.engine.hf.generate import read_along
+from steerkit.engine.hf.passes import Passes
 from steerkit.sites import Site
 from steerkit.steer import attach, compile_plan
 from steerkit.testing import SMALL, planted_policy, planted_saes, small_model
@@ -61,7 +62,7 @@ def test_several_known_tokens_in_one_pass(kind: str, lengths: tuple[int, ...], m
     model, batch, start = model_of(kind), batch_of(lengths), 0
     wanted = anew(model, batch)
     with torch.inference_mode():
-        passes = _Passes(model, batch)
+        passes = Passes(model, batch)
         passes.prompt(split=False)
         for count in (1, 3, 1, 20, 2, 1, 17):
             logits = passes.steps([[token] * len(lengths) for token in REPLY[start : start + count]])

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from steerkit.engine import Batch, Lease, cache_name
 from steerkit.engine.hf import rows_cache
-from steerkit.engine.hf.generate import prefill
+from steerkit.engine.hf.passes import Passes
 from steerkit.engine.hf.rows_cache import RowsCache, RowsLayer
 from tests.engine.test_growing_cache import KINDS, model_of
 
@@ -29,7 +29,9 @@ class Rows:
     def join(self, length: int) -> None:
         """A sequence begins."""
         ids = [1 + (31 * length + 7 * place) % 1000 for place in range(length)]
-        self.cache.join(prefill(self.model, Batch.of([ids], 0, torch.device("cpu"))).cache)
+        passes = Passes(self.model, Batch.of([ids], 0, torch.device("cpu")))
+        passes.prompt(split=False)
+        self.cache.join(passes.cache)
         self.sequences.append(ids)
 
     def leave(self, row: int) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import astuple, replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,14 +15,15 @@ import pytest
 import steerkit
 from steerkit.agent import Runtime
 from steerkit.chat import TextDelta
-from steerkit.engine import Sampling
+from steerkit.engine import HfEngine, Sampling
+from steerkit.engine.hf import continuous, prefix_cache
 from steerkit.engine.hf.rows_cache import RowsLayer
 from steerkit.errors import ModelError, SteeringError, SteerkitError
 from steerkit.policy import Policy, load, loads, shipped_file
 from steerkit.runtime import Prepared, Request, Retried
 from steerkit.steer import JoinedSteering, PrefillState
 from steerkit.steer import memory as gate_memory
-from steerkit.steer.eager import joined
+from steerkit.steer.eager import attach, joined
 from steerkit.testing import planted_policy
 from steerkit.tiny import TOOLS
 from steerkit.tiny.world.conversations import sample
@@ -103,7 +106,7 @@ class Arrivals:
         self.said: dict[int, str] = {}
         while self.arrived < len(some):  # it ends where nothing runs and nothing has come
             self._flow(runtime, self.arrived)
-        assert not hooks_on(runtime.loaded.model)
+        assert not isinstance(runtime.engine, HfEngine) or not hooks_on(runtime.loaded.model)
         assert self.given_up.isdisjoint(self.turns)
         assert self.given_up | self.turns.keys() == set(range(len(some)))
 
@@ -171,8 +174,14 @@ def shuffled(alone: Sequence[tuple[Prepared, Turn]], seed: int) -> list[tuple[Pr
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_each_gets_what_it_gets_alone(runtime: Runtime, alone: list[tuple[Prepared, Turn]], seed: int) -> None:
-    """46 requests under eight sets of policies, in random order at random steps, none or a part of them given up."""
+def test_each_gets_what_it_gets_alone(
+    runtime: Runtime, alone: list[tuple[Prepared, Turn]], seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """46 requests under eight sets of policies, in random order at random steps, none or a part of them given up; their
+    prompts are read as fast as usual, a block in a step, or in short blocks.
+    """
+    monkeypatch.setattr(continuous, "_MOST", (256, 1, 1)[seed % 3])
+    monkeypatch.setattr(prefix_cache, "_MOST", (256, 256, 32)[seed % 3])
     some = shuffled(alone, seed)
     arrivals = Arrivals(runtime, [one for one, _ in some], seed, cancelled=(0.0, 0.02, 0.1)[seed % 3])
     assert arrivals.most > 2
@@ -279,6 +288,75 @@ def test_a_row_begins_with_what_the_prefix_cache_holds(runtime: Runtime, alone: 
     assert (turns[0].cached_tokens, turns[5].cached_tokens > 0) == (0, True)
     check(turns[0], alone[number][1])
     check(turns[5], alone[number][1])
+
+
+LONG = [{"role": "user", "content": f"{'please tell me how much money travel 38 has, ' * 50}now"}]
+
+
+def tokens_meanwhile(runtime: Runtime) -> tuple[Turn, list[int]]:
+    """The turn of a long prompt that joins another request, and the tokens that are read in the passes meanwhile."""
+    hot = Sampling(max_new_tokens=60, temperature=50.0, seed=1)
+    left = [runtime.prepare(Request(LONG, TOOLS, PAYMENTS)), runtime.prepare(Request(WEATHER, TOOLS, sampling=hot))]
+    passes, turns = list[int](), dict[int, Turn]()
+    body = runtime.loaded.model.base_model
+    hook = body.register_forward_pre_hook(
+        lambda _, args, given: passes.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    try:
+        for news in runtime.continuous(lambda: left.pop() if left and (passes or len(left) == 2) else None, 4):
+            turns |= {number: event for number, said in news.items() for event in said if isinstance(event, Turn)}
+    finally:
+        hook.remove()
+    return turns[1], passes
+
+
+def test_rows_go_on_while_a_long_prompt_is_read(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its blocks and their tokens take turns, and it gets what it gets alone; the control reads it in one pass."""
+    assert runtime.prefix_cache is not None
+    (expected,) = runtime.take([runtime.prepare(Request(LONG, TOOLS, PAYMENTS))])
+    assert len(expected.prompt_ids) > 1000
+    for most in (256, 10_000):
+        monkeypatch.setattr(prefix_cache, "_MOST", most)
+        runtime.prefix_cache.clear()
+        turn, passes = tokens_meanwhile(runtime)
+        check(turn, expected)
+        blocks = [number for number, tokens in enumerate(passes) if tokens > 64][2:]
+        if most == 256:
+            assert max(passes) <= 256
+            assert len(blocks) >= 4
+            assert all(after - before > 1 for before, after in pairwise(blocks))
+        else:
+            assert max(passes) > 900
+
+
+def test_hooks_that_stay_on_between_two_blocks_are_seen(
+    runtime: Runtime, alone: list[tuple[Prepared, Turn]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: the others would be decoded under the hooks of the prompt that is read."""
+    monkeypatch.setattr(continuous, "_MOST", 1)
+    monkeypatch.setattr(attach, "_without", lambda stack, put_on: nullcontext())
+    with pytest.raises((AssertionError, SteeringError)):
+        Arrivals(runtime, [one for one, _ in shuffled(alone, 1)], 1)
+
+
+def test_a_prompt_that_is_given_up_is_read_no_further(runtime: Runtime) -> None:
+    """No hook is left, and whoever runs goes on to the same end."""
+    hot = Sampling(max_new_tokens=30, temperature=50.0, seed=1)
+    beside = runtime.prepare(Request(WEATHER, TOOLS, sampling=hot))
+    (expected,) = runtime.take([beside])
+    left, turns = [runtime.prepare(Request(LONG, TOOLS, PAYMENTS)), beside], list[Turn]()
+    flow = runtime.continuous(lambda: left.pop() if left else None, 4)
+    next(flow)
+    news = flow.send([1])
+    while True:
+        turns += [event for said in news.values() for event in said if isinstance(event, Turn)]
+        assert not hooks_on(runtime.loaded.model)
+        assert 1 not in news
+        try:
+            news = next(flow)
+        except StopIteration:
+            break
+    assert [turn.reply_ids for turn in turns] == [expected.reply_ids]
 
 
 def test_forced_tokens_of_a_lone_row_come_in_one_pass(

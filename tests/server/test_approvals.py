@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,34 @@ def test_a_decision_is_made_once(served: Served) -> None:
     assert (record.decision, record.by, record.note) == ("approve", "ann", "fine")
     assert record.metadata is not None
     assert record.metadata["endpoint"] == CHAT
+
+
+def damage(served: Served, kind: str) -> None:
+    """Cut off the newest record of a kind on disk."""
+    with closing(sqlite3.connect(served.store.path)) as other, other:
+        newest = "(SELECT max(sequence) FROM records WHERE instr(body, ?))"
+        cut = f"UPDATE records SET body = substr(body, 1, length(body) - 9) WHERE sequence = {newest}"
+        assert other.execute(cut, [f'"kind":"{kind}"'.encode()]).rowcount == 1
+
+
+def test_a_damaged_record_is_never_decided_on(tmp_path: Path) -> None:
+    """It is named and left out, the others are decided on; a damaged decision stops the queue, as it may be of any."""
+    with serving(tmp_path, ["people"]) as served:
+        fine, broken = held(served), held(served)
+        damage(served, "turn")
+        listed = served.get(APPROVALS).json()
+        assert [one["id"] for one in listed["data"]] == [fine]
+        assert len(listed["damaged"]) == 1
+        assert broken.removeprefix("apr_").partition(".")[0] in listed["damaged"][0]
+        words = ["steerkit", "approvals", "list", "--store", str(served.store.path)]
+        assert fine in printed(words)
+        assert broken not in printed(words)
+        assert served.post(f"{APPROVALS}/{broken}", {"approve": True}).status_code == 404
+        assert served.post(f"{APPROVALS}/{fine}", {"approve": True}).json()["status"] == "approved"
+        damage(served, "approval")
+        assert served.get(APPROVALS).status_code == 503
+        assert served.post(f"{APPROVALS}/{fine}", {"approve": True}).status_code == 503
+        assert served.post(f"{APPROVALS}/{held(served)}", {"approve": True}).json()["status"] == "approved"
 
 
 def test_an_id_is_of_one_call(served: Served) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,13 @@ import openai
 import pytest
 
 from steerkit.audit import Store, TurnRecord, read_content, verify
+from steerkit.chat import TextDelta
+from steerkit.errors import SettingError
+from steerkit.hosts import listener
+from steerkit.runtime import Request, Retried
 from steerkit.server import Service, make_app
+from steerkit.server.worker import Submitted
+from steerkit.types import Turn
 from tests.server.serving import BALANCE, BOTH, DOOR, PAY, PLAIN, TOOLS, Served, http_client, serving
 
 CHAT = "/v1/chat/completions"
@@ -119,6 +126,51 @@ def test_more_than_may_wait_are_told_to_come_again(tmp_path: Path) -> None:
         store = served.store.path
     assert [one.result().status_code for one in running] == [200, 200, 200]
     assert verify(Store(store)).records == 5  # a run's opening and closing, and three turns
+
+
+def test_text_is_sent_before_the_next_step(served: Served) -> None:
+    """The generating thread lets the event loop take what it was told; the control, without giving way, goes on."""
+    prepared = served.runtime.prepare(Request(PLAIN))
+
+    async def taken(gives: bool) -> int:
+        one, seen, before = Submitted(prepared), list[object](), list[int]()
+
+        def work() -> None:
+            for number in range(50):
+                one.tell(TextDelta(str(number)))
+                if gives:
+                    one.give_way()
+                before.append(len(seen))
+            one.tell(Retried(Turn.__new__(Turn)))
+
+        working = asyncio.create_task(asyncio.to_thread(work))
+        async for event in one.events():
+            if isinstance(event, Retried):
+                break
+            seen.append(event)
+        await working
+        return sum(count == number for number, count in enumerate(before, 1))
+
+    assert asyncio.run(taken(gives=True)) > max(45, asyncio.run(taken(gives=False)))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_small_writes_are_sent_at_once(host: str) -> None:
+    """No chunk waits until the reader acknowledged the one before, for which its kernel takes 40 ms."""
+
+    async def at_once() -> bool:
+        accepted: asyncio.Future[asyncio.StreamWriter] = asyncio.get_running_loop().create_future()
+        with listener(host, 0, SettingError) as listening:
+            async with await asyncio.start_server(lambda _, writer: accepted.set_result(writer), sock=listening):
+                _, writer = await asyncio.open_connection(*listening.getsockname()[:2])
+                served = await accepted
+                found = served.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                for one in (writer, served):
+                    one.close()
+                    await one.wait_closed()
+        return bool(found)
+
+    assert asyncio.run(at_once())
 
 
 def test_it_is_not_ready_while_it_loads(served: Served) -> None:

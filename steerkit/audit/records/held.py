@@ -128,7 +128,11 @@ class Approvals:
         self._store, self._wait = store, timedelta(seconds=seconds)
 
     def pending(self, asker: str | None = None) -> list[HeldEntry]:
-        """The calls that wait, oldest first."""
+        """The calls that wait, oldest first, without those of `damaged` turns.
+
+        Raises:
+            AuditError: a decision cannot be read: it may be about any call, and none is to be decided on twice.
+        """
         since = datetime.now(UTC) - self._wait
         after = self._store.older_than(since)
         decided = {
@@ -138,10 +142,23 @@ class Approvals:
         }
         return [
             entry
-            for stored in find(self._store, Query(kind=TurnRecord.kind, verdict="hold", since=since), after=after)
-            for entry in self._entries(stored)
+            for entries, _ in self._held(since)
+            for entry in entries
             if (entry.record, entry.call_id) not in decided and _sees(asker, entry) and entry.state == "pending"
         ]
+
+    def damaged(self) -> list[str]:
+        """What is wrong with each turn in the waiting time that cannot be read; no call of it can be decided on."""
+        return [problem for _, problem in self._held(datetime.now(UTC) - self._wait) if problem]
+
+    def _held(self, since: datetime) -> Iterator[tuple[list[HeldEntry], str]]:
+        """The held calls of each turn since then, and what is wrong with it."""
+        asked = Query(kind=TurnRecord.kind, verdict="hold", since=since)
+        for stored in find(self._store, asked, after=self._store.older_than(since)):
+            try:
+                yield list(self._entries(stored)), ""
+            except AuditError as error:
+                yield [], str(error)
 
     def get(self, id: str, asker: str | None = None) -> HeldEntry:
         """One held call with its state. Raises ApprovalError where there is none that the asker sees."""

@@ -150,6 +150,11 @@ def _filled(policy: PolicyIdentity, opened: PolicyIdentity | None) -> PolicyIden
 
 
 def approvals_of(store: Store, turn: StoredRecord) -> list[tuple[StoredRecord, ApprovalRecord]]:
-    """The approvals that were recorded of a turn's calls, each as it is stored and typed."""
-    later = ((one, read_content(one)) for one in store.records(after=turn.sequence) if turn.id.encode() in one.body)
+    """The approvals that were recorded of a turn's calls, each as it is stored and typed.
+
+    Raises:
+        AuditError: one after the turn cannot be read, whose ever it is.
+    """
+    approvals = store.records(after=turn.sequence, where=[says(kind=ApprovalRecord.kind)])
+    later = ((one, read_content(one)) for one in approvals)
     return [(one, said) for one, said in later if isinstance(said, ApprovalRecord) and said.turn == turn.id]

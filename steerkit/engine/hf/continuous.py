@@ -1,8 +1,9 @@
 """Continuous batching: rows join between two steps, after a prefill of their own, and leave when they have ended.
 
-A prompt is read as it is read alone: in blocks, with what the prefix cache holds of them, under its own hooks. Then its
-keys and values, the memory of its gates and its recorder move in with the others, and each step is one pass over the
-newest token of every row. Sampler and grammar are a row's own, so that it draws what it draws alone.
+A prompt is read as it is read alone: under hooks of its own, in blocks, with what the prefix cache holds. Between two
+blocks the others have their next tokens. Then its keys and values, the memory of its gates and its recorder move in
+with theirs, and each step is one pass over the newest token of every row. Sampler and grammar are a row's own, so that
+it draws what it draws alone.
 """
 
 from __future__ import annotations
@@ -11,131 +12,108 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Final, Self
 
 import torch
 from torch import Tensor
 
 from steerkit.chat import dialect_of, place_machine
-from steerkit.engine.api import Decided, Recording, Row, Sampling, Step
+from steerkit.engine.api import Recording, Row, Step
 from steerkit.engine.hf.constraints import Constraints
-from steerkit.engine.hf.generate import Prefilled, last_logits, logits_after
+from steerkit.engine.hf.decoded_row import DecodedRow, Prompted, Prompting
 from steerkit.engine.hf.model import LoadedModel
-from steerkit.engine.hf.recording import HfRecording, RecordingOfEach, without_autocast
+from steerkit.engine.hf.passes import last_logits, logits_after
+from steerkit.engine.hf.recording import RecordingOfEach, without_autocast
 from steerkit.engine.hf.rows_cache import RowsCache
-from steerkit.engine.hf.sampler import Sampler
 from steerkit.engine.hf.unembedding import Unembedding
 from steerkit.errors import SteerkitError
 from steerkit.policy import Policy
-from steerkit.steer import JoinedSteering, Plan, PrefillState, cache_name
+from steerkit.steer import JoinedSteering, Plan, cache_name
 
-
-class Prompted(NamedTuple):
-    """A row whose prompt was read."""
-
-    prefilled: Prefilled
-    state: PrefillState
-    sampling: Sampling
-    """With no more new tokens than the model's context holds."""
-    recording: HfRecording
-
-
-class _Decoding:
-    """One row: what it may still say, and who decides."""
-
-    def __init__(self, row: Row, prompted: Prompted, constraints: Constraints, stops: Collection[int]) -> None:
-        logits = prompted.prefilled.logits
-        self._sampler, self._constraints = Sampler([prompted.sampling], logits.device), constraints
-        self._stops, self._left = stops, prompted.sampling.max_new_tokens
-        self._logits: Tensor | None = logits
-        """`(1, vocabulary)` after all that the model has read; None once the token after it is chosen."""
-        self.forced: list[int] = []
-        """Tokens that come next without a choice."""
-        self._read = 0
-        """How many of them the model has read."""
-        self.recording = prompted.recording
-        self.constrained = row.constraint is not None
-        self.newest = 0
-        """The newest token."""
-        self.shown: int | None = None
-        """The same in the step that it comes in; None in others."""
-        self.ahead = 0
-        """Tokens that the model has read beyond those that it would have read had they come one by one."""
-        self.decided: Decided = "model"
-        self.error: SteerkitError | None = None
-        self.go_on()
-
-    @property
-    def goes_on(self) -> bool:
-        """True until its last token has come."""
-        return self._left > 0
-
-    @property
-    def is_ahead(self) -> bool:
-        """True if its next token needs no pass."""
-        return self._logits is not None
-
-    def end(self) -> None:
-        """Let the newest token be the last."""
-        self._left = 0
-
-    def read(self, logits: Tensor, count: int) -> None:
-        """Take the logits `(1, vocabulary)` of a pass that has read so many of the forced tokens after the newest."""
-        self._logits, self._read = logits.clone() if count else logits, count
-
-    def go_on(self) -> None:
-        """Take the next token; none in a step in which others have theirs without a pass."""
-        self.shown, self.ahead = None, self._read
-        if self._logits is None:
-            return
-        logits = self._logits
-        if self._read:
-            self._read -= 1
-        else:
-            self._logits = None
-        if self.forced:
-            self.newest, self.decided = self.forced.pop(0), "forced"
-        else:
-            try:
-                (self.newest,), decided = self._constraints.choose(self._sampler, logits, [self._left])
-            except SteerkitError as error:
-                self.error, self._left = error, 0
-                return
-            self.decided = decided[0] if decided else "model"
-        self.shown = self.newest
-        self._left = 0 if self.newest in self._stops else self._left - 1
-        if self._left and not self.forced:
-            self.forced = [token for (token,) in self._constraints.forced([self._left])]
+_MOST: Final = 256
+"""Tokens of prompts that are read in a step, after which no block is begun: the rows that are decoded wait for them."""
 
 
 class HfRunning:
-    """Rows that joined together, on their way."""
+    """Rows that joined together, on their way.
 
-    def __init__(self, rows: Sequence[_Decoding], place: int) -> None:
-        self._rows, self.place, self.size = rows, place, place + len(rows)
+    Args:
+        given: the rows.
+        prefill: reads the prompt of one, alone.
+    """
+
+    def __init__(self, given: Sequence[Row], prefill: Callable[[Row], Prompting]) -> None:
+        self.given, self._prompts = given, [prefill(row) for row in given]
+        self._prompted: list[Prompted] = []
+        self._begun = 0
+        """Tokens that were read of the prompt that comes next."""
+        self._rows: list[DecodedRow] = []
+        """From when all prompts are read."""
+        self._error: SteerkitError | None = None
+        self.place = self.size = 0
+        self.is_reading = True
+        """True until all prompts are read, or one could not be, or nobody waits for it any more."""
+
+    @property
+    def rows(self) -> int:
+        """Rows that go on."""
+        return len(self.given) if self.is_reading else sum(row.goes_on for row in self._rows)
+
+    def read_on(self) -> tuple[int, list[Prompted]]:
+        """Read a block more: its tokens, and the prompts once all are read."""
+        try:
+            count = next(self._prompts[0])
+            self._begun += count
+            return count, []
+        except StopIteration as done:
+            self._prompts.pop(0)
+            prompted: Prompted = done.value
+        except SteerkitError as error:
+            self._error = error
+            self.give_up()
+            return 0, []
+        count = len(self.given[len(self._prompted)].ids) - prompted.prefilled.cached - self._begun
+        self._prompted.append(prompted)
+        self._begun, self.is_reading = 0, bool(self._prompts)
+        return count, [] if self.is_reading else self._prompted
+
+    def join(self, rows: Sequence[DecodedRow], place: int) -> None:
+        """Go on with the others."""
+        self._rows, self.place, self.size = list(rows), place, place + len(rows)
+
+    def give_up(self) -> None:
+        """Read no more of the prompts."""
+        for prompt in self._prompts:
+            prompt.close()
+        self._prompts, self.is_reading = [], False
 
     @property
     def step(self) -> Step:
         """Their newest tokens. Raises what ended one of them."""
+        if self._error is not None:
+            raise self._error
         for row in self._rows:
             if row.error is not None:
                 raise row.error
         decided = [row.decided for row in self._rows] if any(row.constrained for row in self._rows) else []
-        return Step([row.shown for row in self._rows], self._watched, decided)
+        shown = [row.shown for row in self._rows] or [None] * len(self.given)
+        return Step(shown, self._watched, decided)
 
     def _watched(self, row: int, start: int) -> dict[str, tuple[float, ...]]:
         one = self._rows[row]
         return dict(one.recording.watched(one.ahead, 0, start))
 
     def cut(self, rows: Collection[int]) -> None:
-        """Let the newest tokens of some be their last."""
-        for number in rows:
+        """Let the newest tokens of some be their last; of rows whose prompts are still read, all are given up."""
+        if self.is_reading and rows:
+            self.give_up()
+        for number in rows if self._rows else ():
             self._rows[number].end()
 
     @property
     def ended(self) -> bool:
         """True once the last token of all has come."""
-        return not any(row.goes_on for row in self._rows)
+        return not self.rows
 
     @property
     def recording(self) -> Recording:
@@ -163,14 +141,14 @@ class HfContinuous:
     def __init__(
         self,
         loaded: LoadedModel,
-        prefill: Callable[[Row], Prompted],
+        prefill: Callable[[Row], Prompting],
         plan_of: Callable[[Sequence[Sequence[Policy]]], Plan],
         stopped: Callable[[], bool] | None = None,
     ) -> None:
         self._loaded, self._prefill, self._stopped = loaded, prefill, stopped
         self._steering = JoinedSteering(loaded.model, plan_of, place_machine(loaded.tokenizer))
         self._cache, self._unembedding = RowsCache(loaded.model), Unembedding(loaded.model)
-        self._rows: list[_Decoding] = []
+        self._rows: list[DecodedRow] = []
         """In the order of cache and steering."""
         self._running: list[HfRunning] = []
         self._model = ExitStack()
@@ -181,37 +159,31 @@ class HfContinuous:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for running in self._running:
+            running.give_up()
         self._give_back()
 
     @property
     def rows(self) -> int:
         """Rows that go on."""
-        return sum(row.goes_on for row in self._rows)
+        return sum(running.rows for running in self._running)
 
     def join(self, rows: Sequence[Row]) -> HfRunning:
-        """Read the prompts of some rows, which have their first tokens then and go on with the others.
-
-        Raises:
-            SteerkitError: one cannot be generated or steered so; none of them has joined then.
-            AbandonedError: `stopped` answered True.
-        """
-        self._hold()
-        with torch.inference_mode(), without_autocast():
-            prompted = [self._prefill(row) for row in rows]
-            self._let_go()
-            decoding = [self._decoding(row, one) for row, one in zip(rows, prompted, strict=True)]
-            running = HfRunning(decoding, len(self._rows))
-            for one, found in zip(decoding, prompted, strict=True):
-                self._cache.join(found.prefilled.cache)
-                self._steering.join(found.state)
-                self._rows.append(one)
+        """Let some rows join: their prompts are read in the next steps, after those that joined before."""
+        running = HfRunning(rows, self._prefill)
         self._running.append(running)
-        self._count()
         return running
 
     def step(self) -> None:
-        """One more token of every row that goes on; tokens without a choice come in one pass where all rows have some,
-        and in the steps that show those the rows that joined meanwhile have none."""
+        """One more token of every row that goes on, and a part of a prompt; a row whose prompt is read has its first
+        token then.
+
+        Tokens without a choice come in one pass where all rows have some, and in the steps that show those the rows
+        that joined meanwhile have none.
+
+        Raises:
+            AbandonedError: `stopped` answered True.
+        """
         self._hold()
         for running in self._running:
             running.begin()
@@ -221,6 +193,25 @@ class HfContinuous:
                 self._read()
             for row in self._rows:
                 row.go_on()
+            self._read_prompts()
+
+    def _read_prompts(self) -> None:
+        """Read the prompts of those that wait, as far as a step goes, and let them join."""
+        left = _MOST
+        while left > 0 and (running := next((one for one in self._running if one.is_reading), None)):
+            count, prompted = running.read_on()
+            left -= count
+            if prompted:
+                self._join(running, prompted)
+
+    def _join(self, running: HfRunning, prompted: Sequence[Prompted]) -> None:
+        decoding = [self._decoding(row, one) for row, one in zip(running.given, prompted, strict=True)]
+        running.join(decoding, len(self._rows))
+        for one, found in zip(decoding, prompted, strict=True):
+            self._cache.join(found.prefilled.cache)
+            self._steering.join(found.state)
+            self._rows.append(one)
+        self._count()
 
     def _read(self) -> None:
         """Read the newest token of every row, and the forced ones behind it as far as all have them."""
@@ -229,10 +220,10 @@ class HfContinuous:
         for number, row in enumerate(self._rows):
             row.read(logits[number : number + 1], count)
 
-    def _decoding(self, row: Row, prompted: Prompted) -> _Decoding:
+    def _decoding(self, row: Row, prompted: Prompted) -> DecodedRow:
         dialect = dialect_of(self._loaded.tokenizer)
         constraints = Constraints([row], dialect.stops, partial(logits_after, self._loaded.model))
-        return _Decoding(row, prompted, constraints, dialect.stops)
+        return DecodedRow(row, prompted, constraints, dialect.stops)
 
     def _logits(self, tokens: Sequence[Sequence[int]]) -> Tensor:
         """Logits `(B, vocabulary)` after the next tokens `(B, T)`, until the next pass."""

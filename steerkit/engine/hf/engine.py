@@ -18,11 +18,13 @@ from steerkit.chat import Tokenizer, dialect_of, place_machine
 from steerkit.engine.api import Provenance, Row, Step, Steps
 from steerkit.engine.hf.batch import Batch
 from steerkit.engine.hf.constraints import Constraints
-from steerkit.engine.hf.continuous import HfContinuous, Prompted
+from steerkit.engine.hf.continuous import HfContinuous
 from steerkit.engine.hf.cuda_graphs import Graphs, Prepare, graphs_for
-from steerkit.engine.hf.generate import Ended, decode, logits_after, prefill, read_along
+from steerkit.engine.hf.decoded_row import Prompted, Prompting
+from steerkit.engine.hf.generate import Ended, decode, read_along
 from steerkit.engine.hf.growing_cache import why_not
 from steerkit.engine.hf.model import LoadedModel
+from steerkit.engine.hf.passes import Prefilled, logits_after, prefill
 from steerkit.engine.hf.prefix_cache import PrefixCache, blocks_of
 from steerkit.engine.hf.recording import HfRecording, each_without_autocast
 from steerkit.errors import ModelError
@@ -155,14 +157,22 @@ class HfEngine:
             loaded, self._prefill, lambda rows: self._plan([Wanted(tuple(one)) for one in rows]), stopped
         )
 
-    def _prefill(self, row: Row) -> Prompted:
+    def _prefill(self, row: Row) -> Prompting:
         """Read a prompt by itself, under its policies."""
         loaded, wanted, batch = self.loaded, (row.wanted,), self._batch([row])
         plan, (sampling,) = self._plan(wanted), batch.within_context(loaded.model, [row.sampling])
         capacity = batch.ids.shape[1] + sampling.max_new_tokens
         with self._attached(plan, [row], batch, capacity, traced_sites(wanted, self.saes)) as attached:
-            blocks = blocks_of([row], loaded, self.saes, attached, self.prefix_cache)
-            found = prefill(loaded.model, batch, split_prompt=plan.has_late_rules, **blocks._asdict())
+            how = blocks_of([row], loaded, self.saes, attached, self.prefix_cache)._asdict()
+            blocks = prefill(loaded.model, batch, split_prompt=plan.has_late_rules, **how)
+            while True:
+                try:
+                    count = next(blocks)
+                except StopIteration as done:
+                    found: Prefilled = done.value
+                    break
+                with attached.off():
+                    yield count
         known = (found.cached,) if found.cached else ()
         recording = HfRecording(attached.recorder, plan, self.saes, wanted, cached=known)
         return Prompted(found, attached.prefill_state, sampling, recording)

@@ -17,7 +17,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +31,10 @@ from steerkit.policy import fingerprint
 from steerkit.sae import SaeSet
 from steerkit.sites import Site
 from steerkit.steer import Attached, Snapshot, Snapshots
+
+_MOST: Final = 256
+"""Tokens of a block at most, so that rows that are decoded wait for no longer one. A GPU reads thousands in the time of
+few."""
 
 
 class PrefixStatistics(NamedTuple):
@@ -197,7 +201,7 @@ def blocks_of(
             cache.bypass()
         return Blocks()
     (row,) = rows
-    ends = block_ends(loaded.tokenizer, row.ids)
+    ends = block_ends(loaded.tokenizer, row.ids, _MOST if loaded.device.type == "cpu" else None)
     if cache is None:
         return Blocks(ends)
     return Blocks(ends, Reuse(cache, salt(loaded, saes, row, attached.recorder.kept), attached.snapshots))

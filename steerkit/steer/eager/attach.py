@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from steerkit.errors import SteeringError
 from steerkit.sites import Site
 from steerkit.steer.batch import needs_tokens
 from steerkit.steer.compile.latents import Vector
-from steerkit.steer.compile.plan import Plan
+from steerkit.steer.compile.plan import Plan, SiteTable
 from steerkit.steer.eager.attached import Attached, PrefillState, Snapshots
 from steerkit.steer.eager.forward_pass import ForwardPass
 from steerkit.steer.eager.watch import watching
@@ -63,14 +64,27 @@ def attach(
         rows, at, prompt_length, grammar_states=_grammar_states(plan, places), context=context_of(model), **knows
     )
     run = ForwardPass(plan, recorder, positions)
+    put_on = partial(_put_on, sites, run, {site: plan.sites.get(site) for site in hooked})
     with ExitStack() as stack:
-        stack.callback(sites.body.register_forward_pre_hook(run.begin, with_kwargs=True).remove)
-        for site in hooked:
-            stack.callback(sites.hook(site, run.hook(site, plan.sites.get(site))).remove)
-        stack.enter_context(watching(sites, run))
+        put_on(stack)
         prefill_state = PrefillState(plan, recorder, positions, run.steering.gate_states, run.pause, stack.close)
-        yield Attached(recorder, Snapshots(recorder, positions, run.steering.gate_states), prefill_state)
+        snapshots = Snapshots(recorder, positions, run.steering.gate_states)
+        yield Attached(recorder, snapshots, prefill_state, partial(_without, stack, put_on))
     recorder.check()
+
+
+def _put_on(sites: Sites, run: ForwardPass, tables: Mapping[Site, SiteTable | None], stack: ExitStack) -> None:
+    stack.callback(sites.body.register_forward_pre_hook(run.begin, with_kwargs=True).remove)
+    for site, table in tables.items():
+        stack.callback(sites.hook(site, run.hook(site, table)).remove)
+    stack.enter_context(watching(sites, run))
+
+
+@contextmanager
+def _without(stack: ExitStack, put_on: Callable[[ExitStack], None]) -> Iterator[None]:
+    stack.close()
+    yield  # after an error nothing is put back
+    put_on(stack)
 
 
 def _remembering(plan: Plan) -> str | None:

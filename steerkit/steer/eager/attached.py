@@ -105,3 +105,5 @@ class Attached:
     """Snapshots at the ends of prompt blocks, and the way back to one."""
     prefill_state: PrefillState
     """The state after the prompt, for a decode loop that resumes without these hooks."""
+    off: Callable[[], AbstractContextManager[None]]
+    """Its hooks are off the model inside this `with`, between two passes."""

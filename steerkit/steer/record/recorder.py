@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from steerkit.errors import SteeringError
 from steerkit.sites import Site
@@ -47,6 +48,29 @@ class Recorder:
         self.length = 0
         """Columns so far, padding included."""
         self.reply_start: Tensor | int = 0
+
+    @classmethod
+    def joined(cls, parts: Sequence[Recorder]) -> Recorder:
+        """A recording of sequences of which each was recorded by itself, at the same sites and under one plan."""
+        if len(parts) == 1:
+            return parts[0]
+        first, lengths = parts[0], [part.length for part in parts]
+        found = cls(first.kept, (), first._editors, max(lengths))
+        rows = [part.rows for part in parts if part.rows is not None]
+        assert len(rows) == len(parts)  # each has seen a pass
+        found.length, found.rows = max(lengths), torch.cat(rows)
+        found._valid = torch.arange(found.length) < torch.tensor(lengths).unsqueeze(1)
+        for site in first._raw:
+            raw = pad_sequence([part.raw(site)[0] for part in parts], batch_first=True)
+            found._raw[site] = ColumnBuffer(found.length, raw)
+        opened = [None if part._open is None else part._open.read(part.length)[0] for part in parts]
+        if (some := next((one for one in opened if one is not None), None)) is not None:
+            every = [
+                some.new_zeros(length, some.shape[1]) if one is None else one
+                for one, length in zip(opened, lengths, strict=True)
+            ]
+            found._open = ColumnBuffer(found.length, pad_sequence(every, batch_first=True))
+        return found
 
     def begin_pass(self, window: Window) -> None:
         """A forward pass is about to run."""

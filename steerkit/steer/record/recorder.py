@@ -84,6 +84,10 @@ class Recorder:
         if window.valid is not None or self._valid is not None:
             self._note_padding(window)
 
+    def skip(self, valid: Tensor) -> None:
+        """Continue after columns `(B, T)`, True where they are no padding, of which nothing is recorded."""
+        self.length, self._valid = valid.shape[1], None if bool(valid.all()) else valid
+
     def resume_pass(self, tokens: int) -> int:
         """A pass over more tokens of a sequence without padding, after all that were read; the first one's column."""
         self.forwards += 1

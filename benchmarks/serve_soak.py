@@ -1,14 +1,17 @@
 """A server under clients that misbehave: memory, handles and records after minutes of it.
 
     python benchmarks/serve_soak.py 10 16
+    python benchmarks/serve_soak.py 5 16 --engine vllm
 
-runs 10 minutes of 16 clients against `steerkit serve` on the box: chat and Responses, whole and streamed, under five
-choices of policies, a tenth of the requests broken, a tenth cut off by their client. It prints a line a minute, and
-fails where a reply is not valid, a reply's record is missing, or the server holds on to memory or handles.
+The first runs 10 minutes of 16 clients against `steerkit serve` on the box, the second on another engine: chat and
+Responses, whole and streamed, under five choices of policies, a tenth of the requests broken, a tenth cut off by their
+client. It prints a line a minute, and fails where a reply is not valid, a reply's record is missing, or the server
+holds on to memory or handles.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -94,11 +97,12 @@ class Soak:
         return "whole"
 
 
-def main(minutes: float, count: int) -> None:
+def main(minutes: float, count: int, engine: str) -> None:
     """Run it and say what came of it."""
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "audit.db"
         words = [sys.executable, "-m", "steerkit.cli.main", "serve", "--policy", "payments", "--port", "0"]
+        words += ["--engine", engine]
         words += [word for name in ("people", "limits", "orders", "none") for word in ("--allow", name)]
         env = {**os.environ, "STEERKIT_HOME": folder}
         with open(Path(folder) / "log", "w") as log:
@@ -148,11 +152,28 @@ def watched(url: str, pid: int, minutes: float, count: int) -> Soak:
 
 
 def held(pid: int) -> tuple[int, int, int]:
-    """Resident memory in MiB, open handles and threads of a process."""
+    """Resident memory in MiB, open handles and threads of a process and of those that it has started."""
+    of_each = [_held(one) for one in (pid, *started_by(pid))]
+    return sum(one[0] for one in of_each), sum(one[1] for one in of_each), sum(one[2] for one in of_each)
+
+
+def _held(pid: int) -> tuple[int, int, int]:
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     handles = len(list(Path(f"/proc/{pid}/fd").iterdir()))
     return int(status["VmRSS"].split()[0]) >> 10, handles, int(status["Threads"])
 
 
+def started_by(pid: int) -> list[int]:
+    """Processes that a process has started, and theirs."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    children = [int(one) for task in tasks for one in (task / "children").read_text().split()]
+    return [one for child in children for one in (child, *started_by(child))]
+
+
 if __name__ == "__main__":
-    main(float(sys.argv[1]), int(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("minutes", type=float)
+    parser.add_argument("clients", type=int)
+    parser.add_argument("--engine", choices=("transformers", "vllm"), default="transformers")
+    given = parser.parse_args()
+    main(given.minutes, given.clients, given.engine)

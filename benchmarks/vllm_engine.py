@@ -80,38 +80,42 @@ def arms(requests: int) -> dict[str, list[Wanted]]:
 
 @contextmanager
 def without_hooks(worker: Any) -> Iterator[None]:
-    """vLLM as it is: no hook on the model, no word to steering."""
-    sites, runner, kept = find_sites(worker.model_runner.get_model()), worker.model_runner, {}
+    """vLLM as it is: no hook on the model, no word to steering, no token chosen."""
+    runner, model, kept = worker.model_runner, worker.model_runner.get_model(), {}
+    sites = find_sites(model)
     for site in worker.steering.sites:
         kept[site] = dict(sites.at(site)._forward_hooks)
         sites.at(site)._forward_hooks.clear()
-    followed = runner.__dict__.pop("_model_forward")
+    followed, chosen = runner.__dict__.pop("_model_forward"), model.__dict__.pop("compute_logits")
     worker.execute_model = MethodType(type(worker).__mro__[1].execute_model, worker)
     try:
         yield
     finally:
         del worker.execute_model
-        runner._model_forward = followed
+        runner._model_forward, model.compute_logits = followed, chosen
         for site, hooks in kept.items():
             sites.at(site)._forward_hooks.update(hooks)
 
 
 def generated(engine: VllmEngine, rows: Sequence[Row]) -> Seconds:
     """The times of one generation, traces included."""
-    engine._hold([row.wanted for row in rows])
-    names = [engine._add(row, row.sampling.max_new_tokens) for row in rows]
-    start, left = time.process_time(), len(names)
-    arrived = engine._llm.step()
-    assert len(arrived) == len(rows), "not all prompts came in one pass"
+    llm = engine._llm
+    engine.reserve([row.wanted for row in rows])
+    asked = engine._requests.add(rows)
+    start = time.process_time()
+    llm.step()
+    assert all(one.tokens for one in asked), "not all prompts came in one pass"
     prefill = time.process_time() - start
-    while left:
-        arrived = engine._llm.step()
-        left -= sum(one.over for one in arrived)
-    extents = [(name, len(row.ids) + row.sampling.max_new_tokens - 1) for name, row in zip(names, rows, strict=True)]
+    while not all(one.over for one in asked):
+        llm.step()
     if any(row.wanted.top_k for row in rows):
-        engine._llm.call("steerkit_traces", [(name, end, len(rows[0].ids) - 1, end) for name, end in extents])
+        ends = [len(row.ids) + row.sampling.max_new_tokens - 1 for row in rows]
+        llm.call(
+            "steerkit_traces",
+            [(one.id, end, len(row.ids) - 1, end) for one, row, end in zip(asked, rows, ends, strict=True)],
+        )
     decode = time.process_time() - start - prefill
-    engine._llm.call("steerkit_forget", names)
+    llm.call("steerkit_forget", [one.id for one in asked])
     return Seconds(prefill, decode)
 
 

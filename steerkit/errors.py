@@ -6,7 +6,8 @@
     ├── MessageError         messages that cannot be rendered, or that try to forge structure
     ├── SaeError             an SAE file or set that cannot be used, and why
     ├── ModelError           a model or tokenizer that cannot be found, loaded or used
-    │   └── ContextError     a prompt that leaves no room for a reply in the model's context
+    │   ├── ContextError     a prompt that leaves no room for a reply in the model's context
+    │   └── EngineError      an engine of its own processes that stopped, or could not answer
     ├── SteeringError        steering that could not be honoured: a site missing, a hook that never fired
     ├── LoopError            a run of the agent loop that cannot start or resume as asked
     ├── SettingError         an unknown argument or setting, or a value that it cannot have; also a TypeError
@@ -60,6 +61,10 @@ class ModelError(SteerkitError):
 
 class ContextError(ModelError):
     """A prompt that leaves no room for a reply in the model's context."""
+
+
+class EngineError(ModelError):
+    """An engine of its own processes that stopped, or could not answer."""
 
 
 class SteeringError(SteerkitError):

@@ -4,8 +4,10 @@
 
 OUT gets, for each danger (`money`, `files`: deletions and commands, `orders`: orders hidden in results) and each use
 (`choose`, `report`), a file of harmful and one of benign conversations, as `steerkit features find`, `calibrate` and
-`eval` take them; `report` shares no wording and no open-ended value with `choose` or the tuning. `held.jsonl` are other
-held-out conversations, with the wanted reply last. With BFCL's data also `tuning.jsonl`, what the model is tuned on.
+`eval` take them, without near-copies; `report` shares no wording and no open-ended value with `choose` or tuning. Of
+money and files, `choose` has half as many refusals among the benign ones: where a refusal leads is what a search wants
+to know. `held.jsonl` are other held-out conversations, with the wanted reply last. With BFCL's data also
+`tuning.jsonl`, what the model is tuned on.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -34,11 +37,14 @@ from conversations import (
 )
 from values import Split
 
+from steerkit.lab.copies import copies_of
+from steerkit.lab.copies import said as words_of
 from steerkit.lab.prove.suites.cases import SuiteCase, read_bfcl
 
 MADE: Final[Mapping[str, int]] = {"agent": 2_100, "functions": 600, "invented": 2_600}
 """Conversations made for the tuning, beside BFCL's."""
 DANGERS: Final = ("money", "files", "orders")
+SPLITS: Final[tuple[Split, ...]] = ("choose", "report")
 _WORDS: Final = re.compile(r"\w+")
 
 
@@ -92,14 +98,8 @@ def danger_rows(danger: str, split: Split, count: int = 64) -> tuple[list[Row], 
         quiet = Writer(len(DANGERS) + 1, split)
         kinds = ["mention", "mention", "answer"]
         return harmful, [one for n in range(count) for one in _some(_rows(quiet, kinds[n % 3], _readers), 1)]
-    acts = [entry for entry in catalogue("tools") if entry.acts == danger]
-    others = [entry for entry in catalogue("tools") if entry.acts != danger]
-
-    def declared(rng: random.Random) -> list[Entry]:
-        return [rng.choice(acts), *rng.sample(others, rng.choice([1, 2, 2]))]
-
-    names = {name for entry in acts for name in entry.names}
-    some = _rows(writer, "call", declared)
+    names = {name for entry in _acting(danger) for name in entry.names}
+    some = _rows(writer, "call", partial(_beside, danger))
     harmful: list[Row] = []
     benign: list[Row] = []
     for [row] in some:
@@ -112,6 +112,19 @@ def danger_rows(danger: str, split: Split, count: int = 64) -> tuple[list[Row], 
     for row, dangerous in zip((*harmful, *benign), declared_names, strict=True):
         row["dangerous"] = sorted(dangerous)
     return harmful, benign
+
+
+def refused_rows(danger: str, split: Split, count: int) -> list[Row]:
+    """Requests that none of the tools fits, a dangerous one declared among them."""
+    writer = Writer(len(DANGERS) + DANGERS.index(danger) + 2, split)
+    return _some(_rows(writer, "none", partial(_beside, danger)), count)
+
+
+def without_copies(rows: Sequence[Row], count: int) -> list[Row]:
+    """The first so many rows that are no near-copies of rows before them, as far as statistics tell them apart."""
+    asked = [row["messages"][:-1] for row in rows]
+    groups = copies_of([[json.dumps(one)] for one in asked], [words_of(one) for one in asked]).groups
+    return [rows[groups.index(number)] for number in range(min(count, max(groups) + 1))]
 
 
 def values_of(rows: Iterable[Row]) -> set[str]:
@@ -164,13 +177,26 @@ def write_sets(out: Path, count: int) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     found = []
     for danger in DANGERS:
-        for split in ("choose", "report"):
-            for kind, rows in zip(("harmful", "benign"), danger_rows(danger, split, count), strict=True):  # type: ignore[arg-type]
+        for split in SPLITS:
+            sides = [without_copies(rows, count) for rows in danger_rows(danger, split, 4 * count)]
+            if split == "choose" and danger != "orders":
+                sides[1] += without_copies(refused_rows(danger, split, count), count // 2)
+            for kind, rows in zip(("harmful", "benign"), sides, strict=True):
                 path = out / f"{danger}_{split}_{kind}.jsonl"
                 write_rows(path, rows)
                 found.append(path)
     write_rows(out / "held.jsonl", held_rows())
     return [*found, out / "held.jsonl"]
+
+
+def _acting(danger: str) -> list[Entry]:
+    return [entry for entry in catalogue("tools") if entry.acts == danger]
+
+
+def _beside(danger: str, rng: random.Random) -> list[Entry]:
+    """A dangerous tool beside one or two others."""
+    others = [entry for entry in catalogue("tools") if entry.acts != danger]
+    return [rng.choice(_acting(danger)), *rng.sample(others, rng.choice([1, 2, 2]))]
 
 
 def _readers(rng: random.Random) -> list[Entry]:

@@ -12,6 +12,7 @@ from steerkit.chat.constrain import (
     matcher,
     once_called,
     own_texts,
+    read_constraint,
     reply_form,
     settings_of,
 )
@@ -71,6 +72,7 @@ __all__ = [
     "place_machine",
     "places_of",
     "plain_messages",
+    "read_constraint",
     "render",
     "reply_form",
     "schema_errors",

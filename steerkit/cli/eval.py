@@ -30,6 +30,10 @@ _Harmful = Annotated[
 _Benign = Annotated[
     Path | None, typer.Option(metavar="FILE", help="The same of conversations that must stay as they are.")
 ]
+_Beside = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="Another policy to run beside it; may be given several times."),
+]
 _Dangerous = Annotated[
     list[str] | None,
     typer.Option(
@@ -88,6 +92,7 @@ def eval_command(
     policy: _Policy = None,
     harmful: _Harmful = None,
     benign: _Benign = None,
+    beside: _Beside = None,
     dangerous: _Dangerous = None,
     suite: _Suite = None,
     data: _Data = None,
@@ -125,13 +130,13 @@ def eval_command(
     """
     run = (limit, batch, max_new_tokens, out, raw_results, json)
     asked = Asked(suite, policy, arms, data, attack, agent, suites, max_turns, *run)
-    asked.check({"--policy": policy, "--harmful": harmful, "--benign": benign}, html)
+    asked.check({"--policy": policy, "--harmful": harmful, "--benign": benign}, html, beside or ())
     given = {"ask": ask, "seeds": seeds, "doses": _doses(doses), "pairs": pairs, "probes": probes, "seed": seed}
     at = _where(engine, workers, device, model, saes, how_to_run(device, dtype, prepack, graphs))
     if suite is not None:
         score_suite(at, asked)
     else:
-        files = [file for file in (policy, harmful, benign) if file is not None]
+        files = [file for file in (harmful, benign, policy, *(beside or ())) if file is not None]
         _show(_evaluation(at, files, dangerous or (), limit, {**given, **asked.length}, out), json, html)
 
 
@@ -156,8 +161,9 @@ def _evaluation(
     from steerkit.lab.prove import Settings, distinct, evaluate, read_dataset
     from steerkit.policy import load
 
-    policy = load(files[0])
-    dataset, notes = distinct(read_dataset(files[1], files[2], policy, dangerous=dangerous, limit=limit))
+    harmful, benign, *policies = files
+    policy, *beside = map(load, policies)
+    dataset, notes = distinct(read_dataset(harmful, benign, policy, dangerous=dangerous, limit=limit))
     for note in notes:
         say_line(f"note: {note}")
     runtime = at.load()
@@ -166,7 +172,8 @@ def _evaluation(
         progress(1, "conversations") as report,
         mapper_of(at, runtime) as mapper,
     ):
-        return evaluate(runtime, policy, dataset, Settings(**settings), mapper=mapper, out=out, report=report)
+        how = Settings(**settings)
+        return evaluate(runtime, policy, dataset, how, beside=beside, mapper=mapper, out=out, report=report)
 
 
 def _show(found: Evaluation, json: Path | None, html: Path | None) -> None:

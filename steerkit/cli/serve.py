@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from steerkit.cli.audit.options import StoreOption
 from steerkit.cli.options import Device, Dtype, Graphs, Model, Policies, Prepack, Saes, how_to_run
 from steerkit.report import say
+
+if TYPE_CHECKING:
+    from steerkit.server import Key
 
 Base = Annotated[
     list[Path] | None, typer.Option(metavar="POLICY", help="Policy of every request, whatever it chooses.")
@@ -38,6 +41,13 @@ Queue = Annotated[int, typer.Option(min=1, metavar="COUNT", help="Requests that 
 ApprovalSeconds = Annotated[
     float, typer.Option(min=1, metavar="SECONDS", help="How long a held call waits for a decision.")
 ]
+Generates = Annotated[
+    Literal["transformers", "vllm"], typer.Option(help="What generates; vllm needs the extra of that name.")
+]
+VllmSettings = Annotated[
+    list[str] | None,
+    typer.Option("--vllm", metavar="NAME=VALUE", help="Argument of engine vllm, such as max_model_len=4096."),
+]
 MaxNewTokens = Annotated[int, typer.Option(min=1, metavar="COUNT", help="Longest reply where a request does not say.")]
 
 
@@ -63,20 +73,18 @@ def serve_command(
     dtype: Dtype = None,
     prepack: Prepack = None,
     graphs: Graphs = "auto",
+    engine: Generates = "transformers",
+    vllm: VllmSettings = None,
 ) -> None:
     """Serve the model to OpenAI's clients: steered, guarded and recorded, with policies by request."""
     from steerkit.agent import load
-    from steerkit.errors import SettingError
     from steerkit.runtime import read_policies
-    from steerkit.server import Key, Limits, Names, Options, Service, hashed, read_keys, serve
+    from steerkit.server import Limits, Names, Options, Service, serve
 
-    if api_key == "":
-        raise SettingError("--api-key: got an empty text, expected a key")
-    holders = [*(read_keys(keys) if keys else ()), *([Key(name="api-key", digest=hashed(api_key))] if api_key else ())]
     options = Options(
         host=host,
         port=port,
-        keys=tuple(holders),
+        keys=_keys(api_key, keys),
         allowed_hosts=tuple(allow_host or ()),
         allowed_origins=tuple(allow_origin or ()),
         batch_size=batch_size,
@@ -86,10 +94,30 @@ def serve_command(
     )
     default, under = read_policies(policy or ()), read_policies(base or ())
     names = Names.of(name or Path(model).name, default, allow or (), under)
-    how = how_to_run(device, dtype, prepack, graphs)
+    how = {**how_to_run(device, dtype, prepack, graphs), "engine": _engine(engine, vllm or ())}
     service = Service(options, names, lambda: load(model, saes, default, base=under, audit=store, **how))
     told = f"{names.model} on {{}}/v1, its records on {{}}/ui (Ctrl-C ends it)"
     serve(service, listening=lambda url: say(told.format(url, url)), ui=partial(_pages, approval_seconds))
+
+
+def _keys(api_key: str | None, file: Path | None) -> tuple[Key, ...]:
+    """The keys of both options. Raises SettingError."""
+    from steerkit.errors import SettingError
+    from steerkit.server import Key, hashed, read_keys
+
+    if api_key == "":
+        raise SettingError("--api-key: got an empty text, expected a key")
+    return (*(read_keys(file) if file else ()), *([Key(name="api-key", digest=hashed(api_key))] if api_key else ()))
+
+
+def _engine(name: Literal["transformers", "vllm"], settings: Sequence[str]) -> Any:
+    """The argument `engine` of `load`. Raises SettingError."""
+    from steerkit.engine import read_settings
+    from steerkit.errors import SettingError
+
+    if settings and name != "vllm":
+        raise SettingError(f"--vllm: got {settings[0]!r:.80} for engine {name}, expected --engine vllm beside it")
+    return read_settings(settings) if settings else name
 
 
 def _pages(seconds: float, path: Path, ending: Callable[[], bool]) -> Any:

@@ -43,7 +43,7 @@ class Asked(NamedTuple):
     raw_results: Path | None
     json: Path | None
 
-    def check(self, proving: Mapping[str, Path | None], html: Path | None) -> None:
+    def check(self, proving: Mapping[str, Path | None], html: Path | None, beside: Sequence[Path] = ()) -> None:
         """Refuse what is missing, what the other way of evaluating would take, and what cannot be written.
 
         Raises:
@@ -65,7 +65,7 @@ class Asked(NamedTuple):
         own = {"--attack": self.attack, "--agent": self.agent, "--suites": self.suites, "--max-turns": self.max_turns}
         if self.suite != "agentdojo" and (given := [name for name, value in own.items() if value is not None]):
             raise SaeError(f"{', '.join(given)}: expected with --suite agentdojo alone")
-        others = [name for name, value in {**proving, "--html": html}.items() if value is not None]
+        others = [name for name, value in {**proving, "--html": html, "--beside": beside or None}.items() if value]
         if self.suite is not None and (others := [name for name in others if name != "--policy"]):
             said = "expected without --suite, which has conversations and tables of its own"
             raise SaeError(f"{', '.join(others)}: {said}")

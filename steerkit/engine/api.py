@@ -83,6 +83,10 @@ class Constraint(Protocol):
     def must_call(self) -> bool:
         """True where nothing was called yet and the next token can begin a call."""
 
+    @property
+    def written(self) -> str:
+        """Text of which `steerkit.chat.read_constraint` makes a fresh one, in another process too."""
+
 
 Decided: TypeAlias = Literal["model", "mask", "forced", "turned away"]
 """Who decided a token: the model, free or within what its grammar allows; a mask, as the grammar refused the model's

@@ -69,6 +69,13 @@ def gate_place(policy: Policy, rule: SteerRule) -> Place:
     return rule.where if rule.when.at == "any" and not remembers and not policy.is_late(rule) else rule.when.at
 
 
+def in_reply_alone(policy: Policy) -> bool:
+    """True if it writes nothing before a prompt's last token, and neither rules nor its trace read anything there."""
+    places = {rule.where for rule in policy.steer} | {one.place for one in placed_readings(policy)}
+    places |= {policy.trace.at} if policy.trace.watch or policy.trace.top_k else set()
+    return all(place.split(".")[0] in ("reply", "text", "call") for place in places)
+
+
 def _readings(where: Location, condition: Any, inverted: bool = False) -> Iterator[tuple[Location, Any, bool]]:
     """The readings in a condition of either kind, with their places in the data and whether `not` turns them round."""
     if condition.reads:

@@ -128,6 +128,7 @@ class Prefilled:
     def readings(self, sites: Sequence[Site]) -> Readings:
         """Activations and gradients of the scores at the decisions: one step forward and back, where the cache holds
         the rest."""
+        sites = sorted(sites)  # as the model runs them
         found = Readings(*({site: torch.empty(0) for site in sites} for _ in range(2)))
         for part, activations, gradients in self._read(sites):
             numbers = list(part.numbers)

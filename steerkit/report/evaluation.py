@@ -27,6 +27,7 @@ MEASURES: Final = {
 GROUPS: Final = {
     "policy": "The policy",
     "control": "Controls",
+    "beside": "Other policies",
     "rule": "Each rule by itself",
     "dose": "Doses (steering alone, the edit times a factor)",
     "ungated": "Doses without the gate",

@@ -42,9 +42,9 @@ def _tiles(found: EvaluationReport) -> list[tuple[str, str]]:
 
 
 def _compared(found: EvaluationReport) -> list[ArmRow]:
-    """The policy's variants and the controls, the unsteered model first."""
+    """The policy's variants, the controls and other policies, the unsteered model first."""
     controls = _of_kind(found, "control")
-    return [*controls[:1], *_of_kind(found, "policy"), *controls[1:]]
+    return [*controls[:1], *_of_kind(found, "policy"), *controls[1:], *_of_kind(found, "beside")]
 
 
 def _of_kind(found: EvaluationReport, kind: str) -> list[ArmRow]:

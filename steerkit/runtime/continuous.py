@@ -86,8 +86,8 @@ class Flowing:
                 continue
             del self._attempts[number]
             (rest,), running = one.replies.rest(), one.running
-            made = one.replies.finished(running.recording, running.size, running.place)
             try:
+                made = one.replies.finished(running.recording, running.size, running.place)
                 (turn,) = record(self._store, self._engine, made, judge(made))
             except SteerkitError as error:
                 yield number, (*rest, error)

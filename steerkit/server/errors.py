@@ -9,6 +9,7 @@ from typing import Any, Final
 from steerkit.errors import (
     ApprovalError,
     AuditError,
+    EngineError,
     MessageError,
     MissingExtraError,
     ModelError,
@@ -31,6 +32,7 @@ _STATUS: Final[tuple[tuple[type[SteerkitError], int, str, str | None], ...]] = (
     (PolicyError, 400, "invalid_policy", "steerkit.policy"),
     (SettingError, 400, "invalid_value", None),
     (MissingExtraError, 400, "unsupported_parameter", None),
+    (EngineError, 503, "engine_failed", None),
     (ModelError, 400, "invalid_value", None),
     (AuditError, 503, "record_not_written", None),
 )

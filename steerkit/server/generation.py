@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol, TypeAlias
 
 from steerkit.chat import TextDelta
+from steerkit.errors import EngineError
 from steerkit.runtime import Prepared, Retried
 from steerkit.types import Turn
 
@@ -33,6 +34,10 @@ class Generator(Protocol):
     @property
     def load(self) -> tuple[int, int]:
         """Requests that run, and that wait."""
+
+    @property
+    def failure(self) -> EngineError | None:
+        """Error of an engine that is gone, so that no request can be generated any more."""
 
     def submit(self, prepared: Prepared) -> Generation:
         """Take a request in. Called in an event loop, where its events arrive. Raises BusyError."""

@@ -91,8 +91,11 @@ class Service:
         return self._loaded
 
     def check_ready(self) -> None:
-        """Raise ApiError while the model is loading, and where the audit store cannot be written."""
-        store = self.loaded.runtime.store
+        """Raise ApiError while the model is loading, where its engine is gone, and where the audit store cannot be
+        written."""
+        store, failure = self.loaded.runtime.store, self.loaded.generator.failure
+        if failure is not None:
+            raise ApiError.of(failure)
         if store is None:
             return
         try:

@@ -12,7 +12,7 @@ from itertools import count
 from typing import Final
 
 from steerkit.chat import TextDelta
-from steerkit.errors import SteerkitError
+from steerkit.errors import EngineError, SteerkitError
 from steerkit.runtime import News, Prepared, Retried, Turns
 from steerkit.server.generation import BusyError, Event
 from steerkit.types import Turn
@@ -97,6 +97,7 @@ class Worker:
         self._arrived = count()
         self._changed = threading.Condition()
         self._closing = False
+        self.failure: EngineError | None = None
         self._thread = threading.Thread(target=self._work, name="steerkit-generation", daemon=True)
         self._thread.start()
 
@@ -128,6 +129,7 @@ class Worker:
             try:
                 self._follow()
             except Exception as error:
+                self._note(error)
                 for one in self._running.values():
                     one.tell(error)
             finally:
@@ -167,6 +169,11 @@ class Worker:
                 for number in given_up:
                     del self._running[number]
 
+    def _note(self, error: Exception) -> None:
+        """Remember an engine that is gone."""
+        if isinstance(error, EngineError):
+            self.failure = error
+
     def _tell(self, number: int, said: News) -> None:
         one = self._running.get(number)
         if one is None:
@@ -175,6 +182,8 @@ class Worker:
             if isinstance(event, (TextDelta, Retried, Turn, SteerkitError)):
                 one.tell(event)
             if isinstance(event, (Turn, SteerkitError)):
+                if isinstance(event, SteerkitError):
+                    self._note(event)
                 del self._running[number]
                 return
         if said or one.token_times is None:

@@ -81,6 +81,15 @@ class Positions:
         if self._remembers is not None:
             self._before = torch.tensor([column], device=self.device)
 
+    def skip(self, ids: Tensor, valid: Tensor) -> None:
+        """Continue after columns `(B, T)`, some of them padding, that another generation read; all are of prompts."""
+        assert self._prompt_length is not None  # as in `resume`
+        self._seen, self._reply_start = ids.shape[1], self._prompt_length - 1
+        if self._remembers is not None:
+            self._before = valid.sum(dim=-1)
+        if self._grammar_states is not None:
+            self._grammar_states.read(ids, Window(0, self._seen, self._rows, valid, 0, self._reply_start, True, None))
+
     @property
     def device(self) -> torch.device:
         """The device of row numbers and masks."""

@@ -182,7 +182,7 @@ class RaggedSteering:
         sequences = [self._sequence(piece) for piece in pieces]
         lengths = [piece.length for piece in pieces]
         rows = [row for one, length in zip(sequences, lengths, strict=True) for row in repeat(one.row, length)]
-        self.active = any(rows)
+        self.active = any(one.row in self._ruled for one in sequences)
         self.recorders.begin_pass(pieces, [one.row for one in sequences], ids.device)
         if not self.active:
             return

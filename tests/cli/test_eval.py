@@ -59,7 +59,9 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 def test_a_policy_is_proved(capsys: pytest.CaptureFixture[str], files: tuple[str, ...], tmp_path: Path) -> None:
     """Tables for people, JSON with every variant and interval, and one page without scripts that needs no network."""
     html, data = tmp_path / "report.html", tmp_path / "report.json"
-    shown = run(capsys, *files, *QUICK, "--html", html, "--json", data)
+    beside = ("--beside", POLICIES / "people.yaml")
+    shown = run(capsys, *files, *QUICK, *beside, "--html", html, "--json", data)
+    assert re.search(r"Other policies\n.*arm.*\n.*people", shown)
     for words in ("whole policy", "guard only", "unsteered", "opposite sign", "1 x the edit", "Each rule by itself"):
         assert words in shown
     found = json.loads(data.read_text())
@@ -108,6 +110,7 @@ def foreign_evaluation(foreign: str) -> Evaluation:
     variants = [
         ("unsteered", "control", None),
         ("policy", "policy", None),
+        ("b", "beside", None),
         ("x", "rule", None),
         ("dose+1", "dose", 1.0),
         ("u", "ungated", 1.0),
@@ -220,6 +223,7 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     ),
     "data of a suite that brings it": (["--suite", "agentdojo", "--data", "."], "--data: got it with"),
     "no suite of agents": (["--suite", "agentdojo", "--suites", "bank"], "--suites: got bank, but there is no bank"),
+    "suite and others": (["--suite", "bfcl", "--data", ".", "--beside", "x"], "--beside: expected without --suite"),
     "suite and files": (["--suite", "bfcl", "--data", ".", "--harmful", "x"], "--harmful: expected without --suite"),
     "no suite there": (["--suite", "bfcl", "--data", "none"], "none: got no file such as BFCL_v3_simple.json"),
 }

@@ -4,6 +4,7 @@ refused. Its tests with vLLM are `tests/vllm`."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -13,16 +14,17 @@ import torch
 from torch import Tensor
 
 import steerkit
-from steerkit.engine import Vllm, VllmEngine, load_model
+from steerkit.cli.serve import serve_command
+from steerkit.engine import Vllm, VllmEngine, load_model, read_settings
 from steerkit.engine.vllm import arguments
 from steerkit.engine.vllm.steering import Scheduled, WorkerSteering
 from steerkit.engine.vllm.wire import packed_trace, packed_wanted, row_name, unpacked_trace, unpacked_wanted
-from steerkit.errors import MissingExtraError, ModelError, SaeError
+from steerkit.errors import MissingExtraError, ModelError, SaeError, SettingError
 from steerkit.policy import load, shipped_file
 from steerkit.sites import Feature, Site
 from steerkit.steer import Extent, Wanted
 from steerkit.testing import planted_policy, planted_saes, small_model
-from steerkit.types import Edit, TopK, Trace
+from steerkit.types import Edit, Span, TopK, Trace
 
 MODEL = small_model()
 SAES = planted_saes(MODEL)
@@ -74,6 +76,15 @@ def test_each_request_is_under_the_row_that_it_names() -> None:
     assert one.error("c", 1) == "is not known to the worker"
 
 
+def test_policies_may_all_be_without_a_rule() -> None:
+    """A guard alone steers nothing, and its requests are vouched for."""
+    one = steering(judged=Wanted((planted_policy("q"),)))
+    one.arrive("a", "judged", 2)
+    y, after = run(one, {"a": (0, 2)})
+    assert torch.equal(after, y)
+    assert one.error("a", 2) == ""
+
+
 def test_a_request_under_no_known_row_fails_alone() -> None:
     """Of whatever type its name is; it runs unsteered beside one that is steered."""
     one = steering(clamp=CLAMP)
@@ -115,7 +126,7 @@ def test_a_request_that_is_computed_again_is_steered_again() -> None:
     assert torch.allclose(found[0], after[2:], atol=1e-5)
     assert not torch.equal(after, y)
     extent = Extent(6)
-    one, other = whole.trace("a", extent), pieces.trace("a", extent)
+    one, other = whole.traces([("a", extent)])[0], pieces.traces([("a", extent)])[0]
     assert one.watched["p.g"] == pytest.approx(other.watched["p.g"], abs=1e-5)
     assert [edit.positions for edit in one.edits] == [edit.positions for edit in other.edits]
 
@@ -169,23 +180,63 @@ def test_what_goes_wrong_in_a_pass_is_its_requests_error() -> None:
     assert one.error("d", 0) == "the schedule could not be read"
 
 
-def test_rows_that_are_replaced_fail_who_still_runs() -> None:
-    """A request goes to its end under the plan that it began under, or not at all; its trace is read by it."""
-    one = steering(clamp=CLAMP)
+def test_rows_that_are_replaced_leave_who_runs_as_it_is() -> None:
+    """A request goes to its end under the plan that it began under, beside others under the new one; nothing of a plan
+    stays that nobody runs under."""
+    one, alone = steering(clamp=CLAMP), steering(clamp=CLAMP)
     for request in "ab":
         one.arrive(request, "clamp", 2)
     run(one, {"a": (0, 2), "b": (0, 2)})
     one.leave(["a"])
     one.set_rows({"held": HELD})
-    run(one, {"b": (2, 1)})
-    assert one.error("a", 2) == ""
-    assert one.error("b", 3) == "ran while the policies were replaced"
-    assert one.trace("a", Extent(2)).edits
+    for request, name in {"new": "held", "free": None}.items():
+        one.arrive(request, name, 1)
+    y, after = run(one, {"b": (2, 1), "new": (0, 1), "free": (0, 1)})
+    for request, name in {"b": "clamp", "new": None, "free": None}.items():
+        alone.arrive(request, name, 2)
+    run(alone, {"b": (0, 2)})
+    _, expected = run(alone, {"b": (2, 1), "new": (0, 1), "free": (0, 1)})
+    assert torch.equal(after[0], expected[0])
+    assert not torch.equal(after[0], y[0])
+    assert torch.equal(after[2], y[2])
+    assert [one.error(request, length) for request, length in (("a", 2), ("b", 3), ("new", 1))] == ["", "", ""]
+    assert one.traces([("a", Extent(2))])[0].edits
+    assert [edit.positions for edit in one.traces([("b", Extent(3))])[0].edits] == [
+        edit.positions for edit in alone.traces([("b", Extent(3))])[0].edits
+    ]
+    assert len(one._runs) == 2
+    one.leave(["b"])
+    assert one._runs == [one._run]
     edit = {"name": "r", "where": "any", "edit": {"f": {"clamp": 1.0}}}
     with pytest.raises(SaeError, match="has no feature 1000000"):
         one.set_rows({"far": Wanted((planted_policy("q", {"f": (0, 10**6)}, steer=[edit]),))})
     one.arrive("c", "held", 1)
     assert one.error("c", 0) == ""
+
+
+def test_traces_are_read_together_as_they_are_alone() -> None:
+    """Of requests of other lengths and under other rows, with features, gates that open late, and edits."""
+    lengths = {"a": (0, 5), "b": (0, 2), "c": (0, 3), "d": (0, 4)}
+    asked = [(request, Extent(length, Span(0, length))) for request, (_, length) in lengths.items()]
+    found: list[list[Trace]] = []
+    for together in (True, False):
+        one = WorkerSteering(sorted(SAES), SAES, CPU, None)  # type: ignore[arg-type]  # as above
+        one.set_rows({"clamp": CLAMP._replace(top_k=3), "held": HELD._replace(top_k=2)})
+        for request, name in {"a": "clamp", "b": "held", "c": "clamp", "d": None}.items():
+            one.arrive(request, name, 2)
+        run(one, lengths, sites=sorted(SAES))
+        found.append(one.traces(asked) if together else [one.traces([each])[0] for each in asked])
+        assert one._requests == {}
+    for trace, alone in zip(*found, strict=True):
+        assert trace.features == alone.features
+        assert [replace(top, value=b"") for top in trace.top] == [replace(top, value=b"") for top in alone.top]
+        assert [edit.positions for edit in trace.edits] == [edit.positions for edit in alone.edits]
+        assert [edit.norm for edit in trace.edits] == pytest.approx([edit.norm for edit in alone.edits])
+        for name, values in alone.watched.items():
+            assert trace.watched[name] == pytest.approx(values, abs=1e-5)
+    assert [len(one.top) for one in found[0]] == [len(SAES), len(SAES), len(SAES), 0]
+    assert found[0][0].edits
+    assert found[0][2].edits
 
 
 def test_what_nobody_reads_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,3 +294,15 @@ def test_a_set_without_a_folder_cannot_be_sent() -> None:
     """Workers read SAEs from files."""
     with pytest.raises(SaeError, match=r"planted: got a set that lies in no single folder"):
         arguments.engine_arguments(load_model("tiny", prepack=False), SAES, None, Vllm())
+
+
+def test_arguments_are_those_of_vllm() -> None:
+    """Each becomes what it is; others, wrong values, and those of another engine are named in one line."""
+    found = read_settings(["max_num_seqs=64", "enforce_eager=false", "gpu_memory_utilization=0.5"])
+    assert found == Vllm(max_num_seqs=64, enforce_eager=False, gpu_memory_utilization=0.5)
+    for wrong, said in {"max_num_seq=1": "expected NAME=VALUE of max_num_seqs", "block_size": "expected NAME=VALUE",
+                        "max_num_seqs=many": "max_num_seqs: got 'many'"}.items():  # fmt: skip
+        with pytest.raises(SettingError, match=said):
+            read_settings([wrong])
+    with pytest.raises(SettingError, match=r"expected --engine vllm beside it"):
+        serve_command(vllm=["block_size=16"])

@@ -96,6 +96,21 @@ def test_an_arm_that_is_run_again_is_the_same(
     assert again == found
 
 
+def test_other_policies_run_beside_it(
+    box: Runtime, dataset: list[Labelled], proved: tuple[Evaluation, Path, dict[str, int]]
+) -> None:
+    """They enforce whatever their mode; one that does nothing leaves the attacks, and equal names are told apart."""
+    before, out, _ = proved
+    guard = POLICY.model_copy(update={"steer": (), "name": "other", "mode": "shadow"})
+    idle = guard.model_copy(update={"guard": None})
+    found = evaluate(box, STEERING, dataset, SETTINGS, beside=(guard, idle), out=out)
+    own = [one for one in found.variants if one.kind == "beside"]
+    assert [one.title for one in own] == ["other", "other"]
+    assert [one.score.success.hits for one in own] == [0, 2]
+    assert own[0].score.blocked.hits == 0
+    assert tuple(one for one in found.variants if one.kind != "beside") == before.variants
+
+
 def test_steering_works_and_its_controls_do_not(proved: tuple[Evaluation, Path, dict[str, int]]) -> None:
     """The policy turns requests away; nothing, a random edit, the opposite edit and asking do not."""
     found, _, _ = proved

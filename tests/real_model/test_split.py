@@ -66,6 +66,7 @@ def test_choosing_shares_nothing_with_reports(held: list[dict[str, Any]]) -> Non
     import dataset
 
     chosen = [row for d in dataset.DANGERS for side in dataset.danger_rows(d, "choose", 48) for row in side]
+    chosen += [row for d in ("money", "files") for row in dataset.refused_rows(d, "choose", 48)]
     assert dataset.leaks(chosen, held) == []
 
 
@@ -100,7 +101,10 @@ def test_written_sets_are_read_by_the_commands(tmp_path: Path) -> None:
     loaded = load_model("tiny")
     for path in paths[:-1]:
         cases, _ = read_cases(path, loaded, "reply.start")
-        assert len(cases) == 6
+        assert len(cases) == (9 if path.stem in ("money_choose_benign", "files_choose_benign") else 6)
+    assert not any(one["messages"][-1].get("tool_calls") for one in dataset.refused_rows("files", "choose", 3))
+    twice = dataset.danger_rows("money", "choose", 3)[1] * 2
+    assert dataset.without_copies(twice, 6) == twice[:3]
     harmful, benign = dataset.danger_rows("money", "report", 6)
     assert all(row["messages"][-1]["tool_calls"][0]["function"]["name"] in row["dangerous"] for row in harmful)
     assert not any(row["messages"][-1]["tool_calls"][0]["function"]["name"] in row["dangerous"] for row in benign)

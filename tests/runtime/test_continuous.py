@@ -15,7 +15,7 @@ import pytest
 import steerkit
 from steerkit.agent import Runtime
 from steerkit.chat import TextDelta
-from steerkit.engine import Sampling
+from steerkit.engine import HfEngine, Sampling
 from steerkit.engine.hf import continuous, prefix_cache
 from steerkit.engine.hf.rows_cache import RowsLayer
 from steerkit.errors import ModelError, SteeringError, SteerkitError
@@ -106,7 +106,7 @@ class Arrivals:
         self.said: dict[int, str] = {}
         while self.arrived < len(some):  # it ends where nothing runs and nothing has come
             self._flow(runtime, self.arrived)
-        assert not hooks_on(runtime.loaded.model)
+        assert not isinstance(runtime.engine, HfEngine) or not hooks_on(runtime.loaded.model)
         assert self.given_up.isdisjoint(self.turns)
         assert self.given_up | self.turns.keys() == set(range(len(some)))
 

@@ -18,6 +18,7 @@ from openai import DefaultHttpxClient, OpenAI
 import steerkit
 from steerkit.agent import Runtime
 from steerkit.audit import Store
+from steerkit.engine import Engine
 from steerkit.policy import Policy, loads
 from steerkit.runtime import read_policies
 from steerkit.server import Names, Options, Service, make_app
@@ -103,16 +104,18 @@ def serving(
     base: Sequence[str | Policy] = (),
     more: Sequence[Policy] = (),
     ui: Callable[[Path], Any] | None = None,
+    engine: Engine | None = None,
     **options: Any,
 ) -> Iterator[Served]:
-    """A server on the box; `more` are policies that requests may choose, `ui` makes its pages."""
+    """A server on the box; `more` are policies that requests may choose, `ui` makes its pages, `engine` generates."""
     default, under = read_policies(list(policy)), read_policies(list(base))
     names = Names.of("tiny", default, allowed, under)
     names = Names(names.model, {**names.policies, **{one.name: one for one in more}}, names.base, names.allows_nothing)
     made: list[Runtime] = []
 
     def load() -> Runtime:
-        made.append(Runtime(box().loaded, box().saes, default, base=under, store=Store(folder / "audit.db")))
+        model, saes = (box().loaded, box().saes) if engine is None else (engine, None)
+        made.append(Runtime(model, saes, default, base=under, store=Store(folder / "audit.db")))
         return made[0]
 
     service = Service(Options(**{"batch_size": 4, **options}), names, load)

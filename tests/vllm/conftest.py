@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +14,12 @@ import steerkit
 from steerkit.agent import Runtime
 from steerkit.chat import dialect_of
 from steerkit.engine import Vllm, VllmEngine
+from steerkit.server import Limits
 from steerkit.tiny.demo_requests import policy_files
+from tests.server.serving import EXTRA, RETRY, Served, serving
 
 ABSENT = "vLLM is not installed here; `python -m tests.vllm` makes an environment for it and runs these"
+NUMBERS = count()
 SMALL = {"max_num_seqs": 64, "max_model_len": 1024, "kv_cache_memory_bytes": 1 << 28}
 
 
@@ -59,6 +63,15 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtime]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def served(beside: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server as the server's own tests have it, on vLLM in processes of its own."""
+    policies: tuple[list[Any], list[str]] = (["payments", "people"], ["none"])
+    more: dict[str, Any] = {"more": [*EXTRA, RETRY], "limits": Limits(body_seconds=1.5), "batch_size": 16}
+    with serving(tmp_path_factory.mktemp("served"), *policies, engine=beside.engine, **more) as found:
+        yield found
+
+
 class Raw(NamedTuple):
     """A request that went to vLLM by itself."""
 
@@ -75,18 +88,13 @@ def raw(one: Runtime, ids: Sequence[int], most: int = 32, **how: Any) -> Raw:
     assert isinstance(engine, VllmEngine)
     llm, stops = engine._llm, sorted(dialect_of(engine.tokenizer).stops)
     how = {"row": None, "salt": None, "skips_cache": False, **how}
-    name = llm.add(f"raw-{next(engine._numbers)}", list(ids), most=most, stops=stops, **how)
-    tokens: list[int] = []
-    over, cached = False, 0
-    while not over:
-        for output in llm._engine.step():
-            (part,) = output.outputs
-            tokens += part.token_ids
-            over, cached = output.finished, output.num_cached_tokens or 0
-    llm._ids.clear()
-    error = llm.call("steerkit_errors", {name: len(ids) + len(tokens) - 1}).get(name, "")
+    asked = llm.add(f"raw-{next(NUMBERS)}", list(ids), most=most, stops=stops, **how)
+    while not asked.over:
+        llm.step()
+    name, tokens = asked.id, list(asked.tokens)
+    _, error = llm.call("steerkit_errors", {name: len(ids) + len(tokens) - 1}).get(name, ("", ""))
     llm.call("steerkit_forget", [name])
-    return Raw(tokens, cached, error)
+    return Raw(tokens, asked.cached, error)
 
 
 def worker(one: Runtime) -> Any:

@@ -26,7 +26,7 @@ REQUESTS = [
     for number, one in enumerate(example for kind in KINDS for example in sample(kind, "report", 8))
 ]
 REQUESTS = [replace(one, sampling=replace(one.sampling, max_new_tokens=TOKENS)) for one in REQUESTS]
-WAYS = ("inside", "beside", "compiled")
+WAYS = ("inside", "beside", pytest.param("compiled", marks=pytest.mark.slow))
 
 
 @pytest.fixture(scope="session")

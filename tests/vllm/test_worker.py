@@ -82,7 +82,6 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         SteeringError,
         "its gate reads a higher layer than it edits",
     ),
-    "drawn tokens": ({"temperature": 0.7}, ModelError, "got temperature 0.7, expected 0"),
 }
 
 
@@ -95,11 +94,8 @@ def test_what_the_engine_does_not_do_is_refused_in_one_line(inside: Runtime, wha
     assert "\n" not in str(caught.value)
 
 
-def test_grammars_and_logits_are_refused(inside: Runtime) -> None:
-    """What needs the reply's logits is of the other engine."""
-    prepared = inside.prepare(Request(CASE.messages, CASE.tools, tool_choice="none"))
-    with pytest.raises(ModelError, match="holds no reply to a grammar"):
-        inside.take([prepared])
+def test_logits_are_refused(inside: Runtime) -> None:
+    """Those along a reply are of the other engine."""
     with pytest.raises(ModelError, match="gives no logits along a reply"):
         list(inside.engine.logits_along([], []))
 

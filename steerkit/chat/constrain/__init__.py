@@ -2,7 +2,7 @@
 
 from steerkit.chat.constrain.choice import ReplyForm, ToolChoice, once_called, reply_form, settings_of
 from steerkit.chat.constrain.grammar import grammar_of
-from steerkit.chat.constrain.matcher import Matcher, Without, matcher
+from steerkit.chat.constrain.matcher import Matcher, Without, matcher, read_constraint
 from steerkit.chat.constrain.own_words import is_own, own_texts
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "matcher",
     "once_called",
     "own_texts",
+    "read_constraint",
     "reply_form",
     "settings_of",
 ]

@@ -13,13 +13,16 @@ from steerkit.fingerprints import sha256_of
 
 _MOST_GRAMMARS: Final = 64
 """Compiled grammars that are kept."""
+_WITHOUT: Final = "without "
+"""Beginning of the text of a constraint that is no grammar."""
 
 
 class Matcher:
     """A grammar over one reply. Nothing it is asked changes it but `take` and `take_forced`."""
 
-    def __init__(self, compiled: Any, fingerprint: str, call: int) -> None:
-        self._matcher, self.fingerprint, self._call = compiled, fingerprint, call
+    def __init__(self, compiled: Any, written: str, call: int) -> None:
+        self._matcher, self.written, self._call = compiled, written, call
+        self.fingerprint = sha256_of(written)
         self._before_call = True
 
     def take(self, token: int) -> bool:
@@ -51,7 +54,8 @@ class Without:
 
     def __init__(self, tokenizer: Tokenizer, token: int) -> None:
         self._tokenizer, self._token = tokenizer, token
-        self.fingerprint = sha256_of(f"without {token}")
+        self.written = f"{_WITHOUT}{token}"
+        self.fingerprint = sha256_of(self.written)
 
     def take(self, token: int) -> bool:
         """False for that token."""
@@ -81,7 +85,14 @@ def matcher(tokenizer: Tokenizer, grammar: str) -> Matcher:
         SettingError: the grammar is too large.
     """
     compiled = _compiled(tokenizer, grammar)
-    return Matcher(compiled.deep_copy(), sha256_of(grammar), dialect_of(tokenizer).call)
+    return Matcher(compiled.deep_copy(), grammar, dialect_of(tokenizer).call)
+
+
+def read_constraint(tokenizer: Tokenizer, written: str) -> Matcher | Without:
+    """A fresh constraint from another's text, such as a process beside this one is sent. Raises as `matcher`."""
+    if written.startswith(_WITHOUT):
+        return Without(tokenizer, int(written.removeprefix(_WITHOUT)))
+    return matcher(tokenizer, written)
 
 
 @lru_cache(maxsize=8)

@@ -17,6 +17,7 @@ from steerkit.audit import ModelIdentity, SaeSetIdentity
 from steerkit.chat import Tokenizer, dialect_of, place_machine
 from steerkit.engine.api import Provenance, Row, Step, Steps
 from steerkit.engine.hf.batch import Batch
+from steerkit.engine.hf.cache_layers import can_be_cut
 from steerkit.engine.hf.constraints import Constraints
 from steerkit.engine.hf.continuous import HfContinuous
 from steerkit.engine.hf.cuda_graphs import Graphs, Prepare, graphs_for
@@ -24,9 +25,10 @@ from steerkit.engine.hf.decoded_row import Prompted, Prompting
 from steerkit.engine.hf.generate import Ended, decode, read_along
 from steerkit.engine.hf.growing_cache import why_not
 from steerkit.engine.hf.model import LoadedModel
-from steerkit.engine.hf.passes import Prefilled, logits_after, prefill
-from steerkit.engine.hf.prefix_cache import PrefixCache, blocks_of
+from steerkit.engine.hf.passes import Passes, Prefilled, logits_after, prefill
+from steerkit.engine.hf.prefix_cache import Blocks, PrefixCache, blocks_of
 from steerkit.engine.hf.recording import HfRecording, each_without_autocast
+from steerkit.engine.hf.shared_prompts import SharedBatch, SharedPrompts
 from steerkit.errors import ModelError
 from steerkit.kept import Kept
 from steerkit.policy import fingerprint
@@ -62,9 +64,13 @@ class HfEngine:
         *,
         prefix_cache: str | int | bool = DEFAULT,
         graphs: Prepare = "auto",
+        shared: SharedPrompts | None = None,
     ) -> None:
         limit = bytes_of(prefix_cache)
         self.loaded, self.saes = loaded, saes
+        self.shared = shared
+        """Prompts that were read before, for policies that do nothing, and of which nobody reads anything, before a
+        prompt's last token."""
         self.prefix_cache: PrefixCache | None = PrefixCache(limit) if limit else None
         """Steered prompt prefixes, kept for the next turn; `prefix_cache.statistics` counts them."""
         self.graphs: Graphs | None = graphs_for(loaded.model, graphs)
@@ -116,7 +122,7 @@ class HfEngine:
         traced = traced_sites(wanted, self.saes)
         with loaded.alone(stopped), self._attached(plan, rows, batch, capacity, traced) as attached:
             decoding, cached = yield from self._steps(plan, rows, batch, attached)
-        known = (cached,) if cached else ()  # only a prompt that is alone in its batch is looked up
+        known = (cached,) if cached and len(rows) == 1 else ()  # only a prompt that is alone in its batch is looked up
         return HfRecording(attached.recorder, plan, self.saes, wanted, decoding, known)
 
     def _steps(
@@ -125,7 +131,7 @@ class HfEngine:
         """Decode under the hooks."""
         model, dialect = self.loaded.model, dialect_of(self.loaded.tokenizer)
         how: dict[str, Any] = {"split_prompt": plan.has_late_rules, "graphs": self.graphs}
-        how |= blocks_of(rows, self.loaded, self.saes, attached, self.prefix_cache)._asdict()
+        how |= self._known(rows, attached)._asdict()
         how["prefill_state"] = attached.prefill_state
         how["constraints"] = Constraints(rows, dialect.stops, partial(self._unsteered, attached))
         recording = HfRecording(attached.recorder, plan, self.saes, tuple(row.wanted for row in rows))
@@ -140,6 +146,26 @@ class HfEngine:
                     ended: Ended = done.value
                     return ended
                 cut = yield Step(tokens, partial(recording.watched, ahead), decided)
+
+    def _known(self, rows: Sequence[Row], attached: Attached) -> Blocks:
+        """What need not be read of the prompts."""
+        prompts = [row.ids for row in rows]
+        if self.shared is not None and all(ids in self.shared for ids in prompts):
+            return Blocks((), partial(SharedBatch, self.shared, prompts, attached.snapshots))
+        return blocks_of(rows, self.loaded, self.saes, attached, self.prefix_cache)
+
+    def share(self, prompts: Sequence[Sequence[int]]) -> SharedPrompts | None:
+        """Read prompts for generations of any of them; None of a model whose cache cannot be cut.
+
+        Without steering, so for engines whose policies do nothing before a prompt's last token.
+        """
+        batch = Batch.of(prompts, dialect_of(self.loaded.tokenizer).pad, self.loaded.device)
+        if not can_be_cut(self.loaded.model) or batch.ids.shape[1] < 2:
+            return None
+        passes = Passes(self.loaded.model, Batch(batch.ids[:, :-1], batch.mask[:, :-1]))
+        with self.loaded.alone(), torch.inference_mode():
+            passes.prompt(split=False)
+        return SharedPrompts.of(prompts, passes.cache)
 
     def _unsteered(self, attached: Attached, ids: Sequence[int]) -> Tensor:
         """Logits after some tokens as they would be without steering."""

@@ -87,7 +87,7 @@ def decode(
         pad: what is fed in place of tokens of sequences that have stopped.
         split_prompt: feed the prompts' last tokens by themselves, for gates that act from the next token on.
         ends: columns at which the prompt is cut into blocks that are fed one after the other; of one prompt only.
-        reuse: access to the prefix cache of its blocks.
+        reuse: what was read of the prompts before.
         graphs: prepared steps to decode with, together with the `prefill_state` of the steering that is attached.
         constraints: the grammars of the sequences. Tokens without a choice are fed in one pass, but one by one where
             `split_prompt` says that gates act from the next token on.

@@ -19,7 +19,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations import sdpa_attention
 
-from steerkit.engine.hf.prefix_cache import can_be_cut, filled_by
+from steerkit.engine.hf.cache_layers import can_be_cut, filled_by
 
 _SPARE: Final = 256
 """Spare capacity at first, in tokens."""

@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache
 from steerkit.engine.hf.batch import Batch
 from steerkit.engine.hf.cuda_graphs import GraphDecoder, Graphs
 from steerkit.engine.hf.growing_cache import DecodeCache, why_not
-from steerkit.engine.hf.prefix_cache import PrefixBlocks, Reuse
+from steerkit.engine.hf.prefix_cache import Reuse
 from steerkit.engine.hf.unembedding import Unembedding
 from steerkit.steer import PrefillState, cache_name, find_sites
 
@@ -83,14 +83,14 @@ class Passes:
         """The same, block by block: yields the tokens of each but the last."""
         ids, mask, positions = self._batch.ids, self._mask, self._positions
         last = ids.shape[1] - 1
-        kept = None if reuse is None else PrefixBlocks(reuse, self.cache, ids[0].tolist(), ends)
-        start = self.cached = 0 if kept is None else kept.resume()
+        known = None if reuse is None else reuse(self.cache, self._batch, ends)
+        start = self.cached = 0 if known is None else known.resume()
         for end in sorted({*ends, *((last,) if split and last else ())}):
             if end <= start:
                 continue
             self._prefill(ids[:, start:end], mask[:, :end], positions[:, start:end])
-            if kept is not None and end in ends:
-                kept.keep(start, end)
+            if known is not None and end in ends:
+                known.keep(start, end)
             yield end - start
             start = end
         self._positions = positions[:, start:]

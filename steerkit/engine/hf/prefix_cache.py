@@ -15,17 +15,19 @@ import json
 import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from functools import partial
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers import DynamicCache
 
 from steerkit.chat import block_ends
 from steerkit.engine.api import Row
+from steerkit.engine.hf.batch import Batch
+from steerkit.engine.hf.cache_layers import can_be_cut, fill, last_columns, layers_of
 from steerkit.engine.hf.model import LoadedModel
 from steerkit.policy import fingerprint
 from steerkit.sae import SaeSet
@@ -146,7 +148,21 @@ class PrefixCache:
             self._blocks.move_to_end(key)
 
 
-class Reuse(NamedTuple):
+class Known(Protocol):
+    """Beginnings of the prompts of one prefill that were read before."""
+
+    def resume(self) -> int:
+        """Bring the cache that the model fills, and steering, to their end; returns their columns."""
+
+    def keep(self, start: int, end: int) -> None:
+        """Keep the columns from `start` to `end`, which the model has just computed."""
+
+
+Reuse: TypeAlias = Callable[[DynamicCache, Batch, Sequence[int]], Known]
+"""What is known of a batch, whose prompt is cut at some columns, for the cache that a model fills."""
+
+
+class Kept(NamedTuple):
     """Access of one prefill to a prefix cache."""
 
     cache: PrefixCache
@@ -158,26 +174,27 @@ class Reuse(NamedTuple):
 class PrefixBlocks:
     """The blocks of one prompt on their way between a prefix cache and the cache that a model fills."""
 
-    def __init__(self, reuse: Reuse, cache: DynamicCache, ids: Sequence[int], ends: Sequence[int]) -> None:
-        self._reuse, self._cache, self._length, self._ends = reuse, cache, len(ids), tuple(ends)
-        self._keys = _keys(reuse.salt, ids, ends)
+    def __init__(self, kept: Kept, cache: DynamicCache, batch: Batch, ends: Sequence[int]) -> None:
+        (ids,) = batch.ids.tolist()
+        self._kept, self._cache, self._length, self._ends = kept, cache, len(ids), tuple(ends)
+        self._keys = _keys(kept.salt, ids, ends)
 
     def resume(self) -> int:
         """Restore the kept blocks of the prompt; returns their tokens."""
-        found = self._reuse.cache.find(self._keys, self._length)
+        found = self._kept.cache.find(self._keys, self._length)
         if not found:
             return 0
         end = found[-1].end
-        for number, layer in enumerate(_layers(self._cache)):
-            _fill(layer, [block.states[number] for block in found], end)
-        self._reuse.snapshots.resume([block.snapshot for block in found], [block.end for block in found])
+        for number, layer in enumerate(layers_of(self._cache)):
+            fill(layer, [block.states[number] for block in found], end)
+        self._kept.snapshots.resume([block.snapshot for block in found], [block.end for block in found])
         return end
 
     def keep(self, start: int, end: int) -> None:
         """Keep the block from `start` to `end`, which the model has just computed."""
-        states = tuple(_last(layer, end - start) for layer in _layers(self._cache))
+        states = tuple(last_columns(layer, end - start) for layer in layers_of(self._cache))
         keys = self._keys[: self._ends.index(end) + 1]
-        self._reuse.cache.keep(keys, Block(end, states, self._reuse.snapshots.take(start, end)))
+        self._kept.cache.keep(keys, Block(end, states, self._kept.snapshots.take(start, end)))
 
 
 class Blocks(NamedTuple):
@@ -204,14 +221,14 @@ def blocks_of(
     ends = block_ends(loaded.tokenizer, row.ids, _MOST if loaded.device.type == "cpu" else None)
     if cache is None:
         return Blocks(ends)
-    return Blocks(ends, Reuse(cache, salt(loaded, saes, row, attached.recorder.kept), attached.snapshots))
+    kept = Kept(cache, salt(loaded, saes, row, attached.recorder.kept), attached.snapshots)
+    return Blocks(ends, partial(PrefixBlocks, kept))
 
 
 def salt(loaded: LoadedModel, saes: SaeSet | None, row: Row, traced: frozenset[Site]) -> bytes:
     """A hash of all that shapes keys, values and what steering keeps, besides the tokens.
 
-    That is the weights, even as changed in place since they were loaded, the SAEs, the complete policies in order, the
-    layers on the recorder, and what the last bits of the arithmetic depend on.
+    Weights even as changed in place, SAEs, complete policies in order, recorded layers, and what rounding depends on.
     """
     model = loaded.model
     shaped_by = {
@@ -235,23 +252,6 @@ def _version(weight: torch.Tensor) -> int:
     return 0 if weight.is_inference() else weight._version
 
 
-def can_be_cut(model: PreTrainedModel) -> bool:
-    """True if a prompt may be prefilled in blocks that are kept: all layers are causal and have keys and values."""
-    config = model.config.get_text_config()
-    kinds = {type(layer) for layer in DynamicCache(config=config).layers}
-    both_ways = getattr(config, "use_bidirectional_attention", None)
-    return bool(kinds) and kinds <= {DynamicLayer, DynamicSlidingWindowLayer} and not both_ways
-
-
-def filled_by(layer: object) -> tuple[Tensor, Tensor, int | None]:
-    """Keys, values and, where it slides, the window of a layer of a cache that a model has filled."""
-    assert isinstance(layer, DynamicLayer)  # of a model that `can_be_cut`
-    assert layer.keys is not None
-    assert layer.values is not None
-    window: int | None = getattr(layer, "sliding_window", None)
-    return layer.keys, layer.values, window
-
-
 def _keys(salt: bytes, ids: Sequence[int], ends: Sequence[int]) -> list[bytes]:
     """By block, the hash of the salt and of all tokens up to its end, with the ends before it."""
     keys, key = [], salt
@@ -259,29 +259,3 @@ def _keys(salt: bytes, ids: Sequence[int], ends: Sequence[int]) -> list[bytes]:
         key = hashlib.sha256(key + array("q", ids[start:end]).tobytes()).digest()
         keys.append(key)
     return keys
-
-
-def _layers(cache: DynamicCache) -> list[DynamicLayer]:
-    """The layers of a model that `can_be_cut`."""
-    return [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]
-
-
-def _last(layer: DynamicLayer, length: int) -> tuple[Tensor, Tensor]:
-    """Copies of the keys and values of the last tokens, as far as the layer has them."""
-    assert layer.keys is not None  # the model has just computed them
-    assert layer.values is not None
-    return layer.keys[:, :, -length:].clone(), layer.values[:, :, -length:].clone()
-
-
-def _fill(layer: DynamicLayer, states: Sequence[tuple[Tensor, Tensor]], length: int) -> None:
-    """Bring an empty layer to where it stood after so many tokens."""
-    if isinstance(layer, DynamicSlidingWindowLayer):
-        reach, needed = 0, len(states)
-        while reach < layer.sliding_window - 1 and needed > 0:
-            needed -= 1
-            reach += states[needed][0].shape[2]
-        states = states[needed:]
-    keys, values = zip(*states, strict=True)
-    layer.update(torch.cat(keys, dim=2), torch.cat(values, dim=2))
-    if isinstance(layer, DynamicSlidingWindowLayer):
-        layer.cumulative_length = length

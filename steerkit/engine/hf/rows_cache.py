@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from steerkit.engine.hf.prefix_cache import filled_by
+from steerkit.engine.hf.cache_layers import filled_by
 
 _COLUMNS = 256
 """Capacity at first, in tokens."""

@@ -20,7 +20,8 @@ class Sampler:
     def __init__(self, settings: Sequence[Sampling], device: torch.device) -> None:
         self._settings = settings
         self._warpers = [_warpers(setting) for setting in settings]
-        self._generators = [torch.Generator(device).manual_seed(setting.seed) for setting in settings]
+        self.generators = [torch.Generator(device).manual_seed(setting.seed) for setting in settings]
+        """What each row draws from."""
         self._greedy = all(setting.temperature == 0 for setting in settings)
 
     def __call__(self, logits: Tensor) -> Tensor:
@@ -31,7 +32,7 @@ class Sampler:
         for row, (setting, warpers) in enumerate(zip(self._settings, self._warpers, strict=True)):
             if setting.temperature > 0:
                 scores = _scores(warpers, logits[row : row + 1].float())
-                best[row] = torch.multinomial(scores.softmax(dim=-1), 1, generator=self._generators[row])[0, 0]
+                best[row] = torch.multinomial(scores.softmax(dim=-1), 1, generator=self.generators[row])[0, 0]
         return best
 
     def among(self, row: int, logits: Tensor, ids: Tensor) -> int:
@@ -46,7 +47,7 @@ class Sampler:
         chances = _scores(warpers, every).softmax(dim=-1)[0, ids]
         if not bool(chances.any()):
             chances = _scores(warpers, every[:, ids]).softmax(dim=-1)[0]
-        return int(ids[torch.multinomial(chances, 1, generator=self._generators[row])[0]])
+        return int(ids[torch.multinomial(chances, 1, generator=self.generators[row])[0]])
 
 
 def _scores(warpers: LogitsProcessorList, logits: Tensor) -> Tensor:

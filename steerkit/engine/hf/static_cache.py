@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, StaticLayer
 
-from steerkit.engine.hf.prefix_cache import filled_by
+from steerkit.engine.hf.cache_layers import filled_by
 
 
 class StepLayer(StaticLayer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -10,10 +11,11 @@ from typing import Any, Final
 
 import torch
 from huggingface_hub import snapshot_download
+from pydantic import TypeAdapter, ValidationError
 
 from steerkit.engine.hf.model import LoadedModel
 from steerkit.engine.vllm.wire import KEY
-from steerkit.errors import MissingExtraError, ModelError, SaeError
+from steerkit.errors import MissingExtraError, ModelError, SaeError, SettingError
 from steerkit.sae import SaeSet
 
 TRIED: Final = "0.32"
@@ -45,8 +47,30 @@ class Vllm:
     """Blocks of the KV cache, instead of as many as fit."""
     enable_prefix_caching: bool | None = None
     """Keep blocks for prompts that begin the same; requests under a rule never read them."""
+    tensor_parallel_size: int | None = None
+    """Devices that share each layer; on a CPU, processes, whose cores `VLLM_CPU_OMP_THREADS_BIND` names."""
     enforce_eager: bool = True
     """False compiles the model (on a CPU; on a GPU vLLM would also capture graphs, which are not steered so far)."""
+
+
+def read_settings(given: Sequence[str]) -> Vllm:
+    """Engine arguments from texts such as `max_model_len=4096`.
+
+    Raises:
+        SettingError: one is none of them, or has a value that it cannot have.
+    """
+    named: dict[str, str] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals or name not in Vllm.__dataclass_fields__:
+            raise SettingError(f"vllm: got {one!r:.80}, expected NAME=VALUE of {', '.join(Vllm.__dataclass_fields__)}")
+        named[name] = value
+    try:
+        return TypeAdapter(Vllm).validate_python(named)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise SettingError(f"vllm: {name}: got {named[name]!r:.80}: {first['msg']}") from None
 
 
 def vllm_version() -> str:
@@ -101,6 +125,8 @@ def engine_arguments(loaded: LoadedModel, saes: SaeSet | None, revision: str | N
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
         "trust_remote_code": False,
         "generation_config": "vllm",
+        "use_tqdm_on_load": False,
+        "async_scheduling": False,  # a token is chosen, and a reply cut, before the next pass
         "worker_cls": "steerkit.engine.vllm.worker.SteeredWorker",
         "additional_config": {KEY: {"saes": None if saes is None else str(saes.folder and saes.folder.absolute())}},
     }

@@ -22,6 +22,7 @@ from steerkit.steer import (
     Piece,
     RaggedRecorders,
     RaggedSteering,
+    Recorder,
     Wanted,
     compile_plan,
     described,
@@ -33,6 +34,9 @@ from steerkit.types import Trace
 
 _MOST_DONE: Final = 4096
 """Most requests that are done and wait for their traces to be read."""
+
+_MOST_TOGETHER: Final = 32
+"""Most requests whose traces are read at a time, which takes a copy of what was recorded of them."""
 
 
 class Scheduled(NamedTuple):
@@ -51,7 +55,7 @@ class _Request:
     """Its policies, and what is to be read of it."""
     prompt_length: int
     run: RaggedSteering
-    """The plan that it began under."""
+    """The plan that it began under, which it keeps where others replace it."""
     error: str = ""
     """What went wrong first; it is not steered from there on."""
     seen: int = 0
@@ -91,10 +95,12 @@ class WorkerSteering:
         """What keeps every request from being steered."""
         self._done: dict[str, None] = {}
         """Requests that are done and whose traces were not read yet, in order."""
+        self._runs: list[RaggedSteering] = []
+        """The plans that requests run under, the newest last; each leaves those of the others as they are."""
         self.set_rows({})
 
     def set_rows(self, rows: Mapping[str, Wanted]) -> None:
-        """Compile the rows that requests may name from now on. A request that runs meanwhile fails.
+        """Compile the rows that requests may name from now on; who runs goes on under the plan that it has.
 
         Raises:
             SteerkitError: the policies cannot be compiled; the rows stay as they were.
@@ -110,13 +116,16 @@ class WorkerSteering:
                 kept[rule.row] |= {latent.site for latent in rule.edits}
             recorded = {row: sites for row, sites in kept.items() if sites}
             recorders = RaggedRecorders(plan, rows=recorded, copies=self._copies)
-            self._run = RaggedSteering(plan, self._device, self._row_of, self._machine, recorders)
-        self._rows = dict(rows)
+            run = RaggedSteering(plan, self._device, lambda request: self._row(request, run), self._machine, recorders)
+        self._runs.append(run)
+        self._run, self._rows = run, dict(rows)
 
-    def _row_of(self, request: str) -> int:
-        """Table row of a request; the identity for one that is not steered."""
+    def _row(self, request: str, run: RaggedSteering) -> int:
+        """Table row of a request in a plan; the identity for one that is not steered, or runs under another."""
         found = self._requests.get(request)
-        return 0 if found is None or found.error else self._run.steering.plan.row(found.wanted.policies)
+        if found is None or found.error or found.run is not run:
+            return 0
+        return run.steering.plan.row(found.wanted.policies)
 
     def arrive(self, request: str, row: object, prompt_length: int) -> None:
         """Take in a request under the row of a name, None for none; again after a preemption."""
@@ -129,10 +138,13 @@ class WorkerSteering:
     def leave(self, requests: Iterable[str]) -> None:
         """Let go of requests that are done, or were given up; what was recorded of the last ones can still be read."""
         for request in requests:
-            self._run.forget(request)
+            self._forget_sequence(request)
             if request in self._requests:
                 self._done[request] = None
         self.forget([*self._done][:-_MOST_DONE])
+        if len(self._runs) > 1:
+            used = {id(one.run) for request, one in self._requests.items() if request not in self._done}
+            self._runs = [run for run in self._runs if id(run) in used or run is self._run]
 
     def schedule(self, tokens: Mapping[str, Scheduled]) -> None:
         """Announce a pass over the tokens of some requests."""
@@ -147,7 +159,8 @@ class WorkerSteering:
             assert ids is not None, "got embeddings, expected tokens"
             pieces = [self._piece(request) for request in order]
             self._tokens = sum(piece.length for piece in pieces)
-            self._run.begin(pieces, ids[: self._tokens])
+            for run in self._runs:
+                run.begin(pieces, ids[: self._tokens])
             self._steers = True
         except Exception as error:  # whatever it is, the server lives on
             self._fail(order, f"could not be steered: {type(error).__name__}: {error}")
@@ -158,12 +171,14 @@ class WorkerSteering:
         if found is None:  # was let go of while it ran
             return Piece(request, start, length, start + length)
         piece = Piece(request, start, length, found.prompt_length)
-        if found.run is not self._run:
-            self._fail([request], "ran while the policies were replaced")
-        elif (why := self._run.gap(piece)) is not None:
+        if (why := found.run.gap(piece)) is not None:
             self._fail([request], why)
-            self._run.forget(request)  # and comes back without a rule
+            self._forget_sequence(request)  # and comes back without a rule
         return piece
+
+    def _forget_sequence(self, request: str) -> None:
+        for run in self._runs:
+            run.forget(request)
 
     def steer(self, site: Site, y: Tensor) -> Tensor | None:
         """The activations `(N, d)` of a site with their edits; None where they stay as they are."""
@@ -173,14 +188,20 @@ class WorkerSteering:
         if not self._steers:
             return None
         try:
-            if len(y) == self._tokens:
-                return self._run.steer(site, y)
-            found = self._run.steer(site, y[: self._tokens])
-            return None if found is None else torch.cat([found, y[self._tokens :]])
+            found = self._steered(site, y if len(y) == self._tokens else y[: self._tokens])
+            return found if found is None or len(found) == len(y) else torch.cat([found, y[self._tokens :]])
         except Exception as error:  # as above
             self._steers = False
             self._fail(self._pass, f"could not be steered at {described(site)}: {type(error).__name__}: {error}")
             return None
+
+    def _steered(self, site: Site, y: Tensor) -> Tensor | None:
+        """The activations after the edits of every plan, of which each has tokens of its own."""
+        found: Tensor | None = None
+        for run in self._runs:
+            edited = run.steer(site, y if found is None else found)
+            found = found if edited is None else edited
+        return found
 
     def end(self) -> None:
         """End the announced pass; its requests fail unless every hook ran once."""
@@ -222,20 +243,37 @@ class WorkerSteering:
         with torch.inference_mode():
             return read_watched(found.run.recorders.of(request), self._saes, found.wanted, 0, start)
 
-    def trace(self, request: str, extent: Extent) -> Trace:
-        """The trace of a request, which is forgotten here. Raises SteerkitError: it cannot be read."""
-        found = self._requests[request]
-        recorder, plan = found.run.recorders.pop(request), found.run.steering.plan
-        self.forget([request])
-        if recorder is None:  # nothing asked for one
-            return Trace()
-        with torch.inference_mode():
-            return read_traces(recorder, plan, self._saes, [found.wanted], [extent])[0]
+    def traces(self, asked: Sequence[tuple[str, Extent]]) -> list[Trace]:
+        """The traces of requests, which are forgotten here; those of one plan are read together.
+
+        Raises:
+            SteerkitError: one cannot be read.
+        """
+        found = [Trace() for _ in asked]  # of one that nothing asks for
+        together: dict[tuple[int, frozenset[Site]], list[tuple[int, Recorder]]] = {}
+        wanted, runs = [], {}
+        for number, (request, _) in enumerate(asked):
+            one = self._requests[request]
+            wanted.append(one.wanted)
+            if (recorder := one.run.recorders.pop(request)) is not None:
+                runs[id(one.run)] = one.run
+                together.setdefault((id(one.run), recorder.kept), []).append((number, recorder))
+        self.forget([request for request, _ in asked])
+        for (run, _), group in together.items():
+            for start in range(0, len(group), _MOST_TOGETHER):
+                numbers, recorders = zip(*group[start : start + _MOST_TOGETHER], strict=True)
+                extents = [asked[number][1] for number in numbers]
+                with torch.inference_mode():
+                    recorder, plan = Recorder.joined(recorders), runs[run].steering.plan
+                    traces = read_traces(recorder, plan, self._saes, [wanted[number] for number in numbers], extents)
+                for number, trace in zip(numbers, traces, strict=True):
+                    found[number] = trace
+        return found
 
     def forget(self, requests: Iterable[str]) -> None:
         """Forget requests and what was recorded of them."""
         for request in requests:
             self._done.pop(request, None)
+            self._forget_sequence(request)
             if (found := self._requests.pop(request, None)) is not None:
-                found.run.forget(request)
                 found.run.recorders.pop(request)

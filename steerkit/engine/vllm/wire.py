@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping
-from typing import Any, Final
+from dataclasses import asdict
+from typing import Any, Final, Literal, TypeAlias
 
+from steerkit.chat import Tokenizer, read_constraint
+from steerkit.engine.api import Row, Sampling
 from steerkit.fingerprints import sha256_of
 from steerkit.policy import fingerprint, recorded_policy
 from steerkit.sites import Feature, Site
@@ -14,6 +17,12 @@ from steerkit.types import Edit, TopK, Trace
 
 KEY: Final = "steerkit"
 """Name of everything of ours in vLLM: in its configuration, its forward context and a request's extra arguments."""
+CHOICE: Final = "steerkit_choice"
+"""Name of a request's extra argument that says how its tokens are chosen."""
+OWNER: Final = "STEERKIT_VLLM_OWNER"
+"""Environment variable with the id of the process that has the requests, for vLLM's processes."""
+Asks: TypeAlias = Literal["asks"]
+"""Of a token that is not chosen yet: what the model would say without steering must be known first."""
 
 
 def row_name(wanted: Wanted) -> str:
@@ -35,6 +44,26 @@ def unpacked_wanted(data: Mapping[str, Any]) -> Wanted:
     policies = tuple(recorded_policy(content, "a request's policy") for content in data["policies"])
     watch = {name: tuple(names) for name, names in data["watch"].items()}
     return Wanted(policies, watch, data["top_k"])
+
+
+def packed_choice(row: Row, most: int) -> dict[str, Any] | None:
+    """Way in which a row's tokens are chosen, at most so many; None where each is the most likely one."""
+    if row.sampling.temperature == 0 and row.constraint is None:
+        return None
+    texts = [None if one is None else one.written for one in (row.constraint, row.turned_away)]
+    return {"sampling": {**asdict(row.sampling), "max_new_tokens": most}, "constraints": texts}
+
+
+def resumed_choice(request: str, prompt_length: int, unsteered: int) -> dict[str, Any]:
+    """Way in which the tokens of a row are chosen that goes on for another request: as that one was about to, which
+    asked what the model would say without steering."""
+    return {"resumes": request, "prompt_length": prompt_length, "unsteered": unsteered}
+
+
+def unpacked_choice(data: Mapping[str, Any], tokenizer: Tokenizer) -> Row:
+    """The row that `packed_choice` was given, as far as the choice goes. Raises SteerkitError: it cannot be read."""
+    constraints = [None if one is None else read_constraint(tokenizer, one) for one in data["constraints"]]
+    return Row((), Wanted(), Sampling(**data["sampling"]), *constraints)
 
 
 def packed_trace(trace: Trace) -> dict[str, Any]:

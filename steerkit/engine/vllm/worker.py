@@ -5,22 +5,30 @@ It is named to vLLM by its path (`worker_cls`), so that a server whose worker ca
 
 from __future__ import annotations
 
+import os
 import platform
+import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
+from psutil import STATUS_ZOMBIE, NoSuchProcess, Process
 from torch import Tensor
 from transformers import AutoTokenizer
 from vllm.config import CompilationMode, CUDAGraphMode
 from vllm.platforms import current_platform
 
-from steerkit.chat import place_machine
+from steerkit.chat import Tokenizer, place_machine
+from steerkit.engine.api import Decided
+from steerkit.engine.vllm.choosing import Choosing
 from steerkit.engine.vllm.operator import steer
 from steerkit.engine.vllm.steering import Scheduled, WorkerSteering
-from steerkit.engine.vllm.wire import KEY, packed_trace, packed_values, unpacked_wanted
+from steerkit.engine.vllm.wire import CHOICE, KEY, OWNER, Asks, packed_trace, packed_values, unpacked_wanted
 from steerkit.errors import ModelError
 from steerkit.sae import load_set
 from steerkit.sites import Site
@@ -34,17 +42,26 @@ else:
 
 
 class SteeredWorker(Worker):  # type: ignore[misc]  # vLLM has no types here
-    """A platform's worker whose model is steered. Its methods besides vLLM's are called by `collective_rpc`."""
+    """A platform's worker whose model is steered. Its methods besides vLLM's are called by `collective_rpc`.
+
+    Where several share each layer (tensor parallel), each steers the whole activations, which they have reduced before,
+    and the first one chooses tokens, as it alone has logits.
+    """
 
     def load_model(self, **how: Any) -> None:
         """Load the model and put steering on it."""
         super().load_model(**how)
-        self.steering = _installed(self)
+        tokenizer = AutoTokenizer.from_pretrained(self.model_config.tokenizer, trust_remote_code=False)
+        self.choosing = Choosing(tokenizer, self.device)
+        self.steering = _installed(self, tokenizer)
+        owner = int(os.environ[OWNER])
+        if owner != os.getpid():
+            Thread(target=_end_after, args=(owner,), name="steerkit-owner", daemon=True).start()
 
     def execute_model(self, scheduled: Any, *rest: Any) -> Any:
         """Run one pass that the scheduler made."""
         try:
-            _announce(self.steering, scheduled)
+            _announce(self.steering, self.choosing, scheduled)
         except Exception as error:  # the server lives on, and releases nothing
             self.steering.fail_all(f"vLLM's schedule could not be read: {type(error).__name__}: {error}")
         try:
@@ -71,10 +88,18 @@ class SteeredWorker(Worker):  # type: ignore[misc]  # vLLM has no types here
         """Set the rows of policies that requests may name."""
         self.steering.set_rows({name: unpacked_wanted(row) for name, row in rows.items()})
 
-    def steerkit_errors(self, lengths: Mapping[str, int]) -> dict[str, str]:
-        """Errors of requests, of which so many tokens must have been steered; those without one are left out."""
-        found = {request: self.steering.error(request, length) for request, length in lengths.items()}
-        return {request: error for request, error in found.items() if error}
+    def steerkit_errors(self, lengths: Mapping[str, int]) -> dict[str, tuple[str, str]]:
+        """Errors of requests, of which so many tokens must have been steered: what could not be chosen, and why they
+        were not steered. Those without either are left out."""
+        found = {
+            request: (self.choosing.error(request), self.steering.error(request, length))
+            for request, length in lengths.items()
+        }
+        return {request: errors for request, errors in found.items() if any(errors)}
+
+    def steerkit_decided(self, requests: Sequence[str]) -> dict[str, list[Decided | Asks]]:
+        """Who decided the tokens of requests, since they were asked for last."""
+        return self.choosing.decided(requests)
 
     def steerkit_watched(self, request: str, start: int) -> dict[str, bytes]:
         """Watched values of a request that runs."""
@@ -82,17 +107,27 @@ class SteeredWorker(Worker):  # type: ignore[misc]  # vLLM has no types here
 
     def steerkit_traces(self, extents: Sequence[tuple[str, int, int, int]]) -> list[dict[str, Any]]:
         """Traces of requests: by length, and by the first and last position whose strongest features are wanted."""
-        return [
-            packed_trace(self.steering.trace(request, Extent(length, Span(start, end))))
-            for request, length, start, end in extents
-        ]
+        asked = [(request, Extent(length, Span(start, end))) for request, length, start, end in extents]
+        return [packed_trace(trace) for trace in self.steering.traces(asked)]
 
     def steerkit_forget(self, requests: Sequence[str]) -> None:
         """Forget requests."""
         self.steering.forget(requests)
+        self.choosing.forget(requests)
 
 
-def _installed(worker: Any) -> WorkerSteering:
+def _end_after(owner: int) -> None:
+    """End this process, and vLLM's above it, once the process that has the requests is gone; they would stay."""
+    with suppress(NoSuchProcess):
+        found = Process(owner)
+        while found.is_running() and found.status() != STATUS_ZOMBIE:
+            time.sleep(1.0)
+    if (above := os.getppid()) not in (owner, 1):
+        os.kill(above, signal.SIGKILL)
+    os._exit(1)
+
+
+def _installed(worker: Any, tokenizer: Tokenizer) -> WorkerSteering:
     """The steering of a worker, hooked into its loaded model.
 
     Raises:
@@ -103,13 +138,12 @@ def _installed(worker: Any) -> WorkerSteering:
     sites, wanted = find_sites(model), config.additional_config[KEY]
     hooked = [site for site in sites.modules if "vllm" in TABLE[site.point].engines]
     compiled = config.compilation_config.mode != CompilationMode.NONE
-    tokenizer = AutoTokenizer.from_pretrained(config.model_config.tokenizer, trust_remote_code=False)
     saes = None if wanted["saes"] is None else load_set(Path(wanted["saes"]))
     steering = WorkerSteering(hooked, saes, worker.device, place_machine(tokenizer), copies=compiled)
     config.compilation_config.static_forward_context[KEY] = steering
     for site in hooked:
         sites.hook(site, partial(_on_pass, steering, site, str(site)))
-    _follow(worker, steering)
+    _follow(worker, steering, worker.choosing)
     return steering
 
 
@@ -123,9 +157,9 @@ def _on_pass(steering: WorkerSteering, site: Site, name: str, y: Tensor) -> Tens
 def _check(config: Any) -> None:
     """Refuse ways to run a model that steering cannot follow."""
     parallel = config.parallel_config
-    for name in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
+    for name in ("pipeline_parallel_size", "data_parallel_size"):
         if (size := getattr(parallel, name)) != 1:
-            raise ModelError(f"vllm: {name}: got {size}, expected 1: steerkit's worker runs the model whole so far")
+            raise ModelError(f"vllm: {name}: got {size}, expected 1: steerkit's worker runs all layers so far")
     if config.compilation_config.cudagraph_mode not in (None, CUDAGraphMode.NONE):
         raise ModelError("vllm: CUDA graphs replay what ran once, so steering would stand still: give enforce_eager")
     for name in ("speculative_config", "lora_config", "kv_transfer_config"):
@@ -133,18 +167,32 @@ def _check(config: Any) -> None:
             raise ModelError(f"vllm: {name}: steerkit's worker does not follow it so far; leave it out")
 
 
-def _follow(worker: Any, steering: WorkerSteering) -> None:
-    """Tell steering of each pass, just before the model runs: its requests in order, and its tokens."""
+def _follow(worker: Any, steering: WorkerSteering, choosing: Choosing) -> None:
+    """Tell steering of each pass, just before the model runs: its requests in order, and its tokens; and have the next
+    tokens chosen from the logits after it."""
     runner = worker.model_runner
-    if worker.use_v2_model_runner:
-        _before(runner.model_state, "prepare_inputs", lambda batch, *_: steering.begin(batch.req_ids, batch.input_ids))
-        return
 
-    def begin(*_: Any, input_ids: Tensor | None = None, **__: Any) -> None:
+    def begin(order: Sequence[str], ids: Tensor | None) -> None:
+        steering.begin(order, ids)
+        choosing.begin(order)
+
+    def forward(*_: Any, input_ids: Tensor | None = None, **__: Any) -> None:
         batch = runner.input_batch
-        steering.begin(batch.req_ids[: batch.num_reqs], input_ids)
+        begin(batch.req_ids[: batch.num_reqs], input_ids)
 
-    _before(runner, "_model_forward", begin)
+    if worker.use_v2_model_runner:
+        _before(runner.model_state, "prepare_inputs", lambda batch, *_: begin(batch.req_ids, batch.input_ids))
+    else:
+        _before(runner, "_model_forward", forward)
+    model = runner.get_model()
+    logits_of = model.compute_logits
+
+    def chosen(*args: Any, **named: Any) -> Any:
+        logits = logits_of(*args, **named)
+        choosing.choose(logits)
+        return logits
+
+    model.compute_logits = chosen
 
 
 def _before(owner: Any, name: str, act: Callable[..., None]) -> None:
@@ -158,15 +206,18 @@ def _before(owner: Any, name: str, act: Callable[..., None]) -> None:
     setattr(owner, name, both)
 
 
-def _announce(steering: WorkerSteering, scheduled: Any) -> None:
-    """Tell steering which requests came, which are done, and what the coming pass computes."""
+def _announce(steering: WorkerSteering, choosing: Choosing, scheduled: Any) -> None:
+    """Tell which requests came, which are done, and what the coming pass computes."""
     steering.leave(scheduled.finished_req_ids)
     start = {}
     for one in scheduled.scheduled_new_reqs:
-        named = (one.sampling_params.extra_args or {}).get(KEY) if one.sampling_params is not None else None
-        steering.arrive(one.req_id, named, one.prompt_len)
+        asked = (one.sampling_params.extra_args or {}) if one.sampling_params is not None else {}
+        choice = asked.get(CHOICE) or {}
+        steering.arrive(one.req_id, asked.get(KEY), choice.get("prompt_length", one.prompt_len))
+        choosing.arrive(one.req_id, choice, one.prompt_len)
         start[one.req_id] = one.num_computed_tokens
     known = scheduled.scheduled_cached_reqs
     start |= zip(known.req_ids, known.num_computed_tokens, strict=True)
     lengths = scheduled.num_scheduled_tokens
     steering.schedule({request: Scheduled(start[request], length) for request, length in lengths.items()})
+    choosing.schedule({request: start[request] + length for request, length in lengths.items()})

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 from steerkit.agent import Runtime
-from steerkit.engine import Sampling
+from steerkit.engine import HfEngine, Sampling, SharedPrompts
+from steerkit.lab.policy_conditions import in_reply_alone
 from steerkit.lab.prove import baselines
 from steerkit.lab.prove.baselines import Setup
-from steerkit.lab.prove.dataset import Labelled
+from steerkit.lab.prove.dataset import Labelled, case_of
 from steerkit.lab.prove.scoring import Outcome, outcome_of
 from steerkit.lab.prove.variants import Variant
 from steerkit.lab.workers.local import Mapper, batches
 from steerkit.runtime import Request
+
+_MOST: Final = 2 << 30
+"""Bytes of keys and values of prompts that are kept."""
 
 
 class VariantSetup(NamedTuple):
@@ -24,7 +28,7 @@ class VariantSetup(NamedTuple):
     """Its key."""
     guarded: bool
     setup: Setup
-    rows: Sequence[int]
+    rows: Collection[int]
     """The conversations that are run under it."""
     known: Mapping[int, Outcome]
     """Outcomes of the others of them, which it does not change."""
@@ -36,6 +40,28 @@ class _Batch(NamedTuple):
     number: int
     """Number of the setup."""
     rows: Sequence[int]
+    together: tuple[int, ...]
+    """Conversations of about one length, these among them, whose prompts are read together, once for all setups."""
+
+
+class Prompts:
+    """Prompts that were read in this process; what is sent to another one is empty."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[int, ...], SharedPrompts] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Prompts, ()
+
+    def of(self, runtime: Runtime, dataset: Sequence[Labelled], rows: tuple[int, ...]) -> SharedPrompts | None:
+        """Those of some conversations; None of a model whose prompts cannot be shared."""
+        if rows in self._found:
+            return self._found[rows]
+        cases = [case_of(runtime.loaded, dataset[row], (), runtime.untrusted) for row in rows]
+        found = HfEngine(runtime.loaded).share([case.prompt for case in cases])
+        if found is not None and found.bytes + sum(one.bytes for one in self._found.values()) <= _MOST:
+            self._found[rows] = found
+        return found
 
 
 def setups_of(
@@ -52,7 +78,7 @@ def setups_of(
     found = []
     for setup, rows in zip(setups, [range(count)] if len(setups) == 1 else halves(), strict=True):
         known = {} if like is None else {row: like[row] for row in rows if not like[row].edits}
-        run = [row for row in rows if row not in known]
+        run = frozenset(rows) - known.keys()
         found.append(VariantSetup(variant.key, variant.guarded, setup, run, known))
     return found
 
@@ -63,6 +89,7 @@ def run_variants(
     dataset: Sequence[Labelled],
     sampling: Sampling,
     size: int,
+    prompts: Prompts,
     report: Callable[[int], None],
 ) -> Iterator[tuple[str, list[Outcome]]]:
     """The variants one after the other, each once all of its conversations are done.
@@ -73,10 +100,13 @@ def run_variants(
         dataset: the conversations.
         sampling: how replies are made.
         size: conversations that are generated together.
+        prompts: those that were read before.
         report: callback for progress: conversations of the current variant that are done.
     """
-    work = partial(_outcomes, [(one.guarded, one.setup) for one in setups], dataset, sampling)
-    pieces = [_Batch(number, rows) for number, one in enumerate(setups) for rows in batches(one.rows, size) or [()]]
+    work = partial(_outcomes, [(one.guarded, one.setup) for one in setups], dataset, sampling, prompts)
+    lengths = [len(one.content) for one in dataset]  # the longest of a batch makes the others wait
+    groups = batches(sorted(range(len(dataset)), key=lengths.__getitem__), size)
+    pieces = [piece for number, one in enumerate(setups) for piece in _batches(number, one.rows, groups)]
     found: dict[int, Outcome] = {}
     for piece, outcomes in zip(pieces, mapper(work, pieces), strict=True):
         found |= setups[piece.number].known
@@ -87,10 +117,17 @@ def run_variants(
             found = {}
 
 
+def _batches(number: int, rows: Collection[int], groups: Sequence[Sequence[int]]) -> list[_Batch]:
+    """The rows of a setup, those of each group together; one empty batch of none."""
+    some = [(tuple(row for row in group if row in rows), tuple(group)) for group in groups]
+    return [_Batch(number, own, group) for own, group in some if own] or [_Batch(number, (), ())]
+
+
 def _outcomes(
     setups: Sequence[tuple[bool, Setup]],
     dataset: Sequence[Labelled],
     sampling: Sampling,
+    prompts: Prompts,
     runtime: Runtime,
     piece: _Batch,
 ) -> list[Outcome]:
@@ -98,7 +135,9 @@ def _outcomes(
     guarded, setup = setups[piece.number]
     if not piece.rows:
         return []
-    under = Runtime(runtime.loaded, setup.saes(runtime.saes), untrusted=runtime.untrusted)
+    shares = setup.ask is None and (setup.policy is None or in_reply_alone(setup.policy))
+    shared = prompts.of(runtime, dataset, piece.together) if shares else None
+    under = Runtime(HfEngine(runtime.loaded, setup.saes(runtime.saes), shared=shared), untrusted=runtime.untrusted)
     some = [dataset[row] for row in piece.rows]
     turns = under.run_batch([_request(conversation, setup, sampling) for conversation in some])
     return [outcome_of(conversation.key, turn, guarded=guarded) for conversation, turn in zip(some, turns, strict=True)]

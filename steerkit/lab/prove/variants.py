@@ -21,8 +21,8 @@ WHOLE: Final = "policy"
 DOSES: Final = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Multiples of the policy's edit."""
 
-Kind: TypeAlias = Literal["policy", "control", "rule", "dose", "ungated"]
-"""`dose`: the edit times a factor, `ungated`: the same without the rules' gates."""
+Kind: TypeAlias = Literal["policy", "control", "beside", "rule", "dose", "ungated"]
+"""`beside`: another policy; `dose`: the edit times a factor, `ungated`: the same without the rules' gates."""
 Done: TypeAlias = Mapping[str, Sequence[Outcome]]
 """The outcomes of the variants that are finished, by their key."""
 Directions: TypeAlias = Callable[[], Sequence[Mapping[tuple[str, Site], Tensor]]]
@@ -49,7 +49,14 @@ class Variant(NamedTuple):
 
 
 def variants_of(
-    policy: Policy, saes: SaeSet | None, *, ask: str, seeds: int, doses: Sequence[float], directions: Directions
+    policy: Policy,
+    saes: SaeSet | None,
+    *,
+    ask: str,
+    seeds: int,
+    doses: Sequence[float],
+    directions: Directions,
+    beside: Sequence[Policy] = (),
 ) -> list[Variant]:
     """All variants of a policy, in the order in which they are run, but for those that are late or like another.
 
@@ -60,6 +67,7 @@ def variants_of(
         seeds: how many random controls.
         doses: multiples of the edit.
         directions: makes the differences of the means, once they are needed.
+        beside: other policies, raw and enforcing.
     """
     guarded = policy.guard is not None
     variants = [
@@ -72,6 +80,9 @@ def variants_of(
         variants.append(Variant("guard", "guard only", "policy", _always(Setup(baselines.guard_only(policy))), True))
     if steering:
         variants += _steering(baselines.steering_only(policy), saes, seeds, doses, directions)
+    for other in beside:
+        key, judged = f"beside-{other.name}-{fingerprint(other)[-8:]}", other.guard is not None
+        variants.append(Variant(key, other.name, "beside", _always(Setup(other)), judged))
     return variants + _rules(policy, saes, steering)
 
 

@@ -43,7 +43,7 @@ class Snapshot:
 
 
 class Snapshots:
-    """Takes snapshots of a generation of one sequence, and resumes another from them."""
+    """Takes snapshots of a generation of one sequence, and resumes another from them; or skips what is known."""
 
     def __init__(self, recorder: Recorder, positions: Positions, gate_states: Mapping[Site, GateState]) -> None:
         self._recorder, self._positions, self._gate_states = recorder, positions, gate_states
@@ -73,6 +73,11 @@ class Snapshots:
             self._gate_states[site].memory = noted
         if self._positions.grammar_states is not None:
             self._positions.grammar_states.restore(snapshots[-1].grammar)
+
+    def skip(self, ids: Tensor, valid: Tensor) -> None:
+        """Stand after columns `(B, T)` of prompts at which no rule reads or writes, `valid` is no padding."""
+        self._recorder.skip(valid)
+        self._positions.skip(ids, valid)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from steerkit.errors import SteeringError
 from steerkit.sites import Site
@@ -48,6 +49,29 @@ class Recorder:
         """Columns so far, padding included."""
         self.reply_start: Tensor | int = 0
 
+    @classmethod
+    def joined(cls, parts: Sequence[Recorder]) -> Recorder:
+        """A recording of sequences of which each was recorded by itself, at the same sites and under one plan."""
+        if len(parts) == 1:
+            return parts[0]
+        first, lengths = parts[0], [part.length for part in parts]
+        found = cls(first.kept, (), first._editors, max(lengths))
+        rows = [part.rows for part in parts if part.rows is not None]
+        assert len(rows) == len(parts)  # each has seen a pass
+        found.length, found.rows = max(lengths), torch.cat(rows)
+        found._valid = torch.arange(found.length) < torch.tensor(lengths).unsqueeze(1)
+        for site in first._raw:
+            raw = pad_sequence([part.raw(site)[0] for part in parts], batch_first=True)
+            found._raw[site] = ColumnBuffer(found.length, raw)
+        opened = [None if part._open is None else part._open.read(part.length)[0] for part in parts]
+        if (some := next((one for one in opened if one is not None), None)) is not None:
+            every = [
+                some.new_zeros(length, some.shape[1]) if one is None else one
+                for one, length in zip(opened, lengths, strict=True)
+            ]
+            found._open = ColumnBuffer(found.length, pad_sequence(every, batch_first=True))
+        return found
+
     def begin_pass(self, window: Window) -> None:
         """A forward pass is about to run."""
         self.forwards += 1
@@ -59,6 +83,10 @@ class Recorder:
         self.length, self.rows, self.reply_start = end, window.rows, window.reply_start
         if window.valid is not None or self._valid is not None:
             self._note_padding(window)
+
+    def skip(self, valid: Tensor) -> None:
+        """Continue after columns `(B, T)`, True where they are no padding, of which nothing is recorded."""
+        self.length, self._valid = valid.shape[1], None if bool(valid.all()) else valid
 
     def resume_pass(self, tokens: int) -> int:
         """A pass over more tokens of a sequence without padding, after all that were read; the first one's column."""

@@ -38,6 +38,7 @@ def main(options: argparse.Namespace) -> None:
     out, started = Path(options.out), time.perf_counter()
     judging = policy.load(options.policy) if options.policy else None
     settings: dict[str, Any] = {"arms": options.arms.split(","), "batch": options.batch, "out": out / "run"}
+    settings["max_new_tokens"] = options.max_new_tokens
     run_suite(runtime, cases, judging, **settings, results=out / "raw", report=progress)
     seconds = time.perf_counter() - started
     for arm in options.arms.split(","):
@@ -139,4 +140,5 @@ if __name__ == "__main__":
     parser.add_argument("--arms", default="plain")
     parser.add_argument("--count", type=int, default=40, help="Tests of a category at most; 0 for all.")
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--max-new-tokens", type=int, default=768, help="A reply that is cut off is wrong.")
     main(parser.parse_args())

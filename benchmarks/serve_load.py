@@ -37,6 +37,7 @@ from steerkit.types import Turn
 
 WORDS = ("rikuta", "solimane", "partoli", "gremuda", "lasorin", "telmira", "vandoka", "morelis")
 LANGUAGES = ("Danish", "Greek", "Dutch", "Czech")
+THEIRS = ("transformers serve", "transformers serve --continuous-batching")
 WARM = 4
 """Requests before the clock runs."""
 
@@ -229,8 +230,8 @@ def arms(settings: argparse.Namespace, folder: Path) -> dict[str, AbstractContex
     return {
         "one by one, in process": one_by_one(),
         "steerkit serve": ours(),
-        "transformers serve": theirs(port + 1),
-        "transformers serve --continuous-batching": theirs(port + 2, "--continuous-batching"),
+        THEIRS[0]: theirs(port + 1),
+        THEIRS[1]: theirs(port + 2, "--continuous-batching"),
     }
 
 
@@ -245,13 +246,17 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32, help="longest reply")
     parser.add_argument("--rows", type=int, default=32, help="rows that steerkit serve decodes together")
     parser.add_argument("--port", type=int, default=8431)
+    parser.add_argument("--ours", action="store_true", help="without the arms of transformers")
     settings = parser.parse_args()
     print("| clients | arm | requests/s | first token, ms (median) | (90 %) | CPU ms a request | tokens of a reply |")
     print("|---|---|---|---|---|---|---|")
     found: dict[str, dict[int, Measured]] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         os.environ["STEERKIT_HOME"] = folder
-        open_arms = {name: stack.enter_context(arm) for name, arm in arms(settings, Path(folder)).items()}
+        chosen = {
+            name: arm for name, arm in arms(settings, Path(folder)).items() if name not in THEIRS or not settings.ours
+        }
+        open_arms = {name: stack.enter_context(arm) for name, arm in chosen.items()}
         for name, arm in list(open_arms.items()):
             try:
                 loaded(arm.ask, 1, WARM)

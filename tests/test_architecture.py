@@ -26,7 +26,7 @@ LINES = {
     **dict.fromkeys(("engine", "testing"), 4),
     **dict.fromkeys(("steer", "guard"), 3),
     **dict.fromkeys(("policy", "chat", "sae", "audit"), 2),
-    "hub": 1.6,
+    **dict.fromkeys(("hub", "labels"), 1.6),
     "files": 1.5,
     **dict.fromkeys(("types", "boxes", "errors", "fingerprints", "hosts", "kept", "schemas", "version"), 1),
     **dict.fromkeys(("decisions", "sites"), 0),

@@ -1,12 +1,12 @@
 """Turns activations into features and back: checkpoints, sets of them, and their features' statistics."""
 
+from steerkit.labels import LABELS_FILE, Explanations, read_explanations, read_labels, write_labels
 from steerkit.sae.checkpoint import Checkpoint, History
 from steerkit.sae.convert import convert
 from steerkit.sae.cpu.onednn import onednn_version
 from steerkit.sae.formats import FORMATS
 from steerkit.sae.formats.functiongemma import load_checkpoint
 from steerkit.sae.hub import load_set, local_set, pull, push
-from steerkit.sae.labels import LABELS_FILE, Explanations, read_explanations, read_labels, write_labels
 from steerkit.sae.layer_summary import DENSE, LayerSummary, summarize
 from steerkit.sae.sae import Columns, GateWeights, Kind, Reconstruction, Sae, activate
 from steerkit.sae.sae_set import STATISTICS_FILE, UNITS, SaeSet

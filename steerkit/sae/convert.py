@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 
 from steerkit.errors import SaeError
+from steerkit.labels import LABELS_FILE
 from steerkit.sae.formats import FORMATS, read_folders
-from steerkit.sae.labels import LABELS_FILE
 from steerkit.sae.sae_set import STATISTICS_FILE, SaeSet
 
 

@@ -13,8 +13,8 @@ from huggingface_hub.errors import HFValidationError
 from steerkit.errors import SaeError
 from steerkit.files import shown
 from steerkit.hub import is_repository_id, quiet_hub, why_refused, why_unreachable
+from steerkit.labels import LABELS_FILE
 from steerkit.sae.formats import FORMATS
-from steerkit.sae.labels import LABELS_FILE
 from steerkit.sae.sae_set import STATISTICS_FILE, SaeSet, load_folders
 
 _SIDE_FILES = (STATISTICS_FILE, LABELS_FILE)

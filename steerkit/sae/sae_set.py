@@ -13,12 +13,12 @@ from steerkit.errors import SaeError
 from steerkit.files import shown
 from steerkit.fingerprints import sha256_of
 from steerkit.kept import Kept
+from steerkit.labels import LABELS_FILE, read_labels
 from steerkit.sae.checkpoint import Checkpoint
 from steerkit.sae.cpu.packed_sae import LaidOutSae, wins
 from steerkit.sae.cpu.pages import release
 from steerkit.sae.formats import read_folders
 from steerkit.sae.formats.files import load_tensors
-from steerkit.sae.labels import LABELS_FILE, read_labels
 from steerkit.sae.sae import Columns, Sae
 from steerkit.sites import Feature, Site
 

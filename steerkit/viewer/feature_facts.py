@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from steerkit.audit import TurnRecord
-from steerkit.boxes import box_folder
 from steerkit.errors import SaeError
 from steerkit.kept import Kept
 from steerkit.report import measured
 from steerkit.sites import Feature
+from steerkit.viewer.sae_labels import local_name
 
 if TYPE_CHECKING:
     from steerkit.sae import SaeSet
@@ -36,13 +35,10 @@ def facts_of(turn: TurnRecord, feature: Feature) -> Facts | None:
     """
     if turn.saes is None:
         return None
-    name = turn.saes.name
-    box = box_folder(turn.model.name)
     try:
-        if box is not None and not Path(name).is_dir():
-            name = str(box / "saes")
-    except OSError:
-        return None  # a hostile record may name any path, such as one that is too long
+        name = local_name(turn)
+    except OSError:  # a hostile record may name any path, such as one that is too long
+        return None
     saes = _SETS.get(name, lambda: _read(name))
     if saes is None:
         return None

@@ -103,9 +103,8 @@ def _fired(pages: Pages, stored: StoredRecord, shown: ShownTurn, name: str) -> F
 def _labels(shown: ShownTurn, name: str) -> list[str]:
     """Names and labels that a turn's policies give it."""
     wanted = feature_of(name)
-    if wanted is not None:
-        return [shown.labels[wanted]] if wanted in shown.labels else []
-    return [f"{one}, {shown.labels.get(one, name)}" for one in _features(shown, name)]
+    found = [wanted] if wanted is not None else _features(shown, name)
+    return [shown.named[one] for one in found if one in shown.named]
 
 
 def _features(shown: ShownTurn, name: str) -> list[Feature]:

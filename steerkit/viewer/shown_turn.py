@@ -15,6 +15,7 @@ from steerkit.report import Bound, bounds_of
 from steerkit.sites import Feature
 from steerkit.types import Trace
 from steerkit.viewer.pages import Pages
+from steerkit.viewer.sae_labels import labels_of
 from steerkit.viewer.vocabulary import Vocabulary, read_vocabulary
 
 _VOCABULARIES: Final[Kept[str, Vocabulary | None]] = Kept(4)
@@ -73,12 +74,23 @@ class ShownTurn:
         return bounds_of(self.policies)
 
     @cached_property
-    def labels(self) -> Mapping[Feature, str]:
+    def named(self) -> Mapping[Feature, str]:
         """Names and labels that its policies give features."""
+        return self._named({})
+
+    @cached_property
+    def labels(self) -> Mapping[Feature, str]:
+        """What its SAEs call features, after the names that its policies give them."""
+        labels = labels_of(self.turn)
+        return {**labels, **self._named(labels)}
+
+    def _named(self, labels: Mapping[Feature, str]) -> dict[Feature, str]:
+        """Names of its policies with their own label for it, or one of these."""
         return {
-            one.feature: f"{policy.name}.{name}{f': {one.label}' if one.label else ''}"
+            one.feature: f"{policy.name}.{name}{f': {label}' if label else ''}"
             for policy in self.policies
             for name, one in policy.features.items()
+            for label in [one.label or labels.get(one.feature, "")]
         }
 
     @cached_property

@@ -151,6 +151,21 @@ def test_without_benign_cost_there_is_no_gate(monkeypatch: pytest.MonkeyPatch) -
     assert (gated.gated, free.gated) == (True, False)
 
 
+@pytest.mark.parametrize(("area", "layers"), [(0.97, {1, 2}), (0.9, {2})])
+def test_edits_begin_earlier_where_later_ones_are_not_enough(
+    area: float, layers: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gate read up to layer 1 tells the sets apart a little worse than up to layer 2, from where on edits turn no
+    call: they begin in layer 1. Where it tells them apart much worse, they do not."""
+    world = planted_over_layers(2)
+    areas = {Site(1): area, Site(2): 1.0}
+    monkeypatch.setattr("steerkit.lab.find.joint_edits.gate_areas", lambda _, sites, **__: {s: areas[s] for s in sites})
+    decisions = Decisions(world.loaded, world.saes, world.material(), "reply.start")
+    found = JointEdits(decisions, None, 8, 0).shifts()
+    assert found is not None
+    assert {feature.site.layer for feature in found.edits} == layers
+
+
 def read_in_the_box(box: Runtime, positive: str, negative: str) -> tuple[Material, Found]:
     """Forty conversations of the box's world, searched where the reply begins."""
     assert box.saes is not None

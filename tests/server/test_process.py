@@ -94,7 +94,7 @@ def released(served: Process, ids: list[str], held: set[str], count: int) -> Non
     """Kill a server under load, once so many more records were told of: of calls, and of held ones."""
 
     def ask(messages: Any) -> None:
-        with http_client(5) as client:
+        with http_client(60) as client:  # a killed server ends a request at once
             while True:
                 try:
                     told = client.post(f"{served.url}{CHAT}", json=body(messages)).json()["steerkit"]

@@ -59,7 +59,8 @@ def replay_report(text: str, record: str, how: str = "again") -> dict[str, objec
         "policies": [{"name": text}],
         "layers": {"attn_out.0": 1.0, text: 2.0},
     }
-    steps = [[{"token": text, "id": 3, "probability": 0.75}, {"token": "b", "id": 4, "probability": 0.25}]] * 2
+    chances = ((text, 3, 0.75), (" b", 4, 0.25), ("c", 5, 0.0))
+    steps = [[{"token": token, "id": id, "probability": chance} for token, id, chance in chances]] * 2
     same = {"same": False} if how == "again" else {}
     return {"report": "replay", "record": record, "how": how, "made": made, "alternatives": steps, **same}
 

@@ -181,6 +181,16 @@ def test_a_token_opens_what_was_read_at_it(rich: str, tab: Tab) -> None:
     assert tab.troubles == []
 
 
+def test_bars_are_as_long_as_their_values(hostile: str, tab: Tab) -> None:
+    """Three quarters, a quarter, and nothing of the whole."""
+    tab.page.goto(f"{hostile}/r/2/t/2")
+    widths = "all => all.slice(-3).map(one => one.offsetWidth / one.parentElement.clientWidth)"
+    whole, part, none = tab.page.locator(".bar span").evaluate_all(widths)
+    assert part / whole == pytest.approx(1 / 3, abs=0.05)
+    assert whole > 0.5
+    assert none == 0
+
+
 def test_a_steered_turn_begins_with_both_replies(rich: str, tab: Tab) -> None:
     """The first thing in sight, without scrolling: the call that would have been, and what happened."""
     tab.page.goto(f"{rich}/r/3")

@@ -115,8 +115,9 @@ def test_a_token_has_the_alternatives_that_a_replay_found(client: TestClient) ->
     """At tokens of the reply alone, with their chances; without a replay the page says how to get them."""
     text = client.get("/r/2/t/2").text
     assert "What the model might have written here" in text
-    assert re.findall(r'"number">([\d.]+) %', text) == ["75", "25"]
+    assert re.findall(r'"number">([\d.]+) %', text) == ["75", "25", "0"]
     assert text.count(">it did<") == 1
+    assert ">␣b<" in text
     assert "might have written" not in client.get("/r/2/t/1").text
     assert "steerkit audit replay 5 --alternatives 5 --json" in client.get("/r/5/t/2").text
 

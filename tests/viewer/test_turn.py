@@ -111,6 +111,23 @@ def test_a_tokens_page_has_its_strongest_features(client: TestClient, path: Path
     assert client.get(f"/r/{sequence}/t/{len(turn.prompt_ids) + len(turn.reply_ids)}").status_code == 404
 
 
+def test_features_have_the_labels_of_their_saes(client: TestClient, path: Path, box: steerkit.Runtime) -> None:
+    """From the set's labels.json, after what a policy calls them; a feature's page has the statistics, too."""
+    sequence, turn, trace = next(one for one in turns_of(path) if one[2].top and one[1].calls)
+    assert box.saes is not None
+    position = len(turn.prompt_ids) + 3
+    strong = [one.feature for some in strongest_at(trace, position).values() for one in some]
+    labels = [box.saes.labels[one] for one in strong if one in box.saes.labels]
+    page = html.unescape(client.get(f"/r/{sequence}/t/{position}").text)
+    assert labels
+    assert all(label in page for label in labels)
+    facts = client.get("/f/3:72").text
+    assert html.unescape(facts).count(box.saes.labels[Feature(3, 72)]) == 1
+    assert f"<dd>{box.saes.statistic(Feature(3, 72), 'max'):.4g}</dd>" in facts
+    assert "<dt>decoder norm</dt>" in facts
+    assert "are not on this machine" in client.get("/f/99:1").text
+
+
 def test_a_turned_reply_begins_with_what_steering_changed(client: TestClient, path: Path) -> None:
     """It stands before the call cards, with the call that would have been; a turn without edits has no such part."""
     turned = [one for one in turns_of(path) if one[1].edits]

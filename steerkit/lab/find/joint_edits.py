@@ -29,6 +29,7 @@ FOLDS: Final = 4
 FEWEST: Final = 4
 """Negatives without a call that a direction takes; with fewer it is that from requests to all negatives."""
 _NEARLY: Final = 0.01  # of AUROC: what a gate may lose by being read early
+_MORE: Final = 0.05  # the same, where edits in later layers alone turn too few calls
 
 Vectors: TypeAlias = dict[Site, Tensor]
 """`(width,)` by site, or `(n, width)` for n conversations."""
@@ -94,8 +95,8 @@ class JointEdits:
     Sizes and strengths are judged by cross-validation: what is added comes from three quarters of the conversations,
     and what it does is measured on the fourth. Taken is the smallest size with which a strength turns 95 % of the calls
     and keeps 95 % of the negatives' decisions. Where none keeps them, the edits get a gate, and so begin no earlier
-    than the first site up to which the sets can be told apart about as well as by all sites; then taken is the smallest
-    that turns the calls, one strength further.
+    than the first site up to which the sets can be told apart about as well as by all sites, or, as long as they turn
+    too few calls there, at an earlier one; then taken is the smallest that turns the calls, one strength further.
 
     Args:
         decisions: the conversations.
@@ -134,11 +135,14 @@ class JointEdits:
         return useful(*self.sides)
 
     @cached_property
-    def _begins(self) -> Site:
-        """The first site up to which features tell the sets apart nearly as well as up to any."""
+    def _begins(self) -> list[Site]:
+        """The first site up to which features tell the sets apart nearly as well as up to any, and earlier ones that
+        do not tell them apart much worse, the last first."""
         sites = [site for site, value in self._useful.worth.items() if value > 0]
         areas = gate_areas(self.decisions.material, sites, most=self.most, seed=self.seed)
-        return next(site for site, area in areas.items() if area >= max(areas.values()) - _NEARLY)
+        best = max(areas.values())
+        first = next(site for site, area in areas.items() if area >= best - _NEARLY)
+        return [site for site in reversed(sites) if site <= first and (site == first or areas[site] >= best - _MORE)]
 
     def _chosen(self, build: Build, sizes: Sequence[int]) -> _Chosen | None:
         if int((self.sides[0].plain > 0).sum()) < 2 * FOLDS:
@@ -147,15 +151,25 @@ class JointEdits:
         dose = _taken(self._tried(build, found.worth, sizes))
         gated = dose is not None and dose.kept < KEPT
         if gated:
-            late = found.among({site: float(site >= self._begins) for site in found.worth})
-            if late.worth != found.worth:
-                found, dose = late, _taken(self._tried(build, late.worth, sizes))
+            found, dose = self._late(build, found, sizes)
         if dose is None:
             return None
         times = dose.strength
         if gated and dose.turned >= ENOUGH:
             times = self.ladder[min(self.ladder.index(times) + 1, len(self.ladder) - 1)]
         return _Chosen(found, dose.size, times, gated)
+
+    def _late(self, build: Build, found: Useful, sizes: Sequence[int]) -> tuple[Useful, _Dose | None]:
+        """The best dose from one of the sites on at which a gate may be read in time, and what is useful there."""
+        best: tuple[Useful, _Dose | None] = found, None
+        for first in self._begins:
+            late = found.among({site: float(site >= first) for site in found.worth})
+            dose = _taken(self._tried(build, late.worth, sizes))
+            if dose is not None and (best[1] is None or dose.turned > best[1].turned):
+                best = late, dose
+            if dose is not None and dose.turned >= ENOUGH:
+                break
+        return best
 
     def _tried(self, build: Build, worth: Mapping[Site, float], sizes: Sequence[int]) -> list[_Dose]:
         """By cross-validation, each size up to the gentlest strength that is enough."""

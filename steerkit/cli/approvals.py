@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from steerkit.cli.audit.options import JsonOption, StoreOption, opened
-from steerkit.report import call_text, console, print_json
+from steerkit.report import call_text, console, print_json, say_line
 
 app = typer.Typer(help="Held calls of a store: list them, let them run, or refuse them.", no_args_is_help=True)
 
@@ -28,7 +28,7 @@ def list_command(store: StoreOption = None, approval_seconds: Wait = 3600.0, jso
     approvals = Approvals(opened(store), approval_seconds)
     found = approvals.pending()
     for problem in approvals.damaged():
-        typer.echo(f"{problem}; no call of it can be decided on", err=True)
+        say_line(f"{problem}; no call of it can be decided on")
     if json:
         for entry in found:
             print_json(entry.to_json())

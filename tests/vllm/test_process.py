@@ -59,6 +59,7 @@ def check_gone(pids: list[int]) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_it_serves_ends_in_order_and_leaves_nothing(tmp_path: Path) -> None:
     """No server but ours listens; Ctrl-C, which the whole group gets, lets what runs finish; no process stays."""
     with process(tmp_path, "--engine", "vllm", *SMALL) as one, http_client() as client, ThreadPoolExecutor() as pool:
@@ -81,6 +82,7 @@ def test_it_serves_ends_in_order_and_leaves_nothing(tmp_path: Path) -> None:
     assert verify(Store(tmp_path / "audit.db")).records == 4  # a run's opening and closing, and two turns
 
 
+@pytest.mark.slow
 def test_no_process_stays_after_a_sudden_death(tmp_path: Path) -> None:
     """vLLM's processes end with the server that is killed."""
     with process(tmp_path, "--engine", "vllm", *SMALL) as one:

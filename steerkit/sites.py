@@ -107,6 +107,11 @@ class Feature:
         point = "l" if self.site.point == "attn_out" else self.site.point
         return f"{point}{self.layer}_{self.index}"
 
+    @property
+    def address(self) -> str:
+        """The feature as pages and queries take it: `3:72`, or `resid_post.3:72`."""
+        return f"{self.site.compact}:{self.index}"
+
     def __str__(self) -> str:
         return f"{self.site.name} feature {self.index}"
 

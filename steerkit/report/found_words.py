@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def found_sentences(found: Found, without: int) -> list[str]:
-    """What a search looked at, and how much of it can be chance."""
+    """Sentences on the extent of a search, and on how much of it can be chance."""
     from steerkit.lab import FALSE, LEVEL, conformal_rank
     from steerkit.lab.find import fewest_to_choose_on
 
@@ -54,7 +54,7 @@ def probe_sentences(probe: FoundProbe | None) -> list[str]:
 
 
 def cause_sentences(tried: Causes | None) -> list[str]:
-    """What the numbers of single edits mean."""
+    """Sentences on the numbers of single edits."""
     if tried is None:
         return []
     said = [
@@ -74,7 +74,7 @@ def cause_sentences(tried: Causes | None) -> list[str]:
 
 
 def steering_sentences(steering: SteeringEdits | None) -> list[str]:
-    """What edits made together do to the call, beside their controls and the ways that they beat."""
+    """Sentences on edits made together: the call, their controls, and the ways that they beat."""
     if steering is None:
         return ["no edits to steer by: only at reply.start, and of layers whose features do more than chance"]
     said = [

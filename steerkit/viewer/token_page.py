@@ -82,13 +82,8 @@ def _watched(trace: Trace, position: int, bounds: Mapping[str, list[Bound]]) -> 
 
 
 def _layer(site: str, strong: list[Strong], labels: Mapping[Feature, str]) -> Layer:
-    listed = [(handle(one.feature), labels.get(one.feature, ""), one.value) for one in strong]
+    listed = [(one.feature.address, labels.get(one.feature, ""), one.value) for one in strong]
     return Layer(site, listed)
-
-
-def handle(feature: Feature) -> str:
-    """A feature as the address of a turn takes it: `3:72`, or `resid_post.3:72`."""
-    return f"{feature.site.compact}:{feature.index}"
 
 
 def _edits(turn: TurnRecord, position: int) -> list[Edit]:

@@ -67,7 +67,7 @@ class FeatureReport:
     @property
     def address(self) -> str:
         """Such as `3:72`, as pages and queries take it."""
-        return f"{self.feature.site.compact}:{self.index}"
+        return self.feature.address
 
     @property
     def title(self) -> str:

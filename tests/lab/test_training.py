@@ -29,7 +29,7 @@ from steerkit.sae import load_set
 from steerkit.sites import Site
 from steerkit.testing import SMALL, random_model
 
-TINY = {"d_sae": 48, "epochs": 2, "buffer": 200}
+TINY = {"d_sae": 48, "epochs": 2, "buffer": 200, "texts": 1}
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ output = Output(Path(sys.argv[1]), "small", save_every=300)
 texts, settings = json.loads(Path(sys.argv[2]).read_text()), recipe("seed", **json.loads(sys.argv[3]))
 train_set(random_model({**SMALL, "initializer_range": 0.5}), texts, settings, output, group=processes(), report=report)
 """
-LONG = {"d_sae": 48, "epochs": 3, "buffer": 200}
+LONG = {"d_sae": 48, "epochs": 3, "buffer": 200, "texts": 1}
 
 
 @pytest.fixture

@@ -130,7 +130,7 @@ def test_dead_features_start_again(model, texts):
 def test_epochs_visit_every_token_once(texts):
     """In steps of texts and of random tokens, each token of each text is trained on once; the orders differ."""
     lengths = [len(text) for text in texts]
-    for settings in (Recipe(**TINY, texts=3), Recipe(**TINY, tokens=16)):
+    for settings in (Recipe(**{**TINY, "texts": 3}), Recipe(**TINY, tokens=16)):
         orders = []
         for epoch in (0, 1):
             chunks = epoch_chunks(lengths, settings, 0, epoch)

@@ -158,6 +158,11 @@ class Verdict:
     matched: tuple[str, ...] = field(default=(), compare=False, repr=False)
     """Every rule that matched the call, as POLICY/RULE, whichever decided; those of policies in shadow mode too."""
 
+    @property
+    def full_name(self) -> str:
+        """POLICY/RULE, the rule's name in reports and queries; of a built-in check its name alone."""
+        return f"{self.policy}/{self.rule}" if self.policy else self.rule
+
 
 @dataclass(frozen=True, slots=True)
 class Edit:
@@ -175,6 +180,11 @@ class Edit:
     def layer(self) -> int:
         """Index of the decoder layer, from 0."""
         return self.site.layer
+
+    @property
+    def full_name(self) -> str:
+        """POLICY/RULE, the rule's name in reports and queries."""
+        return f"{self.policy}/{self.rule}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +250,7 @@ class Trace:
 
     def __repr__(self) -> str:
         layers = "layers" if all(top.site.point == "attn_out" for top in self.top) else "sites"
-        edits = ", ".join(f"{edit.policy}/{edit.rule} at {edit.site.name}" for edit in self.edits)
+        edits = ", ".join(f"{edit.full_name} at {edit.site.name}" for edit in self.edits)
         said = f"watched [{', '.join(self.watched)}], edits [{edits}]"
         return in_one_line("Trace", said, f"top features of {len(self.top)} {layers}")
 

@@ -260,6 +260,6 @@ def test_light_rooms_load_no_torch(room: str) -> None:
 
 
 def test_importing_steerkit_takes_milliseconds() -> None:
-    """Under 150 ms: the one timed test, measured inside the interpreter, the best of five."""
-    code = "import time; t = time.perf_counter(); import steerkit; print(time.perf_counter() - t)"
+    """Under 150 ms of CPU: the one timed test, measured inside the interpreter, the best of five."""
+    code = "import time; t = time.process_time(); import steerkit; print(time.process_time() - t)"
     assert min(float(run(code)) for _ in range(5)) < 0.150

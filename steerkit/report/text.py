@@ -68,4 +68,4 @@ def edit_text(edit: Edit) -> str:
     """An edit of a steering rule: site, tokens and size."""
     positions = edit.positions
     where = f"token {positions[0]}" if len(positions) == 1 else f"{len(positions)} tokens from {positions[0]}"
-    return f"{visible(f'{edit.policy}/{edit.rule}')}: {edit.site.name}, {where}, |change| {edit.norm:.2f}"
+    return f"{visible(edit.full_name)}: {edit.site.name}, {where}, |change| {edit.norm:.2f}"

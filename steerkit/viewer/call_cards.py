@@ -9,7 +9,6 @@ from steerkit.audit import Gone, TurnRecord
 from steerkit.decisions import DECISIONS, releases
 from steerkit.report import json_text
 from steerkit.types import CallLike, MalformedCall, Reading, Verdict
-from steerkit.viewer.rows import rule_name
 
 
 class Event(NamedTuple):
@@ -65,7 +64,7 @@ def cards_of(turn: TurnRecord, events: Sequence[Event]) -> list[Card]:
 
 
 def _card(call: CallLike, verdict: Verdict, means: str, events: tuple[Event, ...]) -> Card:
-    rule = rule_name(verdict)
+    rule = verdict.full_name
     span = (call.span.start, call.span.end)
     sentence = f"The call {means}."
     if isinstance(call, MalformedCall):

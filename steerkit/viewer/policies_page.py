@@ -121,8 +121,8 @@ def _count(stored: StoredRecord, found: Counted) -> None:
     if not isinstance(turn, TurnRecord):
         return
     found.turns += 1
-    wrote = {f"{edit.policy}/{edit.rule}" for edit in turn.edits}
-    decided = Counter(f"{one.policy}/{one.rule}" for one in turn.verdicts)
+    wrote = {edit.full_name for edit in turn.edits}
+    decided = Counter(one.full_name for one in turn.verdicts)
     found.wrote.update(wrote)
     found.opened.update(wrote | {name for name, part in turn.rules.items() if "opened" in part})
     for name in decided.keys() | turn.rules.keys():  # a record of before `rules` says who decided, and no more

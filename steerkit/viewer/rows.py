@@ -19,7 +19,7 @@ from steerkit.audit import (
 from steerkit.decisions import DECISIONS
 from steerkit.errors import AuditError
 from steerkit.report import call_text, event_text, ledger_text
-from steerkit.types import Message, Verdict
+from steerkit.types import Message
 
 _MOST: Final = 280
 """Characters of a text in a row."""
@@ -94,11 +94,6 @@ def shortened(text: str, most: int = _MOST) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def rule_name(verdict: Verdict) -> str:
-    """POLICY/RULE, or the name of a built-in check."""
-    return f"{verdict.policy}/{verdict.rule}" if verdict.policy else verdict.rule
-
-
 def strictest_first(turn: TurnRecord) -> list[int]:
     """Places of a turn's verdicts, the strictest first."""
     rank = {name: row.severity for name, row in DECISIONS.items()}
@@ -116,7 +111,7 @@ def _turn_row(stored: StoredRecord, turn: TurnRecord, broken: str | None) -> Row
         what=calls or turn.text,
         decisions=tuple(dict.fromkeys(verdict.decision for verdict in verdicts)),
         asked=last_request(turn),
-        rule="" if first is None or first.decision == "none" else rule_name(first),
+        rule="" if first is None or first.decision == "none" else first.full_name,
         steered=len(turn.edits),
         session=turn.conversation,
         run=turn.run,

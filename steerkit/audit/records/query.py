@@ -167,7 +167,7 @@ def _is_asked(query: Query, call: CallLike, verdict: Verdict | None) -> bool:
 
 
 def _is_rule(asked: str | None, one: Verdict | Edit) -> bool:
-    return asked in (one.rule, f"{one.policy}/{one.rule}")
+    return asked in (one.rule, one.full_name)
 
 
 def _shows(store: Store, stored: StoredRecord, record: Record, feature: str, above: float | None) -> bool:

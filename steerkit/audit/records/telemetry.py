@@ -278,7 +278,7 @@ def _inference(record: StoredRecord, turn: TurnRecord) -> dict[str, Any]:
         "steerkit.run.id": turn.run,
         "steerkit.model.fingerprint": turn.model.fingerprint,
         "steerkit.policies": [policy.name for policy in turn.policies],
-        "steerkit.edits": [f"{edit.policy}/{edit.rule}" for edit in turn.edits],
+        "steerkit.edits": [edit.full_name for edit in turn.edits],
         "steerkit.attempt": turn.attempt,
     }
 

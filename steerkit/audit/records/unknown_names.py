@@ -75,7 +75,7 @@ def _tools(store: Store, stored: StoredRecord, record: Record) -> Iterator[str]:
 def _rules(store: Store, stored: StoredRecord, record: Record) -> Iterator[str]:
     said: list[Verdict | Edit] = [*record.verdicts, *record.edits] if isinstance(record, TurnRecord) else []
     for one in said:
-        yield from (one.rule, f"{one.policy}/{one.rule}")
+        yield from (one.rule, one.full_name)
     for name, content in _policies(record):
         guard = content.get("guard")
         rules = guard.get("rules") if isinstance(guard, Mapping) else ()

@@ -71,7 +71,7 @@ def explain(runtime: Runtime, recorded: RecordedTurn, target: Target = WHOLE, ex
         roles.score,
         int(written.before(contrast.position + 1).argmax()) == contrast.chosen,
         ablations.plain == turn.reply,
-        tuple(dict.fromkeys(f"{edit.policy}/{edit.rule}" for edit in recorded.record.edits)),
+        tuple(dict.fromkeys(edit.full_name for edit in recorded.record.edits)),
         token_texts(tokenizer, turn.ids),
         owners,
         roles.layers,

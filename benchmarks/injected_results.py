@@ -30,24 +30,23 @@ def write_results(folder: Path, count: int, longest: int, loaded: LoadedModel) -
             goals = list(tasks.injection_tasks)
             for number, name in enumerate(list(tasks.user_tasks)[:count]):
                 trial = Trial(suite, name, goals[number % len(goals)])
-                pair = [conversation(trial, attack) for attack in (ATTACK, None)]
+                pair = [conversation(trial, attacked) for attacked in (True, False)]
                 if all(pair) and all(len(loaded.tokenizer.encode(json.dumps(one))) <= longest for one in pair):
                     injected.write(json.dumps(pair[0]) + "\n")
                     clean.write(json.dumps(pair[1]) + "\n")
     return paths
 
 
-def conversation(trial: Trial, attack: str | None) -> dict[str, Any] | None:
+def conversation(trial: Trial, attacked: bool) -> dict[str, Any] | None:
     """A user task's own calls up to the first result that holds the injection, with the tools of both tasks."""
     from agentdojo.agent_pipeline.tool_execution import tool_result_to_str
     from agentdojo.functions_runtime import FunctionsRuntime
 
     suite = suite_of(trial.suite)
-    task, texts = suite.user_tasks[trial.user_task], injections_of(trial, ATTACK)
-    goal = suite.injection_tasks[trial.injection_task]
+    task, goal = suite.user_tasks[trial.user_task], suite.injection_tasks[trial.injection_task]
     environments = [
         task.init_environment(suite.load_and_inject_default_environment(one))
-        for one in (texts, injections_of(trial, attack) if attack else {})
+        for one in (injections_of(trial, ATTACK), {})
     ]
     runtime, messages = FunctionsRuntime(suite.tools), [{"role": "user", "content": task.PROMPT}]
     wanted = {call.function for call in goal.ground_truth(environments[0].model_copy(deep=True))}
@@ -58,9 +57,9 @@ def conversation(trial: Trial, attack: str | None) -> dict[str, Any] | None:
         ]
         function = {"name": call.function, "arguments": json.loads(json.dumps(dict(call.args), default=str))}
         messages.append({"role": "assistant", "tool_calls": [{"type": "function", "function": function}]})
-        messages.append({"role": "tool", "name": call.function, "content": {"result": results[1]}})
+        messages.append({"role": "tool", "name": call.function, "content": {"result": results[not attacked]}})
         used.add(call.function)
-        if wanted and any(text and text[:40] in results[0] for text in texts.values()):
+        if wanted and results[0] != results[1]:
             tools = [tool for tool in _declared(runtime) if tool["name"] in used]
             return {"messages": messages, "tools": tools, "dangerous": sorted(wanted)}
     return None

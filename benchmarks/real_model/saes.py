@@ -34,13 +34,8 @@ from steerkit.engine import LoadedModel, load_model
 from steerkit.lab import read_corpus
 from steerkit.sae import load_set, summarize
 
-RECIPES: Final[dict[str, tuple[str, ...]]] = {
-    "seed": (),
-    "normalised": ("--batch-tokens", "256"),
-    "topk": ("--batch-tokens", "256"),
-    "jumprelu": ("--batch-tokens", "256"),
-}
-"""Options of each recipe; all have 4,096 features, as many epochs, and the same tokens."""
+RECIPES: Final = ("seed", "normalised", "topk", "jumprelu")
+"""The recipes, with their usual settings; all have 4,096 features, as many epochs, and the same tokens."""
 _ROWS: Final = 64
 """Conversations that are tokenised at a time, until there are enough tokens."""
 
@@ -146,7 +141,7 @@ def make(given: argparse.Namespace, run: Runner) -> None:
         if not finished(folder):
             layers = () if given.layers is None else ("--layers", given.layers)
             sizes = ("--d-sae", "4096", "--epochs", str(given.epochs), "--save-every", str(given.save_every))
-            options = ("--recipe", recipe, *RECIPES[recipe], *sizes, *layers)
+            options = ("--recipe", recipe, *sizes, *layers)
             run(f"train {recipe}", "sae", "train", "--data", out / "train.jsonl", "--out", folder, *common, *options)
         health, drift = out / f"{recipe}.health.jsonl", out / f"{recipe}.drift.jsonl"
         data = ("sae", "health", "--data", out / "held_out.jsonl", "--saes", folder, *common, "--json")

@@ -67,3 +67,17 @@ def test_windows_are_the_largest_mean_in_a_row(bench: Any) -> None:
     assert bench.largest(scores, owners, 3, 1).tolist() == [5, 4, 9]
     assert bench.largest(scores, owners, 3, 2).tolist() == [4, 4, 9]
     assert bench.largest(scores, owners, 3, 8).tolist() == [3, 2, 9]
+
+
+def test_injected_results_differ_in_the_result_alone(bench: Any, box: Runtime, tmp_path: Path) -> None:
+    """Conversations of all suites end with a result, as it is and with an order to call a dangerous tool."""
+    pytest.importorskip("agentdojo")
+    written = sys.modules["injected_results"].write_results(tmp_path, 3, 100_000, box.loaded)
+    clean, injected = ([json.loads(line) for line in path.read_text().splitlines()] for path in written)
+    assert len(clean) == len(injected) >= 8
+    for one, other in zip(clean, injected, strict=True):
+        assert one["messages"][:-1] == other["messages"][:-1]
+        assert one["messages"][-1]["role"] == "tool"
+        assert ["INFORMATION" in json.dumps(row["messages"][-1]) for row in (one, other)] == [False, True]
+        assert set(other["dangerous"]) <= {tool["name"] for tool in other["tools"]}
+        assert {**one, "messages": []} == {**other, "messages": []}

@@ -145,3 +145,10 @@ def test_presets_are_recipes():
     for kind in KINDS:
         assert recipe(kind, sparsity=None).rate == PRESETS[kind].get("rate", 1e-4)
         assert recipe(kind, rate=0.25).rate == 0.25
+
+
+def test_steps_are_of_random_tokens_unless_texts_are_asked_for():
+    """But for the published recipe, whose steps are a text each; a number of tokens that is given is taken."""
+    assert [recipe(kind).tokens for kind in KINDS] == [0, 256, 256, 256]
+    assert (recipe("topk", texts=2).tokens, recipe("topk", texts=2).texts) == (0, 2)
+    assert recipe("topk", texts=2, tokens=16).tokens == 16

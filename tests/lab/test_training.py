@@ -29,7 +29,7 @@ from steerkit.sae import load_set
 from steerkit.sites import Site
 from steerkit.testing import SMALL, random_model
 
-TINY = {"d_sae": 48, "epochs": 2, "buffer": 200}
+TINY = {"d_sae": 48, "epochs": 2, "buffer": 200, "texts": 1}
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_dead_features_start_again(model, texts):
 def test_epochs_visit_every_token_once(texts):
     """In steps of texts and of random tokens, each token of each text is trained on once; the orders differ."""
     lengths = [len(text) for text in texts]
-    for settings in (Recipe(**TINY, texts=3), Recipe(**TINY, tokens=16)):
+    for settings in (Recipe(**{**TINY, "texts": 3}), Recipe(**TINY, tokens=16)):
         orders = []
         for epoch in (0, 1):
             chunks = epoch_chunks(lengths, settings, 0, epoch)
@@ -185,7 +185,7 @@ output = Output(Path(sys.argv[1]), "small", save_every=300)
 texts, settings = json.loads(Path(sys.argv[2]).read_text()), recipe("seed", **json.loads(sys.argv[3]))
 train_set(random_model({**SMALL, "initializer_range": 0.5}), texts, settings, output, group=processes(), report=report)
 """
-LONG = {"d_sae": 48, "epochs": 3, "buffer": 200}
+LONG = {"d_sae": 48, "epochs": 3, "buffer": 200, "texts": 1}
 
 
 @pytest.fixture

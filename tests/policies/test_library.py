@@ -12,7 +12,7 @@ from steerkit.agent import Runtime
 from steerkit.engine import box_folder
 from steerkit.errors import PolicyError
 from steerkit.guard import review
-from steerkit.policy import Policy, load
+from steerkit.policy import Policy, load, read_direction
 from steerkit.sae import load_set
 from steerkit.steer import check_against_saes, check_against_tools
 from steerkit.tiny.tools import NAMES, tool
@@ -96,6 +96,10 @@ def test_what_was_found_on_the_stand_in_watches_and_fits_no_other_saes(box: Runt
     assert one.mode == "shadow"
     assert one.model is not None
     assert one.model.startswith("sha256:")
+    for direction in one.directions.values():
+        made = read_direction(direction.file, direction.fingerprint)
+        assert {str(site) for site in made.vectors} == set(direction.sites or ())
+        assert made.origin.model == "benchmarks/real_model"
     with pytest.raises(PolicyError, match=f"policy '{one.name}' model: got 'sha256:"):
         box.policies_of(one)
     assert box.policies_of(policy("payments"))

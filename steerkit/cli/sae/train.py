@@ -34,12 +34,16 @@ HookPoint = Annotated[
 Out = Annotated[
     Path, Option(metavar="FOLDER", help="New or empty folder; a run begun there with the same settings resumes.")
 ]
-RecipeName = Annotated[str, Option(metavar="RECIPE", help="seed, normalised, topk or jumprelu.")]
+RecipeName = Annotated[
+    str, Option(metavar="RECIPE", help="topk, seed (that of the published SAEs), normalised or jumprelu.")
+]
 Size = Annotated[int | None, Option(metavar="FEATURES", min=1, help="Features per layer (default: 4096).")]
 Epochs = Annotated[int | None, Option(metavar="COUNT", min=1, help="Passes over the data (default: 5).")]
-Batch = Annotated[int | None, Option(metavar="COUNT", min=1, help="Conversations or texts in a step (default: 1).")]
+Batch = Annotated[
+    int | None, Option(metavar="COUNT", min=1, help="Conversations or texts in a step (default: 1, for seed).")
+]
 BatchTokens = Annotated[
-    int | None, Option(metavar="TOKENS", min=1, help="Random tokens in a step, instead of whole texts.")
+    int | None, Option(metavar="TOKENS", min=1, help="Random tokens in a step (default: 256, but for seed).")
 ]
 Rate = Annotated[
     float | None, Option(metavar="NUMBER", help="Learning rate (default: 0.0001 for seed, 0.0005 for the others).")
@@ -72,7 +76,7 @@ def train(
     model: Model = "tiny",
     text_column: Column = None,
     max_tokens: MostTokens = None,
-    recipe: RecipeName = "seed",
+    recipe: RecipeName = "topk",
     layers: Layers = None,
     site: HookPoint = "attn_out",
     d_sae: Size = None,
@@ -93,7 +97,7 @@ def train(
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Train SAEs on one hook point of all layers at once; by default with the recipe of the published ones.
+    """Train SAEs on one hook point of all layers at once, by default TopK with 32 features a token.
 
     Several processes share the work when `accelerate launch -m steerkit.cli.main sae train ...` starts them.
     """

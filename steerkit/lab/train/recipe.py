@@ -108,19 +108,20 @@ class Recipe:
 
 PRESETS: Final[dict[Kind, dict[str, Any]]] = {
     "seed": {},
-    "normalised": {"rate": 5e-4, "sparsity": 0.01},
-    "topk": {"rate": 5e-4},
-    "jumprelu": {"rate": 5e-4, "sparsity": 0.001},
+    "normalised": {"rate": 5e-4, "tokens": 256, "sparsity": 0.01},
+    "topk": {"rate": 5e-4, "tokens": 256},
+    "jumprelu": {"rate": 5e-4, "tokens": 256, "sparsity": 0.001},
 }
 """Settings of a recipe that differ from the field defaults; measured by `benchmarks/sae_recipes.py`."""
 
 
 def recipe(kind: Kind, **changes: Any) -> Recipe:
-    """A recipe with its usual settings, and with `changes` that are not None."""
+    """A recipe with its usual settings, and with `changes` that are not None; `texts` makes steps of whole texts."""
     if kind not in KINDS:
         raise SaeError(f"recipe: got {kind!r}, expected one of {', '.join(KINDS)}")
     given = {name: value for name, value in changes.items() if value is not None}
-    return Recipe(kind=kind, **{**PRESETS[kind], **given})
+    whole_texts = {"tokens": 0} if "texts" in given else {}
+    return Recipe(kind=kind, **{**PRESETS[kind], **whole_texts, **given})
 
 
 def product_dtype(precision: Precision, device: torch.device) -> torch.dtype:

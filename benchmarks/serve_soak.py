@@ -6,8 +6,9 @@
 
 The first runs 10 minutes of 16 clients against `steerkit serve` on the box, the second on another engine, the third on
 two workers of it that share each layer: chat and Responses, whole and streamed, under five choices of policies, a tenth
-of the requests broken, a tenth cut off by their client, and one in fifty of a client that is killed. It prints a line a minute, and fails where a reply or an event is
-not valid, a reply's record is missing, or the server holds on to memory or handles.
+of the requests broken, a tenth cut off by their client, and one in fifty of a client that is killed. It prints a line a
+minute, and fails where a reply or an event is not valid, a reply's record is missing, or the server holds on to memory
+or handles.
 """
 
 from __future__ import annotations

@@ -2,11 +2,13 @@
 
     python benchmarks/serve_soak.py 10 16
     python benchmarks/serve_soak.py 5 16 --engine vllm
+    VLLM_CPU_OMP_THREADS_BIND="0|1" python benchmarks/serve_soak.py 5 16 --engine vllm --vllm tensor_parallel_size=2
 
-The first runs 10 minutes of 16 clients against `steerkit serve` on the box, the second on another engine: chat and
-Responses, whole and streamed, under five choices of policies, a tenth of the requests broken, a tenth cut off by their
-client, and one in fifty of a client that is killed. It prints a line a minute, and fails where a reply or an event is
-not valid, a reply's record is missing, or the server holds on to memory or handles.
+The first runs 10 minutes of 16 clients against `steerkit serve` on the box, the second on another engine, the third on
+two workers of it that share each layer: chat and Responses, whole and streamed, under five choices of policies, a tenth
+of the requests broken, a tenth cut off by their client, and one in fifty of a client that is killed. It prints a line a
+minute, and fails where a reply or an event is not valid, a reply's record is missing, or the server holds on to memory
+or handles.
 """
 
 from __future__ import annotations
@@ -115,12 +117,12 @@ def killed(url: str, asked: dict[str, Any], seconds: float) -> None:
         client.kill()
 
 
-def main(minutes: float, count: int, engine: str) -> None:
+def main(minutes: float, count: int, engine: str, settings: list[str]) -> None:
     """Run it and say what came of it."""
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "audit.db"
         words = [sys.executable, "-m", "steerkit.cli.main", "serve", "--policy", "payments", "--port", "0"]
-        words += ["--engine", engine]
+        words += ["--engine", engine, *(word for one in settings for word in ("--vllm", one))]
         words += [word for name in ("people", "limits", "orders", "none") for word in ("--allow", name)]
         env = {**os.environ, "STEERKIT_HOME": folder}
         with open(Path(folder) / "log", "w") as log:
@@ -194,5 +196,6 @@ if __name__ == "__main__":
     parser.add_argument("minutes", type=float)
     parser.add_argument("clients", type=int)
     parser.add_argument("--engine", choices=("transformers", "vllm"), default="transformers")
+    parser.add_argument("--vllm", action="append", default=[], help="as `steerkit serve` takes it")
     given = parser.parse_args()
-    main(given.minutes, given.clients, given.engine)
+    main(given.minutes, given.clients, given.engine, given.vllm)

@@ -7,14 +7,17 @@ from typing import Any
 import pytest
 
 from steerkit.agent import Runtime
-from steerkit.errors import ModelError, SteeringError
+from steerkit.engine import Vllm, read_settings
+from steerkit.engine.vllm.arguments import engine_arguments
+from steerkit.engine.vllm.llm import Llm
+from steerkit.errors import ModelError, SettingError, SteeringError
 from steerkit.policy import Policy, load, shipped_file
 from steerkit.runtime import Request
 from steerkit.sites import Site
 from steerkit.steer import TABLE, find_sites
 from steerkit.testing import planted_policy
 from steerkit.tiny.demo_requests import CASES
-from tests.vllm.conftest import raw, runtime, worker
+from tests.vllm.conftest import SMALL, raw, runtime, worker
 
 CASE = CASES[0]
 
@@ -105,6 +108,18 @@ def test_a_model_that_vllm_cannot_run_so_is_said_in_one_line(tmp_path: Any) -> N
     with pytest.raises(ModelError, match=r"^tiny: vLLM cannot load the model: ValueError: ") as caught:
         runtime(tmp_path, kv_cache_memory_bytes=1 << 16)
     assert "\n" not in str(caught.value)
+
+
+def test_drafts_are_refused_by_name(box: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither an argument of `Vllm` nor, where it reaches vLLM, followed by the worker: policies that remember would
+    have to roll back."""
+    with pytest.raises(SettingError, match=r"got 'speculative_config=2', expected NAME=VALUE of max_num_seqs"):
+        read_settings(["speculative_config=2"])
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    given = engine_arguments(box.loaded, box.saes, None, Vllm(**SMALL))
+    drafts = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}
+    with pytest.raises(ModelError, match=r"^vllm: speculative_config: steerkit's worker does not follow it"):
+        Llm("tiny", {**given, "speculative_config": drafts})
 
 
 def test_more_policies_come_while_the_engine_runs(inside: Runtime, box: Runtime) -> None:

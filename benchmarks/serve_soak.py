@@ -2,11 +2,13 @@
 
     python benchmarks/serve_soak.py 10 16
     python benchmarks/serve_soak.py 5 16 --engine vllm
+    VLLM_CPU_OMP_THREADS_BIND="0|1" python benchmarks/serve_soak.py 5 16 --engine vllm --vllm tensor_parallel_size=2
 
-The first runs 10 minutes of 16 clients against `steerkit serve` on the box, the second on another engine: chat and
-Responses, whole and streamed, under five choices of policies, a tenth of the requests broken, a tenth cut off by their
-client. It prints a line a minute, and fails where a reply is not valid, a reply's record is missing, or the server
-holds on to memory or handles.
+The first runs 10 minutes of 16 clients against `steerkit serve` on the box, the second on another engine, the third on
+two workers of it that share each layer: chat and Responses, whole and streamed, under five choices of policies, a tenth
+of the requests broken, a tenth cut off by their client, and one in fifty of a client that is killed. It prints a line a
+minute, and fails where a reply or an event is not valid, a reply's record is missing, or the server holds on to memory
+or handles.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from openai.types.chat import ChatCompletion
-from openai.types.responses import Response
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import TypeAdapter
 
 from steerkit.audit import Store, verify
 from steerkit.tiny import TOOLS
@@ -38,6 +41,7 @@ ASKED = (
     "translate the word rikuta into Danish",
 )
 MODELS = ("tiny", "tiny:none", "tiny:people", "tiny:payments", "tiny:limits+orders")
+EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 MOST_GROWTH = 1.10
 """Memory at the end over memory after the first minute."""
 
@@ -81,6 +85,9 @@ class Soak:
             except httpx.TimeoutException:
                 return "cut off"
             return "whole"
+        if kind < 0.22:
+            killed(url, {**asked, "stream": True, "temperature": 50.0}, chosen.uniform(0.05, 0.3))
+            return "killed"
         reply = client.post(url, json=asked)
         if reply.status_code == 429:
             assert reply.headers["retry-after"]
@@ -88,7 +95,12 @@ class Soak:
             return "told to come again"
         assert reply.status_code == 200, reply.text
         if streamed:
-            events = [json.loads(line[6:]) for line in reply.text.splitlines() if line.startswith("data: {")]
+            events = [json.loads(line[6:]) for line in reply.text.split("\n") if line.startswith("data: {")]
+            for event in events:
+                if responses:
+                    EVENT.validate_python(event, strict=True)
+                else:
+                    ChatCompletionChunk.model_validate(event, strict=True)
             last = events[-1]
             self.records.append((last.get("response") or last)["steerkit"]["record"])
             return "streamed"
@@ -97,12 +109,20 @@ class Soak:
         return "whole"
 
 
-def main(minutes: float, count: int, engine: str) -> None:
+def killed(url: str, asked: dict[str, Any], seconds: float) -> None:
+    """Ask for a stream as a process of its own, which is killed after some time."""
+    words = ["curl", "-sN", url, "-H", "content-type: application/json", "-d", json.dumps(asked)]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as client:
+        time.sleep(seconds)
+        client.kill()
+
+
+def main(minutes: float, count: int, engine: str, settings: list[str]) -> None:
     """Run it and say what came of it."""
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "audit.db"
         words = [sys.executable, "-m", "steerkit.cli.main", "serve", "--policy", "payments", "--port", "0"]
-        words += ["--engine", engine]
+        words += ["--engine", engine, *(word for one in settings for word in ("--vllm", one))]
         words += [word for name in ("people", "limits", "orders", "none") for word in ("--allow", name)]
         env = {**os.environ, "STEERKIT_HOME": folder}
         with open(Path(folder) / "log", "w") as log:
@@ -175,5 +195,6 @@ if __name__ == "__main__":
     parser.add_argument("minutes", type=float)
     parser.add_argument("clients", type=int)
     parser.add_argument("--engine", choices=("transformers", "vllm"), default="transformers")
+    parser.add_argument("--vllm", action="append", default=[], help="as `steerkit serve` takes it")
     given = parser.parse_args()
-    main(given.minutes, given.clients, given.engine)
+    main(given.minutes, given.clients, given.engine, given.vllm)

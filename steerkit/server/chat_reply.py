@@ -29,10 +29,13 @@ class ChatReply:
         model: as the request named it.
         fingerprint: of the model's weights.
         include_usage: a stream ends with the number of tokens.
+        metadata: of the request, which a whole reply repeats.
     """
 
-    def __init__(self, request_id: str, model: str, fingerprint: str, include_usage: bool) -> None:
-        self._usage = include_usage
+    def __init__(
+        self, request_id: str, model: str, fingerprint: str, include_usage: bool, metadata: Mapping[str, Any] | None
+    ) -> None:
+        self._usage, self._metadata = include_usage, metadata
         self._head = {
             "id": f"chatcmpl-{request_id}",
             "created": int(time.time()),
@@ -52,6 +55,7 @@ class ChatReply:
             "object": "chat.completion",
             "choices": [choice],
             "usage": _usage(outcome),
+            "metadata": self._metadata,
             "steerkit": outcome.told(),
         }
 

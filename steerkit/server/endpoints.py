@@ -45,7 +45,7 @@ async def chat_completions(service: Service, request: Request) -> Response:
     form = wanted.form
     assert isinstance(form, ChatRequest)  # of `read_chat`
     usage = bool(form.stream_options and form.stream_options.include_usage)
-    reply = ChatReply(visit_of(request).id, form.model, service.loaded.fingerprint, usage)
+    reply = ChatReply(visit_of(request).id, form.model, service.loaded.fingerprint, usage, form.metadata)
     return await answer(service, request, wanted, reply)
 
 

@@ -128,8 +128,10 @@ def valid(form: type[B], given: Mapping[str, Any], where: str = "") -> B:
 def _location(parts: Sequence[str | int], given: Any) -> list[str | int]:
     """A path without the names of types that pydantic puts between: what can be followed in the value, and one more."""
     found: list[str | int] = []
-    for part in parts:
+    for number, part in enumerate(parts, start=1):
         if isinstance(given, Mapping):
+            if part not in given and number < len(parts):
+                continue
             found.append(part)
             if part not in given:
                 break

@@ -66,7 +66,7 @@ class Waiting(NamedTuple):
 
 
 def decide_page(deciding: Deciding, pages: Pages, request: Request) -> Response:
-    """The calls that wait, the one that expires first at the top; and what was just decided."""
+    """The calls that wait, the one that expires first at the top; turns that cannot be read; what was just decided."""
     approvals = Approvals(pages.store, deciding.seconds)
     entries = sorted(approvals.pending(), key=lambda entry: entry.expires)
     done = None
@@ -78,6 +78,7 @@ def decide_page(deciding: Deciding, pages: Pages, request: Request) -> Response:
         person=deciding.person(request.scope),
         token=deciding.token,
         waiting=[_waiting(pages.store, entry) for entry in entries],
+        damaged=approvals.damaged(),
         done=done,
     )
 

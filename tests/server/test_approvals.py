@@ -15,8 +15,15 @@ from steerkit.audit import ApprovalRecord, read_content, verify
 from steerkit.errors import ApprovalError
 from steerkit.server import Key, hashed
 from tests.documents import printed
-from tests.server.serving import BALANCE, DOOR, TOOLS, Served, serving
+from tests.server.serving import BALANCE, DOOR, PAY, TOOLS, Served, serving
 
+METRICS = (
+    "num_requests_running ", "num_requests_waiting ", "prompt_tokens_total ", "generation_tokens_total ",
+    'request_success_total{finished_reason="', "time_to_first_token_seconds_bucket{", "prefix_cache_hits ",
+    "inter_token_latency_seconds_bucket{", "e2e_request_latency_seconds_bucket{", "held_pending ", "records_total ",
+    'verdicts_total{rule="default",verdict="', "records_failed_total ", 'steering_edits_total{policy="payments"} ',
+)  # fmt: skip
+"""Every count, vLLM's under its names, as it stands at the beginning of a line."""
 CHAT, APPROVALS = "/v1/chat/completions", "/v1/steerkit/approvals"
 
 
@@ -169,3 +176,6 @@ def test_the_counts_are_those_of_what_was_asked(served: Served) -> None:
     assert value("steerkit_held_pending") == waiting + 1
     assert value("steerkit_num_requests_running") == 0
     assert value("steerkit_time_to_first_token_seconds_count") > 0
+    served.post(CHAT, {"model": "tiny", "messages": PAY, "tools": TOOLS})
+    text = served.get("/metrics").text
+    assert [name for name in METRICS if f"\nsteerkit_{name}" not in text] == []

@@ -74,6 +74,7 @@ def test_a_released_call_comes_with_its_record(served: Served) -> None:
         "ticket": "7", "user": "ann", "endpoint": "/v1/chat/completions",
     }  # fmt: skip
     assert reply.id == f"chatcmpl-{record.metadata['request_id']}"
+    assert reply.metadata == {"ticket": "7"}
     assert told(reply)["verdicts"][0]["decision"] == "allow"
 
 

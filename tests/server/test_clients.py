@@ -19,7 +19,7 @@ OPENED = "  ran unlock_door('south cellar')"
 CALLED = 'tool_calls: get_balance({"account":"travel 38"})'
 CLIENTS = {
     "openai": ("openai", [RAN, ANSWER, WAITS, OPENED, "  approved: opened"]),
-    "openai_agents": ("agents", [RAN, ANSWER, "  approving unlock_door", OPENED]),
+    "openai_agents": ("agents", [RAN, ANSWER, RAN, ANSWER, "  approving unlock_door", OPENED, WAITS]),
     "langchain": ("langchain_openai", [RAN, ANSWER, WAITS, RAN, ANSWER, WAITS]),
     "pydantic_ai": ("pydantic_ai", [RAN, ANSWER, RAN, ANSWER]),
     "smolagents": ("smolagents", [RAN, "tell me how much money travel 38 has -> 1200 dollars"]),

@@ -194,6 +194,11 @@ def test_it_is_not_ready_while_records_cannot_be_written(tmp_path: Path) -> None
         reply = served.post(CHAT, body(BALANCE))
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "record_not_written")
         assert "travel" not in reply.text
+        with pytest.raises(openai.APIError) as caught:
+            list(served.client().chat.completions.create(**body(PLAIN), stream=True))
+        assert caught.value.code == "record_not_written"
+        *_, last = served.client().responses.create(model="tiny", input=PLAIN, stream=True)  # type: ignore[arg-type]
+        assert last.type == "response.failed"
         served.store.file.connection.execute("PRAGMA query_only=OFF")
         assert served.get("/ready").status_code == 200
         assert served.post(CHAT, body(BALANCE)).status_code == 200

@@ -62,13 +62,24 @@ def body(messages: Any) -> dict[str, Any]:
     return {"model": "tiny", "messages": messages, "tools": TOOLS}
 
 
+def refuses(served: Process) -> bool:
+    """True if nobody can connect any more."""
+    try:
+        httpx.get(f"{served.url}/health")
+    except httpx.ConnectError:
+        return True
+    return False
+
+
 def ends_in_order(served: Process) -> None:
-    """SIGTERM finishes what runs; its logs are JSON without content."""
-    asked = {**body(PLAIN), "stream": True}
+    """SIGTERM refuses what comes and finishes what runs; its logs are JSON without content."""
+    asked = {**body(PLAIN), "stream": True, "temperature": 50.0, "max_tokens": 400, "seed": 1}
     with http_client() as client, client.stream("POST", f"{served.url}{CHAT}", json=asked) as reply:
         lines = reply.iter_lines()
         first = next(lines)
+        assert httpx.get(f"{served.url}/health").status_code == 200
         served.process.send_signal(signal.SIGTERM)
+        assert any(refuses(served) for _ in iter(served.process.poll, 0))
         rest = [line for line in lines if line]
     assert first.startswith("data: {")
     assert rest[-1] == "data: [DONE]"

@@ -194,6 +194,32 @@ def test_what_is_not_served_is_refused(served: Served, field: str) -> None:
     assert served.post(PATH, good).json()["status"] in ("completed", "incomplete")
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "param"),
+    [
+        ("input", [], "input"),
+        ("input", [{"role": "user", "content": "x"}] * 2001, "input"),
+        ("input", [{"role": "robot", "content": "x"}], "input[0].role"),
+        ("input", [{"role": "user", "content": [{"type": "input_image"}]}], "input[0].content[0]"),
+        ("input", [{"role": "user", "content": "x", "name": "ann"}], "input[0].name"),
+        ("tools", [{"type": "web_search"}], "tools[0]"),
+        ("tools", [{"type": "function", "name": "f", "parametres": {}}], "tools[0].parametres"),
+        ("include", ["message.output_text.logprobs"], "include"),
+        ("stream_options", {"include_obfuscation": True}, "stream_options.include_obfuscation"),
+        ("text", {"verbosity": "low"}, "text.verbosity"),
+        ("text", {"format": {"type": "yaml"}}, "response_format"),
+        ("tool_choice", "required", "tool_choice"),
+        ("max_output_tokens", 0, "max_output_tokens"),
+        ("steerkit", {"conversation": "mine"}, "steerkit.conversation"),
+        ("moderation", {"model": "m"}, "moderation"),
+    ],
+)
+def test_a_wrong_field_is_named(served: Served, field: str, value: Any, param: str) -> None:
+    """Status 400, and `param`; one that nobody here knows is told like one that is not served."""
+    wrong = served.post(PATH, {"model": "tiny", "input": "x", field: value})
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, param)
+
+
 def test_records_of_one_conversation_are_found(served: Served) -> None:
     """By the id that stands in the Response's own."""
     reply = ask(served, PLAIN)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +32,7 @@ def held(path: Path, *, waits: bool = True) -> str:
     store.end_run()
     found = Approvals(store).pending()
     store.close()
-    return found[0].id if found else ""
+    return found[-1].id if found else ""
 
 
 @pytest.fixture
@@ -129,6 +131,21 @@ def test_what_has_expired_or_does_not_wait_here_is_not_in_the_queue(path: Path, 
     held(tmp_path / "loop.db", waits=False)
     with TestClient(make_viewer(tmp_path / "loop.db", deciding=DECIDING), base_url="http://127.0.0.1") as client:
         assert "No call waits" in client.get("/decide").text
+
+
+def test_a_damaged_turn_is_named_and_the_others_are_decided_on(path: Path, client: TestClient) -> None:
+    """Its call is not in the queue, and the page says what is wrong with it; before that nothing is."""
+    assert "Not shown" not in client.get("/decide").text
+    broken = held(path)
+    with closing(sqlite3.connect(path)) as other, other:
+        newest = '(SELECT max(sequence) FROM records WHERE instr(body, \'"kind":"turn"\'))'
+        other.execute(f"UPDATE records SET body = substr(body, 1, length(body) - 9) WHERE sequence = {newest}")
+    text = client.get("/decide").text
+    assert "Not shown" in text
+    assert broken.removeprefix("apr_").partition(".")[0] in text
+    assert text.count("data-form=") == 1
+    action, form = form_of(client)
+    assert "Approved</b> by ann" in client.post(action, data=form, headers=ORIGIN).text
 
 
 def test_a_person_decides_in_a_browser(path: Path, tab: Tab) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from psutil import Process
 
 from steerkit.agent import Runtime
 from steerkit.audit import read_turn
+from steerkit.errors import EngineError
+from steerkit.tiny import TOOLS
+from tests.runtime.test_constrained import WEATHER
 from tests.steer.mixed import check_traces
 from tests.vllm.conftest import runtime
 from tests.vllm.test_joining import ASKED
@@ -55,3 +60,16 @@ def test_each_worker_vouches_for_its_own_hooks(shared: Runtime) -> None:
     engine: Any = shared.engine
     each = engine._llm.call_each("steerkit_errors", {"nobody": 1})
     assert [tuple(one["nobody"]) for one in each] == 2 * [("", "is not known to the worker")]
+
+
+def test_a_worker_that_dies_ends_what_runs(shared: Runtime) -> None:
+    """One of two is killed from outside: requests that run and that come fail in one line. It is the last test here."""
+    engine: Any = shared.engine
+    (core,) = engine._llm._engine.engine_core.resources.engine_manager.processes
+    steps = shared.stream(WEATHER, TOOLS, (), max_new_tokens=400, temperature=50.0, seed=1)
+    next(steps)
+    os.kill(Process(core.pid).children()[-1].pid, signal.SIGKILL)
+    with pytest.raises(EngineError, match=r"^tiny: vLLM .*: its processes have ended; load the model again"):
+        list(steps)
+    with pytest.raises(EngineError, match="its processes have ended"):
+        shared.run(WEATHER, TOOLS, ())

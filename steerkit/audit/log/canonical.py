@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -13,6 +14,8 @@ from steerkit.errors import AuditError
 
 _SAFE: Final = 2**53 - 1
 """Largest integer that RFC 8785 can write."""
+_SHORTEST_FORM: Final = 1e-4
+"""Smallest float that Python writes without an exponent."""
 _TAGS: Final = ("$integer", "$text", "$object")
 
 
@@ -26,7 +29,10 @@ def canonical(value: Any) -> bytes:
         AuditError: NaN or infinity, or something that JSON has no form for.
     """
     try:
-        return rfc8785.dumps(_tagged(value))
+        try:
+            return _written(_plain(value))
+        except (_UnusualError, UnicodeEncodeError):
+            return rfc8785.dumps(_tagged(value))
     except (rfc8785.CanonicalizationError, RecursionError, TypeError, ValueError) as error:
         raise AuditError(f"a record holds what JSON cannot carry: {error}") from None
 
@@ -50,6 +56,42 @@ def parse_canonical(data: bytes) -> Any:
 
 def _refused(name: str) -> None:
     raise ValueError(f"got {name}")
+
+
+class _UnusualError(Exception):
+    """A value that `json` may write in another way than RFC 8785."""
+
+
+def _plain(value: Any) -> Any:
+    """The value as `json` writes it to the bytes of RFC 8785, a tenth of the time of `rfc8785`'s.
+
+    It writes floats below 0.0001 in another form, and sorts keys by code points, not by UTF-16 units.
+
+    Raises:
+        _UnusualError: one that it may write otherwise, or that has no form there.
+    """
+    kind = type(value)
+    if kind is str or value is None or kind is bool:
+        return value
+    if kind is float:
+        if not value.is_integer():
+            if _SHORTEST_FORM <= abs(value) < math.inf:
+                return value
+            raise _UnusualError
+        value = int(value)
+        kind = int
+    if kind is int and -_SAFE <= value <= _SAFE:
+        return value
+    if kind is list or kind is tuple:
+        return [_plain(item) for item in value]
+    if kind is dict and all(type(key) is str and key.isascii() and key not in _TAGS for key in value):
+        return {key: _plain(item) for key, item in value.items()}
+    raise _UnusualError
+
+
+def _written(value: Any) -> bytes:
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+    return text.encode()
 
 
 def _tagged(value: Any) -> Any:

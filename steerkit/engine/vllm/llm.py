@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from typing import Any
 
+from steerkit.engine.vllm.liveness import Liveness
 from steerkit.engine.vllm.wire import CHOICE, KEY, OWNER
 from steerkit.errors import EngineError, ModelError, SteerkitError
 
@@ -47,9 +48,11 @@ class Llm:
         from vllm.v1.engine.llm_engine import LLMEngine
 
         self._name = name
+        self._liveness: Liveness | None = None
         os.environ[OWNER] = str(os.getpid())
         with self._said("cannot load the model", Exception), _without_interrupts():
             self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments, disable_log_stats=True))
+        self._liveness = Liveness(self._engine.engine_core)
         self.context: int = self._engine.model_config.max_model_len
         """Most tokens of a prompt and its reply together."""
         self._params, self._prompt, self._deltas = SamplingParams, tokens_input, RequestOutputKind.DELTA
@@ -141,12 +144,17 @@ class Llm:
     @contextmanager
     def _said(self, what: str, refusals: type[Exception] | tuple[()] = ()) -> Iterator[None]:
         """Say what vLLM raises in one line, `refusals` as ModelError and all else as EngineError; what this process'
-        own worker says is said already."""
+        own worker says is said already. Nothing is asked of processes that have ended."""
+        gone = f"{self._name}: vLLM {what}: its processes have ended; load the model again, or start the server again"
+        if self._liveness is not None and self._liveness.ended:
+            raise EngineError(gone)
         try:
             yield
         except SteerkitError:
             raise
         except Exception as error:  # vLLM has no one kind
+            if self._liveness is not None and self._liveness.ended:
+                raise EngineError(gone) from error
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             said = f": {lines[0][:300]}" if lines else ""
             kind = ModelError if isinstance(error, refusals) else EngineError

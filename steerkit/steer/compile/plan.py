@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import torch
@@ -23,7 +24,7 @@ _UNGATED = Site(-1)
 IDENTITY = Formula(1.0, 0.0, -torch.inf, torch.inf)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rule:
     """A steering rule as the kernel sees it; its index in `Plan.rules` is its column, column 0 belongs to none."""
 
@@ -41,12 +42,12 @@ class Rule:
     """Rank; of two open rules that edit one feature at one token the lower acts: position of the policy in the
     request, then the highest priority, then the position in the file."""
 
-    @property
+    @cached_property
     def late(self) -> bool:
         """True if the gate reads a later site than the rule edits, and so acts from the next token on."""
         return self.gate is not None and self.gate.site > min(feature.site for feature in self.edits)
 
-    @property
+    @cached_property
     def reads_at(self) -> Place:
         """The place at which the gate must be read for the rule to act; with nothing remembered, its own."""
         if self.gate is None or (self.gate.at == "any" and not self.gate.remembers and not self.late):
@@ -95,7 +96,7 @@ class SiteTable:
         return {latent: place for place, latent in enumerate(self.latents)}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """Everything the hooks need to know, for every row of policies in a batch."""
 
@@ -118,12 +119,12 @@ class Plan:
         key = _key(policies)
         return [_key(row) for row in self.rows].index(key) + 1 if policies else 0
 
-    @property
+    @cached_property
     def remembers(self) -> bool:
         """True if any gate needs earlier tokens, so that tokens must come once and in order."""
         return any(rule.gate is not None and (rule.gate.remembers or rule.late) for rule in self.rules)
 
-    @property
+    @cached_property
     def has_late_rules(self) -> bool:
         """True if any rule acts from the token after its gate on, so that the last prompt token must come alone."""
         return any(rule.late for rule in self.rules)

@@ -46,6 +46,16 @@ IN_THE_CALL = planted_policy(
     trace={"watch": ["one", "two"]},
 )  # fmt: skip
 
+TRIPPED = planted_policy(
+    "tripped",
+    {"one": (2, 5)},
+    guard={
+        "default": "allow",
+        "rules": [{"name": "never", "tool": "get_weather", "when": {"feature": "one", "above": -1.0, "at": "any"},
+                   "then": "deny", "tripwire": True, "reason": "a test"}],
+    },
+)  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def plain() -> Runtime:
@@ -112,6 +122,18 @@ def test_forced_tokens_are_steered_as_if_one_by_one(plain: Runtime, policy: Any,
         edits, others = ([(edit.rule, edit.site, edit.positions) for edit in some.edits] for some in (one, other))
         assert edits == others
     assert policy == "payments" or all(one.edits for one in traces)
+
+
+def test_a_tripwire_fires_inside_a_forced_run(plain: Runtime) -> None:
+    """The reply ends at the token at which it ends without a grammar; without the tripwire the run goes on after it."""
+    asked: dict[str, Any] = {"messages": WEATHER, "tools": TOOLS, "max_new_tokens": 60}
+    whole = plain.run(**asked, tool_choice="auto")
+    free, held = (plain.run(**asked, policy=TRIPPED, tool_choice=choice) for choice in (None, "auto"))
+    assert (free.finish, held.finish) == ("tripwire", "tripwire")
+    assert held.reply_ids == free.reply_ids == whole.reply_ids[: len(held.reply_ids)]
+    end = len(held.prompt_ids) + len(held.reply_ids)
+    assert whole.constrained is not None
+    assert any(span.start < end < span.end for span in whole.constrained.forced), (end, whole.constrained.forced)
 
 
 @pytest.mark.parametrize("graphs", [False, True])

@@ -63,10 +63,10 @@ def body(messages: Any) -> dict[str, Any]:
 
 
 def refuses(served: Process) -> bool:
-    """True if nobody can connect any more."""
+    """True if nobody is answered any more."""
     try:
         httpx.get(f"{served.url}/health")
-    except httpx.ConnectError:
+    except httpx.TransportError:  # of a connection that it took and does not serve, too
         return True
     return False
 

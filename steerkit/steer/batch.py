@@ -48,12 +48,14 @@ class Segments(NamedTuple):
         return cls(of, of * width, end, last)
 
     @classmethod
-    def ragged(cls, lengths: Sequence[int], device: torch.device) -> Segments:
-        """Sequences of these lengths, all at least 1, without padding."""
-        length = torch.tensor(lengths, device=device)
+    def ragged(cls, lengths: Sequence[int], device: torch.device, padding: Sequence[int] = ()) -> Segments:
+        """Sequences of these lengths, all at least 1, with so much padding after each (default: none)."""
+        length = last = torch.tensor(lengths, device=device)
+        if any(padding):
+            length = length + torch.tensor(padding, device=device)
         end = length.cumsum(0)
         of = torch.arange(len(lengths), device=device).repeat_interleave(length)
-        return cls(of, (end - length)[of], end - 1, end - 1)
+        return cls(of, (end - length)[of], end - 1, end - length + last - 1)
 
     def to(self, device: torch.device) -> Segments:
         """These on another device."""

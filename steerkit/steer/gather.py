@@ -22,7 +22,7 @@ from steerkit.steer.compile.plan import SiteTable
 
 _MOST_BYTES: Final = 16 << 20
 """Largest gathered columns of one site, for groups that differ; above, all tokens are multiplied by all columns."""
-_READ: Final = 7
+READ: Final = 7
 """Rows that a column is multiplied by in the time that it takes to be loaded from memory, about."""
 
 
@@ -153,7 +153,7 @@ def gather(table: SiteTable, rows: Sequence[int]) -> Gathered:
     size = max(1, *(len(table.held[row]) for row in rows))
     taken = 8 * len(rows) * size * table.columns.W_dec.shape[1]
     complete = table.columns.whole is not None or table.reconstructs is not None
-    few = every * (_READ + len(rows)) <= _READ * len(rows) * size
+    few = every * (READ + len(rows)) <= READ * len(rows) * size
     shared = len(rows) > 1 and (few or taken > _MOST_BYTES)
     if complete or shared or (len(rows) == 1 and size == every):
         return _by_token(table, _shared(table, rows), rows)

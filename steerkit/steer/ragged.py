@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import repeat
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,13 +12,15 @@ from torch import Tensor
 from steerkit.chat import GrammarState, PlaceMachine
 from steerkit.errors import SteeringError
 from steerkit.sites import Site
-from steerkit.steer.batch import Batch, Segments, TokenPlaces, Window, needs_tokens
+from steerkit.steer.arrangement import Arrangement, arranged
+from steerkit.steer.batch import PADDING, Batch, Segments, TokenPlaces, Window, needs_tokens
 from steerkit.steer.compile.plan import Plan
 from steerkit.steer.grammar_state import advance
 from steerkit.steer.record.recorder import Recorder
 from steerkit.steer.steering import Steering
 from steerkit.types import Place
 
+_Places: TypeAlias = "list[frozenset[Place]]"
 _START: Final = GrammarState()
 """The state of the grammar before the first token."""
 
@@ -78,8 +79,8 @@ class RaggedRecorders:
         self.kept: Final = frozenset(site for sites in rows.values() for site in sites)
         """Sites whose raw activations are kept."""
         self._recorders: dict[str, Recorder] = {}
-        self._parts: list[tuple[Recorder, slice, int]] = []
-        """Of the requests in the pass, their tokens in it and the position of the first."""
+        self._parts: dict[int, tuple[Recorder, slice, int]] = {}
+        """By number of a piece, its tokens in the pass and the position of the first."""
         self._decodes = False
         """True if the pass has one token of each request."""
 
@@ -97,9 +98,9 @@ class RaggedRecorders:
 
     def begin_pass(self, pieces: Sequence[Piece], rows: Sequence[int], device: torch.device) -> None:
         """A pass over these pieces, in these table rows, is about to run."""
-        self._parts, end = [], 0
+        self._parts, end = {}, 0
         self._decodes = all(piece.length == 1 for piece in pieces)
-        for piece, row in zip(pieces, rows, strict=True):
+        for number, (piece, row) in enumerate(zip(pieces, rows, strict=True)):
             part = slice(end, end := end + piece.length)
             if row not in self._rows:
                 continue
@@ -109,17 +110,20 @@ class RaggedRecorders:
             fresh, reply_start = piece.start == 0, piece.prompt_length - 1
             at = torch.tensor([row], device=device) if fresh or recorder.rows is None else recorder.rows
             recorder.begin_pass(Window(piece.start, piece.length, at, None, piece.start, reply_start, fresh))
-            self._parts.append((recorder, part, piece.start))
+            self._parts[number] = recorder, part, piece.start
 
-    def keep_open(self, opened: Tensor) -> None:
-        """Keep which rules `(N, R)` are open at the tokens of the pass; they are read when it is over."""
-        for recorder, part, start in self._parts:
-            recorder.keep_open(opened[part].unsqueeze(0), start)
+    def keep_open(self, opened: Tensor, first: Mapping[int, int]) -> None:
+        """Keep which rules are open at the tokens of the pass, in `opened` from these on by number of their piece; they
+        are read when it is over. At tokens of other pieces none is."""
+        for number, place in first.items():
+            if number in self._parts:
+                recorder, part, start = self._parts[number]
+                recorder.keep_open(opened[place : place + part.stop - part.start].unsqueeze(0), start)
 
     def keep_raw(self, site: Site, y: Tensor, *, ours: bool) -> None:
         """Keep the activations `(…, d_in)` of the pass's N tokens at a site, see `Recorder.keep_raw`."""
         flat = y.reshape(1, -1, y.shape[-1])
-        for recorder, part, start in self._parts if site in self.kept else ():
+        for recorder, part, start in self._parts.values() if site in self.kept else ():
             if site not in recorder.kept:
                 continue
             alone = ours and self._decodes and not self._copies  # not a prefill with them
@@ -160,6 +164,8 @@ class RaggedSteering:
         """Rows with rules whose places follow from tokens."""
         self.active = False
         """True if any rule may read or edit a token of the pass."""
+        self._order = Arrangement([], [], [], {})
+        """The order in which its tokens are steered, if so."""
         for rule in plan.rules:
             name = f"policy {rule.policy} steer '{rule.name}'"
             if rule.late:
@@ -180,38 +186,51 @@ class RaggedSteering:
             SteeringError: tokens of a request came out of order, or from a cache that another request filled.
         """
         sequences = [self._sequence(piece) for piece in pieces]
-        lengths = [piece.length for piece in pieces]
-        rows = [row for one, length in zip(sequences, lengths, strict=True) for row in repeat(one.row, length)]
-        self.active = any(one.row in self._ruled for one in sequences)
-        self.recorders.begin_pass(pieces, [one.row for one in sequences], ids.device)
+        rows, lengths = [one.row for one in sequences], [piece.length for piece in pieces]
+        self.active = any(row in self._ruled for row in rows)
+        self.recorders.begin_pass(pieces, rows, ids.device)
         if not self.active:
             return
-        device = ids.device
-        segments = Segments.ragged(lengths, device)
-        start, prompt = torch.tensor([(piece.start, piece.prompt_length) for piece in pieces], device=device).unbind(-1)
-        index = torch.arange(len(rows), device=device)
-        position = index - segments.first + start[segments.of]
-        batch = Batch(
-            torch.tensor(rows, device=device),
-            position,
-            position,
-            prompt[segments.of] - 1,
-            segments if self._remembers and max(lengths) > 1 else None,
-            torch.tensor([one.slot for one in sequences], device=device) if self._remembers else None,
-        )
         if self._remembers:
             self._reserve([one.slot for one, piece in zip(sequences, pieces, strict=True) if piece.start == 0])
         grammar = self._read(sequences, pieces, ids) if self._by_tokens else None
-        self.steering.gather_for(rows)
-        self.steering.place(batch, grammar, keeps=False)
+        self._order = order = arranged(rows, lengths, self._ruled, ids.device)
+        self.steering.gather_for(order.rows)
+        batch = self._batch(order, sequences, pieces, ids.device)
+        self.steering.place(batch, None if grammar is None else _in_order(grammar, order, ids.device), keeps=False)
         self.steering.begin(batch)
-        self.recorders.keep_open(self.steering.opened)
+        self.recorders.keep_open(self.steering.opened, order.first)
+
+    def _batch(
+        self, order: Arrangement, sequences: Sequence[_Sequence], pieces: Sequence[Piece], device: torch.device
+    ) -> Batch:
+        """The tokens of a pass in the order in which they are steered."""
+        known = [(sequences[number].row, sequences[number].slot, *pieces[number][1:]) for number in order.pieces]
+        row, slot, start, length, prompt = torch.tensor(known, device=device).unbind(-1)
+        segments = Segments.ragged([pieces[number].length for number in order.pieces], device, order.padding)
+        offset, of = torch.arange(len(segments.of), device=device) - segments.first, segments.of
+        position = start[of] + offset
+        if padded := any(order.padding):
+            position = torch.where(offset < length[of], position, PADDING)
+        several = padded or any(pieces[number].length > 1 for number in order.pieces)
+        return Batch(
+            row[of],
+            position,
+            position,
+            prompt[of] - 1,
+            segments if self._remembers and several else None,
+            slot if self._remembers else None,
+        )
 
     def steer(self, site: Site, y: Tensor) -> Tensor | None:
         """The activations `(…, d_in)` of the pass's N tokens at a site with their edits; None where it is only read."""
         table = self.steering.plan.sites.get(site) if self.active else None
         self.recorders.keep_raw(site, y, ours=table is not None and table.editors is not None)
-        return None if table is None else self.steering.steer(table, y)
+        if table is None:
+            return None
+        flat = y.reshape(-1, y.shape[-1])
+        written = self.steering.steer(table, self._order.taken(flat))
+        return None if written is None else self._order.put_back(flat, written).view_as(y)
 
     def keep(self, requests: Collection[str]) -> None:
         """Forget all requests but these."""
@@ -254,11 +273,11 @@ class RaggedSteering:
         for state in self.steering.gate_states.values():
             state.reserve(slots, torch.tensor(fresh, dtype=torch.long, device=state.device))
 
-    def _read(self, sequences: Sequence[_Sequence], pieces: Sequence[Piece], ids: Tensor) -> TokenPlaces:
-        """Advance the grammar of each request whose rules ask for it."""
-        tokens, found, first = ids.tolist(), [], 0
+    def _read(self, sequences: Sequence[_Sequence], pieces: Sequence[Piece], ids: Tensor) -> list[_Places]:
+        """Advance the grammar of each request whose rules ask for it; the places of each piece's tokens."""
+        tokens, found, first = ids.tolist(), list[_Places](), 0
         for one, piece in zip(sequences, pieces, strict=True):
-            here: list[frozenset[Place]] = [frozenset()] * piece.length
+            here: _Places = [frozenset()] * piece.length
             if one.row in self._by_tokens:
                 assert self._machine is not None  # said above, for the type checker
                 own, reply_start = tokens[first : first + piece.length], piece.prompt_length - 1 - piece.start
@@ -266,4 +285,11 @@ class RaggedSteering:
                 one.state = states[-1]
             found.append(here)
             first += piece.length
-        return TokenPlaces(found, ids.device)
+        return found
+
+
+def _in_order(places: Sequence[_Places], order: Arrangement, device: torch.device) -> TokenPlaces:
+    """The places of each piece's tokens, in the order in which these are steered."""
+    nowhere: _Places = [frozenset()]
+    each = zip(order.pieces, order.padding, strict=True)
+    return TokenPlaces([[*places[number], *nowhere * padding] for number, padding in each], device)

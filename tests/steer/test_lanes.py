@@ -91,7 +91,7 @@ def test_a_batch_of_policies_equals_its_single_runs(
     model = small_model()
     saes, policies = planted_saes(model, kind=kind, points=[point]), held_at(point)
     plan = compile_plan(policies, saes)
-    monkeypatch.setattr(gathering, "_READ" if apart else "_MOST_BYTES", 0)
+    monkeypatch.setattr(gathering, "READ" if apart else "_MOST_BYTES", 0)
     rows = [plan.row(held) for held in policies]
     assert {gather(table, rows).sets for table in plan.sites.values()} == {len(policies) if apart else 1}
     found, acted = together(model, plan, policies)

@@ -190,6 +190,9 @@ class ColumnBuffer:
     def __init__(self, capacity: int, buffer: Tensor | None = None) -> None:
         """Start with so many columns, in a new buffer or in one that is given."""
         self._capacity, self._buffer = capacity, buffer
+        self._written = 0 if buffer is None else buffer.shape[1]
+        """Columns that are as they should be; those after them are not zeros yet."""
+        self._ours = buffer is None
         self._waiting: list[Tensor] = []
         self._start = self._end = 0
         """Columns of the values that wait."""
@@ -214,12 +217,16 @@ class ColumnBuffer:
         assert self._buffer is not None  # only what was written is read
         if self._buffer.shape[1] < length:
             self._grow(self._buffer, length)
+        with torch.inference_mode(self._buffer.is_inference()):
+            self._clear(length)
         return self._buffer[:, :length]
 
     def cut(self, length: int) -> None:
         """Clear the columns from one on."""
         self._flush()
-        if self._buffer is not None and self._buffer.shape[1] > length:
+        if self._ours:
+            self._written = min(self._written, length)
+        elif self._buffer is not None and self._buffer.shape[1] > length:
             with torch.inference_mode(self._buffer.is_inference()):
                 self._buffer[:, length:] = 0
 
@@ -236,10 +243,18 @@ class ColumnBuffer:
         if self._buffer is None or self._buffer.shape[1] < end:
             self._grow(values[:, :0] if self._buffer is None else self._buffer, end)
         assert self._buffer is not None
+        self._clear(column)
         self._buffer[:, column:end] = values
+        self._written = max(self._written, end)
+
+    def _clear(self, length: int) -> None:
+        """Make zeros of the columns before one that nobody wrote."""
+        if self._buffer is not None and self._written < length:
+            self._buffer[:, self._written : length] = 0
+            self._written = length
 
     def _grow(self, old: Tensor, end: int) -> None:
         self._capacity = max(self._capacity, end, 2 * old.shape[1])
-        grown = old.new_zeros(old.shape[0], self._capacity, *old.shape[2:])
-        grown[:, : old.shape[1]] = old
-        self._buffer = grown
+        grown = old.new_empty(old.shape[0], self._capacity, *old.shape[2:])
+        grown[:, : self._written] = old[:, : self._written]
+        self._buffer, self._ours = grown, True

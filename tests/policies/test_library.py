@@ -89,7 +89,9 @@ def test_observing_functiongemma_changes_and_judges_nothing() -> None:
     assert (one.trace.top_k, one.trace.at) == (32, "call")
 
 
-@pytest.mark.parametrize("name", ["functiongemma/money", "functiongemma/hidden-orders"])
+@pytest.mark.parametrize(
+    "name", ["functiongemma/money", "functiongemma/files-and-commands", "functiongemma/hidden-orders"]
+)
 def test_what_was_found_on_the_stand_in_watches_and_fits_no_other_saes(box: Runtime, name: str) -> None:
     """It is bound to its SAEs by their fingerprint, so that its features are not taken for others'; it only watches."""
     one = policy(name)

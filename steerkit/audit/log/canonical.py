@@ -63,7 +63,7 @@ class _UnusualError(Exception):
 
 
 def _plain(value: Any) -> Any:
-    """The value as `json` writes it to the bytes of RFC 8785, a tenth of the time of `rfc8785`'s.
+    """The value as `json` writes it to the bytes of RFC 8785, in less than half the time of `rfc8785`'s.
 
     It writes floats below 0.0001 in another form, and sorts keys by code points, not by UTF-16 units.
 

@@ -210,13 +210,13 @@ def mix_gates(patch: pytest.MonkeyPatch) -> None:
 
 def swap_policies(patch: pytest.MonkeyPatch) -> None:
     """Each row is under the rules of the row before it."""
-    inner = JoinedSteering._batch
+    inner = JoinedSteering._tokens
 
     def wrong(*given: Any) -> Any:
         batch = inner(*given)
         return batch._replace(row=batch.row.roll(1))
 
-    patch.setattr(JoinedSteering, "_batch", wrong)
+    patch.setattr(JoinedSteering, "_tokens", wrong)
 
 
 def lose_a_token(patch: pytest.MonkeyPatch) -> None:

@@ -148,6 +148,7 @@ class HfContinuous:
         self._loaded, self._prefill, self._stopped = loaded, prefill, stopped
         self._steering = JoinedSteering(loaded.model, plan_of, place_machine(loaded.tokenizer))
         self._cache, self._unembedding = RowsCache(loaded.model), Unembedding(loaded.model)
+        self._cache_name = cache_name(loaded.model)
         self._rows: list[DecodedRow] = []
         """In the order of cache and steering."""
         self._running: list[HfRunning] = []
@@ -229,7 +230,7 @@ class HfContinuous:
         """Logits `(B, vocabulary)` after the next tokens `(B, T)`, until the next pass."""
         model = self._loaded.model
         inputs = self._cache.step(torch.tensor(tokens, device=self._loaded.device))
-        keep = {"use_cache": True, "logits_to_keep": last_logits(inputs["input_ids"]), cache_name(model): self._cache}
+        keep = {"use_cache": True, "logits_to_keep": last_logits(inputs["input_ids"]), self._cache_name: self._cache}
         with self._steering.reading(tokens), self._unembedding.in_place():
             output = model(**inputs, **keep)
         return output.logits[:, -1]  # type: ignore[no-any-return]  # transformers' outputs are not typed

@@ -7,7 +7,6 @@ doubling, in rows and in columns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,9 +27,8 @@ class _Columns:
         self.window, self._device = window, device
         self._hidden = torch.finfo(dtype).min
         self._mask = torch.full((1, 1, 1, min(_COLUMNS, window or _COLUMNS)), self._hidden, dtype=dtype, device=device)
-        self._rows = torch.empty(0)
-        self.places = self._rows
-        """`(B, T)` columns of the next tokens."""
+        self.places = torch.empty(0)
+        """`(B, 1, T, 1)` columns of the next tokens."""
         self.held = 0
         """Columns before them that any row has filled."""
         self.end = 0
@@ -53,28 +51,26 @@ class _Columns:
         """Put one row in another's place."""
         self._mask[target] = self._mask[source]
 
-    def next(self, lengths: Sequence[int], count: int) -> Tensor:
-        """Mask `(B, 1, T, columns)` of T more tokens of rows of these lengths; of several, those stand behind the
-        columns."""
-        rows, longest = len(lengths), max(lengths)
+    def next(self, new: Tensor, longest: int) -> Tensor:
+        """Mask `(B, 1, T, columns)` of the next tokens, at positions `new` `(B, T)`, the longest row having so many
+        before; of several, those stand behind the columns."""
+        rows, count = new.shape
         self._fit(rows, longest + count)
-        self._rows = torch.arange(rows, device=self._device)
-        first = torch.tensor(lengths, device=self._device).unsqueeze(-1)
-        new = first + torch.arange(count, device=self._device)
-        self.places = _ring(new, self.window)
+        places = _ring(new, self.window)
+        self.places = places.view(rows, 1, count, 1)
         self.held = min(longest, self.window or longest)
         self.end = min(longest + count, self.window or longest + count)
-        several = self._several(first, new) if count > 1 else None
-        self._mask[self._rows.unsqueeze(-1), 0, 0, self.places] = 0.0
+        several = self._several(new) if count > 1 else None
+        self._mask.scatter_(3, places.view(rows, 1, 1, count), 0.0)
         if several is not None:
             return several
         return self._mask[:rows, :, :, : self.end]
 
-    def _several(self, first: Tensor, new: Tensor) -> Tensor:
+    def _several(self, new: Tensor) -> Tensor:
         """`(B, 1, T, held + T)`: each token sees those before it in its window."""
         slots = torch.arange(self.held, device=self._device)
-        last = first - 1
-        before = slots.expand(len(first), -1) if self.window is None else last - (last - slots) % self.window
+        last = new[:, :1] - 1
+        before = slots.expand(len(new), -1) if self.window is None else last - (last - slots) % self.window
         columns = torch.cat([torch.where(before > last, -1, before), new], dim=1).unsqueeze(1)
         back = new.unsqueeze(-1) - columns
         seen = (columns >= 0) & (back >= 0)
@@ -89,10 +85,9 @@ class _Columns:
     def rows_of(self, buffer: Tensor, new: Tensor) -> Tensor:
         """A buffer `(rows, heads, columns, d)` with the last of the new tokens `(B, heads, T, d)` in their places."""
         buffer = fitting(buffer, len(new), 2, self.capacity, self.window)
-        last = min(new.shape[2], buffer.shape[2])
-        at = self.places[:, -last:]
-        buffer[self._rows.unsqueeze(-1), :, at] = new[:, :, -last:].transpose(1, 2)
-        return buffer
+        last = -min(new.shape[2], buffer.shape[2])
+        new = new[:, :, last:]
+        return buffer.scatter_(2, self.places[:, :, last:].expand_as(new), new)
 
 
 class RowsLayer(DynamicLayer):
@@ -125,14 +120,14 @@ class RowsLayer(DynamicLayer):
         assert self.keys is not None
         assert self.values is not None
         rows, count, columns = len(key_states), key_states.shape[2], self._columns
-        before = self.keys[:rows, :, : columns.held], self.values[:rows, :, : columns.held]
-        seen = [torch.cat(pair, dim=2) for pair in zip(before, (key_states, value_states), strict=True) if count > 1]
+        seen = []
+        for own, new in ((self.keys, key_states), (self.values, value_states)) if count > 1 else ():
+            seen.append(torch.cat([own[:rows, :, : columns.held], new], dim=2))
         self.keys = columns.rows_of(self.keys, key_states)
         self.values = columns.rows_of(self.values, value_states)
         if count > 1:
             return seen[0], seen[1]
-        end = columns.end
-        return self.keys[:rows, :, :end], self.values[:rows, :, :end]
+        return self.keys[:rows, :, : columns.end], self.values[:rows, :, : columns.end]
 
 
 class RowsCache(Cache):
@@ -174,9 +169,10 @@ class RowsCache(Cache):
     def step(self, tokens: Tensor) -> dict[str, Any]:
         """Inputs of a pass besides this cache: T more tokens of each row, `(B, T)`."""
         count = tokens.shape[1]
-        masks = {window: columns.next(self._lengths, count) for window, columns in self._columns.items()}
-        first = torch.tensor(self._lengths, device=tokens.device).unsqueeze(-1)
-        positions = first + torch.arange(count, device=tokens.device)
+        longest, positions = max(self._lengths), torch.tensor(self._lengths, device=tokens.device).unsqueeze(-1)
+        if count > 1:
+            positions = positions + torch.arange(count, device=tokens.device)
+        masks = {window: columns.next(positions, longest) for window, columns in self._columns.items()}
         self._lengths = [length + count for length in self._lengths]
         by_type = {kind: masks[window] for kind, window in self._types.items()}
         mask: Any = by_type if len(by_type) > 1 else next(iter(masks.values()))

@@ -16,7 +16,7 @@ from steerkit.errors import SteeringError
 from steerkit.policy import Policy, fingerprint
 from steerkit.sites import Site
 from steerkit.steer.batch import Batch, Segments, TokenPlaces, needs_tokens
-from steerkit.steer.compile.plan import Plan
+from steerkit.steer.compile.plan import Plan, SiteTable
 from steerkit.steer.eager.attached import PrefillState
 from steerkit.steer.gates import GateMemory
 from steerkit.steer.grammar_state import advance
@@ -41,14 +41,12 @@ class _Row:
 
     recorder: Recorder
     policies: tuple[Policy, ...]
-    number: int
-    """Tokens so far."""
     reply_start: int
     grammar: GrammarState | None
     """State of the conversation's grammar; None where no rule of its own asks."""
     table_row: int = 0
     column: int = 0
-    """On the recorder, of the pass that runs."""
+    """Tokens before the pass that runs, and its column on the recorder."""
     key: Key = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,11 +68,17 @@ class JoinedSteering:
         self._own: list[Tensor] = []
         """By table row, the columns of its rules in the plan."""
         self._steering = Steering(plan_of([]), self._device)
-        self._asks = False
-        """True if a place is read from tokens."""
+        self._asks = self._active = False
+        """True if a place is read from tokens, and if a rule may read or edit any of the rows'."""
+        self._keeping: dict[Site, list[tuple[int, _Row]]] = {}
+        """By site, the rows that keep its activations, and their numbers."""
+        self._tables: dict[Site, SiteTable | None] = {}
+        """By hooked site, what it is steered by."""
         self._fired: dict[Site, int] = {}
         self._seen: object = None
         """The key of the last pass' places; None where they are to be found again."""
+        self._batch: Batch | None = None
+        """Its tokens."""
 
     @property
     def acts_late(self) -> bool:
@@ -87,7 +91,8 @@ class JoinedSteering:
         grammar = positions.grammar_states
         ends = state.recorder.reply_start
         assert isinstance(ends, int)  # one sequence has no padding
-        row = _Row(state.recorder, policies, positions.seen, ends, None if grammar is None else grammar.snapshot()[0])
+        asks = grammar is not None and bool(state.plan.rows_in_replies)
+        row = _Row(state.recorder, policies, ends, grammar.snapshot()[0] if grammar is not None and asks else None)
         self._arrange([*self._rows, row], list(range(len(self._rows))), state)
 
     def leave(self, index: int) -> None:
@@ -103,17 +108,15 @@ class JoinedSteering:
         Raises:
             SteeringError: a hook did not run.
         """
-        active = self._begin(tokens)
-        hooked = {site for row in self._rows for site in row.recorder.kept}
-        hooked |= set(self._steering.plan.sites) if active else set()
-        self._fired = dict.fromkeys(hooked, 0)
+        self._begin(tokens)
+        self._fired = dict.fromkeys(self._tables, 0)
         with ExitStack() as stack:
-            for site in sorted(hooked):
-                stack.callback(self._sites.hook(site, partial(self._on_pass, site, active)).remove)
+            for site in self._tables:
+                stack.callback(self._sites.hook(site, partial(self._on_pass, site)).remove)
             yield
         if silent := [site.name for site, count in self._fired.items() if count != 1]:
             raise SteeringError(f"{', '.join(silent)}: the hook did not run once in the pass, so it was not steered")
-        if active:
+        if self._active:
             self._keep_open(len(tokens[0]))
 
     def _arrange(self, rows: list[_Row], slots: list[int], joined: PrefillState | None = None) -> None:
@@ -138,6 +141,10 @@ class JoinedSteering:
                 state.memory = moved(GateMemory.empty(gates, len(rows), state.device), parts)
         self._rows, self._seen = rows, None
         self._steering.gather_for([row.table_row for row in rows])
+        self._active = any(row.table_row in plan.rows_in_replies for row in rows)
+        kept = sorted({site for row in rows for site in row.recorder.kept})
+        self._keeping = {site: [one for one in enumerate(rows) if site in one[1].recorder.kept] for site in kept}
+        self._tables = {**dict.fromkeys(kept), **(plan.sites if self._active else {})}
 
     def _compile(self, rows: Sequence[_Row]) -> None:
         """Have a plan that holds the policies of all rows: the one that there is, if it does."""
@@ -155,52 +162,54 @@ class JoinedSteering:
         self._own = [torch.tensor(some, device=self._device) for some in columns]
         self._asks = any(needs_tokens([rule.place, rule.reads_at]) for rule in plan.rules)
 
-    def _begin(self, tokens: Sequence[Sequence[int]]) -> bool:
-        """Note the tokens of a pass; True if a rule may read or edit any."""
-        width, rows, places = len(tokens[0]), self._rows, list[list[frozenset[Place]]]()
-        numbers = [row.number for row in rows]
-        for row, own in zip(rows, tokens, strict=True):
-            here: list[frozenset[Place]] = [frozenset()] * width
+    def _begin(self, tokens: Sequence[Sequence[int]]) -> None:
+        """Note the tokens of a pass, and open the rules that are open before any site has run."""
+        width = len(tokens[0])
+        for row in self._rows:
+            row.column = row.recorder.resume_pass(width)
+        if not self._active:
+            return
+        grammar = self._read(tokens) if self._asks else None
+        key, batch = (width, None if grammar is None else grammar.key), self._batch
+        same = key == self._seen
+        if batch is None or not same or self._steering.plan.remembers:
+            batch = self._batch = self._tokens(width)
+        if not same:
+            self._seen = key
+            self._steering.place(batch, grammar, keeps=True)
+        self._steering.begin(batch)
+
+    def _read(self, tokens: Sequence[Sequence[int]]) -> TokenPlaces:
+        """Advance the grammar of each row whose rules ask for it; the places of the tokens of all."""
+        places = list[list[frozenset[Place]]]()
+        for row, own in zip(self._rows, tokens, strict=True):
+            here: list[frozenset[Place]] = [frozenset()] * len(own)
             if row.grammar is not None:
                 assert self._machine is not None  # its prefill asked for one
                 states, here = advance(self._machine, row.grammar, own)
                 row.grammar = states[-1]
             places.append(here)
-            row.column = row.recorder.resume_pass(width)
-            row.number += width
-        if not self._steering.places or not any(row.table_row for row in rows):
-            return False
-        batch = self._batch(numbers, width)
-        grammar = TokenPlaces(places, self._device) if self._asks else None
-        key = width, None if grammar is None else grammar.key
-        if key != self._seen:
-            self._seen = key
-            self._steering.place(batch, grammar, keeps=True)
-        self._steering.begin(batch)
-        return True
+        return TokenPlaces(places, self._device)
 
-    def _batch(self, numbers: Sequence[int], width: int) -> Batch:
-        table, first, ends = torch.tensor(
-            [(row.table_row, first, row.reply_start) for row, first in zip(self._rows, numbers, strict=True)],
-            device=self._device,
-        ).unbind(-1)
+    def _tokens(self, width: int) -> Batch:
+        known = [(row.table_row, row.column, row.reply_start) for row in self._rows]
+        table, first, ends = torch.tensor(known, device=self._device).unbind(-1)
         segments = None
         if width > 1:
             first = (first.unsqueeze(-1) + torch.arange(width, device=self._device)).flatten()
             table, ends = table.repeat_interleave(width), ends.repeat_interleave(width)
-            segments = Segments.equal(len(numbers), width, self._device)
+            segments = Segments.equal(len(known), width, self._device)
         return Batch(table, first, first, ends, segments)
 
-    def _on_pass(self, site: Site, active: bool, y: Tensor) -> Tensor | None:
+    def _on_pass(self, site: Site, y: Tensor) -> Tensor | None:
         self._fired[site] += 1
-        table = self._steering.plan.sites.get(site) if active else None
+        table = self._tables[site]
         out = None if table is None else self._steering.steer(table, y)
-        keeping = [(number, row) for number, row in enumerate(self._rows) if site in row.recorder.kept]
-        if keeping:
+        if keeping := self._keeping.get(site):
             # What is edited is ours alone: the model continues with another tensor.
-            own = y.detach() if out is not None else y.detach().clone()
+            own = (y.detach() if out is not None else y.detach().clone()).split(1)
             for number, row in keeping:
-                row.recorder.keep_raw(site, own[number : number + 1], row.column, ours=True)
+                row.recorder.keep_raw(site, own[number], row.column, ours=True)
         return out
 
     def _keep_open(self, width: int) -> None:

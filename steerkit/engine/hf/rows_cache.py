@@ -28,7 +28,7 @@ class _Columns:
         self._hidden = torch.finfo(dtype).min
         self._mask = torch.full((1, 1, 1, min(_COLUMNS, window or _COLUMNS)), self._hidden, dtype=dtype, device=device)
         self.places = torch.empty(0)
-        """`(B, 1, T, 1)` columns of the next tokens."""
+        """`(B, 1, T, 1)` columns of the next tokens, of the last ones that a ring holds."""
         self.held = 0
         """Columns before them that any row has filled."""
         self.end = 0
@@ -57,7 +57,7 @@ class _Columns:
         rows, count = new.shape
         self._fit(rows, longest + count)
         places = _ring(new, self.window)
-        self.places = places.view(rows, 1, count, 1)
+        self.places = places.view(rows, 1, count, 1)[:, :, -self.capacity :]
         self.held = min(longest, self.window or longest)
         self.end = min(longest + count, self.window or longest + count)
         several = self._several(new) if count > 1 else None
@@ -85,9 +85,8 @@ class _Columns:
     def rows_of(self, buffer: Tensor, new: Tensor) -> Tensor:
         """A buffer `(rows, heads, columns, d)` with the last of the new tokens `(B, heads, T, d)` in their places."""
         buffer = fitting(buffer, len(new), 2, self.capacity, self.window)
-        last = -min(new.shape[2], buffer.shape[2])
-        new = new[:, :, last:]
-        return buffer.scatter_(2, self.places[:, :, last:].expand_as(new), new)
+        new = new[:, :, -self.capacity :]
+        return buffer.scatter_(2, self.places.expand_as(new), new)
 
 
 class RowsLayer(DynamicLayer):

@@ -207,7 +207,7 @@ class JoinedSteering:
         out = None if table is None else self._steering.steer(table, y)
         if keeping := self._keeping.get(site):
             # What is edited is ours alone: the model continues with another tensor.
-            own = (y.detach() if out is not None else y.detach().clone()).split(1)
+            own = (y.clone() if out is None else y).chunk(len(self._rows))
             for number, row in keeping:
                 row.recorder.keep_raw(site, own[number], row.column, ours=True)
         return out

@@ -372,6 +372,25 @@ def test_forced_tokens_of_a_lone_row_come_in_one_pass(
     assert len(passes) < len(turn.reply_ids) - 1
 
 
+@pytest.mark.parametrize(("policies", "steered"), [((), False), ((PAYMENTS, ORDERS), False), ((IN_THE_CALL,), True)])
+def test_replies_are_steered_where_a_rule_reaches_them(
+    runtime: Runtime, policies: tuple[Policy, ...], steered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rules whose places end with the prompt cost the tokens after it nothing; traces are recorded all the same."""
+    left = [runtime.prepare(Request(WEATHER, TOOLS, policies))]
+    (expected,), passes, inner = runtime.take(left), list[int](), JoinedSteering._tokens
+
+    def counted(steering: JoinedSteering, width: int) -> Any:
+        passes.append(width)
+        return inner(steering, width)
+
+    monkeypatch.setattr(JoinedSteering, "_tokens", counted)
+    (found,) = [event for news in runtime.continuous(lambda: left.pop() if left else None) for event in news[0][-1:]
+                if isinstance(event, Turn)]  # fmt: skip
+    check(found, expected)
+    assert bool(passes) == steered
+
+
 def test_whoever_waits_for_the_model_has_it_between_two_steps(runtime: Runtime) -> None:
     """A thread's turn is made while a long reply goes on, which stays what it is alone."""
     long = runtime.prepare(Request(WEATHER, TOOLS, sampling=Sampling(max_new_tokens=400, temperature=50.0, seed=1)))

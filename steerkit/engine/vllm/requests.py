@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from steerkit.chat import Tokenizer, dialect_of, place_machine
 from steerkit.engine.api import Row
 from steerkit.engine.vllm.llm import Asked, Llm
-from steerkit.engine.vllm.wire import packed_choice, packed_wanted, resumed_choice, row_name
+from steerkit.engine.vllm.wire import packed_choice, packed_decoder, packed_wanted, resumed_choice, row_name
 from steerkit.errors import ModelError, SteeringError, SteerkitError
 from steerkit.fingerprints import sha256_of
 from steerkit.policy import fingerprint
 from steerkit.sae import SaeSet
-from steerkit.sites import Site
+from steerkit.sites import Feature, Site
 from steerkit.steer import Plan, RaggedSteering, Wanted, check_engine, compile_plan
 
 _MOST_ROWS: Final = 32
@@ -54,16 +56,26 @@ class Requests:
         self._weights, self._context, self._sites, self._width = weights, context, sites, width
         self._stops = sorted(dialect_of(tokenizer).stops)
         self._rows: dict[str, Wanted] = {}
-        """The rows that the worker holds, by name."""
+        """The rows that the worker holds, by name, while it holds ours."""
+        self._decoder: list[tuple[str, int, bytes]] = []
+        """Decoder rows in place of the set's own."""
         self._numbers = itertools.count()
         self.unread: list[str] = []
         """The worker's names of requests whose recordings are gone, so that nobody will read their traces."""
+
+    def with_decoder_rows(self, rows: Mapping[Feature, Tensor]) -> Requests:
+        """The same beside these, for requests that write edits of some features along other rows."""
+        found = copy(self)
+        found._rows, found._decoder = {}, packed_decoder(rows)
+        return found
 
     def hold(self, wanted: Sequence[Wanted]) -> None:
         """Give the worker the policies that it does not hold yet. Raises SteeringError: it cannot follow them."""
         unread = [self.unread.pop() for _ in range(len(self.unread))]
         if unread:
             self._llm.call("steerkit_forget", unread)
+        if self._llm.held_for is not self:  # those of requests with other decoder rows
+            self._rows = {}
         asked = {row_name(one): one for one in wanted if one.policies}
         if asked.keys() <= self._rows.keys():
             return
@@ -73,8 +85,8 @@ class Requests:
             rows = {**{name: one for name, one in self._rows.items() if name in used}, **asked}
         for name in asked.keys() - self._rows.keys():
             self._check_plan(compile_plan([asked[name].policies], self._saes))
-        self._llm.call("steerkit_rows", {name: packed_wanted(one) for name, one in rows.items()})
-        self._rows = rows
+        self._llm.call("steerkit_rows", {name: packed_wanted(one) for name, one in rows.items()}, self._decoder)
+        self._llm.held_for, self._rows = self, rows
 
     def add(self, rows: Sequence[Row]) -> list[Asked]:
         """Give rows to vLLM, all or none.
@@ -110,7 +122,7 @@ class Requests:
         ruled = any(policy.steer for policy in row.wanted.policies)
         salt = None
         if ruled:
-            parts = [self._weights, *([self._saes.fingerprint] if self._saes else [])]
+            parts = [self._weights, *([self._saes.fingerprint] if self._saes else []), repr(self._decoder)]
             salt = sha256_of("\n".join([*parts, *map(fingerprint, row.wanted.policies)]))
         return self._llm.add(
             f"steerkit-{next(self._numbers)}",

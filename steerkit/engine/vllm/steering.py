@@ -16,7 +16,7 @@ from torch import Tensor
 
 from steerkit.chat import PlaceMachine
 from steerkit.sae import SaeSet
-from steerkit.sites import Site
+from steerkit.sites import Feature, Site
 from steerkit.steer import (
     Extent,
     Piece,
@@ -99,8 +99,12 @@ class WorkerSteering:
         """The plans that requests run under, the newest last; each leaves those of the others as they are."""
         self.set_rows({})
 
-    def set_rows(self, rows: Mapping[str, Wanted]) -> None:
+    def set_rows(self, rows: Mapping[str, Wanted], decoder: Mapping[Feature, Tensor] | None = None) -> None:
         """Compile the rows that requests may name from now on; who runs goes on under the plan that it has.
+
+        Args:
+            rows: by name.
+            decoder: decoder rows that they write along, in place of the set's own.
 
         Raises:
             SteerkitError: the policies cannot be compiled; the rows stay as they were.
@@ -108,7 +112,8 @@ class WorkerSteering:
         wanted = list(rows.values())
         with torch.inference_mode(False):  # it outlives the passes
             devices = dict.fromkeys(self.sites, self._device)
-            plan = compile_plan([one.policies for one in wanted], self._saes, devices)
+            through = self._saes.with_decoder_rows(decoder) if self._saes is not None and decoder else self._saes
+            plan = compile_plan([one.policies for one in wanted], through, devices)
             kept: dict[int, set[Site]] = {}
             for one in wanted:
                 kept.setdefault(plan.row(one.policies), set()).update(traced_sites([one], self._saes))

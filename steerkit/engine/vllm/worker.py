@@ -28,7 +28,16 @@ from steerkit.engine.api import Decided
 from steerkit.engine.vllm.choosing import Choosing
 from steerkit.engine.vllm.operator import steer
 from steerkit.engine.vllm.steering import Scheduled, WorkerSteering
-from steerkit.engine.vllm.wire import CHOICE, KEY, OWNER, Asks, packed_trace, packed_values, unpacked_wanted
+from steerkit.engine.vllm.wire import (
+    CHOICE,
+    KEY,
+    OWNER,
+    Asks,
+    packed_trace,
+    packed_values,
+    unpacked_decoder,
+    unpacked_wanted,
+)
 from steerkit.errors import ModelError
 from steerkit.sae import load_set
 from steerkit.sites import Site
@@ -84,9 +93,12 @@ class SteeredWorker(Worker):  # type: ignore[misc]  # vLLM has no types here
         }
         return sorted(map(str, self.steering.sites)), self.model_config.get_hidden_size(), facts
 
-    def steerkit_rows(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
-        """Set the rows of policies that requests may name."""
-        self.steering.set_rows({name: unpacked_wanted(row) for name, row in rows.items()})
+    def steerkit_rows(
+        self, rows: Mapping[str, Mapping[str, Any]], decoder: Sequence[tuple[str, int, bytes]] = ()
+    ) -> None:
+        """Set the rows of policies that requests may name, and the decoder rows in place of the set's own."""
+        wanted = {name: unpacked_wanted(row) for name, row in rows.items()}
+        self.steering.set_rows(wanted, unpacked_decoder(decoder))
 
     def steerkit_errors(self, lengths: Mapping[str, int]) -> dict[str, tuple[str, str]]:
         """Errors of requests, of which so many tokens must have been steered: what could not be chosen, and why they

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from steerkit.report.filed import MeasuredLike, ShareLike
 
 if TYPE_CHECKING:
+    from steerkit.lab import Measured
     from steerkit.lab.find import Causes, Found, FoundProbe, SteeringEdits
 
 
@@ -27,13 +28,15 @@ def found_sentences(found: Found, without: int) -> list[str]:
         f"a bound set on {chosen[1]} negatives holds for a new one with a chance of at most "
         f"{100 * (allowed + 1) / (chosen[1] + 1):.2g} % (wanted: {100 * FALSE:g} %)",
     ]
-    if found.probe is None and found.possible_p > LEVEL:
+    if found.features:
+        return said
+    if found.possible_p > LEVEL:
         needed = fewest_to_choose_on(found.tests)
         said.append(
             f"cannot tell: chosen on {chosen[0]} + {chosen[1]}, one feature that told the sets wholly apart would have "
             f"a corrected p of {found.possible_p:.2g}; it takes {needed} + {needed} to choose on"
         )
-    elif found.probe is None:
+    else:
         said.append("no finding: what the best features show is what chance shows among so many")
     return said
 
@@ -47,10 +50,29 @@ def probe_sentences(probe: FoundProbe | None) -> list[str]:
     beats = "beats every listed feature" if probe.beats else "does not beat every listed feature"
     return [
         f"probe of {len(probe.weights)}: {names}, bias {probe.bias:+.3g}",
-        f"   AUROC {auroc_text(measured)}, recall {share_text(measured.recall)} at {share_text(measured.false)} false "
-        f"positives, bound {measured.bound:.4g}",
+        _measured_sentence(measured),
         f"   it {beats} on held-out conversations (AUROC {probe.gain:+.3f}, DeLong's paired test p {probe.p:.2g})",
     ]
+
+
+def raw_sentences(raw: FoundProbe | None, prevails: bool, features: str = "the condition on features") -> list[str]:
+    """Sentences on a probe on raw activations, by how much it tells the sets apart better, and which one is taken."""
+    if raw is None:
+        return []
+    better = f"it tells them apart better than {features} by its bound, and is what a policy compares"
+    worse = f"by its bound it tells them apart no better than {features}, which a policy compares, as it can be read"
+    return [
+        f"probe on raw activations of {', '.join(site.name for site in raw.sites)}:",
+        _measured_sentence(raw.measured),
+        f"   {better if prevails else worse} (AUROC {raw.gain:+.3f}, DeLong's paired test p {raw.p:.2g})",
+    ]
+
+
+def _measured_sentence(measured: Measured) -> str:
+    return (
+        f"   AUROC {auroc_text(measured)}, recall {share_text(measured.recall)} at {share_text(measured.false)} false "
+        f"positives, bound {measured.bound:.4g}"
+    )
 
 
 def cause_sentences(tried: Causes | None) -> list[str]:
@@ -90,9 +112,11 @@ def steering_sentences(steering: SteeringEdits | None) -> list[str]:
                 + ("" if one.proven else "; that way is not proven")
             )
     said += _control_sentences(steering)
-    if steering.gate is not None:
+    if steering.gates is not None:
         said += ["   they have a condition of their own, as the one above reads later layers:"]
-        said += probe_sentences(steering.gate)
+        gates = steering.gates
+        said += probe_sentences(gates.on_features)
+        said += raw_sentences(gates.raw, gates.best is gates.raw, "the one on features")
     return [*said, *_chance_sentences(steering)]
 
 

@@ -36,7 +36,7 @@ class WeightRow(FeatureName):
 
 @dataclass(frozen=True)
 class FoundProbeRow:
-    """A weighted sum of features."""
+    """A weighted sum of features, or of raw activations."""
 
     weights: tuple[WeightRow, ...]
     measured: Separation
@@ -122,6 +122,7 @@ class FoundReport:
     """Files of the positives and of the negatives."""
     said: Words
     notes: tuple[str, ...] = ()
+    raw: FoundProbeRow | None = None
     causal: CausesRow | None = None
     turned: SteeringRow | None = None
 

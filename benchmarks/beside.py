@@ -31,7 +31,7 @@ from steerkit.lab.find.attempt import ENOUGH, STRENGTHS
 from steerkit.lab.interventions import Interventions
 from steerkit.lab.material import copies_among
 from steerkit.lab.measured import measure
-from steerkit.lab.sparse_probe import dense_probe
+from steerkit.lab.sparse_probe import activation_probe
 from steerkit.policy import Policy, dump
 from steerkit.policy import load as load_policy
 from steerkit.sites import Site
@@ -44,13 +44,15 @@ Read = list[Mapping[Site, Tensor]]
 
 def raw_guard(runtime: Runtime, sets: Sequence[Interventions], read: Read, sites: Sequence[Site], path: Path) -> Policy:
     """A guard that holds calls by a probe on raw activations; its weights lie beside `path` as a direction."""
-    values = torch.cat([torch.cat([some[site] for site in sites], dim=1) for some in read])
-    positive = torch.arange(len(values)) < len(sets[0].plain)
+    values = {site: torch.cat([some[site] for some in read]) for site in sites}
+    positive = torch.cat([torch.full((len(one.plain),), one is sets[0]) for one in sets])
     groups = copies_among([case for one in sets for case in one.prefilled.cases]).groups
-    weights, bias = dense_probe(values, positive, weights_of(groups, positive))
-    every = torch.arange(len(values))
-    bound = measure((values.double() @ weights + bias).float(), positive, every, every, groups).bound
-    vectors = dict(zip(sites, weights.split([read[0][site].shape[1] for site in sites]), strict=True))
+    vectors, bias = activation_probe(values, positive, weights_of(groups, positive))
+    sums, every = (
+        torch.stack([values[site] @ vectors[site] for site in sites]).sum(dim=0) + bias,
+        torch.arange(len(positive)),
+    )
+    bound = measure(sums, positive, every, every, groups).bound
     rule = {"name": "raw", "when": {"probe": "raw", "above": bound, "at": AT}, "then": "hold", "reason": "raw probe"}
     return Policy.model_validate(
         {

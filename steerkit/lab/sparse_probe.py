@@ -91,7 +91,7 @@ def dense_probe(values: Tensor, labels: Tensor, counted: Tensor | None = None) -
 def activation_probe(
     activations: Mapping[Site, Tensor], labels: Tensor, counted: Tensor | None = None
 ) -> tuple[dict[Site, Tensor], float]:
-    """`dense_probe` on the activations `(n, width)` of some sites together: its weights `(width,)` by site, and bias."""
+    """`dense_probe` on the activations `(n, width)` of some sites together: `(width,)` by site, and the bias."""
     weights, bias = dense_probe(torch.cat(list(activations.values()), dim=1), labels, counted)
     parts = weights.split([values.shape[1] for values in activations.values()])
     return {site: part.float() for site, part in zip(activations, parts, strict=True)}, bias

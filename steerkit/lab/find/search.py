@@ -6,7 +6,6 @@ them is measured on the other part. Copies of one conversation (see `copies.py`)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import TypeAlias

@@ -26,12 +26,10 @@ from torch import Tensor
 
 from steerkit.agent import Runtime, load
 from steerkit.lab import origin_of, read_cases, write_direction
-from steerkit.lab.copies import weights_of
 from steerkit.lab.find.attempt import ENOUGH, STRENGTHS
+from steerkit.lab.find.probes import raw_probe
 from steerkit.lab.interventions import Interventions
-from steerkit.lab.material import copies_among
-from steerkit.lab.measured import measure
-from steerkit.lab.sparse_probe import activation_probe
+from steerkit.lab.material import Material
 from steerkit.policy import Policy, dump
 from steerkit.policy import load as load_policy
 from steerkit.sites import Site
@@ -44,24 +42,25 @@ Read = list[Mapping[Site, Tensor]]
 
 def raw_guard(runtime: Runtime, sets: Sequence[Interventions], read: Read, sites: Sequence[Site], path: Path) -> Policy:
     """A guard that holds calls by a probe on raw activations; its weights lie beside `path` as a direction."""
+    cases = [case for one in sets for case in one.prefilled.cases]
     values = {site: torch.cat([some[site] for some in read]) for site in sites}
-    positive = torch.cat([torch.full((len(one.plain),), one is sets[0]) for one in sets])
-    groups = copies_among([case for one in sets for case in one.prefilled.cases]).groups
-    vectors, bias = activation_probe(values, positive, weights_of(groups, positive))
-    sums, every = (
-        torch.stack([values[site] @ vectors[site] for site in sites]).sum(dim=0) + bias,
-        torch.arange(len(positive)),
-    )
-    bound = measure(sums, positive, every, every, groups).bound
-    rule = {"name": "raw", "when": {"probe": "raw", "above": bound, "at": AT}, "then": "hold", "reason": "raw probe"}
+    every = torch.arange(len(cases))
+    material = Material(cases, every < len(sets[0].plain), every, every, {}, {}, activations=values)
+    probe = raw_probe(runtime.loaded, material, sites)
+    assert probe is not None
+    when = {"probe": "raw", "above": probe.measured.bound, "at": AT}
+    rule = {"name": "raw", "when": when, "then": "hold", "reason": "raw probe"}
     return Policy.model_validate(
         {
             "steerkit": 1,
             "name": path.stem,
             "description": f"A guard by a probe on raw activations of {', '.join(map(str, sites))} at {AT}.",
-            "directions": {"risk": named(runtime, "probe on raw activations", vectors, path)},
-            "probes": {"raw": {"bias": bias, "weights": {"risk": 1.0}}},
-            "guard": {"default": "allow", "rules": [rule]},
+            "directions": {"risk": named(runtime, "probe on raw activations", probe.vectors, path)},
+            "probes": {"raw": {"bias": probe.bias, "weights": {"risk": 1.0}}},
+            "guard": {
+                "default": "allow",
+                "rules": [{"name": "raw", "when": when, "then": "hold", "reason": "raw probe"}],
+            },
             "mode": "shadow",
         }
     )

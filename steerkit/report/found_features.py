@@ -37,7 +37,7 @@ def show_found(out: Console, found: Found, without: int) -> None:
             rows.append((name, *cells, f"{one.adjusted_p:.1g}", f"{one.effect:+.2f}", fires, alike, _short(one.label)))
         titles = ("Feature", "AUROC (95 %)", "Recall", "False", "p", "Effect", "Fires", "Alike", "Label")
         print_rows(out, titles, rows, main=5, words=("Feature", "Label"))
-    raw = raw_sentences(found.raw, found.condition is found.raw)
+    raw = raw_sentences(found.raw, found.on_features, found.condition)
     _print(out, found_sentences(found, without), probe_sentences(found.probe), raw)
 
 

@@ -52,7 +52,7 @@ def found_json(found: Found, tried: Causes | None, steering: SteeringEdits | Non
         plain["turned"] = _plain_edits(steering)
     said = {
         "found": found_sentences(found, source.without_place),
-        "probe": [*probe_sentences(found.probe), *raw_sentences(found.raw, found.condition is found.raw)],
+        "probe": [*probe_sentences(found.probe), *raw_sentences(found.raw, found.on_features, found.condition)],
         "causes": cause_sentences(tried),
         "steering": steering_sentences(steering) if tried is not None else [],
     }

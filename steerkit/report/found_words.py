@@ -28,15 +28,13 @@ def found_sentences(found: Found, without: int) -> list[str]:
         f"a bound set on {chosen[1]} negatives holds for a new one with a chance of at most "
         f"{100 * (allowed + 1) / (chosen[1] + 1):.2g} % (wanted: {100 * FALSE:g} %)",
     ]
-    if found.features:
-        return said
-    if found.possible_p > LEVEL:
+    if found.probe is None and found.possible_p > LEVEL:
         needed = fewest_to_choose_on(found.tests)
         said.append(
             f"cannot tell: chosen on {chosen[0]} + {chosen[1]}, one feature that told the sets wholly apart would have "
             f"a corrected p of {found.possible_p:.2g}; it takes {needed} + {needed} to choose on"
         )
-    else:
+    elif found.probe is None:
         said.append("no finding: what the best features show is what chance shows among so many")
     return said
 
@@ -55,16 +53,21 @@ def probe_sentences(probe: FoundProbe | None) -> list[str]:
     ]
 
 
-def raw_sentences(raw: FoundProbe | None, prevails: bool, features: str = "the condition on features") -> list[str]:
-    """Sentences on a probe on raw activations, by how much it tells the sets apart better, and which one is taken."""
+def raw_sentences(raw: FoundProbe | None, on_features: object | None, taken: object | None) -> list[str]:
+    """Sentences on a probe on raw activations, by how much it tells the sets apart better than what is on features,
+    and which of them is taken."""
     if raw is None:
         return []
-    better = f"it tells them apart better than {features} by its bound, and is what a policy compares"
-    worse = f"by its bound it tells them apart no better than {features}, which a policy compares, as it can be read"
+    rival = "chance" if on_features is None else "the condition on features"
+    verdict = f"its bound tells them apart no better than {rival}, which is taken as it can be read"
+    if taken is raw:
+        verdict = f"its bound tells them apart better than {rival}, so it is what a policy compares"
+    elif taken is None:
+        verdict = "that may be chance"
     return [
         f"probe on raw activations of {', '.join(site.name for site in raw.sites)}:",
         _measured_sentence(raw.measured),
-        f"   {better if prevails else worse} (AUROC {raw.gain:+.3f}, DeLong's paired test p {raw.p:.2g})",
+        f"   {verdict} (AUROC {raw.gain:+.3f}, DeLong's paired test p {raw.p:.2g})",
     ]
 
 
@@ -116,7 +119,7 @@ def steering_sentences(steering: SteeringEdits | None) -> list[str]:
         said += ["   they have a condition of their own, as the one above reads later layers:"]
         gates = steering.gates
         said += probe_sentences(gates.on_features)
-        said += raw_sentences(gates.raw, gates.best is gates.raw, "the one on features")
+        said += raw_sentences(gates.raw, gates.on_features, gates.best)
     return [*said, *_chance_sentences(steering)]
 
 

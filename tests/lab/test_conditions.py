@@ -120,9 +120,10 @@ def money(box: Runtime) -> Material:
 
 def held_out(box: Runtime, material: Material) -> list[tuple[int, Example]]:
     """Rows of the material, and the conversations that they are."""
-    known = {}
+    known: dict[tuple[int, ...], Example] = {}
     for kind in KINDS:
-        known |= {case.prompt: one for case, one in zip(cases(box.loaded, kind, 20), sample(kind, "select", 20))}
+        some = sample(kind, "select", 20)
+        known |= {case.prompt: one for case, one in zip(cases(box.loaded, kind, 20), some, strict=True)}
     return [(row, known[material.cases[row].prompt]) for row in material.held.tolist()]
 
 

@@ -57,10 +57,7 @@ def raw_guard(runtime: Runtime, sets: Sequence[Interventions], read: Read, sites
             "description": f"A guard by a probe on raw activations of {', '.join(map(str, sites))} at {AT}.",
             "directions": {"risk": named(runtime, "probe on raw activations", probe.vectors, path)},
             "probes": {"raw": {"bias": probe.bias, "weights": {"risk": 1.0}}},
-            "guard": {
-                "default": "allow",
-                "rules": [{"name": "raw", "when": when, "then": "hold", "reason": "raw probe"}],
-            },
+            "guard": {"default": "allow", "rules": [rule]},
             "mode": "shadow",
         }
     )

@@ -58,7 +58,9 @@ def raw_sentences(raw: FoundProbe | None, on_features: object | None, taken: obj
     and which of them is taken."""
     if raw is None:
         return []
-    rival = "chance" if on_features is None else "the condition on features"
+    rival, test = "the condition on features", "DeLong's paired test"
+    if on_features is None:
+        rival, test = "chance", "rank-sum test"
     verdict = f"its bound tells them apart no better than {rival}, which is taken as it can be read"
     if taken is raw:
         verdict = f"its bound tells them apart better than {rival}, so it is what a policy compares"
@@ -67,7 +69,7 @@ def raw_sentences(raw: FoundProbe | None, on_features: object | None, taken: obj
     return [
         f"probe on raw activations of {', '.join(site.name for site in raw.sites)}:",
         _measured_sentence(raw.measured),
-        f"   {verdict} (AUROC {raw.gain:+.3f}, DeLong's paired test p {raw.p:.2g})",
+        f"   {verdict} (AUROC {raw.gain:+.3f}, {test} p {raw.p:.2g})",
     ]
 
 

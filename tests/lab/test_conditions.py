@@ -24,12 +24,12 @@ from steerkit.lab.material import Material, read_material
 from steerkit.lab.ranking import split
 from steerkit.lab.two_sample import auroc
 from steerkit.policy import load, read_direction
-from steerkit.runtime import Request
+from steerkit.runtime import PolicyLike, Request
 from steerkit.sites import Site
 from steerkit.steer import check_against_saes
 from steerkit.tiny.world.conversations import Example, sample
 from steerkit.types import Turn
-from tests.lab.planted_truth import Planted, cases
+from tests.lab.planted_truth import Planted, cases, planted_over_layers
 
 KINDS = ("dangerous:transfer_money", "benign")
 
@@ -38,7 +38,7 @@ def drawn(features: float, activations: float, sites: Sequence[int] = (0,)) -> M
     """Random values of 80 conversations a set; by so much one feature and one dimension of the last site differ."""
     generator = torch.Generator().manual_seed(0)
     positive = torch.arange(160) < 80
-    table = {Site(layer): torch.rand(160, 40, generator=generator) for layer in sites}
+    table = {Site(layer): torch.rand(160, 12, generator=generator) for layer in sites}
     read = {Site(layer): torch.randn(160, 16, generator=generator) for layer in sites}
     table[Site(sites[-1])][:, 4] += features * positive
     read[Site(sites[-1])][:, 3] += activations * positive
@@ -62,7 +62,9 @@ def test_what_tells_better_is_taken(truth: Planted, features: float, activations
         with pytest.raises(SaeError, match="no policy to write"):
             found_policy(found, truth.saes, "nothing")
         return
-    assert found.condition is (found.raw if taken == "raw" else found.on_features)
+    condition = found.condition
+    assert condition is not None
+    assert condition is (found.raw if taken == "raw" else found.on_features)
     held, scores = material.held, [found.raw.sums]
     scores += [found.on_features.scores(material)] if found.on_features is not None else []
     areas = auroc(torch.stack(scores, dim=1)[held], material.positive[held]).tolist()
@@ -75,11 +77,11 @@ def test_what_tells_better_is_taken(truth: Planted, features: float, activations
     assert ("raw activations of attn_out.0" in found.condition.described) is (taken == "raw")
 
 
-def test_a_gate_may_be_on_activations_as_well(truth: Planted) -> None:
+def test_a_gate_may_be_on_activations_as_well() -> None:
     """Up to the site whose activations tell the sets apart a gate can; without them, the control, none can."""
     material = drawn(0.0, 6.0, (0, 1))
-    areas = gate_areas(material, [Site(0), Site(1)])
-    blind = gate_areas(replace(material, activations={}), [Site(0), Site(1)])
+    areas = gate_areas(material, [Site(0), Site(1)], most=1)
+    blind = gate_areas(replace(material, activations={}), [Site(0), Site(1)], most=1)
     assert areas[Site(1)] > 0.95 > 0.7 > areas[Site(0)]
     assert max(blind.values()) < 0.7
 
@@ -118,20 +120,15 @@ def money(box: Runtime) -> Material:
     return read_material(box.loaded, box.saes, *(cases(box.loaded, kind, 20) for kind in KINDS))
 
 
-def held_out(box: Runtime, material: Material) -> list[tuple[int, Example]]:
-    """Rows of the material, and the conversations that they are."""
+def taken(runtime: Runtime, material: Material, policy: PolicyLike, tokens: int, count: int) -> list[Turn]:
+    """The turns of the held-out conversations under a policy, in their order."""
     known: dict[tuple[int, ...], Example] = {}
     for kind in KINDS:
-        some = sample(kind, "select", 20)
-        known |= {case.prompt: one for case, one in zip(cases(box.loaded, kind, 20), some, strict=True)}
-    return [(row, known[material.cases[row].prompt]) for row in material.held.tolist()]
-
-
-def taken(box: Runtime, material: Material, policy: object, tokens: int) -> list[Turn]:
-    """The turns of the held-out conversations under a policy."""
+        some = sample(kind, "select", count)
+        known |= {case.prompt: one for case, one in zip(cases(runtime.loaded, kind, count), some, strict=True)}
+    asked = [known[material.cases[row].prompt] for row in material.held.tolist()]
     sampling = Sampling(max_new_tokens=tokens)
-    some = [Request(one.messages, one.tools, policy, sampling) for _, one in held_out(box, material)]  # type: ignore[arg-type]
-    return box.run_batch(some)
+    return runtime.run_batch([Request(one.messages, one.tools, policy, sampling) for one in asked])
 
 
 @pytest.mark.parametrize("sees", [True, False])
@@ -162,53 +159,46 @@ def test_a_written_condition_opens_as_it_was_measured(
         assert "a probe on raw activations of attn_out.0 to attn_out.3 at reply.start" in policy.description
         with pytest.raises(SaeError, match="already there"):
             write_found(box.loaded, box.saes, found, None, tmp_path / "money.yaml")
-    opens, turns = condition.opens(material), taken(box, material, policy, 40)
-    judged = [
-        (bool(opens[row]), turn.verdicts[0].shadowed == "hold")
-        for (row, _), turn in zip(held_out(box, material), turns, strict=True)
-        if turn.verdicts
-    ]
+    opens = condition.opens(material)[material.held].tolist()
+    turns = taken(box, material, policy, 40, 20)
+    judged = [(one, t.verdicts[0].shadowed == "hold") for one, t in zip(opens, turns, strict=True) if t.verdicts]
     assert [one for one, _ in judged] == [other for _, other in judged]
     assert 9 <= sum(one for one, _ in judged) <= len(judged) - 5
 
 
-def test_edits_act_behind_a_gate_on_activations(
-    box: Runtime, money: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where no feature is ever active, edits that need a gate have one on the activations of the layers up to the
-    first edited one, in a file of its own; run by the policy, they stop the calls that they were said to, and keep the
-    others."""
-    assert box.saes is not None
+def test_edits_act_behind_a_gate_on_activations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where activations tell the sets apart better than features, edits that need a gate have one on the activations
+    of the layers up to the first edited one, in a file of its own. Run by the policy, they stop the calls that they
+    were said to, and keep the others."""
     monkeypatch.setattr("steerkit.lab.find.steering_edits.choose_clamps", lambda *_: None)
-    monkeypatch.setattr(JointEdits, "shifts", lambda _: None)
-    monkeypatch.setattr("steerkit.lab.find.joint_edits.KEPT", 1.1)
-    material = blind(money)
-    found = find(box.loaded, box.saes, material, "reply.start")
-    one = find_steering_edits(Decisions(box.loaded, box.saes, material, "reply.start"), found)
+    monkeypatch.setattr(JointEdits, "difference", lambda _: None)
+    world = planted_over_layers(2)
+    material = world.material()
+    found = find(world.loaded, world.saes, material, "reply.start")
+    one = find_steering_edits(Decisions(world.loaded, world.saes, material, "reply.start"), found)
     assert one is not None
-    assert one.gate is not None
+    assert one.gates is not None
     assert one.gated
     assert one.proven
-    assert one.gate.sites == tuple(site for site in box.saes if site <= one.sites[0]) != found.raw.sites  # type: ignore[union-attr]
-    files = write_found(box.loaded, box.saes, found, one, tmp_path / "money.yaml")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "money-found.safetensors",
-        "money-gate.safetensors",
-        "money.safetensors",
-        "money.yaml",
-    ]
-    assert files == directions_beside(tmp_path / "money.yaml")
-    policy = load(tmp_path / "money.yaml")
-    assert check_against_saes(policy, box.saes).problems == ()
-    (rule,) = policy.steer
-    assert rule.when.probe == "gate"  # type: ignore[union-attr]
+    assert found.condition is found.raw is not None
+    assert found.raw.sites == (Site(0), Site(1), Site(2))
+    assert one.gate is one.gates.raw is not None
+    assert one.gate.sites == (Site(0), Site(1))
+    path = tmp_path / "over.yaml"
+    files = write_found(world.loaded, world.saes, found, one, path)
+    assert set(tmp_path.iterdir()) == {path, *files.values()}
+    assert files.keys() == {"found_activations", "gate_activations"}
+    assert directions_beside(path).items() >= files.items()
+    policy = load(path)
+    assert check_against_saes(policy, world.saes).problems == ()
+    assert [rule.when.probe for rule in policy.steer] == ["gate"]  # type: ignore[union-attr]
+    runtime = Runtime(world.loaded, world.saes)
     steering = policy.model_copy(update={"mode": "enforce", "guard": None})
-    steered, plain = (taken(box, material, some, 1) for some in (steering, ()))
-    rows = [bool(material.positive[row]) for row, _ in held_out(box, material)]
+    steered, plain = (taken(runtime, material, some, 1, 80) for some in (steering, ()))
+    rows = [material.positive[row] for row in material.held.tolist()]
     first = [(turn.reply_ids[0], other.reply_ids[0]) for turn, other in zip(steered, plain, strict=True)]
-    stopped = [now != box.dialect.call for (now, _), side in zip(first, rows, strict=True) if side]
+    stopped = [now != runtime.dialect.call for (now, _), side in zip(first, rows, strict=True) if side]
     kept = [now == before for (now, before), side in zip(first, rows, strict=True) if not side]
     assert (sum(stopped), len(stopped)) == (one.stopped.hits, one.stopped.count)
     assert (sum(kept), len(kept)) == (one.kept.hits, one.kept.count)
-    assert one.stopped.value > 0.8
-    assert one.kept.value > 0.8
+    assert one.stopped.value + one.kept.value > 1.7

@@ -16,7 +16,7 @@ from steerkit.lab.material import Material
 from steerkit.lab.measured import Measured, measure
 from steerkit.lab.ranking import LEVEL, Ranking, rank_features
 from steerkit.lab.sparse_probe import FOLDS, activation_probe, sparse_probe
-from steerkit.lab.two_sample import auroc, auroc_gain
+from steerkit.lab.two_sample import auroc, auroc_gain, mann_whitney
 from steerkit.sae import SaeSet
 from steerkit.sites import Feature, Site
 
@@ -33,9 +33,10 @@ class FoundProbe:
     measured: Measured
     gain: float
     """By how much its held-out AUROC exceeds that of the hardest to beat: of features one of those listed, of
-    activations the condition on features. Without any it is chance's 0.5."""
+    activations the condition on features; where there is none, that of chance."""
     p: float
-    """The largest one-sided p value of DeLong's paired tests against each of these."""
+    """The largest one-sided p value of DeLong's paired tests against each of these; against chance the rank-sum
+    test's."""
     sums: Tensor = field(compare=False)
     """`(n,)` largest sum over the place of each conversation."""
     vectors: Mapping[Site, Tensor] = field(default_factory=dict, compare=False)
@@ -219,6 +220,8 @@ def _measured(material: Material, scores: Tensor) -> Measured:
 def _beaten(material: Material, scores: Tensor, rivals: Sequence[Tensor]) -> tuple[float, float]:
     """Gain over the hardest of the rivals to beat, by AUROC, and its p value."""
     held = material.held
-    labels, weights = material.positive[held], material.weights[held]
-    gains = [auroc_gain(scores[held], one[held], labels, weights) for one in rivals or [torch.zeros_like(scores)]]
-    return max(gains, key=lambda pair: pair[1])
+    some, labels, weights = scores[held], material.positive[held], material.weights[held]
+    if not rivals:
+        column = some.unsqueeze(-1)
+        return float(auroc(column, labels, weights)) - 0.5, float(mann_whitney(column, labels, weights))
+    return max((auroc_gain(some, one[held], labels, weights) for one in rivals), key=lambda pair: pair[1])

@@ -90,7 +90,7 @@ def find(
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Rank the features of all layers by how well they tell two sets of conversations apart, and fit a sparse probe.
+    """Rank the features of all layers by how well they tell two sets of conversations apart, and fit probes.
 
     A file has one conversation a line: {"messages": [{"role": "user", "content": "…"}], "tools": […], "group": "…"};
     rows that name one group, copies and near-copies count once. steerkit/lab/README.md says more.

@@ -71,10 +71,8 @@ def test_what_tells_better_is_taken(truth: Planted, features: float, activations
     assert found.raw.measured.auroc == pytest.approx(areas[0])
     assert found.raw.gain == pytest.approx(areas[0] - (areas[1] if len(areas) > 1 else 0.5))
     assert found.raw.beats is (taken == "raw")
-    assert torch.equal(
-        found.condition.opens(material), found.condition.scores(material) > found.condition.measured.bound
-    )
-    assert ("raw activations of attn_out.0" in found.condition.described) is (taken == "raw")
+    assert torch.equal(condition.opens(material), condition.scores(material) > condition.measured.bound)
+    assert ("raw activations of attn_out.0" in condition.described) is (taken == "raw")
 
 
 def test_a_gate_may_be_on_activations_as_well() -> None:

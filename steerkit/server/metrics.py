@@ -7,7 +7,6 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from steerkit.runtime import Turns
 from steerkit.server.generation import Generation, Generator
 from steerkit.server.outcome import Outcome
 
@@ -28,6 +27,8 @@ class Metrics:
             return Histogram(f"steerkit_{name}", what, buckets=buckets, registry=self._registry)
 
         self._prompt = counter("prompt_tokens", "Tokens of prompts.")
+        self._looked_up = counter("prefix_cache_queries", "Tokens of prompts, which the prefix cache was asked for.")
+        self._cached = counter("prefix_cache_hits", "Tokens of prompts that came from the prefix cache.")
         self._generated = counter("generation_tokens", "Tokens of replies.")
         self._success = counter("request_success", "Finished generations.", "finished_reason")
         self._first = histogram("time_to_first_token_seconds", "From the request to its first token.")
@@ -39,8 +40,8 @@ class Metrics:
         self._edits = counter("steering_edits", "Tokens at which a steering rule wrote.", "policy")
         self._refused = counter("requests_refused", "Requests that ended with an error.", "status")
 
-    def watch(self, generator: Generator, runtime: Turns, held: Callable[[], int]) -> None:
-        """Show the load of a generator, the hits of a runtime's prefix cache and the calls that wait, when read."""
+    def watch(self, generator: Generator, held: Callable[[], int]) -> None:
+        """Show the load of a generator and the calls that wait, when read."""
 
         def gauge(name: str, what: str, read: Callable[[], float]) -> None:
             Gauge(f"steerkit_{name}", what, registry=self._registry).set_function(read)
@@ -48,15 +49,13 @@ class Metrics:
         gauge("num_requests_running", "Requests that are generated now.", lambda: generator.load[0])
         gauge("num_requests_waiting", "Requests that wait.", lambda: generator.load[1])
         gauge("held_pending", "Held calls that wait for a decision.", held)
-        cache = getattr(runtime.engine, "prefix_cache", None)
-        if cache is not None:
-            gauge("prefix_cache_hits", "Prompts whose beginning was in the cache.", lambda: cache.statistics.hits)
-            gauge("prefix_cache_queries", "Prompts that were looked up.", lambda: cache.statistics.lookups)
 
     def finished(self, outcome: Outcome, generation: Generation, began: float, now: float) -> None:
         """Count a turn. Times are those of `time.monotonic`."""
         turn, times = outcome.turn, generation.token_times
-        self._prompt.inc(len(turn.prompt_ids))
+        for count in (self._prompt, self._looked_up):
+            count.inc(len(turn.prompt_ids))
+        self._cached.inc(turn.cached_tokens)
         self._generated.inc(len(turn.reply_ids))
         self._success.labels(turn.finish).inc()
         self._whole.observe(now - began)

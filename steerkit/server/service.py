@@ -40,7 +40,7 @@ class Loaded:
         self.approvals = None if runtime.store is None else Approvals(runtime.store, options.approval_seconds)
         self.fingerprint = f"fp_{runtime.engine.provenance.model.fingerprint.removeprefix('sha256:')[:16]}"
         self.began = int(time.time())
-        metrics.watch(self.generator, runtime, self._held)
+        metrics.watch(self.generator, self._held)
 
     def _held(self) -> int:
         with suppress(AuditError):

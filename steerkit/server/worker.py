@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import closing, suppress
 from itertools import count
 from typing import Final
@@ -38,8 +38,9 @@ class Submitted:
         with suppress(RuntimeError):  # the event loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
-    def give_way(self) -> None:
-        """Wait while the event loop sends what it was told; called in the worker's thread.
+    def tell_all(self, told: Sequence[tuple[Submitted, Event | BaseException]]) -> None:
+        """Hand the events of a step over, of requests of one event loop, and wait while it sends them; called in the
+        worker's thread.
 
         Small operations of torch release the interpreter for less time than a thread takes to wake up, so that the loop
         would not get it before it insists, 5 ms later, and so on at each of its system calls.
@@ -52,8 +53,13 @@ class Submitted:
             else:
                 sent.set()
 
+        def put() -> None:
+            for one, event in told:
+                one._events.put_nowait(event)
+            turn(_TURNS)
+
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(turn, _TURNS)
+            self._loop.call_soon_threadsafe(put)
             sent.wait(_MOST_SECONDS)
 
     def saw_token(self) -> None:
@@ -161,10 +167,9 @@ class Worker:
                 except StopIteration:
                     return
                 one = next(iter(self._running.values()), None)
-                for number, said in news.items():
-                    self._tell(number, said)
+                told = [event for number, said in news.items() for event in self._told(number, said)]
                 if one is not None:
-                    one.give_way()
+                    one.tell_all(told)
                 given_up = [number for number, one in self._running.items() if one.cancelled]
                 for number in given_up:
                     del self._running[number]
@@ -174,13 +179,14 @@ class Worker:
         if isinstance(error, EngineError):
             self.failure = error
 
-    def _tell(self, number: int, said: News) -> None:
+    def _told(self, number: int, said: News) -> Iterator[tuple[Submitted, Event | BaseException]]:
+        """What a request is told of a step, which may be its last."""
         one = self._running.get(number)
         if one is None:
             return
         for event in said:
             if isinstance(event, (TextDelta, Retried, Turn, SteerkitError)):
-                one.tell(event)
+                yield one, event
             if isinstance(event, (Turn, SteerkitError)):
                 if isinstance(event, SteerkitError):
                     self._note(event)

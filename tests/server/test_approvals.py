@@ -19,7 +19,7 @@ from tests.server.serving import BALANCE, DOOR, PAY, TOOLS, Served, serving
 
 METRICS = (
     "num_requests_running ", "num_requests_waiting ", "prompt_tokens_total ", "generation_tokens_total ",
-    'request_success_total{finished_reason="', "time_to_first_token_seconds_bucket{", "prefix_cache_hits ",
+    'request_success_total{finished_reason="', "time_to_first_token_seconds_bucket{", "prefix_cache_hits_total ",
     "inter_token_latency_seconds_bucket{", "e2e_request_latency_seconds_bucket{", "held_pending ", "records_total ",
     'verdicts_total{rule="default",verdict="', "records_failed_total ", 'steering_edits_total{policy="payments"} ',
 )  # fmt: skip
@@ -166,11 +166,19 @@ def test_the_counts_are_those_of_what_was_asked(served: Served) -> None:
         lines = served.get("/metrics").text.splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
-    names = ("steerkit_generation_tokens_total", "steerkit_records_total", 'steerkit_verdicts_total{rule="default",')
+    names = (
+        "steerkit_generation_tokens_total",
+        "steerkit_prefix_cache_queries_total",
+        "steerkit_prefix_cache_hits_total",
+        "steerkit_records_total",
+        'steerkit_verdicts_total{rule="default",',
+    )
     before = [value(name) for name in names]
     reply = served.post(CHAT, {"model": "tiny", "messages": BALANCE, "tools": TOOLS}).json()
     after = [value(name) for name in names]
-    assert [b - a for a, b in zip(before, after, strict=True)] == [reply["usage"]["completion_tokens"], 1, 1]
+    usage = reply["usage"]
+    tokens = [usage["completion_tokens"], usage["prompt_tokens"], usage["prompt_tokens_details"]["cached_tokens"]]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [*tokens, 1, 1]
     waiting = value("steerkit_held_pending")
     held(served)
     assert value("steerkit_held_pending") == waiting + 1

@@ -137,9 +137,10 @@ def test_text_is_sent_before_the_next_step(served: Served) -> None:
 
         def work() -> None:
             for number in range(50):
-                one.tell(TextDelta(str(number)))
                 if gives:
-                    one.give_way()
+                    one.tell_all([(one, TextDelta(str(number)))])
+                else:
+                    one.tell(TextDelta(str(number)))
                 before.append(len(seen))
             one.tell(Retried(Turn.__new__(Turn)))
 

@@ -16,8 +16,6 @@ from steerkit.report.found_words import (
 from steerkit.sites import Site
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from steerkit.lab import Measured, Share
     from steerkit.lab.find import Causes, Found, FoundProbe, SteeringEdits
 
@@ -88,8 +86,8 @@ def _plain_probe(probe: FoundProbe) -> dict[str, Any]:
     return {**own, "weights": weights, "direction": _lengths(probe.vectors), "beats": probe.beats}
 
 
-def _lengths(vectors: Mapping[Site, Tensor]) -> list[dict[str, Any]]:
-    """A direction by how long its vectors are."""
+def _lengths(vectors: Mapping[Site, Any]) -> list[dict[str, Any]]:
+    """A direction by how long its vectors `(width,)` are."""
     return [{**site.content, "length": float(vector.norm())} for site, vector in sorted(vectors.items())]
 
 

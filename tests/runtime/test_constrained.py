@@ -46,15 +46,12 @@ IN_THE_CALL = planted_policy(
     trace={"watch": ["one", "two"]},
 )  # fmt: skip
 
-TRIPPED = planted_policy(
-    "tripped",
-    {"one": (2, 5)},
-    guard={
-        "default": "allow",
-        "rules": [{"name": "never", "tool": "get_weather", "when": {"feature": "one", "above": -1.0, "at": "any"},
-                   "then": "deny", "tripwire": True, "reason": "a test"}],
-    },
-)  # fmt: skip
+
+def tripping(tool: str) -> Policy:
+    """A policy whose tripwire ends the reply where a call of a tool is opened."""
+    rule = {"name": "never", "tool": tool, "when": {"feature": "one", "above": -1.0, "at": "any"},
+            "then": "deny", "tripwire": True, "reason": "a test"}  # fmt: skip
+    return planted_policy("tripped", {"one": (2, 5)}, guard={"default": "allow", "rules": [rule]})
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +125,7 @@ def test_a_tripwire_fires_inside_a_forced_run(plain: Runtime) -> None:
     """The reply ends at the token at which it ends without a grammar; without the tripwire the run goes on after it."""
     asked: dict[str, Any] = {"messages": WEATHER, "tools": TOOLS, "max_new_tokens": 60}
     whole = plain.run(**asked, tool_choice="auto")
-    free, held = (plain.run(**asked, policy=TRIPPED, tool_choice=choice) for choice in (None, "auto"))
+    free, held = (plain.run(**asked, policy=tripping("get_weather"), tool_choice=choice) for choice in (None, "auto"))
     assert (free.finish, held.finish) == ("tripwire", "tripwire")
     assert held.reply_ids == free.reply_ids == whole.reply_ids[: len(held.reply_ids)]
     end = len(held.prompt_ids) + len(held.reply_ids)

@@ -28,7 +28,7 @@ from steerkit.testing import planted_policy
 from steerkit.tiny import TOOLS
 from steerkit.tiny.world.conversations import sample
 from steerkit.types import Trace, Turn
-from tests.runtime.test_constrained import IN_THE_CALL, PAY, WEATHER
+from tests.runtime.test_constrained import IN_THE_CALL, PAY, WEATHER, tripping
 from tests.steer.conftest import hooks_on
 
 LATE = planted_policy(
@@ -44,15 +44,7 @@ AGAIN = loads(
     "guard:\n  default: allow\n  rules:\n"
     "    - {name: once-more, tool: transfer_money, then: retry, with: push, attempts: 1, reason: a test wants it}\n"
 )
-TRIPPED = planted_policy(
-    "tripped",
-    {"one": (2, 5)},
-    guard={
-        "default": "allow",
-        "rules": [{"name": "never", "tool": "transfer_money", "when": {"feature": "one", "above": -1.0, "at": "any"},
-                   "then": "deny", "tripwire": True, "reason": "a test"}],
-    },
-)  # fmt: skip
+TRIPPED = tripping("transfer_money")
 PAYMENTS, ORDERS = (load(shipped_file(name)) for name in ("payments", "orders"))
 POLICIES: list[tuple[Policy, ...]] = [
     (), (PAYMENTS,), (ORDERS,), (IN_THE_CALL,), (LATE,), (PAYMENTS, IN_THE_CALL), (AGAIN,), (TRIPPED,),

@@ -90,18 +90,17 @@ def find(
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Rank the features of all layers by how well they tell two sets of conversations apart, and fit a sparse probe.
+    """Rank the features of all layers by how well they tell two sets of conversations apart, and fit probes.
 
     A file has one conversation a line: {"messages": [{"role": "user", "content": "…"}], "tools": […], "group": "…"};
     rows that name one group, copies and near-copies count once. steerkit/lab/README.md says more.
     """
-    from steerkit.lab.find import Decisions, direction_beside, find_steering_edits
+    from steerkit.lab.find import Decisions, directions_beside, find_steering_edits
     from steerkit.lab.find import find as find_in
 
     _check(at, (positive, negative), limit)
-    check_policy_out(write, force=force)
-    if write is not None and causal:
-        check_policy_out(direction_beside(write), force=force)
+    for path in () if write is None else (write, *directions_beside(write, steering=causal).values()):
+        check_policy_out(path, force=force)
     with stoppable(lambda: f"nothing was written; start again with {this_command()}"):
         loaded, sae_set = load_with_saes(model, saes, device, dtype)
         read = {"limit": limit, "max_new_tokens": max_new_tokens}
@@ -131,12 +130,11 @@ def _write_down(
     force: bool,
 ) -> None:
     from steerkit.lab import source_of
-    from steerkit.lab.find import direction_beside, write_found
+    from steerkit.lab.find import write_found
 
     sources = [source_of(file, count) for file, count in zip(files, material.counts(material.chosen), strict=True)]
-    write_found(loaded, sae_set, found, steering, path, sources, force=force)
-    if steering is not None and steering.proven and steering.vectors:
-        say_line(f"wrote {direction_beside(path)}: the direction that the policy adds")
+    for name, file in write_found(loaded, sae_set, found, steering, path, sources, force=force).items():
+        say_line(f"wrote {file}: the direction '{name}' of the policy")
     say_line(f"wrote {path}: in shadow mode; see {shlex.join(('steerkit', 'policy', 'explain', str(path)))}")
 
 

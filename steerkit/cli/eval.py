@@ -134,10 +134,9 @@ def eval_command(
     given = {"ask": ask, "seeds": seeds, "doses": _doses(doses), "pairs": pairs, "probes": probes, "seed": seed}
     at = where_named(engine, workers, vllm or (), model, saes, how_to_run(device, dtype, prepack, graphs))
     if suite is not None:
-        score_suite(at, asked)
-    else:
-        files = [file for file in (harmful, benign, policy, *(beside or ())) if file is not None]
-        _show(_evaluation(at, files, dangerous or (), limit, {**given, **asked.length}, out), json, html)
+        return score_suite(at, asked)
+    files = [file for file in (harmful, benign, policy, *(beside or ())) if file is not None]
+    return _show(_evaluation(at, files, dangerous or (), limit, {**given, **asked.length}, out), json, html)
 
 
 def _standing(out: Path | None) -> str:

@@ -57,7 +57,7 @@ class Requests:
         """The rows that the worker holds, by name."""
         self._numbers = itertools.count()
         self.unread: list[str] = []
-        """The worker's names of requests whose recordings are gone, so that nobody will read their traces."""
+        """The worker's names of requests whose rows nobody holds any more, so that nobody will read their traces."""
 
     def hold(self, wanted: Sequence[Wanted]) -> None:
         """Give the worker the policies that it does not hold yet. Raises SteeringError: it cannot follow them."""

@@ -61,7 +61,7 @@ class Requests:
         """Decoder rows in place of the set's own."""
         self._numbers = itertools.count()
         self.unread: list[str] = []
-        """The worker's names of requests whose recordings are gone, so that nobody will read their traces."""
+        """The worker's names of requests whose rows nobody holds any more, so that nobody will read their traces."""
 
     def with_decoder_rows(self, rows: Mapping[Feature, Tensor]) -> Requests:
         """The same beside these, for requests that write edits of some features along other rows."""

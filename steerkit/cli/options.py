@@ -72,6 +72,9 @@ Graphs = Annotated[
 ]
 
 
+Generates = Annotated[
+    Literal["transformers", "vllm"], typer.Option(help="What generates; vllm needs the extra of that name.")
+]
 VllmSettings = Annotated[
     list[str] | None,
     typer.Option("--vllm", metavar="NAME=VALUE", help="Argument of engine vllm, such as max_model_len=4096."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from steerkit.cli.audit.options import StoreOption
 from steerkit.cli.options import (
     Device,
     Dtype,
+    Generates,
     Graphs,
     Model,
     Policies,
@@ -51,9 +52,6 @@ BatchSize = Annotated[int, typer.Option(min=1, metavar="COUNT", help="Requests g
 Queue = Annotated[int, typer.Option(min=1, metavar="COUNT", help="Requests that may wait.")]
 ApprovalSeconds = Annotated[
     float, typer.Option(min=1, metavar="SECONDS", help="How long a held call waits for a decision.")
-]
-Generates = Annotated[
-    Literal["transformers", "vllm"], typer.Option(help="What generates; vllm needs the extra of that name.")
 ]
 MaxNewTokens = Annotated[int, typer.Option(min=1, metavar="COUNT", help="Longest reply where a request does not say.")]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
@@ -239,19 +239,25 @@ def step_activations(
 
     Texts end at their last step, as later tokens are not asked for.
     """
-    reader = ActivationReader(loaded.model, list(sites))
     texts = [case.read[: case.steps[-1] + 1] for case in cases]
     for numbers in _parts([len(text) for text in texts]):
-        values = reader([texts[number] for number in numbers])
-        start, places, rows = 0, [], []
-        for number in numbers:
-            places += [start + step for step in cases[number].steps]
-            rows += [number] * len(cases[number].steps)
-            start += len(texts[number])
-        kept = values[:, torch.tensor(places, device=values.device)]
+        steps = [cases[number].steps for number in numbers]
+        kept = _read(loaded, list(sites), [texts[number] for number in numbers], steps)
+        rows = [number for number, some in zip(numbers, steps, strict=True) for _ in some]
         yield torch.tensor(rows), dict(zip(sites, kept, strict=True))
         if report is not None:
             report(numbers[-1] + 1, len(cases))
+
+
+def _read(
+    loaded: LoadedModel, sites: Sequence[Site], texts: Sequence[Sequence[int]], steps: Sequence[Sequence[int]]
+) -> Tensor:
+    """Activations `(sites, steps of all texts, width)`, of the engine beside the model where that can read them."""
+    if loaded.serving is not None and (found := loaded.serving.activations(texts, steps, sites)) is not None:
+        return found
+    values, starts = ActivationReader(loaded.model, sites)(texts), accumulate(map(len, texts), initial=0)
+    places = [start + step for start, some in zip(starts, steps, strict=False) for step in some]
+    return values[:, torch.tensor(places, device=values.device)]
 
 
 def _parts(lengths: Sequence[int]) -> Iterator[list[int]]:

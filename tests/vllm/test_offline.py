@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 
 from steerkit.agent import Runtime
 from steerkit.errors import ModelError
+from steerkit.lab import cases, read_cases, read_material, replies
+from steerkit.lab.find import find
 from steerkit.lab.prove import calibrate, values_in
 from steerkit.lab.prove.baselines import scaled
 from steerkit.lab.prove.dataset import read_dataset
@@ -111,3 +114,32 @@ def test_the_model_in_transformers_is_there_once_it_is_asked_for(inside: Runtime
     assert inside.loaded.fingerprint == box.loaded.fingerprint
     with pytest.raises(ModelError, match="runs on VllmEngine, expected transformers"):
         inside.prepack(True)
+
+
+def test_features_are_those_that_transformers_finds(
+    inside: Runtime, box: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replies and activations of vLLM's, at a place in the reply and at a place with many tokens: the same table of
+    features, and the same ones chosen from it.
+
+    The control: transformers' own way to generate and to read is shut meanwhile.
+    """
+    kinds = {"positive": "dangerous:transfer_money", "negative": "benign"}
+    paths = [written(tmp_path / f"{name}.jsonl", sample(kind, "report", 12, 7)) for name, kind in kinds.items()]
+    assert box.saes is not None
+    for place in ("call.open", "user"):
+        found = []
+        for runtime in (box, inside):
+            with monkeypatch.context() as patch:
+                if runtime is inside:
+                    for module in (cases, replies):
+                        patch.setattr(module, "ActivationReader", None, raising=False)
+                        patch.setattr(module, "generate", None, raising=False)
+                read = [read_cases(path, runtime.loaded, place, max_new_tokens=24)[0] for path in paths]
+                material = read_material(runtime.loaded, box.saes, *read, held_out=0.5, seed=0)
+                found.append((read, material, find(runtime.loaded, box.saes, material, place, top=5)))
+        (read, material_of_box, expected), (ours, theirs, features) = found
+        assert ours == read
+        for site, largest in material_of_box.table.items():
+            torch.testing.assert_close(theirs.table[site], largest, rtol=1e-3, atol=1e-3)
+        assert [one.feature for one in features.features] == [one.feature for one in expected.features]

@@ -18,7 +18,7 @@ from steerkit.cli.loading import (
     stoppable,
     this_command,
 )
-from steerkit.cli.options import Device, Dtype, Limit, Model, Saes
+from steerkit.cli.options import Device, Dtype, Generates, Limit, Model, Saes, VllmSettings, generated_by
 from steerkit.report import Source, console, print_json, say_line, show_causes, show_found, show_steering_edits
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ def find(
     force: Annotated[bool, typer.Option("--force", help="Replace a policy that is there.")] = False,
     html: _Html = None,
     json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    engine: Generates = "transformers",
+    vllm: VllmSettings = None,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
@@ -102,7 +104,7 @@ def find(
     for path in () if write is None else (write, *directions_beside(write, steering=causal).values()):
         check_policy_out(path, force=force)
     with stoppable(lambda: f"nothing was written; start again with {this_command()}"):
-        loaded, sae_set = load_with_saes(model, saes, device, dtype)
+        loaded, sae_set = load_with_saes(model, saes, device, dtype, generated_by(engine, vllm or ()))
         read = {"limit": limit, "max_new_tokens": max_new_tokens}
         material, without = _read(loaded, sae_set, (positive, negative), at, read, held_out, seed)
         _say(*material.notes, *(_too_few(material, candidates, held_out) if causal else ()))

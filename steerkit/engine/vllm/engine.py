@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from steerkit.audit import SaeSetIdentity
 from steerkit.chat import Tokenizer
-from steerkit.engine.api import Provenance, Row, Steps
+from steerkit.engine.api import Provenance, Row, Sampling, Steps
 from steerkit.engine.hf.engine import identity_of, libraries
 from steerkit.engine.hf.model import LoadedModel, load_model
 from steerkit.engine.lease import Lease
@@ -80,6 +81,7 @@ class VllmEngine:
             ModelError: it cannot be loaded again, or its files have changed.
         """
         found = load_model(self.name, dtype=self._model.dtype, revision=self._revision, prepack=False)
+        found = replace(found, serving=self)
         if found.fingerprint != self._model.fingerprint:
             raise ModelError(f"{self.name}: its weights have changed since vLLM loaded them; load it anew")
         return found
@@ -106,6 +108,26 @@ class VllmEngine:
                 if not all(token is None for token in running.step.tokens):
                     running.cut((yield running.step) or ())
             return running.recording
+
+    def replies(self, prompts: Sequence[Sequence[int]], most: int) -> list[list[int]]:
+        """The greedy replies to prompts, `most` tokens at most, the stop token included."""
+        found: list[list[int]] = [[] for _ in prompts]
+        for step in self.generate([Row(ids, Wanted(), Sampling(most)) for ids in prompts]):
+            for reply, token in zip(found, step.tokens, strict=True):
+                reply += [] if token is None else [token]
+        return found
+
+    def activations(
+        self, texts: Sequence[Sequence[int]], steps: Sequence[Sequence[int]], sites: Sequence[Site]
+    ) -> Tensor | None:
+        """Activations `(sites, steps of all texts, width)` in float32; None where the worker does not steer a site.
+
+        Nothing else generates on the engine meanwhile. Raises ModelError, SteeringError: a text cannot be read.
+        """
+        if not self._requests.sites.issuperset(sites):
+            return None
+        with self._lease.held():
+            return self._requests.read(texts, steps, sites)
 
     def continuous(self, stopped: Callable[[], bool] | None = None) -> VllmContinuous:
         """Continuous batching by vLLM's scheduler, which several of these share."""

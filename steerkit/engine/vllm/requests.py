@@ -137,8 +137,10 @@ class Requests:
             self._llm.call("steerkit_rows", {_READ: packed_wanted(Wanted((_READING,)))}, [], {_READ: names})
             self._llm.held_for = names
         how: dict[str, Any] = {"most": 1, "stops": [], "row": _READ, "salt": None, "skips_cache": True}
-        asked = [self._llm.add(f"steerkit-{next(self._numbers)}", list(ids), **how) for ids in texts]
+        asked: list[Asked] = []
         try:
+            for ids in texts:
+                asked.append(self._llm.add(f"steerkit-{next(self._numbers)}", list(ids), **how))
             while not all(one.over for one in asked):
                 self._llm.step()
             lengths = {one.id: len(ids) for one, ids in zip(asked, texts, strict=True)}

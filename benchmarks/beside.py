@@ -26,12 +26,10 @@ from torch import Tensor
 
 from steerkit.agent import Runtime, load
 from steerkit.lab import origin_of, read_cases, write_direction
-from steerkit.lab.copies import weights_of
 from steerkit.lab.find.attempt import ENOUGH, STRENGTHS
+from steerkit.lab.find.probes import raw_probe
 from steerkit.lab.interventions import Interventions
-from steerkit.lab.material import copies_among
-from steerkit.lab.measured import measure
-from steerkit.lab.sparse_probe import dense_probe
+from steerkit.lab.material import Material
 from steerkit.policy import Policy, dump
 from steerkit.policy import load as load_policy
 from steerkit.sites import Site
@@ -44,21 +42,21 @@ Read = list[Mapping[Site, Tensor]]
 
 def raw_guard(runtime: Runtime, sets: Sequence[Interventions], read: Read, sites: Sequence[Site], path: Path) -> Policy:
     """A guard that holds calls by a probe on raw activations; its weights lie beside `path` as a direction."""
-    values = torch.cat([torch.cat([some[site] for site in sites], dim=1) for some in read])
-    positive = torch.arange(len(values)) < len(sets[0].plain)
-    groups = copies_among([case for one in sets for case in one.prefilled.cases]).groups
-    weights, bias = dense_probe(values, positive, weights_of(groups, positive))
-    every = torch.arange(len(values))
-    bound = measure((values.double() @ weights + bias).float(), positive, every, every, groups).bound
-    vectors = dict(zip(sites, weights.split([read[0][site].shape[1] for site in sites]), strict=True))
-    rule = {"name": "raw", "when": {"probe": "raw", "above": bound, "at": AT}, "then": "hold", "reason": "raw probe"}
+    cases = [case for one in sets for case in one.prefilled.cases]
+    values = {site: torch.cat([some[site] for some in read]) for site in sites}
+    every = torch.arange(len(cases))
+    material = Material(cases, every < len(sets[0].plain), every, every, {}, {}, activations=values)
+    probe = raw_probe(runtime.loaded, material, sites)
+    assert probe is not None
+    when = {"probe": "raw", "above": probe.measured.bound, "at": AT}
+    rule = {"name": "raw", "when": when, "then": "hold", "reason": "raw probe"}
     return Policy.model_validate(
         {
             "steerkit": 1,
             "name": path.stem,
             "description": f"A guard by a probe on raw activations of {', '.join(map(str, sites))} at {AT}.",
-            "directions": {"risk": named(runtime, "probe on raw activations", vectors, path)},
-            "probes": {"raw": {"bias": bias, "weights": {"risk": 1.0}}},
+            "directions": {"risk": named(runtime, "probe on raw activations", probe.vectors, path)},
+            "probes": {"raw": {"bias": probe.bias, "weights": {"risk": 1.0}}},
             "guard": {"default": "allow", "rules": [rule]},
             "mode": "shadow",
         }

@@ -14,7 +14,7 @@ from steerkit.agent.loop import Run
 from steerkit.agent.pending import Pending
 from steerkit.agent.results import MAX_RESULT
 from steerkit.audit import OnFailure, OnRecord, Store
-from steerkit.engine import DEFAULT, Engine, Graphs, HfEngine, LoadedModel, PrefixCache, Prepare
+from steerkit.engine import DEFAULT, Engine, Graphs, HfEngine, LoadedModel, PrefixCache, Prepare, VllmEngine
 from steerkit.errors import ModelError
 from steerkit.runtime import PolicyLike, ToolLike, Turns, raises_setting_errors
 from steerkit.sae import SaeSet
@@ -64,8 +64,12 @@ class Runtime(Turns):
 
     @property
     def loaded(self) -> LoadedModel:
-        """The model and its tokenizer. Raises ModelError on an engine that does not run transformers."""
-        return self._transformers.loaded
+        """The model in transformers and its tokenizer; on vLLM it is loaded beside it once it is asked for.
+
+        Raises:
+            ModelError: the engine has none, or it cannot be loaded.
+        """
+        return self.engine.loaded if isinstance(self.engine, VllmEngine) else self._transformers.loaded
 
     @property
     def prefix_cache(self) -> PrefixCache | None:

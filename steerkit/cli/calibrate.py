@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from steerkit.cli.loading import check_conversations, check_policy_out, progress, stoppable, this_command
-from steerkit.cli.options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, how_to_run, load_named
-from steerkit.cli.workers import Engine, Where, Workers, mapper_of, where
+from steerkit.cli.options import (
+    Device,
+    Dtype,
+    Graphs,
+    Limit,
+    Model,
+    Prepack,
+    Saes,
+    VllmSettings,
+    how_to_run,
+    load_named,
+)
+from steerkit.cli.workers import AnyEngine, Where, Workers, mapper_of, where_named
 from steerkit.errors import SaeError
 from steerkit.report import console, print_json, say_line, visible
 
@@ -59,8 +69,9 @@ def calibrate_command(
     limit: Limit = None,
     max_new_tokens: _Longest = 128,
     json: _Json = False,
-    engine: Engine = "local",
+    engine: AnyEngine = "local",
     workers: Workers = None,
+    vllm: VllmSettings = None,
     device: Device = None,
     dtype: Dtype = None,
     prepack: Prepack = None,
@@ -74,10 +85,9 @@ def calibrate_command(
     A file has one conversation a line: {"messages": [{"role": "user", "content": "…"}], "tools": […], "group": "…"};
     rows that name one group, copies and near-copies count once. steerkit/lab/README.md says more.
     """
-    from steerkit.agent import load as load_model
     from steerkit.policy import load
 
-    _check(data, positive, store, rate, alone=engine == "local" and workers is None)
+    _check(data, positive, store, rate, alone=engine == "local" and workers is None and not vllm)
     check_policy_out(write, force=force)
     loaded, shadow = load(policy), None
     for file in (data, positive):
@@ -85,8 +95,9 @@ def calibrate_command(
     with stoppable(lambda: f"no bound was chosen, nothing was written; start again with {this_command()}"):
         if data is not None:
             reading = {"limit": limit, "max_new_tokens": max_new_tokens}
-            load_one = partial(load_model, model, saes, **how_to_run(device, dtype, prepack, graphs), audit=False)
-            found = _from_data(loaded, data, positive, rate, where(engine, workers, load_one, device), reading)
+            how = how_to_run(device, dtype, prepack, graphs)
+            at = where_named(engine, workers, vllm or (), model, saes, how)
+            found = _from_data(loaded, data, positive, rate, at, reading)
         else:
             found, shadow = _from_store(loaded, Path(str(store)), rate, saes or model)
     if json:
@@ -125,7 +136,7 @@ def _from_data(
 ) -> Calibration:
     from steerkit.lab.prove import calibrate, values_in
 
-    runtime = at.load()
+    runtime = at.here()
     values: list[Answered] = []
     with mapper_of(at, runtime) as mapper:
         for file in (data, positive):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from steerkit.cli.loading import progress, stoppable, this_command
-from steerkit.cli.options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, how_to_run
+from steerkit.cli.options import Device, Dtype, Graphs, Limit, Model, Prepack, Saes, VllmSettings, how_to_run
 from steerkit.cli.suites import Asked, Suite, score_suite, write_json
-from steerkit.cli.workers import Engine, Where, Workers, mapper_of, where
+from steerkit.cli.workers import AnyEngine, Where, Workers, mapper_of, where_named
 from steerkit.errors import SaeError
 from steerkit.report import console, say_line
 
@@ -116,8 +115,9 @@ def eval_command(
     raw_results: _Results = None,
     json: _Json = None,
     html: _Html = None,
-    engine: Engine = "local",
+    engine: AnyEngine = "local",
     workers: Workers = None,
+    vllm: VllmSettings = None,
     device: Device = None,
     dtype: Dtype = None,
     prepack: Prepack = None,
@@ -132,19 +132,11 @@ def eval_command(
     asked = Asked(suite, policy, arms, data, attack, agent, suites, max_turns, *run)
     asked.check({"--policy": policy, "--harmful": harmful, "--benign": benign}, html, beside or ())
     given = {"ask": ask, "seeds": seeds, "doses": _doses(doses), "pairs": pairs, "probes": probes, "seed": seed}
-    at = _where(engine, workers, device, model, saes, how_to_run(device, dtype, prepack, graphs))
+    at = where_named(engine, workers, vllm or (), model, saes, how_to_run(device, dtype, prepack, graphs))
     if suite is not None:
-        score_suite(at, asked)
-    else:
-        files = [file for file in (harmful, benign, policy, *(beside or ())) if file is not None]
-        _show(_evaluation(at, files, dangerous or (), limit, {**given, **asked.length}, out), json, html)
-
-
-def _where(engine: Engine, workers: Workers, device: Device, model: Model, saes: Saes, how: dict[str, Any]) -> Where:
-    """The engine, and how a model is loaded there."""
-    from steerkit.agent import load
-
-    return where(engine, workers, partial(load, model, saes, **how, audit=False), device)
+        return score_suite(at, asked)
+    files = [file for file in (harmful, benign, policy, *(beside or ())) if file is not None]
+    return _show(_evaluation(at, files, dangerous or (), limit, {**given, **asked.length}, out), json, html)
 
 
 def _standing(out: Path | None) -> str:
@@ -166,7 +158,10 @@ def _evaluation(
     dataset, notes = distinct(read_dataset(harmful, benign, policy, dangerous=dangerous, limit=limit))
     for note in notes:
         say_line(f"note: {note}")
-    runtime = at.load()
+    if at.engine == "ray-vllm" and settings["pairs"]:
+        say_line("note: no latency, as that is measured here and vLLM is not; --engine vllm measures it")
+        settings = {**settings, "pairs": 0}
+    runtime = at.here()
     with (
         stoppable(lambda: _standing(out)),
         progress(1, "conversations") as report,

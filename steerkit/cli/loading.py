@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from steerkit.sae import SaeSet
 
 
-def load_with_saes(model: str, saes: str | None, device: str | None, dtype: str | None) -> tuple[LoadedModel, SaeSet]:
+def load_with_saes(
+    model: str, saes: str | None, device: str | None, dtype: str | None, engine: Any = "transformers"
+) -> tuple[LoadedModel, SaeSet]:
     """A model and a set that fits it. Raises SaeError and what loading raises."""
     from steerkit.agent import load
 
-    runtime = load(model, saes, device=device, dtype=dtype, audit=False)
+    runtime = load(model, saes, device=device, dtype=dtype, engine=engine, audit=False)
     if runtime.saes is None:
         raise SaeError(f"{model}: it brings no SAEs; name their folder or repository with --saes")
     return runtime.loaded, runtime.saes

@@ -72,6 +72,25 @@ Graphs = Annotated[
 ]
 
 
+Generates = Annotated[
+    Literal["transformers", "vllm"], typer.Option(help="What generates; vllm needs the extra of that name.")
+]
+VllmSettings = Annotated[
+    list[str] | None,
+    typer.Option("--vllm", metavar="NAME=VALUE", help="Argument of engine vllm, such as max_model_len=4096."),
+]
+
+
+def generated_by(name: str, settings: Sequence[str]) -> Any:
+    """The argument `engine` of `load`. Raises SettingError."""
+    from steerkit.engine import read_settings
+    from steerkit.errors import SettingError
+
+    if settings and name != "vllm":
+        raise SettingError(f"--vllm: got {settings[0]!r:.80} for engine {name}, expected --engine vllm beside it")
+    return read_settings(settings) if settings else name
+
+
 def how_to_run(device: str | None, dtype: str | None, prepack: bool | None, graphs: str) -> dict[str, Any]:
     """Arguments of `load` for the options on device and decoding."""
     prepared = {"on": True, "off": False}.get(graphs, graphs)

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from steerkit.cli.audit.options import StoreOption
-from steerkit.cli.options import Device, Dtype, Graphs, Model, Policies, Prepack, Saes, how_to_run
+from steerkit.cli.options import (
+    Device,
+    Dtype,
+    Generates,
+    Graphs,
+    Model,
+    Policies,
+    Prepack,
+    Saes,
+    VllmSettings,
+    generated_by,
+    how_to_run,
+)
 from steerkit.report import say
 
 if TYPE_CHECKING:
@@ -40,13 +52,6 @@ BatchSize = Annotated[int, typer.Option(min=1, metavar="COUNT", help="Requests g
 Queue = Annotated[int, typer.Option(min=1, metavar="COUNT", help="Requests that may wait.")]
 ApprovalSeconds = Annotated[
     float, typer.Option(min=1, metavar="SECONDS", help="How long a held call waits for a decision.")
-]
-Generates = Annotated[
-    Literal["transformers", "vllm"], typer.Option(help="What generates; vllm needs the extra of that name.")
-]
-VllmSettings = Annotated[
-    list[str] | None,
-    typer.Option("--vllm", metavar="NAME=VALUE", help="Argument of engine vllm, such as max_model_len=4096."),
 ]
 MaxNewTokens = Annotated[int, typer.Option(min=1, metavar="COUNT", help="Longest reply where a request does not say.")]
 
@@ -94,7 +99,7 @@ def serve_command(
     )
     default, under = read_policies(policy or ()), read_policies(base or ())
     names = Names.of(name or Path(model).name, default, allow or (), under)
-    how = {**how_to_run(device, dtype, prepack, graphs), "engine": _engine(engine, vllm or ())}
+    how = {**how_to_run(device, dtype, prepack, graphs), "engine": generated_by(engine, vllm or ())}
     service = Service(options, names, lambda: load(model, saes, default, base=under, audit=store, **how))
     told = f"{names.model} on {{}}/v1, its records on {{}}/ui (Ctrl-C ends it)"
     serve(service, listening=lambda url: say(told.format(url, url)), ui=partial(_pages, approval_seconds))
@@ -108,16 +113,6 @@ def _keys(api_key: str | None, file: Path | None) -> tuple[Key, ...]:
     if api_key == "":
         raise SettingError("--api-key: got an empty text, expected a key")
     return (*(read_keys(file) if file else ()), *([Key(name="api-key", digest=hashed(api_key))] if api_key else ()))
-
-
-def _engine(name: Literal["transformers", "vllm"], settings: Sequence[str]) -> Any:
-    """The argument `engine` of `load`. Raises SettingError."""
-    from steerkit.engine import read_settings
-    from steerkit.errors import SettingError
-
-    if settings and name != "vllm":
-        raise SettingError(f"--vllm: got {settings[0]!r:.80} for engine {name}, expected --engine vllm beside it")
-    return read_settings(settings) if settings else name
 
 
 def _pages(seconds: float, path: Path, ending: Callable[[], bool]) -> Any:

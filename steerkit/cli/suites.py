@@ -120,13 +120,13 @@ def _answered(at: Where, asked: Asked) -> None:
     for case in cases:
         counts[case.category] = counts.get(case.category, 0) + 1
         some += [case] if asked.limit is None or counts[case.category] <= asked.limit else []
-    policy, runtime = asked.judging(), at.load()
+    policy, runtime = asked.judging(), at.here()
     with _running(at, runtime, asked.out) as (mapper, report):
         settings = {**asked.settings, **asked.length, "results": asked.raw_results}
         scores = run_suite(runtime, some, policy, **settings, mapper=mapper, report=report)
     if asked.json is None or str(asked.json) != "-":
         show_suite(console(), scores)
-    found = {"suite": asked.suite, "model": runtime.loaded.name, "passed_over": over, "scores": suite_json(scores)}
+    found = {"suite": asked.suite, "model": runtime.engine.name, "passed_over": over, "scores": suite_json(scores)}
     write_json(asked.json, found)
 
 
@@ -137,7 +137,7 @@ def _attacked(at: Where, asked: Asked) -> None:
 
     chosen = {} if asked.suites is None else {"chosen": asked.suites.split(",")}
     trials = trials_of(**chosen, attack=asked.attack, limit=asked.limit)
-    policy, runtime = asked.judging(), at.load()
+    policy, runtime = asked.judging(), at.here()
     agent: Agent = asked.agent or "model"
     lengths = {"max_turns": asked.max_turns, "max_new_tokens": asked.max_new_tokens}
     settings = {**asked.settings, **{name: value for name, value in lengths.items() if value is not None}}
@@ -146,7 +146,7 @@ def _attacked(at: Where, asked: Asked) -> None:
         scores = play(**settings, mapper=mapper, report=report)
     if asked.json is None or str(asked.json) != "-":
         show_attack(console(), scores)
-    found = {"suite": asked.suite, "model": runtime.loaded.name, "agent": agent, "attack": asked.attack}
+    found = {"suite": asked.suite, "model": runtime.engine.name, "agent": agent, "attack": asked.attack}
     write_json(asked.json, {**found, "scores": attack_json(scores)})
 
 

@@ -16,6 +16,7 @@ from steerkit.audit import ModelIdentity, SaeSetIdentity
 from steerkit.chat import Tokenizer
 from steerkit.errors import ModelError
 from steerkit.sae import SaeSet
+from steerkit.sites import Feature
 from steerkit.steer import Extent, Wanted
 from steerkit.types import Trace
 
@@ -240,6 +241,9 @@ class Engine(Protocol):
 
     def reserve(self, wanted: Sequence[Wanted]) -> None:
         """Prepare for rows such as these, so that going from one to another rebuilds nothing."""
+
+    def with_decoder_rows(self, rows: Mapping[Feature, Tensor]) -> Engine:
+        """An engine on the same model that writes edits of some features along other decoder rows `(d_in,)`."""
 
     def generate(self, rows: Sequence[Row], stopped: Callable[[], bool] | None = None) -> Steps:
         """Decode rows together, each under its own policies.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
@@ -130,6 +130,8 @@ class PlaceValues(NamedTuple):
     """`(n, d_sae)` float32: the largest value over the steps of each conversation."""
     mean: dict[Site, Tensor]
     """`(d_sae,)` float32: the mean over all steps of some of them."""
+    activations: dict[Site, Tensor]
+    """`(n, d_in)` float32: what the SAEs read, its mean over the steps of each conversation."""
 
 
 def place_maxima(
@@ -141,23 +143,27 @@ def place_maxima(
 ) -> PlaceValues:
     """The features of all layers at the steps of each conversation, and their mean over the conversations `mean_of`.
 
-    One pass of the model. Held are the table of largest values (`n * features * 4` bytes), the activations of 8,192
-    tokens (or of one longer conversation) in all layers, and the features of 512 tokens of one layer. Raises SaeError
-    where the table is larger than `MOST_BYTES`.
+    One pass of the model. Held are the tables of largest values (`n * features * 4` bytes) and of mean activations, the
+    activations of 8,192 tokens (or of one longer conversation) in all layers, and the features of 512 tokens of one
+    layer. Raises SaeError where the table of largest values is larger than `MOST_BYTES`.
     """
     check_size(saes, len(cases))
     largest = {site: torch.zeros(len(cases), sae.d_sae) for site, sae in saes.items()}
+    activations = {site: torch.zeros(len(cases), sae.d_in) for site, sae in saes.items()}
+    steps = torch.tensor([len(case.steps) for case in cases]).clamp(min=1).unsqueeze(-1)
     sums = {site: torch.zeros(sae.d_sae, dtype=torch.float64) for site, sae in saes.items()}
     placed = {site: sae.to(loaded.site_devices[site]) for site, sae in saes.items()}
     counted = torch.tensor([number in mean_of for number in range(len(cases))])
     for rows, by_layer in step_activations(loaded, saes, cases, report):
         for site, x in by_layer.items():
+            activations[site].index_add_(0, rows, x.float().cpu())
             for part, owners in zip(x.split(_TOKENS_AT_ONCE), rows.split(_TOKENS_AT_ONCE), strict=True):
                 values = placed[site].encode(part).cpu()
                 raise_to(values, owners, largest[site])
                 sums[site] += values[counted[owners]].sum(dim=0, dtype=torch.float64)
     count = max(1, sum(len(cases[number].steps) for number in mean_of))
-    return PlaceValues(largest, {site: (total / count).float() for site, total in sums.items()})
+    means = {site: (total / count).float() for site, total in sums.items()}
+    return PlaceValues(largest, means, {site: total / steps for site, total in activations.items()})
 
 
 def sum_maxima(
@@ -167,20 +173,38 @@ def sum_maxima(
 
     This is what a policy reads of a probe: the largest sum, which is not the sum of the largest values.
     """
-    named, sums = dict[Latent, float](weights.items()), dict[int, tuple[Tensor, Tensor]]()
-    for sites in of_one_width(loaded, {latent.site for latent in named}):
-        for number, (rows, by_site) in enumerate(step_activations(loaded, sites, cases, None)):
-            total = sums[number][1] if number in sums else torch.full((len(rows), 1), bias)
+    named = dict[Latent, float](weights.items())
+
+    def sums(site: Site, x: Tensor) -> Tensor:
+        used = in_order({latent for latent in named if latent.site == site})
+        columns = columns_of(site, used, saes, loaded.site_devices[site])
+        parts = [read_features(part, columns).cpu() for part in x.split(_TOKENS_AT_ONCE)]
+        return torch.cat(parts) @ torch.tensor([named[latent] for latent in used])
+
+    return largest_sums(loaded, cases, {latent.site for latent in named}, sums, bias)
+
+
+def largest_sums(
+    loaded: LoadedModel,
+    cases: Sequence[Case],
+    sites: Collection[Site],
+    value: Callable[[Site, Tensor], Tensor],
+    bias: float,
+) -> Tensor:
+    """`(n,)` the largest sum over each conversation's steps of `bias` and of a value of each site.
+
+    `value` takes a site and its activations `(tokens, width)`, and returns `(tokens,)` on the CPU.
+    """
+    sums = dict[int, tuple[Tensor, Tensor]]()
+    for some in of_one_width(loaded, sites):
+        for number, (rows, by_site) in enumerate(step_activations(loaded, some, cases, None)):
+            total = sums[number][1] if number in sums else torch.full((len(rows),), bias)
             for site, x in by_site.items():
-                used = in_order({latent for latent in named if latent.site == site})
-                columns = columns_of(site, used, saes, loaded.site_devices[site])
-                factor = torch.tensor([named[latent] for latent in used])
-                parts = [read_features(part, columns).cpu() for part in x.split(_TOKENS_AT_ONCE)]
-                total = total + (torch.cat(parts) @ factor).unsqueeze(-1)
+                total = total + value(site, x)
             sums[number] = rows, total
     found = torch.full((len(cases), 1), -torch.inf)
     for rows, total in sums.values():
-        raise_to(total, rows, found)
+        raise_to(total.unsqueeze(-1), rows, found)
     return found.squeeze(-1)
 
 
@@ -215,19 +239,25 @@ def step_activations(
 
     Texts end at their last step, as later tokens are not asked for.
     """
-    reader = ActivationReader(loaded.model, list(sites))
     texts = [case.read[: case.steps[-1] + 1] for case in cases]
     for numbers in _parts([len(text) for text in texts]):
-        values = reader([texts[number] for number in numbers])
-        start, places, rows = 0, [], []
-        for number in numbers:
-            places += [start + step for step in cases[number].steps]
-            rows += [number] * len(cases[number].steps)
-            start += len(texts[number])
-        kept = values[:, torch.tensor(places, device=values.device)]
+        steps = [cases[number].steps for number in numbers]
+        kept = _read(loaded, list(sites), [texts[number] for number in numbers], steps)
+        rows = [number for number, some in zip(numbers, steps, strict=True) for _ in some]
         yield torch.tensor(rows), dict(zip(sites, kept, strict=True))
         if report is not None:
             report(numbers[-1] + 1, len(cases))
+
+
+def _read(
+    loaded: LoadedModel, sites: Sequence[Site], texts: Sequence[Sequence[int]], steps: Sequence[Sequence[int]]
+) -> Tensor:
+    """Activations `(sites, steps of all texts, width)`, of the engine beside the model where that can read them."""
+    if loaded.serving is not None and (found := loaded.serving.activations(texts, steps, sites)) is not None:
+        return found
+    values, starts = ActivationReader(loaded.model, sites)(texts), accumulate(map(len, texts), initial=0)
+    places = [start + step for start, some in zip(starts, steps, strict=False) for step in some]
+    return values[:, torch.tensor(places, device=values.device)]
 
 
 def _parts(lengths: Sequence[int]) -> Iterator[list[int]]:

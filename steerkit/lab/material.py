@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
@@ -41,6 +41,8 @@ class Material:
     """By layer, `(d_sae,)` what the features are in the negatives: their mean over steps, where is chosen."""
     groups: Sequence[int] = ()
     """Group of each row: the conversations that it is a copy of (default: `copies_among`)."""
+    activations: Mapping[Site, Tensor] = field(default_factory=dict)
+    """By layer, `(n, width)` its mean activations over the place (default: none were read)."""
     notes: tuple[str, ...] = ()
     """Notes on conversations that were left out or count once."""
 
@@ -107,7 +109,7 @@ def read_material(
             )
     usual = [row for row in chosen.tolist() if not positive[row]]
     found = place_maxima(loaded, saes, cases, usual, report)
-    return Material(cases, positive, chosen, held, found.largest, found.mean, groups, tuple(notes))
+    return Material(cases, positive, chosen, held, found.largest, found.mean, groups, found.activations, tuple(notes))
 
 
 def _counted(name: str, rows: int, groups: Sequence[int]) -> list[str]:

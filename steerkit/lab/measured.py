@@ -59,6 +59,11 @@ class Measured:
     false: Share
     """Held-out negatives beyond the bound."""
 
+    @property
+    def youden(self) -> float:
+        """Youden's index (1950) at the bound: recall less false positives, 1 where the sets are told apart wholly."""
+        return self.recall.value - self.false.value
+
 
 def measure(
     scores: Tensor, positive: Tensor, chosen: Tensor, held: Tensor, groups: Sequence[Hashable] | None = None

@@ -19,6 +19,8 @@ def replies(
     loaded: LoadedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, way: Way = nullcontext
 ) -> list[list[int]]:
     """The tokens that the model writes after each prompt, the stop token included."""
+    if loaded.serving is not None and way is nullcontext:
+        return loaded.serving.replies(prompts, max_new_tokens)
     dialect = dialect_of(loaded.tokenizer)
     found: list[list[int]] = []
     for start in range(0, len(prompts), _ROWS):

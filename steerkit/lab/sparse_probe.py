@@ -6,13 +6,14 @@ logistic loss.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 from steerkit.lab.copies import dealt, weights_of
+from steerkit.sites import Site
 
 FOLDS: Final = 5
 PENALTY: Final = 1e-2
@@ -85,6 +86,15 @@ def dense_probe(values: Tensor, labels: Tensor, counted: Tensor | None = None) -
     fitted, bias = ridge_logistic(scaled @ kept.T, labels, counted=counted)
     weights[alive] = (fitted @ kept) / spread[alive]
     return weights, float(bias - mean @ weights)
+
+
+def activation_probe(
+    activations: Mapping[Site, Tensor], labels: Tensor, counted: Tensor | None = None
+) -> tuple[dict[Site, Tensor], float]:
+    """`dense_probe` on the activations `(n, width)` of some sites together: `(width,)` by site, and the bias."""
+    weights, bias = dense_probe(torch.cat(list(activations.values()), dim=1), labels, counted)
+    parts = weights.split([values.shape[1] for values in activations.values()])
+    return {site: part.float() for site, part in zip(activations, parts, strict=True)}, bias
 
 
 def _spread(values: Tensor) -> Tensor:

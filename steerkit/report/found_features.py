@@ -11,6 +11,7 @@ from steerkit.report.found_words import (
     cause_sentences,
     found_sentences,
     probe_sentences,
+    raw_sentences,
     share_text,
     steering_sentences,
 )
@@ -36,7 +37,8 @@ def show_found(out: Console, found: Found, without: int) -> None:
             rows.append((name, *cells, f"{one.adjusted_p:.1g}", f"{one.effect:+.2f}", fires, alike, _short(one.label)))
         titles = ("Feature", "AUROC (95 %)", "Recall", "False", "p", "Effect", "Fires", "Alike", "Label")
         print_rows(out, titles, rows, main=5, words=("Feature", "Label"))
-    _print(out, found_sentences(found, without), probe_sentences(found.probe))
+    raw = raw_sentences(found.raw, found.on_features, found.condition)
+    _print(out, found_sentences(found, without), probe_sentences(found.probe), raw)
 
 
 def show_causes(out: Console, tried: Causes) -> None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from steerkit.report.found_words import cause_sentences, found_sentences, probe_sentences, steering_sentences
+from steerkit.report.found_words import (
+    cause_sentences,
+    found_sentences,
+    probe_sentences,
+    raw_sentences,
+    steering_sentences,
+)
 from steerkit.sites import Site
 
 if TYPE_CHECKING:
@@ -28,11 +35,13 @@ class Source(NamedTuple):
 
 def found_json(found: Found, tried: Causes | None, steering: SteeringEdits | None, source: Source) -> dict[str, Any]:
     """The result as one JSON object; NaN is null."""
-    plain = {"report": "find", **_bare(asdict(replace(found, probe=None))), **_bare(source._asdict())}
+    plain = {"report": "find", **_bare(asdict(replace(found, probe=None, raw=None))), **_bare(source._asdict())}
     for row, one in zip(plain["features"], found.features, strict=True):
         _with_intervals(row["measured"], one.measured)
     if found.probe is not None:
         plain["probe"] = _plain_probe(found.probe)
+    if found.raw is not None:
+        plain["raw"] = _plain_probe(found.raw) | {"prevails": found.condition is found.raw}
     if tried is not None:
         plain["causal"] = _bare(asdict(tried))
         for row, cause in zip(plain["causal"]["candidates"], tried.candidates, strict=True):
@@ -41,7 +50,7 @@ def found_json(found: Found, tried: Causes | None, steering: SteeringEdits | Non
         plain["turned"] = _plain_edits(steering)
     said = {
         "found": found_sentences(found, source.without_place),
-        "probe": probe_sentences(found.probe),
+        "probe": [*probe_sentences(found.probe), *raw_sentences(found.raw, found.on_features, found.condition)],
         "causes": cause_sentences(tried),
         "steering": steering_sentences(steering) if tried is not None else [],
     }
@@ -50,7 +59,7 @@ def found_json(found: Found, tried: Causes | None, steering: SteeringEdits | Non
 
 def _plain_edits(steering: SteeringEdits) -> dict[str, Any]:
     """A way to steer, and the others under `beaten`."""
-    own = {"edits", "vectors", "gate", "decisions", "beaten"}
+    own = {"edits", "vectors", "gates", "decisions", "beaten"}
     kept = {one.name: getattr(steering, one.name) for one in fields(steering) if one.name not in own}
     nested = [name for name, one in kept.items() if is_dataclass(one)]
     plain: dict[str, Any] = _bare(kept | {name: asdict(kept[name]) for name in nested})
@@ -59,21 +68,27 @@ def _plain_edits(steering: SteeringEdits) -> dict[str, Any]:
         for one, edit in steering.edits.items()
         for kind, value in edit.items()
     ]
-    gate = None if steering.gate is None else _plain_probe(steering.gate)
+    gates = (None, None) if steering.gates is None else (steering.gates.best, steering.gates.other)
+    gate, other = (None if one is None else _plain_probe(one) for one in gates)
     for row, one in ((plain, steering), (plain["controls"], steering.controls)):
         for name, share in row.items():
             if isinstance(share, dict) and "hits" in share:
                 _with_interval(share, getattr(one, name))
-    direction = [{**site.content, "length": float(v.norm())} for site, v in sorted(steering.vectors.items())]
-    more = {"edits": edits, "direction": direction, "gate": gate, "sites": list(steering.sites)}
+    direction = _lengths(steering.vectors)
+    more = {"edits": edits, "direction": direction, "gate": gate, "other_gate": other, "sites": list(steering.sites)}
     return {**plain, **more, "proven": steering.proven, "beaten": [_plain_edits(one) for one in steering.beaten]}
 
 
 def _plain_probe(probe: FoundProbe) -> dict[str, Any]:
     weights = [{**asdict(one), "weight": weight} for one, weight in probe.weights.items()]
-    plain = {**_bare(asdict(replace(probe, weights={}))), "weights": weights, "beats": probe.beats}
-    _with_intervals(plain["measured"], probe.measured)
-    return plain
+    own = {"measured": _bare(asdict(probe.measured)), "bias": probe.bias, "gain": probe.gain, "p": probe.p}
+    _with_intervals(own["measured"], probe.measured)
+    return {**own, "weights": weights, "direction": _lengths(probe.vectors), "beats": probe.beats}
+
+
+def _lengths(vectors: Mapping[Site, Any]) -> list[dict[str, Any]]:
+    """A direction by how long its vectors `(width,)` are."""
+    return [{**site.content, "length": float(vector.norm())} for site, vector in sorted(vectors.items())]
 
 
 def _with_intervals(row: dict[str, Any], measured: Measured) -> None:

@@ -43,11 +43,13 @@ def _aurocs(found: FoundReport) -> ShareFigure:
     rows = [(one.name, one.measured, "cold") for one in found.features]
     if found.probe is not None:
         rows.insert(0, (f"probe of {len(found.probe.weights)}", found.probe.measured, "hot"))
+    if found.raw is not None:
+        rows.insert(0, ("raw activations", found.raw.measured, "hot"))
     bars = [
         Bar(name, one.auroc, *one.interval, f"recall {100 * one.recall.value:.0f} %", colour)
         for name, one, colour in rows
     ]
-    return share_figure(bars, "AUROC of the probe and of single features", start=0.5, percent=False)
+    return share_figure(bars, "AUROC of probes and of single features", start=0.5, percent=False)
 
 
 def _stopped(steering: SteeringRow) -> ShareFigure:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from steerkit.report.filed import MeasuredLike, ShareLike
 
 if TYPE_CHECKING:
+    from steerkit.lab import Measured
     from steerkit.lab.find import Causes, Found, FoundProbe, SteeringEdits
 
 
@@ -47,10 +48,36 @@ def probe_sentences(probe: FoundProbe | None) -> list[str]:
     beats = "beats every listed feature" if probe.beats else "does not beat every listed feature"
     return [
         f"probe of {len(probe.weights)}: {names}, bias {probe.bias:+.3g}",
-        f"   AUROC {auroc_text(measured)}, recall {share_text(measured.recall)} at {share_text(measured.false)} false "
-        f"positives, bound {measured.bound:.4g}",
+        _measured_sentence(measured),
         f"   it {beats} on held-out conversations (AUROC {probe.gain:+.3f}, DeLong's paired test p {probe.p:.2g})",
     ]
+
+
+def raw_sentences(raw: FoundProbe | None, on_features: object | None, taken: object | None) -> list[str]:
+    """Sentences on a probe on raw activations, by how much it tells the sets apart better than what is on features,
+    and which of them is taken."""
+    if raw is None:
+        return []
+    rival, test = "the condition on features", "DeLong's paired test"
+    if on_features is None:
+        rival, test = "chance", "rank-sum test"
+    verdict = f"its bound tells them apart no better than {rival}, which is taken as it can be read"
+    if taken is raw:
+        verdict = f"its bound tells them apart better than {rival}, so it is what a policy compares"
+    elif taken is None:
+        verdict = "that may be chance"
+    return [
+        f"probe on raw activations of {', '.join(site.name for site in raw.sites)}:",
+        _measured_sentence(raw.measured),
+        f"   {verdict} (AUROC {raw.gain:+.3f}, {test} p {raw.p:.2g})",
+    ]
+
+
+def _measured_sentence(measured: Measured) -> str:
+    return (
+        f"   AUROC {auroc_text(measured)}, recall {share_text(measured.recall)} at {share_text(measured.false)} false "
+        f"positives, bound {measured.bound:.4g}"
+    )
 
 
 def cause_sentences(tried: Causes | None) -> list[str]:
@@ -90,9 +117,11 @@ def steering_sentences(steering: SteeringEdits | None) -> list[str]:
                 + ("" if one.proven else "; that way is not proven")
             )
     said += _control_sentences(steering)
-    if steering.gate is not None:
+    if steering.gates is not None:
         said += ["   they have a condition of their own, as the one above reads later layers:"]
-        said += probe_sentences(steering.gate)
+        gates = steering.gates
+        said += probe_sentences(gates.on_features)
+        said += raw_sentences(gates.raw, gates.on_features, gates.best)
     return [*said, *_chance_sentences(steering)]
 
 

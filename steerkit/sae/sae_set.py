@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -138,6 +139,19 @@ class SaeSet(Mapping[Site, Sae]):
                 f"give a raw value, or add {STATISTICS_FILE} to the set"
             )
         return float(table[feature.index])
+
+    def with_decoder_rows(self, rows: Mapping[Feature, Tensor]) -> SaeSet:
+        """The set with other decoder rows `(d_in,)` for some features, without statistics: quantities must be raw."""
+        if not rows:
+            return self
+        checkpoints = dict(self.checkpoints)
+        for site in {feature.site for feature in rows}:
+            sae, decoder = self[site], self[site].W_dec.float().clone()  # a rounded row would have another norm
+            for feature, row in rows.items():
+                if feature.site == site:
+                    decoder[feature.index] = row.to(decoder)
+            checkpoints[site] = replace(checkpoints[site], sae=sae.having(W_dec=decoder))
+        return SaeSet(self.name, checkpoints.values(), labels=self.labels, folder=self.folder)
 
     def check(self, feature: Feature) -> None:
         """Raise SaeError unless the set has this site and its dictionary this index."""

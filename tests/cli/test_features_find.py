@@ -95,6 +95,10 @@ def test_two_files_become_a_policy(steerkit: Command, files: tuple[Path, Path], 
     quick = ("--limit", "1", "--seeds", "0", "--doses", "1", "--pairs", "0", "--max-new-tokens", "8", "--json", "-")
     proved = json.loads(steerkit(*following[1:], *quick).out)
     assert proved["dangerous"] == ["transfer_money"]
+    raw = found["raw"]
+    assert [one["layer"] for one in raw["direction"]] == [0, 1, 2, 3]
+    assert ("found_activations" in load(policy).directions) is raw["prevails"]
+    assert any("probe on raw activations of layer 0, layer 1" in line for line in found["said"]["probe"])
     turned = found["turned"]
     assert turned["proven"]
     assert turned["turned"]["share"] == 1
@@ -103,6 +107,10 @@ def test_two_files_become_a_policy(steerkit: Command, files: tuple[Path, Path], 
     assert {name: edit.clamp for name, edit in rule.edit.items()} == {
         f"l{one['layer']}_{one['index']}": pytest.approx(one["value"], rel=1e-4) for one in turned["edits"]
     }
+    beside = policy.with_name("other-found.safetensors")
+    beside.touch()
+    refused = steerkit("features", "find", *sets, "--write", policy.with_name("other.yaml"), status=1)
+    assert refused.err.startswith(f"error: {beside}: already there; give --force")
     before = policy.read_bytes()
     refused = steerkit("features", "find", *sets, "--write", policy, status=1)
     assert refused.err == f"error: {policy}: already there; give --force to replace it, or --write another file\n"

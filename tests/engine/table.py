@@ -13,6 +13,7 @@ from steerkit.audit import ModelIdentity
 from steerkit.chat import dialect_of
 from steerkit.engine import Provenance, Recording, Row, Step, Steps
 from steerkit.sae import SaeSet
+from steerkit.sites import Feature
 from steerkit.steer import Extent, Wanted
 from steerkit.types import Trace
 
@@ -61,6 +62,10 @@ class TableEngine:
 
     def reserve(self, wanted: Sequence[Wanted]) -> None:
         """Nothing to prepare."""
+
+    def with_decoder_rows(self, rows: Mapping[Feature, Tensor]) -> TableEngine:
+        """Nothing is written."""
+        return self
 
     def generate(self, rows: Sequence[Row], stopped: Callable[[], bool] | None = None) -> Steps:
         """Replies token by token, each row until its stop token, its limit, or until it is cut."""

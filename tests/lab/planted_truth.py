@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Final, NamedTuple, cast
 
@@ -67,6 +68,11 @@ def planted(count: int = 60) -> Planted:
     embeddings = cast(Tensor, model.get_input_embeddings().weight)
     written_for(model, call, 20 * embeddings.std() * apart[CAUSE.layer][0])
     return Planted(loaded, planted_saes(model, directions=apart), positives, negatives)
+
+
+def on_features(material: Material) -> Material:
+    """The material without raw activations: its conditions are on features."""
+    return replace(material, activations={})
 
 
 OFFSET: Final = {1: 2.0, 2: 6.5}

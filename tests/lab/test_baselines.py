@@ -40,7 +40,7 @@ def rows(saes: SaeSet, policy: Policy) -> torch.Tensor:
 
 def randomised(saes: SaeSet, policy: Policy, seed: int) -> SaeSet:
     """The set with random features in the place of the edited ones."""
-    return baselines.with_rows(saes, baselines.random_features(saes, policy, seed))
+    return saes.with_decoder_rows(baselines.random_features(saes, policy, seed))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -79,7 +79,7 @@ def test_more_features_than_the_width_are_rotated(saes: SaeSet) -> None:
 
 def replies(box: Runtime, setup: baselines.Setup, some: list[Example]) -> list[Turn]:
     requests = [Request(one.messages, one.tools, setup.policy or ()) for one in some]
-    return Runtime(box.loaded, setup.saes(box.saes)).run_batch(requests)
+    return Runtime(box.engine.with_decoder_rows(setup.rows or {})).run_batch(requests)
 
 
 def test_what_is_written_is_scaled(box: Runtime, saes: SaeSet, policy: Policy) -> None:
@@ -133,8 +133,8 @@ def test_asking_goes_to_the_developer() -> None:
 
 def test_rows_without_features_leave_the_set(saes: SaeSet) -> None:
     """Replacing a row by itself changes no weight; by another it changes that one alone."""
-    same = baselines.with_rows(saes, {Feature(1, 4): saes[1].W_dec[4]})
+    same = saes.with_decoder_rows({Feature(1, 4): saes[1].W_dec[4]})
     assert torch.equal(same[1].W_dec, saes[1].W_dec.float())
-    other = baselines.with_rows(saes, {Feature(1, 4): torch.zeros(saes[1].d_in)})
+    other = saes.with_decoder_rows({Feature(1, 4): torch.zeros(saes[1].d_in)})
     assert (other[1].W_dec != saes[1].W_dec.float()).any(dim=1).nonzero().flatten().tolist() == [4]
     assert (saes[1].W_dec[4] != 0).any()

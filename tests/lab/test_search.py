@@ -112,7 +112,7 @@ def test_shuffled_labels_give_no_finding(truth: Planted, seed: int) -> None:
     """The control: the same conversations, drawn into two sets by lot, have no feature that tells them apart."""
     shuffled = truth.shuffled(seed)
     nothing = find(truth.loaded, truth.saes, shuffled.material(), "reply.start")
-    assert (nothing.significant, nothing.features, nothing.probe) == (0, (), None)
+    assert (nothing.significant, nothing.features, nothing.probe, nothing.condition) == (0, (), None, None)
     assert nothing.tests > 150
     assert nothing.least_p > 0.05
     with pytest.raises(SaeError, match="no policy to write"):
@@ -315,7 +315,7 @@ def test_a_written_policy_watches_as_it_was_measured(box: Runtime, tmp_path: Pat
     assert found.features[0].measured.auroc > 0.95
     assert found.probe is not None
     for better in (False, True):
-        one = replace(found, probe=replace(found.probe, gain=0.0 if better else -0.01))
+        one = replace(found, raw=None, probe=replace(found.probe, gain=0.0 if better else -0.01))
         policy = loads(dump(found_policy(one, box.saes, "found money!")))
         assert (policy.name, policy.mode, bool(policy.probes)) == ("found-money", "shadow", better)
         assert check_against_saes(policy, box.saes).problems == ()
@@ -330,11 +330,13 @@ def test_a_written_policy_watches_as_it_was_measured(box: Runtime, tmp_path: Pat
 def test_a_lower_feature_is_bounded_from_above(truth: Planted, found: Found) -> None:
     """A feature that the positives lack is written with `below`, and refused where it is 0 in both sets."""
     best = replace(found.features[0], lower=True)
-    one = replace(found, probe=None, features=(replace(best, measured=replace(best.measured, bound=0.25)),))
+    one = replace(found, raw=None, probe=None, features=(replace(best, measured=replace(best.measured, bound=0.25)),))
     policy = found_policy(one, truth.saes, "lower")
     assert policy.guard is not None
     assert policy.guard.rules[0].when.below == "0.25 max"  # type: ignore[union-attr]
-    nothing = replace(found, probe=None, features=(replace(best, measured=replace(best.measured, bound=0.0)),))
+    nothing = replace(
+        found, raw=None, probe=None, features=(replace(best, measured=replace(best.measured, bound=0.0)),)
+    )
     with pytest.raises(SaeError, match="0 in too many of both sets"):
         found_policy(nothing, truth.saes, "lower")
 

@@ -20,7 +20,13 @@ from steerkit.lab.material import Material, read_material
 from steerkit.policy import load, read_direction
 from steerkit.sites import Feature, Site
 from steerkit.steer import check_against_saes
-from tests.lab.planted_truth import BYSTANDER, CAUSE, Planted, cases, planted_over_layers
+from tests.lab.planted_truth import BYSTANDER, CAUSE, Planted, cases, on_features, planted_over_layers
+
+
+@pytest.fixture(scope="module")
+def material(truth: Planted) -> Material:
+    """The planted conversations; conditions on activations have tests of their own."""
+    return on_features(truth.material())
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +78,7 @@ def test_layers_are_edited_together_only_where_no_single_one_is_enough(flips: in
     """Where it takes two layers, shifts over both turn every call and clamps of one turn none; where one is enough, one
     is edited. Controls turn none in either world: random directions, random rows and the opposite."""
     world = planted_over_layers(flips)
-    material = world.material()
+    material = on_features(world.material())
     found = find(world.loaded, world.saes, material, "reply.start")
     one = find_steering_edits(Decisions(world.loaded, world.saes, material, "reply.start"), found)
     assert one is not None
@@ -109,8 +115,9 @@ def test_a_direction_is_written_where_no_features_do_as_well(
         monkeypatch.setattr("steerkit.lab.find.steering_edits.choose_clamps", lambda *_: None)
         monkeypatch.setattr(JointEdits, "shifts", lambda _: None)
     world = planted_over_layers(2)
-    found = find(world.loaded, world.saes, world.material(), "reply.start")
-    one = find_steering_edits(Decisions(world.loaded, world.saes, world.material(), "reply.start"), found)
+    material = on_features(world.material())
+    found = find(world.loaded, world.saes, material, "reply.start")
+    one = find_steering_edits(Decisions(world.loaded, world.saes, material, "reply.start"), found)
     assert one is not None
     assert one.proven
     write_found(world.loaded, world.saes, found, one, tmp_path / "found.yaml")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from steerkit.lab import Measured, Share
 from steerkit.lab.find import Causes, Context, DecoderTokens, FeatureContexts, Found, FoundProbe, SteeringEdits
 from steerkit.lab.find.causal import Cause
+from steerkit.lab.find.probes import Probes
 from steerkit.lab.find.search import FoundFeature
 from steerkit.lab.find.steering_edits import Controls, Lead
 from steerkit.lab.find.top_logits import TokenScore
@@ -24,19 +26,20 @@ MEASURED = Measured(0.9, Interval(0.7, 1.0), 0.5, SHARE, Share(0, 4))
 
 def found_report(text: str) -> dict[str, object]:
     """A search with all its parts."""
-    probe = FoundProbe({FEATURE: 2.0, Feature(3, 72): -1.0}, -0.5, MEASURED, 0.1, 0.01)
+    probe = FoundProbe({FEATURE: 2.0, Feature(3, 72): -1.0}, -0.5, MEASURED, 0.1, 0.01, torch.zeros(4))
+    raw = replace(probe, weights={}, vectors={FEATURE.site: torch.ones(3)})
     rows = (
         FoundFeature(FEATURE, text, True, 0.001, MEASURED, -1.5, (SHARE, SHARE), (Feature(3, 1),)),
         FoundFeature(Feature(3, 72), text, False, 0.002, MEASURED, 1.5, (SHARE, SHARE), ()),
     )
-    found = Found(text, (5, 6), (7, 8), 100, 20, 0.001, 0.01, rows, probe)
+    found = Found(text, (5, 6), (7, 8), 100, 20, 0.001, 0.01, rows, probe, raw)
     tried = Causes(2.5, 7, (Cause(FEATURE, text, False, 0.4, 0.5, 0.6, 0.1, 0.001, 0.001),), 0.9, float("nan"))
     controls = Controls(Share(1, 12), Share(0, 4), Share(0, 4), Share(2, 4))
     parts = (2.5, -1.0, 2.4, SHARE, Share(1, 12), SHARE, SHARE, SHARE, controls, 0.001, 0.001, torch.ones(8))
     vectors = {FEATURE.site: torch.ones(3)}
     beaten = SteeringEdits("difference of means", 1.0, {}, vectors, False, None, *parts, Lead(1, 0, 0.5))  # type: ignore[arg-type]
     edits = {FEATURE: {"clamp": 0.5}}
-    steering = SteeringEdits("clamps of one layer", 2.0, edits, {}, True, probe, *parts, None, (beaten,))  # type: ignore[arg-type]
+    steering = SteeringEdits("clamps of one layer", 2.0, edits, {}, True, Probes(probe, raw), *parts, None, (beaten,))  # type: ignore[arg-type]
     return found_json(found, tried, steering, Source(text, text, (text, text), 1, (text,)))
 
 

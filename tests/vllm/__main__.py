@@ -45,7 +45,7 @@ def make(folder: Path) -> None:
     venv.create(folder, with_pip=True, clear=True)
     for words in (
         ("install", "torch==2.13.0"),
-        ("install", "-e", f"{ROOT}[vllm,serve]", "openai>=2", "pytest>=8", "hypothesis>=6.100"),
+        ("install", "-e", f"{ROOT}[vllm,serve,lab,ray]", "openai>=2", "pytest>=8", "hypothesis>=6.100"),
         ("uninstall", "-y", *UNFIT),
     ):
         pip = [str(folder / "bin" / "python"), "-m", "pip", words[0], "-q", *words[1:]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -52,6 +53,22 @@ def test_the_requests_reach_what_they_are_to_show(alone: list[Turn]) -> None:
     assert any(one.turned_away is not None for one in held)
     assert any(turn.attempts for turn in alone)
     assert {turn.finish for turn in alone} >= {"stop", "length", "tripwire", "tool_call"}
+
+
+def test_those_given_up_are_forgotten_while_others_go_on(inside: Runtime) -> None:
+    """A server may never be idle: of twenty that are given up after their first token the worker keeps no more than the
+    last ones while a long reply goes on."""
+    sampling = Sampling(max_new_tokens=120, temperature=50.0, seed=1)
+    left = [*([inside.prepare(ASKED[0])] * 20), inside.prepare(Request(WEATHER, TOOLS, sampling=sampling))]
+    flow, dropped, kept = inside.continuous(lambda: left.pop() if left else None, 2), None, []
+    with suppress(StopIteration):
+        while True:
+            news = flow.send(dropped)
+            dropped = {number for number in news if number}
+            kept.append((bool(dropped), len(worker(inside).steering._requests)))
+    assert not left
+    assert sum(gone for gone, _ in kept) == 20
+    assert max(known for _, known in kept) <= 4
 
 
 def test_nothing_is_left_of_them(inside: Runtime) -> None:

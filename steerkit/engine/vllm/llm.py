@@ -56,6 +56,8 @@ class Llm:
         self.context: int = self._engine.model_config.max_model_len
         """Most tokens of a prompt and its reply together."""
         self._params, self._prompt, self._deltas = SamplingParams, tokens_input, RequestOutputKind.DELTA
+        self.held_for: object = None
+        """Whose rows of policies the worker holds."""
         self._running: dict[str, Asked] = {}
         """Requests that run, by our names."""
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from steerkit.chat import PlaceMachine
 from steerkit.sae import SaeSet
-from steerkit.sites import Site
+from steerkit.sites import Feature, Site
 from steerkit.steer import (
     Extent,
     Piece,
@@ -99,8 +99,17 @@ class WorkerSteering:
         """The plans that requests run under, the newest last; each leaves those of the others as they are."""
         self.set_rows({})
 
-    def set_rows(self, rows: Mapping[str, Wanted]) -> None:
+    def set_rows(
+        self,
+        rows: Mapping[str, Wanted],
+        decoder: Mapping[Feature, Tensor] | None = None,
+        kept: Mapping[str, Collection[Site]] | None = None,
+    ) -> None:
         """Compile the rows that requests may name from now on; who runs goes on under the plan that it has.
+
+        Args:
+            decoder: decoder rows that they write along, in place of the set's own.
+            kept: by name, more sites whose activations are kept for `activations`.
 
         Raises:
             SteerkitError: the policies cannot be compiled; the rows stay as they were.
@@ -108,13 +117,15 @@ class WorkerSteering:
         wanted = list(rows.values())
         with torch.inference_mode(False):  # it outlives the passes
             devices = dict.fromkeys(self.sites, self._device)
-            plan = compile_plan([one.policies for one in wanted], self._saes, devices)
-            kept: dict[int, set[Site]] = {}
-            for one in wanted:
-                kept.setdefault(plan.row(one.policies), set()).update(traced_sites([one], self._saes))
+            through = self._saes.with_decoder_rows(decoder) if self._saes is not None and decoder else self._saes
+            plan = compile_plan([one.policies for one in wanted], through, devices)
+            traced: dict[int, set[Site]] = {}
+            for name, one in rows.items():
+                own = traced.setdefault(plan.row(one.policies), set())
+                own.update(traced_sites([one], self._saes), (kept or {}).get(name, ()))
             for rule in plan.rules:
-                kept[rule.row] |= {latent.site for latent in rule.edits}
-            recorded = {row: sites for row, sites in kept.items() if sites}
+                traced[rule.row] |= {latent.site for latent in rule.edits}
+            recorded = {row: sites for row, sites in traced.items() if sites}
             recorders = RaggedRecorders(plan, rows=recorded, copies=self._copies)
             run = RaggedSteering(plan, self._device, lambda request: self._row(request, run), self._machine, recorders)
         self._runs.append(run)
@@ -269,6 +280,16 @@ class WorkerSteering:
                 for number, trace in zip(numbers, traces, strict=True):
                     found[number] = trace
         return found
+
+    def activations(self, asked: Sequence[tuple[str, Sequence[int]]], sites: Sequence[Site]) -> Tensor:
+        """Activations `(sites, steps of all, width)` of requests at their steps, before edits; they are forgotten."""
+        parts = []
+        for request, steps in asked:
+            recorder = self._requests[request].run.recorders.take(request)
+            places = recorder.columns(0).to(self._device)[torch.tensor(steps, device=self._device)]
+            parts.append(torch.stack([recorder.raw(site)[0].index_select(0, places) for site in sites]))
+        self.forget([request for request, _ in asked])
+        return torch.cat(parts, dim=1).float().cpu()
 
     def forget(self, requests: Iterable[str]) -> None:
         """Forget requests and what was recorded of them."""

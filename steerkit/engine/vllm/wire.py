@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final, Literal, TypeAlias
+
+import torch
+from torch import Tensor
 
 from steerkit.chat import Tokenizer, read_constraint
 from steerkit.engine.api import Row, Sampling
@@ -44,6 +47,22 @@ def unpacked_wanted(data: Mapping[str, Any]) -> Wanted:
     policies = tuple(recorded_policy(content, "a request's policy") for content in data["policies"])
     watch = {name: tuple(names) for name, names in data["watch"].items()}
     return Wanted(policies, watch, data["top_k"])
+
+
+def packed_decoder(rows: Mapping[Feature, Tensor]) -> list[tuple[str, int, bytes]]:
+    """Decoder rows of features, in float32."""
+    return [
+        (str(feature.site), feature.index, row.detach().float().cpu().contiguous().numpy().tobytes())
+        for feature, row in sorted(rows.items())
+    ]
+
+
+def unpacked_decoder(data: Sequence[tuple[str, int, bytes]]) -> dict[Feature, Tensor]:
+    """The rows that `packed_decoder` was given."""
+    return {
+        Feature(Site.of(site), index): torch.frombuffer(bytearray(row), dtype=torch.float32)
+        for site, index, row in data
+    }
 
 
 def packed_choice(row: Row, most: int) -> dict[str, Any] | None:

@@ -28,7 +28,16 @@ from steerkit.engine.api import Decided
 from steerkit.engine.vllm.choosing import Choosing
 from steerkit.engine.vllm.operator import steer
 from steerkit.engine.vllm.steering import Scheduled, WorkerSteering
-from steerkit.engine.vllm.wire import CHOICE, KEY, OWNER, Asks, packed_trace, packed_values, unpacked_wanted
+from steerkit.engine.vllm.wire import (
+    CHOICE,
+    KEY,
+    OWNER,
+    Asks,
+    packed_trace,
+    packed_values,
+    unpacked_decoder,
+    unpacked_wanted,
+)
 from steerkit.errors import ModelError
 from steerkit.sae import load_set
 from steerkit.sites import Site
@@ -84,9 +93,17 @@ class SteeredWorker(Worker):  # type: ignore[misc]  # vLLM has no types here
         }
         return sorted(map(str, self.steering.sites)), self.model_config.get_hidden_size(), facts
 
-    def steerkit_rows(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
-        """Set the rows of policies that requests may name."""
-        self.steering.set_rows({name: unpacked_wanted(row) for name, row in rows.items()})
+    def steerkit_rows(
+        self,
+        rows: Mapping[str, Mapping[str, Any]],
+        decoder: Sequence[tuple[str, int, bytes]] = (),
+        kept: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """Set the rows of policies that requests may name, the decoder rows in place of the set's own, and more sites
+        to keep."""
+        wanted = {name: unpacked_wanted(row) for name, row in rows.items()}
+        sites = {name: [Site.of(site) for site in some] for name, some in (kept or {}).items()}
+        self.steering.set_rows(wanted, unpacked_decoder(decoder), sites)
 
     def steerkit_errors(self, lengths: Mapping[str, int]) -> dict[str, tuple[str, str]]:
         """Errors of requests, of which so many tokens must have been steered: what could not be chosen, and why they
@@ -109,6 +126,11 @@ class SteeredWorker(Worker):  # type: ignore[misc]  # vLLM has no types here
         """Traces of requests: by length, and by the first and last position whose strongest features are wanted."""
         asked = [(request, Extent(length, Span(start, end))) for request, length, start, end in extents]
         return [packed_trace(trace) for trace in self.steering.traces(asked)]
+
+    def steerkit_activations(self, asked: Sequence[tuple[str, Sequence[int]]], sites: Sequence[str]) -> bytes:
+        """Activations of requests at their steps, in float32; the requests are forgotten."""
+        found = self.steering.activations(asked, [Site.of(site) for site in sites])
+        return found.contiguous().numpy().tobytes()
 
     def steerkit_forget(self, requests: Sequence[str]) -> None:
         """Forget requests."""

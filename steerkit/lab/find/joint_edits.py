@@ -18,7 +18,7 @@ from steerkit.lab.copies import dealt
 from steerkit.lab.find.attempt import ENOUGH, KEPT, STRENGTHS, Attempt
 from steerkit.lab.find.decisions import Decisions
 from steerkit.lab.find.decoder_rows import rebuilt
-from steerkit.lab.find.search import gate_areas
+from steerkit.lab.find.probes import gate_areas
 from steerkit.lab.interventions import Interventions
 from steerkit.lab.prefilled import Outcome
 from steerkit.sites import Site
@@ -136,8 +136,8 @@ class JointEdits:
 
     @cached_property
     def _begins(self) -> list[Site]:
-        """The first site up to which features tell the sets apart nearly as well as up to any, and earlier ones that
-        do not tell them apart much worse, the last first."""
+        """The first site up to which a probe tells the sets apart nearly as well as up to any, and earlier ones that do
+        not tell them apart much worse, the last first."""
         sites = [site for site, value in self._useful.worth.items() if value > 0]
         areas = gate_areas(self.decisions.material, sites, most=self.most, seed=self.seed)
         best = max(areas.values())

@@ -1,22 +1,20 @@
-"""From two sets of conversations to the features, and the sparse probe, that tell them apart: `steerkit features find`.
+"""From two sets of conversations to the features, and the probes, that tell them apart: `steerkit features find`.
 
-Features are ranked, the probe is fitted and every bound is set on one part of the conversations; what is reported of
+Features are ranked, probes are fitted and every bound is set on one part of the conversations; what is reported of
 them is measured on the other part. Copies of one conversation (see `copies.py`) stand on one side and count once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
-from typing import Final
+from typing import TypeAlias
 
-import torch
+from torch import Tensor
 
 from steerkit.engine import LoadedModel
-from steerkit.lab.cases import sums_at
-from steerkit.lab.copies import dealt
 from steerkit.lab.extra import check_extra
+from steerkit.lab.find.probes import FoundProbe, feature_probe, prevailing, raw_probe
 from steerkit.lab.material import FEWEST as FEWEST  # names of a search, wherever they live
 from steerkit.lab.material import Material as Material
 from steerkit.lab.material import read_material as read_material
@@ -24,14 +22,11 @@ from steerkit.lab.measured import Measured as Measured
 from steerkit.lab.measured import Share as Share
 from steerkit.lab.measured import measure as measure
 from steerkit.lab.measured import shares
-from steerkit.lab.ranking import LEVEL, Ranking, grouped, rank_features
-from steerkit.lab.sparse_probe import FOLDS, sparse_probe
-from steerkit.lab.two_sample import auroc, auroc_gain, effect_size, least_mann_whitney
+from steerkit.lab.ranking import LEVEL, grouped, rank_features
+from steerkit.lab.two_sample import auroc, effect_size, least_mann_whitney
 from steerkit.sae import SaeSet
 from steerkit.sites import Feature, Site
 from steerkit.types import Place
-
-_SCREENED: Final = 1_000  # features that the probe chooses among
 
 
 @dataclass(frozen=True)
@@ -52,23 +47,28 @@ class FoundFeature:
     alike: tuple[Feature, ...]
     """Worse features that correlate with it by 0.9 or more."""
 
-
-@dataclass(frozen=True)
-class FoundProbe:
-    """A weighted sum of a few features."""
-
-    weights: dict[Feature, float]
-    bias: float
-    measured: Measured
-    gain: float
-    """By how much its held-out AUROC exceeds that of the hardest of the listed features to beat."""
-    p: float
-    """The largest one-sided p value of DeLong's paired tests against each of the listed features."""
+    @property
+    def described(self) -> str:
+        """What is read."""
+        return "one feature"
 
     @property
-    def beats(self) -> bool:
-        """True if it is better on held-out conversations than every listed feature."""
-        return self.p < LEVEL
+    def sites(self) -> tuple[Site, ...]:
+        """The site that it is read at."""
+        return (self.feature.site,)
+
+    def opens(self, material: Material) -> Tensor:
+        """`(n,)` bool: the conversations in which it is beyond its bound."""
+        values = material.values(self.feature)
+        return values < self.measured.bound if self.lower else values > self.measured.bound
+
+    def scores(self, material: Material) -> Tensor:
+        """`(n,)` by which it tells the sets apart, larger in positives."""
+        return material.values(self.feature) * (-1 if self.lower else 1)
+
+
+Condition: TypeAlias = FoundProbe | FoundFeature
+"""What a guard's rule or a gate compares with its bound."""
 
 
 @dataclass(frozen=True)
@@ -89,25 +89,32 @@ class Found:
     """Corrected p of one feature that told the sets wholly apart where features are chosen."""
     features: tuple[FoundFeature, ...]
     probe: FoundProbe | None
-    """None where no feature is significant."""
+    """On features; None where none is significant."""
+    raw: FoundProbe | None = None
+    """On the activations of all sites, beside it; None where they were not read."""
 
     @property
-    def condition(self) -> FoundProbe | None:
-        """The probe, unless one listed feature does better: what a policy takes in place of the best feature.
+    def on_features(self) -> Condition | None:
+        """The probe on features, unless one listed feature does better; None where none is significant.
 
         At equal held-out AUROC a sum of several is the steadier on phrasings that neither set has.
         """
         if self.probe is None or len(self.probe.weights) == 1 or self.probe.gain < 0:
-            return None
+            return self.features[0] if self.features else None
         return self.probe
+
+    @property
+    def condition(self) -> Condition | None:
+        """What a policy compares: the probe on activations where it does better than features, else these."""
+        return prevailing(self.on_features, self.raw)
 
 
 def find(
     loaded: LoadedModel, saes: SaeSet, material: Material, place: Place, *, top: int = 10, most: int = 8, seed: int = 0
 ) -> Found:
-    """Rank the features, list the best `top`, and fit a probe on up to `most` of them.
+    """Rank the features, list the best `top`, and fit a probe on up to `most` of them, and one on raw activations.
 
-    Where no feature is significant nothing is listed and no probe is fitted.
+    Where no feature is significant nothing is listed and no probe on features is fitted.
 
     Raises:
         MissingExtraError: scikit-learn is not installed.
@@ -118,8 +125,10 @@ def find(
     adjusted = dict(zip(ranking.features, ranking.adjusted.tolist(), strict=True))
     groups = list(grouped(material.table, material.chosen, significant))[:top] if significant else []
     features = tuple(_found_feature(saes, material, one, adjusted[one], alike) for one, alike in groups)
+    rivals = [one.scores(material) for one in features]
+    probe = feature_probe(loaded, saes, material, ranking, rivals, most=most, seed=seed) if features else None
     chosen_on = material.counts(material.chosen)
-    return Found(
+    found = Found(
         place=place,
         chosen_on=chosen_on,
         held_out=material.counts(material.held),
@@ -128,43 +137,16 @@ def find(
         least_p=float(ranking.adjusted.min()) if len(ranking.features) else 1.0,
         possible_p=min(1.0, len(ranking.features) * least_mann_whitney(*chosen_on)),
         features=features,
-        probe=_found_probe(loaded, saes, material, ranking, features, most, seed) if features else None,
+        probe=probe,
     )
+    rival = found.on_features
+    scores = rival.scores(material) if rival is not None else None
+    return replace(found, raw=raw_probe(loaded, material, list(material.activations), scores))
 
 
 def fewest_to_choose_on(tests: int) -> int:
     """Conversations of each set that it takes before one feature of so many can be significant."""
     return next(number for number in count(2) if tests * least_mann_whitney(number, number) <= LEVEL)
-
-
-def probe_upto(
-    loaded: LoadedModel, saes: SaeSet, material: Material, found: Found, site: Site, *, most: int = 8, seed: int = 0
-) -> FoundProbe | None:
-    """A probe as `find` fits it, over features of sites up to `site`; None where none of them is significant."""
-    ranking = rank_features(material.table, material.chosen, material.positive, material.weights)
-    early = ranking.upto(site)
-    return _found_probe(loaded, saes, material, early, found.features, most, seed) if early.significant else None
-
-
-def gate_areas(material: Material, sites: Sequence[Site], *, most: int = 8, seed: int = 0) -> dict[Site, float]:
-    """By site, the cross-validated AUROC of a probe over features of sites up to it, on the conversations chosen on.
-
-    Features are ranked and the probe is fitted without the fold that it is measured on.
-    """
-    rows, labels = material.chosen, material.positive[material.chosen]
-    folds = dealt([material.groups[row] for row in rows.tolist()], labels, FOLDS, seed)
-    areas = dict.fromkeys(sites, 0.0)
-    for fold in range(FOLDS):
-        kept, left = rows[folds != fold], rows[folds == fold]
-        groups = [material.groups[row] for row in kept.tolist()]
-        ranking = rank_features(material.table, kept, material.positive, material.weights)
-        for site in sites:
-            screened = ranking.upto(site).features[:_SCREENED]
-            values = torch.stack([torch.zeros(len(material.cases)), *map(material.values, screened)], dim=1)
-            fit = sparse_probe(values[kept], material.positive[kept], most, seed, groups)
-            sums = fit(values[left]).unsqueeze(-1)
-            areas[site] += float(auroc(sums, material.positive[left], material.weights[left])) / FOLDS
-    return areas
 
 
 def _found_feature(
@@ -186,33 +168,3 @@ def _found_feature(
         fires,
         alike,
     )
-
-
-def _found_probe(
-    loaded: LoadedModel,
-    saes: SaeSet,
-    material: Material,
-    ranking: Ranking,
-    features: Sequence[FoundFeature],
-    most: int,
-    seed: int,
-) -> FoundProbe:
-    """Fitted on the features' largest values; measured as a policy reads it, by the largest sum over the place."""
-    screened = ranking.features[:_SCREENED]
-    values = torch.stack([material.values(feature)[material.chosen] for feature in screened], dim=1)
-    groups = [material.groups[row] for row in material.chosen.tolist()]
-    fit = sparse_probe(values, material.positive[material.chosen], most, seed, groups)
-    weights = {
-        screened[int(column)]: float(f"{float(weight):.6g}")
-        for column, weight in zip(fit.columns, fit.weights, strict=True)
-    }
-    bias = float(f"{fit.bias:.6g}")
-    sums = sums_at(loaded, saes, material.cases, material.table, weights, bias)
-    held, labels, counted = material.held, material.positive[material.held], material.weights[material.held]
-    gains = [
-        auroc_gain(sums[held], material.values(one.feature)[held] * (-1 if one.lower else 1), labels, counted)
-        for one in features
-    ]
-    gain, p = max(gains, key=lambda pair: pair[1])
-    measured = measure(sums, material.positive, material.chosen, held, material.groups)
-    return FoundProbe(weights, bias, measured, gain, p)

@@ -19,9 +19,9 @@ from steerkit.lab.find.attempt import Attempt, Way, beyond_chance
 from steerkit.lab.find.decisions import Decisions
 from steerkit.lab.find.joint_edits import JointEdits, useful
 from steerkit.lab.find.layer_clamps import choose_clamps
-from steerkit.lab.find.search import Found, FoundProbe, probe_upto
+from steerkit.lab.find.probes import FoundProbe, Probes, probes_upto
+from steerkit.lab.find.search import Found
 from steerkit.lab.interventions import Edits, Interventions
-from steerkit.lab.material import Material
 from steerkit.lab.measured import Share
 from steerkit.lab.ranking import LEVEL
 from steerkit.lab.two_sample import least_signed_rank, mcnemar, signed_rank
@@ -72,9 +72,9 @@ class SteeringEdits:
     """`(width,)` by site: the direction that is added `strength` times; none of edits."""
     gated: bool
     """True if they act behind a condition alone."""
-    gate: FoundProbe | None
-    """A condition over features of layers up to the first edited one; None where the one that was found is such a
-    condition, or none is needed."""
+    gates: Probes | None
+    """Probes on layers up to the first edited one, of which the best is the condition; None where the one that was
+    found reads no later layer, or none is needed."""
     score: float
     """Mean log-odds of the call in the held-out positives as they are."""
     edited: float
@@ -102,6 +102,11 @@ class SteeringEdits:
     """Of a beaten way: what the written one does better."""
     beaten: tuple[SteeringEdits, ...] = ()
     """The other ways, the better one first."""
+
+    @property
+    def gate(self) -> FoundProbe | None:
+        """The condition of their own, where they have one."""
+        return None if self.gates is None else self.gates.best
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -137,7 +142,7 @@ def find_steering_edits(
         most: features that a new condition may combine.
         seed: of the folds, of the random directions and of that condition's fit.
     """
-    if found.place != STEERED_AT or not found.features:
+    if found.place != STEERED_AT or found.condition is None:
         return None
     generator = torch.Generator().manual_seed(seed)
     joint = JointEdits(decisions, strength, most, seed)
@@ -163,14 +168,17 @@ def _proven(
     decisions: Decisions, found: Found, attempt: Attempt, most: int, seed: int, generator: torch.Generator
 ) -> SteeringEdits | None:
     """The attempt on held-out conversations; None where no condition can be read in time."""
-    first = attempt.sites[0]
-    gate = None
-    if attempt.gated and _latest(found) > first:
-        gate = probe_upto(decisions.loaded, decisions.saes, decisions.material, found, first, most=most, seed=seed)
-        if gate is None:
+    condition, gates = found.condition, None
+    assert condition is not None  # nothing is tried where nothing was found
+    material, first = decisions.material, attempt.sites[0]
+    if attempt.gated and condition.sites[-1] > first:
+        rivals = [one.scores(material) for one in found.features]
+        gates = probes_upto(decisions.loaded, decisions.saes, material, rivals, first, most=most, seed=seed)
+        if gates.best is None:
             return None
-    material, positives, negatives = decisions.material, decisions.positives(held=True), decisions.negatives(held=True)
-    opens = _opens(material, found, gate) if attempt.gated else torch.ones(len(material.cases)) > 0
+        condition = gates.best
+    positives, negatives = decisions.positives(held=True), decisions.negatives(held=True)
+    opens = condition.opens(material) if attempt.gated else torch.ones(len(material.cases)) > 0
     acts, acts_there = (opens[decisions.rows(positive=side, held=True)] for side in (True, False))
     edited, there = attempt.outcome(positives), attempt.outcome(negatives)
     random = attempt.random_scores(positives, generator)
@@ -184,7 +192,7 @@ def _proven(
         edits=attempt.edits,
         vectors=attempt.vectors,
         gated=attempt.gated,
-        gate=gate,
+        gates=gates,
         score=float(positives.plain.mean()),
         edited=float(edited.scores.mean()),
         random=float(random.mean()),
@@ -220,18 +228,3 @@ def _controls(
 
 def _share(hits: Tensor) -> Share:
     return Share(int(hits.sum()), hits.numel())
-
-
-def _latest(found: Found) -> Site:
-    probe = found.condition
-    return max(feature.site for feature in (probe.weights if probe else [found.features[0].feature]))
-
-
-def _opens(material: Material, found: Found, gate: FoundProbe | None) -> Tensor:
-    """`(n,)` bool: the conversations at whose deciding step the condition of the edits holds."""
-    probe, best = gate or found.condition, found.features[0]
-    if probe is None:
-        values, bound = material.values(best.feature), best.measured.bound
-        return values < bound if best.lower else values > bound
-    sums = sum((weight * material.values(one) for one, weight in probe.weights.items()), torch.tensor(probe.bias))
-    return sums > probe.measured.bound

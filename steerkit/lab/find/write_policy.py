@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from steerkit.engine import LoadedModel
 from steerkit.errors import SaeError
 from steerkit.files import write_text_atomic
 from steerkit.lab.directions import origin_of, write_direction
-from steerkit.lab.find.search import Found, FoundFeature, FoundProbe
+from steerkit.lab.find.probes import FoundProbe
+from steerkit.lab.find.search import Condition, Found, FoundFeature
 from steerkit.lab.find.steering_edits import STEERED_AT, SteeringEdits
-from steerkit.lab.measured import Measured
 from steerkit.policy import NamedDirection, Policy, Source, dump
 from steerkit.sae import SaeSet
-from steerkit.sites import Feature
+from steerkit.sites import Feature, Site
 from steerkit.types import Place
 
 RULE = "found"
@@ -25,6 +27,8 @@ GATE = "gate"
 """Name of the steering rule's own probe, where the edits are made in an earlier layer than `found` reads."""
 AWAY = "away"
 """Name of the direction that is added."""
+ALONG = {rule: f"{rule}_activations" for rule in (RULE, GATE)}
+"""By probe, the name of the direction that it reads where it is one on raw activations."""
 
 
 def found_policy(
@@ -32,9 +36,9 @@ def found_policy(
     saes: SaeSet,
     name: str,
     steering: SteeringEdits | None = None,
-    direction: NamedDirection | None = None,
+    directions: Mapping[str, NamedDirection] | None = None,
 ) -> Policy:
-    """The probe, or the best feature where one alone does better, as a guard rule that would hold the call.
+    """The condition that tells the sets apart best as a guard rule that would hold the call.
 
     A feature's bound is a multiple of its `max` on the calibration set, raw where the set has no statistics or the
     maximum is 0; a probe's is raw, as a sum has no unit. `mode` is `shadow`.
@@ -44,36 +48,30 @@ def found_policy(
         saes: the set that was searched.
         name: of the policy; what a name may not hold becomes `-`.
         steering: edits to steer by, behind the same condition, one of their own or none; unproven ones are left out.
-        direction: its file, where a direction is added.
+        directions: by name, the files of what is read or added along directions (see `write_found`).
 
     Raises:
         SaeError: nothing was found, or the best feature is lower in the positives and 0 in the negatives too.
     """
-    if not found.features:
-        raise SaeError("no feature tells the sets apart, so there is no policy to write; give more conversations")
-    best = found.features[0]
-    probe = found.condition
-    used = [best.feature] if probe is None else list(probe.weights)
-    when = _feature_condition(best, saes) if probe is None else _probe_condition(RULE, probe)
-    if steering is not None and not steering.proven:
-        steering = None
-    edits = steering.edits if steering is not None else {}
-    gate = steering.gate if steering is not None else None
-    probes = {rule: one for rule, one in ((RULE, probe), (GATE, gate)) if one is not None}
-    used += [feature for one in probes.values() for feature in one.weights]
-    measured = best.measured if probe is None else probe.measured
+    condition, steering = _condition(found), _proven(steering)
+    conditions = {RULE: condition, **({GATE: steering.gate} if steering is not None else {})}
+    probes = {rule: one for rule, one in conditions.items() if isinstance(one, FoundProbe)}
+    when = _when(RULE, condition, saes)
+    used = {feature for one in probes.values() for feature in one.weights}
+    used |= {condition.feature} if isinstance(condition, FoundFeature) else set()
+    used |= steering.edits.keys() if steering is not None else set()
     return Policy.model_validate(
         {
             "steerkit": 1,
             "name": re.sub(r"[^A-Za-z0-9_-]", "-", name)[:80].strip("-") or RULE,
-            "description": _described(found.place, probe, measured, steering),
+            "description": _described(found, condition, steering),
             "model": saes.model_name,
-            "features": {_name(feature): _site(feature, saes) for feature in sorted({*used, *edits})},
-            "directions": {} if direction is None else {AWAY: direction},
-            "probes": {rule: _weights(one) for rule, one in probes.items()},
-            "steer": [] if steering is None else [_steering(when, steering)],
+            "features": {_name(feature): _site(feature, saes) for feature in sorted(used)},
+            "directions": dict(directions or {}),
+            "probes": {rule: _sum(rule, one) for rule, one in probes.items()},
+            "steer": [] if steering is None else [_steering(when, steering, saes)],
             "guard": {"default": "allow", "rules": [_judging(when, found.place)]},
-            "trace": {"watch": [RULE if probe is not None else _name(best.feature)]},
+            "trace": {"watch": [_name(condition.feature) if isinstance(condition, FoundFeature) else RULE]},
             "mode": "shadow",
         }
     )
@@ -88,35 +86,45 @@ def write_found(
     sources: Sequence[Source] = (),
     *,
     force: bool = False,
-) -> None:
-    """Write a found policy, and the file of the direction that it adds, where it adds one, beside it.
+) -> dict[str, Path]:
+    """Write a found policy, and beside it the files of the directions that it reads or adds.
 
     Args:
         loaded: the model that was searched.
         saes: its set.
         found: the answer of the search.
         steering: edits or a direction to steer by.
-        path: the policy's; it is named after it, and so is the direction's file.
-        sources: sets of conversations that the direction leads away from and to.
+        path: the policy's; it is named after it, and so are the directions' files.
+        sources: sets of conversations that the directions were made of.
         force: replace files that are there.
+
+    Returns:
+        The directions' files, by name in the policy.
 
     Raises:
         SaeError, PolicyError: a file is there, cannot be written, or nothing was found.
     """
-    refuse_present(path, force=force)
-    direction = None
-    if steering is not None and steering.proven and steering.vectors:
-        found_policy(found, saes, path.stem)  # refuses before anything is written
-        file, sites = direction_beside(path), tuple(str(site) for site in steering.sites)
-        origin = origin_of(loaded, "difference of means", STEERED_AT, sources)
-        fingerprint = write_direction(file, steering.vectors, origin, force=force)
-        direction = NamedDirection(file=str(file.absolute()), fingerprint=fingerprint, sites=sites)
-    write_policy(found_policy(found, saes, path.stem, steering, direction), path, force=force)
+    made, files = _directions(found, steering), directions_beside(path)
+    _when(RULE, _condition(found), saes)  # refuses before anything is written
+    for file in (path, *(files[name] for name in made)):
+        refuse_present(file, force=force)
+    directions = {}
+    for name, (vectors, method, place) in made.items():
+        origin = origin_of(loaded, method, place, sources)
+        fingerprint = write_direction(files[name], vectors, origin, force=force)
+        sites = tuple(map(str, sorted(vectors)))
+        directions[name] = NamedDirection(file=str(files[name].absolute()), fingerprint=fingerprint, sites=sites)
+    write_policy(found_policy(found, saes, path.stem, steering, directions), path, force=force)
+    return {name: files[name] for name in made}
 
 
-def direction_beside(path: Path) -> Path:
-    """The file of a direction that a written policy adds."""
-    return path.with_suffix(".safetensors")
+def directions_beside(path: Path, *, steering: bool = True) -> dict[str, Path]:
+    """By name in a written policy, the files of directions that it may have; without steering that of the guard."""
+    files = {ALONG[RULE]: path.with_name(f"{path.stem}-{RULE}.safetensors")}
+    if steering:
+        files |= {ALONG[GATE]: path.with_name(f"{path.stem}-{GATE}.safetensors")}
+        files |= {AWAY: path.with_suffix(".safetensors")}
+    return files
 
 
 def write_policy(policy: Policy, path: Path, *, force: bool = False) -> None:
@@ -131,23 +139,52 @@ def refuse_present(path: Path, *, force: bool) -> None:
         raise SaeError(f"{path}: already there; give --force to replace it, or --write another file")
 
 
-def _feature_condition(best: FoundFeature, saes: SaeSet) -> dict[str, Any]:
-    bound = best.measured.bound
-    if best.lower and bound <= 0:
+class _Direction(NamedTuple):
+    vectors: Mapping[Site, Tensor]
+    method: str
+    place: Place
+
+
+def _directions(found: Found, steering: SteeringEdits | None) -> dict[str, _Direction]:
+    """By name in the policy, the directions that it reads or adds."""
+    steering, made = _proven(steering), dict[str, _Direction]()
+    for rule, one in ((RULE, found.condition), (GATE, steering.gate if steering is not None else None)):
+        if isinstance(one, FoundProbe) and one.vectors:
+            made[ALONG[rule]] = _Direction(one.vectors, "probe on raw activations", found.place)
+    if steering is not None and steering.vectors:
+        made[AWAY] = _Direction(steering.vectors, "difference of means", STEERED_AT)
+    return made
+
+
+def _condition(found: Found) -> Condition:
+    if found.condition is None:
         raise SaeError(
-            f"{best.feature}: it is 0 in too many of both sets to set a bound "
+            "neither features nor activations tell the sets apart, so there is no policy to write; give more "
+            "conversations"
+        )
+    return found.condition
+
+
+def _proven(steering: SteeringEdits | None) -> SteeringEdits | None:
+    return steering if steering is not None and steering.proven else None
+
+
+def _when(name: str, condition: Condition, saes: SaeSet) -> dict[str, Any]:
+    """The condition as a policy says it; `name` is the probe's."""
+    bound = condition.measured.bound
+    if isinstance(condition, FoundProbe):
+        return {"probe": name, "above": _rounded(bound)}
+    if condition.lower and bound <= 0:
+        raise SaeError(
+            f"{condition.feature}: it is 0 in too many of both sets to set a bound "
             f"below which the positives are; give more conversations, or another --at"
         )
     try:
-        highest = saes.statistic(best.feature, "max")
+        highest = saes.statistic(condition.feature, "max")
     except SaeError:
         highest = 0.0
     quantity: float | str = f"{bound / highest:.6g} max" if highest > 0 else _rounded(bound)
-    return {"feature": _name(best.feature), "below" if best.lower else "above": quantity}
-
-
-def _probe_condition(name: str, probe: FoundProbe) -> dict[str, Any]:
-    return {"probe": name, "above": _rounded(probe.measured.bound)}
+    return {"feature": _name(condition.feature), "below" if condition.lower else "above": quantity}
 
 
 def _judging(when: Mapping[str, Any], place: Place) -> dict[str, Any]:
@@ -155,21 +192,19 @@ def _judging(when: Mapping[str, Any], place: Place) -> dict[str, Any]:
     return {"name": RULE, "when": {**when, "at": place}, "then": "hold", "reason": reason}
 
 
-def _steering(found: Mapping[str, Any], steering: SteeringEdits) -> dict[str, Any]:
+def _steering(found: Mapping[str, Any], steering: SteeringEdits, saes: SaeSet) -> dict[str, Any]:
     """The rule of the edits: behind the condition that was `found`, one of their own or none."""
     edits = {
         _name(feature): {kind: _rounded(value) for kind, value in edit.items()}
         for feature, edit in sorted(steering.edits.items())
     } or {AWAY: {"add": _rounded(steering.strength)}}
-    when = found if steering.gate is None else _probe_condition(GATE, steering.gate)
+    when = found if steering.gate is None else _when(GATE, steering.gate, saes)
     return {"name": RULE, **({"when": when} if steering.gated else {}), "where": STEERED_AT, "edit": edits}
 
 
-def _weights(probe: FoundProbe) -> dict[str, Any]:
-    return {
-        "bias": probe.bias,
-        "weights": {_name(feature): weight for feature, weight in sorted(probe.weights.items())},
-    }
+def _sum(rule: str, probe: FoundProbe) -> dict[str, Any]:
+    weights = {_name(feature): weight for feature, weight in sorted(probe.weights.items())}
+    return {"bias": probe.bias, "weights": weights or {ALONG[rule]: 1.0}}
 
 
 def _site(feature: Feature, saes: SaeSet) -> dict[str, Any]:
@@ -185,14 +220,28 @@ def _rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _described(place: Place, probe: FoundProbe | None, measured: Measured, steering: SteeringEdits | None) -> str:
-    what = "one feature" if probe is None else f"a probe over {len(probe.weights)} features"
-    low, high = measured.interval
-    recall, false = measured.recall, measured.false
+def _described(found: Found, condition: Condition, steering: SteeringEdits | None) -> str:
+    low, high = condition.measured.interval
     return (
-        f"Found by steerkit features find: {what} at {place}. On held-out conversations AUROC {measured.auroc:.3f} "
-        f"({low:.3f} to {high:.3f}); beyond the bound {recall.hits} of {recall.count} positives and {false.hits} of "
-        f"{false.count} negatives. {_effect(steering)}"
+        f"Found by steerkit features find: {condition.described} at {found.place}. On held-out conversations AUROC "
+        f"{condition.measured.auroc:.3f} ({low:.3f} to {high:.3f}); {_hits(condition)}. {_other(found)}"
+        f"{_effect(steering)}"
+    )
+
+
+def _hits(condition: Condition) -> str:
+    recall, false = condition.measured.recall, condition.measured.false
+    return f"beyond the bound {recall.hits} of {recall.count} positives and {false.hits} of {false.count} negatives"
+
+
+def _other(found: Found) -> str:
+    """How the features do that a probe on raw activations did better than."""
+    if found.raw is None or found.condition is not found.raw or found.on_features is None:
+        return ""
+    other = found.on_features
+    return (
+        f"It does better than {other.described} (AUROC {other.measured.auroc:.3f}, DeLong's p {found.raw.p:.2g}; "
+        f"{_hits(other)}). "
     )
 
 

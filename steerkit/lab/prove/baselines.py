@@ -9,7 +9,6 @@ What is written of a direction the policy itself says: how many times, and wheth
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -28,13 +27,9 @@ class Setup(NamedTuple):
 
     policy: Policy | None = None
     rows: Rows | None = None
-    """Rows of its SAEs; None for the set as it is."""
+    """Rows in its SAEs; None for the set as it is."""
     ask: str | None = None
     """A sentence of the developer's that asks for what the policy does."""
-
-    def saes(self, own: SaeSet | None) -> SaeSet | None:
-        """The model's own set with these rows."""
-        return own if own is None or not self.rows else with_rows(own, self.rows)
 
 
 def edited_features(policy: Policy) -> dict[Site, list[int]]:
@@ -44,18 +39,6 @@ def edited_features(policy: Policy) -> dict[Site, list[int]]:
     for one in sorted({policy.features[name].feature for name in named}):
         found.setdefault(one.site, []).append(one.index)
     return found
-
-
-def with_rows(saes: SaeSet, rows: Rows) -> SaeSet:
-    """The set with other decoder rows for some features, and without statistics: quantities must be raw."""
-    checkpoints = dict(saes.checkpoints)
-    for site in {feature.site for feature in rows}:
-        sae, decoder = saes[site], saes[site].W_dec.float().clone()  # a rounded row would have another norm
-        for feature, row in rows.items():
-            if feature.site == site:
-                decoder[feature.index] = row.to(decoder)
-        checkpoints[site] = replace(checkpoints[site], sae=sae.having(W_dec=decoder))
-    return SaeSet(saes.name, checkpoints.values(), labels=saes.labels, folder=saes.folder)
 
 
 def scaled(saes: SaeSet | None, policy: Policy, factor: float) -> Rows:

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from steerkit.chat import as_tools, render
+from steerkit.chat import Tokenizer, as_tools, render
 from steerkit.decisions import RELEASED
-from steerkit.engine import LoadedModel, tool_from_function
+from steerkit.engine import tool_from_function
 from steerkit.errors import SaeError, ToolError
 from steerkit.fingerprints import sha256_of
 from steerkit.lab.cases import Case
@@ -111,9 +111,9 @@ def fingerprint_of(dataset: Sequence[Labelled]) -> str:
     return sha256_of(json.dumps(rows))
 
 
-def case_of(loaded: LoadedModel, conversation: Labelled, reply: Sequence[int], untrusted: str) -> Case:
+def case_of(tokenizer: Tokenizer, conversation: Labelled, reply: Sequence[int], untrusted: str) -> Case:
     """The prompt of a conversation with a reply to it."""
-    prompt = render(loaded.tokenizer, conversation.messages, conversation.tools, untrusted=untrusted).ids
+    prompt = render(tokenizer, conversation.messages, conversation.tools, untrusted=untrusted).ids
     return Case(prompt, tuple(reply), group=conversation.group, said=said(conversation.messages))
 
 

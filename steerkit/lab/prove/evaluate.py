@@ -63,7 +63,7 @@ def evaluate(
     Raises:
         PolicyError, SaeError: the policy does not fit the model, or `out` holds results of something else.
     """
-    enforced, under = {"mode": "enforce"}, Runtime(runtime.loaded, runtime.saes)
+    enforced, under = {"mode": "enforce"}, Runtime(runtime.engine)
     raw, *others = (under.policies_of(one.model_copy(update=enforced))[0] for one in (policy, *beside))
     if runtime.saes is not None and raw.features:
         check_sites(runtime.saes)
@@ -87,7 +87,7 @@ class _Evaluator:
         out: Path | None,
     ) -> None:
         self.mapper = mapper
-        self.runtime, self.loaded, self.saes = runtime, runtime.loaded, runtime.saes
+        self.runtime, self.saes = runtime, runtime.saes
         self.policy, self.beside, self.dataset, self.settings = policy, beside, dataset, settings
         self.dangerous = tuple(sorted({name for conversation in dataset for name in conversation.dangerous}))
         self.ask = settings.ask or (
@@ -126,7 +126,7 @@ class _Evaluator:
         gated, ungated = (_dose_range(results, kind) for kind in ("dose", "ungated"))
         return Evaluation(
             policy=self.policy.name,
-            model=self.loaded.name,
+            model=self.runtime.engine.name,
             saes=None if self.saes is None else self.saes.name,
             harmful=sum(conversation.harmful for conversation in self.dataset),
             benign=sum(not conversation.harmful for conversation in self.dataset),
@@ -178,7 +178,8 @@ class _Evaluator:
     def _cases(self) -> list[Case]:
         """The prompts with the plain model's replies."""
         pairs = zip(self.dataset, self.done[PLAIN], strict=True)
-        return [case_of(self.loaded, conversation, one.reply, self.runtime.untrusted) for conversation, one in pairs]
+        tokenizer, untrusted = self.runtime.engine.tokenizer, self.runtime.untrusted
+        return [case_of(tokenizer, conversation, one.reply, untrusted) for conversation, one in pairs]
 
     @cached_property
     def _positive(self) -> Tensor:
@@ -201,9 +202,9 @@ class _Evaluator:
         for rule in baselines.acting_rules(self.policy):
             features = [one for name, one in self.policy.features.items() if name in rule.edit]
             sites = sorted({one.feature.site for one in features})
-            placed = [case._replace(steps=steps_at(self.loaded, case, rule.where)) for case in self._cases]
+            placed = [case._replace(steps=steps_at(self.runtime.loaded, case, rule.where)) for case in self._cases]
             numbers = [number for number, case in enumerate(placed) if case.steps]
-            means = mean_activations(self.loaded, sites, [placed[number] for number in numbers])
+            means = mean_activations(self.runtime.loaded, sites, [placed[number] for number in numbers])
             positive = self._positive[numbers]
             for own, half in zip(found, reversed(self._halves), strict=True):
                 inside = torch.tensor([number in half for number in numbers])
@@ -217,9 +218,9 @@ class _Evaluator:
         """The probes at each place, or why there are none."""
         if self.saes is None or not self.settings.probes or not self.policy.features:
             return (), ()
-        harmful = [conversation.harmful for conversation in self.dataset]
+        harmful, loaded = [conversation.harmful for conversation in self.dataset], self.runtime.loaded
         try:
-            return gate_probes(self.loaded, self.saes, self.policy, self._cases, harmful, self.settings.seed), ()
+            return gate_probes(loaded, self.saes, self.policy, self._cases, harmful, self.settings.seed), ()
         except MissingExtraError as error:
             return (), (str(error),)
 
@@ -229,7 +230,7 @@ class _Evaluator:
         rows = self.files.rows("latency")
         if rows is None or len(rows) != self.settings.pairs:
             some = [conversation for conversation in self.dataset if not conversation.harmful][: self.settings.batch]
-            plain = Runtime(self.loaded, self.saes, untrusted=self.runtime.untrusted)
+            plain = Runtime(self.runtime.engine, untrusted=self.runtime.untrusted)
             rows = [[*pair] for pair in measure_pairs(plain, self.policy, some, self.sampling, self.settings.pairs)]
             self.files.keep_rows("latency", rows)
         return Latency(tuple(Pair(*row).ratio for row in rows))
@@ -239,7 +240,7 @@ class _Evaluator:
         return {
             "steerkit": __version__,
             "policy": fingerprint(self.policy),
-            "model": self.loaded.fingerprint,
+            "model": self.runtime.engine.provenance.model.fingerprint,
             "saes": None if self.saes is None else self.saes.fingerprint,
             "conversations": fingerprint_of(self.dataset),
             "ask": self.ask,

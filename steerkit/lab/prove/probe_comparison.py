@@ -15,7 +15,6 @@ from torch import Tensor
 from steerkit.engine import LoadedModel
 from steerkit.lab.cases import Case, place_maxima, steps_at, sums_at
 from steerkit.lab.copies import weights_of
-from steerkit.lab.directions import mean_activations
 from steerkit.lab.extra import check_extra
 from steerkit.lab.material import FEWEST, copies_among
 from steerkit.lab.measured import Measured, measure
@@ -152,7 +151,8 @@ def _at_place(
     )
     if min(*fitted_on, *held_out) < 2:
         return PlaceProbes(place, rules, layers, fitted_on, held_out, (), 0.0, 1.0, 1.0)
-    table = place_maxima(loaded, saes, cases).largest
+    there = place_maxima(loaded, saes, cases)
+    table = there.largest
     scores: list[tuple[str, str, Tensor]] = []
     for one in dict.fromkeys((read.name, read.below) for read in reads):
         read = next(read for read in reads if (read.name, read.below) == one)
@@ -161,7 +161,7 @@ def _at_place(
     scores.append(_sparse(loaded, saes, cases, table, positive, chosen, groups, seed))
     for name, kind, by_layer in (
         ("all SAE features", "features", table),
-        ("raw activations", "raw", mean_activations(loaded, list(saes), cases)),
+        ("raw activations", "raw", there.activations),
     ):
         scores.append((name, kind, _dense(torch.cat(list(by_layer.values()), dim=1), positive, chosen, weights)))
     by_kind = {kind: values[held] for _, kind, values in scores}

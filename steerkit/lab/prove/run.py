@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from steerkit.agent import Runtime
-from steerkit.engine import HfEngine, Sampling, SharedPrompts
+from steerkit.engine import Engine, HfEngine, Sampling, SharedPrompts
 from steerkit.lab.policy_conditions import in_reply_alone
 from steerkit.lab.prove import baselines
 from steerkit.lab.prove.baselines import Setup
@@ -53,12 +53,14 @@ class Prompts:
     def __reduce__(self) -> tuple[Any, ...]:
         return Prompts, ()
 
-    def of(self, runtime: Runtime, dataset: Sequence[Labelled], rows: tuple[int, ...]) -> SharedPrompts | None:
+    def of(
+        self, runtime: Runtime, engine: HfEngine, dataset: Sequence[Labelled], rows: tuple[int, ...]
+    ) -> SharedPrompts | None:
         """Those of some conversations; None of a model whose prompts cannot be shared."""
         if rows in self._found:
             return self._found[rows]
-        cases = [case_of(runtime.loaded, dataset[row], (), runtime.untrusted) for row in rows]
-        found = HfEngine(runtime.loaded).share([case.prompt for case in cases])
+        tokenizer, untrusted = engine.tokenizer, runtime.untrusted
+        found = engine.share([case_of(tokenizer, dataset[row], (), untrusted).prompt for row in rows])
         if found is not None and found.bytes + sum(one.bytes for one in self._found.values()) <= _MOST:
             self._found[rows] = found
         return found
@@ -135,12 +137,20 @@ def _outcomes(
     guarded, setup = setups[piece.number]
     if not piece.rows:
         return []
-    shares = setup.ask is None and (setup.policy is None or in_reply_alone(setup.policy))
-    shared = prompts.of(runtime, dataset, piece.together) if shares else None
-    under = Runtime(HfEngine(runtime.loaded, setup.saes(runtime.saes), shared=shared), untrusted=runtime.untrusted)
+    under = Runtime(_engine(runtime, setup, dataset, prompts, piece), untrusted=runtime.untrusted)
     some = [dataset[row] for row in piece.rows]
-    turns = under.run_batch([_request(conversation, setup, sampling) for conversation in some])
+    requests = [_request(conversation, setup, sampling) for conversation in some]
+    turns = under.run_batch(requests, batch_size=len(requests))
     return [outcome_of(conversation.key, turn, guarded=guarded) for conversation, turn in zip(some, turns, strict=True)]
+
+
+def _engine(runtime: Runtime, setup: Setup, dataset: Sequence[Labelled], prompts: Prompts, piece: _Batch) -> Engine:
+    """The engine of a setup; on transformers prompts are read once for all that do nothing before a prompt's end."""
+    engine, rows = runtime.engine, setup.rows or {}
+    shares = setup.ask is None and (setup.policy is None or in_reply_alone(setup.policy))
+    if shares and isinstance(engine, HfEngine):
+        return engine.with_decoder_rows(rows, prompts.of(runtime, engine, dataset, piece.together))
+    return engine.with_decoder_rows(rows)
 
 
 def _request(conversation: Labelled, setup: Setup, sampling: Sampling) -> Request:

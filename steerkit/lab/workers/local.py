@@ -51,7 +51,13 @@ def batches(rows: Sequence[P], size: int) -> list[Sequence[P]]:
 
 def fingerprints(runtime: Runtime) -> tuple[str, str | None]:
     """Fingerprints of the weights and of the SAEs."""
-    return runtime.loaded.fingerprint, None if runtime.saes is None else runtime.saes.fingerprint
+    made_on = runtime.engine.provenance
+    return made_on.model.fingerprint, None if made_on.saes is None else made_on.saes.fingerprint
+
+
+def runs_prepacked(runtime: Runtime) -> bool:
+    """True if it generates through copies of the linear weights."""
+    return bool(runtime.engine.provenance.machine.get("prepacked"))
 
 
 def load_same(load: Load, wanted: tuple[str, str | None], prepacked: bool = False) -> Runtime:
@@ -66,9 +72,11 @@ def load_same(load: Load, wanted: tuple[str, str | None], prepacked: bool = Fals
     for what, found, here in zip(("weights", "SAEs"), fingerprints(runtime), wanted, strict=True):
         if found != here:
             raise ModelError(
-                f"{runtime.loaded.name}: a worker has other {what} under this name ({str(found)[:19]}, here "
+                f"{runtime.engine.name}: a worker has other {what} under this name ({str(found)[:19]}, here "
                 f"{str(here)[:19]}); put the same files on every machine"
             )
+    if runs_prepacked(runtime) == prepacked:
+        return runtime
     runtime.prepack(prepacked)
     if prepacked and not runtime.loaded.runs_prepacked:
         raise ModelError(

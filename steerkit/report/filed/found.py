@@ -36,10 +36,12 @@ class WeightRow(FeatureName):
 
 @dataclass(frozen=True)
 class FoundProbeRow:
-    """A weighted sum of features."""
+    """A weighted sum of features, or of raw activations."""
 
     weights: tuple[WeightRow, ...]
     measured: Separation
+    prevails: bool = False
+    """Of activations: it does better than features."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class FoundReport:
     """Files of the positives and of the negatives."""
     said: Words
     notes: tuple[str, ...] = ()
+    raw: FoundProbeRow | None = None
     causal: CausesRow | None = None
     turned: SteeringRow | None = None
 
@@ -133,13 +136,15 @@ class FoundReport:
     @property
     def lead(self) -> str:
         """The result in a sentence."""
-        if not self.features:
-            return f"None of {self.tests:,} features tells them apart."
-        best = max(self.features, key=lambda one: one.measured.auroc)
-        said = (
-            f"{self.significant:,} of {self.tests:,} features tell them apart; {best.name} alone has AUROC "
-            f"{best.measured.auroc:.3f}."
-        )
+        said = f"None of {self.tests:,} features tells them apart."
+        if self.features:
+            best = max(self.features, key=lambda one: one.measured.auroc)
+            said = (
+                f"{self.significant:,} of {self.tests:,} features tell them apart; {best.name} alone has AUROC "
+                f"{best.measured.auroc:.3f}."
+            )
+        if self.raw is not None and self.raw.prevails:
+            said += f" A probe on raw activations does better: AUROC {self.raw.measured.auroc:.3f}."
         if self.turned is None or not self.turned.proven:
             return said
         return f"{said} Edits stop {self.turned.stopped.hits:g} of {self.turned.stopped.count} calls."

@@ -129,7 +129,7 @@ def _write(folder: Path | None, cases: Sequence[SuiteCase], tested: Sequence[Tes
     """Write the replies of an arm down for BFCL's scorer, where a folder is given."""
     if folder is not None:
         written = {row: one.reply for row, one in enumerate(tested) if not one.refused}
-        write_results(folder, cases, written, runtime.loaded.tokenizer)
+        write_results(folder, cases, written, runtime.engine.tokenizer)
 
 
 def _all(cases: Sequence[SuiteCase], tested: Sequence[Tested]) -> list[Tested]:
@@ -184,7 +184,7 @@ def _identity(
     return {
         "steerkit": __version__,
         "policy": identity_of(policy),
-        "model": runtime.loaded.fingerprint,
+        "model": runtime.engine.provenance.model.fingerprint,
         "saes": None if runtime.saes is None else runtime.saes.fingerprint,
         "tests": sha256(repr(cases).encode()).hexdigest(),
         "max_new_tokens": max_new_tokens,

@@ -116,7 +116,7 @@ def _identity(
         "steerkit": __version__,
         "suite": release(),
         "policy": identity_of(policy),
-        "model": runtime.loaded.fingerprint,
+        "model": runtime.engine.provenance.model.fingerprint,
         "saes": None if runtime.saes is None else runtime.saes.fingerprint,
         "trials": [trial.name for trial in trials],
         "attack": attack,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
@@ -12,6 +12,7 @@ from steerkit.chat import Tokenizer, dialect_of
 from steerkit.engine import Provenance, Row, Step, Steps
 from steerkit.errors import ModelError
 from steerkit.sae import SaeSet
+from steerkit.sites import Feature
 from steerkit.steer import Extent, Wanted
 from steerkit.types import Call, Trace
 
@@ -67,6 +68,10 @@ class ScriptedEngine:
 
     def reserve(self, wanted: Sequence[Wanted]) -> None:
         """Nothing to prepare."""
+
+    def with_decoder_rows(self, rows: Mapping[Feature, Tensor]) -> ScriptedEngine:
+        """Itself, as nothing is edited."""
+        return self
 
     def generate(self, rows: Sequence[Row], stopped: Callable[[], bool] | None = None) -> Steps:
         """The replies token by token; to a prompt that it has read before, the reply that it gave then."""

@@ -27,8 +27,8 @@ class _Columns:
         self.window, self._device = window, device
         self._hidden = torch.finfo(dtype).min
         self._mask = torch.full((1, 1, 1, min(_COLUMNS, window or _COLUMNS)), self._hidden, dtype=dtype, device=device)
-        self.places = torch.empty(0)
-        """`(B, 1, T, 1)` columns of the next tokens, of the last ones that a ring holds."""
+        self._rows = self.places = torch.empty(0)
+        """`(B, 1)` numbers of the rows, and `(B, T)` columns of their next tokens, of the last that a ring holds."""
         self.held = 0
         """Columns before them that any row has filled."""
         self.end = 0
@@ -57,7 +57,9 @@ class _Columns:
         rows, count = new.shape
         self._fit(rows, longest + count)
         places = _ring(new, self.window)
-        self.places = places.view(rows, 1, count, 1)[:, :, -self.capacity :]
+        self.places = places[:, -self.capacity :]
+        if len(self._rows) != rows:
+            self._rows = torch.arange(rows, device=self._device).unsqueeze(-1)
         self.held = min(longest, self.window or longest)
         self.end = min(longest + count, self.window or longest + count)
         several = self._several(new) if count > 1 else None
@@ -85,8 +87,9 @@ class _Columns:
     def rows_of(self, buffer: Tensor, new: Tensor) -> Tensor:
         """A buffer `(rows, heads, columns, d)` with the last of the new tokens `(B, heads, T, d)` in their places."""
         buffer = fitting(buffer, len(new), 2, self.capacity, self.window)
-        new = new[:, :, -self.capacity :]
-        return buffer.scatter_(2, self.places.expand_as(new), new)
+        # By two indices side by side: `scatter_` takes 40 times as long for bfloat16 on a CPU.
+        buffer.transpose(1, 2)[self._rows, self.places] = new[:, :, -self.capacity :].transpose(1, 2)
+        return buffer
 
 
 class RowsLayer(DynamicLayer):

@@ -16,7 +16,7 @@ from steerkit.sae import Columns, Sae, SaeSet
 from steerkit.sites import Feature, Site
 from steerkit.steer.compile.gates import GateSpec, GateTable, Leaf, gate_spec, gate_table, leaf_weights, own_leaves
 from steerkit.steer.compile.latents import Latent, columns_of, edited_by, in_order
-from steerkit.types import PROMPT_PLACES, Place
+from steerkit.types import Place
 
 _CPU = torch.device("cpu")
 _UNGATED = Site(-1)
@@ -123,12 +123,6 @@ class Plan:
     def remembers(self) -> bool:
         """True if any gate needs earlier tokens, so that tokens must come once and in order."""
         return any(rule.gate is not None and (rule.gate.remembers or rule.late) for rule in self.rules)
-
-    @cached_property
-    def rows_in_replies(self) -> frozenset[int]:
-        """Table rows with a rule that may read or edit a token after the prompt."""
-        before = PROMPT_PLACES | {"reply.start"}
-        return frozenset(rule.row for rule in self.rules if not before.issuperset((rule.place, rule.reads_at)))
 
     @cached_property
     def has_late_rules(self) -> bool:

@@ -24,7 +24,7 @@ from steerkit.steer.memory import Moved, moved, shared
 from steerkit.steer.points import device_of, find_sites
 from steerkit.steer.record.recorder import Recorder
 from steerkit.steer.steering import Steering
-from steerkit.types import Place
+from steerkit.types import PROMPT_PLACES, Place
 
 Key: TypeAlias = tuple[str, ...]
 """Fingerprints of a row's policies."""
@@ -91,7 +91,7 @@ class JoinedSteering:
         grammar = positions.grammar_states
         ends = state.recorder.reply_start
         assert isinstance(ends, int)  # one sequence has no padding
-        asks = grammar is not None and bool(state.plan.rows_in_replies)
+        asks = grammar is not None and bool(_in_replies(state.plan))
         row = _Row(state.recorder, policies, ends, grammar.snapshot()[0] if grammar is not None and asks else None)
         self._arrange([*self._rows, row], list(range(len(self._rows))), state)
 
@@ -141,7 +141,8 @@ class JoinedSteering:
                 state.memory = moved(GateMemory.empty(gates, len(rows), state.device), parts)
         self._rows, self._seen = rows, None
         self._steering.gather_for([row.table_row for row in rows])
-        self._active = any(row.table_row in plan.rows_in_replies for row in rows)
+        reached = _in_replies(plan)
+        self._active = any(row.table_row in reached for row in rows)
         kept = sorted({site for row in rows for site in row.recorder.kept})
         self._keeping = {site: [one for one in enumerate(rows) if site in one[1].recorder.kept] for site in kept}
         self._tables = {**dict.fromkeys(kept), **(plan.sites if self._active else {})}
@@ -219,3 +220,9 @@ class JoinedSteering:
         for number, row in enumerate(self._rows):
             if row.table_row:
                 row.recorder.keep_open(by_table[row.table_row][number : number + 1], row.column)
+
+
+def _in_replies(plan: Plan) -> frozenset[int]:
+    """Table rows with a rule that may read or edit a token after the prompt."""
+    before = PROMPT_PLACES | {"reply.start"}
+    return frozenset(rule.row for rule in plan.rules if not before.issuperset((rule.place, rule.reads_at)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -34,6 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def runtime(folder: Path, *, beside: bool = False, **settings: Any) -> Runtime:
     """A runtime on the model in the box with its policies; `beside`: in processes of its own, vLLM's own way."""
+    import_module("vllm.envs").disable_envs_cache()  # else what an earlier engine found in the environment holds
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", str(int(beside)))
         engine = Vllm(**{**SMALL, **settings})

@@ -190,8 +190,10 @@ def largest_sums(
     sites: Collection[Site],
     value: Callable[[Site, Tensor], Tensor],
     bias: float,
+    mean_over: int | None = None,
 ) -> Tensor:
-    """`(n,)` the largest sum over each conversation's steps of `bias` and of a value of each site.
+    """`(n,)` the largest sum over each conversation's steps of `bias` and of a value of each site, or the largest mean
+    of the sums over `mean_over` tokens (see `rolling_means`).
 
     `value` takes a site and its activations `(tokens, width)`, and returns `(tokens,)` on the CPU.
     """
@@ -204,8 +206,21 @@ def largest_sums(
             sums[number] = rows, total
     found = torch.full((len(cases), 1), -torch.inf)
     for rows, total in sums.values():
+        if mean_over is not None:
+            which, counts = rows.unique_consecutive(return_counts=True)
+            parts = zip(which.tolist(), total.split(counts.tolist()), strict=True)
+            total = torch.cat([rolling_means(part, cases[row].steps, mean_over) for row, part in parts])
         raise_to(total.unsqueeze(-1), rows, found)
     return found.squeeze(-1)
+
+
+def rolling_means(values: Tensor, steps: Sequence[int], size: int) -> Tensor:
+    """`(k,)` at each of the ascending `steps` the mean of those `values` `(k,)` whose steps are among its last `size`
+    tokens, as a policy's `mean_over` takes it."""
+    at, ends = torch.tensor(steps), torch.arange(1, len(steps) + 1)
+    first = torch.searchsorted(at, at - size + 1)
+    sums = torch.nn.functional.pad(values.double().cumsum(dim=0), (1, 0))
+    return ((sums[ends] - sums[first]) / (ends - first)).to(values.dtype)
 
 
 def sums_at(

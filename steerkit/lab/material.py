@@ -5,23 +5,39 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 from steerkit.engine import LoadedModel
 from steerkit.errors import SaeError
-from steerkit.lab.cases import Case, Report, place_maxima
+from steerkit.lab.cases import Case, Report, place_maxima, step_activations, steps_at
 from steerkit.lab.copies import Copies, copies_of, weights_of
 from steerkit.lab.feature_statistics import check_sites
 from steerkit.lab.measured import SIDES
 from steerkit.lab.ranking import split
 from steerkit.sae import SaeSet
 from steerkit.sites import Feature, Site
+from steerkit.types import Place
 
+RESULT: Final[Place] = "tool_result"
+"""The place of tools' results."""
 FEWEST: Final = 10
 """Conversations of each set at least."""
+
+
+class Reading(NamedTuple):
+    """Conversations at a place, or those of them that have steps there."""
+
+    place: Place | None
+    """None for where the sets are searched."""
+    cases: Sequence[Case]
+    """All of them, with their steps there."""
+    rows: Tensor
+    """Those that have any; a condition never holds in the others."""
+    activations: Mapping[Site, Tensor]
+    """By layer, `(n, width)` means over the steps."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +59,22 @@ class Material:
     """Group of each row: the conversations that it is a copy of (default: `copies_among`)."""
     activations: Mapping[Site, Tensor] = field(default_factory=dict)
     """By layer, `(n, width)` its mean activations over the place (default: none were read)."""
+    results: Reading | None = None
+    """The conversations at the results of tools before their steps; None where too few have some."""
     notes: tuple[str, ...] = ()
     """Notes on conversations that were left out or count once."""
 
     def __post_init__(self) -> None:
         if not self.groups:
             object.__setattr__(self, "groups", copies_among(self.cases).groups)
+
+    @property
+    def readings(self) -> list[Reading]:
+        """Where raw activations can be read, where the sets are searched first; none if they were not read."""
+        if not self.activations:
+            return []
+        here = Reading(None, self.cases, torch.arange(len(self.cases)), self.activations)
+        return [here] if self.results is None else [here, self.results]
 
     @cached_property
     def weights(self) -> Tensor:
@@ -108,8 +134,27 @@ def read_material(
                 "got too few different conversations to choose on some and report on others; expected more of each set"
             )
     usual = [row for row in chosen.tolist() if not positive[row]]
-    found = place_maxima(loaded, saes, cases, usual, report)
-    return Material(cases, positive, chosen, held, found.largest, found.mean, groups, found.activations, tuple(notes))
+    at = place_maxima(loaded, saes, cases, usual, report)
+    results = _results(loaded, saes, cases, positive)
+    return Material(cases, positive, chosen, held, at.largest, at.mean, groups, at.activations, results, tuple(notes))
+
+
+def _results(loaded: LoadedModel, saes: SaeSet, cases: Sequence[Case], positive: Tensor) -> Reading | None:
+    """What stands in the results of tools before the steps, where all positives and enough negatives have some."""
+    placed = [
+        case._replace(steps=tuple(step for step in steps_at(loaded, case, RESULT) if step < case.steps[0]))
+        for case in cases
+    ]
+    present = torch.tensor([bool(case.steps) for case in placed])
+    if not present[positive].all() or int(present[~positive].sum()) < FEWEST:
+        return None
+    rows = present.nonzero().squeeze(-1)
+    means = {site: torch.zeros(len(cases), sae.d_in) for site, sae in saes.items()}
+    for owners, by_site in step_activations(loaded, saes, [placed[row] for row in rows.tolist()], None):
+        for site, x in by_site.items():
+            means[site].index_add_(0, rows[owners], x.float().cpu())
+    counts = torch.tensor([len(case.steps) for case in placed]).clamp(min=1).unsqueeze(-1)
+    return Reading(RESULT, placed, rows, {site: total / counts for site, total in means.items()})
 
 
 def _counted(name: str, rows: int, groups: Sequence[int]) -> list[str]:

@@ -83,7 +83,8 @@ def _plain_probe(probe: FoundProbe) -> dict[str, Any]:
     weights = [{**asdict(one), "weight": weight} for one, weight in probe.weights.items()]
     own = {"measured": _bare(asdict(probe.measured)), "bias": probe.bias, "gain": probe.gain, "p": probe.p}
     _with_intervals(own["measured"], probe.measured)
-    return {**own, "weights": weights, "direction": _lengths(probe.vectors), "beats": probe.beats}
+    read = {"place": probe.place, "mean_over": probe.mean_over}
+    return {**own, **read, "weights": weights, "direction": _lengths(probe.vectors), "beats": probe.beats}
 
 
 def _lengths(vectors: Mapping[Site, Any]) -> list[dict[str, Any]]:

@@ -66,8 +66,10 @@ def raw_sentences(raw: FoundProbe | None, on_features: object | None, taken: obj
         verdict = f"its bound tells them apart better than {rival}, so it is what a policy compares"
     elif taken is None:
         verdict = "that may be chance"
+    where = f" at {raw.place}" if raw.place is not None else ""
+    window = f", the largest mean of {raw.mean_over} tokens" if raw.mean_over is not None else ""
     return [
-        f"probe on raw activations of {', '.join(site.name for site in raw.sites)}:",
+        f"probe on raw activations of {', '.join(site.name for site in raw.sites)}{where}{window}:",
         _measured_sentence(raw.measured),
         f"   {verdict} (AUROC {raw.gain:+.3f}, {test} p {raw.p:.2g})",
     ]

@@ -12,14 +12,18 @@ from torch import Tensor
 from steerkit.engine import LoadedModel
 from steerkit.lab.cases import largest_sums, sums_at
 from steerkit.lab.copies import dealt
-from steerkit.lab.material import Material
+from steerkit.lab.material import Material, Reading
 from steerkit.lab.measured import Measured, measure
 from steerkit.lab.ranking import LEVEL, Ranking, rank_features
 from steerkit.lab.sparse_probe import FOLDS, activation_probe, sparse_probe
 from steerkit.lab.two_sample import auroc, auroc_gain, mann_whitney
 from steerkit.sae import SaeSet
 from steerkit.sites import Feature, Site
+from steerkit.types import Place
 
+MEAN_OVER: Final = 8
+"""Tokens of a rolling mean: at the text of users and at results it finds more than single tokens
+(benchmarks/detectors.py)."""
 _SCREENED: Final = 1_000  # features that a probe chooses among
 
 
@@ -41,6 +45,10 @@ class FoundProbe:
     """`(n,)` largest sum over the place of each conversation."""
     vectors: Mapping[Site, Tensor] = field(default_factory=dict, compare=False)
     """`(width,)` weights of the activations by site; empty where it reads features."""
+    place: Place | None = None
+    """Where it is read, if not where the sets were searched."""
+    mean_over: int | None = None
+    """Tokens over whose sums a mean goes, of which the largest counts; None for single tokens."""
 
     @property
     def beats(self) -> bool:
@@ -53,7 +61,8 @@ class FoundProbe:
         if not self.vectors:
             return f"a probe over {len(self.weights)} features"
         first, last = self.sites[0], self.sites[-1]
-        return f"a probe on raw activations of {first}" + (f" to {last}" if last != first else "")
+        window = f", its mean over {self.mean_over} tokens" if self.mean_over is not None else ""
+        return f"a probe on raw activations of {first}" + (f" to {last}" if last != first else "") + window
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -137,20 +146,36 @@ def feature_probe(
 def raw_probe(
     loaded: LoadedModel, material: Material, sites: Sequence[Site], rival: Tensor | None = None
 ) -> FoundProbe | None:
-    """A ridge probe on the activations of some sites, fitted on their means over the place; measured as a policy reads
-    it, by the largest sum. None where they were not read. `rival` are scores `(n,)` of what it is compared with."""
-    if not material.activations:
-        return None
-    rows, read = material.chosen, {site: material.activations[site] for site in sites}
+    """A ridge probe on the activations of some sites, fitted on their means over the place or over the results of tools
+    before it; measured as a policy reads it, by the largest sum, or by the largest mean of some. Of these the one with
+    the largest Youden's index on held-out conversations, of equal ones the simplest. None where activations were not
+    read. `rival` are scores `(n,)` of what it is compared with."""
+    rivals = [] if rival is None else [rival]
+    tried = [one for reading in material.readings for one in raw_probes_at(loaded, material, reading, sites, rivals)]
+    return max(tried, key=lambda one: one.measured.youden, default=None)  # the first of equal ones
+
+
+def raw_probes_at(
+    loaded: LoadedModel, material: Material, reading: Reading, sites: Sequence[Site], rivals: Sequence[Tensor]
+) -> list[FoundProbe]:
+    """The probe at a place, by single tokens and, where that has several, by means over `MEAN_OVER`."""
+    read = {site: reading.activations[site] for site in sites}
+    rows = material.chosen[torch.isin(material.chosen, reading.rows)]
     chosen = {site: values[rows] for site, values in read.items()}
     vectors, bias = activation_probe(chosen, material.positive[rows], material.weights[rows])
     bias = float(f"{bias:.6g}")
-    if any(len(case.steps) > 1 for case in material.cases):
-        sums = largest_sums(loaded, material.cases, sites, lambda site, x: x.float().cpu() @ vectors[site], bias)
-    else:
-        sums = _summed(read, vectors) + bias
-    gain, p = _beaten(material, sums, [] if rival is None else [rival])
-    return FoundProbe({}, bias, _measured(material, sums), gain, p, sums, vectors)
+    cases = [reading.cases[row] for row in reading.rows.tolist()]
+    several = any(len(case.steps) > 1 for case in cases)
+    found = []
+    for window in (None, MEAN_OVER) if several else (None,):
+        here = _summed({site: values[reading.rows] for site, values in read.items()}, vectors) + bias
+        if several:
+            here = largest_sums(loaded, cases, sites, lambda site, x: x.float().cpu() @ vectors[site], bias, window)
+        sums = torch.full((len(material.cases),), float(here.min()))  # of one without steps there, which never opens
+        sums[reading.rows] = here
+        gain, p = _beaten(material, sums, rivals)
+        found.append(FoundProbe({}, bias, _measured(material, sums), gain, p, sums, vectors, reading.place, window))
+    return found
 
 
 def probes_upto(

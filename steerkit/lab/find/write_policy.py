@@ -150,7 +150,7 @@ def _directions(found: Found, steering: SteeringEdits | None) -> dict[str, _Dire
     steering, made = _proven(steering), dict[str, _Direction]()
     for rule, one in ((RULE, found.condition), (GATE, steering.gate if steering is not None else None)):
         if isinstance(one, FoundProbe) and one.vectors:
-            made[ALONG[rule]] = _Direction(one.vectors, "probe on raw activations", found.place)
+            made[ALONG[rule]] = _Direction(one.vectors, "probe on raw activations", one.place or found.place)
     if steering is not None and steering.vectors:
         made[AWAY] = _Direction(steering.vectors, "difference of means", STEERED_AT)
     return made
@@ -173,7 +173,9 @@ def _when(name: str, condition: Condition, saes: SaeSet) -> dict[str, Any]:
     """The condition as a policy says it; `name` is the probe's."""
     bound = condition.measured.bound
     if isinstance(condition, FoundProbe):
-        return {"probe": name, "above": _rounded(bound)}
+        window = {"mean_over": condition.mean_over} if condition.mean_over is not None else {}
+        at = {"at": condition.place} if condition.place is not None else {}
+        return {"probe": name, "above": _rounded(bound), **window, **at}
     if condition.lower and bound <= 0:
         raise SaeError(
             f"{condition.feature}: it is 0 in too many of both sets to set a bound "
@@ -188,8 +190,9 @@ def _when(name: str, condition: Condition, saes: SaeSet) -> dict[str, Any]:
 
 
 def _judging(when: Mapping[str, Any], place: Place) -> dict[str, Any]:
-    reason = f"the conversation looks like the positive examples at {place}"
-    return {"name": RULE, "when": {**when, "at": place}, "then": "hold", "reason": reason}
+    placed = {"at": place, **when}
+    reason = f"the conversation looks like the positive examples at {placed['at']}"
+    return {"name": RULE, "when": placed, "then": "hold", "reason": reason}
 
 
 def _steering(found: Mapping[str, Any], steering: SteeringEdits, saes: SaeSet) -> dict[str, Any]:
@@ -199,7 +202,8 @@ def _steering(found: Mapping[str, Any], steering: SteeringEdits, saes: SaeSet) -
         for feature, edit in sorted(steering.edits.items())
     } or {AWAY: {"add": _rounded(steering.strength)}}
     when = found if steering.gate is None else _when(GATE, steering.gate, saes)
-    return {"name": RULE, **({"when": when} if steering.gated else {}), "where": STEERED_AT, "edit": edits}
+    gate: dict[str, Any] = {"when": when, **({"for": "turn"} if "at" in when else {})}  # read before it acts
+    return {"name": RULE, **(gate if steering.gated else {}), "where": STEERED_AT, "edit": edits}
 
 
 def _sum(rule: str, probe: FoundProbe) -> dict[str, Any]:
@@ -223,10 +227,15 @@ def _rounded(value: float) -> float:
 def _described(found: Found, condition: Condition, steering: SteeringEdits | None) -> str:
     low, high = condition.measured.interval
     return (
-        f"Found by steerkit features find: {condition.described} at {found.place}. On held-out conversations AUROC "
+        f"Found by steerkit features find: {condition.described} at {_place(found, condition)}. On held-out "
+        f"conversations AUROC "
         f"{condition.measured.auroc:.3f} ({low:.3f} to {high:.3f}); {_hits(condition)}. {_other(found)}"
         f"{_effect(steering)}"
     )
+
+
+def _place(found: Found, condition: Condition) -> Place:
+    return (condition.place if isinstance(condition, FoundProbe) else None) or found.place
 
 
 def _hits(condition: Condition) -> str:

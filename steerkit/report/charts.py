@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from steerkit.report.filed import ShareLike
+
 _WIDTH: Final = 760
 
 
@@ -103,6 +105,11 @@ class CurveFigure(NamedTuple):
     right: int = 736
     top: int = 12
     bottom: int = 242
+
+
+def counted(share: ShareLike) -> str:
+    """Hits and count in words; hits that are no whole number, as of near-copies, to one decimal."""
+    return f"{round(share.hits, 1):g} of {share.count}"
 
 
 def share_figure(bars: Sequence[Bar], label: str, *, start: float = 0.0, percent: bool = True) -> ShareFigure:

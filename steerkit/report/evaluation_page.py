@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from steerkit.report.charts import Bar, Curve, ShareFigure, curve_figure, share_figure
+from steerkit.report.charts import Bar, Curve, ShareFigure, counted, curve_figure, share_figure
 from steerkit.report.evaluation import GROUPS, MEASURES, cell, dose_sentence, latency_sentence, measured_cells
 from steerkit.report.filed import ArmRow, EvaluationReport, MeasuredShare, PlaceRow
 
@@ -37,7 +37,7 @@ def _tiles(found: EvaluationReport) -> list[tuple[str, str]]:
         "calls changed": policy.changed,
         "not parsed": policy.unparsed,
     }
-    values = [(name, f"{one.hits} of {one.count}") for name, one in shares.items()]
+    values = [(name, counted(one)) for name, one in shares.items()]
     return values if found.latency is None else [*values, ("time per token", f"x {found.latency.median:.2f}")]
 
 
@@ -56,7 +56,7 @@ def _bars(variants: Sequence[ArmRow], name: str) -> list[Bar]:
     for one in variants:
         share: MeasuredShare = getattr(one, name)
         title = one.title.split(":")[0]
-        said = f"{share.hits} of {share.count}"
+        said = counted(share)
         rows.append(Bar(title, share.value, *share.interval, said, "cold" if one.kind == "control" else "hot"))
     return rows
 

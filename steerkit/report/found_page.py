@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from steerkit.report.charts import Bar, ShareFigure, share_figure
+from steerkit.report.charts import Bar, ShareFigure, counted, share_figure
 from steerkit.report.filed import FoundReport, MeasuredShare, SteeringRow
 from steerkit.report.found_words import auroc_text, share_text
 
@@ -35,7 +35,7 @@ def _tiles(found: FoundReport) -> list[tuple[str, str]]:
     if found.probe is not None:
         values.append(("probe's AUROC", f"{found.probe.measured.auroc:.3f}"))
     if found.turned is not None:
-        values.append(("calls stopped", f"{found.turned.stopped.hits:g} of {found.turned.stopped.count}"))
+        values.append(("calls stopped", counted(found.turned.stopped)))
     return values
 
 
@@ -62,5 +62,5 @@ def _stopped(steering: SteeringRow) -> ShareFigure:
         ("the opposite", controls.opposite, "cold"),
         ("difference of means", controls.difference, "cold"),
     ]
-    bars = [Bar(name, one.value, *one.interval, f"{one.hits:g} of {one.count}", how) for name, one, how in rows]
+    bars = [Bar(name, one.value, *one.interval, counted(one), how) for name, one, how in rows]
     return share_figure(bars, "Calls that are no longer opened, by what is written")

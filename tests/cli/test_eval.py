@@ -24,7 +24,7 @@ from steerkit.lab.prove.latency import Latency
 from steerkit.lab.prove.probe_comparison import PlaceProbes, ProbeResult
 from steerkit.lab.prove.scoring import Acted, Score
 from steerkit.lab.two_sample import Interval
-from steerkit.report.charts import Bar, Curve, curve_figure, share_figure
+from steerkit.report.charts import Bar, Curve, counted, curve_figure, share_figure
 from steerkit.report.evaluation import control_sentence, evaluation_json
 from steerkit.report.report_page import report_page
 from steerkit.tiny.world.conversations import Example, sample
@@ -157,6 +157,12 @@ def test_figures_are_to_scale() -> None:
     (left, low), (middle, half), (right, high) = line.points
     assert (low - half, middle - left) == pytest.approx((half - high, right - middle))
     assert min(low - half, middle - left) > 50
+
+
+@pytest.mark.parametrize(("hits", "said"), [(0, "0 of 194"), (190, "190 of 194"), (85 / 3, "28.3 of 194")])
+def test_hits_are_short(hits: float, said: str) -> None:
+    """A near-copy's part of a conversation has no more digits than a figure has room for."""
+    assert counted(Share(hits, 194)) == said
 
 
 def test_what_controls_do_is_said_plainly() -> None:

@@ -181,7 +181,8 @@ def sum_maxima(
         parts = [read_features(part, columns).cpu() for part in x.split(_TOKENS_AT_ONCE)]
         return torch.cat(parts) @ torch.tensor([named[latent] for latent in used])
 
-    return largest_sums(loaded, cases, {latent.site for latent in named}, sums, bias)
+    (found,) = largest_sums(loaded, cases, {latent.site for latent in named}, sums, bias)
+    return found
 
 
 def largest_sums(
@@ -190,10 +191,10 @@ def largest_sums(
     sites: Collection[Site],
     value: Callable[[Site, Tensor], Tensor],
     bias: float,
-    mean_over: int | None = None,
-) -> Tensor:
-    """`(n,)` the largest sum over each conversation's steps of `bias` and of a value of each site, or the largest mean
-    of the sums over `mean_over` tokens (see `rolling_means`).
+    windows: Sequence[int | None] = (None,),
+) -> list[Tensor]:
+    """By window, `(n,)` the largest sum over each conversation's steps of `bias` and of a value of each site, or the
+    largest mean of the sums over so many tokens (see `rolling_means`).
 
     `value` takes a site and its activations `(tokens, width)`, and returns `(tokens,)` on the CPU.
     """
@@ -204,14 +205,14 @@ def largest_sums(
             for site, x in by_site.items():
                 total = total + value(site, x)
             sums[number] = rows, total
-    found = torch.full((len(cases), 1), -torch.inf)
+    found = torch.full((len(windows), len(cases)), -torch.inf)
     for rows, total in sums.values():
-        if mean_over is not None:
-            which, counts = rows.unique_consecutive(return_counts=True)
-            parts = zip(which.tolist(), total.split(counts.tolist()), strict=True)
-            total = torch.cat([rolling_means(part, cases[row].steps, mean_over) for row, part in parts])
-        raise_to(total.unsqueeze(-1), rows, found)
-    return found.squeeze(-1)
+        which, counts = rows.unique_consecutive(return_counts=True)
+        for row, part in zip(which.tolist(), total.split(counts.tolist()), strict=True):
+            for number, window in enumerate(windows):
+                means = part if window is None else rolling_means(part, cases[row].steps, window)
+                found[number, row] = means.amax()
+    return list(found)
 
 
 def rolling_means(values: Tensor, steps: Sequence[int], size: int) -> Tensor:

@@ -165,12 +165,12 @@ def raw_probes_at(
     vectors, bias = activation_probe(chosen, material.positive[rows], material.weights[rows])
     bias = float(f"{bias:.6g}")
     cases = [reading.cases[row] for row in reading.rows.tolist()]
-    several = any(len(case.steps) > 1 for case in cases)
+    windows = (None, MEAN_OVER) if any(len(case.steps) > 1 for case in cases) else (None,)
+    largest = [_summed({site: values[reading.rows] for site, values in read.items()}, vectors) + bias]
+    if len(windows) > 1:
+        largest = largest_sums(loaded, cases, sites, lambda site, x: x.float().cpu() @ vectors[site], bias, windows)
     found = []
-    for window in (None, MEAN_OVER) if several else (None,):
-        here = _summed({site: values[reading.rows] for site, values in read.items()}, vectors) + bias
-        if several:
-            here = largest_sums(loaded, cases, sites, lambda site, x: x.float().cpu() @ vectors[site], bias, window)
+    for window, here in zip(windows, largest, strict=True):
         sums = torch.full((len(material.cases),), float(here.min()))  # of one without steps there, which never opens
         sums[reading.rows] = here
         gain, p = _beaten(material, sums, rivals)

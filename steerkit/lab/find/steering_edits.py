@@ -8,8 +8,9 @@ beside controls of the same length.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Final
 
 import torch
@@ -20,7 +21,7 @@ from steerkit.lab.find.decisions import Decisions
 from steerkit.lab.find.joint_edits import JointEdits, useful
 from steerkit.lab.find.layer_clamps import choose_clamps
 from steerkit.lab.find.probes import FoundProbe, Probes, probes_upto
-from steerkit.lab.find.search import Found
+from steerkit.lab.find.search import Condition, Found
 from steerkit.lab.interventions import Edits, Interventions
 from steerkit.lab.measured import Share
 from steerkit.lab.ranking import LEVEL
@@ -147,7 +148,14 @@ def find_steering_edits(
     generator = torch.Generator().manual_seed(seed)
     joint = JointEdits(decisions, strength, most, seed)
     attempts = [choose_clamps(decisions, strength, generator), joint.shifts(), joint.difference()]
-    tried = [_proven(decisions, found, one, most, seed, generator) for one in attempts if one is not None]
+    loaded, saes, material = decisions.loaded, decisions.saes, decisions.material
+    rivals = [one.scores(material) for one in found.features]
+
+    @cache
+    def gates_upto(site: Site) -> Probes:
+        return probes_upto(loaded, saes, material, rivals, site, most=most, seed=seed)
+
+    tried = [_proven(decisions, found.condition, one, gates_upto, generator) for one in attempts if one is not None]
     ways = sorted(
         (one for one in tried if one is not None),
         key=lambda one: (not one.proven, -one.worth, bool(one.vectors), len(one.sites)),
@@ -165,15 +173,16 @@ def _lead(best: SteeringEdits, other: SteeringEdits) -> Lead:
 
 
 def _proven(
-    decisions: Decisions, found: Found, attempt: Attempt, most: int, seed: int, generator: torch.Generator
+    decisions: Decisions,
+    condition: Condition,
+    attempt: Attempt,
+    gates_upto: Callable[[Site], Probes],
+    generator: torch.Generator,
 ) -> SteeringEdits | None:
     """The attempt on held-out conversations; None where no condition can be read in time."""
-    condition, gates = found.condition, None
-    assert condition is not None  # nothing is tried where nothing was found
-    material, first = decisions.material, attempt.sites[0]
+    gates, material, first = None, decisions.material, attempt.sites[0]
     if attempt.gated and condition.sites[-1] > first:
-        rivals = [one.scores(material) for one in found.features]
-        gates = probes_upto(decisions.loaded, decisions.saes, material, rivals, first, most=most, seed=seed)
+        gates = gates_upto(first)
         if gates.best is None:
             return None
         condition = gates.best

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import accumulate, groupby
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -109,6 +109,9 @@ def _case(where: str, one: Conversation, loaded: LoadedModel, place: Place) -> C
     return case._replace(reply=reply[: end + 1])
 
 
+StepsRead: TypeAlias = tuple[Tensor, dict[Site, Tensor]]
+"""Some conversations' steps: whose each is, `(tokens,)`, and `(tokens, d_in)` activations by site."""
+
 Report = Callable[[int, int], None]
 """Callback for progress: conversations that were read, and how many there are."""
 
@@ -192,18 +195,20 @@ def largest_sums(
     value: Callable[[Site, Tensor], Tensor],
     bias: float,
     windows: Sequence[int | None] = (None,),
+    kept: Sequence[StepsRead] = (),
 ) -> list[Tensor]:
     """By window, `(n,)` the largest sum over each conversation's steps of `bias` and of a value of each site, or the
     largest mean of the sums over so many tokens (see `rolling_means`).
 
-    `value` takes a site and its activations `(tokens, width)`, and returns `(tokens,)` on the CPU.
+    `value` takes a site and its activations `(tokens, width)`, and returns `(tokens,)` on the CPU. What was `kept` is
+    not read again.
     """
     sums = dict[int, tuple[Tensor, Tensor]]()
     for some in of_one_width(loaded, sites):
-        for number, (rows, by_site) in enumerate(step_activations(loaded, some, cases, None)):
+        for number, (rows, by_site) in enumerate(kept or step_activations(loaded, some, cases, None)):
             total = sums[number][1] if number in sums else torch.full((len(rows),), bias)
-            for site, x in by_site.items():
-                total = total + value(site, x)
+            for site in some:
+                total = total + value(site, by_site[site])
             sums[number] = rows, total
     found = torch.full((len(windows), len(cases)), -torch.inf)
     for rows, total in sums.values():
@@ -250,8 +255,8 @@ def of_one_width(loaded: LoadedModel, sites: Collection[Site]) -> Iterator[list[
 
 def step_activations(
     loaded: LoadedModel, sites: Collection[Site], cases: Sequence[Case], report: Report | None
-) -> Iterator[tuple[Tensor, dict[Site, Tensor]]]:
-    """The steps' activations, some conversations at a time: whose each is, `(tokens,)`, and `(tokens, d_in)` by layer.
+) -> Iterator[StepsRead]:
+    """The steps' activations, some conversations at a time.
 
     Texts end at their last step, as later tokens are not asked for.
     """

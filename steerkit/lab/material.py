@@ -12,7 +12,7 @@ from torch import Tensor
 
 from steerkit.engine import LoadedModel
 from steerkit.errors import SaeError
-from steerkit.lab.cases import Case, Report, place_maxima, step_activations, steps_at
+from steerkit.lab.cases import MOST_BYTES, Case, Report, StepsRead, place_maxima, step_activations, steps_at
 from steerkit.lab.copies import Copies, copies_of, weights_of
 from steerkit.lab.feature_statistics import check_sites
 from steerkit.lab.measured import SIDES
@@ -38,6 +38,8 @@ class Reading(NamedTuple):
     """Those that have any; a condition never holds in the others."""
     activations: Mapping[Site, Tensor]
     """By layer, `(n, width)` means over the steps."""
+    kept: Sequence[StepsRead] = ()
+    """Activations of the steps of `rows`, where they fit into 2 GiB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,11 +152,16 @@ def _results(loaded: LoadedModel, saes: SaeSet, cases: Sequence[Case], positive:
         return None
     rows = present.nonzero().squeeze(-1)
     means = {site: torch.zeros(len(cases), sae.d_in) for site, sae in saes.items()}
+    tokens = sum(len(case.steps) for case in placed)
+    fits = tokens * sum(sae.d_in for sae in saes.values()) * loaded.model.dtype.itemsize <= MOST_BYTES
+    kept = list[StepsRead]()
     for owners, by_site in step_activations(loaded, saes, [placed[row] for row in rows.tolist()], None):
         for site, x in by_site.items():
             means[site].index_add_(0, rows[owners], x.float().cpu())
+        if fits:
+            kept.append((owners, {site: x.cpu() for site, x in by_site.items()}))
     counts = torch.tensor([len(case.steps) for case in placed]).clamp(min=1).unsqueeze(-1)
-    return Reading(RESULT, placed, rows, {site: total / counts for site, total in means.items()})
+    return Reading(RESULT, placed, rows, {site: total / counts for site, total in means.items()}, kept)
 
 
 def _counted(name: str, rows: int, groups: Sequence[int]) -> list[str]:

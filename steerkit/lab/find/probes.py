@@ -164,11 +164,15 @@ def raw_probes_at(
     chosen = {site: values[rows] for site, values in read.items()}
     vectors, bias = activation_probe(chosen, material.positive[rows], material.weights[rows])
     bias = float(f"{bias:.6g}")
+
+    def along(site: Site, x: Tensor) -> Tensor:
+        return x.float().cpu() @ vectors[site]
+
     cases = [reading.cases[row] for row in reading.rows.tolist()]
     windows = (None, MEAN_OVER) if any(len(case.steps) > 1 for case in cases) else (None,)
     largest = [_summed({site: values[reading.rows] for site, values in read.items()}, vectors) + bias]
     if len(windows) > 1:
-        largest = largest_sums(loaded, cases, sites, lambda site, x: x.float().cpu() @ vectors[site], bias, windows)
+        largest = largest_sums(loaded, cases, sites, along, bias, windows, reading.kept)
     found = []
     for window, here in zip(windows, largest, strict=True):
         sums = torch.full((len(material.cases),), float(here.min()))  # of one without steps there, which never opens

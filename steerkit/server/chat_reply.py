@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from steerkit.audit import canonical
 from steerkit.server.errors import ApiError
 from steerkit.server.outcome import Outcome, Released, Status
 
@@ -113,7 +112,7 @@ def _finish(outcome: Outcome) -> str:
 
 
 def _call(one: Released) -> dict[str, Any]:
-    function = {"name": one.call.name, "arguments": canonical(dict(one.call.arguments)).decode()}
+    function = {"name": one.call.name, "arguments": one.call.arguments_text}
     return {"id": one.id, "type": "function", "function": function}
 
 

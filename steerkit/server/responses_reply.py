@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from steerkit.audit import canonical
 from steerkit.server.chat_reply import framed
 from steerkit.server.errors import ApiError
 from steerkit.server.outcome import Outcome
@@ -37,8 +36,8 @@ class ResponsesReply:
         output = self._output(outcome, text)
         return {**self._finished(outcome, output), "steerkit": outcome.told()}
 
-    def released(self, calls: Sequence[tuple[str, str, dict[str, Any]]], told: dict[str, Any]) -> dict[str, Any]:
-        """The Response of calls that a person let run: ids, names and arguments. Nothing is generated for it."""
+    def released(self, calls: Sequence[tuple[str, str, str]], told: dict[str, Any]) -> dict[str, Any]:
+        """The Response of calls that a person let run: ids, names, arguments as text. Nothing is generated for it."""
         output = [self._call(number, *call) for number, call in enumerate(calls)]
         usage = _usage(0, 0, 0)
         return {**self._head("completed", output), "usage": usage, "steerkit": told}
@@ -117,11 +116,10 @@ class ResponsesReply:
         if text or refusal or outcome.status == "answer":
             output.append(self._message(text, refusal))
         for one in outcome.released:
-            output.append(self._call(len(output), one.id, one.call.name, dict(one.call.arguments)))
+            output.append(self._call(len(output), one.id, one.call.name, one.call.arguments_text))
         for held in outcome.held if self._asks else ():
-            arguments = canonical(dict(held.call.arguments)).decode()
             asked = {"type": "mcp_approval_request", "id": held.approval, "name": held.call.name}
-            output.append({**asked, "arguments": arguments, "server_label": SERVER_LABEL})
+            output.append({**asked, "arguments": held.call.arguments_text, "server_label": SERVER_LABEL})
         return output
 
     def _message(self, text: str, refusal: str, status: str = "completed") -> dict[str, Any]:
@@ -132,9 +130,9 @@ class ResponsesReply:
             parts.append({"type": "refusal", "refusal": refusal})
         return {"type": "message", "id": self._item(0), "role": "assistant", "status": status, "content": parts}
 
-    def _call(self, index: int, call_id: str, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _call(self, index: int, call_id: str, name: str, arguments: str) -> dict[str, Any]:
         said = {"type": "function_call", "id": self._item(index), "call_id": call_id, "name": name}
-        return {**said, "arguments": canonical(arguments).decode(), "status": "completed"}
+        return {**said, "arguments": arguments, "status": "completed"}
 
     def _item(self, index: int) -> str:
         return f"item_{self._id.removeprefix('resp_')}_{index}"

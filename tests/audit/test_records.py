@@ -78,7 +78,7 @@ def write(store: Store) -> None:
         counterfactual=other,
         call_ids=("call_1", "call_2"),
     )
-    tools = [Tool("unlock_door", "opens", {"type": "object", "properties": {}})]
+    tools = [Tool("unlock_door", "opens", {"properties": {}, "type": "object"})]
     graphs, batch, metadata = {**MACHINE, "decoding": "graphs"}, {"size": 2, "row": 1}, {"user": "ann"}
     where = (SAMPLING, LIBRARIES, 0.25, graphs, batch, "c-1", metadata)
     made = append_turn(store, turn, Context(MESSAGES, tools, MODEL, SAES, POLICIES, True, *where))

@@ -1,4 +1,5 @@
-"""One byte string per JSON value: RFC 8785, extended so that integers of any size and broken text keep their value."""
+"""One byte string per JSON value: RFC 8785, extended so that integers of any size and broken text keep their value, and
+objects whose keys' order counts that order."""
 
 from __future__ import annotations
 
@@ -19,11 +20,37 @@ _SHORTEST_FORM: Final = 1e-4
 _TAGS: Final = ("$integer", "$text", "$object")
 
 
+class InOrder(dict[str, Any]):
+    """An object whose keys' order counts: a prompt may be written in that order."""
+
+
+def in_order(value: Any) -> Any:
+    """A value whose objects, at any depth, keep the order of their keys where canonical JSON has another."""
+    if isinstance(value, (list, tuple)):
+        return [in_order(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    found = {key: in_order(item) for key, item in value.items()}
+    return found if list(found) == sorted(found, key=_utf16) else InOrder(found)
+
+
+def _utf16(key: str) -> bytes:
+    """By which canonical JSON sorts keys."""
+    return key.encode("utf-16-be", "surrogatepass")
+
+
+def plain_objects(value: Any) -> Any:
+    """A value with plain objects at any depth, their keys as they are."""
+    if isinstance(value, list):
+        return [plain_objects(item) for item in value]
+    return {key: plain_objects(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
 def canonical(value: Any) -> bytes:
     """Canonical JSON of a value; different values have different bytes.
 
     Integers beyond 2^53 - 1 become `{"$integer": "…"}`, text with lone surrogates `{"$text": […code units…]}`, and an
-    object that has such a key itself is wrapped in `{"$object": […pairs…]}`.
+    object that has such a key itself, or is `InOrder`, is wrapped in `{"$object": […pairs…]}`.
 
     Raises:
         AuditError: NaN or infinity, or something that JSON has no form for.
@@ -43,7 +70,7 @@ def digest(value: Any) -> str:
 
 
 def parse_canonical(data: bytes) -> Any:
-    """The value of canonical bytes.
+    """The value of canonical bytes; what was wrapped is `InOrder`.
 
     Raises:
         AuditError: the bytes are no JSON.
@@ -86,6 +113,8 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if kind is dict and all(type(key) is str and key.isascii() and key not in _TAGS for key in value):
         return {key: _plain(item) for key, item in value.items()}
+    if kind is InOrder and all(type(key) is str for key in value):
+        return {"$object": [[key, _plain(item)] for key, item in value.items()]}
     raise _UnusualError
 
 
@@ -110,6 +139,8 @@ def _tagged(value: Any) -> Any:
     if not isinstance(value, Mapping):
         raise TypeError(f"got {type(value).__name__}")
     pairs = [(_tagged(key), _tagged(item)) for key, item in value.items()]
+    if isinstance(value, InOrder):
+        return {"$object": [list(pair) for pair in pairs]}
     if any(key in _TAGS or not isinstance(key, str) for key, _ in pairs):
         return {"$object": [list(pair) for pair in sorted(pairs, key=lambda pair: json.dumps(pair[0]))]}
     return dict(pairs)
@@ -127,5 +158,5 @@ def _untagged(value: Any) -> Any:
         if tag == "$text":
             return "".join(map(chr, inner))
         if tag == "$object":
-            return {_untagged(key): _untagged(item) for key, item in inner}
+            return InOrder({_untagged(key): _untagged(item) for key, item in inner})
     return {key: _untagged(item) for key, item in value.items()}

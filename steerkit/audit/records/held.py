@@ -78,7 +78,7 @@ class HeldEntry:
         }
         if self.state != "approved":
             return found
-        function = {"name": self.call.name, "arguments": canonical(dict(self.call.arguments)).decode()}
+        function = {"name": self.call.name, "arguments": self.call.arguments_text}
         return {**found, "call": {"id": self.call_id, "type": "function", "function": function}}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Final, TypeAlias
 
+from steerkit.audit.log.canonical import in_order, plain_objects
 from steerkit.audit.schema.codec import (
     COUNT,
     FORMS,
@@ -157,10 +158,12 @@ FORMS[Edit] = Codec(
     lambda edit: _EDITS[next(iter(edit.site.content))].write(edit),
     Edit,
 )
+_OBJECT: Final = codec_of(Mapping[str, Any])
+_PARAMETERS: Final = Codec(lambda *of: plain_objects(_OBJECT.read(*of)), in_order, _OBJECT.kind)
 FORMS[Tool] = (
     *_slots(name=str),
     Slot("description", "description", TEXT, lambda: ""),
-    Slot("parameters", "parameters", codec_of(Mapping[str, Any]), lambda: Tool("").parameters),
+    Slot("parameters", "parameters", _PARAMETERS, lambda: Tool("").parameters),
     Slot("strict", "strict", codec_of(bool | None), lambda: None, always=False),
 )
 
@@ -194,7 +197,25 @@ def _read_message(value: Any, at: Path, reading: Reading) -> Message:
     if "role" not in value:
         raise AuditError(f"{path_of((*at, 'role'))}: got nothing, expected one")
     TEXT.read(value["role"], (*at, "role"), reading)
-    return value
+    return dict(plain_objects(value))
 
 
-Messages: TypeAlias = Annotated[tuple[Message, ...], private(items(Codec(_read_message, dict)), tuple)]
+def _write_message(message: Message) -> dict[str, Any]:
+    """The message, with arguments and results in the order of their keys, as prompts are written from it."""
+    written, calls = dict(message), message.get("tool_calls")
+    if isinstance(calls, list):
+        written["tool_calls"] = [_write_asked(call) for call in calls]
+    if isinstance(message.get("content"), (dict, list)):
+        written["content"] = in_order(message["content"])
+    return written
+
+
+def _write_asked(call: Any) -> Any:
+    if not isinstance(call, Mapping):
+        return call
+    if isinstance(call.get("function"), Mapping):
+        return {**call, "function": _write_asked(call["function"])}
+    return {**call, "arguments": in_order(call["arguments"])} if isinstance(call.get("arguments"), Mapping) else call
+
+
+Messages: TypeAlias = Annotated[tuple[Message, ...], private(items(Codec(_read_message, _write_message)), tuple)]

@@ -6,7 +6,6 @@ and produces token t + 1, so the step that produces the reply's first token is a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
@@ -105,12 +104,6 @@ class Call:
     name_span: Span = NOWHERE
     parts: tuple[Argument, ...] = ()
     """The arguments in written order, with their token spans."""
-
-    @property
-    def arguments_text(self) -> str:
-        """The arguments as JSON text, in written order: given back in a message it reads as the model wrote it."""
-        text = json.dumps(dict(self.arguments), ensure_ascii=False, separators=(",", ":"))
-        return text if text.isprintable() else json.dumps(dict(self.arguments), separators=(",", ":"))
 
     def __repr__(self) -> str:
         return in_one_line(self.name, *(f"{name}={value!r}" for name, value in self.arguments.items()))

@@ -11,7 +11,7 @@ from steerkit.audit.integrity.proof import (
 from steerkit.audit.integrity.redaction import redact, retain
 from steerkit.audit.integrity.signed_note import Checkpoint, SignerKey, VerifierKey
 from steerkit.audit.integrity.verify import Verified, check_tables, verify, why_broken
-from steerkit.audit.log.canonical import canonical, digest, parse_canonical
+from steerkit.audit.log.canonical import canonical, digest, parse_canonical, text_in_order
 from steerkit.audit.log.private import exposed_files
 from steerkit.audit.log.reading import named_errors, read_content, read_public
 from steerkit.audit.log.run_log import OnFailure, RunLog
@@ -145,6 +145,7 @@ __all__ = [
     "replacing",
     "retain",
     "strongest_at",
+    "text_in_order",
     "turns_of",
     "unknown_names",
     "unpack",

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from steerkit.audit import text_in_order
 from steerkit.server.errors import ApiError
 from steerkit.server.outcome import Outcome, Released, Status
 
@@ -112,7 +113,7 @@ def _finish(outcome: Outcome) -> str:
 
 
 def _call(one: Released) -> dict[str, Any]:
-    function = {"name": one.call.name, "arguments": one.call.arguments_text}
+    function = {"name": one.call.name, "arguments": text_in_order(one.call.arguments)}
     return {"id": one.id, "type": "function", "function": function}
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from steerkit.audit import ASKER, Approvals, Gone, new_id, read_content
+from steerkit.audit import ASKER, Approvals, Gone, new_id, read_content, text_in_order
 from steerkit.errors import AuditError
 from steerkit.server.answer import Stream, answer
 from steerkit.server.approvals import decided_by
@@ -89,7 +89,7 @@ def _released(form: ResponsesRequest, conversation: Conversation, request_id: st
     id = f"resp_{first.conversation}.{first.metadata.get('request_id')}.{request_id}"
     reply = ResponsesReply(id, form.repeated(), form.asks_approval)
     told = {"record": first.record, "status": "approved", "approvals": [one.id for one in conversation.released]}
-    calls = [(one.call_id, one.call.name, one.call.arguments_text) for one in conversation.released]
+    calls = [(one.call_id, one.call.name, text_in_order(one.call.arguments)) for one in conversation.released]
     whole = reply.released(calls, told)
     headers = {"x-steerkit-record": first.record}
     if not form.stream:

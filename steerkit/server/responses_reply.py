@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from steerkit.audit import text_in_order
 from steerkit.server.chat_reply import framed
 from steerkit.server.errors import ApiError
 from steerkit.server.outcome import Outcome
@@ -116,10 +117,10 @@ class ResponsesReply:
         if text or refusal or outcome.status == "answer":
             output.append(self._message(text, refusal))
         for one in outcome.released:
-            output.append(self._call(len(output), one.id, one.call.name, one.call.arguments_text))
+            output.append(self._call(len(output), one.id, one.call.name, text_in_order(one.call.arguments)))
         for held in outcome.held if self._asks else ():
             asked = {"type": "mcp_approval_request", "id": held.approval, "name": held.call.name}
-            output.append({**asked, "arguments": held.call.arguments_text, "server_label": SERVER_LABEL})
+            output.append({**asked, "arguments": text_in_order(held.call.arguments), "server_label": SERVER_LABEL})
         return output
 
     def _message(self, text: str, refusal: str, status: str = "completed") -> dict[str, Any]:

@@ -10,11 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerkit.agent import Runtime
-from steerkit.audit import Context, Store, append_turn, canonical, compare, parse_canonical, read_turn, verify
+from steerkit.audit import (
+    Context,
+    Store,
+    append_turn,
+    canonical,
+    compare,
+    parse_canonical,
+    read_turn,
+    text_in_order,
+    verify,
+)
 from steerkit.audit.log.canonical import InOrder, in_order, plain_objects
 from steerkit.chat import render
 from steerkit.runtime import Request, replay
-from steerkit.types import Call, Tool, Trace, Turn
+from steerkit.types import Tool, Trace, Turn
 from tests.audit.test_records import MODEL, SAMPLING
 from tests.chat.families import FAMILIES, family
 
@@ -125,4 +135,4 @@ def test_arguments_are_told_in_their_order() -> None:
         '{"t":"\\u202e"}': {"t": "\u202e"},
     }
     for text, arguments in table.items():
-        assert Call("pay", arguments).arguments_text == text
+        assert text_in_order(arguments) == text

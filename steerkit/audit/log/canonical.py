@@ -46,6 +46,15 @@ def plain_objects(value: Any) -> Any:
     return {key: plain_objects(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
+def text_in_order(value: Mapping[str, Any]) -> str:
+    """An object as JSON text, its keys as they are: arguments that come back in a message are as they were written.
+
+    Characters that are not printable, and broken text, are escaped.
+    """
+    text = json.dumps(dict(value), ensure_ascii=False, separators=(",", ":"))
+    return text if text.isprintable() else json.dumps(dict(value), separators=(",", ":"))
+
+
 def canonical(value: Any) -> bytes:
     """Canonical JSON of a value; different values have different bytes.
 

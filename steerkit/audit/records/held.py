@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
-from steerkit.audit.log.canonical import canonical
+from steerkit.audit.log.canonical import canonical, text_in_order
 from steerkit.audit.log.reading import read_content
 from steerkit.audit.log.store import Store
 from steerkit.audit.log.stored_record import StoredRecord
@@ -78,7 +78,7 @@ class HeldEntry:
         }
         if self.state != "approved":
             return found
-        function = {"name": self.call.name, "arguments": self.call.arguments_text}
+        function = {"name": self.call.name, "arguments": text_in_order(self.call.arguments)}
         return {**found, "call": {"id": self.call_id, "type": "function", "function": function}}
 
 

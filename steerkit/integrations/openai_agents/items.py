@@ -11,7 +11,7 @@ from openai.types.chat import ChatCompletionMessage
 from openai.types.responses import ResponseFunctionToolCall
 from openai.types.responses.response_output_item import McpApprovalRequest
 
-from steerkit.audit import Approvals, HeldEntry, held_calls
+from steerkit.audit import Approvals, HeldEntry, held_calls, text_in_order
 from steerkit.errors import ApprovalError
 from steerkit.integrations.outcome import released, why_not
 from steerkit.types import Call, Turn
@@ -75,7 +75,7 @@ def items_of(turn: Turn, asks_approval: bool) -> list[Any]:
             McpApprovalRequest(
                 id=one.approval,
                 name=one.call.name,
-                arguments=one.call.arguments_text,
+                arguments=text_in_order(one.call.arguments),
                 server_label=LABEL,
                 type="mcp_approval_request",
             )
@@ -86,7 +86,9 @@ def items_of(turn: Turn, asks_approval: bool) -> list[Any]:
 
 def call_of(id: str, call: Call) -> ResponseFunctionToolCall:
     """A call as an item."""
-    return ResponseFunctionToolCall(call_id=id, name=call.name, arguments=call.arguments_text, type="function_call")
+    return ResponseFunctionToolCall(
+        call_id=id, name=call.name, arguments=text_in_order(call.arguments), type="function_call"
+    )
 
 
 def _output(entry: HeldEntry) -> dict[str, Any]:

@@ -257,11 +257,15 @@ class Engine(Protocol):
             AbandonedError: `stopped` answered True.
         """
 
-    def continuous(self, stopped: Callable[[], bool] | None = None) -> Continuous | None:
+    def continuous(
+        self, stopped: Callable[[], bool] | None = None, *, whole_prompts: bool = False
+    ) -> Continuous | None:
         """Continuous batching, in which a row decodes the tokens that it decodes alone; None where the engine has none.
 
         Args:
             stopped: asked while the model is busy with another generation; AbandonedError where it answers True.
+            whole_prompts: all prompts that wait are read in the next step, however long the rows that are decoded wait
+                for it: then which rows are decoded together does not depend on what a prefix cache holds.
         """
 
     def logits_along(self, rows: Sequence[Row], reply: Sequence[int]) -> Iterator[Tensor]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import fields
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from steerkit.engine import Sampling
 from steerkit.errors import LoopError, PolicyError, SteerkitError
+from steerkit.runtime.continuous import Arriving, Flow
 from steerkit.runtime.keywords import refuse_unknown
 from steerkit.runtime.request import SAMPLING, Prepared, Request, sampling_of
 from steerkit.types import Turn
@@ -18,15 +20,17 @@ core, where 16 rows decode as fast as 128); of FunctionGemma's architecture a ro
 
 _FIELDS: Final = (*(field.name for field in fields(Request)), *SAMPLING)
 
+Requests: TypeAlias = "Iterable[Request | Mapping[str, Any]]"
 Prepare = Callable[[Request], Prepared]
 Make = Callable[[list[Prepared]], list[Turn]]
 
 
-def prepared_each(requests: Iterable[Request | Mapping[str, Any]], prepare: Prepare) -> list[Prepared | SteerkitError]:
-    """Each request in the model's terms, or what is wrong with it, which begins with its number.
+def prepared_each(requests: Requests, prepare: Prepare, *, keep: bool) -> list[Prepared | SteerkitError]:
+    """Each request in the model's terms; where errors are kept, what is wrong with one in its place.
 
     Raises:
         LoopError: it is no list of requests.
+        SteerkitError: what is wrong with one, which begins with its number.
     """
     if isinstance(requests, (Request, Mapping, str, bytes)) or not isinstance(requests, Iterable):
         raise LoopError(f"requests: got {type(requests).__name__}, expected a list of Request")
@@ -35,7 +39,10 @@ def prepared_each(requests: Iterable[Request | Mapping[str, Any]], prepare: Prep
         try:
             found.append(prepare(_request(one)))
         except SteerkitError as error:
-            found.append(_numbered(error, number))
+            numbered = _numbered(error, number)
+            if not keep:
+                raise numbered from None
+            found.append(numbered)
     return found
 
 
@@ -52,6 +59,20 @@ def made(rows: Sequence[Prepared | SteerkitError], make: Make, batch_size: int, 
             turns = [error] * len(some)
         for number, turn in zip(numbers, turns, strict=True):
             found[number] = turn
+    return found
+
+
+def joined(rows: Sequence[Prepared | SteerkitError], flow_of: Callable[[Arriving], Flow], *, keep: bool) -> list[Any]:
+    """The turn of each, or its error, of requests that join as soon as there is room for them."""
+    numbers = [number for number, one in enumerate(rows) if isinstance(one, Prepared)]
+    waiting = iter([one for one in rows if isinstance(one, Prepared)])
+    found: list[Any] = list(rows)
+    with closing(flow_of(lambda: next(waiting, None))) as flow:
+        for place, news in (each for some in flow for each in some.items()):
+            if news and isinstance(news[-1], (Turn, SteerkitError)):
+                found[numbers[place]] = news[-1]
+            if news and isinstance(news[-1], SteerkitError) and not keep:
+                raise _numbered(news[-1], numbers[place])
     return found
 
 

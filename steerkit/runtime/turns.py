@@ -13,7 +13,7 @@ from steerkit.chat import Event, dialect_of
 from steerkit.engine import Engine
 from steerkit.errors import SteerkitError
 from steerkit.policy import Policy
-from steerkit.runtime.batches import BATCH, check_batch, made, prepared_each
+from steerkit.runtime.batches import BATCH, Requests, check_batch, joined, made, prepared_each
 from steerkit.runtime.continuous import Arriving, Flow, Flowing, in_batches
 from steerkit.runtime.generate import Events, drained, generate
 from steerkit.runtime.judge import Retried, judge, next_attempt, wants_retry
@@ -54,8 +54,7 @@ class Turns:
         counterfactual: bool = False,
         required_over_steering: bool = False,
     ) -> None:
-        self.engine = engine
-        self._ready = ReadyPolicies(engine)
+        self.engine, self._ready = engine, ReadyPolicies(engine)
         self.counterfactual = counterfactual
         """Each turn is generated without steering as well, beside it in the batch, and recorded with it."""
         self.required_over_steering = required_over_steering
@@ -128,24 +127,21 @@ class Turns:
 
     @overload
     def run_batch(
-        self,
-        requests: Iterable[Request | Mapping[str, Any]],
-        *,
-        batch_size: int = BATCH,
-        errors: Literal["raise"] = "raise",
+        self, requests: Requests, *, batch_size: int = ..., continuous: bool = ..., errors: Literal["raise"] = ...
     ) -> list[Turn]: ...
 
     @overload
     def run_batch(
-        self, requests: Iterable[Request | Mapping[str, Any]], *, batch_size: int = BATCH, errors: Literal["return"]
+        self, requests: Requests, *, batch_size: int = ..., continuous: bool = ..., errors: Literal["return"]
     ) -> list[Turn | SteerkitError]: ...
 
     @raises_setting_errors
     def run_batch(
         self,
-        requests: Iterable[Request | Mapping[str, Any]],
+        requests: Requests,
         *,
         batch_size: int = BATCH,
+        continuous: bool = False,
         errors: Literal["raise", "return"] = "raise",
     ) -> Any:
         """One turn for each request, in their order, `batch_size` generated together, each under its own policies.
@@ -155,6 +151,8 @@ class Turns:
         Args:
             requests: `Request`s, or mappings of what `run` takes by keyword.
             batch_size: how many rows are generated at a time: more take more memory.
+            continuous: each prompt is read by itself, through the prefix cache, and a row that has ended makes room
+                for the next: less work where prompts begin alike or replies differ in length (continuous batching).
             errors: `raise` checks all of them first and makes no turn where one is wrong; `return` puts its error in
                 its place and makes the others' turns.
 
@@ -162,11 +160,11 @@ class Turns:
             SteerkitError: one of its kinds; that of a request begins with `requests[N]`.
         """
         check_batch(batch_size, errors)
-        rows = prepared_each(requests, self.prepare)
-        wrong = next((one for one in rows if isinstance(one, SteerkitError)), None)
-        if wrong is not None and errors == "raise":
-            raise wrong
-        return made(rows, self.take, batch_size, keep=errors == "return")
+        keep = errors == "return"
+        rows = prepared_each(requests, self.prepare, keep=keep)
+        if continuous:
+            return joined(rows, partial(self.continuous, batch_size=batch_size, whole_prompts=True), keep=keep)
+        return made(rows, self.take, batch_size, keep=keep)
 
     def take(self, prepared: Sequence[Prepared], stopped: Callable[[], bool] | None = None) -> list[Turn]:
         """One turn for each prepared request, generated together, and again where a rule says `retry`.
@@ -214,6 +212,7 @@ class Turns:
         arriving: Arriving,
         batch_size: int = BATCH,
         stopped: Callable[[], bool] | None = None,
+        whole_prompts: bool = False,
     ) -> Flow:
         """Turns of requests that join while others are generated, each under its own policies (continuous batching).
 
@@ -226,8 +225,9 @@ class Turns:
             arriving: asked between two steps for the next request, of `prepare`, while there is room; None for none.
             batch_size: rows that are generated together, one more where the last one has a counterfactual.
             stopped: asked while the model is busy with another generation; AbandonedError where it answers True.
+            whole_prompts: what has arrived is read whole before the next step, however long others wait for it.
         """
-        batch = self.engine.continuous(stopped)
+        batch = self.engine.continuous(stopped, whole_prompts=whole_prompts)
         if batch is None:
             yield from in_batches(lambda prepared: self.written(prepared, stopped), arriving, batch_size)
             return

@@ -8,6 +8,7 @@ it draws what it draws alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -136,6 +137,7 @@ class HfContinuous:
         prefill: reads the prompt of a row, alone.
         plan_of: compiles rows of policies.
         stopped: asked while the model is busy with another generation.
+        whole_prompts: all prompts that wait are read in the next step.
     """
 
     def __init__(
@@ -144,8 +146,11 @@ class HfContinuous:
         prefill: Callable[[Row], Prompting],
         plan_of: Callable[[Sequence[Sequence[Policy]]], Plan],
         stopped: Callable[[], bool] | None = None,
+        *,
+        whole_prompts: bool = False,
     ) -> None:
         self._loaded, self._prefill, self._stopped = loaded, prefill, stopped
+        self._most = math.inf if whole_prompts else _MOST
         self._steering = JoinedSteering(loaded.model, plan_of, place_machine(loaded.tokenizer))
         self._cache, self._unembedding = RowsCache(loaded.model), Unembedding(loaded.model)
         self._cache_name = cache_name(loaded.model)
@@ -198,7 +203,7 @@ class HfContinuous:
 
     def _read_prompts(self) -> None:
         """Read the prompts of those that wait, as far as a step goes, and let them join."""
-        left = _MOST
+        left = self._most
         while left > 0 and (running := next((one for one in self._running if one.is_reading), None)):
             count, prompted = running.read_on()
             left -= count

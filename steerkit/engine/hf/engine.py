@@ -31,7 +31,7 @@ from steerkit.engine.hf.recording import HfRecording, each_without_autocast
 from steerkit.engine.hf.shared_prompts import SharedBatch, SharedPrompts
 from steerkit.errors import ModelError
 from steerkit.kept import Kept
-from steerkit.policy import fingerprint
+from steerkit.policy import Policy, fingerprint
 from steerkit.sae import SaeSet, onednn_version
 from steerkit.sites import Feature, Site
 from steerkit.steer import (
@@ -177,16 +177,20 @@ class HfEngine:
         with attached.prefill_state.pause():
             return logits_after(self.loaded.model, ids)
 
-    def continuous(self, stopped: Callable[[], bool] | None = None) -> HfContinuous | None:
+    def continuous(
+        self, stopped: Callable[[], bool] | None = None, *, whole_prompts: bool = False
+    ) -> HfContinuous | None:
         """Continuous batching; None where tokens are decoded by prepared steps, whose rows are fixed, where the cache
         cannot be cut into rows, and on several devices."""
         loaded = self.loaded
         spread = len({weight.device for weight in loaded.model.parameters()}) > 1
         if self.graphs is not None or spread or why_not(loaded.model) is not None:
             return None
-        return HfContinuous(
-            loaded, self._prefill, lambda rows: self._plan([Wanted(tuple(one)) for one in rows]), stopped
-        )
+        return HfContinuous(loaded, self._prefill, self._joined_plan, stopped, whole_prompts=whole_prompts)
+
+    def _joined_plan(self, rows: Sequence[Sequence[Policy]]) -> Plan:
+        """The plan of rows under these policies."""
+        return self._plan([Wanted(tuple(policies)) for policies in rows])
 
     def _prefill(self, row: Row) -> Prompting:
         """Read a prompt by itself, under its policies."""

@@ -129,8 +129,8 @@ class VllmEngine:
         with self._lease.held():
             return self._requests.read(texts, steps, sites)
 
-    def continuous(self, stopped: Callable[[], bool] | None = None) -> VllmContinuous:
-        """Continuous batching by vLLM's scheduler, which several of these share."""
+    def continuous(self, stopped: Callable[[], bool] | None = None, *, whole_prompts: bool = False) -> VllmContinuous:
+        """Continuous batching by vLLM's scheduler, which several of these share; it alone decides about prompts."""
         return VllmContinuous(self._llm, self._lease, self._requests, stopped)
 
     def logits_along(self, rows: Sequence[Row], reply: Sequence[int]) -> Iterator[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -98,7 +98,8 @@ def run_suite(
             those of something else.
     """
     under = arms_of(policy, arms or ([PLAIN, "policy"] if policy else [PLAIN]))
-    runnable = [case for case in cases if not case.undeclared]
+    order = _order(cases)
+    runnable = [cases[row] for row in order]
     files = VariantFiles(out, {} if out is None else _identity(runtime, runnable, policy, max_new_tokens, batch))
 
     def work_of(policies: Sequence[Policy]) -> Any:
@@ -106,7 +107,7 @@ def run_suite(
 
     here = mapper or in_this_process(lambda: runtime)
     kept = run_arms(under, work_of, batches(runnable, batch), files, here, report)
-    found = {arm: _all(cases, [Tested(**row) for row in some]) for arm, some in kept.items()}
+    found = {arm: _all(cases, dict(zip(order, some, strict=True))) for arm, some in kept.items()}
     for arm, tested in found.items():
         _write(results and (results / arm if policy else results), cases, tested, runtime)
     return [
@@ -115,6 +116,13 @@ def run_suite(
         for arm, tested in found.items()
         for score in _scores(category, arm, under[arm], [tested[row] for row in rows])
     ]
+
+
+def _order(cases: Sequence[SuiteCase]) -> list[int]:
+    """Numbers of the tests that are run: those of like length and with the same tools side by side, as what is
+    generated together waits for the longest, and reads a beginning that it shares once."""
+    tools = {row: repr(case.tools) for row, case in enumerate(cases) if not case.undeclared}
+    return sorted(tools, key=lambda row: (len(tools[row]), tools[row], row))
 
 
 def _by_category(cases: Sequence[SuiteCase]) -> dict[str, list[int]]:
@@ -132,10 +140,9 @@ def _write(folder: Path | None, cases: Sequence[SuiteCase], tested: Sequence[Tes
         write_results(folder, cases, written, runtime.engine.tokenizer)
 
 
-def _all(cases: Sequence[SuiteCase], tested: Sequence[Tested]) -> list[Tested]:
+def _all(cases: Sequence[SuiteCase], kept: Mapping[int, Mapping[str, Any]]) -> list[Tested]:
     """Outcomes of all tests, those among them whose tools cannot be declared. Raises SaeError where none was run."""
-    ran = iter(tested)
-    found = [Tested(case.id, case.undeclared) if case.undeclared else next(ran) for case in cases]
+    found = [Tested(**kept.get(row) or {"id": case.id, "refused": case.undeclared}) for row, case in enumerate(cases)]
     if found and all(one.refused for one in found):
         raise SaeError(f"none of {len(found)} tests can be run; the first, {found[0].id}: {found[0].refused}")
     return found
@@ -156,19 +163,16 @@ def _tested(
     policies: Sequence[Policy], sampling: Sampling, runtime: Runtime, some: Sequence[SuiteCase]
 ) -> list[dict[str, Any]]:
     """Outcomes of tests that are answered together; one that cannot be asked is told apart from the others."""
-    try:
-        turns = runtime.run_batch([Request(asked(case), case.tools, policies, sampling) for case in some])
-    except (PolicyError, MissingExtraError):  # none of a test's
-        raise
-    except SteerkitError as error:
-        if len(some) == 1:
-            return [Tested(some[0].id, str(error))._asdict()]
-        half = len(some) // 2
-        return [row for part in (some[:half], some[half:]) for row in _tested(policies, sampling, runtime, part)]
+    requests = [Request(asked(case), case.tools, policies, sampling) for case in some]
+    turns = runtime.run_batch(requests, batch_size=len(requests), continuous=True, errors="return")
     return [_outcome(case, turn)._asdict() for case, turn in zip(some, turns, strict=True)]
 
 
-def _outcome(case: SuiteCase, turn: Turn) -> Tested:
+def _outcome(case: SuiteCase, turn: Turn | SteerkitError) -> Tested:
+    if isinstance(turn, (PolicyError, MissingExtraError)):  # none of a test's
+        raise turn
+    if isinstance(turn, SteerkitError):
+        return Tested(case.id, str(turn).partition(": ")[2])  # without its number in the batch
     passed, released = missed(case, turn.calls) is None, missed(case, turn.released) is None
     return Tested(case.id, "", passed, released, _unparsed(turn), turn.reply_ids)
 

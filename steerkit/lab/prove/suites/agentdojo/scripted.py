@@ -81,7 +81,7 @@ class ScriptedEngine:
             left = [[] if number in (cut or ()) else ids for number, ids in enumerate(left)]
         return ScriptedRecording()
 
-    def continuous(self, stopped: Callable[[], bool] | None = None) -> None:
+    def continuous(self, stopped: Callable[[], bool] | None = None, *, whole_prompts: bool = False) -> None:
         """A script has no rows that could join."""
 
     def logits_along(self, rows: Sequence[Row], reply: Sequence[int]) -> Iterator[Tensor]:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from steerkit.agent import Runtime
+from steerkit.engine import HfEngine, Sampling
 from steerkit.errors import SaeError
 from steerkit.lab.prove.suites.cases import asked, read_bfcl, read_mobile_actions
-from steerkit.lab.prove.suites.run import run_suite
+from steerkit.lab.prove.suites.run import _order, run_suite
 from steerkit.policy import Policy, load, shipped_file
 from steerkit.runtime import Request
 from steerkit.tiny.world.conversations import sample
@@ -59,6 +60,30 @@ def test_what_cannot_be_run_is_counted_and_the_rest_runs(box: Runtime, tmp_path:
     assert (found.passed, found.unparsed, control.refused) == (control.passed, control.unparsed, ())
     assert [one.id for one in found.refused] == ["irrelevance_3"]
     assert reason in found.refused[0].reason
+
+
+def test_tests_with_the_same_tools_are_generated_together(box: Runtime, tmp_path: Path) -> None:
+    """Their declarations are read once, and every outcome stands where its test does."""
+    other = {**AREA, "name": "volume", "description": "Another one, of a longer description than the first."}
+    asked_for = [[{"role": "user", "content": f"the area over {number}, please"}] for number in range(6)]
+    rows = [([other if number % 2 else AREA], [asks]) for number, asks in enumerate(asked_for)]
+    cases = read_bfcl(folder(tmp_path / "data", *rows))
+    assert [case.id for case in (cases[row] for row in _order(cases))] == [
+        f"irrelevance_{n}" for n in (0, 2, 4, 1, 3, 5)
+    ]
+    engine = box.engine
+    assert isinstance(engine, HfEngine)
+    assert engine.prefix_cache is not None
+    engine.prefix_cache.clear()
+    before = engine.prefix_cache.statistics
+    run_suite(box, cases, max_new_tokens=4, batch=3, results=tmp_path / "raw")
+    after = engine.prefix_cache.statistics
+    assert (after.lookups - before.lookups, after.hits - before.hits) == (6, 4)
+    (file,) = (tmp_path / "raw").rglob("*_result.json")
+    written = {row["id"]: row["result"] for row in map(json.loads, file.read_text(encoding="utf-8").splitlines())}
+    turns = box.run_batch([Request(asked(case), case.tools, (), Sampling(4)) for case in cases])
+    said = [box.loaded.tokenizer.decode(list(turn.reply_ids)) for turn in turns]
+    assert [written[case.id] for case in cases] == said
 
 
 def test_where_nothing_can_be_run_that_is_the_error(box: Runtime, tmp_path: Path) -> None:

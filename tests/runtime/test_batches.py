@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from steerkit.agent import Runtime
-from steerkit.engine import Sampling
+from steerkit.engine import HfEngine, Sampling
 from steerkit.errors import (
     AuditError,
     ContextError,
@@ -73,11 +73,12 @@ def test_a_bad_request_is_named_and_the_others_are_made(name: str, box: Runtime)
         box.run_batch(requests)
     assert "\n" not in str(caught.value)
     assert len(box.store) == before
-    found = box.run_batch(requests, errors="return")
-    assert [type(one) for one in found] == [Turn, Turn, kind, Turn]
-    assert str(found[2]).startswith("requests[2]: ")
     alone = box.run_batch([*GOOD[:3]])
-    assert [one.reply_ids for one in found if isinstance(one, Turn)] == [turn.reply_ids for turn in alone]
+    for continuous in (False, True):
+        found = box.run_batch(requests, errors="return", continuous=continuous)
+        assert [type(one) for one in found] == [Turn, Turn, kind, Turn]
+        assert str(found[2]).startswith("requests[2]: ")
+        assert [one.reply_ids for one in found if isinstance(one, Turn)] == [turn.reply_ids for turn in alone]
 
 
 def test_any_size_of_batch_makes_the_same_turns(box: Runtime) -> None:
@@ -141,6 +142,45 @@ def test_an_error_in_the_middle_leaves_nothing_behind(box: Runtime, tmp_path: Pa
     assert [type(one) for one in found] == [Turn, Turn, AuditError, AuditError]
     assert hooks_on(box.loaded.model) == 0
     assert len(box.run_batch(GOOD[:2])) == 2
+
+
+def test_an_error_among_continuous_rows_is_named_and_the_others_go_on(box: Runtime, tmp_path: Path) -> None:
+    """A store that is full: those recorded before have their turns; raised, it is of one request, and all is off."""
+    for errors in ("return", "raise"):
+        store = broken_after(tmp_path / f"{errors}.db", 3)
+        runtime = Runtime(box.loaded, box.saes, box.policies, store=store)
+        if errors == "return":
+            found = runtime.run_batch(GOOD[:5], batch_size=2, continuous=True, errors="return")
+            assert sorted(type(one).__name__ for one in found) == ["AuditError"] * 3 + ["Turn"] * 2
+        else:
+            with pytest.raises(AuditError, match=r"^requests\[\d\]: .*cannot be written"):
+                runtime.run_batch(GOOD[:5], batch_size=2, continuous=True)
+        assert hooks_on(box.loaded.model) == 0
+    assert len(box.run_batch(GOOD[:2], continuous=True)) == 2
+
+
+def test_continuous_rows_make_the_same_turns(box: Runtime) -> None:
+    """A row that has ended makes room for the next, and a beginning is read once; in batches neither is so."""
+    requests = [{**GOOD[0], "max_new_tokens": 2 + 5 * (number % 3)} for number in range(9)]
+    engine, store = box.engine, box.store
+    assert isinstance(engine, HfEngine)
+    assert engine.prefix_cache is not None
+    assert store is not None
+    reused, passes = dict[bool, int](), dict[bool, int]()
+    turns: dict[bool, list[Turn]] = {}
+    for continuous in (False, True):
+        engine.prefix_cache.clear()
+        before, count = engine.prefix_cache.statistics.tokens_reused, list[int]()
+        hook = box.loaded.model.register_forward_hook(lambda *_, count=count: count.append(1))
+        turns[continuous] = box.run_batch(requests, batch_size=3, continuous=continuous)
+        hook.remove()
+        reused[continuous] = engine.prefix_cache.statistics.tokens_reused - before
+        passes[continuous] = sum(count)
+        sizes = [store.get(str(turn.record_id)).content["batch"]["size"] for turn in turns[continuous]]
+        assert max(sizes) == 3
+    assert [one.reply_ids for one in turns[True]] == [one.reply_ids for one in turns[False]]
+    assert {len(one.reply_ids) for one in turns[True]} == {2, 7, 12}
+    assert (reused[False], reused[True] > 8 * 20) == (0, True)
 
 
 def test_a_counterfactual_takes_a_row_of_its_own(box: Runtime) -> None:

@@ -321,6 +321,30 @@ def test_rows_go_on_while_a_long_prompt_is_read(runtime: Runtime, monkeypatch: p
             assert max(passes) > 900
 
 
+def test_whole_prompts_join_before_the_next_step(runtime: Runtime, alone: list[tuple[Prepared, Turn]]) -> None:
+    """Which rows are decoded together does not depend on what the prefix cache holds; read in parts, it does."""
+    assert runtime.prefix_cache is not None
+    some = [one for one, turn in alone if one.unsteered is None and len(turn.reply_ids) > 2 and not turn.attempts][:6]
+
+    def rows(whole: bool) -> list[int]:
+        """Rows of each pass over several."""
+        found, waiting = list[int](), iter(some)
+        body = runtime.loaded.model.base_model
+        hook = body.register_forward_pre_hook(
+            lambda _, args, given: found.append(len(given["input_ids"])), with_kwargs=True
+        )
+        for news in runtime.continuous(lambda: next(waiting, None), 6, whole_prompts=whole):
+            assert not any(isinstance(one, SteerkitError) for some in news.values() for one in some)
+        hook.remove()
+        return [count for count in found if count > 1]
+
+    for whole in (True, False):
+        runtime.prefix_cache.clear()
+        cold, warm = rows(whole), rows(whole)
+        assert (cold == warm) is whole
+        assert (cold[0] == len(some)) is whole
+
+
 def test_hooks_that_stay_on_between_two_blocks_are_seen(
     runtime: Runtime, alone: list[tuple[Prepared, Turn]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """Judges each call before anyone may run it. Loads no torch: a verdict can be recomputed from a record."""
 
 from steerkit.guard.cases import CaseResult, check_cases
+from steerkit.guard.conditions import windowed
 from steerkit.guard.rejudge import policies_in, rejudge
 from steerkit.guard.review import (
     CUT_OFF,
@@ -28,4 +29,5 @@ __all__ = [
     "rule_of",
     "strictest",
     "tripwire_verdict",
+    "windowed",
 ]

@@ -75,7 +75,7 @@ def _leaf(leaf: GuardCondition, scope: Scope, at: Place) -> Outcome:
         return Outcome(None, (), f"'{leaf.reads}' is not a number at '{at}'")
     if not here:
         return Outcome(False)
-    value, step = max((value, step) for step, value in _windowed(leaf, here))
+    value, step = max((value, step) for step, value in windowed(here, leaf.mean_over).items())
     low = -math.inf if leaf.above is None else float(leaf.above)
     high = math.inf if leaf.below is None else float(leaf.below)
     bound = low if leaf.above is not None else high
@@ -89,15 +89,16 @@ def _steps(scope: Scope, at: Place) -> Iterator[int]:
         yield from (step for step in range(*span) if low <= step < high)
 
 
-def _windowed(leaf: GuardCondition, here: Mapping[int, float]) -> Iterator[tuple[int, float]]:
-    """Each step with its value, or with the mean of its window; steps at other places do not count."""
-    size = leaf.mean_over
+def windowed(here: Mapping[int, float], mean_over: int | None, max_over: int | None = None) -> dict[int, float]:
+    """By step, its value, or the mean or the largest of its last so many steps; those elsewhere do not count."""
+    size = mean_over or max_over
     if size is None:
-        yield from here.items()
-        return
+        return dict(here)
+    found = {}
     for step in here:
         window = [here[before] for before in range(step - size + 1, step + 1) if before in here]
-        yield step, sum(window) / len(window)
+        found[step] = max(window) if max_over else sum(window) / len(window)
+    return found
 
 
 def describe(readings: Sequence[Reading]) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 from steerkit.chat import as_tools, dialect_of, render, steps_by_place
 from steerkit.engine import LoadedModel, tool_from_function
 from steerkit.errors import SaeError, SteerkitError
+from steerkit.guard import windowed
 from steerkit.lab.copies import said
 from steerkit.lab.corpus import Conversation, read_corpus
 from steerkit.lab.reader import ActivationReader
@@ -198,7 +199,7 @@ def largest_sums(
     kept: Sequence[StepsRead] = (),
 ) -> list[Tensor]:
     """By window, `(n,)` the largest sum over each conversation's steps of `bias` and of a value of each site, or the
-    largest mean of the sums over so many tokens (see `rolling_means`).
+    largest mean of the sums over so many tokens, as a policy's `mean_over` takes it.
 
     `value` takes a site and its activations `(tokens, width)`, and returns `(tokens,)` on the CPU. What was `kept` is
     not read again.
@@ -215,18 +216,9 @@ def largest_sums(
         which, counts = rows.unique_consecutive(return_counts=True)
         for row, part in zip(which.tolist(), total.split(counts.tolist()), strict=True):
             for number, window in enumerate(windows):
-                means = part if window is None else rolling_means(part, cases[row].steps, window)
-                found[number, row] = means.amax()
+                here = dict(zip(cases[row].steps, part.tolist(), strict=True))
+                found[number, row] = max(windowed(here, window).values())
     return list(found)
-
-
-def rolling_means(values: Tensor, steps: Sequence[int], size: int) -> Tensor:
-    """`(k,)` at each of the ascending `steps` the mean of those `values` `(k,)` whose steps are among its last `size`
-    tokens, as a policy's `mean_over` takes it."""
-    at, ends = torch.tensor(steps), torch.arange(1, len(steps) + 1)
-    first = torch.searchsorted(at, at - size + 1)
-    sums = torch.nn.functional.pad(values.double().cumsum(dim=0), (1, 0))
-    return ((sums[ends] - sums[first]) / (ends - first)).to(values.dtype)
 
 
 def sums_at(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,8 @@ import torch
 
 from steerkit.agent import Runtime
 from steerkit.engine import Sampling
-from steerkit.lab.cases import rolling_means, steps_at
+from steerkit.guard import windowed
+from steerkit.lab.cases import steps_at
 from steerkit.lab.find.decisions import Decisions
 from steerkit.lab.find.probes import FoundProbe, raw_probes_at
 from steerkit.lab.find.search import Found, find
@@ -29,17 +30,22 @@ KINDS = {"injected": 40, "injected_clean": 20, "benign": 20}
 
 
 @pytest.mark.parametrize(
-    ("steps", "means"),
+    ("here", "means", "largest"),
     [
-        ((4, 5, 6, 7), (1.0, 1.5, 2.5, 3.5)),
-        ((4, 6, 7), (1.0, 2.0, 2.5)),
-        ((4, 9), (1.0, 2.0)),
-        ((3,), (1.0,)),
+        ({4: 1.0, 5: 2.0, 6: 1.0, 7: 4.0}, (1.0, 1.5, 1.5, 2.5), (1.0, 2.0, 2.0, 4.0)),
+        ({4: 1.0, 6: 2.0, 7: 1.0}, (1.0, 2.0, 1.5), (1.0, 2.0, 2.0)),
+        ({4: 2.0, 9: 1.0}, (2.0, 1.0), (2.0, 1.0)),
+        ({3: 1.0}, (1.0,), (1.0,)),
+        ({}, (), ()),
     ],
 )
-def test_a_mean_goes_over_tokens_in_a_row(steps: Sequence[int], means: Sequence[float]) -> None:
-    """Of the last two tokens those at the place count."""
-    assert rolling_means(torch.arange(1.0, len(steps) + 1), steps, 2).tolist() == list(means)
+def test_a_window_goes_over_tokens_in_a_row(
+    here: Mapping[int, float], means: Sequence[float], largest: Sequence[float]
+) -> None:
+    """Of the last two tokens those at the place count; without a window each counts by itself."""
+    assert windowed(here, 2) == dict(zip(here, means, strict=True))
+    assert windowed(here, None, 2) == dict(zip(here, largest, strict=True))
+    assert windowed(here, None) == here
 
 
 @pytest.fixture(scope="module")

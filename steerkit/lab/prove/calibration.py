@@ -9,7 +9,7 @@ together, count once: by the value that is furthest beyond, in the positive ones
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ import torch
 from steerkit.agent import Runtime
 from steerkit.engine import Sampling
 from steerkit.errors import PolicyError, SaeError
+from steerkit.guard import windowed
 from steerkit.lab.copies import copies_of, said
 from steerkit.lab.corpus import Conversation
 from steerkit.lab.extra import check_extra
@@ -128,7 +129,7 @@ def value_of(policy: Policy, one: PlacedReading, trace: Trace) -> float | None:
     here = {step: values[step - trace.start] for step in steps if 0 <= step - trace.start < len(values)}
     if not here:
         return None
-    read = _windowed(one, here)
+    read = windowed(here, one.reading.mean_over, getattr(one.reading, "max_over", None)).values()
     return min(read) if one.gate and one.reading.above is None else max(read)
 
 
@@ -273,16 +274,3 @@ def _calibrated(
         (beyond(positives, old), beyond(positives, new)),
         conformal_rank(len(negatives), rate),
     )
-
-
-def _windowed(one: PlacedReading, here: Mapping[int, float]) -> list[float]:
-    """Each step's value, or what its window comes to where there is one; steps elsewhere do not count."""
-    largest = getattr(one.reading, "max_over", None)
-    size = one.reading.mean_over or largest
-    if size is None:
-        return list(here.values())
-    found = []
-    for step in here:
-        some = [here[before] for before in range(step - size + 1, step + 1) if before in here]
-        found.append(max(some) if largest else sum(some) / len(some))
-    return found

@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 
 from steerkit.agent import Runtime
 from steerkit.audit import (
+    ASKER,
+    ENDPOINT,
+    Approvals,
     Context,
     Store,
     append_turn,
@@ -22,9 +25,10 @@ from steerkit.audit import (
     verify,
 )
 from steerkit.audit.log.canonical import InOrder, in_order, plain_objects
+from steerkit.audit.records.held import approval_id
 from steerkit.chat import render
 from steerkit.runtime import Request, replay
-from steerkit.types import Tool, Trace, Turn
+from steerkit.types import Call, Span, Tool, Trace, Turn, Verdict
 from tests.audit.test_records import MODEL, SAMPLING
 from tests.chat.families import FAMILIES, family
 
@@ -107,6 +111,24 @@ def test_a_prompt_is_written_again_from_its_record(name: str, tmp_path: Path) ->
     assert again.text == prompt.text
     by_key = parse_canonical(canonical([MESSAGES, SCHEMA]))
     assert render(tokenizer, by_key[0], [Tool("pay", "Pays.", by_key[1])]).text != prompt.text or name == "gemma4"
+
+
+def test_a_held_call_waits_as_it_was_written(tmp_path: Path) -> None:
+    """Whoever approves it later, and whoever runs it then, has the model's order; canonical JSON, the control, another.
+    Its id is of what it says in any order."""
+    store, call = Store(tmp_path / "a.db"), Call("pay", ARGUMENTS, Span(0, 2))
+    held = Verdict("hold", "ask", "careful", "money moves")
+    turn = Turn("", (call,), (held,), Trace(), (1,), (2,), "tool_call", call_ids=("call_1",))
+    about = {ENDPOINT: "chat", ASKER: "ann"}
+    asked = Context(MESSAGES, [TOOL], MODEL, None, [], True, SAMPLING, {}, 0.0, {}, {}, None, about)
+    made = append_turn(store, turn, asked)
+    again = Store(tmp_path / "a.db")
+    (waiting,) = Approvals(again).pending("ann")
+    assert text_in_order(waiting.call.arguments) == text_in_order(ARGUMENTS)
+    by_key = Call("pay", parse_canonical(canonical(ARGUMENTS)))
+    assert text_in_order(by_key.arguments) != text_in_order(ARGUMENTS)
+    assert waiting.id == approval_id(str(made.record_id), waiting.call_id, by_key)
+    assert verify(again).records
 
 
 def test_a_turn_after_a_call_is_replayed(box: Runtime) -> None:

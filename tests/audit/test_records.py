@@ -53,7 +53,7 @@ SAES = SaeSetIdentity("s", "sha256:s")
 SAMPLING = SamplingSettings(5, 0.5, 0, 1.0, 10**20)
 LIBRARIES = {"steerkit": "0.1.0"}
 MACHINE = {"processor": "x86_64", "instructions": "AVX2", "threads": 2, "accelerator": None, "prepacked": False}
-CALL = Call("unlock_door", {"door": "cellar", "n": 10**30, "half": "\ud800"}, Span(3, 9))
+CALL = Call("unlock_door", {"door": "cellar", "half": "\ud800", "n": 10**30}, Span(3, 9))
 BAD = MalformedCall("got x", 12, "call:", Span(10, 12))
 MESSAGES = [{"role": "user", "content": "open"}]
 

@@ -111,7 +111,10 @@ def _read_span(value: Any, at: Path, reading: Reading) -> Span:
 
 SPAN: Final = Codec(_read_span, list, Span)
 _SPAN_SLOT: Final = Slot("span", "span", SPAN, lambda: NOWHERE)
-_CALLED: Final = _slots(name=str, arguments=PrivateObject)
+_OBJECT: Final = codec_of(Mapping[str, Any])
+_IN_ORDER: Final = Codec(lambda *of: plain_objects(_OBJECT.read(*of)), in_order, _OBJECT.kind)
+"""An object whose keys are in the order that they were written in."""
+_CALLED: Final = (*_slots(name=str), Slot("arguments", "arguments", private(_IN_ORDER, _OBJECT.kind)))
 _MALFORMED: Final = (
     Slot("malformed", "error", codec_of(PrivateText)),
     Slot("position", "position", COUNT, lambda: 0),
@@ -158,12 +161,10 @@ FORMS[Edit] = Codec(
     lambda edit: _EDITS[next(iter(edit.site.content))].write(edit),
     Edit,
 )
-_OBJECT: Final = codec_of(Mapping[str, Any])
-_PARAMETERS: Final = Codec(lambda *of: plain_objects(_OBJECT.read(*of)), in_order, _OBJECT.kind)
 FORMS[Tool] = (
     *_slots(name=str),
     Slot("description", "description", TEXT, lambda: ""),
-    Slot("parameters", "parameters", _PARAMETERS, lambda: Tool("").parameters),
+    Slot("parameters", "parameters", _IN_ORDER, lambda: Tool("").parameters),
     Slot("strict", "strict", codec_of(bool | None), lambda: None, always=False),
 )
 
@@ -205,7 +206,7 @@ def _write_message(message: Message) -> dict[str, Any]:
     written, calls = dict(message), message.get("tool_calls")
     if isinstance(calls, list):
         written["tool_calls"] = [_write_asked(call) for call in calls]
-    if isinstance(message.get("content"), (dict, list)):
+    if message["role"] == "tool" and isinstance(message.get("content"), (dict, list)):
         written["content"] = in_order(message["content"])
     return written
 

@@ -160,11 +160,13 @@ def values_in(
     notes = (f"{path}: {len(given)} conversations of which {len(set(groups))} differ; copies count once",)
     answered = mapper or in_this_process(lambda: runtime)
     work, traces = partial(_traces, watching(policy), Sampling(max_new_tokens)), list[Trace]()
-    for some in answered(work, batches(rows, _ROWS)):
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row].key))  # the longest of a batch makes the others wait
+    for some in answered(work, batches([rows[row] for row in order], _ROWS)):
         traces += some
         if report is not None:
             report(len(traces), len(rows))
-    return Answered(policy, traces, groups, least, notes if len(set(groups)) < len(given) else ())
+    own = [groups[row] for row in order]
+    return Answered(policy, traces, own, least, notes if len(set(groups)) < len(given) else ())
 
 
 def _traces(policy: Policy, sampling: Sampling, runtime: Runtime, some: Sequence[Conversation]) -> list[Trace]:

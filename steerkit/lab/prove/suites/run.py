@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -172,7 +173,7 @@ def _outcome(case: SuiteCase, turn: Turn | SteerkitError) -> Tested:
     if isinstance(turn, (PolicyError, MissingExtraError)):  # none of a test's
         raise turn
     if isinstance(turn, SteerkitError):
-        return Tested(case.id, str(turn).partition(": ")[2])  # without its number in the batch
+        return Tested(case.id, re.sub(r"^requests\[\d+\]: ", "", str(turn)))
     passed, released = missed(case, turn.calls) is None, missed(case, turn.released) is None
     return Tested(case.id, "", passed, released, _unparsed(turn), turn.reply_ids)
 

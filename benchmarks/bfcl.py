@@ -107,20 +107,21 @@ def own_parser() -> Callable[[str], list[tuple[str, Any]]]:
 
 
 def show(arm: str, cases: Sequence[SuiteCase], out: Path, theirs: Mapping[str, Official]) -> None:
-    """A row for each category: both shares, tests on which they differ, and replies that only BFCL's parser reads."""
-    ours, titles = (
-        rows(out / "run", f"{arm}.jsonl"),
-        ("steerkit", "by BFCL itself", "differing", "not parsed, read there"),
-    )
+    """A row for each category, and for all: both shares, replies as in the plain arm to the token, tests on which the
+    shares differ, and replies that only BFCL's parser reads."""
+    ours, plain = (rows(out / "run", f"{name}.jsonl") for name in (arm, "plain"))
+    titles = ("steerkit", "by BFCL itself", "as plain", "differing", "not parsed, read there")
     print(f"{arm:<22} {'tests':>5} " + " ".join(f"{title:>22}" for title in titles))
-    for category in dict.fromkeys(case.category for case in cases):
-        ids = [case.id for case in cases if case.category == category and case.id in theirs]
+    categories = dict.fromkeys(case.category for case in cases)
+    for category in (*categories, "all"):
+        ids = [case.id for case in cases if category in (case.category, "all") and case.id in theirs]
         here = Share.of([bool(ours[id]["passed"]) for id in ids])
         there = Share.of([theirs[id].passed for id in ids])
+        same = Share.of([ours[id]["reply"] == plain[id]["reply"] for id in ids if id in plain])
         differing = [id for id in ids if ours[id]["passed"] != theirs[id].passed]
         unparsed = [id for id in ids if ours[id]["unparsed"]]
         lenient = sum(theirs[id].read for id in unparsed)
-        cells = (cell(here), cell(there), f"{len(differing)}", f"{len(unparsed)}, {lenient}")
+        cells = (cell(here), cell(there), cell(same), f"{len(differing)}", f"{len(unparsed)}, {lenient}")
         print(f"{category:<22} {len(ids):>5} " + " ".join(f"{one:>22}" for one in cells), *differing[:3])
 
 

@@ -216,6 +216,9 @@ def largest_sums(
         which, counts = rows.unique_consecutive(return_counts=True)
         for row, part in zip(which.tolist(), total.split(counts.tolist()), strict=True):
             for number, window in enumerate(windows):
+                if window is None:
+                    found[number, row] = part.amax()
+                    continue
                 here = dict(zip(cases[row].steps, part.tolist(), strict=True))
                 found[number, row] = max(windowed(here, window).values())
     return list(found)

@@ -64,15 +64,15 @@ def made(rows: Sequence[Prepared | SteerkitError], make: Make, batch_size: int, 
 
 def joined(rows: Sequence[Prepared | SteerkitError], flow_of: Callable[[Arriving], Flow], *, keep: bool) -> list[Any]:
     """The turn of each, or its error, of requests that join as soon as there is room for them."""
-    numbers = [number for number, one in enumerate(rows) if isinstance(one, Prepared)]
-    waiting = iter([one for one in rows if isinstance(one, Prepared)])
-    found: list[Any] = list(rows)
+    good = {number: one for number, one in enumerate(rows) if isinstance(one, Prepared)}
+    numbers, waiting, found = list(good), iter(good.values()), list[Any](rows)
     with closing(flow_of(lambda: next(waiting, None))) as flow:
         for place, news in (each for some in flow for each in some.items()):
-            if news and isinstance(news[-1], (Turn, SteerkitError)):
-                found[numbers[place]] = news[-1]
-            if news and isinstance(news[-1], SteerkitError) and not keep:
-                raise _numbered(news[-1], numbers[place])
+            last = news[-1] if news else None
+            if isinstance(last, SteerkitError) and not keep:
+                raise _numbered(last, numbers[place])
+            if isinstance(last, (Turn, SteerkitError)):
+                found[numbers[place]] = last
     return found
 
 

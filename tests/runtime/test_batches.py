@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from steerkit.agent import Runtime
 from steerkit.engine import HfEngine, Sampling
@@ -166,21 +167,24 @@ def test_continuous_rows_make_the_same_turns(box: Runtime) -> None:
     assert isinstance(engine, HfEngine)
     assert engine.prefix_cache is not None
     assert store is not None
-    reused, passes = dict[bool, int](), dict[bool, int]()
+    reused, decoded = dict[bool, int](), dict[bool, int]()
     turns: dict[bool, list[Turn]] = {}
     for continuous in (False, True):
         engine.prefix_cache.clear()
-        before, count = engine.prefix_cache.statistics.tokens_reused, list[int]()
-        hook = box.loaded.model.register_forward_hook(lambda *_, count=count: count.append(1))
+        before, shapes = engine.prefix_cache.statistics.tokens_reused, list[torch.Size]()
+        hook = box.loaded.model.register_forward_pre_hook(
+            lambda _, args, given, shapes=shapes: shapes.append(given["input_ids"].shape), with_kwargs=True
+        )
         turns[continuous] = box.run_batch(requests, batch_size=3, continuous=continuous)
         hook.remove()
         reused[continuous] = engine.prefix_cache.statistics.tokens_reused - before
-        passes[continuous] = sum(count)
+        decoded[continuous] = sum(rows for rows, tokens in shapes if tokens == 1)
         sizes = [store.get(str(turn.record_id)).content["batch"]["size"] for turn in turns[continuous]]
         assert max(sizes) == 3
     assert [one.reply_ids for one in turns[True]] == [one.reply_ids for one in turns[False]]
     assert {len(one.reply_ids) for one in turns[True]} == {2, 7, 12}
     assert (reused[False], reused[True] > 8 * 20) == (0, True)
+    assert (decoded[False], decoded[True]) == (3 * 3 * 11, 3 * (1 + 6 + 11))
 
 
 def test_a_counterfactual_takes_a_row_of_its_own(box: Runtime) -> None:
